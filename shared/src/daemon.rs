@@ -1,0 +1,122 @@
+//! What both daemons need around their work: logs, signals, and tasks that live and die together.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// How long tasks may take to finish what they are at once they are told to stop.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Form of the log lines on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging to standard error; `RUST_LOG` filters, `info` by default. For `main` alone.
+pub fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// Resolves at SIGTERM or SIGINT.
+pub async fn asked_to_stop() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Tasks that live and die together: the first that returns, fails or panics stops all.
+#[derive(Default)]
+pub struct Tasks {
+    set: JoinSet<(&'static str, anyhow::Result<()>)>,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// No tasks yet; they end when `stop` is cancelled.
+    pub fn new(stop: CancellationToken) -> Self {
+        Self { set: JoinSet::new(), stop }
+    }
+
+    /// Adds a task. It must end soon after the token is cancelled.
+    pub fn add(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.set.spawn(async move { (name, task.await) });
+    }
+
+    /// Waits for the end of all. An error if any task failed, panicked, or ended without being asked to.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let mut result = Ok(());
+        while let Some(ended) = self.next().await {
+            let asked = self.stop.is_cancelled();
+            let failure = match ended {
+                Ok((_, Ok(()))) if asked => None,
+                Ok((name, Ok(()))) => Some(anyhow!("task {name} ended by itself")),
+                Ok((name, Err(error))) => Some(error.context(format!("task {name} failed"))),
+                Err(error) => Some(anyhow!("a task panicked: {error}")),
+            };
+            if let (Some(failure), Ok(())) = (failure, &result) {
+                result = Err(failure);
+            }
+            self.stop.cancel();
+        }
+        result
+    }
+
+    /// The next task to end; past the grace time after a stop the rest is dropped.
+    async fn next(&mut self) -> Option<Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>> {
+        if self.stop.is_cancelled() {
+            return tokio::time::timeout(GRACE, self.set.join_next()).await.unwrap_or(None);
+        }
+        self.set.join_next().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_failure_stops_all_and_is_reported() {
+        let stop = CancellationToken::new();
+        let mut tasks = Tasks::new(stop.clone());
+        let waits = stop.clone();
+        tasks.add("waits", async move {
+            waits.cancelled().await;
+            Ok(())
+        });
+        tasks.add("fails", async { Err(anyhow!("broken")) });
+        let error = tasks.run().await.expect_err("fails");
+        assert_eq!(format!("{error:#}"), "task fails failed: broken");
+        assert!(stop.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_stop_that_was_asked_for_is_no_error() {
+        let stop = CancellationToken::new();
+        let mut tasks = Tasks::new(stop.clone());
+        let waits = stop.clone();
+        tasks.add("waits", async move {
+            waits.cancelled().await;
+            Ok(())
+        });
+        stop.cancel();
+        assert!(tasks.run().await.is_ok());
+    }
+}

@@ -1,0 +1,232 @@
+//! May it be done? Guard clauses in the order in which a caller would want to hear of them.
+
+use super::{Change, Guard, IfMatch, Item, Operation, QUANTITY_MAX, Rejection, TOTAL_MAX, apply};
+use crate::time::Millis;
+
+/// What the ledger knows that the item does not.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Facts {
+    /// The ledger's present epoch, part of the item's entity tag.
+    pub epoch: u64,
+    /// Sum of the item's changes after the position at which a count was true.
+    pub moved_since_count: i64,
+}
+
+/// Decides one operation on one item (`None`: there is none). The changes are what happens if it is recorded, in
+/// order; nothing has changed yet.
+pub fn decide(
+    item: Option<&Item>,
+    operation: &Operation,
+    guard: &Guard,
+    facts: Facts,
+) -> Result<Vec<Change>, Rejection> {
+    let change = match (item, operation) {
+        (Some(_), Operation::Create { .. }) => return Err(Rejection::AlreadyExists),
+        (None, Operation::Create { name, quantity, low_at }) => {
+            within(*quantity, TOTAL_MAX)?;
+            Change::Created { name: name.clone(), quantity: *quantity, low_at: *low_at }
+        }
+        (None, _) => return Err(Rejection::UnknownProduct),
+        (Some(item), operation) => {
+            unchanged(item, guard, facts.epoch)?;
+            decide_existing(item, operation, facts)?
+        }
+    };
+    let after = apply(item, &change, Millis(0));
+    let fell_low = after.low && !item.is_some_and(|before| before.low);
+    let mut changes = vec![change];
+    if fell_low {
+        changes.push(Change::FellLow);
+    }
+    Ok(changes)
+}
+
+fn decide_existing(item: &Item, operation: &Operation, facts: Facts) -> Result<Change, Rejection> {
+    match operation {
+        Operation::Create { .. } => Err(Rejection::AlreadyExists),
+        Operation::Sell { quantity } => {
+            take(item, *quantity, item.available())?;
+            Ok(Change::Sold(*quantity))
+        }
+        Operation::Purchase { quantity } => {
+            carried(item)?;
+            take(item, *quantity, item.available())?;
+            Ok(Change::Purchased(*quantity))
+        }
+        Operation::Receive { quantity } => {
+            carried(item)?;
+            within(*quantity, QUANTITY_MAX)?;
+            within(item.quantity + quantity, TOTAL_MAX)?;
+            Ok(Change::Received(*quantity))
+        }
+        Operation::GiveBack { quantity } => Ok(Change::GivenBack(*quantity)),
+        Operation::Adjust { delta, .. } => {
+            within(delta.saturating_abs(), QUANTITY_MAX)?;
+            if *delta < 0 {
+                take(item, -delta, item.quantity)?;
+            }
+            within(item.quantity + delta, TOTAL_MAX)?;
+            Ok(Change::Adjusted(*delta))
+        }
+        Operation::Count { quantity, .. } => {
+            within(*quantity, TOTAL_MAX)?;
+            // More sold since than was counted: the count was wrong, and nothing is left as far as anyone knows.
+            let now = quantity.saturating_add(facts.moved_since_count).max(0);
+            within(now, TOTAL_MAX)?;
+            Ok(Change::Counted(now))
+        }
+        Operation::Change { name, discontinued, low_at } => {
+            Ok(Change::Changed { name: name.clone(), discontinued: *discontinued, low_at: *low_at })
+        }
+    }
+}
+
+fn unchanged(item: &Item, guard: &Guard, epoch: u64) -> Result<(), Rejection> {
+    let matches = match &guard.if_match {
+        None | Some(IfMatch::Any) => true,
+        Some(IfMatch::Versions(tags)) => tags.contains(&(epoch, item.version)),
+    };
+    if !matches {
+        return Err(Rejection::PreconditionFailed { current_version: item.version });
+    }
+    match guard.expected_version {
+        Some(expected) if expected != item.version => Err(Rejection::VersionConflict { current_version: item.version }),
+        _ => Ok(()),
+    }
+}
+
+fn carried(item: &Item) -> Result<(), Rejection> {
+    if item.discontinued { Err(Rejection::Discontinued) } else { Ok(()) }
+}
+
+fn take(item: &Item, requested: i64, at_most: i64) -> Result<(), Rejection> {
+    within(requested, QUANTITY_MAX)?;
+    if requested <= at_most {
+        return Ok(());
+    }
+    Err(Rejection::InsufficientStock {
+        requested,
+        quantity: item.quantity,
+        reserved: item.reserved,
+        allotted: item.allotted,
+        available: item.available(),
+    })
+}
+
+fn within(number: i64, most: i64) -> Result<(), Rejection> {
+    if (0..=most).contains(&number) { Ok(()) } else { Err(Rejection::LimitExceeded) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::Reason;
+
+    fn item(quantity: i64) -> Item {
+        Item { name: "Coffee".into(), quantity, version: 1, ..Item::default() }
+    }
+
+    fn given(item: Option<&Item>, operation: &Operation) -> Result<Vec<Change>, Rejection> {
+        decide(item, operation, &Guard::default(), Facts::default())
+    }
+
+    #[test]
+    fn the_last_unit_is_sold_once() {
+        let one = item(1);
+        let changes = given(Some(&one), &Operation::Sell { quantity: 1 }).expect("there is one");
+        let none = apply(Some(&one), &changes[0], Millis(5));
+        assert_eq!((none.quantity, none.version, none.updated_at), (0, 2, Millis(5)));
+        let refused = given(Some(&none), &Operation::Sell { quantity: 1 });
+        assert!(matches!(refused, Err(Rejection::InsufficientStock { requested: 1, available: 0, .. })));
+    }
+
+    #[test]
+    fn tills_cannot_take_what_is_set_aside() {
+        let held = Item { quantity: 5, reserved: 2, allotted: 2, ..item(5) };
+        assert!(given(Some(&held), &Operation::Sell { quantity: 1 }).is_ok());
+        assert!(given(Some(&held), &Operation::Sell { quantity: 2 }).is_err());
+    }
+
+    #[test]
+    fn nothing_but_create_makes_an_item() {
+        assert_eq!(given(None, &Operation::Receive { quantity: 1 }), Err(Rejection::UnknownProduct));
+        let create = Operation::Create { name: "Tea".into(), quantity: 0, low_at: None };
+        assert!(given(None, &create).is_ok());
+        assert_eq!(given(Some(&item(0)), &create), Err(Rejection::AlreadyExists));
+    }
+
+    #[test]
+    fn a_discontinued_item_is_only_sold_off_at_the_till() {
+        let gone = Item { discontinued: true, ..item(2) };
+        assert!(given(Some(&gone), &Operation::Sell { quantity: 1 }).is_ok());
+        assert_eq!(given(Some(&gone), &Operation::Purchase { quantity: 1 }), Err(Rejection::Discontinued));
+        assert_eq!(given(Some(&gone), &Operation::Receive { quantity: 1 }), Err(Rejection::Discontinued));
+    }
+
+    #[test]
+    fn if_match_is_judged_before_the_expected_version() {
+        let guard = Guard { expected_version: Some(9), if_match: Some(IfMatch::Versions(vec![(7, 1)])) };
+        let judge = |epoch| {
+            decide(Some(&item(1)), &Operation::Sell { quantity: 1 }, &guard, Facts { epoch, ..Facts::default() })
+        };
+        assert_eq!(judge(8), Err(Rejection::PreconditionFailed { current_version: 1 }));
+        assert_eq!(judge(7), Err(Rejection::VersionConflict { current_version: 1 }));
+    }
+
+    #[test]
+    fn a_count_keeps_what_was_sold_after_it() {
+        let facts = Facts { epoch: 1, moved_since_count: -3 };
+        let count = |quantity| Operation::Count { quantity, counted_at: None, count_ref: None };
+        let changes = decide(Some(&item(50)), &count(10), &Guard::default(), facts);
+        assert_eq!(changes, Ok(vec![Change::Counted(7)]));
+        let changes = decide(Some(&item(50)), &count(2), &Guard::default(), facts);
+        assert_eq!(changes, Ok(vec![Change::Counted(0)]));
+    }
+
+    #[test]
+    fn low_stock_is_said_once_until_it_recovers() {
+        let watched = Item { low_at: Some(10), ..item(12) };
+        let sell = given(Some(&watched), &Operation::Sell { quantity: 2 }).expect("enough");
+        assert_eq!(sell, [Change::Sold(2), Change::FellLow]);
+        let low = apply(Some(&watched), &sell[0], Millis(1));
+        assert!(low.low);
+        assert_eq!(given(Some(&low), &Operation::Sell { quantity: 1 }), Ok(vec![Change::Sold(1)]));
+        let eleven = apply(Some(&low), &Change::Received(1), Millis(2));
+        assert!(eleven.low, "a tenth above the threshold is still low");
+        assert!(!apply(Some(&low), &Change::Received(2), Millis(2)).low);
+    }
+
+    fn operations() -> impl Strategy<Value = Operation> {
+        prop_oneof![
+            (1..=QUANTITY_MAX).prop_map(|quantity| Operation::Sell { quantity }),
+            (1..=20i64).prop_map(|quantity| Operation::Sell { quantity }),
+            (1..=20i64).prop_map(|quantity| Operation::Purchase { quantity }),
+            (1..=QUANTITY_MAX).prop_map(|quantity| Operation::Receive { quantity }),
+            (-30..=30i64).prop_map(|delta| Operation::Adjust { delta, reason: Reason::Other, note: None }),
+            (0..=TOTAL_MAX).prop_map(|quantity| Operation::Count { quantity, counted_at: None, count_ref: None }),
+            any::<bool>().prop_map(|gone| Operation::Change { name: None, discontinued: Some(gone), low_at: Some(5) }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn stock_is_never_negative_and_versions_have_no_gap(operations in prop::collection::vec(operations(), 1..60)) {
+            let mut item = apply(
+                None,
+                &Change::Created { name: "x".into(), quantity: 10, low_at: Some(3) },
+                Millis(0),
+            );
+            for operation in operations {
+                let Ok(changes) = given(Some(&item), &operation) else { continue };
+                let before = item.clone();
+                for change in &changes {
+                    item = apply(Some(&item), change, Millis(1));
+                }
+                prop_assert!(item.quantity >= 0 && item.available() >= 0 && item.quantity <= TOTAL_MAX);
+                prop_assert_eq!(item.version, before.version + 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The state of an item and what can happen to it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Millis;
+
+/// One product in one store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Item {
+    /// Shown to people.
+    pub name: String,
+    /// Units on hand in the store and not sold.
+    pub quantity: i64,
+    /// Of these, promised to open reservations.
+    pub reserved: i64,
+    /// Of these, set aside for online sale.
+    pub allotted: i64,
+    /// What the allotment shall become, while that waits for central.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allotment_wanted: Option<i64>,
+    /// No longer carried: tills sell what is left.
+    pub discontinued: bool,
+    /// Low-stock threshold on sellable units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low_at: Option<i64>,
+    /// Whether stock is low: set at the threshold, cleared when a tenth above it, so that it does not flicker.
+    pub low: bool,
+    /// Grows by one with each change.
+    pub version: i64,
+    /// When it last changed, by the store's clock.
+    pub updated_at: Millis,
+}
+
+impl Item {
+    /// What a till may sell.
+    pub fn available(&self) -> i64 {
+        self.quantity - self.reserved - self.allotted
+    }
+
+    fn is_low(&self) -> bool {
+        match self.low_at {
+            None => false,
+            Some(at) if self.low => self.available() <= at + at / 10,
+            Some(at) => self.available() <= at,
+        }
+    }
+}
+
+/// Something that happened to an item. Never refused: it is a fact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The item exists from now on.
+    Created {
+        /// Shown to people.
+        name: String,
+        /// Units on hand.
+        quantity: i64,
+        /// Low-stock threshold.
+        low_at: Option<i64>,
+    },
+    /// Units left over the till.
+    Sold(i64),
+    /// Units came in.
+    Received(i64),
+    /// Stock was corrected by so many.
+    Adjusted(i64),
+    /// Stock is this many.
+    Counted(i64),
+    /// Members that have changed.
+    Changed {
+        /// New name.
+        name: Option<String>,
+        /// Whether it is discontinued.
+        discontinued: Option<bool>,
+        /// New threshold.
+        low_at: Option<i64>,
+    },
+    /// Units went to an online purchase.
+    Purchased(i64),
+    /// A cancelled purchase's units are back.
+    GivenBack(i64),
+    /// So many units had left the shelf that were not in the books: they are entered, so that what did happen can be
+    /// recorded without a negative stock (promise P4).
+    ShortageFound(i64),
+    /// Sellable units have fallen to the threshold. A notice: the item does not change.
+    FellLow,
+}
+
+/// The item after the change. Only [`Change::Created`] makes one out of nothing.
+pub fn apply(before: Option<&Item>, change: &Change, now: Millis) -> Item {
+    let mut item = before.cloned().unwrap_or_default();
+    match change {
+        Change::Created { name, quantity, low_at } => {
+            item.name.clone_from(name);
+            item.quantity = *quantity;
+            item.low_at = *low_at;
+        }
+        Change::Sold(units) | Change::Purchased(units) => item.quantity -= units,
+        Change::Received(units) | Change::GivenBack(units) | Change::ShortageFound(units) => item.quantity += units,
+        Change::Adjusted(delta) => item.quantity += delta,
+        Change::Counted(quantity) => item.quantity = *quantity,
+        Change::Changed { name, discontinued, low_at } => {
+            if let Some(name) = name {
+                item.name.clone_from(name);
+            }
+            if let Some(discontinued) = discontinued {
+                item.discontinued = *discontinued;
+            }
+            item.low_at = low_at.or(item.low_at);
+        }
+        Change::FellLow => return item,
+    }
+    item.version += 1;
+    item.updated_at = now;
+    item.low = item.is_low();
+    item
+}

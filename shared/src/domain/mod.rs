@@ -1,0 +1,135 @@
+//! The stock of one item: what may be asked of it, what can happen to it, and why it says no.
+//!
+//! [`decide`] may refuse and changes nothing; [`apply`] cannot fail. Both are pure: the clock, the epoch and what the
+//! ledger knows are arguments. What `decide` lets through keeps `0 <= quantity`, `0 <= available` and every total
+//! within [`TOTAL_MAX`].
+
+mod decide;
+mod item;
+mod rejection;
+
+pub use decide::{Facts, decide};
+pub use item::{Change, Item, apply};
+pub use rejection::Rejection;
+
+use serde::{Deserialize, Serialize};
+
+use crate::wire::Position;
+
+/// Greatest number of units in one operation.
+pub const QUANTITY_MAX: i64 = 1_000_000;
+/// Greatest quantity of an item, and of a count.
+pub const TOTAL_MAX: i64 = 1_000_000_000;
+
+/// Something asked of one item.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", rename_all_fields = "camelCase")]
+pub enum Operation {
+    /// A new item; refused if there is one.
+    Create {
+        /// Name shown to people, 1 to 200 characters.
+        name: String,
+        /// Units on hand at the start, 0 to [`TOTAL_MAX`].
+        quantity: i64,
+        /// Low-stock threshold on sellable units.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        low_at: Option<i64>,
+    },
+    /// A sale at the till.
+    Sell {
+        /// 1 to [`QUANTITY_MAX`].
+        quantity: i64,
+    },
+    /// Goods that came in.
+    Receive {
+        /// 1 to [`QUANTITY_MAX`].
+        quantity: i64,
+    },
+    /// A correction by so many units, with a reason.
+    Adjust {
+        /// Not 0, at most [`QUANTITY_MAX`] either way.
+        delta: i64,
+        /// Why.
+        reason: Reason,
+        /// In words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
+    },
+    /// What was counted on the shelf; sales after `counted_at` are applied on top.
+    Count {
+        /// 0 to [`TOTAL_MAX`].
+        quantity: i64,
+        /// Position of this store's ledger at which the count was true; absent: now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        counted_at: Option<Position>,
+        /// The count list it belongs to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        count_ref: Option<String>,
+    },
+    /// New name, threshold, or whether it is still carried. Absent members stay.
+    Change {
+        /// Name shown to people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        /// Discontinued: tills sell what is left, nothing else.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        discontinued: Option<bool>,
+        /// Low-stock threshold.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        low_at: Option<i64>,
+    },
+    /// An online purchase takes units off the shelf.
+    Purchase {
+        /// 1 to [`QUANTITY_MAX`].
+        quantity: i64,
+    },
+    /// A cancelled purchase gives its units back.
+    GiveBack {
+        /// Units of the purchase.
+        quantity: i64,
+    },
+}
+
+/// Why stock was adjusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// A customer brought it back.
+    Return,
+    /// A sale was entered by mistake.
+    Void,
+    /// Broken or spoiled.
+    Damage,
+    /// Stolen.
+    Theft,
+    /// Past its date.
+    Expiry,
+    /// Turned up.
+    Found,
+    /// Was recorded wrongly.
+    Correction,
+    /// See the note.
+    Other,
+}
+
+/// What the caller believes the item's version to be. Both are judged when both are there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Guard {
+    /// `expectedVersion` of the body: 409 when it differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_version: Option<i64>,
+    /// `If-Match`: 412 when none of it fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_match: Option<IfMatch>,
+}
+
+/// An `If-Match` header, reduced to what it compares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IfMatch {
+    /// `*`: any version of an item that exists.
+    Any,
+    /// One of these (epoch, version).
+    Versions(Vec<(u64, i64)>),
+}

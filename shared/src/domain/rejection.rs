@@ -1,0 +1,111 @@
+//! The domain's "no": a stable code and what the caller needs to know. The same value is a problem's members over
+//! HTTP and the body of a refusal on the link.
+
+use serde::{Deserialize, Serialize};
+
+/// Why an operation was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "code", rename_all = "snake_case", rename_all_fields = "camelCase")]
+pub enum Rejection {
+    /// The store has no such item.
+    #[error("the store has no such product")]
+    UnknownProduct,
+    /// The store has this item already.
+    #[error("the store has this product already")]
+    AlreadyExists,
+    /// Fewer units than asked for may be taken.
+    #[error("{requested} asked for, {available} available")]
+    InsufficientStock {
+        /// Units asked for.
+        requested: i64,
+        /// Units on hand and not sold.
+        quantity: i64,
+        /// Of these, promised to open reservations.
+        reserved: i64,
+        /// Of these, set aside for online sale.
+        allotted: i64,
+        /// What may be taken.
+        available: i64,
+    },
+    /// `expectedVersion` is not the item's version.
+    #[error("the item's version is {current_version}")]
+    VersionConflict {
+        /// The item's version.
+        current_version: i64,
+    },
+    /// `If-Match` names no version of the item as it is.
+    #[error("the item's version is {current_version}")]
+    PreconditionFailed {
+        /// The item's version.
+        current_version: i64,
+    },
+    /// The item is no longer carried.
+    #[error("the item is discontinued")]
+    Discontinued,
+    /// A total would go beyond a thousand million.
+    #[error("the quantity would exceed 1,000,000,000")]
+    LimitExceeded,
+    /// The store heard of the purchase after its deadline.
+    #[error("the purchase's time to live was over when the store heard of it")]
+    PurchaseExpired,
+    /// The purchase was cancelled before.
+    #[error("the purchase was cancelled")]
+    PurchaseCancelled,
+    /// The purchase has been picked and can no longer be cancelled.
+    #[error("the purchase has been picked")]
+    AlreadyPicked,
+    /// `countedAt` names a place that this store's ledger does not have.
+    #[error("countedAt is not a position of this store's ledger")]
+    UnknownPosition,
+    /// The store's agent does not understand the command.
+    #[error("the store's agent does not understand the command")]
+    UnsupportedByStore {
+        /// The link entry that it did not understand.
+        entry: String,
+    },
+    /// An operator ended it because the store was retired.
+    #[error("the store was retired")]
+    StoreRetired,
+}
+
+impl Rejection {
+    /// The stable code, as in a problem's `code`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownProduct => "unknown_product",
+            Self::AlreadyExists => "already_exists",
+            Self::InsufficientStock { .. } => "insufficient_stock",
+            Self::VersionConflict { .. } => "version_conflict",
+            Self::PreconditionFailed { .. } => "precondition_failed",
+            Self::Discontinued => "discontinued",
+            Self::LimitExceeded => "limit_exceeded",
+            Self::PurchaseExpired => "purchase_expired",
+            Self::PurchaseCancelled => "purchase_cancelled",
+            Self::AlreadyPicked => "already_picked",
+            Self::UnknownPosition => "unknown_position",
+            Self::UnsupportedByStore { .. } => "unsupported_by_store",
+            Self::StoreRetired => "store_retired",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_is_what_serde_writes() {
+        let rejections = [
+            Rejection::UnknownProduct,
+            Rejection::InsufficientStock { requested: 2, quantity: 1, reserved: 0, allotted: 0, available: 1 },
+            Rejection::UnsupportedByStore { entry: "1-1".into() },
+            Rejection::UnknownPosition,
+            Rejection::StoreRetired,
+        ];
+        for rejection in rejections {
+            let json = serde_json::to_value(&rejection).expect("serialises");
+            assert_eq!(json["code"], rejection.code());
+            assert_eq!(serde_json::from_value::<Rejection>(json).expect("reads"), rejection);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The link: one reliable, ordered channel from a sender's log to a receiver, over a Redis that may forget anything.
+//!
+//! **Guarantees.** The receiver applies every entry of the log once and in order; an entry leaves the log only after
+//! it was acknowledged; whatever happens to Redis costs latency and nothing else; a sender whose log is not what the
+//! receiver knows (an older copy, a clone) stops itself. Rules L1 to L8 of `docs/PROTOCOL.md`.
+//!
+//! Both directions use the same code: [`Sender`] is the publishing side, [`receive`] and [`accepts_epoch`] the other.
+//! It is a pure state machine; `crate::redis`, the simulator and the model checker carry out its steps.
+
+mod lineage;
+mod receiver;
+mod sender;
+
+pub use lineage::{Known, accepts_epoch};
+pub use receiver::{Receipt, receive};
+pub use sender::{Log, Round, RoundReply, Sender, Step, Stopped, StreamEnds};
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hash::{Digest, Hash};
+use crate::ids::Invalid;
+
+/// T of the protocol: how often a sender looks after entries that are not acknowledged, in milliseconds.
+pub const TICK_MS: i64 = 2_000;
+/// W of the protocol: entries published and not acknowledged, at most.
+pub const WINDOW: u64 = 2_000;
+
+/// The place of an entry: `<epoch>-<seq>`, which is also its id in the Redis stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId {
+    /// One life of a log.
+    pub epoch: u64,
+    /// Gapless from 1 within the epoch.
+    pub seq: u64,
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.seq)
+    }
+}
+
+impl FromStr for EntryId {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let invalid = || Invalid("an entry's id is <epoch>-<seq>".into());
+        let (epoch, seq) = text.split_once('-').ok_or_else(invalid)?;
+        Ok(Self { epoch: number(epoch).ok_or_else(invalid)?, seq: number(seq).ok_or_else(invalid)? })
+    }
+}
+
+fn number(text: &str) -> Option<u64> {
+    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+/// How far a log has been written, acknowledged or applied: a place and the chain hash there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The epoch; 0: nothing yet.
+    pub epoch: u64,
+    /// The last entry; 0: none of this epoch yet.
+    pub seq: u64,
+    /// `c` of that entry.
+    pub hash: Hash,
+}
+
+impl Cursor {
+    /// The place without the hash.
+    pub fn id(&self) -> EntryId {
+        EntryId { epoch: self.epoch, seq: self.seq }
+    }
+}
+
+/// What a receiver says of a log: `epoch seq hash fenced`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Ack {
+    /// Applied up to here.
+    pub cursor: Cursor,
+    /// An epoch that was refused; 0: none.
+    pub fenced: u64,
+}
+
+impl fmt::Display for Ack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {} {}", self.cursor.epoch, self.cursor.seq, self.cursor.hash, self.fenced)
+    }
+}
+
+impl FromStr for Ack {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let invalid = || Invalid("an ack is <epoch> <seq> <hash> <fenced>".into());
+        let mut parts = text.split(' ');
+        let mut next = || parts.next().ok_or_else(invalid);
+        let epoch = number(next()?).ok_or_else(invalid)?;
+        let seq = number(next()?).ok_or_else(invalid)?;
+        let hash = next()?.parse()?;
+        let fenced = number(next()?).ok_or_else(invalid)?;
+        match parts.next() {
+            None => Ok(Self { cursor: Cursor { epoch, seq, hash }, fenced }),
+            Some(_) => Err(invalid()),
+        }
+    }
+}
+
+/// One entry of a log, as it travels.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Entry {
+    /// Its place.
+    pub id: EntryId,
+    /// `t`: what kind of event or command it is.
+    pub kind: String,
+    /// `i`: the operation's or command's id.
+    pub operation: String,
+    /// `b`: the JSON body.
+    pub body: String,
+    /// `d`: digest of the store's whole stock after this entry; none on the command link.
+    pub digest: Option<Digest>,
+    /// `c`: chain hash over this entry and all before it in its epoch.
+    pub hash: Hash,
+}
+
+impl Entry {
+    /// The entry that follows `before` in its log.
+    pub fn follow(before: &Cursor, kind: &str, operation: &str, body: String, digest: Option<Digest>) -> Self {
+        let id = EntryId { epoch: before.epoch, seq: before.seq + 1 };
+        let hash = crate::hash::chain(before.hash, id.epoch, id.seq, kind, operation, &body, digest);
+        Self { id, kind: kind.into(), operation: operation.into(), body, digest, hash }
+    }
+
+    /// The log's head once this entry is its last.
+    pub fn cursor(&self) -> Cursor {
+        Cursor { epoch: self.id.epoch, seq: self.id.seq, hash: self.hash }
+    }
+}
+
+/// Type of the entry that opens an epoch, on both links.
+pub const OPENED: &str = "opened";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ack_reads_what_it_writes() {
+        let ack = Ack { cursor: Cursor { epoch: 17, seq: 4, hash: Hash([7; 16]) }, fenced: 9 };
+        assert_eq!(ack.to_string().parse::<Ack>(), Ok(ack));
+        assert_eq!("0 0 00000000000000000000000000000000 0".parse::<Ack>(), Ok(Ack::default()));
+        for bad in ["", "1 2", "1 2 x 0", "+1 2 00000000000000000000000000000000 0", "0 0 00000000000000000000000000000000 0 1"] {
+            assert!(bad.parse::<Ack>().is_err(), "{bad}");
+        }
+    }
+}

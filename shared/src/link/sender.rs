@@ -1,0 +1,488 @@
+//! Rules L3 to L6: the publishing side.
+//!
+//! The owner asks [`Sender::next`] what to do, does it, and says how it went. One step is in flight at a time. After
+//! any Redis error or time-out the owner drops the connection, says [`Sender::failed`], and starts over on a new one:
+//! nothing that was sent needs to be known, because starting over asks the receiver.
+
+use super::{Ack, Cursor, EntryId, TICK_MS, WINDOW};
+use crate::hash::Hash;
+
+/// What the sender must know of its log. All numbers are of the present epoch.
+pub trait Log {
+    /// The last entry; seq 0 while the epoch is empty.
+    fn head(&self) -> Cursor;
+    /// `c` at a place of the present epoch: zero at 0, `None` when pruned or beyond the head.
+    fn hash_at(&self, seq: u64) -> Option<Hash>;
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// `GET ack`, then [`Sender::ack_read`].
+    ReadAck,
+    /// `DEL stream`, then [`Sender::cleared`].
+    Clear,
+    /// One pipelined round, then [`Sender::round_done`].
+    Publish(Round),
+    /// The log does not reach back to what the receiver knows: open an epoch (L9; commands: L8).
+    OpenEpoch,
+    /// Nothing until something is committed, or until this time (ms) if there is one.
+    Wait(Option<i64>),
+}
+
+/// One round, in this order: trim, add, ring the bell if anything was added, `GET ack`, look at the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Round {
+    /// `XTRIM MINID` to this entry.
+    pub trim_below: Option<EntryId>,
+    /// First entry to add.
+    pub add_from: u64,
+    /// Last entry to add; below `add_from`: none.
+    pub add_to: u64,
+    /// Whether to ask `XINFO STREAM` as well.
+    pub audit: bool,
+}
+
+/// What a round brought back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoundReply {
+    /// The ack, `None` if the key is gone.
+    pub ack: Option<Ack>,
+    /// If it was asked for: the stream's ends, inner `None` if the key is gone or empty.
+    pub stream: Option<Option<StreamEnds>>,
+}
+
+/// What `XINFO STREAM` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamEnds {
+    /// First entry and its `c` (`None`: it has no readable one).
+    pub first: (EntryId, Option<Hash>),
+    /// Last entry and its `c`.
+    pub last: (EntryId, Option<Hash>),
+    /// Number of entries.
+    pub length: u64,
+}
+
+/// Why a sender has stopped itself (L6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stopped {
+    /// The receiver has refused this epoch.
+    Fenced,
+    /// The receiver follows a later epoch: this database was replaced.
+    Superseded,
+    /// The receiver knows entries that this log does not have: an older copy, or a clone.
+    Diverged,
+}
+
+impl Stopped {
+    /// Stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fenced => "fenced",
+            Self::Superseded => "superseded",
+            Self::Diverged => "diverged",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Phase {
+    /// Nothing known: read the ack.
+    Starting,
+    /// The receiver has not said anything yet (L3): read again later.
+    AckMissing { read_at: i64 },
+    /// The ack was judged, the stream is to be deleted.
+    Clearing { from: u64 },
+    /// Publishing; everything up to here is in the stream, as far as we know.
+    Live { published: u64 },
+    Stopped { why: Stopped, read_at: i64 },
+    NeedsEpoch,
+}
+
+/// State of one sender. Forgets everything when its process ends, and loses nothing by that.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Sender {
+    epoch: u64,
+    phase: Phase,
+    acked: u64,
+    trimmed: u64,
+    last_round_at: i64,
+    last_audit_at: i64,
+    window: u64,
+    tick_ms: i64,
+}
+
+enum Judgement {
+    From(u64),
+    Stop(Stopped),
+    OpenEpoch,
+}
+
+/// L6.
+fn judge(ack: &Ack, log: &impl Log) -> Judgement {
+    let head = log.head();
+    let known = ack.cursor;
+    if ack.fenced == head.epoch && head.epoch != 0 {
+        return Judgement::Stop(Stopped::Fenced);
+    }
+    if known.epoch > head.epoch {
+        return Judgement::Stop(Stopped::Superseded);
+    }
+    let from = if known.epoch == head.epoch { known.seq } else { 0 };
+    if from > head.seq {
+        return Judgement::Stop(Stopped::Diverged);
+    }
+    if known.epoch == head.epoch {
+        match log.hash_at(from) {
+            Some(own) if own != known.hash => return Judgement::Stop(Stopped::Diverged),
+            Some(_) => {}
+            None => return Judgement::OpenEpoch,
+        }
+    }
+    // The next entry to send must still be there, unless there is none.
+    if from < head.seq && log.hash_at(from + 1).is_none() {
+        return Judgement::OpenEpoch;
+    }
+    Judgement::From(from)
+}
+
+impl Default for Sender {
+    fn default() -> Self {
+        Self::new(WINDOW, TICK_MS)
+    }
+}
+
+impl Sender {
+    /// A sender that has not yet spoken to Redis.
+    pub fn new(window: u64, tick_ms: i64) -> Self {
+        Self {
+            epoch: 0,
+            phase: Phase::Starting,
+            acked: 0,
+            trimmed: 0,
+            last_round_at: i64::MIN / 2,
+            last_audit_at: i64::MIN / 2,
+            window,
+            tick_ms,
+        }
+    }
+
+    /// What to do now.
+    pub fn next(&mut self, now: i64, log: &impl Log) -> Step {
+        let head = log.head();
+        if head.epoch != self.epoch {
+            // A new epoch: nothing of an older one is published any more (L9).
+            self.epoch = head.epoch;
+            self.acked = 0;
+            self.phase = Phase::Starting;
+        }
+        match self.phase {
+            Phase::Starting => Step::ReadAck,
+            Phase::AckMissing { read_at } | Phase::Stopped { read_at, .. } => {
+                if now - read_at >= self.tick_ms { Step::ReadAck } else { Step::Wait(Some(read_at + self.tick_ms)) }
+            }
+            Phase::Clearing { .. } => Step::Clear,
+            Phase::NeedsEpoch => Step::OpenEpoch,
+            Phase::Live { published } => self.round(now, head.seq, published),
+        }
+    }
+
+    fn round(&mut self, now: i64, head: u64, published: u64) -> Step {
+        let add_to = head.min(self.acked + self.window).max(published);
+        let due = now - self.last_round_at >= self.tick_ms;
+        if add_to == published && !(due && published > self.acked) && self.acked == self.trimmed {
+            let unacknowledged = published > self.acked;
+            return Step::Wait(unacknowledged.then_some(self.last_round_at + self.tick_ms));
+        }
+        let trim_below =
+            (self.acked != self.trimmed).then_some(EntryId { epoch: self.epoch, seq: self.acked + 1 });
+        let audit = add_to > self.acked && now - self.last_audit_at >= self.tick_ms;
+        Step::Publish(Round { trim_below, add_from: published + 1, add_to, audit })
+    }
+
+    /// `GET ack` was answered. Returns the acknowledged place if it was accepted, to be stored beside the log.
+    pub fn ack_read(&mut self, now: i64, ack: Option<Ack>, log: &impl Log) -> Option<u64> {
+        let Some(ack) = ack else {
+            // A stopped sender stays stopped until an ack says otherwise.
+            self.phase = match self.phase {
+                Phase::Stopped { why, .. } => Phase::Stopped { why, read_at: now },
+                _ => Phase::AckMissing { read_at: now },
+            };
+            return None;
+        };
+        if log.head().epoch != self.epoch {
+            self.phase = Phase::Starting;
+            return None;
+        }
+        match judge(&ack, log) {
+            Judgement::Stop(why) => {
+                self.phase = Phase::Stopped { why, read_at: now };
+                None
+            }
+            Judgement::OpenEpoch => {
+                self.phase = Phase::NeedsEpoch;
+                None
+            }
+            Judgement::From(from) => {
+                self.phase = Phase::Clearing { from };
+                self.acked = from;
+                Some(from)
+            }
+        }
+    }
+
+    /// The stream was deleted.
+    pub fn cleared(&mut self) {
+        if let Phase::Clearing { from } = self.phase {
+            self.phase = Phase::Live { published: from };
+            self.trimmed = from;
+        }
+    }
+
+    /// A round was answered in full. Returns the acknowledged place if it has moved, to be stored beside the log.
+    pub fn round_done(&mut self, now: i64, round: &Round, reply: &RoundReply, log: &impl Log) -> Option<u64> {
+        let Phase::Live { published } = self.phase else { return None };
+        let published = published.max(round.add_to);
+        self.phase = Phase::Live { published };
+        self.last_round_at = now;
+        if let Some(below) = round.trim_below {
+            self.trimmed = below.seq - 1;
+        }
+        if log.head().epoch != self.epoch {
+            self.phase = Phase::Starting;
+            return None;
+        }
+        let Some(ack) = reply.ack else {
+            // The receiver's word is gone, so the stream may be, too.
+            self.phase = Phase::Starting;
+            return None;
+        };
+        let from = match judge(&ack, log) {
+            Judgement::Stop(why) => {
+                self.phase = Phase::Stopped { why, read_at: now };
+                return None;
+            }
+            Judgement::OpenEpoch => {
+                self.phase = Phase::NeedsEpoch;
+                return None;
+            }
+            Judgement::From(from) => from,
+        };
+        // Below: the receiver was set back. Above: it has applied what an earlier life of ours had published.
+        if from < self.acked || from > published {
+            self.phase = Phase::Starting;
+            return None;
+        }
+        let moved = from != self.acked;
+        self.acked = from;
+        if let Some(stream) = reply.stream {
+            self.last_audit_at = now;
+            if published > from && !self.intact(stream, published, log) {
+                self.phase = Phase::Starting;
+            }
+        }
+        moved.then_some(from)
+    }
+
+    /// L5: is the stream what was published?
+    fn intact(&self, stream: Option<StreamEnds>, published: u64, log: &impl Log) -> bool {
+        let Some(StreamEnds { first, last, length }) = stream else { return false };
+        let own = |(id, hash): (EntryId, Option<Hash>)| {
+            id.epoch == self.epoch && hash.is_some() && hash == log.hash_at(id.seq)
+        };
+        own(first)
+            && own(last)
+            && last.0.seq == published
+            && first.0.seq <= self.acked + 1
+            && length == last.0.seq - first.0.seq + 1
+    }
+
+    /// A Redis call failed or timed out: its effect is unknown, the connection is gone.
+    pub fn failed(&mut self) {
+        if !matches!(self.phase, Phase::Stopped { .. } | Phase::NeedsEpoch) {
+            self.phase = Phase::Starting;
+        }
+    }
+
+    /// The epoch asked for by [`Step::OpenEpoch`] is in the log.
+    pub fn epoch_opened(&mut self) {
+        self.phase = Phase::Starting;
+    }
+
+    /// Why it has stopped, if it has.
+    pub fn stopped(&self) -> Option<Stopped> {
+        match self.phase {
+            Phase::Stopped { why, .. } => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Whether the receiver's word was read and accepted on this connection.
+    pub fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live { .. })
+    }
+
+    /// Whether more is to be published than the window lets through.
+    pub fn is_window_full(&self, head: u64) -> bool {
+        matches!(self.phase, Phase::Live { published } if published < head && published >= self.acked + self.window)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::Entry;
+
+    struct Memory(Vec<Entry>);
+
+    impl Memory {
+        fn with(epoch: u64, entries: u64) -> Self {
+            let mut log = Self(Vec::new());
+            let mut head = Cursor { epoch, ..Cursor::default() };
+            for _ in 0..entries {
+                let entry = Entry::follow(&head, "sold", "x", "{}".into(), None);
+                head = entry.cursor();
+                log.0.push(entry);
+            }
+            log
+        }
+
+        fn at(&self, seq: u64) -> Cursor {
+            Cursor { epoch: self.head().epoch, seq, hash: self.hash_at(seq).expect("there") }
+        }
+    }
+
+    impl Log for Memory {
+        fn head(&self) -> Cursor {
+            self.0.last().map_or(Cursor { epoch: 7, ..Cursor::default() }, Entry::cursor)
+        }
+        fn hash_at(&self, seq: u64) -> Option<Hash> {
+            if seq == 0 { Some(Hash::ZERO) } else { self.0.get(seq as usize - 1).map(|entry| entry.hash) }
+        }
+    }
+
+    fn ack(cursor: Cursor) -> Option<Ack> {
+        Some(Ack { cursor, fenced: 0 })
+    }
+
+    fn live(log: &Memory, from: u64) -> Sender {
+        let mut sender = Sender::new(3, 2_000);
+        assert_eq!(sender.next(0, log), Step::ReadAck);
+        sender.ack_read(0, ack(log.at(from)), log);
+        assert_eq!(sender.next(0, log), Step::Clear);
+        sender.cleared();
+        sender
+    }
+
+    #[test]
+    fn nothing_is_published_before_an_ack_was_read() {
+        let log = Memory::with(7, 2);
+        let mut sender = Sender::new(3, 2_000);
+        assert_eq!(sender.next(0, &log), Step::ReadAck);
+        sender.ack_read(0, None, &log);
+        assert_eq!(sender.next(1_999, &log), Step::Wait(Some(2_000)));
+        assert_eq!(sender.next(2_000, &log), Step::ReadAck);
+        sender.ack_read(2_000, Some(Ack::default()), &log);
+        assert_eq!(sender.next(2_000, &log), Step::Clear);
+        sender.cleared();
+        let Step::Publish(round) = sender.next(2_000, &log) else { panic!("publishes") };
+        assert_eq!((round.add_from, round.add_to, round.trim_below), (1, 2, None));
+    }
+
+    #[test]
+    fn the_window_bounds_what_is_unacknowledged() {
+        let log = Memory::with(7, 9);
+        let mut sender = live(&log, 2);
+        let Step::Publish(round) = sender.next(0, &log) else { panic!("publishes") };
+        assert_eq!((round.add_from, round.add_to), (3, 5));
+        sender.round_done(0, &round, &RoundReply { ack: ack(log.at(2)), stream: None }, &log);
+        assert!(sender.is_window_full(9));
+        assert_eq!(sender.next(1, &log), Step::Wait(Some(2_000)));
+        let Step::Publish(round) = sender.next(2_000, &log) else { panic!("looks after it") };
+        assert!(round.audit && round.add_to < round.add_from);
+        let ends = StreamEnds {
+            first: (EntryId { epoch: 7, seq: 3 }, log.hash_at(3)),
+            last: (EntryId { epoch: 7, seq: 5 }, log.hash_at(5)),
+            length: 3,
+        };
+        let reply = RoundReply { ack: ack(log.at(4)), stream: Some(Some(ends)) };
+        assert_eq!(sender.round_done(2_000, &round, &reply, &log), Some(4));
+        let Step::Publish(round) = sender.next(2_000, &log) else { panic!("goes on") };
+        assert_eq!((round.trim_below.map(|id| id.seq), round.add_from, round.add_to), (Some(5), 6, 7));
+    }
+
+    #[test]
+    fn an_audit_finds_a_wipe_a_lost_tail_a_hole_and_a_foreign_entry() {
+        let log = Memory::with(7, 3);
+        let end = |seq| (EntryId { epoch: 7, seq }, log.hash_at(seq));
+        let good = StreamEnds { first: end(1), last: end(3), length: 3 };
+        let bad = [
+            None,
+            Some(StreamEnds { last: end(2), length: 2, ..good }),
+            Some(StreamEnds { length: 2, ..good }),
+            Some(StreamEnds { first: end(2), length: 2, ..good }),
+            Some(StreamEnds { last: (EntryId { epoch: 7, seq: 3 }, Some(Hash([1; 16]))), ..good }),
+            Some(StreamEnds { last: (EntryId { epoch: 8, seq: 3 }, log.hash_at(3)), ..good }),
+            Some(StreamEnds { first: (EntryId { epoch: 7, seq: 1 }, None), ..good }),
+        ];
+        let judged = |stream| {
+            let mut sender = live(&log, 0);
+            let Step::Publish(round) = sender.next(0, &log) else { panic!("publishes") };
+            assert!(round.audit);
+            sender.round_done(0, &round, &RoundReply { ack: ack(log.at(0)), stream: Some(stream) }, &log);
+            sender.next(0, &log)
+        };
+        assert_eq!(judged(Some(good)), Step::Wait(Some(2_000)));
+        for stream in bad {
+            assert_eq!(judged(stream), Step::ReadAck, "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_a_clone_and_a_superseded_database_stop_themselves() {
+        let log = Memory::with(7, 3);
+        let cases = [
+            (Ack { cursor: log.at(3), fenced: 7 }, Some(Stopped::Fenced)),
+            (Ack { cursor: Cursor { epoch: 8, ..Cursor::default() }, fenced: 0 }, Some(Stopped::Superseded)),
+            (Ack { cursor: Cursor { seq: 4, ..log.at(3) }, fenced: 0 }, Some(Stopped::Diverged)),
+            (Ack { cursor: Cursor { hash: Hash([1; 16]), ..log.at(2) }, fenced: 0 }, Some(Stopped::Diverged)),
+            (Ack { cursor: log.at(2), fenced: 6 }, None),
+        ];
+        for (ack, expected) in cases {
+            let mut sender = Sender::new(3, 2_000);
+            sender.next(0, &log);
+            sender.ack_read(0, Some(ack), &log);
+            assert_eq!(sender.stopped(), expected);
+            sender.failed();
+            assert_eq!(sender.stopped(), expected, "an error in Redis does not free a stopped one");
+        }
+    }
+
+    #[test]
+    fn it_starts_over_when_the_receiver_was_set_back() {
+        let log = Memory::with(7, 3);
+        let mut sender = live(&log, 2);
+        let Step::Publish(round) = sender.next(0, &log) else { panic!("publishes") };
+        sender.round_done(0, &round, &RoundReply { ack: ack(log.at(1)), stream: None }, &log);
+        assert_eq!(sender.next(0, &log), Step::ReadAck);
+        assert_eq!(sender.ack_read(0, ack(log.at(1)), &log), Some(1));
+    }
+
+    #[test]
+    fn a_pruned_log_opens_an_epoch() {
+        struct Pruned(Memory);
+        impl Log for Pruned {
+            fn head(&self) -> Cursor {
+                self.0.head()
+            }
+            fn hash_at(&self, seq: u64) -> Option<Hash> {
+                if seq == 0 || seq >= 3 { self.0.hash_at(seq) } else { None }
+            }
+        }
+        let log = Pruned(Memory::with(7, 4));
+        let mut sender = Sender::new(3, 2_000);
+        sender.next(0, &log);
+        sender.ack_read(0, Some(Ack::default()), &log);
+        assert_eq!(sender.next(0, &log), Step::OpenEpoch);
+    }
+}

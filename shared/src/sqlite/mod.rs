@@ -1,0 +1,22 @@
+//! SQLite as both daemons use it: one file, one process, one writer that group-commits, readers that never wait.
+//!
+//! **Guarantees.** What [`Writer::write`] has answered is on disk (`synchronous=FULL`, WAL). A job sees and leaves
+//! nothing half-done: each runs in its own savepoint. A second process cannot open the same file. A file that is
+//! damaged, or was written by a newer version, is refused.
+
+mod open;
+mod reader;
+mod writer;
+
+pub use open::{FileLock, OpenError, Schema, memory, open, read_only};
+pub use reader::Reader;
+pub use writer::{Abort, WriteError, Writer};
+
+/// Whether an error means that this process must stop and start again from disk, rather than that one request failed.
+pub fn is_fatal(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, OutOfMemory, ReadOnly, SystemIoFailure};
+    matches!(
+        error.sqlite_error_code(),
+        Some(SystemIoFailure | DiskFull | DatabaseCorrupt | NotADatabase | ReadOnly | CannotOpen | OutOfMemory)
+    )
+}

@@ -1,0 +1,185 @@
+//! The one thread that writes: it drains what has queued, runs each job in a savepoint, commits once, then answers
+//! everybody.
+
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::is_fatal;
+
+/// Jobs waiting, at most; beyond it callers are told that the process is overloaded.
+const QUEUE: usize = 4_096;
+/// Jobs in one commit, at most.
+const GROUP: usize = 512;
+
+/// Why a job's effect is taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum Abort<R> {
+    /// The job itself says no.
+    #[error("refused")]
+    Refused(R),
+    /// SQLite said no.
+    #[error(transparent)]
+    Database(#[from] rusqlite::Error),
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// Too many jobs are waiting; nothing was done.
+    #[error("too many writes are waiting")]
+    Overloaded,
+    /// The writer has stopped; the process is about to. Whether the job took effect is not known.
+    #[error("the writer has stopped")]
+    Stopped,
+    /// SQLite refused this job; nothing was done.
+    #[error(transparent)]
+    Database(rusqlite::Error),
+}
+
+/// What a job leaves behind: whether its effect is kept, and how to answer once that is on disk.
+struct Done {
+    keep: bool,
+    fatal: Option<rusqlite::Error>,
+    answer: Box<dyn FnOnce() + Send>,
+}
+
+type Job = Box<dyn FnOnce(&Connection) -> Done + Send>;
+
+/// Handle to the writer thread. Cheap to clone; the thread ends when the last handle is dropped.
+#[derive(Clone)]
+pub struct Writer {
+    jobs: SyncSender<Job>,
+}
+
+impl Writer {
+    /// Starts the thread. `committed` is called after each commit, before anyone is answered. The receiver resolves
+    /// when the thread has ended: with an error if it had to stop.
+    pub fn start(
+        connection: Connection,
+        committed: impl Fn() + Send + 'static,
+    ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
+        let (jobs, queue) = sync_channel(QUEUE);
+        let (ended, end) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("writer".into())
+            .spawn(move || {
+                let result = run(&connection, &queue, &committed);
+                // Nobody listening means that the process is going down anyway.
+                let _ = ended.send(result);
+            })
+            .expect("the system gives a thread at start");
+        (Self { jobs }, end)
+    }
+
+    /// Runs a job in the next group. Its effect is on disk before this returns `Ok(Ok(_))`; it had none if this
+    /// returns a refusal. The job goes on if the caller stops waiting.
+    pub async fn write<T, R>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, Abort<R>> + Send + 'static,
+    ) -> Result<Result<T, R>, WriteError>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let result = job(connection);
+            let keep = result.is_ok();
+            let (result, fatal) = match result {
+                Ok(value) => (Ok(Ok(value)), None),
+                Err(Abort::Refused(refusal)) => (Ok(Err(refusal)), None),
+                Err(Abort::Database(error)) if is_fatal(&error) => (Err(WriteError::Stopped), Some(error)),
+                Err(Abort::Database(error)) => (Err(WriteError::Database(error)), None),
+            };
+            // A caller that has gone needs no answer.
+            Done { keep, fatal, answer: Box::new(move || drop(answer.send(result))) }
+        });
+        self.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => WriteError::Overloaded,
+            TrySendError::Disconnected(_) => WriteError::Stopped,
+        })?;
+        answered.await.unwrap_or(Err(WriteError::Stopped))
+    }
+}
+
+fn run(connection: &Connection, queue: &Receiver<Job>, committed: &impl Fn()) -> rusqlite::Result<()> {
+    while let Ok(first) = queue.recv() {
+        let mut answers = Vec::new();
+        connection.prepare_cached("begin immediate")?.execute([])?;
+        let mut next = Some(first);
+        while let Some(job) = next {
+            let done = one(connection, job)?;
+            answers.push(done);
+            next = if answers.len() < GROUP { queue.try_recv().ok() } else { None };
+        }
+        // If this fails nobody is answered, and the process starts again from what is on disk.
+        connection.prepare_cached("commit")?.execute([])?;
+        committed();
+        for answer in answers {
+            answer();
+        }
+    }
+    Ok(())
+}
+
+fn one(connection: &Connection, job: Job) -> rusqlite::Result<Box<dyn FnOnce() + Send>> {
+    connection.prepare_cached("savepoint job")?.execute([])?;
+    let done = job(connection);
+    if let Some(error) = done.fatal {
+        return Err(error);
+    }
+    if !done.keep {
+        connection.prepare_cached("rollback to job")?.execute([])?;
+    }
+    connection.prepare_cached("release job")?.execute([])?;
+    Ok(done.answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer() -> (Writer, oneshot::Receiver<rusqlite::Result<()>>) {
+        let connection = Connection::open_in_memory().expect("opens");
+        connection.execute_batch("create table t (x integer primary key) strict").expect("creates");
+        Writer::start(connection, || {})
+    }
+
+    fn insert(x: i64) -> impl FnOnce(&Connection) -> Result<i64, Abort<&'static str>> {
+        move |connection| {
+            connection.execute("insert into t values (?1)", [x])?;
+            if x < 0 { Err(Abort::Refused("negative")) } else { Ok(x) }
+        }
+    }
+
+    async fn rows(writer: &Writer) -> i64 {
+        writer
+            .write(|connection| {
+                Ok::<i64, Abort<()>>(connection.query_row("select count(*) from t", [], |row| row.get(0))?)
+            })
+            .await
+            .expect("writes")
+            .expect("not refused")
+    }
+
+    #[tokio::test]
+    async fn a_refused_job_leaves_nothing_and_its_neighbours_stay() {
+        let (writer, _end) = writer();
+        let (a, b, c) = tokio::join!(writer.write(insert(1)), writer.write(insert(-1)), writer.write(insert(2)));
+        assert_eq!(a.expect("writes"), Ok(1));
+        assert_eq!(b.expect("writes"), Err("negative"));
+        assert_eq!(c.expect("writes"), Ok(2));
+        assert!(matches!(writer.write(insert(2)).await, Err(WriteError::Database(_))));
+        assert_eq!(rows(&writer).await, 2);
+    }
+
+    #[tokio::test]
+    async fn the_thread_ends_with_its_last_handle() {
+        let (writer, end) = writer();
+        assert_eq!(rows(&writer).await, 0);
+        drop(writer);
+        assert!(end.await.expect("tells").is_ok());
+    }
+}

@@ -1,0 +1,207 @@
+//! Commands: what central asks a store to do.
+
+use serde::{Deserialize, Serialize};
+
+use super::{NotUnderstood, encode};
+use crate::domain::{Guard, Operation};
+use crate::ids::{OperationId, ProductId, PurchaseId};
+use crate::link::OPENED;
+use crate::time::Millis;
+
+/// Who asked, and what for. Travels with the operation into its event.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct About {
+    /// Receipt, order or delivery note; up to 100 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// Till or person; up to 64 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// W3C trace context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// When it happened, if the caller said so. Informative: order is epoch and seq.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub occurred_at: Option<Millis>,
+}
+
+/// One attempt of an online purchase at one store: all that is needed to settle it, or to make it known again to a
+/// central that has forgotten it (rule B3).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PurchaseRef {
+    /// The purchase.
+    pub purchase_id: PurchaseId,
+    /// The command that carries this attempt.
+    pub attempt: OperationId,
+    /// What is bought.
+    pub product_id: ProductId,
+    /// How many, 1 to a million.
+    pub quantity: i64,
+    /// The shop's order number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// By central's clock.
+    pub created_at: Millis,
+    /// By central's clock.
+    pub expires_at: Millis,
+}
+
+/// What central asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// A command epoch, for this event epoch only (L8).
+    Opened {
+        /// The store's event epoch that it belongs to.
+        for_epoch: u64,
+    },
+    /// Take the units for an online purchase.
+    Purchase {
+        /// The attempt.
+        purchase: PurchaseRef,
+        /// Redis time after which it must be refused as expired (B1).
+        deadline: Millis,
+        /// Who asked.
+        about: About,
+    },
+    /// Cancel one attempt of a purchase, in order (B5).
+    Cancel {
+        /// The attempt.
+        purchase: PurchaseRef,
+        /// Give the units back even if they were picked: the buyer was told that it never will be confirmed.
+        forced: bool,
+        /// Who asked.
+        about: About,
+    },
+    /// An operation on one item.
+    Operate {
+        /// Of which product.
+        product_id: ProductId,
+        /// What.
+        operation: Operation,
+        /// What the caller believes the version to be.
+        guard: Guard,
+        /// Who asked.
+        about: About,
+    },
+    /// Send the whole state again.
+    Resync,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OpenedBody {
+    #[serde(rename = "for")]
+    for_epoch: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PurchaseBody {
+    purchase: PurchaseRef,
+    deadline: Millis,
+    about: About,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CancelBody {
+    purchase: PurchaseRef,
+    forced: bool,
+    about: About,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OperateBody {
+    product_id: ProductId,
+    operation: Operation,
+    #[serde(default)]
+    guard: Guard,
+    about: About,
+}
+
+impl Command {
+    /// `t` of the entry.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Opened { .. } => OPENED,
+            Self::Purchase { .. } => "purchase",
+            Self::Cancel { .. } => "cancel",
+            Self::Operate { .. } => "operation",
+            Self::Resync => "resync",
+        }
+    }
+
+    /// `b` of the entry.
+    pub fn encode(&self) -> String {
+        match self.clone() {
+            Self::Opened { for_epoch } => encode(&OpenedBody { for_epoch }),
+            Self::Purchase { purchase, deadline, about } => encode(&PurchaseBody { purchase, deadline, about }),
+            Self::Cancel { purchase, forced, about } => encode(&CancelBody { purchase, forced, about }),
+            Self::Operate { product_id, operation, guard, about } => {
+                encode(&OperateBody { product_id, operation, guard, about })
+            }
+            Self::Resync => "{}".into(),
+        }
+    }
+
+    /// Reads an entry's type and body.
+    pub fn decode(kind: &str, body: &str) -> Result<Self, NotUnderstood> {
+        Ok(match kind {
+            OPENED => {
+                let body: OpenedBody = serde_json::from_str(body)?;
+                Self::Opened { for_epoch: body.for_epoch }
+            }
+            "purchase" => {
+                let PurchaseBody { purchase, deadline, about } = serde_json::from_str(body)?;
+                Self::Purchase { purchase, deadline, about }
+            }
+            "cancel" => {
+                let CancelBody { purchase, forced, about } = serde_json::from_str(body)?;
+                Self::Cancel { purchase, forced, about }
+            }
+            "operation" => {
+                let OperateBody { product_id, operation, guard, about } = serde_json::from_str(body)?;
+                Self::Operate { product_id, operation, guard, about }
+            }
+            "resync" => Self::Resync,
+            other => return Err(NotUnderstood(format!("unknown command type {other:?}"))),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_reads_what_it_writes() {
+        let product_id = ProductId::parse("coffee").expect("valid");
+        let purchase = PurchaseRef {
+            purchase_id: PurchaseId::new(uuid::Uuid::from_u128(7)),
+            attempt: OperationId::parse("7:1").expect("valid"),
+            product_id: product_id.clone(),
+            quantity: 2,
+            reference: None,
+            created_at: Millis(1_000),
+            expires_at: Millis(61_000),
+        };
+        let about = About { actor: Some("shop".into()), ..About::default() };
+        let commands = [
+            Command::Opened { for_epoch: 12 },
+            Command::Purchase { purchase: purchase.clone(), deadline: Millis(5), about: about.clone() },
+            Command::Cancel { purchase, forced: true, about: about.clone() },
+            Command::Operate {
+                product_id,
+                operation: Operation::Count { quantity: 3, counted_at: None, count_ref: Some("w7".into()) },
+                guard: Guard { expected_version: Some(3), if_match: Some(crate::domain::IfMatch::Any) },
+                about,
+            },
+            Command::Resync,
+        ];
+        for command in commands {
+            assert_eq!(Command::decode(command.kind(), &command.encode()), Ok(command));
+        }
+        assert!(Command::decode("teleport", "{}").is_err());
+        assert!(Command::decode("purchase", "{}").is_err());
+    }
+}

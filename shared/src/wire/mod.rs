@@ -1,0 +1,75 @@
+//! What travels on the link: events from a store to central, commands from central to a store.
+//!
+//! An entry's type (`t`) and body (`b`) make an [`Event`] or a [`Command`]. Unknown members of a body are ignored, so
+//! that old and new may talk; an unknown type or a body that breaks the rules is [`NotUnderstood`] and goes to the
+//! dead letters (rule L11).
+
+mod command;
+mod event;
+
+pub use command::{About, Command, PurchaseRef};
+pub use event::{Event, Fact, Kind, Named, Outcome, SnapshotEnd, SnapshotPage};
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Invalid, StoreId};
+use crate::link::EntryId;
+
+/// `v` of every entry written by this version.
+pub const FORMAT: u32 = 1;
+
+/// Why an entry's type or body means nothing to this version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotUnderstood(pub String);
+
+impl From<serde_json::Error> for NotUnderstood {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A place in one store's ledger, as clients see it: `<storeId>:<epoch>-<seq>`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Position {
+    /// Whose ledger.
+    pub store: StoreId,
+    /// Where.
+    pub at: EntryId,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.store, self.at)
+    }
+}
+
+impl FromStr for Position {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let (store, at) =
+            text.split_once(':').ok_or_else(|| Invalid("a position is <storeId>:<epoch>-<seq>".into()))?;
+        Ok(Self { store: store.parse()?, at: at.parse()? })
+    }
+}
+
+impl TryFrom<String> for Position {
+    type Error = Invalid;
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl From<Position> for String {
+    fn from(position: Position) -> String {
+        position.to_string()
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("wire types have text keys and serialise")
+}
