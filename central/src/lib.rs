@@ -1,1 +1,21 @@
-//! Central.
+//! Central: the chain's view of its stores, and the online shop's way to their units.
+//!
+//! **Guarantees.** The view is each store's ledger applied once and in order; a purchase is confirmed only by the
+//! store that took its units, and has one outcome; what was answered is on disk. Redis and every store may vanish at
+//! any moment: that costs latency and nothing else.
+
+pub mod commands;
+pub mod config;
+pub mod consumer;
+pub mod database;
+pub mod idempotency;
+pub mod items;
+pub mod maintenance;
+pub mod presence;
+pub mod publisher;
+pub mod purchases;
+pub mod redis_link;
+pub mod settle;
+pub mod stores;
+pub mod view;
+pub mod waiting;

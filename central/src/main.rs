@@ -1,2 +1,2 @@
-//! Central.
+//! Main.
 fn main() {}

@@ -1,0 +1,325 @@
+//! The command link's log: what central asks of a store, in order, and the epochs it is sent in (L8).
+//!
+//! A command is a *request* that outlives epochs, and an *entry* of the log for each epoch in which it was sent. A
+//! request leaves the pending state only by the store's answer, or because the store was retired.
+
+use std::cell::Cell;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use shared::hash::Hash;
+use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use shared::link::{Cursor, Entry, EntryId};
+use shared::time::Millis;
+use shared::wire::{Command, Outcome, Position};
+
+use crate::database::{HashColumn, cursor_at, parsed};
+use crate::stores::Store;
+
+/// Asks the store for something: the request, and its entry in the log. Moves the store's command head, which the
+/// caller saves in the same transaction.
+pub fn append(
+    connection: &Connection,
+    store: &mut Store,
+    id: &OperationId,
+    command: &Command,
+    now: Millis,
+) -> rusqlite::Result<()> {
+    let (product, purchase): (Option<&ProductId>, Option<PurchaseId>) = match command {
+        Command::Purchase { purchase, .. } | Command::Cancel { purchase, .. } => {
+            (Some(&purchase.product_id), Some(purchase.purchase_id))
+        }
+        Command::Operate { product_id, .. } => (Some(product_id), None),
+        Command::Opened { .. } | Command::Resync => (None, None),
+    };
+    let body = command.encode();
+    connection
+        .prepare_cached(
+            "insert into request (command_id, store_id, type, operation, body, status, product_id, purchase_id, \
+             created_at) values (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            id.as_str(),
+            store.id.as_str(),
+            command.kind(),
+            name(command),
+            body,
+            product.map(ProductId::as_str),
+            purchase.map(|id| id.to_string()),
+            now.0,
+        ])?;
+    log(connection, store, id.as_str(), command.kind(), body, now)
+}
+
+/// What a client calls it.
+fn name(command: &Command) -> &'static str {
+    use shared::domain::Operation;
+    match command {
+        Command::Operate { operation, .. } => match operation {
+            Operation::Create { .. } => "create",
+            Operation::Receive { .. } => "receive",
+            Operation::Adjust { .. } => "adjust",
+            Operation::Count { .. } => "count",
+            Operation::Change { .. } => "change",
+            Operation::Sell { .. } => "sell",
+            Operation::Purchase { .. } => "purchase",
+            Operation::GiveBack { .. } => "give_back",
+        },
+        other => other.kind(),
+    }
+}
+
+fn log(
+    connection: &Connection,
+    store: &mut Store,
+    id: &str,
+    kind: &str,
+    body: String,
+    now: Millis,
+) -> rusqlite::Result<()> {
+    let entry = Entry::follow(&store.command_head, kind, id, body, None);
+    connection
+        .prepare_cached(
+            "insert into command (store_id, epoch, seq, command_id, type, body, hash, created_at) \
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            store.id.as_str(),
+            entry.id.epoch,
+            entry.id.seq,
+            id,
+            kind,
+            entry.body,
+            HashColumn(entry.hash),
+            now.0,
+        ])?;
+    store.command_head = entry.cursor();
+    Ok(())
+}
+
+/// L8: opens a command epoch for an event epoch, with every unsettled request again, in its old order, under its old
+/// id. `beyond`: the greatest command epoch that the store is known to have seen.
+pub fn open_epoch(
+    connection: &Connection,
+    store: &mut Store,
+    for_epoch: u64,
+    beyond: u64,
+    now: Millis,
+) -> rusqlite::Result<()> {
+    let wall = u64::try_from(now.0).unwrap_or(1);
+    let epoch = wall.max(store.command_head.epoch + 1).max(beyond.saturating_add(1));
+    store.command_head = Cursor { epoch, seq: 0, hash: Hash::ZERO };
+    connection.prepare_cached("update store set command_acked = 0 where store_id = ?1")?.execute([store.id.as_str()])?;
+    let opened = Command::Opened { for_epoch };
+    log(connection, store, &format!("opened:{epoch}"), opened.kind(), opened.encode(), now)?;
+    let unsettled: Vec<(String, String, String)> = connection
+        .prepare_cached(
+            "select command_id, type, body from request where store_id = ?1 and status = 'pending' order by number",
+        )?
+        .query_map([store.id.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (id, kind, body) in unsettled {
+        log(connection, store, &id, &kind, body, now)?;
+    }
+    Ok(())
+}
+
+/// The log as the sender sees it.
+pub struct Log<'a> {
+    /// Where it is.
+    pub connection: &'a Connection,
+    /// Whose.
+    pub store: &'a StoreId,
+    /// Its head, read once: what is committed later is for the next step.
+    pub head: Cursor,
+    /// The first read that failed: an entry that cannot be read must not pass for one that is gone.
+    pub failed: Cell<Option<rusqlite::Error>>,
+}
+
+impl shared::link::Log for Log<'_> {
+    fn head(&self) -> Cursor {
+        self.head
+    }
+
+    fn hash_at(&self, seq: u64) -> Option<Hash> {
+        if seq == 0 {
+            return Some(Hash::ZERO);
+        }
+        if seq == self.head.seq {
+            return Some(self.head.hash);
+        }
+        let found = self.connection.prepare_cached("select hash from command where store_id = ?1 and epoch = ?2 and seq = ?3").and_then(
+            |mut statement| {
+                statement
+                    .query_row(params![self.store.as_str(), self.head.epoch, seq], |row| row.get::<_, HashColumn>(0))
+                    .optional()
+            },
+        );
+        match found {
+            Ok(hash) => hash.map(|hash| hash.0),
+            Err(error) => {
+                self.failed.set(Some(error));
+                None
+            }
+        }
+    }
+}
+
+/// Head of a store's command log.
+pub fn head(connection: &Connection, store: &StoreId) -> rusqlite::Result<Cursor> {
+    connection
+        .prepare_cached("select command_epoch, command_seq, command_hash from store where store_id = ?1")?
+        .query_row([store.as_str()], |row| cursor_at(row, 0))
+        .optional()
+        .map(Option::unwrap_or_default)
+}
+
+/// Entries `from` to `to` of an epoch.
+pub fn entries(
+    connection: &Connection,
+    store: &StoreId,
+    epoch: u64,
+    from: u64,
+    to: u64,
+) -> rusqlite::Result<Vec<Entry>> {
+    connection
+        .prepare_cached(
+            "select seq, type, command_id, body, hash from command \
+             where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq",
+        )?
+        .query_map(params![store.as_str(), epoch, from, to], |row| {
+            Ok(Entry {
+                id: EntryId { epoch, seq: row.get(0)? },
+                kind: row.get(1)?,
+                operation: row.get(2)?,
+                body: row.get(3)?,
+                digest: None,
+                hash: row.get::<_, HashColumn>(4)?.0,
+            })
+        })?
+        .collect()
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// The store has not answered.
+    Pending,
+    /// Done.
+    Done,
+    /// Refused.
+    Refused,
+    /// Heard of too late.
+    Expired,
+}
+
+impl Status {
+    /// Stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Done => "done",
+            Self::Refused => "refused",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl std::str::FromStr for Status {
+    type Err = shared::ids::Invalid;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Pending, Self::Done, Self::Refused, Self::Expired]
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| shared::ids::Invalid(format!("no command status {text:?}")))
+    }
+}
+
+/// A request and its answer.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Order in which it was asked.
+    pub number: i64,
+    /// The command.
+    pub id: OperationId,
+    /// Of which store.
+    pub store: StoreId,
+    /// What was asked, as clients call it.
+    pub operation: String,
+    /// What became of it.
+    pub status: Status,
+    /// The product it is about.
+    pub product: Option<String>,
+    /// When it was asked.
+    pub created_at: Millis,
+    /// When the answer was applied.
+    pub settled_at: Option<Millis>,
+    /// The answer.
+    pub outcome: Option<Outcome>,
+    /// The store's position of the answer.
+    pub position: Option<Position>,
+}
+
+/// Columns of a request, in the order that [`Request::read`] expects.
+pub const COLUMNS: &str =
+    "number, command_id, store_id, operation, status, product_id, created_at, settled_at, outcome, position";
+
+impl Request {
+    /// Reads [`COLUMNS`].
+    pub fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        let outcome = row.get::<_, Option<String>>(8)?.map(|text| serde_json::from_str(&text)).transpose();
+        let outcome = outcome.map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(8, rusqlite::types::Type::Text, Box::new(error))
+        })?;
+        Ok(Self {
+            number: row.get(0)?,
+            id: OperationId::parse(row.get_ref(1)?.as_str()?).map_err(|error| {
+                rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error))
+            })?,
+            store: parsed(row, 2)?,
+            operation: row.get(3)?,
+            status: parsed(row, 4)?,
+            product: row.get(5)?,
+            created_at: Millis(row.get(6)?),
+            settled_at: row.get::<_, Option<i64>>(7)?.map(Millis),
+            outcome,
+            position: row.get::<_, Option<String>>(9)?.and_then(|text| text.parse().ok()),
+        })
+    }
+}
+
+/// One request.
+pub fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Request>> {
+    connection
+        .prepare_cached(&format!("select {COLUMNS} from request where command_id = ?1"))?
+        .query_row([id], Request::read)
+        .optional()
+}
+
+/// Records the store's answer to a request; says whether the request was waiting for it.
+pub fn settle(
+    connection: &Connection,
+    id: &str,
+    status: Status,
+    outcome: &Outcome,
+    position: &Position,
+    now: Millis,
+) -> rusqlite::Result<bool> {
+    let outcome = serde_json::to_string(outcome).expect("an outcome serialises");
+    let changed = connection
+        .prepare_cached(
+            "update request set status = ?2, outcome = ?3, position = ?4, settled_at = ?5 \
+             where command_id = ?1 and status = 'pending'",
+        )?
+        .execute(params![id, status.as_str(), outcome, position.to_string(), now.0])?;
+    Ok(changed > 0)
+}
+
+/// Whether a request of this kind for this purchase is still unanswered.
+pub fn is_asked(connection: &Connection, store: &StoreId, kind: &str, purchase: PurchaseId) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "select exists (select 1 from request where store_id = ?1 and status = 'pending' and type = ?2 \
+             and purchase_id = ?3)",
+        )?
+        .query_row(params![store.as_str(), kind, purchase.to_string()], |row| row.get(0))
+}

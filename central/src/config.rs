@@ -1,0 +1,58 @@
+//! Options of `central`; each is also an environment variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use shared::daemon::LogFormat;
+
+/// Central of a chain of stores: the global view of their stock, and online purchases that the stores confirm.
+#[derive(Debug, Parser)]
+#[command(name = "central", version)]
+pub struct Cli {
+    /// What to do; `serve` if nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of `serve`.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Follow the stores and answer requests.
+    Serve(Serve),
+}
+
+/// Options of `central serve`.
+#[derive(Debug, Clone, Args)]
+pub struct Serve {
+    /// Address of Redis.
+    #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
+    pub redis_url: String,
+    /// The database file; made if it does not exist.
+    #[arg(long, env = "DATABASE_PATH", default_value = "central.db")]
+    pub database_path: PathBuf,
+    /// Address to listen on; port 0 takes any free one.
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8081")]
+    pub listen: SocketAddr,
+    /// Prefix of all Redis keys.
+    #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
+    pub key_prefix: String,
+    /// A store whose heartbeat is older gets no remote purchases, ms.
+    #[arg(long, env = "HEARTBEAT_MAX_AGE_MS", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(100..))]
+    pub heartbeat_max_age_ms: u64,
+    /// How often all known stores are looked at even when nobody rang, ms.
+    #[arg(long, env = "SWEEP_INTERVAL_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(10..))]
+    pub sweep_interval_ms: u64,
+    /// Origins whose pages may use this API from a browser, separated by commas.
+    #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<String>,
+    /// Host names under which this server may be addressed, besides IP addresses and localhost, separated by commas.
+    #[arg(long, env = "ALLOWED_HOSTS", value_delimiter = ',')]
+    pub allowed_hosts: Vec<String>,
+    /// Form of the log on standard error.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}

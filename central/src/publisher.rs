@@ -1,0 +1,280 @@
+//! Sends commands: one [`Sender`] a store, all over one shared connection (L3 to L6).
+//!
+//! Each known store has a task that sleeps until commands for it were committed, or until its sender wants to look
+//! after what is not acknowledged. A store that has never got a command costs one sleeping task.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use shared::ids::StoreId;
+use shared::link::{Cursor, Round, Sender, Step};
+use shared::redis::{Channel, Keys};
+use shared::retry::Backoff;
+use shared::sqlite::{Abort, Reader, WriteError, Writer};
+use shared::time::Millis;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::presence::Presence;
+use crate::redis_link::RedisLink;
+use crate::{commands, stores};
+
+/// Between two writes of how far a store has acknowledged.
+const ACKED_EVERY_MS: i64 = 1_000;
+
+/// Who is to be woken when the next commit is on disk. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Wakes {
+    marked: Arc<Mutex<Vec<StoreId>>>,
+    senders: Arc<Mutex<HashMap<StoreId, Arc<Notify>>>>,
+    new: Arc<Notify>,
+}
+
+impl Wakes {
+    /// To be called inside a transaction that appends commands: wakes the store's sender once that is on disk.
+    pub fn mark(&self, store: &StoreId) {
+        self.marked.lock().push(store.clone());
+    }
+
+    /// The writer has committed.
+    pub fn committed(&self) {
+        let marked = std::mem::take(&mut *self.marked.lock());
+        for store in &marked {
+            self.wake(store);
+        }
+    }
+
+    /// Wakes a store's sender.
+    pub fn wake(&self, store: &StoreId) {
+        let mut senders = self.senders.lock();
+        match senders.get(store) {
+            Some(sender) => sender.notify_one(),
+            None => {
+                let sender = Arc::new(Notify::new());
+                sender.notify_one();
+                senders.insert(store.clone(), sender);
+                self.new.notify_one();
+            }
+        }
+    }
+
+    fn of(&self, store: &StoreId) -> Arc<Notify> {
+        self.senders.lock().entry(store.clone()).or_default().clone()
+    }
+}
+
+/// What a sender works with.
+#[derive(Clone)]
+pub struct Publisher {
+    /// The shared connection.
+    pub redis: RedisLink,
+    /// How keys are named.
+    pub keys: Keys,
+    /// Opens epochs.
+    pub writer: Writer,
+    /// Reads the log.
+    pub reader: Reader,
+    /// Learns of senders that have stopped.
+    pub presence: Presence,
+    /// Says when there is something to send.
+    pub wakes: Wakes,
+}
+
+impl Publisher {
+    /// Runs a task for each store until told to stop.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut running: HashMap<StoreId, ()> = HashMap::new();
+        let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        for store in self.reader.scan(stores::all).await? {
+            self.wakes.wake(&store.id);
+        }
+        loop {
+            let known: Vec<StoreId> = self.wakes.senders.lock().keys().cloned().collect();
+            for store in known {
+                if running.insert(store.clone(), ()).is_none() {
+                    tasks.spawn(self.clone().send(store));
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.wakes.new.notified() => {}
+                Some(ended) = tasks.join_next() => ended??,
+            }
+        }
+    }
+
+    /// Sends one store's commands, for ever.
+    async fn send(self, store: StoreId) -> anyhow::Result<()> {
+        let wake = self.wakes.of(&store);
+        let channel = Channel::commands(&self.keys, &store);
+        let mut sender = Sender::default();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        let mut number = 0;
+        let mut acked = Acked::default();
+        loop {
+            let head = self.reader.point(|connection| commands::head(connection, &store))?;
+            if head.epoch == 0 {
+                wake.notified().await;
+                continue;
+            }
+            let step = self.with_log(&store, head, |log| sender.next(Millis::now().0, log))?;
+            if let Step::Wait(until) = step {
+                let due = until.map(|until| Duration::from_millis((until - Millis::now().0).max(1) as u64));
+                tokio::select! {
+                    () = wake.notified() => {}
+                    () = sleep_or_never(due) => {}
+                }
+                continue;
+            }
+            if step == Step::OpenEpoch {
+                self.open_epoch(&store).await?;
+                sender.epoch_opened();
+                continue;
+            }
+            match self.carry_out(&store, head, &channel, &mut sender, step, &mut number).await? {
+                Ok(moved) => {
+                    backoff.succeeded();
+                    self.presence.note_commands_stopped(&store, sender.stopped().is_some());
+                    self.remember(&store, head.epoch, moved, &mut acked).await?;
+                }
+                Err(error) => {
+                    tracing::debug!(%store, %error, "sending commands waits for Redis");
+                    sender.failed();
+                    self.redis.broken(number).await;
+                    number = 0;
+                    tokio::time::sleep(backoff.failed(uuid::Uuid::new_v4().as_u64_pair().0)).await;
+                }
+            }
+        }
+    }
+
+    /// One step over Redis. The outer error is the database's and ends the process; the inner one is Redis's.
+    async fn carry_out(
+        &self,
+        store: &StoreId,
+        head: Cursor,
+        channel: &Channel,
+        sender: &mut Sender,
+        step: Step,
+        number: &mut u64,
+    ) -> anyhow::Result<redis::RedisResult<Option<u64>>> {
+        let (present, mut connection) = match self.redis.get().await {
+            Ok(found) => found,
+            Err(error) => return Ok(Err(error)),
+        };
+        if *number != present {
+            // Nothing may be published before the ack was read on this connection (L3).
+            let first = *number == 0;
+            *number = present;
+            sender.failed();
+            if !first {
+                return Ok(Ok(None));
+            }
+        }
+        Ok(match step {
+            Step::ReadAck => match channel.read_ack(&mut connection).await {
+                Ok(ack) => Ok(self.with_log(store, head, |log| sender.ack_read(Millis::now().0, ack, log))?),
+                Err(error) => Err(error),
+            },
+            Step::Clear => channel.clear(&mut connection).await.map(|()| {
+                sender.cleared();
+                None
+            }),
+            Step::Publish(round) => {
+                let entries = self.entries(store, head, &round)?;
+                match channel.publish(&mut connection, &round, &entries, |_| {}).await {
+                    Ok(reply) => {
+                        let now = Millis::now().0;
+                        Ok(self.with_log(store, head, |log| sender.round_done(now, &round, &reply, log))?)
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            Step::OpenEpoch | Step::Wait(_) => Ok(None),
+        })
+    }
+
+    fn with_log<T>(
+        &self,
+        store: &StoreId,
+        head: Cursor,
+        judge: impl FnOnce(&commands::Log<'_>) -> T,
+    ) -> anyhow::Result<T> {
+        Ok(self.reader.point(|connection| {
+            let log = commands::Log { connection, store, head, failed: Cell::default() };
+            let judged = judge(&log);
+            log.failed.take().map_or(Ok(judged), Err)
+        })?)
+    }
+
+    fn entries(&self, store: &StoreId, head: Cursor, round: &Round) -> anyhow::Result<Vec<shared::link::Entry>> {
+        if round.add_to < round.add_from {
+            return Ok(Vec::new());
+        }
+        Ok(self
+            .reader
+            .point(|connection| commands::entries(connection, store, head.epoch, round.add_from, round.add_to))?)
+    }
+
+    /// L8: the log does not reach back to what the store knows.
+    async fn open_epoch(&self, store: &StoreId) -> anyhow::Result<()> {
+        let store = store.clone();
+        let now = Millis::now();
+        self.write(move |connection| {
+            if let Some(mut store) = stores::find(connection, &store)? {
+                let for_epoch = store.cursor.epoch;
+                let beyond = store.ready_epoch;
+                commands::open_epoch(connection, &mut store, for_epoch, beyond, now)?;
+                store.save(connection)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Stores the acknowledged place now and then: it only decides what may be pruned.
+    async fn remember(
+        &self,
+        store: &StoreId,
+        epoch: u64,
+        moved: Option<u64>,
+        acked: &mut Acked,
+    ) -> anyhow::Result<()> {
+        acked.unsaved = moved.or(acked.unsaved);
+        let now = Millis::now().0;
+        let Some(seq) = acked.unsaved.filter(|_| now - acked.saved_at >= ACKED_EVERY_MS) else { return Ok(()) };
+        acked.saved_at = now;
+        acked.unsaved = None;
+        let store = store.clone();
+        self.write(move |connection| stores::store_command_acked(connection, &store, epoch, seq)).await
+    }
+
+    async fn write(
+        &self,
+        job: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<()> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        match self.writer.write(move |connection| job(connection).map_err(Abort::<()>::Database)).await {
+            Ok(_) => Ok(()),
+            // Neither the acked place nor a new epoch is lost by trying again at the next step.
+            Err(WriteError::Overloaded) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Acked {
+    unsaved: Option<u64>,
+    saved_at: i64,
+}
+
+async fn sleep_or_never(due: Option<Duration>) {
+    match due {
+        Some(due) => tokio::time::sleep(due).await,
+        None => std::future::pending().await,
+    }
+}

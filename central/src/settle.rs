@@ -1,0 +1,122 @@
+//! What an event means for what central has promised: purchases and requests are settled in the transaction that
+//! applies the event to the view, and by nothing else.
+
+use rusqlite::Connection;
+use shared::domain::Rejection;
+use shared::time::Millis;
+use shared::wire::{Fact, Kind, Outcome, Position};
+
+use crate::commands::{self, Status};
+use crate::purchases::{self, Answer};
+use crate::stores::Store;
+
+/// Names of what has been settled, for whoever waits for it.
+pub type Settled = Vec<String>;
+
+/// A fact may answer a request, settle a purchase, or both.
+pub fn fact(
+    connection: &Connection,
+    store: &mut Store,
+    kind: Kind,
+    fact: &Fact,
+    position: &Position,
+    now: Millis,
+    settled: &mut Settled,
+) -> rusqlite::Result<()> {
+    if fact.command.is_none() && fact.purchase.is_none() {
+        return Ok(());
+    }
+    let outcome = |command| Outcome {
+        command,
+        kind,
+        at: fact.recorded_at,
+        product_id: fact.product_id.clone(),
+        purchase: fact.purchase.clone(),
+        rejection: fact.rejection.clone(),
+        item: fact.item.clone(),
+        picked: kind == Kind::PurchasePicked,
+    };
+    if let Some(command) = &fact.command {
+        // A change may be recorded as two events of one command; the first is its answer.
+        if kind != Kind::LowStock {
+            answer(connection, &outcome(command.clone()), command.as_str(), position, now, settled)?;
+        }
+    }
+    if fact.purchase.is_some() && kind == Kind::CommandRefused {
+        if let (Some(purchase), Some(Rejection::AlreadyPicked)) = (&fact.purchase, &fact.rejection) {
+            purchases::cancel_refused(connection, purchase.purchase_id)?;
+            settled.push(purchase.purchase_id.to_string());
+        }
+        return Ok(());
+    }
+    if let Some(purchase) = &fact.purchase {
+        let outcome = outcome(purchase.attempt.clone());
+        purchase_outcome(connection, store, &outcome, position, now, settled)?;
+    }
+    Ok(())
+}
+
+/// An outcome that the store says again (B2), or keeps in its state. `also`: the command that made it say so.
+pub fn outcome(
+    connection: &Connection,
+    store: &mut Store,
+    outcome: &Outcome,
+    also: Option<&str>,
+    position: &Position,
+    now: Millis,
+    settled: &mut Settled,
+) -> rusqlite::Result<()> {
+    answer(connection, outcome, outcome.command.as_str(), position, now, settled)?;
+    if let Some(also) = also {
+        answer(connection, outcome, also, position, now, settled)?;
+    }
+    if outcome.kind == Kind::CommandRefused {
+        return Ok(());
+    }
+    purchase_outcome(connection, store, outcome, position, now, settled)
+}
+
+fn purchase_outcome(
+    connection: &Connection,
+    store: &mut Store,
+    outcome: &Outcome,
+    position: &Position,
+    now: Millis,
+    settled: &mut Settled,
+) -> rusqlite::Result<()> {
+    let Some(purchase) = &outcome.purchase else { return Ok(()) };
+    let said = Answer {
+        purchase,
+        kind: outcome.kind,
+        rejection: outcome.rejection.as_ref(),
+        picked: outcome.picked,
+        position,
+    };
+    // A cancel that came first ends the attempt's own request, too: the store will never run it.
+    if outcome.kind != Kind::PurchasePicked {
+        answer(connection, outcome, purchase.attempt.as_str(), position, now, settled)?;
+    }
+    if purchases::settle(connection, store, &said, now)? {
+        settled.push(purchase.purchase_id.to_string());
+    }
+    Ok(())
+}
+
+fn answer(
+    connection: &Connection,
+    outcome: &Outcome,
+    id: &str,
+    position: &Position,
+    now: Millis,
+    settled: &mut Settled,
+) -> rusqlite::Result<()> {
+    let status = match outcome.kind {
+        Kind::CommandRefused | Kind::PurchaseRejected => Status::Refused,
+        Kind::PurchaseExpired => Status::Expired,
+        _ => Status::Done,
+    };
+    if commands::settle(connection, id, status, outcome, position, now)? {
+        settled.push(id.to_owned());
+    }
+    Ok(())
+}
