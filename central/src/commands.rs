@@ -108,7 +108,9 @@ pub fn open_epoch(
     let wall = u64::try_from(now.0).unwrap_or(1);
     let epoch = wall.max(store.command_head.epoch + 1).max(beyond.saturating_add(1));
     store.command_head = Cursor { epoch, seq: 0, hash: Hash::ZERO };
-    connection.prepare_cached("update store set command_acked = 0 where store_id = ?1")?.execute([store.id.as_str()])?;
+    connection
+        .prepare_cached("update store set command_acked = 0 where store_id = ?1")?
+        .execute([store.id.as_str()])?;
     let opened = Command::Opened { for_epoch };
     log(connection, store, &format!("opened:{epoch}"), opened.kind(), opened.encode(), now)?;
     let unsettled: Vec<(String, String, String)> = connection
@@ -147,13 +149,14 @@ impl shared::link::Log for Log<'_> {
         if seq == self.head.seq {
             return Some(self.head.hash);
         }
-        let found = self.connection.prepare_cached("select hash from command where store_id = ?1 and epoch = ?2 and seq = ?3").and_then(
-            |mut statement| {
+        let found = self
+            .connection
+            .prepare_cached("select hash from command where store_id = ?1 and epoch = ?2 and seq = ?3")
+            .and_then(|mut statement| {
                 statement
                     .query_row(params![self.store.as_str(), self.head.epoch, seq], |row| row.get::<_, HashColumn>(0))
                     .optional()
-            },
-        );
+            });
         match found {
             Ok(hash) => hash.map(|hash| hash.0),
             Err(error) => {
@@ -322,4 +325,18 @@ pub fn is_asked(connection: &Connection, store: &StoreId, kind: &str, purchase: 
              and purchase_id = ?3)",
         )?
         .query_row(params![store.as_str(), kind, purchase.to_string()], |row| row.get(0))
+}
+
+/// Ends all open requests of a store that an operator has retired. Returns their ids.
+pub fn void(connection: &Connection, store: &StoreId, now: Millis) -> rusqlite::Result<Vec<String>> {
+    let ids: Vec<String> = connection
+        .prepare_cached("select command_id from request where store_id = ?1 and status = 'pending'")?
+        .query_map([store.as_str()], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    connection
+        .prepare_cached(
+            "update request set status = 'refused', settled_at = ?2 where store_id = ?1 and status = 'pending'",
+        )?
+        .execute(params![store.as_str(), now.0])?;
+    Ok(ids)
 }

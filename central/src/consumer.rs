@@ -131,10 +131,8 @@ impl Consumer {
         if !new.is_empty() {
             let now = Millis::now();
             let discovered = new.clone();
-            self.write(move |connection| {
-                discovered.iter().try_for_each(|id| stores::discover(connection, id, now))
-            })
-            .await?;
+            self.write(move |connection| discovered.iter().try_for_each(|id| stores::discover(connection, id, now)))
+                .await?;
             tracing::info!(stores = ?new.iter().map(StoreId::as_str).collect::<Vec<_>>(), "discovered");
             known = self.reader.scan(stores::all).await.map_err(fatal)?;
         }
@@ -156,11 +154,7 @@ impl Consumer {
     }
 
     /// Reads, applies, acknowledges. Returns the stores that have more to say.
-    async fn round(
-        &self,
-        connection: &mut MultiplexedConnection,
-        due: Vec<StoreId>,
-    ) -> Result<Vec<StoreId>, Failure> {
+    async fn round(&self, connection: &mut MultiplexedConnection, due: Vec<StoreId>) -> Result<Vec<StoreId>, Failure> {
         let count = (ENTRIES_A_ROUND / due.len().max(1)).clamp(64, 1_024);
         let ids = due.clone();
         let cursors: Vec<(StoreId, Cursor)> = self

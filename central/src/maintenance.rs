@@ -23,10 +23,8 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<()> {
          or (command.epoch = store.command_epoch and command.seq < store.command_acked)))",
         [now.0 - COMMANDS_MS],
     )?;
-    connection.execute(
-        "delete from request where status <> 'pending' and settled_at < ?1",
-        params![now.0 - COMMANDS_MS],
-    )?;
+    connection
+        .execute("delete from request where status <> 'pending' and settled_at < ?1", params![now.0 - COMMANDS_MS])?;
     Ok(())
 }
 

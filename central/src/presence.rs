@@ -172,9 +172,8 @@ impl Presence {
         if let Some(last) = &seen.beat
             && last.process != beat.process
         {
-            let back = seen
-                .other_process
-                .is_some_and(|(process, at)| process == beat.process && at.elapsed() < ALTERNATION);
+            let back =
+                seen.other_process.is_some_and(|(process, at)| process == beat.process && at.elapsed() < ALTERNATION);
             seen.two_agents |= back;
             seen.other_process = Some((last.process, Instant::now()));
         }

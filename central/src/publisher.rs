@@ -237,13 +237,7 @@ impl Publisher {
     }
 
     /// Stores the acknowledged place now and then: it only decides what may be pruned.
-    async fn remember(
-        &self,
-        store: &StoreId,
-        epoch: u64,
-        moved: Option<u64>,
-        acked: &mut Acked,
-    ) -> anyhow::Result<()> {
+    async fn remember(&self, store: &StoreId, epoch: u64, moved: Option<u64>, acked: &mut Acked) -> anyhow::Result<()> {
         acked.unsaved = moved.or(acked.unsaved);
         let now = Millis::now().0;
         let Some(seq) = acked.unsaved.filter(|_| now - acked.saved_at >= ACKED_EVERY_MS) else { return Ok(()) };

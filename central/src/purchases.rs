@@ -283,12 +283,7 @@ pub struct Answer<'a> {
 
 /// B3, B5, B6: applies the store's word, in the transaction that applies it to the view. Says whether the purchase has
 /// moved.
-pub fn settle(
-    connection: &Connection,
-    store: &mut Store,
-    answer: &Answer<'_>,
-    now: Millis,
-) -> rusqlite::Result<bool> {
+pub fn settle(connection: &Connection, store: &mut Store, answer: &Answer<'_>, now: Millis) -> rusqlite::Result<bool> {
     let Some(purchase) = find(connection, answer.purchase.purchase_id)? else {
         recreate(connection, store, answer)?;
         find_and_end(connection, answer, now)?;
@@ -325,12 +320,7 @@ pub fn settle(
 }
 
 /// B6: the store took units for a purchase that is settled otherwise: it shall give them back.
-fn give_back(
-    connection: &Connection,
-    store: &mut Store,
-    purchase: &PurchaseRef,
-    now: Millis,
-) -> rusqlite::Result<()> {
+fn give_back(connection: &Connection, store: &mut Store, purchase: &PurchaseRef, now: Millis) -> rusqlite::Result<()> {
     if commands::is_asked(connection, &store.id, "cancel", purchase.purchase_id)? {
         return Ok(());
     }

@@ -37,12 +37,7 @@ pub struct Applied {
 }
 
 /// Applies a batch of one store's stream, in the caller's transaction. A store that is not known yet gets a row.
-pub fn receive(
-    connection: &Connection,
-    id: &StoreId,
-    batch: &[Received],
-    now: Millis,
-) -> rusqlite::Result<Applied> {
+pub fn receive(connection: &Connection, id: &StoreId, batch: &[Received], now: Millis) -> rusqlite::Result<Applied> {
     let mut store = match stores::find(connection, id)? {
         Some(store) => store,
         None => {
@@ -51,8 +46,7 @@ pub fn receive(
         }
     };
     let commands_before = store.command_head;
-    let mut applied =
-        Applied { ack: store.ack(), entries: 0, settled: Vec::new(), stuck: None, has_commands: false };
+    let mut applied = Applied { ack: store.ack(), entries: 0, settled: Vec::new(), stuck: None, has_commands: false };
     let mut last_digest = None;
     for received in batch {
         let entry = match received {
@@ -133,12 +127,7 @@ fn apply(
 }
 
 /// L7: an epoch opens, or is refused; then the reason is returned.
-fn open(
-    connection: &Connection,
-    store: &mut Store,
-    entry: &Entry,
-    now: Millis,
-) -> rusqlite::Result<Option<String>> {
+fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) -> rusqlite::Result<Option<String>> {
     let Ok(Event::Opened { lineage }) = Event::decode(&entry.kind, &entry.body) else {
         return Ok(Some(format!("entry {}: its lineage cannot be read", entry.id)));
     };
@@ -242,13 +231,7 @@ pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> ru
 }
 
 /// L11: not understood, but in its place: the link goes on, the entry waits for someone who understands it.
-fn park(
-    connection: &Connection,
-    store: &mut Store,
-    entry: &Entry,
-    reason: &str,
-    now: Millis,
-) -> rusqlite::Result<()> {
+fn park(connection: &Connection, store: &mut Store, entry: &Entry, reason: &str, now: Millis) -> rusqlite::Result<()> {
     store.suspect = true;
     connection
         .prepare_cached(

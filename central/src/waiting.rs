@@ -29,8 +29,7 @@ impl Waiting {
     /// the look and the wait.
     pub fn register(&self, name: &str) -> Waiter {
         let mut names = self.names.lock();
-        let entry =
-            names.entry(name.to_owned()).or_insert_with(|| Entry { wake: Arc::new(Notify::new()), waiters: 0 });
+        let entry = names.entry(name.to_owned()).or_insert_with(|| Entry { wake: Arc::new(Notify::new()), waiters: 0 });
         entry.waiters += 1;
         Waiter { waiting: self.clone(), name: name.to_owned(), wake: entry.wake.clone() }
     }

@@ -19,9 +19,7 @@ fn check(text: &str) -> Result<(), Invalid> {
     if first && rest && bytes.len() <= 50 {
         Ok(())
     } else {
-        Err(Invalid(
-            "an id is 1 to 50 letters, digits, '.', '_' or '-', and begins with a letter or digit".into(),
-        ))
+        Err(Invalid("an id is 1 to 50 letters, digits, '.', '_' or '-', and begins with a letter or digit".into()))
     }
 }
 

@@ -149,7 +149,13 @@ mod tests {
         let ack = Ack { cursor: Cursor { epoch: 17, seq: 4, hash: Hash([7; 16]) }, fenced: 9 };
         assert_eq!(ack.to_string().parse::<Ack>(), Ok(ack));
         assert_eq!("0 0 00000000000000000000000000000000 0".parse::<Ack>(), Ok(Ack::default()));
-        for bad in ["", "1 2", "1 2 x 0", "+1 2 00000000000000000000000000000000 0", "0 0 00000000000000000000000000000000 0 1"] {
+        for bad in [
+            "",
+            "1 2",
+            "1 2 x 0",
+            "+1 2 00000000000000000000000000000000 0",
+            "0 0 00000000000000000000000000000000 0 1",
+        ] {
             assert!(bad.parse::<Ack>().is_err(), "{bad}");
         }
     }

@@ -90,12 +90,21 @@ enum Phase {
     /// Nothing known: read the ack.
     Starting,
     /// The receiver has not said anything yet (L3): read again later.
-    AckMissing { read_at: i64 },
+    AckMissing {
+        read_at: i64,
+    },
     /// The ack was judged, the stream is to be deleted.
-    Clearing { from: u64 },
+    Clearing {
+        from: u64,
+    },
     /// Publishing; everything up to here is in the stream, as far as we know.
-    Live { published: u64 },
-    Stopped { why: Stopped, read_at: i64 },
+    Live {
+        published: u64,
+    },
+    Stopped {
+        why: Stopped,
+        read_at: i64,
+    },
     NeedsEpoch,
 }
 
@@ -179,7 +188,11 @@ impl Sender {
         match self.phase {
             Phase::Starting => Step::ReadAck,
             Phase::AckMissing { read_at } | Phase::Stopped { read_at, .. } => {
-                if now - read_at >= self.tick_ms { Step::ReadAck } else { Step::Wait(Some(read_at + self.tick_ms)) }
+                if now - read_at >= self.tick_ms {
+                    Step::ReadAck
+                } else {
+                    Step::Wait(Some(read_at + self.tick_ms))
+                }
             }
             Phase::Clearing { .. } => Step::Clear,
             Phase::NeedsEpoch => Step::OpenEpoch,
@@ -194,8 +207,7 @@ impl Sender {
             let unacknowledged = published > self.acked;
             return Step::Wait(unacknowledged.then_some(self.last_round_at + self.tick_ms));
         }
-        let trim_below =
-            (self.acked != self.trimmed).then_some(EntryId { epoch: self.epoch, seq: self.acked + 1 });
+        let trim_below = (self.acked != self.trimmed).then_some(EntryId { epoch: self.epoch, seq: self.acked + 1 });
         let audit = add_to > self.acked && now - self.last_audit_at >= self.tick_ms;
         Step::Publish(Round { trim_below, add_from: published + 1, add_to, audit })
     }

@@ -119,9 +119,8 @@ pub async fn connect_blocking(client: &Client, block: Duration) -> RedisResult<M
 }
 
 async fn connect_for(client: &Client, response: Duration) -> RedisResult<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(response));
+    let config =
+        AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(Some(response));
     client.get_multiplexed_async_connection_with_config(&config).await
 }
 

@@ -14,7 +14,9 @@ pub use writer::{Abort, WriteError, Writer};
 
 /// Whether an error means that this process must stop and start again from disk, rather than that one request failed.
 pub fn is_fatal(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, OutOfMemory, ReadOnly, SystemIoFailure};
+    use rusqlite::ErrorCode::{
+        CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, OutOfMemory, ReadOnly, SystemIoFailure,
+    };
     matches!(
         error.sqlite_error_code(),
         Some(SystemIoFailure | DiskFull | DatabaseCorrupt | NotADatabase | ReadOnly | CannotOpen | OutOfMemory)

@@ -26,9 +26,7 @@ pub enum OpenError {
     #[error("{0} is in use by another process: stop that one first, one process a database file")]
     InUse(PathBuf),
     /// The file is not what it should be.
-    #[error(
-        "{path} is damaged: {report}. Keep the file for inspection and restore the database (docs/OPERATIONS.md)"
-    )]
+    #[error("{path} is damaged: {report}. Keep the file for inspection and restore the database (docs/OPERATIONS.md)")]
     Corrupt {
         /// Which file.
         path: PathBuf,
@@ -39,7 +37,9 @@ pub enum OpenError {
     #[error("{0} is a database of another program")]
     Foreign(PathBuf),
     /// Written by a newer version.
-    #[error("{path} was written by a newer version (schema {found}, this program knows up to {known}): upgrade this program")]
+    #[error(
+        "{path} was written by a newer version (schema {found}, this program knows up to {known}): upgrade this program"
+    )]
     Newer {
         /// Which file.
         path: PathBuf,
@@ -85,9 +85,8 @@ pub fn open(path: &Path, schema: Schema) -> Result<(Connection, FileLock), OpenE
     }
     let lock = lock(path)?;
     let mut connection = connect(path).map_err(|error| sort(path, error))?;
-    let report: String = connection
-        .pragma_query_value(None, "quick_check", |row| row.get(0))
-        .map_err(|error| sort(path, error))?;
+    let report: String =
+        connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(|error| sort(path, error))?;
     if report != "ok" {
         return Err(OpenError::Corrupt { path: path.into(), report });
     }
@@ -155,8 +154,7 @@ fn sort(path: &Path, error: rusqlite::Error) -> OpenError {
 
 fn migrate(connection: &mut Connection, schema: Schema, path: &Path) -> Result<(), OpenError> {
     let sqlite = |error| sort(path, error);
-    let application: i32 =
-        connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(sqlite)?;
+    let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(sqlite)?;
     let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sqlite)?;
     let known = schema.migrations.len();
     if application != schema.application_id && (application != 0 || found != 0) {

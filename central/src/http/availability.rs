@@ -1,0 +1,172 @@
+//! `GET /availability/{productId}`, `/availability`: where a product can be had.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use shared::domain::Item;
+use shared::http::{Code, Prefer, Problem, ProductPath, Query, Result};
+use shared::ids::{ProductId, StoreId};
+use shared::time::Millis;
+
+use super::views::{ItemView, LAG, value};
+use super::{App, Shared};
+use crate::items;
+use crate::stores::{self, Store};
+
+pub(super) fn router() -> Router<Arc<App>> {
+    Router::new().route("/availability", get(many)).route("/availability/{productId}", get(one))
+}
+
+/// Every store that has the product, without retired ones: its state, the item, and units on their way to being sold.
+pub(super) fn offers(
+    connection: &rusqlite::Connection,
+    product: &ProductId,
+) -> rusqlite::Result<Vec<(Store, Item, i64)>> {
+    let ids: Vec<StoreId> = connection
+        .prepare_cached("select store_id from item where product_id = ?1 order by store_id")?
+        .query_map([product.as_str()], |row| crate::database::parsed(row, 0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut offers = Vec::with_capacity(ids.len());
+    for id in ids {
+        let Some(store) = stores::find(connection, &id)?.filter(|store| !store.retired) else { continue };
+        let Some(item) = items::find(connection, &id, product)? else { continue };
+        let pending = items::pending(connection, &id, product)?;
+        offers.push((store, item, pending));
+    }
+    Ok(offers)
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StoreItem {
+    #[serde(flatten)]
+    item: ItemView,
+    lag_ms: i64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Availability {
+    product_id: ProductId,
+    name: String,
+    quantity: i64,
+    reserved: i64,
+    allotted: i64,
+    available: i64,
+    online_available: i64,
+    in_transit: i64,
+    stores: Vec<StoreItem>,
+    left_out: Vec<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Filter {
+    store_id: Option<StoreId>,
+    max_staleness_ms: Option<i64>,
+    min_position: Vec<String>,
+}
+
+/// `None`: no store has the product.
+fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Option<Availability>> {
+    let now = Millis::now();
+    let (offers, name) = app.reader.point(|connection| {
+        use rusqlite::OptionalExtension;
+        let name = connection
+            .prepare_cached("select name from product where product_id = ?1")?
+            .query_row([product.as_str()], |row| row.get(0))
+            .optional()?;
+        Ok((offers(connection, product)?, name.unwrap_or_default()))
+    })?;
+    let mut all = Availability {
+        product_id: product.clone(),
+        name,
+        quantity: 0,
+        reserved: 0,
+        allotted: 0,
+        available: 0,
+        online_available: 0,
+        in_transit: 0,
+        stores: Vec::new(),
+        left_out: Vec::new(),
+    };
+    for (store, item, pending) in offers {
+        if filter.store_id.as_ref().is_some_and(|wanted| *wanted != store.id) {
+            continue;
+        }
+        let view = ItemView::of(app, &store, product.clone(), &item, pending);
+        let age_ms = now.since(view.as_of);
+        if filter.max_staleness_ms.is_some_and(|most| age_ms > most) {
+            let reason = app.presence.judge_remembered(&store).err().map_or("stale", |why| why.as_str());
+            all.left_out.push(json!({"storeId": store.id, "reason": reason}));
+            continue;
+        }
+        all.quantity += item.quantity;
+        all.reserved += item.reserved;
+        all.allotted += item.allotted;
+        all.available += item.available();
+        all.online_available += view.online_available;
+        let lag_ms = app.presence.sight(&store.id).lag_ms;
+        all.stores.push(StoreItem { item: view, lag_ms });
+    }
+    Ok((!all.stores.is_empty() || !all.left_out.is_empty()).then_some(all))
+}
+
+fn checked(filter: &Filter) -> Result<()> {
+    if filter.max_staleness_ms.is_some_and(|most| most < 0) {
+        return Err(Problem::invalid("?maxStalenessMs", "a number of milliseconds, at least 0"));
+    }
+    Ok(())
+}
+
+async fn one(
+    State(app): Shared,
+    ProductPath(product): ProductPath,
+    prefer: Prefer,
+    Query(filter): Query<Filter>,
+) -> Result<Response> {
+    checked(&filter)?;
+    app.caught_up(&filter.min_position, &prefer).await?;
+    let Some(found) = gather(&app, &product, &filter)? else {
+        return Err(Problem::new(Code::UnknownProduct).with("productId", product.as_str()));
+    };
+    if found.stores.is_empty() {
+        return Err(Problem::new(Code::StoreUnavailable)
+            .detail("what is known of every store that has it is older than maxStalenessMs")
+            .with("reason", "offline")
+            .with("leftOut", found.left_out));
+    }
+    let lag = found.stores.iter().map(|store| store.lag_ms).max().unwrap_or(0);
+    Ok((StatusCode::OK, [(LAG, value(&lag.to_string()))], Json(found)).into_response())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Wanted {
+    product_id: Vec<String>,
+}
+
+async fn many(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Response> {
+    if !(1..=100).contains(&wanted.product_id.len()) {
+        return Err(Problem::invalid("?productId", "1 to 100 products are needed"));
+    }
+    let (mut found, mut unknown, mut lag) = (Vec::new(), Vec::new(), 0);
+    for text in &wanted.product_id {
+        let product = ProductId::parse(text).map_err(|error| Problem::invalid("?productId", error.to_string()))?;
+        match gather(&app, &product, &Filter::default())? {
+            Some(availability) => {
+                lag = lag.max(availability.stores.iter().map(|store| store.lag_ms).max().unwrap_or(0));
+                found.push(availability);
+            }
+            None => unknown.push(product),
+        }
+    }
+    let body = json!({"items": found, "nextCursor": null, "unknown": unknown});
+    Ok(([(LAG, value(&lag.to_string()))], Json(body)).into_response())
+}

@@ -1,0 +1,233 @@
+//! Reading the view: `GET /inventory`, `/inventory/{storeId}`, `/inventory/{storeId}/{productId}`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use rusqlite::ToSql;
+use serde::Deserialize;
+use shared::http::{
+    Code, Etags, ItemPath, List, Page, Prefer, Problem, Query, Result, StorePath, encode_cursor, not_modified,
+};
+use shared::ids::{ProductId, StoreId};
+use shared::wire::Position;
+
+use super::views::{ItemView, LAG, value};
+use super::{App, Shared};
+use crate::database::parsed;
+use crate::items;
+use crate::stores::{self, Store};
+
+pub(super) fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route("/inventory", get(all))
+        .route("/inventory/{storeId}", get(of_store))
+        .route("/inventory/{storeId}/{productId}", get(one))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Filter {
+    store_id: Option<StoreId>,
+    product_id: Option<ProductId>,
+    q: Option<String>,
+    page: Option<i64>,
+    size: Option<i64>,
+    cursor: Option<String>,
+    discontinued: Option<bool>,
+    retired: Option<bool>,
+    min_position: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Positions {
+    min_position: Vec<String>,
+}
+
+async fn all(State(app): Shared, prefer: Prefer, Query(filter): Query<Filter>) -> Result<Response> {
+    list(app, prefer, filter).await
+}
+
+async fn of_store(
+    State(app): Shared,
+    StorePath(store): StorePath,
+    prefer: Prefer,
+    Query(mut filter): Query<Filter>,
+) -> Result<Response> {
+    if filter.store_id.is_some() {
+        return Err(Problem::invalid("?storeId", "the path names the store"));
+    }
+    app.known(&store)?;
+    filter.store_id = Some(store);
+    filter.retired = Some(true);
+    list(app, prefer, filter).await
+}
+
+async fn list(app: Arc<App>, prefer: Prefer, filter: Filter) -> Result<Response> {
+    let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 2)?;
+    if filter.q.as_ref().is_some_and(|q| !(2..=100).contains(&q.chars().count())) {
+        return Err(Problem::invalid("?q", "q is 2 to 100 characters"));
+    }
+    app.caught_up(&filter.min_position, &prefer).await?;
+    let (stores, rows) = app
+        .reader
+        .scan({
+            let page = page.clone();
+            move |connection| {
+                let stores: HashMap<StoreId, Store> =
+                    stores::all(connection)?.into_iter().map(|store| (store.id.clone(), store)).collect();
+                Ok((stores, select(connection, &filter, &page)?))
+            }
+        })
+        .await?;
+    let mut lag_ms = 0;
+    let views = rows
+        .into_iter()
+        .filter_map(|(store, product, item, pending)| {
+            let store = stores.get(&store)?;
+            lag_ms = lag_ms.max(app.presence.sight(&store.id).lag_ms);
+            Some(ItemView::of(&app, store, product, &item, pending))
+        })
+        .collect();
+    let list =
+        List::cut(views, &page, |item: &ItemView| encode_cursor(&[item.store_id.as_str(), item.product_id.as_str()]));
+    Ok(([(LAG, value(&lag_ms.to_string()))], Json(list)).into_response())
+}
+
+type Row = (StoreId, ProductId, shared::domain::Item, i64);
+
+fn select(connection: &rusqlite::Connection, filter: &Filter, page: &Page) -> rusqlite::Result<Vec<Row>> {
+    let mut sql = format!(
+        "select item.store_id, item.product_id, {}, (select coalesce(sum(purchase.quantity), 0) from purchase \
+         where purchase.store_id = item.store_id and purchase.product_id = item.product_id \
+         and purchase.status = 'pending') from item join store using (store_id) where true",
+        items::COLUMNS
+    );
+    let mut values: Vec<Box<dyn ToSql>> = Vec::new();
+    let mut and = |condition: &str, given: Vec<Box<dyn ToSql>>| {
+        sql.push_str(" and ");
+        sql.push_str(condition);
+        values.extend(given);
+    };
+    if let Some(store) = &filter.store_id {
+        and("item.store_id = ?", vec![Box::new(store.to_string())]);
+    }
+    if let Some(product) = &filter.product_id {
+        and("item.product_id = ?", vec![Box::new(product.to_string())]);
+    }
+    if let Some(q) = &filter.q {
+        let pattern = format!("%{}%", q.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_"));
+        and(
+            "(item.product_id like ? escape '\\' or item.name like ? escape '\\')",
+            vec![Box::new(pattern.clone()), Box::new(pattern)],
+        );
+    }
+    if filter.discontinued != Some(true) {
+        and("(item.discontinued = 0 or item.quantity > 0)", vec![]);
+    }
+    if filter.retired != Some(true) {
+        and("store.retired = 0", vec![]);
+    }
+    if let Some(after) = &page.after {
+        let key: Vec<Box<dyn ToSql>> = after.iter().map(|part| Box::new(part.clone()) as Box<dyn ToSql>).collect();
+        and("(item.store_id, item.product_id) > (?, ?)", key);
+    }
+    sql.push_str(&format!(" order by item.store_id, item.product_id limit {} offset {}", page.limit(), page.offset));
+    connection
+        .prepare_cached(&sql)?
+        .query_map(rusqlite::params_from_iter(values), |row| {
+            Ok((parsed(row, 0)?, parsed(row, 1)?, items::read_item(row, 2)?, row.get(12)?))
+        })?
+        .collect()
+}
+
+async fn one(
+    State(app): Shared,
+    ItemPath { store_id, product_id }: ItemPath,
+    prefer: Prefer,
+    etags: Etags,
+    Query(positions): Query<Positions>,
+) -> Result<Response> {
+    app.caught_up(&positions.min_position, &prefer).await?;
+    let found = app.reader.point(|connection| {
+        let Some(store) = stores::find(connection, &store_id)? else { return Ok(None) };
+        let item = items::find(connection, &store_id, &product_id)?;
+        let pending = items::pending(connection, &store_id, &product_id)?;
+        Ok(Some((store, item, pending)))
+    })?;
+    let Some((store, item, pending)) = found else {
+        return Err(app.known(&store_id).err().unwrap_or_else(|| Problem::new(Code::UnknownStore)));
+    };
+    let Some(item) = item else { return Err(app.unknown_product(&store, &product_id)) };
+    let lag = (LAG, value(&app.presence.sight(&store_id).lag_ms.to_string()));
+    let view = ItemView::of(&app, &store, product_id, &item, pending);
+    let etag = view.etag(store.cursor.epoch);
+    let headers = [lag, (header::ETAG, value(&etag))];
+    if not_modified(&etags, &etag) {
+        return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
+    }
+    Ok((headers, Json(view)).into_response())
+}
+
+impl App {
+    /// 404, or 503 while what the store has is not known in full.
+    pub(super) fn unknown_product(&self, store: &Store, product: &ProductId) -> Problem {
+        if store.opening || !store.complete {
+            return Problem::new(Code::NotCaughtUp).detail("the store's state has not arrived in full");
+        }
+        let other: rusqlite::Result<Option<String>> = self.reader.point(|connection| {
+            use rusqlite::OptionalExtension;
+            connection
+                .prepare_cached(
+                    "select product_id from item where store_id = ?1 and lower(product_id) = lower(?2) limit 1",
+                )?
+                .query_row([store.id.as_str(), product.as_str()], |row| row.get(0))
+                .optional()
+        });
+        let problem = Problem::new(Code::UnknownProduct)
+            .detail(format!("{} has no product {product}", store.id))
+            .with("storeId", store.id.as_str())
+            .with("productId", product.as_str());
+        match other {
+            Ok(Some(other)) => problem.with("didYouMean", other),
+            _ => problem,
+        }
+    }
+
+    /// Waits until the view has reached all these positions.
+    pub(super) async fn caught_up(&self, positions: &[String], prefer: &Prefer) -> Result<()> {
+        if positions.is_empty() {
+            return Ok(());
+        }
+        let wanted = positions
+            .iter()
+            .map(|text| text.parse().map_err(|_| Problem::invalid("?minPosition", "not a store's position")))
+            .collect::<Result<Vec<Position>>>()?;
+        let mut applied = self.waiting.watch_applied();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(prefer.wait_seconds);
+        loop {
+            applied.borrow_and_update();
+            let reached = self.reader.point(|connection| {
+                for position in &wanted {
+                    let store = stores::find(connection, &position.store)?;
+                    if !store.is_some_and(|store| !store.opening && store.cursor.id() >= position.at) {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            })?;
+            if reached {
+                return Ok(());
+            }
+            if !matches!(tokio::time::timeout_at(deadline, applied.changed()).await, Ok(Ok(()))) {
+                return Err(Problem::new(Code::NotCaughtUp));
+            }
+        }
+    }
+}

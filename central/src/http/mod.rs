@@ -1,0 +1,121 @@
+//! Central's REST API; `docs/API.md` is its specification. One file a resource.
+
+mod availability;
+mod commands;
+mod dead_letters;
+mod events;
+mod idempotency;
+mod inventory;
+mod item_commands;
+mod meta;
+mod products;
+mod purchases;
+mod stores;
+mod views;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use shared::http::{Edge, Problem};
+use shared::ids::StoreId;
+use shared::redis::Keys;
+use shared::sqlite::{Reader, Writer};
+
+use crate::presence::{Look, Presence, Unavailable};
+use crate::publisher::Wakes;
+use crate::redis_link::RedisLink;
+use crate::stores::Store;
+use crate::waiting::Waiting;
+
+/// What handlers use.
+pub struct App {
+    /// Reads the view.
+    pub reader: Reader,
+    /// Records purchases and commands.
+    pub writer: Writer,
+    /// Asks for heartbeats.
+    pub redis: RedisLink,
+    /// How keys are named.
+    pub keys: Keys,
+    /// Who is there.
+    pub presence: Presence,
+    /// Says when something is settled.
+    pub waiting: Waiting,
+    /// Wakes command senders.
+    pub wakes: Wakes,
+    /// When this process started.
+    pub started_at: Instant,
+    /// Whether the database knew a store when this process started.
+    pub had_view: bool,
+}
+
+type Shared = axum::extract::State<Arc<App>>;
+
+/// All routes, with the edge around them.
+pub fn router(app: Arc<App>, edge: Edge) -> Router {
+    let routes = Router::new()
+        .merge(meta::router())
+        .merge(inventory::router())
+        .merge(item_commands::router())
+        .merge(availability::router())
+        .merge(products::router())
+        .merge(purchases::router())
+        .merge(commands::router())
+        .merge(stores::router())
+        .merge(events::router())
+        .merge(idempotency::router())
+        .merge(dead_letters::router())
+        .with_state(app);
+    shared::http::finish(routes, edge)
+}
+
+impl App {
+    /// A store that may be asked for something, or the reason why not, in the order of API rule 9.
+    async fn reachable(&self, id: &StoreId) -> Result<(Store, Look), Problem> {
+        let store = self.known(id)?;
+        if store.retired {
+            return Err(Problem::new(shared::http::Code::StoreRetired).with("storeId", id.as_str()));
+        }
+        let (number, mut connection) =
+            self.redis.get().await.map_err(|_| self.unavailable(id, Unavailable::Redis, None))?;
+        let look = match Presence::look(&mut connection, &self.keys, id).await {
+            Ok(look) => look,
+            Err(error) => {
+                tracing::debug!(%error, "a heartbeat cannot be read");
+                self.redis.broken(number).await;
+                return Err(self.unavailable(id, Unavailable::Redis, None));
+            }
+        };
+        self.presence.note(id, &look);
+        match self.presence.judge(&store, &look) {
+            Ok(()) => Ok((store, look)),
+            Err(why) => Err(self.unavailable(id, why, look.beat.is_some().then_some(look.age_ms))),
+        }
+    }
+
+    /// A store that central has heard of.
+    fn known(&self, id: &StoreId) -> Result<Store, Problem> {
+        use shared::http::Code;
+        if let Some(store) = self.reader.point(|connection| crate::stores::find(connection, id))? {
+            return Ok(store);
+        }
+        if !self.presence.has_swept() && !self.had_view {
+            return Err(self.unavailable(id, Unavailable::Starting, None));
+        }
+        let mut problem = Problem::new(Code::UnknownStore).with("storeId", id.as_str());
+        if let Some(other) = self.reader.point(|connection| crate::stores::other_case(connection, id))? {
+            problem = problem.with("didYouMean", other.as_str());
+        }
+        Err(problem)
+    }
+
+    fn unavailable(&self, id: &StoreId, why: Unavailable, age_ms: Option<i64>) -> Problem {
+        let age = age_ms.or_else(|| self.presence.sight(id).beat_age_ms);
+        Problem::new(shared::http::Code::StoreUnavailable)
+            .detail(format!("the store gets nothing from here at present: {}", why.as_str()))
+            .with("storeId", id.as_str())
+            .with("reason", why.as_str())
+            .with("lastBeatAgeMs", age)
+    }
+}

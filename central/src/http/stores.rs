@@ -1,0 +1,306 @@
+//! Stores: what is known of each, and what operators decide.
+
+use std::sync::Arc;
+
+use axum::body::Body as HttpBody;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::http::{Body, Code, Problem, Query, Result, StorePath, Write};
+use shared::ids::StoreId;
+use shared::sqlite::Abort;
+use shared::time::Millis;
+
+use super::idempotency::{key_of, known};
+use super::{App, Shared};
+use crate::idempotency::{self, Effect};
+use crate::presence::{Presence, Unavailable};
+use crate::stores::{self, Store};
+use crate::{commands, items, purchases, view};
+
+/// A cursor that stands still for so long under a fresh heartbeat is an alarm, ms (L11).
+const STUCK_MS: i64 = 60_000;
+
+pub(super) fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route("/stores", get(list))
+        .route("/stores/{storeId}", get(one).patch(change))
+        .route("/stores/{storeId}/snapshot", get(snapshot))
+        .route("/stores/{storeId}/adopt", post(adopt))
+        .route("/stores/{storeId}/resync", post(resync))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Filter {
+    status: Option<String>,
+}
+
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<Value>> {
+    let rows = app
+        .reader
+        .scan(|connection| {
+            let all = stores::all(connection)?;
+            all.into_iter()
+                .map(|store| Ok((open_purchases(connection, &store.id)?, store)))
+                .collect::<rusqlite::Result<Vec<_>>>()
+        })
+        .await?;
+    let same_but_case = |store: &Store| {
+        rows.iter().any(|(_, other)| other.id != store.id && other.id.as_str().eq_ignore_ascii_case(store.id.as_str()))
+    };
+    let items: Vec<Value> = rows
+        .iter()
+        .map(|(open, store)| app.store_view(store, *open, same_but_case(store)))
+        .filter(|view| filter.status.as_ref().is_none_or(|wanted| view["status"] == *wanted))
+        .collect();
+    Ok(Json(json!({"items": items, "nextCursor": null})))
+}
+
+async fn one(State(app): Shared, StorePath(id): StorePath) -> Result<Json<Value>> {
+    let store = app.known(&id)?;
+    app.said(&store).map(Json)
+}
+
+fn open_purchases(connection: &rusqlite::Connection, store: &StoreId) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("select count(*) from purchase where store_id = ?1 and status = 'pending'")?
+        .query_row([store.as_str()], |row| row.get(0))
+}
+
+impl App {
+    fn said(&self, store: &Store) -> Result<Value> {
+        let (open, other) = self.reader.point(|connection| {
+            Ok((open_purchases(connection, &store.id)?, stores::other_case(connection, &store.id)?))
+        })?;
+        Ok(self.store_view(store, open, other.is_some()))
+    }
+
+    fn store_view(&self, store: &Store, open: i64, same_but_case: bool) -> Value {
+        let sight = self.presence.sight(&store.id);
+        let judged = self.presence.judge_remembered(store);
+        let status = match judged {
+            _ if store.retired => "retired",
+            _ if store.fenced != 0 && sight.beat.as_ref().is_none_or(|beat| beat.epoch == store.fenced) => "fenced",
+            _ if sight.quarantined.is_some() || sight.commands_stopped => "quarantined",
+            Err(Unavailable::NeverSeen) => "new",
+            Err(Unavailable::Fenced) => "fenced",
+            Err(Unavailable::Quarantined) => "quarantined",
+            Err(Unavailable::CatchingUp) => "catching_up",
+            Err(Unavailable::Offline | Unavailable::Redis | Unavailable::Starting) => "offline",
+            Err(Unavailable::Paused) => "paused",
+            Ok(()) if store.suspect => "suspect",
+            Ok(()) => "online",
+        };
+        let mut warnings = Vec::new();
+        if sight.two_agents {
+            warnings.push("two agents run under this id: stop one".to_owned());
+        }
+        if same_but_case {
+            warnings.push("another store's id differs in case only".to_owned());
+        }
+        if let Some((why, for_ms)) = &sight.stuck
+            && *for_ms >= STUCK_MS
+        {
+            warnings.push(format!("its stream has stood still for {} s: {why}", for_ms / 1_000));
+        }
+        if let Some(why) = &sight.quarantined {
+            warnings.push(why.clone());
+        }
+        let claims: Vec<Value> = (store.fenced != 0).then(|| json!({"epoch": store.fenced})).into_iter().collect();
+        let beat = sight.beat.as_ref();
+        json!({
+            "storeId": store.id,
+            "status": status,
+            "onlineSale": store.online_sale,
+            "lastBeatAgeMs": sight.beat_age_ms,
+            "lagMs": sight.lag_ms,
+            "backlog": beat.map(|beat| beat.backlog),
+            "oldestUnsentMs": beat.map(|beat| beat.oldest_unsent_ms),
+            "epoch": store.cursor.epoch,
+            "head": beat.map_or(store.cursor.seq, |beat| {
+                if beat.epoch == store.cursor.epoch { beat.head.max(store.cursor.seq) } else { beat.head }
+            }),
+            "applied": store.cursor.seq,
+            "asOf": super::views::as_of(self, store),
+            "digest": store.digest_state.as_str(),
+            "digestValue": store.digest.to_string(),
+            "openPurchases": open,
+            "agentVersion": beat.map(|beat| beat.version.clone()),
+            "claims": claims,
+            "warnings": warnings,
+        })
+    }
+
+    /// Whether its heartbeat is fresh, by Redis, now.
+    async fn is_beating(&self, store: &Store) -> Result<bool> {
+        let unavailable = || self.unavailable(&store.id, Unavailable::Redis, None);
+        let (number, mut connection) = self.redis.get().await.map_err(|_| unavailable())?;
+        match Presence::look(&mut connection, &self.keys, &store.id).await {
+            Ok(look) => {
+                self.presence.note(&store.id, &look);
+                Ok(look.beat.is_some() && self.presence.judge(store, &look) != Err(Unavailable::Offline))
+            }
+            Err(_) => {
+                self.redis.broken(number).await;
+                Err(unavailable())
+            }
+        }
+    }
+
+    /// Changes a store in one transaction and answers with it.
+    async fn operate(
+        &self,
+        id: &StoreId,
+        write: Write,
+        json: Value,
+        status: StatusCode,
+        change: impl FnOnce(&rusqlite::Connection, &mut Store) -> std::result::Result<Vec<String>, Abort<Problem>>
+        + Send
+        + 'static,
+    ) -> Result<Response> {
+        let key = key_of(&write, &json);
+        let (wakes, store_id) = (self.wakes.clone(), id.clone());
+        let now = Millis::now();
+        let (settled, replayed) = self
+            .writer
+            .write(move |connection| {
+                if known(connection, key.as_ref())?.is_some() {
+                    return Ok((Vec::new(), true));
+                }
+                let found = stores::find(connection, &store_id)?;
+                let mut store = found.ok_or_else(|| Abort::Refused(Problem::new(Code::UnknownStore)))?;
+                let settled = change(connection, &mut store)?;
+                store.save(connection)?;
+                if let Some(key) = &key {
+                    idempotency::bind(connection, key, Effect::Store, store_id.as_str(), now)?;
+                }
+                wakes.mark(&store_id);
+                Ok::<_, Abort<Problem>>((settled, false))
+            })
+            .await??;
+        self.waiting.settled(&settled);
+        let mut response = (status, Json(self.said(&self.known(id)?)?)).into_response();
+        if replayed {
+            response.headers_mut().insert("idempotency-replayed", super::views::value("true"));
+        }
+        Ok(response)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Change {
+    online_sale: Option<bool>,
+    retired: Option<bool>,
+}
+
+async fn change(
+    State(app): Shared,
+    StorePath(id): StorePath,
+    write: Write,
+    Body { value, json }: Body<Change>,
+) -> Result<Response> {
+    if value.online_sale.is_none() && value.retired.is_none() {
+        return Err(Problem::invalid("", "one of onlineSale and retired is needed"));
+    }
+    if value.retired == Some(false) {
+        return Err(Problem::invalid("/retired", "a retired store comes back by POST /stores/{storeId}/adopt"));
+    }
+    let store = app.known(&id)?;
+    if value.retired == Some(true) && !store.retired && app.is_beating(&store).await? {
+        return Err(Problem::new(Code::StoreOnline).with("storeId", id.as_str()));
+    }
+    let now = Millis::now();
+    app.operate(&id, write, json, StatusCode::OK, move |connection, store| {
+        store.online_sale = value.online_sale.unwrap_or(store.online_sale);
+        if value.retired == Some(true) && !store.retired {
+            return retire(connection, store, now).map_err(Abort::Database);
+        }
+        Ok(Vec::new())
+    })
+    .await
+}
+
+/// Ends everything that is open with a store that never returns, and refuses it until it is adopted (API rule 19).
+fn retire(connection: &rusqlite::Connection, store: &mut Store, now: Millis) -> rusqlite::Result<Vec<String>> {
+    let mut settled = purchases::void(connection, &store.id, now)?;
+    settled.extend(commands::void(connection, &store.id, now)?);
+    items::count_store(connection, &store.id, false)?;
+    store.retired = true;
+    store.fenced = store.cursor.epoch;
+    Ok(settled)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Adopt {
+    epoch: u64,
+}
+
+/// Takes back a retired store, or lets a refused epoch open after all.
+async fn adopt(
+    State(app): Shared,
+    StorePath(id): StorePath,
+    write: Write,
+    Body { value, json }: Body<Adopt>,
+) -> Result<Response> {
+    app.known(&id)?;
+    app.operate(&id, write, json, StatusCode::ACCEPTED, move |connection, store| {
+        if store.fenced != value.epoch || value.epoch == 0 {
+            return Err(Abort::Refused(Problem::new(Code::UnknownClaim).with("storeId", store.id.as_str())));
+        }
+        store.fenced = 0;
+        if value.epoch == store.cursor.epoch {
+            if store.retired {
+                items::count_store(connection, &store.id, true)?;
+            }
+            store.retired = false;
+        } else {
+            store.adopt = Some(value.epoch);
+        }
+        Ok(Vec::new())
+    })
+    .await
+}
+
+/// Asks the store for its whole state.
+async fn resync(State(app): Shared, StorePath(id): StorePath, write: Write) -> Result<Response> {
+    app.known(&id)?;
+    let now = Millis::now();
+    app.operate(&id, write, Value::Null, StatusCode::ACCEPTED, move |connection, store| {
+        // An operator need not wait for the minute to be over.
+        store.resync_at = None;
+        view::ask_resync(connection, store, now)?;
+        Ok(Vec::new())
+    })
+    .await
+}
+
+/// The view's copy of a store, one JSON object a line.
+async fn snapshot(State(app): Shared, StorePath(id): StorePath) -> Result<Response> {
+    app.known(&id)?;
+    let text = app
+        .reader
+        .scan(move |connection| {
+            let store = stores::find(connection, &id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+            let mut text = json!({
+                "storeId": store.id,
+                "position": format!("{}:{}", store.id, store.state.id()),
+                "digest": store.digest.to_string(),
+            })
+            .to_string();
+            for (product, item) in items::of_store(connection, &id)? {
+                text.push('\n');
+                text.push_str(&json!({"productId": product, "item": item}).to_string());
+            }
+            text.push('\n');
+            Ok(text)
+        })
+        .await?;
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], HttpBody::from(text)).into_response())
+}

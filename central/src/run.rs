@@ -1,0 +1,76 @@
+//! Wiring: what central is made of, and how its parts hold on to each other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use shared::daemon::Tasks;
+use shared::http::Edge;
+use shared::redis::Keys;
+use shared::sqlite::{Reader, Writer};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Serve;
+use crate::consumer::Consumer;
+use crate::database::SCHEMA;
+use crate::http::{App, router};
+use crate::presence::Presence;
+use crate::publisher::{Publisher, Wakes};
+use crate::redis_link::RedisLink;
+use crate::waiting::Waiting;
+use crate::{maintenance, stores};
+
+/// Serves until `stop`, or until a part fails: then an error says which.
+pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    let (connection, _lock) = shared::sqlite::open(&config.database_path, SCHEMA)?;
+    let had_view = !stores::all(&connection)?.is_empty();
+    let wakes = Wakes::default();
+    let committed = wakes.clone();
+    let (writer, writer_ended) = Writer::start(connection, move || committed.committed());
+    let reader = Reader::new(&config.database_path);
+    let client = shared::redis::client(&config.redis_url).context("REDIS_URL is not an address of Redis")?;
+    let keys = Keys::new(&config.key_prefix);
+    let presence = Presence::new(Duration::from_millis(config.heartbeat_max_age_ms));
+    let waiting = Waiting::default();
+    let app = App {
+        reader: reader.clone(),
+        writer: writer.clone(),
+        redis: RedisLink::new(client.clone()),
+        keys: keys.clone(),
+        presence: presence.clone(),
+        waiting: waiting.clone(),
+        wakes: wakes.clone(),
+        started_at: Instant::now(),
+        had_view,
+    };
+    let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts };
+    let consumer = Consumer {
+        client: client.clone(),
+        keys: keys.clone(),
+        writer: writer.clone(),
+        reader: reader.clone(),
+        presence: presence.clone(),
+        waiting,
+        wakes: wakes.clone(),
+        sweep_every: Duration::from_millis(config.sweep_interval_ms),
+    };
+    let publisher = Publisher { redis: RedisLink::new(client), keys, writer: writer.clone(), reader, presence, wakes };
+
+    let address = listener.local_addr()?;
+    if !address.ip().is_loopback() {
+        tracing::warn!("anyone who reaches {address} may write here: there are no tokens");
+    }
+    tracing::info!("listening on http://{address}");
+    let mut tasks = Tasks::new(stop.clone());
+    let served = stop.clone();
+    tasks.add("http", async move { Ok(shared::http::serve(listener, router(Arc::new(app), edge), served).await?) });
+    tasks.add("consumer", consumer.run(stop.clone()));
+    tasks.add("publisher", publisher.run(stop.clone()));
+    tasks.add("maintenance", maintenance::run(writer, stop));
+    tasks.add("writer", async move {
+        // It ends when the last handle to it is gone, which is after every other task.
+        writer_ended.await.context("the writer panicked")?.context("the database failed")
+    });
+    tasks.run().await
+}

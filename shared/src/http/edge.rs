@@ -1,0 +1,307 @@
+//! The edge around every route: who may ask, how long it may take, what every answer carries. One pass, so that a
+//! point read stays cheap.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::Router;
+use axum::serve::ListenerExt;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+
+use super::problem::Pending;
+use super::{Code, Problem};
+
+/// Requests at work at once; more are told to come back.
+const IN_FLIGHT: usize = 1_024;
+/// Longest that a request may take: the longest wait for a store and some.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
+/// How long connections may take to finish once the server is told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Whom the server serves beyond its own host.
+#[derive(Debug, Clone, Default)]
+pub struct Edge {
+    /// Origins whose pages may use the API.
+    pub cors_origins: Vec<String>,
+    /// Host names, besides IP addresses and `localhost`.
+    pub allowed_hosts: Vec<String>,
+}
+
+struct Context {
+    edge: Edge,
+    in_flight: Semaphore,
+}
+
+/// The trace of a request.
+#[derive(Debug, Clone)]
+pub(super) struct Trace {
+    id: String,
+}
+
+impl Trace {
+    fn of(headers: &HeaderMap) -> Self {
+        let sent = headers.get("traceparent").and_then(|value| trace_id(value.to_str().ok()?));
+        Self { id: sent.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string()) }
+    }
+
+    /// W3C trace context of this server's part.
+    pub(super) fn parent(&self) -> String {
+        let span = uuid::Uuid::new_v4().as_u64_pair().0;
+        format!("00-{}-{span:016x}-01", self.id)
+    }
+}
+
+/// The trace id of a valid `traceparent`.
+pub(super) fn trace_id(text: &str) -> Option<String> {
+    let mut parts = text.split('-');
+    let (version, id, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, length: usize| {
+        text.len() == length && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let some = |text: &str| text.bytes().any(|b| b != b'0');
+    let valid = hex(version, 2) && hex(id, 32) && hex(span, 16) && hex(flags, 2) && some(id) && some(span);
+    (valid && version != "ff").then(|| id.to_owned())
+}
+
+/// Serves the routes at the root and under `/v1`, with the edge around them.
+pub fn finish(routes: Router, edge: Edge) -> Router {
+    let context = Arc::new(Context { edge, in_flight: Semaphore::new(IN_FLIGHT) });
+    let worth_it = SizeAbove::new(1_024).and(NotForContentType::new("text/event-stream"));
+    Router::new()
+        .nest("/v1", routes.clone())
+        .merge(routes)
+        .fallback(|| async { Problem::new(Code::UnknownRoute) })
+        .method_not_allowed_fallback(|| async { Problem::new(Code::MethodNotAllowed) })
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+            Problem::internal("a handler panicked").into_response()
+        }))
+        .layer(axum::middleware::from_fn_with_state(context, around))
+        .layer(CompressionLayer::new().compress_when(worth_it))
+}
+
+async fn around(State(context): State<Arc<Context>>, mut request: Request, next: Next) -> Response {
+    let trace = Trace::of(request.headers());
+    let path = request.uri().path().to_owned();
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let cors = origin.filter(|origin| context.edge.cors_origins.iter().any(|allowed| allowed.as_bytes() == origin));
+    let preflight = request.method() == Method::OPTIONS;
+    request.extensions_mut().insert(trace.clone());
+    let mut response = match admit(&context.edge, &request) {
+        Err(problem) => problem.into_response(),
+        Ok(()) => limited(&context, &path, request, next).await,
+    };
+    if preflight && response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        response = allowed_methods(&response);
+    }
+    complete(&mut response, &path, &trace);
+    if let Some(origin) = cors {
+        allow_origin(response.headers_mut(), origin, preflight);
+    }
+    response
+}
+
+/// DNS rebinding and foreign pages.
+fn admit(edge: &Edge, request: &Request) -> Result<(), Problem> {
+    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
+    if let Some(host) = host {
+        let name = host_name(host);
+        let known = name.parse::<IpAddr>().is_ok()
+            || name.eq_ignore_ascii_case("localhost")
+            || edge.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name));
+        if !known {
+            let detail = format!("the host {name:?} is not one of this server's: see ALLOWED_HOSTS");
+            return Err(Problem::new(Code::Forbidden).detail(detail));
+        }
+    }
+    let reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    let Some(origin) = request.headers().get(header::ORIGIN).filter(|_| !reads) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    let own = host.is_some_and(|host| {
+        origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")).is_some_and(|rest| rest == host)
+    });
+    if own || edge.cors_origins.iter().any(|allowed| allowed == origin) {
+        return Ok(());
+    }
+    Err(Problem::new(Code::Forbidden).detail(format!("pages of {origin:?} may not write here: see CORS_ORIGINS")))
+}
+
+/// The name or address without the port; IPv6 addresses stand in brackets.
+fn host_name(host: &str) -> &str {
+    if let Some(rest) = host.strip_prefix('[') {
+        return rest.split(']').next().unwrap_or(rest);
+    }
+    host.rsplit_once(':').map_or(host, |(name, _)| name)
+}
+
+async fn limited(context: &Context, path: &str, request: Request, next: Next) -> Response {
+    let bare = path.strip_prefix("/v1").unwrap_or(path);
+    if matches!(bare, "/health" | "/ready") {
+        return next.run(request).await;
+    }
+    let Ok(_permit) = context.in_flight.try_acquire() else {
+        return Problem::new(Code::Overloaded).detail("too many requests at once").into_response();
+    };
+    if matches!(bare, "/import" | "/export") || bare.ends_with("/snapshot") {
+        return next.run(request).await;
+    }
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(Code::Overloaded).detail("the request took too long").into_response(),
+    }
+}
+
+fn allowed_methods(refused: &Response) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    if let Some(allow) = refused.headers().get(header::ALLOW) {
+        response.headers_mut().insert(header::ALLOW, allow.clone());
+    }
+    response
+}
+
+/// What every answer carries; a problem gets its instance and trace id and becomes a body.
+fn complete(response: &mut Response, path: &str, trace: &Trace) {
+    if let Some(Pending(mut map)) = response.extensions_mut().remove::<Pending>() {
+        map.insert("instance".into(), path.into());
+        map.insert("traceId".into(), trace.id.clone().into());
+        let body = serde_json::Value::Object(map).to_string();
+        response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
+        *response.body_mut() = Body::from(body);
+        let problem = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, problem);
+    }
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&trace.id) {
+        headers.insert("x-trace-id", id);
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+}
+
+fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue, preflight: bool) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    let exposed = "ETag, Location, Retry-After, Shelf-Position, X-Projection-Lag-ms, X-Trace-Id, Idempotency-Replayed";
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed));
+    if preflight {
+        let methods = headers.get(header::ALLOW).cloned();
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            methods.unwrap_or(HeaderValue::from_static("GET, POST, PUT, PATCH")),
+        );
+        let allowed = "content-type, idempotency-key, if-match, if-none-match, prefer, shelf-actor, traceparent";
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
+    }
+}
+
+/// Serves until `stop`, then lets requests at work finish for a few seconds.
+pub async fn serve(listener: tokio::net::TcpListener, router: Router, stop: CancellationToken) -> std::io::Result<()> {
+    let listener = listener.tap_io(|stream| {
+        // Without it an answer may wait for the client's delayed ack; a socket that is gone already does not care.
+        let _ = stream.set_nodelay(true);
+    });
+    let deadline = {
+        let stop = stop.clone();
+        async move {
+            stop.cancelled().await;
+            tokio::time::sleep(GRACE).await;
+        }
+    };
+    tokio::select! {
+        served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()) => served,
+        () = deadline => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    fn router() -> Router {
+        let routes = Router::new().route("/a", get(|| async { "a" }).post(|| async { "b" })).route(
+            "/panic",
+            get(|| async {
+                if true {
+                    panic!("on purpose")
+                }
+            }),
+        );
+        let edge = Edge { cors_origins: vec!["http://shop.example".into()], allowed_hosts: vec!["central".into()] };
+        finish(routes, edge)
+    }
+
+    async fn ask(method: &str, path: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, Value) {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::empty()).expect("valid");
+        let response = router().oneshot(request).await.expect("answers");
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.expect("reads").to_bytes();
+        (parts.status, parts.headers, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_a_problem() {
+        let (status, headers, body) = ask("GET", "/v1/nowhere", &[]).await;
+        assert_eq!((status.as_u16(), body["code"].as_str()), (404, Some("unknown_route")));
+        assert_eq!(headers["content-type"], "application/problem+json");
+        assert_eq!(body["instance"], "/v1/nowhere");
+        assert_eq!(headers["x-trace-id"], body["traceId"].as_str().expect("text"));
+        assert_eq!(ask("GET", "/a/", &[]).await.0, 404, "a slash at the end");
+        let (status, headers, body) = ask("DELETE", "/v1/a", &[]).await;
+        assert_eq!((status.as_u16(), body["code"].as_str()), (405, Some("method_not_allowed")));
+        assert_eq!(headers["allow"], "GET,HEAD,POST");
+        let (status, headers, _) = ask("OPTIONS", "/a", &[]).await;
+        assert_eq!((status.as_u16(), headers["allow"].to_str().expect("text")), (204, "GET,HEAD,POST"));
+        assert_eq!(ask("HEAD", "/a", &[]).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_that_says_nothing() {
+        let (status, _, body) = ask("GET", "/panic", &[]).await;
+        assert_eq!((status.as_u16(), body["code"].as_str()), (500, Some("internal")));
+        assert!(!body.to_string().contains("on purpose"));
+    }
+
+    #[tokio::test]
+    async fn foreign_hosts_and_origins_are_refused() {
+        for host in ["127.0.0.1:8081", "[::1]:8081", "localhost", "central:8081"] {
+            assert_eq!(ask("GET", "/a", &[("host", host)]).await.0, 200, "{host}");
+        }
+        assert_eq!(ask("GET", "/a", &[("host", "evil.example")]).await.0, 403);
+        let from = |origin| [("host", "localhost:1"), ("origin", origin)];
+        assert_eq!(ask("POST", "/a", &from("http://localhost:1")).await.0, 200);
+        assert_eq!(ask("POST", "/a", &from("http://evil.example")).await.0, 403);
+        assert_eq!(ask("GET", "/a", &from("http://evil.example")).await.0, 200);
+        let (status, headers, _) = ask("POST", "/a", &from("http://shop.example")).await;
+        assert_eq!(
+            (status.as_u16(), headers["access-control-allow-origin"].to_str().expect("text")),
+            (200, "http://shop.example")
+        );
+    }
+
+    #[test]
+    fn a_trace_is_taken_over() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(trace_id(parent).as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));
+        assert_eq!(trace_id("00-00000000000000000000000000000000-b7ad6b7169203331-01"), None);
+        assert_eq!(trace_id("nonsense"), None);
+    }
+}

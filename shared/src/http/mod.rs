@@ -1,0 +1,25 @@
+//! HTTP as both servers speak it: problems, strict reading of requests, paging, and the edge around every route.
+//!
+//! **Guarantees.** A client's mistake is a 4xx problem with a code and a pointer, never a 500 and never plain text; a
+//! server's failure tells the client nothing but the trace id. `docs/API.md` is the specification.
+
+mod edge;
+mod extract;
+mod headers;
+mod page;
+mod problem;
+mod query;
+mod strict;
+mod text;
+
+pub use edge::{Edge, finish, serve};
+pub use extract::{Body, IdPath, ItemPath, OptionalBody, ProductPath, StorePath, Upload, refuse_body_type};
+pub use headers::{Etags, Prefer, Write, not_modified};
+pub use page::{List, Page, PageQuery, decode_cursor, encode_cursor};
+pub use problem::{Code, Problem, describe};
+pub use query::Query;
+pub use strict::fingerprint;
+pub use text::{Actor, Bounded, CountQuantity, Delta, Name, Quantity, Text, Threshold};
+
+/// What handlers return.
+pub type Result<T> = std::result::Result<T, Problem>;

@@ -1,0 +1,132 @@
+//! Paging of lists: by number for people, by cursor for programs.
+
+use serde::{Deserialize, Serialize};
+
+use super::Problem;
+
+const SIZE_DEFAULT: i64 = 50;
+const SIZE_MOST: i64 = 1_000;
+/// How far pages reach; beyond it only a cursor does.
+const REACH: i64 = 100_000;
+
+/// A list as clients get it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct List<T> {
+    /// This page.
+    pub items: Vec<T>,
+    /// Where the next begins; `null`: this was the last.
+    pub next_cursor: Option<String>,
+}
+
+impl<T> List<T> {
+    /// A page out of up to one record more than was asked for, which tells whether there is a next one.
+    pub fn cut(mut items: Vec<T>, page: &Page, cursor: impl Fn(&T) -> String) -> Self {
+        let more = items.len() > page.size;
+        items.truncate(page.size);
+        let next_cursor = if more { items.last().map(cursor) } else { None };
+        Self { items, next_cursor }
+    }
+}
+
+/// `page`, `size` and `cursor` as sent.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default)]
+pub struct PageQuery {
+    /// Number of the page, from 0.
+    pub page: Option<i64>,
+    /// Records on it.
+    pub size: Option<i64>,
+    /// Where it begins.
+    pub cursor: Option<String>,
+}
+
+/// Which part of a list is wanted.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// Records, 1 to 1,000.
+    pub size: usize,
+    /// Records to pass over first.
+    pub offset: usize,
+    /// Key of the record after which it begins.
+    pub after: Option<Vec<String>>,
+}
+
+impl Page {
+    /// Checks what was sent. `keys`: how many parts this list's cursor has.
+    pub fn of(page: Option<i64>, size: Option<i64>, cursor: Option<&str>, keys: usize) -> Result<Self, Problem> {
+        let size = size.unwrap_or(SIZE_DEFAULT);
+        if !(1..=SIZE_MOST).contains(&size) {
+            return Err(Problem::invalid("?size", "size is 1 to 1000"));
+        }
+        if page.is_some() && cursor.is_some() {
+            return Err(Problem::invalid("?page", "page and cursor exclude each other"));
+        }
+        let page = page.unwrap_or(0);
+        if page < 0 {
+            return Err(Problem::invalid("?page", "pages count from 0"));
+        }
+        let offset = page.saturating_mul(size);
+        if offset > REACH {
+            return Err(Problem::invalid("?page", "page * size is at most 100,000: use cursor"));
+        }
+        let after = cursor.map(|cursor| decode_cursor(cursor, keys)).transpose()?;
+        Ok(Self { size: size as usize, offset: offset as usize, after })
+    }
+
+    /// Records to read: one more than wanted tells whether there is a next page.
+    pub fn limit(&self) -> i64 {
+        self.size as i64 + 1
+    }
+}
+
+impl PageQuery {
+    /// Checks what was sent.
+    pub fn page(&self, keys: usize) -> Result<Page, Problem> {
+        Page::of(self.page, self.size, self.cursor.as_deref(), keys)
+    }
+}
+
+/// An opaque cursor out of a record's key.
+pub fn encode_cursor(parts: &[&str]) -> String {
+    parts.join("\n").bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The key in a cursor that [`encode_cursor`] made of so many parts.
+pub fn decode_cursor(cursor: &str, keys: usize) -> Result<Vec<String>, Problem> {
+    let invalid = || Problem::invalid("?cursor", "not a cursor of this list");
+    if !cursor.is_ascii() || cursor.len() % 2 != 0 || cursor.len() > 1_000 {
+        return Err(invalid());
+    }
+    let bytes = (0..cursor.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&cursor[at..at + 2], 16).map_err(|_| invalid()))
+        .collect::<Result<Vec<u8>, _>>()?;
+    let text = String::from_utf8(bytes).map_err(|_| invalid())?;
+    let parts: Vec<String> = text.split('\n').map(str::to_owned).collect();
+    if parts.len() == keys { Ok(parts) } else { Err(invalid()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_reads_what_it_writes() {
+        let cursor = encode_cursor(&["store-1", "coffee"]);
+        assert_eq!(decode_cursor(&cursor, 2).expect("valid"), ["store-1", "coffee"]);
+        for bad in ["x", "zz", "é", "0", "ff", &cursor[2..]] {
+            assert!(decode_cursor(bad, 3).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pages_are_bounded() {
+        assert!(Page::of(None, Some(0), None, 1).is_err());
+        assert!(Page::of(Some(-1), None, None, 1).is_err());
+        assert!(Page::of(Some(101), Some(1_000), None, 1).is_err());
+        assert!(Page::of(Some(i64::MAX), Some(1_000), None, 1).is_err());
+        assert!(Page::of(Some(0), None, Some("61"), 1).is_err());
+        assert_eq!(Page::of(Some(2), Some(10), None, 1).expect("valid").offset, 20);
+    }
+}

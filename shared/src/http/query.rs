@@ -1,0 +1,143 @@
+//! Query parameters: unknown and repeated ones are refused; a field that is a list may be repeated.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use serde::de::value::{Error, MapDeserializer, SeqDeserializer, StringDeserializer};
+use serde::de::{DeserializeOwned, Deserializer, Error as _, IntoDeserializer, Visitor};
+use serde::forward_to_deserialize_any;
+
+use super::Problem;
+
+/// The query as `T`, whose fields are optional numbers, booleans, texts or lists of texts.
+#[derive(Debug)]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        read(parts.uri.query().unwrap_or_default()).map(Self)
+    }
+}
+
+fn read<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    let mut fields: Vec<(String, Vec<String>)> = Vec::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match fields.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, values)) => values.push(value.into_owned()),
+            None => fields.push((name.into_owned(), vec![value.into_owned()])),
+        }
+    }
+    let map = MapDeserializer::<_, Error>::new(fields.into_iter().map(|(name, values)| (name, Values(values))));
+    serde_path_to_error::deserialize(map).map_err(|error| {
+        let text = error.inner().to_string();
+        let missing = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()).map(str::to_owned);
+        let name = missing.unwrap_or_else(|| error.path().to_string());
+        Problem::invalid(format!("?{name}"), text)
+    })
+}
+
+/// All values of one parameter.
+struct Values(Vec<String>);
+
+impl Values {
+    fn one(self) -> Result<String, Error> {
+        let mut values = self.0.into_iter();
+        match (values.next(), values.next()) {
+            (Some(value), None) => Ok(value),
+            _ => Err(Error::custom("the parameter is repeated")),
+        }
+    }
+}
+
+impl IntoDeserializer<'_> for Values {
+    type Deserializer = Self;
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+impl<'de> Deserializer<'de> for Values {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_string(self.one()?)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let text = self.one()?;
+        let digits = text.strip_prefix('-').unwrap_or(&text);
+        let whole = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let number = whole.then(|| text.parse().ok()).flatten();
+        visitor.visit_i64(number.ok_or_else(|| Error::custom(format!("{text:?} is not a whole number")))?)
+    }
+
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_i64(visitor)
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.one()?.as_str() {
+            "true" => visitor.visit_bool(true),
+            "false" => visitor.visit_bool(false),
+            other => Err(Error::custom(format!("{other:?} is neither true nor false"))),
+        }
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_seq(SeqDeserializer::new(self.0.into_iter().map(StringDeserializer::<Error>::new)))
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    forward_to_deserialize_any! {
+        i8 i16 i32 i128 u8 u16 u32 u128 f32 f64 char str string bytes byte_buf unit unit_struct tuple
+        tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+    struct Filter {
+        size: Option<i64>,
+        low: Option<bool>,
+        product_id: Vec<String>,
+        q: Option<String>,
+    }
+
+    fn pointer(query: &str) -> String {
+        let problem = read::<Filter>(query).expect_err(query);
+        problem.to_json()["errors"][0]["pointer"].as_str().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn reads_numbers_flags_texts_and_lists() {
+        let filter = read::<Filter>("size=5&low=true&productId=a&productId=b&q=a%20b").expect("valid");
+        assert_eq!(
+            filter,
+            Filter { size: Some(5), low: Some(true), product_id: vec!["a".into(), "b".into()], q: Some("a b".into()) }
+        );
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know() {
+        assert_eq!(pointer("size=x"), "?size");
+        assert_eq!(pointer("size=1.0"), "?size");
+        assert_eq!(pointer("size=+1"), "?size");
+        assert_eq!(pointer("size=1&size=1"), "?size");
+        assert_eq!(pointer("low=yes"), "?low");
+        assert_eq!(pointer("sise=1"), "?sise");
+    }
+}

@@ -1,0 +1,169 @@
+//! Strict JSON: a duplicate key is an error, in nested objects, too. And the fingerprint of a request.
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Number, Value};
+
+use super::Problem;
+
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(Self)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a number"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Strict(value)) = seq.next_element()? {
+            list.push(value);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let value = map.next_value_seed(Once { duplicate: object.contains_key(&key) })?;
+            object.insert(key, value);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+/// A member's value; the error of a duplicate is raised here, where the path already names the key.
+struct Once {
+    duplicate: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Once {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        if self.duplicate {
+            return Err(D::Error::custom("the key appears twice"));
+        }
+        Strict::deserialize(deserializer).map(|strict| strict.0)
+    }
+}
+
+/// Reads a whole body: the JSON as it is, and what it means.
+pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Value), Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let Strict(json) = serde_path_to_error::deserialize(&mut deserializer).map_err(problem)?;
+    deserializer.end().map_err(|error| Problem::invalid("", error.to_string()))?;
+    let value = serde_path_to_error::deserialize(&json).map_err(problem)?;
+    Ok((value, json))
+}
+
+fn problem(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    let mut pointer = String::new();
+    for segment in error.path() {
+        use serde_path_to_error::Segment;
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => pointer.push_str(&format!("/{}", key.replace('~', "~0").replace('/', "~1"))),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    let text = error.inner().to_string();
+    // A missing field is reported at its parent.
+    if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+        pointer.push_str(&format!("/{name}"));
+    }
+    Problem::invalid(pointer, text)
+}
+
+/// Recognises a request that comes again: method, decoded path without `/v1`, and the body as a JSON value.
+pub fn fingerprint(method: &str, path: &str, body: &Value) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    // `Map` keeps its keys sorted, so equal values have equal text.
+    for text in [method, path, &body.to_string()] {
+        hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+    }
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Line {
+        #[allow(dead_code, reason = "read by serde alone")]
+        quantity: i64,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Lines {
+        #[allow(dead_code, reason = "read by serde alone")]
+        lines: Vec<Line>,
+    }
+
+    fn pointer(text: &str) -> String {
+        let problem = read::<Lines>(text.as_bytes()).expect_err("refused");
+        problem.to_json()["errors"][0]["pointer"].as_str().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn a_pointer_names_the_place() {
+        assert!(read::<Lines>(br#"{"lines":[{"quantity":1}]}"#).is_ok());
+        for number in ["1.0", "1e3", "\"5\"", "null", "1.5", "10000000000000000000", "99999999999999999999", "true"] {
+            assert_eq!(pointer(&format!(r#"{{"lines":[{{"quantity":{number}}}]}}"#)), "/lines/0/quantity", "{number}");
+        }
+        assert_eq!(pointer(r#"{"lines":[{}]}"#), "/lines/0/quantity");
+        assert_eq!(pointer(r#"{"lines":[{"quantity":1,"quantity":1}]}"#), "/lines/0/quantity");
+        assert_eq!(pointer(r#"{"lines":[],"x":1}"#), "/x");
+        assert_eq!(pointer(r#"{"lines":[]"#), "");
+        assert_eq!(pointer(r#"{"lines":[]} {}"#), "");
+    }
+
+    #[test]
+    fn a_fingerprint_does_not_depend_on_the_order_of_keys() {
+        let of = |text: &str| fingerprint("POST", "/x", &serde_json::from_str(text).expect("JSON"));
+        assert_eq!(of(r#"{"a":1,"b":2}"#), of(r#"{ "b": 2, "a": 1 }"#));
+        assert_ne!(of(r#"{"a":1}"#), of(r#"{"a":2}"#));
+        assert_ne!(fingerprint("POST", "/x", &Value::Null), fingerprint("PUT", "/x", &Value::Null));
+    }
+}

@@ -1,0 +1,65 @@
+//! Fields that check themselves.
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
+/// A whole number within bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounded<const MIN: i64, const MAX: i64>(pub i64);
+
+impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Bounded<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = i64::deserialize(deserializer)?;
+        if (MIN..=MAX).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err(D::Error::custom(format!("{number} is not a whole number from {MIN} to {MAX}")))
+        }
+    }
+}
+
+/// Units of one operation.
+pub type Quantity = Bounded<1, 1_000_000>;
+/// What was counted.
+pub type CountQuantity = Bounded<0, 1_000_000_000>;
+/// A low-stock threshold.
+pub type Threshold = Bounded<0, 1_000_000_000>;
+
+/// A correction: not 0, at most a million either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delta(pub i64);
+
+impl<'de> Deserialize<'de> for Delta {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Bounded::<-1_000_000, 1_000_000>::deserialize(deserializer)?.0 {
+            0 => Err(D::Error::custom("a correction by 0 is none")),
+            delta => Ok(Self(delta)),
+        }
+    }
+}
+
+/// A text of so many characters, none of them a control character.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text<const MIN: usize, const MAX: usize>(pub String);
+
+impl<const MIN: usize, const MAX: usize> Text<MIN, MAX> {
+    /// Checks a text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let length = text.chars().count();
+        if !(MIN..=MAX).contains(&length) || text.chars().any(char::is_control) {
+            return Err(format!("a text of {MIN} to {MAX} characters without control characters is needed"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl<'de, const MIN: usize, const MAX: usize> Deserialize<'de> for Text<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// An item's name.
+pub type Name = Text<1, 200>;
+/// Till or person.
+pub type Actor = Text<0, 64>;
