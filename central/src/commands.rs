@@ -12,8 +12,8 @@ use shared::link::{Cursor, Entry, EntryId};
 use shared::time::Millis;
 use shared::wire::{Command, Outcome, Position};
 
-use crate::database::{HashColumn, cursor_at, parsed};
 use crate::stores::Store;
+use shared::sqlite::{HashColumn, cursor_at, parsed};
 
 /// Asks the store for something: the request, and its entry in the log. Moves the store's command head, which the
 /// caller saves in the same transaction.

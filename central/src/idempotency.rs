@@ -77,7 +77,7 @@ pub fn find(connection: &Connection, key: &str) -> rusqlite::Result<Option<Recor
                 fingerprint: row.get(0)?,
                 route: row.get(1)?,
                 at: Millis(row.get(2)?),
-                effect: crate::database::parsed(row, 3)?,
+                effect: shared::sqlite::parsed(row, 3)?,
                 target: row.get(4)?,
             })
         })

@@ -114,7 +114,7 @@ fn count(
 pub fn of_store(connection: &Connection, store: &StoreId) -> rusqlite::Result<Vec<(ProductId, Item)>> {
     connection
         .prepare_cached(&format!("select product_id, {COLUMNS} from item where store_id = ?1 order by product_id"))?
-        .query_map([store.as_str()], |row| Ok((crate::database::parsed(row, 0)?, read_item(row, 1)?)))?
+        .query_map([store.as_str()], |row| Ok((shared::sqlite::parsed(row, 0)?, read_item(row, 1)?)))?
         .collect()
 }
 

@@ -9,9 +9,9 @@ use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use shared::time::Millis;
 use shared::wire::{About, Command, Kind, Position, PurchaseRef};
 
-use crate::database::parsed;
 use crate::stores::Store;
 use crate::{commands, items};
+use shared::sqlite::parsed;
 
 /// Where a purchase is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use shared::ids::StoreId;
 use shared::link::{Ack, Cursor, Known};
 use shared::time::Millis;
 
-use crate::database::{DigestColumn, HashColumn, cursor_at, parsed};
+use shared::sqlite::{DigestColumn, HashColumn, cursor_at, parsed};
 
 /// What the last comparison of digests said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,10 +13,10 @@ use shared::redis::Received;
 use shared::time::Millis;
 use shared::wire::{Command, Event, Position, SnapshotEnd, SnapshotPage};
 
-use crate::database::{DigestColumn, HashColumn};
 use crate::settle::{self, Settled};
 use crate::stores::{self, DigestState, Store};
 use crate::{commands, items};
+use shared::sqlite::{DigestColumn, HashColumn};
 
 /// A resync is asked for at most this often for one store.
 const RESYNC_EVERY_MS: i64 = 60_000;

@@ -1,2 +1,29 @@
-//! Main.
-fn main() {}
+//! `store-agent`: see `--help`.
+
+use anyhow::Context;
+use clap::Parser;
+use store_agent::config::{Cli, Command};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let config = match (cli.command, cli.serve) {
+        (Some(Command::Serve(serve)), _) | (None, Some(serve)) => serve,
+        (None, None) => anyhow::bail!("STORE_ID is needed: see store-agent --help"),
+    };
+    shared::daemon::start_log(config.log_format);
+    let listener =
+        TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let stop = CancellationToken::new();
+    let signals = stop.clone();
+    let signalled = tokio::spawn(async move {
+        let result = shared::daemon::asked_to_stop().await;
+        signals.cancel();
+        result
+    });
+    let result = store_agent::run::run(config, listener, stop).await;
+    signalled.abort();
+    result
+}

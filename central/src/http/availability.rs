@@ -30,7 +30,7 @@ pub(super) fn offers(
 ) -> rusqlite::Result<Vec<(Store, Item, i64)>> {
     let ids: Vec<StoreId> = connection
         .prepare_cached("select store_id from item where product_id = ?1 order by store_id")?
-        .query_map([product.as_str()], |row| crate::database::parsed(row, 0))?
+        .query_map([product.as_str()], |row| shared::sqlite::parsed(row, 0))?
         .collect::<rusqlite::Result<_>>()?;
     let mut offers = Vec::with_capacity(ids.len());
     for id in ids {

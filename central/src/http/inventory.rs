@@ -19,9 +19,9 @@ use shared::wire::Position;
 
 use super::views::{ItemView, LAG, value};
 use super::{App, Shared};
-use crate::database::parsed;
 use crate::items;
 use crate::stores::{self, Store};
+use shared::sqlite::parsed;
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()

@@ -4,10 +4,12 @@
 //! nothing half-done: each runs in its own savepoint. A second process cannot open the same file. A file that is
 //! damaged, or was written by a newer version, is refused.
 
+mod columns;
 mod open;
 mod reader;
 mod writer;
 
+pub use columns::{DigestColumn, HashColumn, cursor_at, parsed};
 pub use open::{FileLock, OpenError, Schema, memory, open, read_only};
 pub use reader::Reader;
 pub use writer::{Abort, WriteError, Writer};

@@ -1,0 +1,66 @@
+//! Options of `store-agent`; each is also an environment variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use shared::daemon::LogFormat;
+use shared::ids::StoreId;
+
+/// A store's agent: sells with or without a network, and keeps central up to date.
+#[derive(Debug, Parser)]
+#[command(name = "store-agent", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; `serve` if nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of `serve`.
+    #[command(flatten)]
+    pub serve: Option<Serve>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve tills and staff, and keep central up to date.
+    Serve(Serve),
+}
+
+/// Options of `store-agent serve`.
+#[derive(Debug, Clone, Args)]
+pub struct Serve {
+    /// Which store this is: 1 to 50 letters, digits, '.', '_' or '-'.
+    #[arg(long, env = "STORE_ID")]
+    pub store_id: StoreId,
+    /// Address of Redis.
+    #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
+    pub redis_url: String,
+    /// The database file; made if it does not exist [default: <store id>.db].
+    #[arg(long, env = "DATABASE_PATH")]
+    pub database_path: Option<PathBuf>,
+    /// Address to listen on; port 0 takes any free one.
+    #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8082")]
+    pub listen: SocketAddr,
+    /// Prefix of all Redis keys.
+    #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
+    pub key_prefix: String,
+    /// Between two heartbeats, ms.
+    #[arg(long, env = "HEARTBEAT_INTERVAL_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(10..))]
+    pub heartbeat_interval_ms: u64,
+    /// Origins whose pages may use this API from a browser, separated by commas.
+    #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<String>,
+    /// Host names under which this server may be addressed, besides IP addresses and localhost, separated by commas.
+    #[arg(long, env = "ALLOWED_HOSTS", value_delimiter = ',')]
+    pub allowed_hosts: Vec<String>,
+    /// Form of the log on standard error.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+impl Serve {
+    /// Where the database is.
+    pub fn database(&self) -> PathBuf {
+        self.database_path.clone().unwrap_or_else(|| PathBuf::from(format!("{}.db", self.store_id)))
+    }
+}

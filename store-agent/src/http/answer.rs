@@ -1,0 +1,118 @@
+//! What every write does: look at the key, act, keep the answer, say it.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use shared::domain::Item;
+use shared::http::{Code, Problem, Result, Write, fingerprint};
+use shared::ids::{OperationId, ProductId, StoreId};
+use shared::sqlite::Abort;
+use shared::time::Millis;
+
+use super::{App, POSITION};
+use crate::idempotency::{self, Key, Record};
+
+/// An item as clients see it.
+pub(super) fn item_view(store: &StoreId, product: &ProductId, item: &Item) -> Value {
+    let mut view = json!({
+        "storeId": store,
+        "productId": product,
+        "name": item.name,
+        "quantity": item.quantity,
+        "reserved": item.reserved,
+        "allotted": item.allotted,
+        "available": item.available(),
+        "discontinued": item.discontinued,
+        "lowAt": item.low_at,
+        "version": item.version,
+        "updatedAt": item.updated_at,
+    });
+    if let Some(wanted) = item.allotment_wanted {
+        view["allotmentWanted"] = wanted.into();
+    }
+    view
+}
+
+/// Strong: the same tag means the same item to the last member.
+pub(super) fn etag(epoch: u64, version: i64) -> String {
+    format!("\"{epoch}-{version}\"")
+}
+
+/// What a write did, before it is on disk.
+pub(super) struct Done {
+    /// 200 or 201.
+    pub(super) status: StatusCode,
+    /// The answer.
+    pub(super) body: Value,
+    /// `<epoch>-<seq>` of its event.
+    pub(super) position: String,
+}
+
+/// The operation's name: the same for the same key, for ever.
+pub(super) fn operation_id(write: &Write) -> OperationId {
+    match &write.key {
+        Some(key) => OperationId::from_key("", key),
+        None => OperationId::from_uuid(uuid::Uuid::now_v7()),
+    }
+}
+
+impl App {
+    /// Runs a write in one transaction with its key.
+    pub(super) async fn write(
+        &self,
+        write: &Write,
+        json: &Value,
+        act: impl FnOnce(&Connection, Millis) -> std::result::Result<Done, Abort<Problem>> + Send + 'static,
+    ) -> Result<Response> {
+        let key = write.key.clone().map(|key| Key {
+            key,
+            fingerprint: fingerprint(&write.method, &write.path, json),
+            route: format!("{} {}", write.method, write.path),
+        });
+        let now = Millis::now();
+        let store = self.store.clone();
+        let (status, body, position, replayed) = self
+            .writer
+            .write(move |connection| {
+                if let Some(key) = &key
+                    && let Some(Record { fingerprint, status, body, position, .. }) =
+                        idempotency::find(connection, &key.key)?
+                {
+                    if fingerprint != key.fingerprint {
+                        return Err(Abort::Refused(Problem::new(Code::IdempotencyKeyReused)));
+                    }
+                    return Ok((status, body, position, true));
+                }
+                let done = act(connection, now)?;
+                let (status, body) = (done.status.as_u16(), done.body.to_string());
+                let position = format!("{store}:{}", done.position);
+                if let Some(key) = &key {
+                    idempotency::bind(connection, key, status, &body, &position, now)?;
+                }
+                Ok((status, body, position, false))
+            })
+            .await??;
+        Ok(answer(status, body, &position, replayed))
+    }
+}
+
+fn answer(status: u16, body: String, position: &str, replayed: bool) -> Response {
+    let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    let read: Value = serde_json::from_str(&body).unwrap_or_default();
+    let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(POSITION, value(position));
+    let epoch = position.rsplit_once(':').and_then(|(_, at)| at.split('-').next()?.parse().ok());
+    if let (Some(epoch), Some(version)) = (epoch, read["version"].as_i64()) {
+        headers.insert(header::ETAG, value(&etag(epoch, version)));
+    }
+    if let (StatusCode::CREATED, Some(product)) = (status, read["productId"].as_str()) {
+        headers.insert(header::LOCATION, value(&format!("/v1/inventory/{product}")));
+    }
+    if replayed {
+        headers.insert(HeaderName::from_static("idempotency-replayed"), HeaderValue::from_static("true"));
+    }
+    response
+}

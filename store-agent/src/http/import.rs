@@ -1,0 +1,276 @@
+//! `POST /import` and `GET /export`: the stock as CSV.
+//!
+//! An import is a stream of any length: 1,000 lines are one transaction, and each line stands for itself. A line whose
+//! product is new creates it; otherwise its quantity is a count, and name and threshold are changed if they differ.
+
+use std::io::{BufRead, BufReader, Cursor, Read};
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use csv::StringRecord;
+use futures_util::TryStreamExt;
+use rusqlite::Connection;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use shared::domain::{Guard, Item, Operation, Rejection};
+use shared::http::{Bounded, Name, Problem, Query, Result, Upload, Write};
+use shared::ids::{OperationId, ProductId};
+use shared::sqlite::{Abort, WriteError};
+use shared::time::Millis;
+use shared::wire::About;
+use tokio::runtime::Handle;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+
+use super::{App, Shared};
+use crate::ledger;
+use crate::operations::{Request, perform};
+
+/// Lines in one transaction.
+const BATCH: usize = 1_000;
+/// Longest header line, bytes.
+const HEADER: u64 = 64 << 10;
+const COLUMNS: [&str; 5] = ["productId", "name", "quantity", "version", "lowAt"];
+
+pub(super) fn router() -> Router<Arc<App>> {
+    Router::new().route("/import", post(import)).route("/export", get(export))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Options {
+    dry_run: Option<bool>,
+}
+
+async fn import(
+    State(app): Shared,
+    Query(options): Query<Options>,
+    write: Write,
+    Upload { body, gzip }: Upload,
+) -> Result<Json<Value>> {
+    let about = About { reference: None, actor: write.actor, traceparent: Some(write.traceparent), occurred_at: None };
+    let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
+    let handle = Handle::current();
+    let task = tokio::task::spawn_blocking(move || {
+        let raw = SyncIoBridge::new_with_handle(reader, handle.clone());
+        let mut text: Box<dyn BufRead> = if gzip {
+            Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(raw)))
+        } else {
+            Box::new(BufReader::new(raw))
+        };
+        run(&app, &handle, &mut text, &about, options.dry_run.unwrap_or(false))
+    });
+    task.await.map_err(Problem::internal)?.map(Json)
+}
+
+fn unreadable(error: impl std::fmt::Display) -> Problem {
+    Problem::invalid("", format!("the file cannot be read: {error}"))
+}
+
+/// Which column is where.
+struct Header([Option<usize>; 5]);
+
+impl Header {
+    fn parse(names: &StringRecord) -> Result<Self> {
+        let mut places = [None; 5];
+        for (at, name) in names.iter().enumerate() {
+            let known = COLUMNS.iter().position(|column| *column == name.trim());
+            let place = known.ok_or_else(|| {
+                Problem::invalid("/1", format!("unknown column {name:?}: there are {}", COLUMNS.join(", ")))
+            })?;
+            if places[place].replace(at).is_some() {
+                return Err(Problem::invalid("/1", format!("column {name:?} appears twice")));
+            }
+        }
+        if places[0].is_none() {
+            return Err(Problem::invalid("/1", "the column productId is needed"));
+        }
+        Ok(Self(places))
+    }
+
+    fn get<'a>(&self, record: &'a StringRecord, column: usize) -> Option<&'a str> {
+        self.0[column].and_then(|at| record.get(at)).map(str::trim).filter(|text| !text.is_empty())
+    }
+}
+
+/// One line as it is meant.
+struct Line {
+    number: u64,
+    wish: std::result::Result<Wish, Problem>,
+}
+
+struct Wish {
+    product: ProductId,
+    name: Option<String>,
+    quantity: Option<i64>,
+    version: Option<i64>,
+    low_at: Option<i64>,
+}
+
+fn run(app: &App, handle: &Handle, text: &mut dyn BufRead, about: &About, dry_run: bool) -> Result<Value> {
+    let mut first = Vec::new();
+    (&mut *text).take(HEADER).read_until(b'\n', &mut first).map_err(unreadable)?;
+    let header = first.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&first).to_vec();
+    let delimiter = [b',', b';', b'\t'].into_iter().max_by_key(|d| header.iter().filter(|byte| *byte == d).count());
+    let mut csv = csv::ReaderBuilder::new()
+        .has_headers(true)
+        .flexible(true)
+        .delimiter(delimiter.unwrap_or(b','))
+        .from_reader(Cursor::new(header).chain(text));
+    let columns = Header::parse(csv.headers().map_err(unreadable)?)?;
+    let mut lines = Vec::new();
+    let mut totals = Map::new();
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut records = csv.into_records();
+    loop {
+        let record = records.next().transpose().map_err(unreadable)?;
+        let ended = record.is_none();
+        if let Some(record) = record {
+            let number = record.position().map_or(0, csv::Position::line);
+            batch.push(Line { number, wish: wish(&columns, &record) });
+        }
+        if batch.len() == BATCH || (ended && !batch.is_empty()) {
+            let results = handle.block_on(take_in(app, std::mem::take(&mut batch), about.clone(), dry_run))?;
+            for (number, result, problem) in results {
+                let count = totals.get(result).and_then(Value::as_i64).unwrap_or(0) + 1;
+                totals.insert(result.to_owned(), count.into());
+                lines.push(json!({"line": number, "result": result, "problem": problem}));
+            }
+        }
+        if ended {
+            return Ok(json!({"dryRun": dry_run, "lines": lines, "totals": totals}));
+        }
+    }
+}
+
+fn wish(columns: &Header, record: &StringRecord) -> std::result::Result<Wish, Problem> {
+    let product = columns.get(record, 0).ok_or_else(|| Problem::invalid("/productId", "a product is needed"))?;
+    let product = ProductId::parse(product).map_err(|error| Problem::invalid("/productId", error.to_string()))?;
+    let name = columns
+        .get(record, 1)
+        .map(|name| Name::parse(name).map(|name| name.0).map_err(|why| Problem::invalid("/name", why)))
+        .transpose()?;
+    Ok(Wish {
+        product,
+        name,
+        quantity: number(columns, record, 2)?,
+        version: number(columns, record, 3)?,
+        low_at: number(columns, record, 4)?,
+    })
+}
+
+fn number(columns: &Header, record: &StringRecord, column: usize) -> std::result::Result<Option<i64>, Problem> {
+    let Some(text) = columns.get(record, column) else { return Ok(None) };
+    let checked = serde_json::from_str::<Bounded0>(text).map(|number| number.0);
+    checked.map(Some).map_err(|_| {
+        Problem::invalid(
+            format!("/{}", COLUMNS[column]),
+            format!("{text:?} is not a whole number from 0 to 1000000000"),
+        )
+    })
+}
+
+type Bounded0 = Bounded<0, 1_000_000_000>;
+
+type LineResult = (u64, &'static str, Option<Value>);
+
+/// One transaction. A trial run is taken back as a whole.
+async fn take_in(app: &App, batch: Vec<Line>, about: About, dry_run: bool) -> Result<Vec<LineResult>> {
+    let now = Millis::now();
+    let batch = Arc::new(batch);
+    loop {
+        let (lines, about) = (batch.clone(), about.clone());
+        let written = app
+            .writer
+            .write(move |connection| {
+                let results = lines
+                    .iter()
+                    .map(|line| one(connection, line, &about, now))
+                    .collect::<rusqlite::Result<Vec<_>>>()?;
+                if dry_run { Err(Abort::Refused(results)) } else { Ok(results) }
+            })
+            .await;
+        match written {
+            Ok(Ok(results) | Err(results)) => return Ok(results),
+            // A long file waits for its turn instead of failing halfway.
+            Err(WriteError::Overloaded) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn one(connection: &Connection, line: &Line, about: &About, now: Millis) -> rusqlite::Result<LineResult> {
+    let refused = |problem: &Problem| (line.number, "refused", Some(Value::Object(problem.to_json())));
+    let wish = match &line.wish {
+        Ok(wish) => wish,
+        Err(problem) => return Ok(refused(problem)),
+    };
+    let item = ledger::find_item(connection, &wish.product)?;
+    let (result, operations) = plan(wish, item.as_ref());
+    connection.prepare_cached("savepoint line")?.execute([])?;
+    for operation in operations {
+        let guard = Guard { expected_version: wish.version, if_match: None };
+        let counts = matches!(operation, Operation::Count { .. } | Operation::Create { .. });
+        let request = Request {
+            operation_id: OperationId::from_uuid(uuid::Uuid::now_v7()),
+            product: wish.product.clone(),
+            operation,
+            // A second operation of the same line finds the version of the first.
+            guard: if counts || result == "changed" { guard } else { Guard::default() },
+            about: about.clone(),
+            command: None,
+            purchase: None,
+        };
+        match perform(connection, &request, now) {
+            Ok(_) => {}
+            Err(Abort::Refused(rejection)) => {
+                connection.prepare_cached("rollback to line")?.execute([])?;
+                connection.prepare_cached("release line")?.execute([])?;
+                return Ok(refused(&Problem::from(Rejection::clone(&rejection))));
+            }
+            Err(Abort::Database(error)) => return Err(error),
+        }
+    }
+    connection.prepare_cached("release line")?.execute([])?;
+    Ok((line.number, result, None))
+}
+
+fn plan(wish: &Wish, item: Option<&Item>) -> (&'static str, Vec<Operation>) {
+    let Some(item) = item else {
+        let name = wish.name.clone().unwrap_or_else(|| wish.product.to_string());
+        let create = Operation::Create { name, quantity: wish.quantity.unwrap_or(0), low_at: wish.low_at };
+        return ("created", vec![create]);
+    };
+    let mut operations = Vec::new();
+    if let Some(quantity) = wish.quantity.filter(|quantity| *quantity != item.quantity) {
+        operations.push(Operation::Count { quantity, counted_at: None, count_ref: None });
+    }
+    let name = wish.name.clone().filter(|name| *name != item.name);
+    let low_at = wish.low_at.filter(|at| Some(*at) != item.low_at);
+    let counted = !operations.is_empty();
+    if name.is_some() || low_at.is_some() {
+        operations.push(Operation::Change { name, discontinued: None, low_at });
+    }
+    let result = match (counted, operations.is_empty()) {
+        (true, _) => "counted",
+        (false, false) => "changed",
+        (false, true) => "unchanged",
+    };
+    (result, operations)
+}
+
+async fn export(State(app): Shared) -> Result<Response> {
+    let items = app.reader.scan(ledger::all_items).await?;
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(COLUMNS).map_err(Problem::internal)?;
+    for (product, item) in &items {
+        let low_at = item.low_at.map(|at| at.to_string()).unwrap_or_default();
+        let record = [product.as_str(), &item.name, &item.quantity.to_string(), &item.version.to_string(), &low_at];
+        writer.write_record(record).map_err(Problem::internal)?;
+    }
+    let bytes = writer.into_inner().map_err(Problem::internal)?;
+    Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], bytes).into_response())
+}

@@ -1,0 +1,298 @@
+//! The item's life: list, read, create, count, change, receive, adjust, sell.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use rusqlite::ToSql;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::domain::{Guard, Operation, Reason, Rejection};
+use shared::http::{
+    Body, Code, CountQuantity, Delta, Etags, List, Name, Page, Problem, ProductPath, Quantity, Query, Result, Text,
+    Threshold, Write, encode_cursor, not_modified,
+};
+use shared::ids::ProductId;
+use shared::sqlite::{Abort, parsed};
+use shared::time::Millis;
+use shared::wire::{About, Kind, Position};
+
+use super::answer::{Done, etag, item_view, operation_id};
+use super::{App, Shared};
+use crate::ledger::{self, ITEM_COLUMNS, read_item};
+use crate::operations::{Request, perform};
+
+pub(super) fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route("/inventory", get(list).post(create))
+        .route("/inventory/{productId}", get(one).put(count).patch(change))
+        .route("/inventory/{productId}/receive", post(receive))
+        .route("/inventory/{productId}/adjust", post(adjust))
+        .route("/purchase/{productId}", post(sell))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Filter {
+    q: Option<String>,
+    page: Option<i64>,
+    size: Option<i64>,
+    cursor: Option<String>,
+    low: Option<bool>,
+    discontinued: Option<bool>,
+}
+
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<Value>>> {
+    let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
+    if filter.q.as_ref().is_some_and(|q| !(2..=100).contains(&q.chars().count())) {
+        return Err(Problem::invalid("?q", "q is 2 to 100 characters"));
+    }
+    let mut sql = format!("select product_id, {ITEM_COLUMNS} from item where true");
+    let mut values: Vec<Box<dyn ToSql + Send>> = Vec::new();
+    if let Some(q) = filter.q {
+        let pattern = format!("%{}%", q.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_"));
+        sql.push_str(" and (product_id like ? escape '\\' or name like ? escape '\\')");
+        values.push(Box::new(pattern.clone()));
+        values.push(Box::new(pattern));
+    }
+    if let Some(low) = filter.low {
+        sql.push_str(" and low = ?");
+        values.push(Box::new(low));
+    }
+    if filter.discontinued != Some(true) {
+        sql.push_str(" and (discontinued = 0 or quantity > 0)");
+    }
+    if let Some(after) = &page.after {
+        sql.push_str(" and product_id > ?");
+        values.push(Box::new(after[0].clone()));
+    }
+    sql.push_str(&format!(" order by product_id limit {} offset {}", page.limit(), page.offset));
+    let rows = app
+        .reader
+        .scan(move |connection| {
+            connection
+                .prepare_cached(&sql)?
+                .query_map(rusqlite::params_from_iter(values), |row| {
+                    Ok((parsed::<ProductId>(row, 0)?, read_item(row, 1)?))
+                })?
+                .collect::<rusqlite::Result<Vec<_>>>()
+        })
+        .await?;
+    let List { items, next_cursor } = List::cut(rows, &page, |(product, _)| encode_cursor(&[product.as_str()]));
+    let items = items.iter().map(|(product, item)| item_view(&app.store, product, item)).collect();
+    Ok(Json(List { items, next_cursor }))
+}
+
+async fn one(State(app): Shared, ProductPath(product): ProductPath, etags: Etags) -> Result<Response> {
+    let (found, head) =
+        app.reader.point(|connection| Ok((ledger::find_item(connection, &product)?, ledger::head(connection)?)))?;
+    let Some(item) = found else { return Err(app.unknown(&product)) };
+    let tag = etag(head.cursor.epoch, item.version);
+    let header = [(header::ETAG, HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("")))];
+    if not_modified(&etags, &tag) {
+        return Ok((StatusCode::NOT_MODIFIED, header).into_response());
+    }
+    Ok((header, Json(item_view(&app.store, &product, &item))).into_response())
+}
+
+type Reference = Option<Text<0, 100>>;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Create {
+    product_id: ProductId,
+    name: Option<Name>,
+    quantity: Option<CountQuantity>,
+    low_at: Option<Threshold>,
+    reference: Reference,
+}
+
+async fn create(State(app): Shared, write: Write, Body { value, json }: Body<Create>) -> Result<Response> {
+    let operation = Operation::Create {
+        name: value.name.map_or_else(|| value.product_id.to_string(), |name| name.0),
+        quantity: value.quantity.map_or(0, |quantity| quantity.0),
+        low_at: value.low_at.map(|at| at.0),
+    };
+    app.act(value.product_id, operation, None, value.reference, None, write, json).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Count {
+    quantity: CountQuantity,
+    counted_at: Option<Position>,
+    expected_version: Option<i64>,
+    count_ref: Option<Text<0, 100>>,
+    reference: Reference,
+}
+
+async fn count(
+    State(app): Shared,
+    ProductPath(product): ProductPath,
+    write: Write,
+    Body { value, json }: Body<Count>,
+) -> Result<Response> {
+    let operation = Operation::Count {
+        quantity: value.quantity.0,
+        counted_at: value.counted_at,
+        count_ref: value.count_ref.map(|text| text.0),
+    };
+    app.act(product, operation, value.expected_version, value.reference, None, write, json).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Change {
+    name: Option<Name>,
+    discontinued: Option<bool>,
+    low_at: Option<Threshold>,
+    expected_version: Option<i64>,
+    reference: Reference,
+}
+
+async fn change(
+    State(app): Shared,
+    ProductPath(product): ProductPath,
+    write: Write,
+    Body { value, json }: Body<Change>,
+) -> Result<Response> {
+    if value.name.is_none() && value.discontinued.is_none() && value.low_at.is_none() {
+        return Err(Problem::invalid("", "one of name, discontinued and lowAt is needed"));
+    }
+    let operation = Operation::Change {
+        name: value.name.map(|name| name.0),
+        discontinued: value.discontinued,
+        low_at: value.low_at.map(|at| at.0),
+    };
+    app.act(product, operation, value.expected_version, value.reference, None, write, json).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Receive {
+    quantity: Quantity,
+    reference: Reference,
+}
+
+async fn receive(
+    State(app): Shared,
+    ProductPath(product): ProductPath,
+    write: Write,
+    Body { value, json }: Body<Receive>,
+) -> Result<Response> {
+    let operation = Operation::Receive { quantity: value.quantity.0 };
+    app.act(product, operation, None, value.reference, None, write, json).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Adjust {
+    delta: Delta,
+    reason: Reason,
+    note: Option<Text<0, 100>>,
+    reference: Reference,
+}
+
+async fn adjust(
+    State(app): Shared,
+    ProductPath(product): ProductPath,
+    write: Write,
+    Body { value, json }: Body<Adjust>,
+) -> Result<Response> {
+    let note = value.note.map(|text| text.0);
+    let operation = Operation::Adjust { delta: value.delta.0, reason: value.reason, note };
+    app.act(product, operation, None, value.reference, None, write, json).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Sell {
+    quantity: Quantity,
+    occurred_at: Option<Millis>,
+    expected_version: Option<i64>,
+    reference: Reference,
+}
+
+async fn sell(
+    State(app): Shared,
+    ProductPath(product): ProductPath,
+    write: Write,
+    Body { value, json }: Body<Sell>,
+) -> Result<Response> {
+    let operation = Operation::Sell { quantity: value.quantity.0 };
+    app.act(product, operation, value.expected_version, value.reference, value.occurred_at, write, json).await
+}
+
+impl App {
+    /// 404 that names a product which differs in case only.
+    fn unknown(&self, product: &ProductId) -> Problem {
+        let other: rusqlite::Result<Option<String>> = self.reader.point(|connection| {
+            use rusqlite::OptionalExtension;
+            connection
+                .prepare_cached("select product_id from item where lower(product_id) = lower(?1) limit 1")?
+                .query_row([product.as_str()], |row| row.get(0))
+                .optional()
+        });
+        let problem = Problem::new(Code::UnknownProduct)
+            .detail(format!("this store has no product {product}"))
+            .with("productId", product.as_str());
+        match other {
+            Ok(Some(other)) => problem.with("didYouMean", other),
+            _ => problem,
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what one request says")]
+    async fn act(
+        &self,
+        product: ProductId,
+        operation: Operation,
+        expected_version: Option<i64>,
+        reference: Reference,
+        occurred_at: Option<Millis>,
+        write: Write,
+        json: Value,
+    ) -> Result<Response> {
+        let request = Request {
+            operation_id: operation_id(&write),
+            product: product.clone(),
+            operation,
+            guard: Guard { expected_version, if_match: write.if_match.clone() },
+            about: About {
+                reference: reference.map(|text| text.0),
+                actor: write.actor.clone(),
+                traceparent: Some(write.traceparent.clone()),
+                occurred_at,
+            },
+            command: None,
+            purchase: None,
+        };
+        let store = self.store.clone();
+        let done = self
+            .write(&write, &json, move |connection, now| {
+                let performed = perform(connection, &request, now).map_err(refused)?;
+                let mut body = item_view(&store, &request.product, &performed.item);
+                if performed.kind == Kind::Counted {
+                    body["difference"] = json!(performed.delta);
+                }
+                let created = performed.kind == Kind::ItemCreated;
+                let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+                Ok(Done { status, body, position: performed.position.to_string() })
+            })
+            .await;
+        match done {
+            Err(problem) if problem.code() == Code::UnknownProduct => Err(self.unknown(&product)),
+            done => done,
+        }
+    }
+}
+
+fn refused(abort: Abort<Rejection>) -> Abort<Problem> {
+    match abort {
+        Abort::Refused(rejection) => Abort::Refused(rejection.into()),
+        Abort::Database(error) => Abort::Database(error),
+    }
+}

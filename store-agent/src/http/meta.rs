@@ -1,0 +1,138 @@
+//! `/`, `/health`, `/ready`, `/status`, `/problems/{code}`, `/connected`, `/disconnected`, `/idempotency/{key}`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::http::{Code, IdPath, OptionalBody, Problem, Result};
+use shared::time::Millis;
+
+use super::{App, Shared};
+use crate::{idempotency, ledger};
+
+const PAGE: &str = include_str!("../pages/page.html");
+const STYLE: &str = include_str!("../pages/page.css");
+const SCRIPT: &str = include_str!("../pages/page.js");
+
+pub(super) fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route("/", get(root))
+        .route("/page.css", get(|| async { asset("text/css; charset=utf-8", STYLE.into()) }))
+        .route("/page.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT.into()) }))
+        .route("/health", get(|| async { Json(json!({"status": "OK"})) }))
+        .route("/ready", get(ready))
+        .route("/status", get(status))
+        .route("/problems/{id}", get(shared::http::describe))
+        .route("/connected", post(connect))
+        .route("/disconnected", post(disconnect))
+        .route("/idempotency/{id}", get(key))
+}
+
+fn asset(kind: &'static str, text: String) -> Response {
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+async fn root(State(app): Shared, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accept.contains("text/html") {
+        let policy = HeaderValue::from_static("default-src 'self'; frame-ancestors 'none'");
+        let mut page = asset("text/html; charset=utf-8", PAGE.replace("{{store}}", app.store.as_str()));
+        page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+        return page;
+    }
+    if accept.contains("text/plain") {
+        return asset("text/plain; charset=utf-8", format!("Store Server {}: OK", app.store));
+    }
+    Json(json!({
+        "service": "Store Server",
+        "storeId": app.store,
+        "status": "OK",
+        "connected": app.connectivity.switch().connected,
+        "link": app.connectivity.name(),
+        "version": env!("CARGO_PKG_VERSION"),
+    }))
+    .into_response()
+}
+
+/// Depends on the database only, else an orchestrator would take tills out in an outage.
+async fn ready(State(app): Shared) -> Response {
+    let readable = app.reader.point(ledger::head).is_ok();
+    let (code, text) = if readable { (StatusCode::OK, "up") } else { (StatusCode::SERVICE_UNAVAILABLE, "down") };
+    let status = if readable { "ready" } else { "broken" };
+    (code, Json(json!({"status": status, "checks": {"database": text}}))).into_response()
+}
+
+async fn status(State(app): Shared) -> Result<Json<Value>> {
+    let (head, backlog, commands, items, waiting, letters, acked) = app.reader.point(|connection| {
+        let count = |sql: &str| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0));
+        Ok((
+            ledger::head(connection)?,
+            ledger::backlog(connection)?,
+            ledger::command_cursor(connection)?.0,
+            count("select count(*) from item")?,
+            count("select count(*) from purchase where status = 'confirmed' and picked_at is null")?,
+            count("select count(*) from dead_letter")?,
+            count("select acked from meta")?,
+        ))
+    })?;
+    let link = app.connectivity.link();
+    let switch = app.connectivity.switch();
+    let advice = link.stopped.map(|_| {
+        "Another database of this store is the one that central follows. This one goes on selling but publishes \
+         nothing. Stop the other agent, or restore this one: docs/OPERATIONS.md."
+    });
+    Ok(Json(json!({
+        "storeId": app.store,
+        "connected": switch.connected,
+        "since": switch.since,
+        "link": app.connectivity.name(),
+        "stopped": link.stopped.map(|why| why.as_str()),
+        "advice": advice,
+        "epoch": head.cursor.epoch,
+        "head": head.cursor.seq,
+        "acked": acked,
+        "backlog": backlog.entries,
+        "oldestUnsentMs": backlog.oldest.map_or(0, |oldest| Millis::now().since(oldest)),
+        "commands": commands.id().to_string(),
+        "digest": head.digest.to_string(),
+        "items": items,
+        "toPick": waiting,
+        "deadLetters": letters,
+        "startedAt": app.started_at,
+        "agentVersion": env!("CARGO_PKG_VERSION"),
+    })))
+}
+
+fn switched(switch: crate::connectivity::Switch) -> Json<Value> {
+    Json(json!({"connected": switch.connected, "since": switch.since}))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Connect {}
+
+async fn connect(State(app): Shared, _body: OptionalBody<Connect>) -> Json<Value> {
+    switched(app.connectivity.set(true, false, Millis::now()))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Disconnect {
+    abrupt: Option<bool>,
+}
+
+async fn disconnect(State(app): Shared, body: OptionalBody<Disconnect>) -> Json<Value> {
+    switched(app.connectivity.set(false, body.value.abrupt.unwrap_or(false), Millis::now()))
+}
+
+async fn key(State(app): Shared, IdPath(key): IdPath) -> Result<Json<Value>> {
+    let record = app.reader.point(|connection| idempotency::find(connection, &key))?;
+    let record = record.ok_or_else(|| Problem::new(Code::UnknownId))?;
+    let effect: Value = serde_json::from_str(&record.body).unwrap_or_default();
+    Ok(Json(json!({"route": record.route, "at": record.at, "status": record.status, "effect": effect})))
+}

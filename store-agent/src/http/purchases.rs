@@ -1,0 +1,135 @@
+//! Online purchases that staff has to pick.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use rusqlite::ToSql;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shared::domain::Rejection;
+use shared::http::{Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, Text, Write, encode_cursor};
+use shared::ids::{PurchaseId, StoreId};
+use shared::sqlite::Abort;
+use shared::wire::About;
+
+use super::answer::{Done, operation_id};
+use super::{App, Shared};
+use crate::ledger;
+use crate::purchases::{self, Purchase};
+
+pub(super) fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route("/purchases", get(list))
+        .route("/purchases/{id}", get(one))
+        .route("/purchases/{id}/picked", post(picked))
+}
+
+fn view(store: &StoreId, purchase: &Purchase) -> Value {
+    json!({
+        "purchaseId": purchase.reference.purchase_id,
+        "status": if purchase.is_cancelled { "cancelled" } else { "confirmed" },
+        "storeId": store,
+        "lines": [{"productId": purchase.reference.product_id, "quantity": purchase.reference.quantity}],
+        "reference": purchase.reference.reference,
+        "createdAt": purchase.reference.created_at,
+        "expiresAt": purchase.reference.expires_at,
+        "settledAt": purchase.settled_at,
+        "picked": purchase.picked_at.is_some(),
+        "pickedAt": purchase.picked_at,
+    })
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Filter {
+    picked: Option<bool>,
+    status: Option<String>,
+    product_id: Option<String>,
+    page: Option<i64>,
+    size: Option<i64>,
+    cursor: Option<String>,
+}
+
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<Value>>> {
+    let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
+    let mut sql = format!("select {} from purchase where true", purchases::COLUMNS);
+    let mut values: Vec<Box<dyn ToSql + Send>> = Vec::new();
+    match filter.picked {
+        // Waiting to be picked; a cancelled one waits no more.
+        Some(false) => sql.push_str(" and picked_at is null and status = 'confirmed'"),
+        Some(true) => sql.push_str(" and picked_at is not null"),
+        None => {}
+    }
+    for (column, wanted) in [("status", filter.status), ("product_id", filter.product_id)] {
+        if let Some(wanted) = wanted {
+            sql.push_str(&format!(" and {column} = ?"));
+            values.push(Box::new(wanted));
+        }
+    }
+    if let Some(after) = &page.after {
+        let number: i64 = after[0].parse().map_err(|_| Problem::invalid("?cursor", "not a cursor of this list"))?;
+        sql.push_str(" and number < ?");
+        values.push(Box::new(number));
+    }
+    sql.push_str(&format!(" order by number desc limit {} offset {}", page.limit(), page.offset));
+    let rows = app
+        .reader
+        .scan(move |connection| {
+            connection
+                .prepare_cached(&sql)?
+                .query_map(rusqlite::params_from_iter(values), Purchase::read)?
+                .collect::<rusqlite::Result<Vec<_>>>()
+        })
+        .await?;
+    let List { items, next_cursor } =
+        List::cut(rows, &page, |purchase: &Purchase| encode_cursor(&[&purchase.number.to_string()]));
+    Ok(Json(List { items: items.iter().map(|purchase| view(&app.store, purchase)).collect(), next_cursor }))
+}
+
+async fn one(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Value>> {
+    let unknown = || Problem::new(Code::UnknownId);
+    let id: PurchaseId = id.parse().map_err(|_| unknown())?;
+    let purchase = app.reader.point(|connection| purchases::find(connection, id))?.ok_or_else(unknown)?;
+    Ok(Json(view(&app.store, &purchase)))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Pick {
+    reference: Option<Text<0, 100>>,
+}
+
+async fn picked(
+    State(app): Shared,
+    IdPath(id): IdPath,
+    write: Write,
+    OptionalBody { value, json }: OptionalBody<Pick>,
+) -> Result<Response> {
+    let unknown = || Problem::new(Code::UnknownId);
+    let id: PurchaseId = id.parse().map_err(|_| unknown())?;
+    let operation = operation_id(&write);
+    let about = About {
+        reference: value.reference.map(|text| text.0),
+        actor: write.actor.clone(),
+        traceparent: Some(write.traceparent.clone()),
+        occurred_at: None,
+    };
+    let store = app.store.clone();
+    app.write(&write, &json, move |connection, now| {
+        let picked = purchases::pick(connection, id, &operation, &about, now).map_err(|abort| match abort {
+            Abort::Refused(rejection) => Abort::Refused(Problem::from(Rejection::clone(&rejection))),
+            Abort::Database(error) => Abort::Database(error),
+        })?;
+        let picked = picked.ok_or_else(|| Abort::Refused(unknown()))?;
+        let position = match picked.position {
+            Some(position) => position,
+            None => ledger::head(connection)?.cursor.id(),
+        };
+        Ok(Done { status: StatusCode::OK, body: view(&store, &picked.purchase), position: position.to_string() })
+    })
+    .await
+}

@@ -1,0 +1,80 @@
+//! The stock: what the ledger adds up to.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use shared::domain::Item;
+use shared::ids::ProductId;
+use shared::sqlite::parsed;
+use shared::time::Millis;
+
+use super::Head;
+
+/// Columns of an item, in the order that [`read_item`] expects.
+pub const COLUMNS: &str = "name, quantity, reserved, allotted, allotment_wanted, discontinued, low_at, low, version, \
+     updated_at";
+
+/// Reads [`COLUMNS`] starting at a column.
+pub fn read_item(row: &Row<'_>, first: usize) -> rusqlite::Result<Item> {
+    Ok(Item {
+        name: row.get(first)?,
+        quantity: row.get(first + 1)?,
+        reserved: row.get(first + 2)?,
+        allotted: row.get(first + 3)?,
+        allotment_wanted: row.get(first + 4)?,
+        discontinued: row.get(first + 5)?,
+        low_at: row.get(first + 6)?,
+        low: row.get(first + 7)?,
+        version: row.get(first + 8)?,
+        updated_at: Millis(row.get(first + 9)?),
+    })
+}
+
+/// One item.
+pub fn find_item(connection: &Connection, product: &ProductId) -> rusqlite::Result<Option<Item>> {
+    connection
+        .prepare_cached(
+            "select name, quantity, reserved, allotted, allotment_wanted, discontinued, low_at, low, version, \
+             updated_at from item where product_id = ?1",
+        )?
+        .query_row([product.as_str()], |row| read_item(row, 0))
+        .optional()
+}
+
+/// All items, by product.
+pub fn all_items(connection: &Connection) -> rusqlite::Result<Vec<(ProductId, Item)>> {
+    connection
+        .prepare_cached(&format!("select product_id, {COLUMNS} from item order by product_id"))?
+        .query_map([], |row| Ok((parsed(row, 0)?, read_item(row, 1)?)))?
+        .collect()
+}
+
+/// Makes an item what it is after a change; the head's digest goes with it.
+pub(crate) fn put_item(
+    connection: &Connection,
+    head: &mut Head,
+    product: &ProductId,
+    before: Option<&Item>,
+    after: &Item,
+) -> rusqlite::Result<()> {
+    head.digest = head.digest.replace(product, before, Some(after));
+    let sql = if before.is_some() {
+        "update item set name = ?2, quantity = ?3, reserved = ?4, allotted = ?5, allotment_wanted = ?6, \
+         discontinued = ?7, low_at = ?8, low = ?9, version = ?10, updated_at = ?11 where product_id = ?1"
+    } else {
+        "insert into item (product_id, name, quantity, reserved, allotted, allotment_wanted, discontinued, low_at, \
+         low, version, updated_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+    };
+    connection.prepare_cached(sql)?.execute(params![
+        product.as_str(),
+        after.name,
+        after.quantity,
+        after.reserved,
+        after.allotted,
+        after.allotment_wanted,
+        after.discontinued,
+        after.low_at,
+        after.low,
+        after.version,
+        after.updated_at.0,
+    ])?;
+    Ok(())
+}

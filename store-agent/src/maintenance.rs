@@ -1,0 +1,26 @@
+//! Forgetting what may be forgotten, every hour.
+
+use std::time::Duration;
+
+use shared::sqlite::{Abort, WriteError, Writer};
+use shared::time::Millis;
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger;
+
+const EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// Prunes until told to stop.
+pub async fn run(writer: Writer, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        match writer.write(|connection| ledger::prune(connection, Millis::now()).map_err(Abort::<()>::Database)).await {
+            // When there is too much else to write it can wait for the next hour.
+            Ok(_) | Err(WriteError::Overloaded) => {}
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}

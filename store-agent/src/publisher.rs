@@ -1,0 +1,352 @@
+//! Publishes the ledger and beats the heart (rules L3 to L6, L13).
+//!
+//! One task, one connection, one step at a time. It wakes when something was committed, when the sender wants to look
+//! after what is not acknowledged, and when a beat is due. A lost Redis costs nothing but the wait: on a new
+//! connection it asks central's ack and goes on from there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Client, Pipeline, RedisResult};
+use shared::ids::StoreId;
+use shared::link::{Entry, Round, Sender, Step, TICK_MS};
+use shared::redis::{BEAT_LIFE, Beat, Channel, Keys};
+use shared::retry::Backoff;
+use shared::sqlite::{Abort, Reader, WriteError, Writer};
+use shared::time::Millis;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::connectivity::{Connectivity, Link};
+use crate::ledger;
+
+/// Between two writes of how far central has acknowledged.
+const ACKED_EVERY_MS: i64 = 1_000;
+/// How soon a full window is looked at again: central is about to acknowledge.
+const FULL_WINDOW: Duration = Duration::from_millis(2);
+
+/// What the publisher works with.
+pub struct Publisher {
+    /// Where Redis is.
+    pub client: Client,
+    /// How its keys are named.
+    pub keys: Keys,
+    /// Whose ledger.
+    pub store: StoreId,
+    /// Opens epochs.
+    pub writer: Writer,
+    /// Reads the ledger.
+    pub reader: Reader,
+    /// The switch, and where it says what it found.
+    pub connectivity: Connectivity,
+    /// Rings at each commit.
+    pub committed: Arc<Notify>,
+    /// Between two beats.
+    pub beat_every: Duration,
+    /// Random number of this process.
+    pub process: u64,
+}
+
+/// What lives as long as the process.
+struct State {
+    sender: Sender,
+    backoff: Backoff,
+    unsaved_ack: Option<u64>,
+    acked_saved_at: i64,
+    beaten_at: i64,
+    looked_at: i64,
+    reached: bool,
+}
+
+impl Publisher {
+    /// Runs until told to stop, then leaves in good order.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut state = State {
+            sender: Sender::default(),
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(2)),
+            unsaved_ack: None,
+            acked_saved_at: 0,
+            beaten_at: 0,
+            looked_at: 0,
+            reached: true,
+        };
+        let mut connection = None;
+        let mut switch = self.connectivity.watch_switch();
+        loop {
+            let present = *switch.borrow_and_update();
+            if stop.is_cancelled() || !present.connected {
+                if !present.abrupt {
+                    self.leave(&mut connection, &state).await;
+                }
+                connection = None;
+                state.sender.failed();
+                self.tell(&state, false);
+                if stop.is_cancelled() {
+                    return Ok(());
+                }
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    changed = switch.changed() => changed?,
+                }
+                continue;
+            }
+            match self.advance(&mut connection, &mut state).await? {
+                Ok(wait) => {
+                    self.tell(&state, state.sender.is_live());
+                    tokio::select! {
+                        () = self.committed.notified(), if state.sender.is_live() => {}
+                        () = tokio::time::sleep(wait) => {}
+                        () = stop.cancelled() => {}
+                        changed = switch.changed() => changed?,
+                    }
+                }
+                Err(error) => {
+                    if state.reached {
+                        tracing::warn!(%error, "Redis cannot be reached; the store sells on, the backlog grows");
+                    }
+                    state.reached = false;
+                    connection = None;
+                    state.sender.failed();
+                    self.tell(&state, false);
+                    let wait = state.backoff.failed(uuid::Uuid::new_v4().as_u64_pair().0);
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = stop.cancelled() => {}
+                        changed = switch.changed() => changed?,
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell(&self, state: &State, up: bool) {
+        let stopped = state.sender.stopped();
+        let before = self.connectivity.link();
+        if let (Some(why), None) = (stopped, before.stopped) {
+            tracing::error!(
+                why = why.as_str(),
+                "this database is not the one that central follows: it sells on, but publishes nothing; \
+                 see docs/OPERATIONS.md"
+            );
+        }
+        self.connectivity.set_link(Link { up, stopped });
+    }
+
+    /// Steps until there is nothing to do; returns for how long. The outer error is the database's and ends the
+    /// process, the inner one Redis's.
+    async fn advance(
+        &self,
+        connection: &mut Option<MultiplexedConnection>,
+        state: &mut State,
+    ) -> anyhow::Result<RedisResult<Duration>> {
+        if connection.is_none() {
+            match self.connect().await {
+                Ok(new) => *connection = Some(new),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        let Some(connection) = connection else { return Ok(Ok(Duration::ZERO)) };
+        loop {
+            let now = Millis::now().0;
+            let step = self.with_log(|log| state.sender.next(now, log))?;
+            let done = match step {
+                Step::Wait(until) => {
+                    if let Err(error) = self.beat_if_due(connection, state).await? {
+                        return Ok(Err(error));
+                    }
+                    return Ok(Ok(self.pause(state, until)?));
+                }
+                Step::OpenEpoch => {
+                    self.open_epoch().await?;
+                    state.sender.epoch_opened();
+                    continue;
+                }
+                Step::ReadAck => match self.channel().read_ack(connection).await {
+                    Ok(ack) => {
+                        let moved = self.with_log(|log| state.sender.ack_read(Millis::now().0, ack, log))?;
+                        Ok(moved)
+                    }
+                    Err(error) => Err(error),
+                },
+                Step::Clear => self.channel().clear(connection).await.map(|()| {
+                    state.sender.cleared();
+                    None
+                }),
+                Step::Publish(round) => self.publish(connection, state, &round).await?,
+            };
+            match done {
+                Ok(moved) => {
+                    if !state.reached {
+                        tracing::info!("Redis answers again");
+                    }
+                    state.reached = true;
+                    state.backoff.succeeded();
+                    self.remember(state, moved).await?;
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+
+    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+        let mut connection = shared::redis::connect(&self.client).await?;
+        self.announce(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// How central discovers the store. The key may have been wiped, so it is said again now and then.
+    async fn announce(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        redis::cmd("SADD").arg(self.keys.stores()).arg(self.store.as_str()).query_async(connection).await
+    }
+
+    fn channel(&self) -> Channel {
+        Channel::events(&self.keys, &self.store)
+    }
+
+    fn with_log<T>(&self, judge: impl FnOnce(&ledger::Log<'_>) -> T) -> anyhow::Result<T> {
+        Ok(self.reader.point(|connection| {
+            let log = ledger::Log::new(connection)?;
+            let judged = judge(&log);
+            log.failed.take().map_or(Ok(judged), Err)
+        })?)
+    }
+
+    async fn publish(
+        &self,
+        connection: &mut MultiplexedConnection,
+        state: &mut State,
+        round: &Round,
+    ) -> anyhow::Result<RedisResult<Option<u64>>> {
+        let entries: Vec<Entry> = if round.add_to < round.add_from {
+            Vec::new()
+        } else {
+            self.reader.point(|connection| {
+                let epoch = ledger::head(connection)?.cursor.epoch;
+                ledger::entries(connection, epoch, round.add_from, round.add_to)
+            })?
+        };
+        let beat = self.beat()?;
+        let reply = self
+            .channel()
+            .publish(connection, round, &entries, |pipe| {
+                self.set_beat(pipe, &beat);
+            })
+            .await;
+        Ok(match reply {
+            Ok(reply) => {
+                state.beaten_at = Millis::now().0;
+                Ok(self.with_log(|log| state.sender.round_done(Millis::now().0, round, &reply, log))?)
+            }
+            Err(error) => Err(error),
+        })
+    }
+
+    fn beat(&self) -> anyhow::Result<Beat> {
+        let (head, backlog) =
+            self.reader.point(|connection| Ok((ledger::head(connection)?, ledger::backlog(connection)?)))?;
+        let now = Millis::now();
+        Ok(Beat {
+            process: self.process,
+            epoch: head.cursor.epoch,
+            head: head.cursor.seq,
+            backlog: backlog.entries,
+            oldest_unsent_ms: backlog.oldest.map_or(0, |oldest| now.since(oldest)),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            life_ms: i64::try_from(BEAT_LIFE.as_millis()).unwrap_or(i64::MAX),
+        })
+    }
+
+    fn set_beat(&self, pipe: &mut Pipeline, beat: &Beat) {
+        let text = serde_json::to_string(beat).expect("a beat serialises");
+        pipe.cmd("SET").arg(self.keys.heartbeat(&self.store)).arg(text).arg("PX").arg(beat.life_ms);
+    }
+
+    /// A beat when one is due, or when the key is gone. A stopped agent beats no heart.
+    async fn beat_if_due(
+        &self,
+        connection: &mut MultiplexedConnection,
+        state: &mut State,
+    ) -> anyhow::Result<RedisResult<()>> {
+        let now = Millis::now().0;
+        let every = i64::try_from(self.beat_every.as_millis()).unwrap_or(i64::MAX);
+        let look_due = now - state.looked_at >= every.min(TICK_MS);
+        if !state.sender.is_live() || !(look_due || now - state.beaten_at >= every) {
+            return Ok(Ok(()));
+        }
+        state.looked_at = now;
+        let key = self.keys.heartbeat(&self.store);
+        let left: RedisResult<i64> = redis::cmd("PTTL").arg(&key).query_async(connection).await;
+        let gone = match left {
+            Ok(left) => left < 0,
+            Err(error) => return Ok(Err(error)),
+        };
+        if !gone && now - state.beaten_at < every {
+            return Ok(Ok(()));
+        }
+        let beat = self.beat()?;
+        let mut pipe = Pipeline::new();
+        self.set_beat(&mut pipe, &beat);
+        pipe.cmd("PUBLISH").arg(self.keys.bell(&self.store)).arg(self.store.as_str());
+        let result = pipe.query_async::<()>(connection).await;
+        if result.is_ok() {
+            state.beaten_at = now;
+            if gone {
+                return Ok(self.announce(connection).await);
+            }
+        }
+        Ok(result)
+    }
+
+    fn pause(&self, state: &State, until: Option<i64>) -> anyhow::Result<Duration> {
+        let head = self.reader.point(ledger::head)?.cursor.seq;
+        if state.sender.is_window_full(head) {
+            return Ok(FULL_WINDOW);
+        }
+        let beat = self.beat_every.min(Duration::from_millis(TICK_MS as u64));
+        let until = until.map(|until| Duration::from_millis((until - Millis::now().0).max(1) as u64));
+        Ok(until.map_or(beat, |until| until.min(beat)))
+    }
+
+    /// L9: the ledger does not reach back to what central knows.
+    async fn open_epoch(&self) -> anyhow::Result<()> {
+        self.write(|connection| ledger::open_epoch(connection, Millis::now(), 0, None).map(|_| ())).await
+    }
+
+    /// Stores the acknowledged place now and then: it decides what may be pruned, and what the backlog is.
+    async fn remember(&self, state: &mut State, moved: Option<u64>) -> anyhow::Result<()> {
+        state.unsaved_ack = moved.or(state.unsaved_ack);
+        let now = Millis::now().0;
+        let Some(seq) = state.unsaved_ack.filter(|_| now - state.acked_saved_at >= ACKED_EVERY_MS) else {
+            return Ok(());
+        };
+        state.acked_saved_at = now;
+        state.unsaved_ack = None;
+        let epoch = self.reader.point(ledger::head)?.cursor.epoch;
+        self.write(move |connection| ledger::store_acked(connection, epoch, seq)).await
+    }
+
+    async fn write(
+        &self,
+        job: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<()> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        match self.writer.write(move |connection| job(connection).map_err(Abort::<()>::Database)).await {
+            // Neither the acked place nor a new epoch is lost by trying again at the next step.
+            Ok(_) | Err(WriteError::Overloaded) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Leaving in good order: central refuses purchases at once instead of waiting for the beat to grow old. A failure
+    /// here costs just that.
+    async fn leave(&self, connection: &mut Option<MultiplexedConnection>, state: &State) {
+        let Some(connection) = connection.as_mut().filter(|_| state.sender.stopped().is_none()) else { return };
+        let mut pipe = Pipeline::new();
+        pipe.cmd("DEL").arg(self.keys.heartbeat(&self.store)).ignore();
+        pipe.cmd("PUBLISH").arg(self.keys.bell(&self.store)).arg(self.store.as_str()).ignore();
+        let farewell = pipe.query_async::<()>(connection);
+        if !matches!(tokio::time::timeout(Duration::from_secs(1), farewell).await, Ok(Ok(()))) {
+            tracing::debug!("left without saying so: Redis did not answer");
+        }
+    }
+}

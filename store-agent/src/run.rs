@@ -1,0 +1,73 @@
+//! Wiring: what an agent is made of, and how its parts hold on to each other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use shared::daemon::Tasks;
+use shared::http::Edge;
+use shared::redis::Keys;
+use shared::sqlite::{Reader, Writer};
+use shared::time::Millis;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Serve;
+use crate::connectivity::Connectivity;
+use crate::http::{App, router};
+use crate::publisher::Publisher;
+use crate::receiver::Receiver;
+use crate::{ledger, maintenance};
+
+/// Serves until `stop`, or until a part fails: then an error says which.
+pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    let path = config.database();
+    let (connection, _lock) = shared::sqlite::open(&path, ledger::SCHEMA)?;
+    ledger::initialise(&connection, &config.store_id, Millis::now())?;
+    let committed = Arc::new(Notify::new());
+    let bell = committed.clone();
+    let (writer, writer_ended) = Writer::start(connection, move || bell.notify_one());
+    let reader = Reader::new(&path);
+    let client = shared::redis::client(&config.redis_url).context("REDIS_URL is not an address of Redis")?;
+    let keys = Keys::new(&config.key_prefix);
+    let connectivity = Connectivity::new(Millis::now());
+    let app = App {
+        store: config.store_id.clone(),
+        reader: reader.clone(),
+        writer: writer.clone(),
+        connectivity: connectivity.clone(),
+        started_at: Millis::now(),
+    };
+    let publisher = Publisher {
+        client: client.clone(),
+        keys: keys.clone(),
+        store: config.store_id.clone(),
+        writer: writer.clone(),
+        reader: reader.clone(),
+        connectivity: connectivity.clone(),
+        committed,
+        beat_every: Duration::from_millis(config.heartbeat_interval_ms),
+        process: uuid::Uuid::new_v4().as_u64_pair().0,
+    };
+    let receiver =
+        Receiver { client, keys, store: config.store_id.clone(), writer: writer.clone(), reader, connectivity };
+    let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts };
+
+    let address = listener.local_addr()?;
+    if !address.ip().is_loopback() {
+        tracing::warn!("anyone who reaches {address} may write here: there are no tokens");
+    }
+    tracing::info!(store = %config.store_id, "listening on http://{address}");
+    let mut tasks = Tasks::new(stop.clone());
+    let served = stop.clone();
+    tasks.add("http", async move { Ok(shared::http::serve(listener, router(Arc::new(app), edge), served).await?) });
+    tasks.add("publisher", publisher.run(stop.clone()));
+    tasks.add("receiver", receiver.run(stop.clone()));
+    tasks.add("maintenance", maintenance::run(writer, stop));
+    tasks.add("writer", async move {
+        // It ends when the last handle to it is gone, which is after every other task.
+        writer_ended.await.context("the writer panicked")?.context("the database failed")
+    });
+    tasks.run().await
+}
