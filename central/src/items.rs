@@ -92,21 +92,29 @@ fn count(
     let change = |of: fn(&Item) -> i64| member(after, of) - member(before, of);
     // The name set last, in the order in which events reach central, is the product's.
     let renamed = after.filter(|item| before.is_none_or(|before| before.name != item.name)).map(|item| &item.name);
-    connection
+    let moved = params![
+        product.as_str(),
+        renamed,
+        change(|item| item.quantity),
+        change(|item| item.reserved),
+        change(|item| item.allotted),
+        i64::from(after.is_some()) - i64::from(before.is_some()),
+    ];
+    // Not one upsert: the row to insert is checked first, and a difference may be negative.
+    let known = connection
         .prepare_cached(
-            "insert into product (product_id, name, quantity, reserved, allotted, stores) \
-             values (?1, coalesce(?2, ''), ?3, ?4, ?5, ?6) \
-             on conflict (product_id) do update set name = coalesce(?2, name), quantity = quantity + ?3, \
-             reserved = reserved + ?4, allotted = allotted + ?5, stores = stores + ?6",
+            "update product set name = coalesce(?2, name), quantity = quantity + ?3, reserved = reserved + ?4, \
+             allotted = allotted + ?5, stores = stores + ?6 where product_id = ?1",
         )?
-        .execute(params![
-            product.as_str(),
-            renamed,
-            change(|item| item.quantity),
-            change(|item| item.reserved),
-            change(|item| item.allotted),
-            i64::from(after.is_some()) - i64::from(before.is_some()),
-        ])?;
+        .execute(moved)?;
+    if known == 0 {
+        connection
+            .prepare_cached(
+                "insert into product (product_id, name, quantity, reserved, allotted, stores) \
+                 values (?1, coalesce(?2, ''), ?3, ?4, ?5, ?6)",
+            )?
+            .execute(moved)?;
+    }
     Ok(())
 }
 
