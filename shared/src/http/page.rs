@@ -95,7 +95,7 @@ pub fn encode_cursor(parts: &[&str]) -> String {
 /// The key in a cursor that [`encode_cursor`] made of so many parts.
 pub fn decode_cursor(cursor: &str, keys: usize) -> Result<Vec<String>, Problem> {
     let invalid = || Problem::invalid("?cursor", "not a cursor of this list");
-    if !cursor.is_ascii() || cursor.len() % 2 != 0 || cursor.len() > 1_000 {
+    if !cursor.is_ascii() || !cursor.len().is_multiple_of(2) || cursor.len() > 1_000 {
         return Err(invalid());
     }
     let bytes = (0..cursor.len())

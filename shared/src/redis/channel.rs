@@ -149,7 +149,10 @@ fn end_of(value: Value) -> Option<(EntryId, Option<Hash>)> {
     Some((id.parse().ok()?, hash))
 }
 
-fn raw_entry(value: Value) -> Option<(String, Vec<(String, Vec<u8>)>)> {
+/// Names and values of an entry.
+type Fields = Vec<(String, Vec<u8>)>;
+
+fn raw_entry(value: Value) -> Option<(String, Fields)> {
     let Value::Array(parts) = value else { return None };
     let mut parts = parts.into_iter();
     let id = String::from_redis_value(parts.next()?).ok()?;
