@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Client, FromRedisValue, Pipeline, RedisResult, Value};
+use redis::{Client, FromRedisValue, RedisResult, Value};
 use shared::ids::StoreId;
 use shared::link::{Ack, Cursor, TICK_MS};
 use shared::redis::{Channel, Keys, Received, decode_entry};
@@ -126,20 +126,24 @@ impl Receiver {
         redis::cmd("SET").arg(&channel.ack).arg(ack.to_string()).query_async(connection).await
     }
 
-    /// Waits for commands; `TIME` runs behind the wait, so deadlines are judged by the moment of waking.
+    /// Waits for commands, then asks Redis's clock. Not in one pipeline: there `TIME` would run when the command came,
+    /// and an agent that was suspended in between would take a purchase for fresh that has long expired.
     async fn read(
         &self,
         connection: &mut MultiplexedConnection,
         channel: &Channel,
         cursor: Cursor,
     ) -> RedisResult<(Vec<Received>, Millis)> {
-        let mut pipe = Pipeline::with_capacity(2);
         let block = u64::try_from(BLOCK.as_millis()).unwrap_or(0);
-        pipe.cmd("XREAD").arg("COUNT").arg(BATCH).arg("BLOCK").arg(block);
-        pipe.arg("STREAMS").arg(&channel.stream).arg(cursor.id().to_string());
-        pipe.cmd("TIME");
-        let (streams, time): (Value, (i64, i64)) = pipe.query_async(connection).await?;
-        Ok((entries(streams), shared::redis::time(time)))
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(BATCH).arg("BLOCK").arg(block);
+        read.arg("STREAMS").arg(&channel.stream).arg(cursor.id().to_string());
+        let batch = entries(read.query_async(connection).await?);
+        if batch.is_empty() {
+            return Ok((batch, Millis::default()));
+        }
+        let time = redis::cmd("TIME").query_async(connection).await?;
+        Ok((batch, shared::redis::time(time)))
     }
 }
 

@@ -1,0 +1,289 @@
+//! Redis, central and stores of one test.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{Client, Process, until};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// How a world is made.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    /// Between two heartbeats, ms.
+    pub beat_ms: u64,
+    /// Age at which a heartbeat is stale, ms.
+    pub max_age_ms: u64,
+    /// Between two sweeps of central, ms.
+    pub sweep_ms: u64,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self { beat_ms: 30_000, max_age_ms: 50_000, sweep_ms: 1_000 }
+    }
+}
+
+impl Builder {
+    /// Starts Redis, central and these stores, and waits until central would sell for each of them.
+    pub async fn start(self, stores: &[&str]) -> World {
+        let dir = tempfile::Builder::new().prefix("shelfstream-").tempdir().expect("a directory");
+        let mut world = World {
+            options: self,
+            redis_port: free_port(),
+            central_port: free_port(),
+            redis: None,
+            central: None,
+            stores: BTreeMap::new(),
+            dir,
+        };
+        world.start_redis().await;
+        world.start_central();
+        for store in stores {
+            world.add_store(store);
+        }
+        world.up(&Daemon::Central).await;
+        for store in stores {
+            world.up(&Daemon::Store((*store).to_owned())).await;
+            world.online(store).await;
+        }
+        world
+    }
+}
+
+/// One of the daemons.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Daemon {
+    /// Central.
+    Central,
+    /// A store's agent.
+    Store(String),
+}
+
+/// Redis, central and stores. All of it stops when it is dropped.
+pub struct World {
+    options: Builder,
+    redis_port: u16,
+    central_port: u16,
+    redis: Option<Process>,
+    central: Option<Process>,
+    stores: BTreeMap<String, (u16, Option<Process>)>,
+    dir: TempDir,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+/// A daemon's binary: where `cargo xtask test` says, else beside this test's own.
+fn binary(name: &str) -> PathBuf {
+    let dir = std::env::var_os("SHELFSTREAM_BIN_DIR").map(PathBuf::from).unwrap_or_else(|| {
+        let own = std::env::current_exe().expect("this test has a path");
+        own.ancestors().nth(2).expect("target/<profile>/deps").to_owned()
+    });
+    let path = dir.join(name);
+    assert!(path.exists(), "{} is missing: run `cargo xtask test`, which builds it", path.display());
+    path
+}
+
+fn redis_server() -> PathBuf {
+    if let Some(path) = std::env::var_os("SHELFSTREAM_REDIS_SERVER") {
+        return path.into();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .flat_map(|dir| ["redis-server", "valkey-server"].map(|name| dir.join(name)))
+        .find(|path| path.exists());
+    found.expect("redis-server is missing: run `cargo xtask test`, which installs it")
+}
+
+impl World {
+    /// A world with the usual limits.
+    pub async fn with(stores: &[&str]) -> Self {
+        Builder::default().start(stores).await
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A client of central.
+    pub fn central(&self) -> Client {
+        Client::new(self.central_port)
+    }
+
+    /// A client of a store.
+    pub fn store(&self, store: &str) -> Client {
+        Client::new(self.port_of(store))
+    }
+
+    /// The port on which a store listens.
+    pub fn port_of(&self, store: &str) -> u16 {
+        self.stores.get(store).expect("a store of this world").0
+    }
+
+    /// Starts Redis, empty, on this world's port.
+    pub async fn start_redis(&mut self) {
+        let args = [
+            "--port",
+            &self.redis_port.to_string(),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            &self.dir.path().display().to_string(),
+        ]
+        .map(str::to_owned);
+        self.redis = Some(Process::start(&redis_server(), &args, &self.dir.path().join("redis.log")));
+        until("Redis answers", LONG, async || self.redis_command("PING").await.map_err(|error| error.to_string()))
+            .await;
+    }
+
+    /// Runs a Redis command without arguments.
+    pub async fn redis_command(&self, command: &str) -> redis::RedisResult<redis::Value> {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.redis_port))?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::cmd(command).query_async(&mut connection).await
+    }
+
+    /// SIGKILL for Redis: everything in it is gone.
+    pub fn kill_redis(&mut self) {
+        self.redis.take().expect("Redis runs").kill();
+    }
+
+    /// Loses everything in Redis while it runs.
+    pub async fn flush_redis(&self) {
+        self.redis_command("FLUSHALL").await.expect("Redis answers");
+    }
+
+    fn start_central(&mut self) {
+        let args = [
+            "serve".to_owned(),
+            format!("--redis-url=redis://127.0.0.1:{}", self.redis_port),
+            format!("--database-path={}", self.dir.path().join("central.db").display()),
+            format!("--listen=127.0.0.1:{}", self.central_port),
+            format!("--heartbeat-max-age-ms={}", self.options.max_age_ms),
+            format!("--sweep-interval-ms={}", self.options.sweep_ms),
+        ];
+        self.central = Some(Process::start(&binary("central"), &args, &self.dir.path().join("central.log")));
+    }
+
+    fn start_store(&mut self, store: &str) {
+        let port = self.port_of(store);
+        let args = [
+            "serve".to_owned(),
+            format!("--store-id={store}"),
+            format!("--redis-url=redis://127.0.0.1:{}", self.redis_port),
+            format!("--database-path={}", self.dir.path().join(format!("{store}.db")).display()),
+            format!("--listen=127.0.0.1:{port}"),
+            format!("--heartbeat-interval-ms={}", self.options.beat_ms),
+        ];
+        let process = Process::start(&binary("store-agent"), &args, &self.dir.path().join(format!("{store}.log")));
+        self.stores.insert(store.to_owned(), (port, Some(process)));
+    }
+
+    /// Adds a store and starts its agent.
+    pub fn add_store(&mut self, store: &str) {
+        self.stores.insert(store.to_owned(), (free_port(), None));
+        self.start_store(store);
+    }
+
+    fn process(&mut self, daemon: &Daemon) -> &mut Option<Process> {
+        match daemon {
+            Daemon::Central => &mut self.central,
+            Daemon::Store(store) => &mut self.stores.get_mut(store).expect("a store of this world").1,
+        }
+    }
+
+    /// The daemon's process.
+    pub fn running(&mut self, daemon: &Daemon) -> &mut Process {
+        self.process(daemon).as_mut().expect("the daemon runs")
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, daemon: &Daemon) {
+        self.process(daemon).take().expect("the daemon runs").kill();
+    }
+
+    /// SIGTERM; the exit code.
+    pub fn terminate(&mut self, daemon: &Daemon) -> Option<i32> {
+        self.process(daemon).take().expect("the daemon runs").terminate()
+    }
+
+    /// Starts a daemon again and waits until it answers.
+    pub async fn restart(&mut self, daemon: &Daemon) {
+        match daemon {
+            Daemon::Central => self.start_central(),
+            Daemon::Store(store) => self.start_store(store),
+        }
+        self.up(daemon).await;
+    }
+
+    /// Waits until a daemon answers.
+    pub async fn up(&self, daemon: &Daemon) {
+        let client = match daemon {
+            Daemon::Central => self.central(),
+            Daemon::Store(store) => self.store(store),
+        };
+        until(&format!("{daemon:?} answers"), LONG, async || {
+            let answer = client.ask(reqwest::Method::GET, "/ready", &[], None).await;
+            match answer {
+                Ok(answer) if answer.status == 200 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until central would sell for a store.
+    pub async fn online(&self, store: &str) {
+        let central = self.central();
+        until(&format!("{store} is online"), LONG, async || {
+            let answer = central.get(&format!("/v1/stores/{store}")).await;
+            if answer.body["status"] == "online" { Ok(()) } else { Err(answer.body) }
+        })
+        .await;
+    }
+
+    /// Waits until central's view is each store's stock: everything applied, digests equal, nothing pending.
+    pub async fn converged(&self, within: Duration) {
+        let central = self.central();
+        for store in self.stores.keys() {
+            let agent = self.store(store);
+            until(&format!("central equals {store}"), within, async || {
+                let own = agent.get("/v1/status").await.body;
+                let seen = central.get(&format!("/v1/stores/{store}")).await.body;
+                let equal = own["digest"] == seen["digestValue"]
+                    && own["head"] == seen["applied"]
+                    && own["epoch"] == seen["epoch"]
+                    && seen["digest"] == "equal"
+                    && seen["openPurchases"] == 0;
+                if equal { Ok(()) } else { Err(json!({"store": own, "central": seen})) }
+            })
+            .await;
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let stores = self.stores.iter().filter_map(|(name, (_, process))| Some((name.as_str(), process.as_ref()?)));
+        let rest = [("central", self.central.as_ref()), ("redis", self.redis.as_ref())];
+        let rest = rest.into_iter().filter_map(|(name, process)| Some((name, process?)));
+        for (name, process) in stores.take(4).chain(rest) {
+            eprintln!("--- end of {name}'s log\n{}", process.tail());
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! A client's mistake is a 4xx problem with a reason, never a 500, on both servers (P9), and changes nothing.
+
+use reqwest::Method;
+use serde_json::json;
+use tests::{Client, World};
+
+/// Method, path, Content-Type, body, status, code, pointer.
+type Case<'a> = (&'a str, &'a str, &'a str, &'a str, u16, &'a str, &'a str);
+
+const JSON: &str = "application/json";
+
+async fn check(client: &Client, cases: &[Case<'_>]) {
+    for (method, path, kind, body, status, code, pointer) in cases {
+        let method = Method::from_bytes(method.as_bytes()).expect("a method");
+        let headers = [("content-type", *kind)];
+        let headers = if kind.is_empty() { &headers[..0] } else { &headers[..] };
+        let answer = client.send(method.clone(), path, headers, body.as_bytes().to_vec()).await;
+        let seen = (answer.status, answer.code());
+        assert_eq!(seen, (*status, *code), "{method} {path} {body:.80}: {}", answer.body);
+        assert_eq!(answer.header("content-type"), "application/problem+json", "{method} {path}");
+        assert_eq!(answer.header("x-trace-id"), answer.body["traceId"].as_str().unwrap_or("none"));
+        if !pointer.is_empty() {
+            assert_eq!(answer.body["errors"][0]["pointer"], *pointer, "{method} {path} {body:.80}: {}", answer.body);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mistakes_are_problems_on_both_servers() {
+    let world = World::with(&["s1"]).await;
+    let (store, central) = (world.store("s1"), world.central());
+    store.post("/v1/inventory", json!({"productId": "tea", "quantity": 5})).await.expect(201);
+    world.converged(std::time::Duration::from_secs(10)).await;
+
+    let huge = format!(r#"{{"quantity":1,"reference":"{}"}}"#, "x".repeat(2 << 20));
+    for (client, sell) in [(&store, "/v1/purchase/tea"), (&central, "/v1/purchase/s1/tea")] {
+        let numbers = [
+            "0",
+            "-1",
+            "1.5",
+            "1.0",
+            "1e3",
+            "10000000000000000000",
+            "99999999999999999999",
+            "\"3\"",
+            "null",
+            "1000001",
+        ];
+        for number in numbers {
+            let body = format!(r#"{{"quantity":{number}}}"#);
+            check(client, &[("POST", sell, JSON, &body, 400, "invalid_request", "/quantity")]).await;
+        }
+        check(
+            client,
+            &[
+                ("POST", sell, JSON, r#"{"quantity":1,"quantity":1}"#, 400, "invalid_request", "/quantity"),
+                ("POST", sell, JSON, r#"{"quantity":1,"colour":"red"}"#, 400, "invalid_request", "/colour"),
+                ("POST", sell, JSON, r#"{"quantity":1"#, 400, "invalid_request", ""),
+                ("POST", sell, JSON, "", 400, "invalid_request", ""),
+                ("POST", sell, JSON, "[]", 400, "invalid_request", ""),
+                ("POST", sell, JSON, "{}", 400, "invalid_request", "/quantity"),
+                ("POST", sell, JSON, "\u{0}", 400, "invalid_request", ""),
+                ("POST", sell, JSON, &huge, 413, "body_too_large", ""),
+                ("POST", sell, "text/plain", r#"{"quantity":1}"#, 415, "unsupported_media_type", ""),
+                ("POST", sell, "", r#"{"quantity":1}"#, 415, "unsupported_media_type", ""),
+                ("POST", sell, "application/x-www-form-urlencoded", "quantity=1", 415, "unsupported_media_type", ""),
+                ("POST", sell, JSON, r#"{"quantity":1,"reference":"a\u0007b"}"#, 400, "invalid_request", "/reference"),
+                ("DELETE", sell, "", "", 405, "method_not_allowed", ""),
+                ("GET", "/v1/nowhere", "", "", 404, "unknown_route", ""),
+                ("GET", "/v1/inventory/", "", "", 404, "unknown_route", ""),
+                ("GET", "/v1/inventory?size=0", "", "", 400, "invalid_request", "?size"),
+                ("GET", "/v1/inventory?size=1001", "", "", 400, "invalid_request", "?size"),
+                ("GET", "/v1/inventory?page=-1", "", "", 400, "invalid_request", "?page"),
+                ("GET", "/v1/inventory?page=x", "", "", 400, "invalid_request", "?page"),
+                ("GET", "/v1/inventory?page=9223372036854775807&size=1000", "", "", 400, "invalid_request", "?page"),
+                ("GET", "/v1/inventory?size=5&size=5", "", "", 400, "invalid_request", "?size"),
+                ("GET", "/v1/inventory?sise=5", "", "", 400, "invalid_request", "?sise"),
+                ("GET", "/v1/inventory?cursor=zz", "", "", 400, "invalid_request", "?cursor"),
+                ("GET", "/v1/inventory?q=x", "", "", 400, "invalid_request", "?q"),
+                ("GET", "/v1/events?size=0", "", "", 400, "invalid_request", "?size"),
+                ("GET", "/v1/events?since=yesterday", "", "", 400, "invalid_request", "?since"),
+                ("GET", "/v1/problems/nonsense", "", "", 404, "unknown_id", ""),
+                ("GET", "/v1/purchases/none", "", "", 404, "unknown_id", ""),
+                ("GET", "/v1/idempotency/none", "", "", 404, "unknown_id", ""),
+                ("POST", "/v1/dead-letters/7/discard", "", "", 404, "unknown_id", ""),
+            ],
+        )
+        .await;
+        for id in ["a%20b", "%7Bx%7D", "a%2Fb", "-a", "%C3%A4", "a%00", &"x".repeat(51)] {
+            let path = sell.replace("tea", id);
+            check(client, &[("POST", &path, JSON, r#"{"quantity":1}"#, 400, "invalid_request", "{productId}")]).await;
+        }
+        let key = "k".repeat(256);
+        let refused = client.post_with(sell, &[("idempotency-key", &key)], json!({"quantity": 1})).await;
+        assert_eq!((refused.status, refused.code()), (400, "invalid_request"));
+        let foreign = client.post_with(sell, &[("origin", "http://evil.example")], json!({"quantity": 1})).await;
+        assert_eq!((foreign.status, foreign.code()), (403, "forbidden"));
+        let rebound = client.ask(Method::GET, "/v1/inventory", &[("host", "evil.example")], None).await;
+        assert_eq!(rebound.expect("an answer").status, 403);
+        let options = client.send(Method::OPTIONS, sell, &[], Vec::new()).await;
+        assert_eq!((options.status, options.header("allow")), (204, "POST"));
+    }
+    check(
+        &central,
+        &[
+            (
+                "POST",
+                "/v1/purchase/s1/tea",
+                JSON,
+                r#"{"quantity":1,"ttlSeconds":0}"#,
+                400,
+                "invalid_request",
+                "/ttlSeconds",
+            ),
+            ("POST", "/v1/purchase/nowhere/tea", JSON, r#"{"quantity":1}"#, 404, "unknown_store", ""),
+            ("POST", "/v1/purchase/S1/tea", JSON, r#"{"quantity":1}"#, 404, "unknown_store", ""),
+            ("POST", "/v1/purchase/s1/milk", JSON, r#"{"quantity":1}"#, 404, "unknown_product", ""),
+            ("GET", "/v1/inventory/a%20b", "", "", 400, "invalid_request", "{storeId}"),
+            ("GET", "/v1/availability", "", "", 400, "invalid_request", "?productId"),
+            ("GET", "/v1/inventory/s1/tea?minPosition=x", "", "", 400, "invalid_request", "?minPosition"),
+            ("POST", "/v1/stores/s1/adopt", JSON, r#"{"epoch":7}"#, 409, "unknown_claim", ""),
+            ("PATCH", "/v1/stores/s1", JSON, r#"{"retired":true}"#, 409, "store_online", ""),
+        ],
+    )
+    .await;
+    check(
+        &store,
+        &[
+            (
+                "PUT",
+                "/v1/inventory/tea",
+                JSON,
+                r#"{"quantity":1,"countedAt":"s1:1-1"}"#,
+                400,
+                "invalid_request",
+                "/countedAt",
+            ),
+            ("PUT", "/v1/inventory/milk", JSON, r#"{"quantity":1}"#, 404, "unknown_product", ""),
+            (
+                "POST",
+                "/v1/inventory/tea/adjust",
+                JSON,
+                r#"{"delta":0,"reason":"other"}"#,
+                400,
+                "invalid_request",
+                "/delta",
+            ),
+            (
+                "POST",
+                "/v1/inventory/tea/adjust",
+                JSON,
+                r#"{"delta":1,"reason":"whim"}"#,
+                400,
+                "invalid_request",
+                "/reason",
+            ),
+            (
+                "POST",
+                "/v1/inventory/tea/adjust",
+                JSON,
+                r#"{"delta":-6,"reason":"theft"}"#,
+                409,
+                "insufficient_stock",
+                "",
+            ),
+            ("POST", "/v1/import", "text/csv", "sku,quantity\nx,1\n", 400, "invalid_request", ""),
+            ("POST", "/v1/import", JSON, "{}", 415, "unsupported_media_type", ""),
+            ("PATCH", "/v1/inventory/tea", JSON, "{}", 400, "invalid_request", ""),
+        ],
+    )
+    .await;
+    let tea = store.get("/v1/inventory/tea").await.expect(200);
+    assert_eq!((&tea["quantity"], &tea["version"]), (&json!(5), &json!(1)), "nothing has changed");
+}

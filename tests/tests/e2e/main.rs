@@ -1,0 +1,8 @@
+//! End to end: real processes, real Redis, real faults. One module a topic.
+
+mod bad_input;
+mod flush;
+mod last_unit;
+mod offline;
+mod purchases;
+mod replay;
