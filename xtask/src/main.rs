@@ -1,2 +1,36 @@
-//! Main.
-fn main() {}
+//! `cargo xtask ...`: what a developer or a visitor runs.
+
+mod data;
+mod demo;
+mod http;
+mod http_file;
+mod process;
+mod redis;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "What a developer or a visitor runs.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Four stores, central and Redis on real sales: see what breaks, and that nothing is lost.
+    Demo(demo::Options),
+    /// Get what the tests need, then run all of them.
+    Test(test::Options),
+    /// Run demo.http with a real client against a fresh central and two stores.
+    HttpFile,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::HttpFile => http_file::run(),
+    }
+}

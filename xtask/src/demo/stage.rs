@@ -1,0 +1,137 @@
+//! What is on stage: Redis, central and the stores, on free ports, in a directory of their own.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::http::Client;
+use crate::process::{self, Process, wait};
+use crate::redis;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Redis, central and stores. All of it stops when it is dropped.
+pub(crate) struct Stage {
+    /// Databases and logs.
+    pub(crate) dir: PathBuf,
+    /// Where central listens.
+    pub(crate) central_port: u16,
+    stores: Vec<(String, u16, Process)>,
+    redis_port: u16,
+    binaries: PathBuf,
+    central: Process,
+    _redis: Process,
+}
+
+impl Stage {
+    /// Gets Redis, builds, starts everything afresh, and waits until it answers.
+    pub(crate) fn start(stores: &[String], name: &str) -> anyhow::Result<Self> {
+        let server = redis::server()?;
+        println!("  redis    {}", server.display());
+        println!("  building (the first time takes a few minutes)");
+        let binaries = process::build_daemons()?;
+        let dir = process::root().join("target").join(name);
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir)?;
+        let dir = dir.canonicalize()?;
+        let redis_port = process::port(6379)?;
+        let args = ["--port", &redis_port.to_string(), "--save", "", "--bind", "127.0.0.1", "--dir"];
+        let mut args = args.map(str::to_owned).to_vec();
+        args.push(dir.display().to_string());
+        let redis = Process::start(&server, &args, &dir.join("redis.log"))?;
+        let central_port = process::port(8081)?;
+        let central = start_central(&binaries, &dir, redis_port, central_port)?;
+        let mut stage = Self { dir, central_port, stores: Vec::new(), redis_port, binaries, central, _redis: redis };
+        for (store, wanted) in stores.iter().zip(8082..) {
+            stage.start_store(store, process::port(wanted)?)?;
+        }
+        wait("central answers", PATIENCE, || is_ready(stage.central_port))?;
+        for (store, port, _) in &stage.stores {
+            wait(&format!("{store} answers"), PATIENCE, || is_ready(*port))?;
+        }
+        println!("  central  http://127.0.0.1:{central_port}");
+        for (store, port, _) in &stage.stores {
+            println!("  store    http://127.0.0.1:{port}  {store}");
+        }
+        Ok(stage)
+    }
+
+    fn start_store(&mut self, store: &str, port: u16) -> anyhow::Result<()> {
+        let args = [
+            "serve".to_owned(),
+            format!("--store-id={store}"),
+            format!("--redis-url=redis://127.0.0.1:{}", self.redis_port),
+            format!("--database-path={}", self.dir.join(format!("{store}.db")).display()),
+            format!("--listen=127.0.0.1:{port}"),
+        ];
+        let log = self.dir.join(format!("{store}.log"));
+        let process = Process::start(&self.binaries.join("store-agent"), &args, &log)?;
+        self.stores.push((store.to_owned(), port, process));
+        Ok(())
+    }
+
+    /// Names of the stores.
+    pub(crate) fn stores(&self) -> Vec<String> {
+        self.stores.iter().map(|(store, _, _)| store.clone()).collect()
+    }
+
+    /// Where a store listens.
+    pub(crate) fn port_of(&self, store: &str) -> u16 {
+        self.stores.iter().find(|(name, _, _)| name == store).map_or(0, |(_, port, _)| *port)
+    }
+
+    /// A client of central.
+    pub(crate) fn central(&self) -> Client {
+        Client::new(self.central_port)
+    }
+
+    /// A client of a store.
+    pub(crate) fn store(&self, store: &str) -> Client {
+        Client::new(self.port_of(store))
+    }
+
+    /// `kill -9` for central, and a new one on its database.
+    pub(crate) fn kill_central(&mut self) -> anyhow::Result<()> {
+        self.central.kill();
+        self.central = start_central(&self.binaries, &self.dir, self.redis_port, self.central_port)?;
+        Ok(())
+    }
+
+    /// Everything in Redis is lost.
+    pub(crate) fn flush_redis(&self) -> std::io::Result<()> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.redis_port))?;
+        stream.write_all(b"FLUSHALL\r\n")?;
+        let mut reply = [0; 5];
+        stream.read_exact(&mut reply)
+    }
+
+    /// Whether central would sell for the store.
+    pub(crate) fn is_online(&self, store: &str) -> bool {
+        self.central().get(&format!("/v1/stores/{store}")).is_ok_and(|answer| answer.body["status"] == "online")
+    }
+
+    /// Whether central's view of the store is the store's stock, by digest, with everything applied.
+    pub(crate) fn is_equal(&self, store: &str) -> bool {
+        let own = self.store(store).get("/v1/status").map(|answer| answer.body).unwrap_or(Value::Null);
+        let seen = self.central().get(&format!("/v1/stores/{store}")).map(|answer| answer.body);
+        let seen = seen.unwrap_or(Value::Null);
+        !own.is_null() && own["digest"] == seen["digestValue"] && own["head"] == seen["applied"]
+    }
+}
+
+fn is_ready(port: u16) -> bool {
+    Client::new(port).get("/ready").is_ok_and(|answer| answer.status == 200)
+}
+
+fn start_central(binaries: &std::path::Path, dir: &std::path::Path, redis: u16, port: u16) -> anyhow::Result<Process> {
+    let args = [
+        "serve".to_owned(),
+        format!("--redis-url=redis://127.0.0.1:{redis}"),
+        format!("--database-path={}", dir.join("central.db").display()),
+        format!("--listen=127.0.0.1:{port}"),
+    ];
+    Process::start(&binaries.join("central"), &args, &dir.join("central.log"))
+}

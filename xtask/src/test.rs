@@ -1,0 +1,27 @@
+//! `cargo xtask test`: gets what the tests need, then runs all of them.
+
+use std::process::Command;
+
+use anyhow::bail;
+use clap::Args;
+
+use crate::{process, redis};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    println!("Shelfstream's tests: Redis, the daemons, then everything.");
+    let server = redis::server()?;
+    let binaries = process::build_daemons()?;
+    let mut command = Command::new(process::cargo());
+    command.args(["test", "--workspace"]).args(&options.filter);
+    command.env("SHELFSTREAM_REDIS_SERVER", server).env("SHELFSTREAM_BIN_DIR", binaries);
+    if !command.status()?.success() {
+        bail!("a test failed");
+    }
+    Ok(())
+}
