@@ -47,7 +47,7 @@ pub(crate) fn stay(
         screen.say("d cut or join a store   f flush Redis   k kill central   b sell the last units twice   q quit");
         // It ends with the process: a read of the terminal cannot be called off.
         std::thread::spawn(move || {
-            for byte in std::io::stdin().bytes() {
+            for byte in std::io::stdin().lock().bytes() {
                 let Ok(byte) = byte else { return };
                 if send.send(byte).is_err() {
                     return;
