@@ -67,14 +67,15 @@ create table item (
 
 create index item_by_product on item (product_id, store_id);
 
--- Totals of the chain, without retired stores; kept in the transaction that changes an item.
+-- Totals of the chain, without retired stores; kept in the transaction that changes an item, and summed anew for the
+-- products of each opening state. No checks: a total is derived, and an error in it must not stop a store's events.
 create table product (
   product_id text    not null primary key,
   name       text    not null,
-  quantity   integer not null check (quantity >= 0),
-  reserved   integer not null check (reserved >= 0),
-  allotted   integer not null check (allotted >= 0),
-  stores     integer not null check (stores >= 0)
+  quantity   integer not null,
+  reserved   integer not null,
+  allotted   integer not null,
+  stores     integer not null
 ) strict, without rowid;
 
 -- Every entry applied, in the order in which it was: the backup of the stores' ledgers.
@@ -128,6 +129,17 @@ create table request (
 create index request_pending on request (store_id, number) where status = 'pending';
 create index request_by_store on request (store_id, number);
 
+-- What the stores answered to commands, by the command's id: what a store that is restored has to know again.
+create table outcome (
+  store_id   text    not null references store,
+  command_id text    not null,
+  body       text    not null,
+  at         integer not null,
+  primary key (store_id, command_id)
+) strict, without rowid;
+
+create index outcome_by_age on outcome (at);
+
 -- The command link's log: the requests as sent in each command epoch.
 create table command (
   store_id   text    not null references store,
@@ -164,6 +176,8 @@ create table purchase (
 
 -- Units on their way to being sold: what `onlineAvailable` leaves out.
 create index purchase_pending on purchase (store_id, product_id, quantity) where status = 'pending';
+-- Outcomes of these are kept however old they are.
+create index purchase_by_attempt on purchase (attempt);
 create index purchase_by_store on purchase (store_id, number);
 create index purchase_by_customer on purchase (customer_id, number) where customer_id is not null;
 create index purchase_by_reference on purchase (reference, number) where reference is not null;

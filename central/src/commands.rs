@@ -125,6 +125,15 @@ pub fn open_epoch(
     Ok(())
 }
 
+/// Opens a command epoch for the event epoch that central knows. `beyond`: the greatest command epoch that the store is
+/// known to have seen.
+pub fn reopen(connection: &Connection, id: &StoreId, beyond: u64, now: Millis) -> rusqlite::Result<()> {
+    let Some(mut store) = crate::stores::find(connection, id)? else { return Ok(()) };
+    let (for_epoch, beyond) = (store.cursor.epoch, beyond.max(store.ready_epoch));
+    open_epoch(connection, &mut store, for_epoch, beyond, now)?;
+    store.save(connection)
+}
+
 /// The log as the sender sees it.
 pub struct Log<'a> {
     /// Where it is.
@@ -325,6 +334,15 @@ pub fn is_asked(connection: &Connection, store: &StoreId, kind: &str, purchase: 
              and purchase_id = ?3)",
         )?
         .query_row(params![store.as_str(), kind, purchase.to_string()], |row| row.get(0))
+}
+
+/// Whether a resync is still unanswered.
+pub fn is_resync_asked(connection: &Connection, store: &StoreId) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "select exists (select 1 from request where store_id = ?1 and status = 'pending' and type = 'resync')",
+        )?
+        .query_row([store.as_str()], |row| row.get(0))
 }
 
 /// Ends all open requests of a store that an operator has retired. Returns their ids.

@@ -136,6 +136,22 @@ impl Consumer {
             tracing::info!(stores = ?new.iter().map(StoreId::as_str).collect::<Vec<_>>(), "discovered");
             known = self.reader.scan(stores::all).await.map_err(fatal)?;
         }
+        let suspects: Vec<StoreId> = known.iter().filter(|store| store.suspect).map(|store| store.id.clone()).collect();
+        if !suspects.is_empty() {
+            let now = Millis::now();
+            let asked = self
+                .write(move |connection| {
+                    suspects
+                        .into_iter()
+                        .filter_map(|id| match view::look_after(connection, &id, now) {
+                            Ok(asked) => asked.then_some(Ok(id)),
+                            Err(error) => Some(Err(error)),
+                        })
+                        .collect::<rusqlite::Result<Vec<_>>>()
+                })
+                .await?;
+            asked.iter().for_each(|id| self.wakes.wake(id));
+        }
         let acks: Vec<(StoreId, Ack)> = known.iter().map(|store| (store.id.clone(), store.ack())).collect();
         self.set_acks(connection, &acks).await?;
         Ok(acks.into_iter().map(|(id, _)| id).collect())

@@ -118,6 +118,19 @@ fn count(
     Ok(())
 }
 
+/// Sums a product's totals anew: whatever had crept into the running ones goes.
+pub fn sum_anew(connection: &Connection, product: &ProductId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "update product set (quantity, reserved, allotted, stores) = \
+             (select coalesce(sum(item.quantity), 0), coalesce(sum(item.reserved), 0), \
+              coalesce(sum(item.allotted), 0), count(*) from item join store using (store_id) \
+              where item.product_id = ?1 and not retired) where product_id = ?1",
+        )?
+        .execute([product.as_str()])?;
+    Ok(())
+}
+
 /// All items of a store, by product.
 pub fn of_store(connection: &Connection, store: &StoreId) -> rusqlite::Result<Vec<(ProductId, Item)>> {
     connection

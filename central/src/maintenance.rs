@@ -16,15 +16,27 @@ const EVERY: Duration = Duration::from_secs(60 * 60);
 /// One pass.
 pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<()> {
     connection.execute("delete from idempotency where at < ?1", [now.0 - idempotency::RETENTION_MS])?;
-    // The acknowledged entry itself always stays: it is what the next ack is judged by.
+    prune_commands(connection, Millis(now.0 - COMMANDS_MS))?;
     connection.execute(
-        "delete from command where created_at < ?1 and exists (select 1 from store \
-         where store.store_id = command.store_id and (command.epoch < store.command_epoch \
-         or (command.epoch = store.command_epoch and command.seq < store.command_acked)))",
+        "delete from outcome where at < ?1 and not exists (select 1 from purchase \
+         where purchase.attempt = outcome.command_id and purchase.status = 'confirmed' \
+         and purchase.picked_at is null)",
         [now.0 - COMMANDS_MS],
     )?;
     connection
         .execute("delete from request where status <> 'pending' and settled_at < ?1", params![now.0 - COMMANDS_MS])?;
+    Ok(())
+}
+
+/// Forgets commands appended before a time that lie below the acknowledged one. That one always stays: the next ack is
+/// judged by it.
+pub fn prune_commands(connection: &Connection, before: Millis) -> rusqlite::Result<()> {
+    connection.execute(
+        "delete from command where created_at < ?1 and exists (select 1 from store \
+         where store.store_id = command.store_id and (command.epoch < store.command_epoch \
+         or (command.epoch = store.command_epoch and command.seq < store.command_acked)))",
+        [before.0],
+    )?;
     Ok(())
 }
 

@@ -224,16 +224,7 @@ impl Publisher {
     async fn open_epoch(&self, store: &StoreId) -> anyhow::Result<()> {
         let store = store.clone();
         let now = Millis::now();
-        self.write(move |connection| {
-            if let Some(mut store) = stores::find(connection, &store)? {
-                let for_epoch = store.cursor.epoch;
-                let beyond = store.ready_epoch;
-                commands::open_epoch(connection, &mut store, for_epoch, beyond, now)?;
-                store.save(connection)?;
-            }
-            Ok(())
-        })
-        .await
+        self.write(move |connection| commands::reopen(connection, &store, 0, now)).await
     }
 
     /// Stores the acknowledged place now and then: it only decides what may be pruned.

@@ -3,10 +3,12 @@
 
 use rusqlite::Connection;
 use shared::domain::Rejection;
+use shared::ids::OperationId;
 use shared::time::Millis;
 use shared::wire::{Fact, Kind, Outcome, Position};
 
 use crate::commands::{self, Status};
+use crate::outcomes;
 use crate::purchases::{self, Answer};
 use crate::stores::Store;
 
@@ -39,6 +41,7 @@ pub fn fact(
     if let Some(command) = &fact.command {
         // A change may be recorded as two events of one command; the first is its answer.
         if kind != Kind::LowStock {
+            outcomes::keep(connection, &store.id, &outcome(command.clone()), now)?;
             answer(connection, &outcome(command.clone()), command.as_str(), position, now, settled)?;
         }
     }
@@ -51,6 +54,12 @@ pub fn fact(
     }
     if let Some(purchase) = &fact.purchase {
         let outcome = outcome(purchase.attempt.clone());
+        match kind {
+            // The attempt's own outcome becomes that of its cancel.
+            Kind::PurchaseCancelled => outcomes::keep(connection, &store.id, &outcome, now)?,
+            Kind::PurchasePicked => outcomes::mark_picked(connection, &store.id, &purchase.attempt, now)?,
+            _ => {}
+        }
         purchase_outcome(connection, store, &outcome, position, now, settled)?;
     }
     Ok(())
@@ -66,8 +75,12 @@ pub fn outcome(
     now: Millis,
     settled: &mut Settled,
 ) -> rusqlite::Result<()> {
+    outcomes::keep(connection, &store.id, outcome, now)?;
     answer(connection, outcome, outcome.command.as_str(), position, now, settled)?;
     if let Some(also) = also {
+        if let Ok(command) = OperationId::parse(also) {
+            outcomes::keep(connection, &store.id, &Outcome { command, ..outcome.clone() }, now)?;
+        }
         answer(connection, outcome, also, position, now, settled)?;
     }
     if outcome.kind == Kind::CommandRefused {

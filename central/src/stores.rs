@@ -204,15 +204,18 @@ pub fn lineage(connection: &Connection, id: &StoreId) -> rusqlite::Result<Vec<Cu
         .collect()
 }
 
+/// A cursor at which an epoch was left.
+pub fn add_to_lineage(connection: &Connection, id: &StoreId, past: &Cursor) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("insert or replace into lineage (store_id, epoch, seq, hash) values (?1, ?2, ?3, ?4)")?
+        .execute(params![id.as_str(), past.epoch, past.seq, HashColumn(past.hash)])?;
+    Ok(())
+}
+
 /// Replaces the lineage by that of an accepted opening.
 pub fn set_lineage(connection: &Connection, id: &StoreId, lineage: &[Cursor]) -> rusqlite::Result<()> {
     connection.prepare_cached("delete from lineage where store_id = ?1")?.execute([id.as_str()])?;
-    let mut insert = connection
-        .prepare_cached("insert or replace into lineage (store_id, epoch, seq, hash) values (?1, ?2, ?3, ?4)")?;
-    for past in lineage {
-        insert.execute(params![id.as_str(), past.epoch, past.seq, HashColumn(past.hash)])?;
-    }
-    Ok(())
+    lineage.iter().try_for_each(|past| add_to_lineage(connection, id, past))
 }
 
 /// Remembers how far the store has acknowledged its commands: what lies below may be pruned in time.

@@ -185,11 +185,13 @@ fn take_effect(
     for named in pages.iter().flat_map(|page| &page.items) {
         gone.remove(&named.product_id);
         items::put(connection, store, &named.product_id, Some(&named.item))?;
+        items::sum_anew(connection, &named.product_id)?;
     }
     for product in gone {
         items::put(connection, store, &product, None)?;
+        items::sum_anew(connection, &product)?;
     }
-    // The sum anew: whatever had crept into the running one goes with this state.
+    // All sums anew: whatever had crept into the running ones goes with this state.
     store.digest = digest(&items::of_store(connection, &store.id)?);
     store.opening = false;
     store.complete = true;
@@ -219,9 +221,25 @@ fn compare(connection: &Connection, store: &mut Store, said: Option<Digest>, now
     ask_resync(connection, store, now)
 }
 
-/// Asks a suspect store for its whole state, at most once a minute.
+/// On a sweep: a store that is still suspect is asked again. Its last resync may have been asked for within the minute in
+/// which something else went wrong, and an idle store sends nothing that would bring it up. Says whether it was asked.
+pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite::Result<bool> {
+    let Some(mut store) = stores::find(connection, id)?.filter(|store| store.suspect && !store.opening) else {
+        return Ok(false);
+    };
+    let before = store.command_head;
+    ask_resync(connection, &mut store, now)?;
+    store.save(connection)?;
+    Ok(store.command_head != before)
+}
+
+/// Asks a suspect store for its whole state, at most once a minute, and not while it has yet to answer.
 pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<()> {
-    if store.resync_at.is_some_and(|at| now.since(at) < RESYNC_EVERY_MS) || store.command_head.epoch == 0 {
+    // A time in the future is a clock that was set back: it must not hold up the resync.
+    if store.resync_at.is_some_and(|at| at <= now && now.since(at) < RESYNC_EVERY_MS)
+        || store.command_head.epoch == 0
+        || commands::is_resync_asked(connection, &store.id)?
+    {
         return Ok(());
     }
     store.resync_at = Some(now);

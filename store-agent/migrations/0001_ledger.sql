@@ -82,6 +82,7 @@ create table purchase (
   picked_at   integer
 ) strict;
 
+create index purchase_by_attempt on purchase (attempt);
 create index purchase_to_pick on purchase (number) where status = 'confirmed' and picked_at is null;
 
 -- First answers by the caller's key, kept in the transaction of the effect.

@@ -273,7 +273,7 @@ fn cancel(
 }
 
 /// The attempt's own outcome becomes `cancelled`.
-fn keep_cancelled(
+pub(crate) fn keep_cancelled(
     connection: &Connection,
     purchase: &PurchaseRef,
     item: Option<Item>,
@@ -394,7 +394,7 @@ pub fn find_outcome(connection: &Connection, id: &OperationId) -> rusqlite::Resu
     .transpose()
 }
 
-fn keep(connection: &Connection, outcome: &Outcome) -> rusqlite::Result<()> {
+pub(crate) fn keep(connection: &Connection, outcome: &Outcome) -> rusqlite::Result<()> {
     let body = serde_json::to_string(outcome).expect("an outcome serialises");
     connection
         .prepare_cached("insert or replace into outcome (command_id, body, at) values (?1, ?2, ?3)")?

@@ -15,4 +15,6 @@ pub mod operations;
 pub mod publisher;
 pub mod purchases;
 pub mod receiver;
+pub mod restore;
 pub mod run;
+pub mod verify;

@@ -310,7 +310,7 @@ impl Publisher {
 
     /// L9: the ledger does not reach back to what central knows.
     async fn open_epoch(&self) -> anyhow::Result<()> {
-        self.write(|connection| ledger::open_epoch(connection, Millis::now(), 0, None).map(|_| ())).await
+        self.write(|connection| ledger::open_epoch(connection, Millis::now()).map(|_| ())).await
     }
 
     /// Stores the acknowledged place now and then: it decides what may be pruned, and what the backlog is.

@@ -87,6 +87,14 @@ pub(crate) fn cancel(connection: &Connection, id: PurchaseId, now: Millis) -> ru
     Ok(())
 }
 
+/// Staff has picked it.
+pub(crate) fn set_picked(connection: &Connection, id: PurchaseId, at: Millis) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("update purchase set picked_at = ?2 where purchase_id = ?1")?
+        .execute(params![id.to_string(), at.0])?;
+    Ok(())
+}
+
 /// What picking did.
 #[derive(Debug, Clone)]
 pub struct Picked {
@@ -111,9 +119,7 @@ pub fn pick(
     if purchase.picked_at.is_some() {
         return Ok(Some(Picked { purchase, position: None }));
     }
-    connection
-        .prepare_cached("update purchase set picked_at = ?2 where purchase_id = ?1")?
-        .execute(params![id.to_string(), now.0])?;
+    set_picked(connection, id, now)?;
     purchase.picked_at = Some(now);
     commands::mark_picked(connection, &purchase.reference.attempt)?;
     let mut head = ledger::head(connection)?;

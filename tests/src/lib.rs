@@ -6,7 +6,9 @@
 
 mod client;
 pub mod data;
+pub mod history;
 mod process;
+pub mod simulation;
 mod till;
 mod world;
 

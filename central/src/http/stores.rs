@@ -14,6 +14,7 @@ use shared::http::{Body, Code, Problem, Query, Result, StorePath, Write};
 use shared::ids::StoreId;
 use shared::sqlite::Abort;
 use shared::time::Millis;
+use shared::wire::restore::{Answer, Question};
 
 use super::idempotency::{key_of, known};
 use super::{App, Shared};
@@ -32,6 +33,7 @@ pub(super) fn router() -> Router<Arc<App>> {
         .route("/stores/{storeId}/snapshot", get(snapshot))
         .route("/stores/{storeId}/adopt", post(adopt))
         .route("/stores/{storeId}/resync", post(resync))
+        .route("/stores/{storeId}/restore", post(restore))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -279,6 +281,28 @@ async fn resync(State(app): Shared, StorePath(id): StorePath, write: Write) -> R
         Ok(Vec::new())
     })
     .await
+}
+
+/// The question of `store-agent restore` (L10): gives out an epoch and tells what is known of the store. A store that
+/// central never heard of is known from then on.
+async fn restore(
+    State(app): Shared,
+    StorePath(id): StorePath,
+    Body { value, .. }: Body<Question>,
+) -> Result<Json<Answer>> {
+    let now = Millis::now();
+    let answer = app
+        .writer
+        .write(move |connection| {
+            if stores::find(connection, &id)?.is_some_and(|store| store.retired) {
+                let problem = Problem::new(Code::StoreRetired).with("storeId", id.as_str());
+                return Err(Abort::Refused(problem.detail("adopt the store first: POST /stores/{storeId}/adopt")));
+            }
+            Ok(crate::restore::question(connection, &id, &value, now)?)
+        })
+        .await??;
+    tracing::warn!(store = answer.store_id, epoch = answer.epoch, "a restore was begun: this epoch is expected");
+    Ok(Json(answer))
 }
 
 /// The view's copy of a store, one JSON object a line.

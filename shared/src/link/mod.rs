@@ -25,6 +25,9 @@ use crate::ids::Invalid;
 
 /// T of the protocol: how often a sender looks after entries that are not acknowledged, in milliseconds.
 pub const TICK_MS: i64 = 2_000;
+/// Ticks after which a sender that has nothing unacknowledged reads the ack all the same: its receiver may have been set
+/// back to an older copy, or a clone of it may have acknowledged and died.
+pub const IDLE_TICKS: i64 = 5;
 /// W of the protocol: entries published and not acknowledged, at most.
 pub const WINDOW: u64 = 2_000;
 

@@ -6,6 +6,7 @@
 
 mod command;
 mod event;
+pub mod restore;
 
 pub use command::{About, Command, PurchaseRef};
 pub use event::{Event, Fact, Kind, Named, Outcome, SnapshotEnd, SnapshotPage};

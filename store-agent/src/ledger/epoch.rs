@@ -24,6 +24,9 @@ pub enum InitialiseError {
         /// Whose it should be.
         wanted: StoreId,
     },
+    /// A new database that was to take over from central's state and has not got it.
+    #[error("a restore of this database was begun and not finished: run `store-agent restore` again")]
+    Unfinished,
     /// SQLite.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
@@ -31,40 +34,66 @@ pub enum InitialiseError {
 
 /// Opens the first epoch of a new database; checks that an existing one is this store's.
 pub fn initialise(connection: &Connection, store: &StoreId, now: Millis) -> Result<(), InitialiseError> {
-    let found: Option<String> = connection.query_row("select store_id from meta", [], |row| row.get(0)).optional()?;
-    match found {
-        Some(found) if found == store.as_str() => return Ok(()),
-        Some(found) => return Err(InitialiseError::OtherStore { found, wanted: store.clone() }),
-        None => {}
-    }
     let transaction = connection.unchecked_transaction()?;
-    transaction.execute(
-        "insert into meta (id, store_id, epoch, seq, hash, digest) values (1, ?1, 0, 0, ?2, ?3)",
-        params![store.as_str(), HashColumn(Hash::ZERO), DigestColumn(Digest::default())],
-    )?;
-    open_epoch(&transaction, now, 0, None)?;
+    if claim(&transaction, store)? {
+        open_epoch(&transaction, now)?;
+    } else if head(&transaction)?.cursor.epoch == 0 {
+        return Err(InitialiseError::Unfinished);
+    }
     transaction.commit()?;
     Ok(())
 }
 
-/// Opens an epoch: later than the own one and than `beyond` (the ack's), or the number that central gave out. The
-/// command cursor is closed until a command epoch names this one.
-pub fn open_epoch(connection: &Connection, now: Millis, beyond: u64, given: Option<u64>) -> rusqlite::Result<Cursor> {
+/// Makes a new database this store's, with nothing in it and no epoch; checks that an existing one is. Says whether it
+/// was new.
+pub fn claim(connection: &Connection, store: &StoreId) -> Result<bool, InitialiseError> {
+    let found: Option<String> = connection.query_row("select store_id from meta", [], |row| row.get(0)).optional()?;
+    match found {
+        Some(found) if found == store.as_str() => Ok(false),
+        Some(found) => Err(InitialiseError::OtherStore { found, wanted: store.clone() }),
+        None => {
+            connection.execute(
+                "insert into meta (id, store_id, epoch, seq, hash, digest) values (1, ?1, 0, 0, ?2, ?3)",
+                params![store.as_str(), HashColumn(Hash::ZERO), DigestColumn(Digest::default())],
+            )?;
+            Ok(true)
+        }
+    }
+}
+
+/// Opens an epoch later than the own one, which ends here.
+pub fn open_epoch(connection: &Connection, now: Millis) -> rusqlite::Result<Cursor> {
     let mut head = head(connection)?;
+    let mut past = lineage(connection)?;
     if head.cursor.epoch > 0 {
-        connection
-            .prepare_cached("insert or replace into lineage (epoch, seq, hash) values (?1, ?2, ?3)")?
-            .execute(params![head.cursor.epoch, head.cursor.seq, HashColumn(head.cursor.hash)])?;
+        past.push(head.cursor);
     }
     let wall = u64::try_from(now.0).unwrap_or(1);
-    let epoch = given.unwrap_or_else(|| wall.max(head.cursor.epoch + 1).max(beyond.saturating_add(1)));
-    head.cursor = Cursor { epoch, seq: 0, hash: Hash::ZERO };
-    connection.prepare_cached("update meta set acked = 0")?.execute([])?;
-    let opened = Event::Opened { lineage: lineage(connection)? };
-    append(connection, &mut head, &named(&format!("opened:{epoch}")), &opened, now)?;
-    write_pages(connection, &mut head, now)?;
+    let epoch = wall.max(head.cursor.epoch + 1);
+    begin_epoch(connection, &mut head, epoch, &past, now)?;
     save_head(connection, &head)?;
     Ok(head.cursor)
+}
+
+/// The first entries of an epoch: `opened` with its lineage, then the whole state. The command cursor is closed until
+/// a command epoch names this one. The caller saves the head.
+pub(crate) fn begin_epoch(
+    connection: &Connection,
+    head: &mut Head,
+    epoch: u64,
+    past: &[Cursor],
+    now: Millis,
+) -> rusqlite::Result<()> {
+    connection.prepare_cached("delete from lineage")?.execute([])?;
+    let mut insert = connection.prepare_cached("insert into lineage (epoch, seq, hash) values (?1, ?2, ?3)")?;
+    for cursor in past {
+        insert.execute(params![cursor.epoch, cursor.seq, HashColumn(cursor.hash)])?;
+    }
+    head.cursor = Cursor { epoch, seq: 0, hash: Hash::ZERO };
+    connection.prepare_cached("update meta set acked = 0")?.execute([])?;
+    let opened = Event::Opened { lineage: past.to_vec() };
+    append(connection, head, &named(&format!("opened:{epoch}")), &opened, now)?;
+    write_pages(connection, head, now)
 }
 
 /// The last cursor of each earlier epoch.

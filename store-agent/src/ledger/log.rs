@@ -107,12 +107,25 @@ pub fn store_acked(connection: &Connection, epoch: u64, seq: u64) -> rusqlite::R
 /// Forgets what may be forgotten (L1): entries below the acknowledged one and older than the retention, answers to
 /// commands as old, and callers' keys after a week.
 pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<()> {
+    prune_entries(connection, Millis(now.0 - RETENTION_MS))?;
+    // An answer that central may not have heard yet is kept, and so is that of a purchase whose units still wait.
+    connection.execute(
+        "delete from outcome where at < ?1 \
+         and at < (select coalesce(min(ledger.recorded_at), ?1) from ledger join meta using (epoch) where seq > acked) \
+         and not exists (select 1 from purchase where purchase.attempt = outcome.command_id \
+           and purchase.status = 'confirmed' and purchase.picked_at is null)",
+        [now.0 - RETENTION_MS],
+    )?;
+    connection.execute("delete from idempotency where at < ?1", [now.0 - KEYS_MS])?;
+    Ok(())
+}
+
+/// Forgets entries recorded before a time that lie below the acknowledged one, which always stays.
+pub fn prune_entries(connection: &Connection, before: Millis) -> rusqlite::Result<()> {
     connection.execute(
         "delete from ledger where recorded_at < ?1 and exists (select 1 from meta \
          where ledger.epoch < meta.epoch or (ledger.epoch = meta.epoch and ledger.seq < meta.acked))",
-        [now.0 - RETENTION_MS],
+        [before.0],
     )?;
-    connection.execute("delete from outcome where at < ?1", [now.0 - RETENTION_MS])?;
-    connection.execute("delete from idempotency where at < ?1", [now.0 - KEYS_MS])?;
     Ok(())
 }

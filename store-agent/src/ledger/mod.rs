@@ -7,9 +7,10 @@ mod epoch;
 mod items;
 mod log;
 
-pub use epoch::{InitialiseError, initialise, lineage, open_epoch, write_pages};
+pub(crate) use epoch::begin_epoch;
+pub use epoch::{InitialiseError, claim, initialise, lineage, open_epoch, write_pages};
 pub use items::{COLUMNS as ITEM_COLUMNS, all_items, find_item, read_item};
-pub use log::{Backlog, Log, backlog, entries, prune, store_acked};
+pub use log::{Backlog, Log, backlog, entries, prune, prune_entries, store_acked};
 
 pub(crate) use items::put_item;
 

@@ -1,0 +1,45 @@
+//! Outcomes of commands as the stores keep them (B2): the copy that a restored store gets back.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use shared::ids::{OperationId, StoreId};
+use shared::time::Millis;
+use shared::wire::Outcome;
+
+/// Keeps what a store says of a command.
+pub fn keep(connection: &Connection, store: &StoreId, outcome: &Outcome, now: Millis) -> rusqlite::Result<()> {
+    let body = serde_json::to_string(outcome).expect("an outcome serialises");
+    connection
+        .prepare_cached("insert or replace into outcome (store_id, command_id, body, at) values (?1, ?2, ?3, ?4)")?
+        .execute(params![store.as_str(), outcome.command.as_str(), body, now.0])?;
+    Ok(())
+}
+
+/// Staff has picked the purchase that this command confirmed.
+pub fn mark_picked(
+    connection: &Connection,
+    store: &StoreId,
+    attempt: &OperationId,
+    now: Millis,
+) -> rusqlite::Result<()> {
+    let body: Option<String> = connection
+        .prepare_cached("select body from outcome where store_id = ?1 and command_id = ?2")?
+        .query_row(params![store.as_str(), attempt.as_str()], |row| row.get(0))
+        .optional()?;
+    match body.and_then(|body| serde_json::from_str::<Outcome>(&body).ok()) {
+        Some(outcome) => keep(connection, store, &Outcome { picked: true, ..outcome }, now),
+        None => Ok(()),
+    }
+}
+
+/// All that are kept for a store.
+pub fn of_store(connection: &Connection, store: &StoreId) -> rusqlite::Result<Vec<Outcome>> {
+    connection
+        .prepare_cached("select body from outcome where store_id = ?1 order by command_id")?
+        .query_map([store.as_str()], |row| row.get::<_, String>(0))?
+        .map(|body| {
+            serde_json::from_str(&body?).map_err(|error| {
+                rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,34 @@
+//! A store's stock recomputed from its ledger: what the view must be.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, params};
+use shared::domain::Item;
+use shared::ids::ProductId;
+use shared::wire::Event;
+
+use crate::stores::Store;
+
+/// The stock at the store's state: the opening's pages, then every entry after them, in order.
+pub fn stock(connection: &Connection, store: &Store) -> rusqlite::Result<BTreeMap<ProductId, Item>> {
+    let mut statement = connection
+        .prepare_cached("select type, body from event where store_id = ?1 and epoch = ?2 and seq <= ?3 order by seq")?;
+    let mut rows = statement.query(params![store.id.as_str(), store.state.epoch, store.state.seq])?;
+    let mut stock = BTreeMap::new();
+    let mut laid_aside = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        match Event::decode(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?) {
+            Ok(Event::Fact(_, fact)) => {
+                if let Some(item) = fact.item {
+                    stock.insert(fact.product_id, item);
+                }
+            }
+            Ok(Event::SnapshotPage(page)) => {
+                laid_aside.extend(page.items.into_iter().map(|named| (named.product_id, named.item)));
+            }
+            Ok(Event::SnapshotEnd(_)) => stock = std::mem::take(&mut laid_aside),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(stock)
+}

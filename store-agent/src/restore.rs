@@ -1,0 +1,257 @@
+//! The answer of a restore (L10): a new machine, an old copy, a fork or a stopped agent takes in what central knows.
+//!
+//! **Guarantees.** One transaction. Central's state becomes the store's, and whatever only this database knows is
+//! recorded again on top, once, by its difference and under its old name: both really happened. If it can only be one
+//! or the other, nothing is changed and a human is asked.
+
+mod again;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use shared::hash::{Digest, Hash};
+use shared::ids::ProductId;
+use shared::link::{Cursor, EntryId};
+use shared::sqlite::{Abort, HashColumn};
+use shared::time::Millis;
+use shared::wire::restore::{Answer, Question, Span};
+use shared::wire::{Event, Kind, Outcome};
+
+use crate::ledger::{self, Head};
+use crate::{commands, purchases};
+
+/// Which state stands when only a human can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// This database's.
+    Own,
+    /// Central's; what only this database knows is left out.
+    Central,
+}
+
+/// Why nothing was done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Ask again: the epoch given out is not later than the own one.
+    #[error("central gave out epoch {0}, which is not later than the own one: ask again")]
+    AskAgain(u64),
+    /// Only a human can choose.
+    #[error(
+        "nothing in this database is known to central, and it is not empty ({entries} entries): say which state stands, \
+         --state own (central takes this database's) or --state central (this database's entries are left out)"
+    )]
+    NeedsChoice {
+        /// Entries of the own ledger.
+        entries: u64,
+    },
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The epoch opened.
+    pub epoch: u64,
+    /// Whose state it opened with.
+    pub state: Choice,
+    /// The newest own entry that central has.
+    pub shared: Option<EntryId>,
+    /// Own entries recorded again.
+    pub recorded_again: u64,
+    /// Own entries that were left out, because central knows them or they answer what it has settled.
+    pub left_out: u64,
+    /// Items touched on either side after the newest shared entry: to be counted.
+    pub recount: BTreeSet<ProductId>,
+}
+
+/// An own entry.
+struct Own {
+    id: EntryId,
+    hash: Hash,
+    operation: String,
+    kind: String,
+    body: String,
+    product: Option<ProductId>,
+}
+
+/// What to ask central.
+pub fn question(connection: &Connection) -> rusqlite::Result<Question> {
+    let log = connection
+        .prepare_cached("select epoch, min(seq), max(seq) from ledger group by epoch order by epoch")?
+        .query_map([], |row| Ok(Span { epoch: row.get(0)?, first: row.get(1)?, last: row.get(2)? }))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(Question { epoch: ledger::head(connection)?.cursor.epoch, log })
+}
+
+/// Carries out central's answer, in the caller's transaction.
+pub fn carry_out(
+    connection: &Connection,
+    answer: &Answer,
+    choice: Option<Choice>,
+    now: Millis,
+) -> Result<Report, Abort<Refusal>> {
+    let mut head = ledger::head(connection)?;
+    if answer.epoch <= head.cursor.epoch {
+        return Err(Abort::Refused(Refusal::AskAgain(answer.epoch)));
+    }
+    let own = own_entries(connection)?;
+    let known: HashMap<EntryId, Hash> = answer.entries.iter().map(|entry| (entry.id(), entry.hash)).collect();
+    // A log that has something else at the end of what is covered forked from it before: where, nobody can tell.
+    let forked = |past: &Cursor| own.iter().any(|own| own.id == past.id() && own.hash != past.hash);
+    let covers: Vec<&Cursor> = answer.covers.iter().filter(|past| !forked(past)).collect();
+    let is_shared = |own: &&Own| match known.get(&own.id) {
+        Some(hash) => *hash == own.hash,
+        None => covers.iter().any(|past| past.epoch == own.id.epoch && own.id.seq <= past.seq),
+    };
+    let shared = own.iter().rev().find(is_shared).map(|own| own.id);
+    let in_history = answer.complete && is_in_history(connection, &head, &answer.state)?;
+    let reaches_back = own.iter().any(|own| own.id == answer.state.id());
+    let state = if !answer.complete {
+        Choice::Own
+    } else if shared.is_none() && !own.is_empty() {
+        let entries = own.len() as u64;
+        choice.ok_or(Abort::Refused(Refusal::NeedsChoice { entries }))?
+    } else if in_history && !reaches_back {
+        Choice::Own
+    } else {
+        Choice::Central
+    };
+    // What the epoch is said to continue. In central's state there is no more of the own log than what is shared: the
+    // rest leaves it, and must not count as covered when a clone of this database asks later.
+    let own_past = match (state, in_history) {
+        (Choice::Own, _) => Some(own_past(connection, &head, None)?),
+        (Choice::Central, true) => Some(own_past(connection, &head, Some(&answer.state))?),
+        (Choice::Central, false) => None,
+    };
+    let past = lineage(own_past, answer);
+    let mut report =
+        Report { epoch: answer.epoch, state, shared, recorded_again: 0, left_out: 0, recount: BTreeSet::new() };
+    if state == Choice::Own {
+        ledger::begin_epoch(connection, &mut head, answer.epoch, &past, now)?;
+        ledger::save_head(connection, &head)?;
+        return Ok(report);
+    }
+    let after = |id: EntryId| shared.is_none_or(|shared| id > shared);
+    let unshared: Vec<&Own> = own.iter().filter(|own| after(own.id)).collect();
+    report.recount.extend(unshared.iter().filter_map(|own| own.product.clone()));
+    if !own.is_empty() {
+        let both: HashSet<EntryId> = own.iter().filter(is_shared).map(|own| own.id).collect();
+        let theirs = answer.entries.iter().filter(|entry| after(entry.id()) && !both.contains(&entry.id()));
+        report.recount.extend(theirs.filter_map(|entry| entry.product_id.clone()));
+    }
+    for own in &unshared {
+        connection
+            .prepare_cached("delete from ledger where epoch = ?1 and seq = ?2")?
+            .execute(params![own.id.epoch, own.id.seq])?;
+    }
+    take_state(connection, &mut head, answer)?;
+    ledger::begin_epoch(connection, &mut head, answer.epoch, &past, now)?;
+    // With nothing shared a human has said that central's state is all there is.
+    let repeated = if shared.is_some() { unshared.as_slice() } else { &[] };
+    let operations: HashSet<&str> = answer.entries.iter().map(|entry| entry.operation.as_str()).collect();
+    for own in repeated {
+        if !operations.contains(own.operation.as_str())
+            && again::record(connection, &mut head, &own.operation, &own.kind, &own.body, now)?
+        {
+            report.recorded_again += 1;
+        }
+    }
+    report.left_out = unshared.len() as u64 - report.recorded_again;
+    ledger::save_head(connection, &head)?;
+    Ok(report)
+}
+
+fn own_entries(connection: &Connection) -> rusqlite::Result<Vec<Own>> {
+    connection
+        .prepare_cached(
+            "select epoch, seq, hash, operation_id, type, body, product_id from ledger order by epoch, seq",
+        )?
+        .query_map([], |row| {
+            let product: Option<String> = row.get(6)?;
+            Ok(Own {
+                id: EntryId { epoch: row.get(0)?, seq: row.get(1)? },
+                hash: row.get::<_, HashColumn>(2)?.0,
+                operation: row.get(3)?,
+                kind: row.get(4)?,
+                body: row.get(5)?,
+                product: product.and_then(|text| ProductId::parse(&text).ok()),
+            })
+        })?
+        .collect()
+}
+
+/// Whether a cursor lies in what this database has been through, as far as it can still tell.
+fn is_in_history(connection: &Connection, head: &Head, cursor: &Cursor) -> rusqlite::Result<bool> {
+    let mut past = ledger::lineage(connection)?;
+    past.push(head.cursor);
+    let Some(end) = past.iter().find(|end| end.epoch == cursor.epoch && end.seq >= cursor.seq) else {
+        return Ok(false);
+    };
+    if end.seq == cursor.seq {
+        return Ok(end.hash == cursor.hash);
+    }
+    let own: Option<Hash> = connection
+        .prepare_cached("select hash from ledger where epoch = ?1 and seq = ?2")?
+        .query_row(params![cursor.epoch, cursor.seq], |row| Ok(row.get::<_, HashColumn>(0)?.0))
+        .optional()?;
+    Ok(own.is_none_or(|own| own == cursor.hash))
+}
+
+/// The own lineage with the own head, or as it was at `end`.
+fn own_past(connection: &Connection, head: &Head, end: Option<&Cursor>) -> rusqlite::Result<Vec<Cursor>> {
+    let mut past = ledger::lineage(connection)?;
+    let end = end.unwrap_or(&head.cursor);
+    past.retain(|cursor| cursor.epoch < end.epoch);
+    if end.epoch > 0 {
+        past.push(*end);
+    }
+    Ok(past)
+}
+
+/// The own past, and central's for epochs that are missing there; else central's.
+fn lineage(own: Option<Vec<Cursor>>, answer: &Answer) -> Vec<Cursor> {
+    let mut past = own.unwrap_or_default();
+    let known: HashSet<u64> = past.iter().map(|cursor| cursor.epoch).collect();
+    past.extend(answer.lineage.iter().filter(|cursor| !known.contains(&cursor.epoch)));
+    past.sort();
+    past
+}
+
+/// The state becomes central's.
+fn take_state(connection: &Connection, head: &mut Head, answer: &Answer) -> rusqlite::Result<()> {
+    for table in ["item", "outcome", "purchase"] {
+        connection.execute(&format!("delete from {table}"), [])?;
+    }
+    head.digest = Digest::default();
+    for named in &answer.items {
+        ledger::put_item(connection, head, &named.product_id, None, &named.item)?;
+    }
+    let mut of_purchases: Vec<&Outcome> = Vec::new();
+    for outcome in &answer.outcomes {
+        commands::keep(connection, outcome)?;
+        if outcome.purchase.as_ref().is_some_and(|purchase| purchase.attempt == outcome.command) {
+            of_purchases.push(outcome);
+        }
+    }
+    of_purchases.sort_by_key(|outcome| outcome.at);
+    for outcome in of_purchases {
+        let Some(purchase) = &outcome.purchase else { continue };
+        if !matches!(outcome.kind, Kind::PurchaseConfirmed | Kind::PurchaseCancelled) {
+            continue;
+        }
+        purchases::confirm(connection, purchase, outcome.at)?;
+        if outcome.kind == Kind::PurchaseCancelled {
+            purchases::cancel(connection, purchase.purchase_id, outcome.at)?;
+        } else if outcome.picked {
+            purchases::set_picked(connection, purchase.purchase_id, outcome.at)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether an entry tells of something that happened, rather than of the link's own affairs.
+fn fact(kind: &str, body: &str) -> Option<(Kind, shared::wire::Fact)> {
+    match Event::decode(kind, body) {
+        Ok(Event::Fact(kind, fact)) => Some((kind, fact)),
+        _ => None,
+    }
+}

@@ -1,0 +1,164 @@
+//! Central: the production view, settlement, purchases and command log over SQLite in memory, with its loops taken
+//! apart into single steps.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use central::{commands, stores, view};
+use rusqlite::Connection;
+use shared::ids::StoreId;
+use shared::link::{Ack, Cursor, Entry};
+use shared::redis::{Channel, Keys, Received};
+use shared::time::Millis;
+
+use super::redis::{Call, Redis};
+use super::sending::{Progress, Sending};
+use super::{EVENT_BATCH, WINDOW};
+
+/// Where the consumer stands with one store.
+enum Consuming {
+    /// It looks at the store, or says its ack again.
+    Idle,
+    /// It applies what it read.
+    Apply(Vec<Entry>),
+    /// It tells how far it has come.
+    Tell(Ack),
+}
+
+/// One process with its database file.
+pub(super) struct Central {
+    /// The file.
+    pub(super) file: Connection,
+    /// Whether the process runs.
+    pub(super) runs: bool,
+    /// Whether its network does.
+    pub(super) network: bool,
+    /// Its clock's error, ms.
+    pub(super) skew: i64,
+    keys: Keys,
+    consuming: BTreeMap<StoreId, Consuming>,
+    sending: BTreeMap<StoreId, Sending>,
+}
+
+impl Central {
+    /// A process over a file.
+    pub(super) fn start(file: Connection, keys: &Keys) -> Self {
+        Self {
+            file,
+            runs: true,
+            network: true,
+            skew: 0,
+            keys: keys.clone(),
+            consuming: BTreeMap::new(),
+            sending: BTreeMap::new(),
+        }
+    }
+
+    /// Its clock.
+    pub(super) fn clock(&self, now: i64) -> Millis {
+        Millis(now + self.skew)
+    }
+
+    /// SIGKILL.
+    pub(super) fn crash(&mut self, late: bool, redis: &mut Redis) {
+        self.disconnect(late, redis);
+        self.runs = false;
+        self.sending.clear();
+    }
+
+    /// Its connections break.
+    pub(super) fn disconnect(&mut self, late: bool, redis: &mut Redis) -> bool {
+        for (store, consuming) in std::mem::take(&mut self.consuming) {
+            if let (Consuming::Tell(ack), true) = (consuming, late) {
+                redis.late.push_back(Call::SetAck(self.keys.events_ack(&store), ack));
+            }
+        }
+        let mut any = false;
+        for sending in self.sending.values_mut() {
+            any |= sending.disconnect(late, redis);
+        }
+        any
+    }
+
+    /// One step of the consumer with one store. `says_again`: a sweep, which tells the ack unconditionally. `commit` runs
+    /// the transaction, and says whether the process outlived it.
+    pub(super) fn consume(
+        &mut self,
+        store: &StoreId,
+        redis: &mut Redis,
+        now: i64,
+        says_again: bool,
+        commit: impl FnOnce(&Connection, &mut dyn FnMut(&Connection) -> rusqlite::Result<()>) -> bool,
+    ) -> bool {
+        let clock = self.clock(now);
+        let at = self.consuming.entry(store.clone()).or_insert(Consuming::Idle);
+        match std::mem::replace(at, Consuming::Idle) {
+            Consuming::Idle if says_again => {
+                let looks_after = now % 2 == 0;
+                let ack = match stores::find(&self.file, store).expect("the view can be read") {
+                    Some(known) if known.suspect && looks_after => {
+                        commit(&self.file, &mut |connection| view::look_after(connection, store, clock).map(|_| ()));
+                        return true;
+                    }
+                    Some(known) => known.ack(),
+                    None if redis.stores.contains(store) => {
+                        commit(&self.file, &mut |connection| stores::discover(connection, store, clock));
+                        return true;
+                    }
+                    None => return false,
+                };
+                *at = Consuming::Tell(ack);
+            }
+            Consuming::Idle => {
+                let known = stores::find(&self.file, store).expect("the view can be read");
+                let cursor = known.map_or(Cursor::default(), |store| store.cursor);
+                let batch = redis.range(&self.keys.events(store), cursor.id(), EVENT_BATCH);
+                if batch.is_empty() {
+                    return false;
+                }
+                *at = Consuming::Apply(batch);
+            }
+            Consuming::Apply(batch) => {
+                let batch: Vec<Received> = batch.into_iter().map(Ok).collect();
+                let mut ack = None;
+                let outlived = commit(&self.file, &mut |connection| {
+                    ack = Some(view::receive(connection, store, &batch, clock)?.ack);
+                    Ok(())
+                });
+                if let (Some(ack), true) = (ack, outlived) {
+                    *at = Consuming::Tell(ack);
+                }
+            }
+            Consuming::Tell(ack) => {
+                redis.call(&Call::SetAck(self.keys.events_ack(store), ack), now);
+            }
+        }
+        true
+    }
+
+    /// One step of a store's command sender.
+    pub(super) fn publish(&mut self, store: &StoreId, redis: &mut Redis, now: i64) -> Progress {
+        let head = commands::head(&self.file, store).expect("the command log has a head");
+        if head.epoch == 0 {
+            return Progress::Idle;
+        }
+        let channel = Channel::commands(&self.keys, store);
+        let sending = self.sending.entry(store.clone()).or_insert_with(|| Sending::new(channel, WINDOW));
+        let log = commands::Log { connection: &self.file, store, head, failed: Cell::default() };
+        let file = &self.file;
+        let entries = |from, to| commands::entries(file, store, head.epoch, from, to).expect("entries can be read");
+        sending.advance(redis, &log, entries, None, now)
+    }
+
+    /// An epoch was opened in a store's command log.
+    pub(super) fn epoch_opened(&mut self, store: &StoreId) {
+        if let Some(sending) = self.sending.get_mut(store) {
+            sending.sender.epoch_opened();
+        }
+    }
+
+    /// Whether the sender of a store's commands has stopped itself.
+    pub(super) fn is_stopped(&self, store: &StoreId) -> bool {
+        self.sending.get(store).is_some_and(|sending| sending.sender.stopped().is_some())
+    }
+}

@@ -1,0 +1,437 @@
+//! What goes wrong.
+
+use shared::hash::Hash;
+use shared::ids::{OperationId, StoreId};
+use shared::link::Entry;
+use shared::time::Millis;
+use store_agent::ledger;
+
+use super::agent::{Agent, copy};
+use super::world::World;
+
+/// Beyond anybody's clock, ms: all that is acknowledged may go.
+const LONG_AGO: i64 = 24 * 60 * 60 * 1_000;
+
+impl World {
+    /// One fault. The rare kinds happen only in seeds that have drawn them.
+    pub(super) fn fault(&mut self) {
+        if self.dice.chance(550) {
+            return self.common_fault();
+        }
+        let kind = self.dice.below(15);
+        if self.allowed & (1 << kind) == 0 {
+            return self.take_copy();
+        }
+        match kind {
+            0 => {
+                self.redis.wipe();
+                self.happened("Redis wiped");
+            }
+            1 => {
+                let lost = 1 + self.dice.below(4) as usize;
+                self.in_a_stream("stream's tail lost", |redis, key, _| redis.lose_tail(key, lost));
+            }
+            2 => self.in_a_stream("stream's middle lost", |redis, key, dice| redis.punch(key, dice)),
+            3 => self.in_a_stream("foreign entry in a stream", |redis, key, _| redis.intrude(key)),
+            4 => self.in_a_stream("ack set back", |redis, key, dice| redis.set_back_ack(&format!("{key}:ack"), dice)),
+            5 => {
+                let skew = self.dice.between(-3_600_000, 3_600_000);
+                let number = self.dice.below(self.agents.len() as u64 + 1) as usize;
+                match self.agents.get_mut(number) {
+                    Some(agent) => agent.skew = skew,
+                    None => self.central.skew = skew,
+                }
+                self.happened("clock moved");
+            }
+            6 => self.prune(),
+            7 => self.corrupt_view(),
+            8 => self.unknown_event(),
+            9 => self.set_back_store(),
+            10 => self.clone_agent(),
+            11 => self.lose_disk(),
+            12 => self.empty_agent(),
+            13 => {
+                let number = self.dice.below(self.agents.len() as u64) as usize;
+                self.restore(number);
+            }
+            _ => self.set_back_central(),
+        }
+    }
+
+    fn happened(&mut self, what: &'static str) {
+        self.count(what);
+        self.say(|| what.into());
+    }
+
+    fn common_fault(&mut self) {
+        let number = self.dice.below(self.agents.len() as u64) as usize;
+        let late = self.dice.chance(500);
+        match self.dice.below(8) {
+            0 => {
+                self.agents[number].crash(late, &mut self.redis);
+                self.happened("agent killed");
+            }
+            1 => {
+                self.central.crash(late, &mut self.redis);
+                self.happened("central killed");
+            }
+            2 | 3 => {
+                if self.agents[number].disconnect(late, &mut self.redis) {
+                    self.happened("connection broken in a pipeline");
+                }
+            }
+            4 => {
+                if self.central.disconnect(late, &mut self.redis) {
+                    self.happened("connection broken in a pipeline");
+                }
+            }
+            5 => {
+                let network = !self.agents[number].network;
+                self.agents[number].network = network;
+                if !network {
+                    self.agents[number].disconnect(late, &mut self.redis);
+                    self.happened("agent cut off");
+                }
+            }
+            6 => {
+                self.central.network = !self.central.network;
+                if !self.central.network {
+                    self.central.disconnect(late, &mut self.redis);
+                    self.happened("central cut off");
+                }
+            }
+            _ => self.now += if self.dice.chance(150) { 55_000 } else { self.dice.between(500, 3_000) },
+        }
+    }
+
+    fn in_a_stream(&mut self, what: &'static str, does: impl FnOnce(&mut super::redis::Redis, &str, u64) -> bool) {
+        let keys = self.redis.keys();
+        let Some(key) = self.dice.pick(&keys).cloned() else { return };
+        let dice = self.dice.roll();
+        if does(&mut self.redis, &key, dice) {
+            self.count(what);
+            self.say(|| format!("{what}: {key}"));
+        }
+    }
+
+    /// The calm begins: networks are whole, clocks right, processes run.
+    pub(super) fn end_faults(&mut self) {
+        self.central.network = true;
+        self.central.runs = true;
+        self.central.skew = 0;
+        for agent in &mut self.agents {
+            agent.network = true;
+            agent.runs = is_open(agent);
+            agent.skew = 0;
+        }
+    }
+
+    fn prune(&mut self) {
+        let later = Millis(self.now + LONG_AGO);
+        let before: i64 = self.agents.iter().map(|agent| entries(agent)).sum();
+        for agent in &self.agents {
+            ledger::prune_entries(&agent.file, later).expect("pruning works");
+        }
+        central::maintenance::prune_commands(&self.central.file, later).expect("pruning works");
+        let after: i64 = self.agents.iter().map(entries).sum();
+        if after < before {
+            self.pruned = true;
+            self.happened("log pruned up to the ack");
+        }
+    }
+
+    /// A bit flips in central's view: only the digests can tell.
+    fn corrupt_view(&mut self) {
+        let changed = self
+            .central
+            .file
+            .execute(
+                "update item set quantity = quantity + 1 where (store_id, product_id) in \
+                 (select store_id, product_id from item limit 1)",
+                [],
+            )
+            .expect("the view can be written");
+        if changed > 0 {
+            self.happened("view corrupted");
+        }
+    }
+
+    /// A later version of the agent has recorded something that this central does not know.
+    fn unknown_event(&mut self) {
+        let number = self.dice.below(self.agents.len() as u64) as usize;
+        let file = &self.agents[number].file;
+        let mut head = ledger::head(file).expect("a ledger has a head");
+        if head.cursor.epoch == 0 {
+            return;
+        }
+        let id = OperationId::parse(&format!("news-{}", self.next_id)).expect("a valid id");
+        let entry = Entry::follow(&head.cursor, "teleported", id.as_str(), "{}".into(), Some(head.digest));
+        file.execute(
+            "insert into ledger (epoch, seq, type, operation_id, body, digest, hash, recorded_at) \
+             values (?1, ?2, ?3, ?4, '{}', ?5, ?6, ?7)",
+            rusqlite::params![
+                entry.id.epoch,
+                entry.id.seq,
+                entry.kind,
+                entry.operation,
+                shared::sqlite::DigestColumn(head.digest),
+                shared::sqlite::HashColumn(entry.hash),
+                self.now
+            ],
+        )
+        .expect("the ledger can be written");
+        head.cursor = entry.cursor();
+        ledger::save_head(file, &head).expect("the ledger can be written");
+        self.happened("unknown event");
+    }
+
+    fn take_copy(&mut self) {
+        if self.copies.len() >= 4 || !self.dice.chance(300) {
+            return;
+        }
+        let number = self.dice.below(self.agents.len() as u64 + 1) as usize;
+        let copied = match self.agents.get(number) {
+            Some(agent) => (Some(agent.store.clone()), copy(&agent.file)),
+            None => (None, copy(&self.central.file)),
+        };
+        self.copies.push(copied);
+    }
+
+    fn some_copy(&mut self, of: Option<&StoreId>) -> Option<rusqlite::Connection> {
+        let fitting: Vec<usize> =
+            (0..self.copies.len()).filter(|number| self.copies[*number].0.as_ref() == of).collect();
+        let number = *self.dice.pick(&fitting)?;
+        Some(copy(&self.copies[number].1))
+    }
+
+    /// What is in this file and, at this moment, neither at central nor in another file of the store, may be lost.
+    pub(super) fn mark_lost(&mut self, number: usize, kept: Option<&rusqlite::Connection>) {
+        let store = self.agents[number].store.clone();
+        let others: Vec<&rusqlite::Connection> = self
+            .agents
+            .iter()
+            .enumerate()
+            .filter(|(other, agent)| *other != number && agent.store == store)
+            .map(|(_, agent)| &agent.file)
+            .chain(kept)
+            .collect();
+        for operation in self.history.operations.iter_mut().filter(|operation| operation.store == store) {
+            let safe = is_in_event(&self.central.file, &store, &operation.id)
+                || others.iter().any(|file| is_in_ledger(file, &operation.id));
+            if !safe && is_in_ledger(&self.agents[number].file, &operation.id) {
+                operation.may_be_lost = true;
+            }
+        }
+        self.history.forked = true;
+    }
+
+    fn set_back_store(&mut self) {
+        let number = self.dice.below(self.agents.len() as u64) as usize;
+        let store = self.agents[number].store.clone();
+        let Some(old) = self.some_copy(Some(&store)) else { return };
+        self.mark_lost(number, Some(&old));
+        let late = self.dice.chance(500);
+        self.agents[number].crash(late, &mut self.redis);
+        self.agents[number].file = old;
+        self.happened("store's file set back");
+    }
+
+    fn clone_agent(&mut self) {
+        if self.agents.len() > self.stores.len() {
+            return;
+        }
+        let number = self.dice.below(self.agents.len() as u64) as usize;
+        let store = self.agents[number].store.clone();
+        let file = copy(&self.agents[number].file);
+        let process = self.dice.roll();
+        self.agents.push(Agent::start(&store, file, &self.keys, process));
+        self.history.forked = true;
+        self.happened("store cloned");
+    }
+
+    fn empty_agent(&mut self) {
+        if self.agents.len() > self.stores.len() {
+            return;
+        }
+        let Some(store) = self.dice.pick(&self.stores).cloned() else { return };
+        let agent = self.new_agent(&store);
+        self.agents.push(agent);
+        self.history.forked = true;
+        self.happened("empty agent with a known id");
+    }
+
+    /// The disk dies; a new machine takes over.
+    fn lose_disk(&mut self) {
+        if !self.central.runs {
+            return;
+        }
+        let number = self.dice.below(self.agents.len() as u64) as usize;
+        self.mark_lost(number, None);
+        let late = self.dice.chance(500);
+        self.agents[number].crash(late, &mut self.redis);
+        let store = self.agents[number].store.clone();
+        let file = shared::sqlite::memory(ledger::SCHEMA).expect("a database in memory");
+        ledger::claim(&file, &store).expect("a new database becomes this store's");
+        self.agents[number].file = file;
+        self.happened("store's disk lost");
+        self.restore(number);
+    }
+
+    fn set_back_central(&mut self) {
+        if self.agents.iter().any(|agent| !is_open(agent)) {
+            return;
+        }
+        let Some(old) = self.some_copy(None) else { return };
+        let late = self.dice.chance(500);
+        self.central.crash(late, &mut self.redis);
+        for (id, bought) in &mut self.history.purchases {
+            let row = |file: &rusqlite::Connection| {
+                let sql = "select status || coalesce(cancel_requested_at, '') from purchase where purchase_id = ?1";
+                file.query_row(sql, [id], |row| row.get::<_, String>(0)).ok()
+            };
+            if row(&old) != row(&self.central.file) {
+                bought.may_be_forgotten = true;
+                bought.cancelled_while_pending = false;
+            }
+        }
+        for operation in &mut self.history.operations {
+            let on_disk = self
+                .agents
+                .iter()
+                .any(|agent| agent.store == operation.store && is_in_ledger(&agent.file, &operation.id));
+            if !on_disk && !is_in_event(&old, &operation.store, &operation.id) {
+                operation.may_be_lost = true;
+            }
+        }
+        self.history.effects_without_entries |= self.pruned || self.counts.contains_key("restore carried out");
+        self.history.forked = true;
+        self.central.file = old;
+        self.happened("central set back");
+        if self.dice.chance(600) {
+            self.reopen_commands();
+        }
+    }
+
+    /// `central restore`.
+    pub(super) fn reopen_commands(&mut self) {
+        let clock = self.central.clock(self.now);
+        let (redis, keys) = (&mut self.redis, &self.keys);
+        let now = self.now;
+        let acked = |store: &StoreId| {
+            let call = super::redis::Call::GetAck(keys.commands_ack(store));
+            match redis.call(&call, now) {
+                super::redis::Reply::Ack(Some(ack)) => ack.cursor.epoch,
+                _ => 0,
+            }
+        };
+        central::restore::reopen(&self.central.file, acked, clock).expect("the view can be written");
+        self.say(|| "central restore".into());
+    }
+
+    /// `store-agent restore`: question and answer, each of which may be the last thing that happens.
+    pub(super) fn restore(&mut self, number: usize) {
+        let late = self.dice.chance(500);
+        self.agents[number].crash(late, &mut self.redis);
+        if !self.central.runs {
+            return;
+        }
+        let store = self.agents[number].store.clone();
+        if self.agents[number].network {
+            self.redis.call(&super::redis::Call::Delete(self.keys.events(&store)), self.now);
+        }
+        let question = store_agent::restore::question(&self.agents[number].file).expect("a ledger can be read");
+        let times = if self.dice.chance(100) { 2 } else { 1 };
+        let mut answer = None;
+        for _ in 0..times {
+            let clock = self.central.clock(self.now);
+            let risk = self.risk();
+            let end = super::world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+                answer = Some(central::restore::question(connection, &store, &question, clock)?);
+                Ok(())
+            });
+            self.after_central_commit(end);
+            if end != super::world::Commit::Done {
+                return self.happened("restore not carried out");
+            }
+        }
+        if times == 2 {
+            self.count("restore twice");
+        }
+        let Some(answer) = answer else { return };
+        if !self.calm && self.dice.chance(150) {
+            return self.happened("restore not carried out");
+        }
+        self.answer(number, &answer);
+    }
+
+    fn answer(&mut self, number: usize, answer: &shared::wire::restore::Answer) {
+        use store_agent::restore::{Choice, Refusal, carry_out};
+        let clock = self.agents[number].clock(self.now);
+        let mut choice = None;
+        loop {
+            let risk = self.risk();
+            let mut report = None;
+            let mut refusal = None;
+            let end = super::world::commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
+                match carry_out(connection, answer, choice, clock) {
+                    Ok(done) => report = Some(done),
+                    Err(shared::sqlite::Abort::Refused(why)) => refusal = Some(why),
+                    Err(shared::sqlite::Abort::Database(error)) => return Err(error),
+                }
+                Ok(())
+            });
+            if report.is_some() && end == super::world::Commit::After {
+                // Nobody has read the report, but it stands.
+                self.history.forked = true;
+                self.history.effects_without_entries = true;
+            }
+            if end != super::world::Commit::Done {
+                return self.after_commit(number, end);
+            }
+            match (report, refusal) {
+                (Some(report), _) => {
+                    self.count("restore carried out");
+                    if report.recorded_again > 0 {
+                        self.count("restore recorded entries again");
+                    }
+                    if report.state == Choice::Own {
+                        self.count("restore kept its own state");
+                        self.history.effects_without_entries = true;
+                    }
+                    self.history.forked = true;
+                    self.history.effects_without_entries |= self.counts.contains_key("central set back");
+                    self.say(|| format!("agent {number} is restored: {report:?}"));
+                    self.agents[number].runs = true;
+                    return;
+                }
+                (None, Some(Refusal::NeedsChoice { .. })) => {
+                    self.count("restore asked a human");
+                    self.mark_lost(number, None);
+                    choice = Some(Choice::Central);
+                }
+                (None, _) => return,
+            }
+        }
+    }
+}
+
+/// Whether an epoch is open: a restore of an empty database that was begun has none.
+pub(super) fn is_open(agent: &Agent) -> bool {
+    ledger::head(&agent.file).expect("a ledger has a head").cursor.hash != Hash::ZERO
+}
+
+fn entries(agent: &Agent) -> i64 {
+    agent.file.query_row("select count(*) from ledger", [], |row| row.get(0)).expect("a ledger can be read")
+}
+
+pub(super) fn is_in_ledger(file: &rusqlite::Connection, operation: &str) -> bool {
+    file.prepare_cached("select 1 from ledger where operation_id = ?1")
+        .and_then(|mut statement| statement.exists([operation]))
+        .expect("a ledger can be read")
+}
+
+pub(super) fn is_in_event(file: &rusqlite::Connection, store: &StoreId, operation: &str) -> bool {
+    file.prepare_cached("select 1 from event where store_id = ?1 and operation_id = ?2")
+        .and_then(|mut statement| statement.exists([store.as_str(), operation]))
+        .expect("the view can be read")
+}

@@ -1,0 +1,169 @@
+//! Redis as the protocol sees it: streams with explicit ids, values, one set. It may forget anything.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use shared::ids::StoreId;
+use shared::link::{Ack, Entry, EntryId, StreamEnds};
+use shared::redis::Beat;
+
+/// One stream. Its last id outlives trimming, but not `DEL`.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stream {
+    entries: VecDeque<Entry>,
+    last: EntryId,
+}
+
+/// One command of a pipeline.
+#[derive(Debug, Clone)]
+pub(super) enum Call {
+    /// `XTRIM MINID`.
+    Trim(String, EntryId),
+    /// `XADD` with an explicit id.
+    Add(String, Entry),
+    /// `DEL`.
+    Delete(String),
+    /// `GET` of an ack.
+    GetAck(String),
+    /// `SET` of an ack.
+    SetAck(String, Ack),
+    /// `XINFO STREAM`.
+    Info(String),
+    /// `SET ... PX` of a heartbeat.
+    Beat(StoreId, Beat),
+}
+
+/// What a command brought back.
+#[derive(Debug, Clone)]
+pub(super) enum Reply {
+    /// Nothing worth telling, or "equal or smaller".
+    Done,
+    /// An ack, or none.
+    Ack(Option<Ack>),
+    /// A stream's ends, or none.
+    Ends(Option<StreamEnds>),
+}
+
+/// The whole of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Redis {
+    streams: BTreeMap<String, Stream>,
+    acks: BTreeMap<String, Ack>,
+    old_acks: BTreeMap<String, Vec<Ack>>,
+    beats: BTreeMap<StoreId, (Beat, i64)>,
+    /// Stores that have announced themselves.
+    pub(super) stores: BTreeSet<StoreId>,
+    /// Commands of connections that are gone, which Redis has yet to read from its socket.
+    pub(super) late: VecDeque<Call>,
+}
+
+impl Redis {
+    /// Carries out one command.
+    pub(super) fn call(&mut self, call: &Call, now: i64) -> Reply {
+        match call {
+            Call::Trim(key, below) => {
+                if let Some(stream) = self.streams.get_mut(key) {
+                    stream.entries.retain(|entry| entry.id >= *below);
+                }
+            }
+            Call::Add(key, entry) => {
+                let stream = self.streams.entry(key.clone()).or_default();
+                if entry.id > stream.last {
+                    stream.last = entry.id;
+                    stream.entries.push_back(entry.clone());
+                }
+            }
+            Call::Delete(key) => {
+                self.streams.remove(key);
+            }
+            Call::GetAck(key) => return Reply::Ack(self.acks.get(key).copied()),
+            Call::SetAck(key, ack) => {
+                if let Some(old) = self.acks.insert(key.clone(), *ack) {
+                    self.old_acks.entry(key.clone()).or_default().push(old);
+                }
+            }
+            Call::Info(key) => return Reply::Ends(self.ends(key)),
+            Call::Beat(store, beat) => {
+                self.beats.insert(store.clone(), (beat.clone(), now));
+                self.stores.insert(store.clone());
+            }
+        }
+        Reply::Done
+    }
+
+    fn ends(&self, key: &str) -> Option<StreamEnds> {
+        let stream = self.streams.get(key)?;
+        let (first, last) = (stream.entries.front()?, stream.entries.back()?);
+        Some(StreamEnds {
+            first: (first.id, Some(first.hash)),
+            last: (last.id, Some(last.hash)),
+            length: stream.entries.len() as u64,
+        })
+    }
+
+    /// `XRANGE key (after + COUNT n`.
+    pub(super) fn range(&self, key: &str, after: EntryId, count: usize) -> Vec<Entry> {
+        let entries = self.streams.get(key).into_iter().flat_map(|stream| &stream.entries);
+        entries.filter(|entry| entry.id > after).take(count).cloned().collect()
+    }
+
+    /// The beat and its age.
+    pub(super) fn beat(&self, store: &StoreId, now: i64) -> Option<(Beat, i64)> {
+        self.beats.get(store).map(|(beat, at)| (beat.clone(), now - at))
+    }
+
+    /// `FLUSHALL`.
+    pub(super) fn wipe(&mut self) {
+        *self = Self {
+            late: std::mem::take(&mut self.late),
+            old_acks: std::mem::take(&mut self.old_acks),
+            ..Self::default()
+        };
+    }
+
+    /// A fail-over to a copy that lacks a stream's last entries: its last id goes with them.
+    pub(super) fn lose_tail(&mut self, key: &str, entries: usize) -> bool {
+        let Some(stream) = self.streams.get_mut(key) else { return false };
+        let before = stream.entries.len();
+        stream.entries.truncate(before.saturating_sub(entries));
+        if let Some(last) = stream.entries.back() {
+            stream.last = last.id;
+        }
+        stream.entries.len() < before
+    }
+
+    /// Loses an entry in the middle.
+    pub(super) fn punch(&mut self, key: &str, at: u64) -> bool {
+        let Some(stream) = self.streams.get_mut(key) else { return false };
+        if stream.entries.is_empty() {
+            return false;
+        }
+        let at = at as usize % stream.entries.len();
+        stream.entries.remove(at).is_some()
+    }
+
+    /// Someone else writes into a stream: behind its last entry, with an id that fits and content that does not.
+    pub(super) fn intrude(&mut self, key: &str) -> bool {
+        let Some(stream) = self.streams.get_mut(key) else { return false };
+        let Some(mut entry) = stream.entries.back().cloned() else { return false };
+        entry.id.seq += 1;
+        stream.last = entry.id;
+        stream.entries.push_back(entry);
+        true
+    }
+
+    /// An ack goes back to what it was, or is lost.
+    pub(super) fn set_back_ack(&mut self, key: &str, dice: u64) -> bool {
+        match self.old_acks.get(key).filter(|old| !old.is_empty()) {
+            Some(old) if !dice.is_multiple_of(4) => {
+                self.acks.insert(key.to_owned(), old[dice as usize % old.len()]);
+                true
+            }
+            _ => self.acks.remove(key).is_some(),
+        }
+    }
+
+    /// Names of all streams.
+    pub(super) fn keys(&self) -> Vec<String> {
+        self.streams.keys().cloned().collect()
+    }
+}

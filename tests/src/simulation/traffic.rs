@@ -1,0 +1,301 @@
+//! Tills, staff, online buyers and item commands.
+
+use central::presence::{Look as Seen, Presence};
+use central::{commands as asked, items, purchases, stores};
+use shared::domain::{Guard, Operation, Reason, Rejection};
+use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use shared::sqlite::Abort;
+use shared::time::Millis;
+use shared::wire::{About, Command};
+use store_agent::operations::{Request, perform};
+
+use super::world::{Commit, World, commit};
+use crate::history::{self, Bought, Told};
+
+/// A buyer has looked at a store's heartbeat and is about to buy.
+pub(super) struct Look {
+    store: StoreId,
+    product: ProductId,
+    quantity: i64,
+    ttl_ms: i64,
+    seen: Seen,
+}
+
+impl World {
+    pub(super) fn traffic(&mut self) {
+        match self.dice.below(20) {
+            0..=8 => self.at_the_till(),
+            9..=11 => self.look(),
+            12..=14 => self.buy(),
+            15 => self.cancel(),
+            16..=17 => self.pick(),
+            18 => self.command(),
+            _ => self.watch(),
+        }
+    }
+
+    fn operation(&mut self) -> Operation {
+        match self.dice.below(12) {
+            0..=4 => Operation::Sell { quantity: self.dice.between(1, 4) },
+            5..=7 => Operation::Receive { quantity: self.dice.between(1, 6) },
+            8 => Operation::Adjust { delta: -self.dice.between(1, 2), reason: Reason::Damage, note: None },
+            9 => Operation::Count { quantity: self.dice.between(0, 12), counted_at: None, count_ref: None },
+            10 => {
+                Operation::Change { name: Some(format!("n{}", self.dice.below(3))), discontinued: None, low_at: None }
+            }
+            _ => Operation::Create { name: "new".into(), quantity: self.dice.between(0, 10), low_at: Some(2) },
+        }
+    }
+
+    /// A sale never asks whether anything else is there.
+    fn at_the_till(&mut self) {
+        let number = self.dice.below(self.agents.len() as u64) as usize;
+        let Some(product) = self.dice.pick(&self.products).cloned() else { return };
+        if !self.agents[number].runs {
+            return;
+        }
+        let known = store_agent::ledger::find_item(&self.agents[number].file, &product).expect("stock can be read");
+        let operation = match known {
+            None => Operation::Create { name: "first".into(), quantity: self.dice.between(0, 12), low_at: None },
+            Some(_) => self.operation(),
+        };
+        let id = format!("till-{}", self.name());
+        let request = Request {
+            operation_id: OperationId::parse(&id).expect("a valid id"),
+            product: product.clone(),
+            operation: operation.clone(),
+            guard: Guard::default(),
+            about: About::default(),
+            command: None,
+            purchase: None,
+        };
+        let clock = self.agents[number].clock(self.now);
+        let risk = self.risk();
+        let mut delta = None;
+        let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
+            match perform(connection, &request, clock) {
+                Ok(performed) => delta = Some(performed.delta),
+                Err(Abort::Refused(_)) => {}
+                Err(Abort::Database(error)) => return Err(error),
+            }
+            Ok(())
+        });
+        if let (Some(delta), Commit::Done | Commit::After) = (delta, end) {
+            match operation {
+                Operation::Sell { .. } => self.count("sales"),
+                Operation::Count { .. } => self.count("counts"),
+                _ => {}
+            }
+            let store = self.agents[number].store.clone();
+            self.say(|| format!("{store}/{number}: {id} {operation:?} of {product} ({delta:+})"));
+            let told = if end == Commit::Done { Told::Done } else { Told::Nothing };
+            self.history.operations.push(history::Operation { id, store, product, delta, told, may_be_lost: false });
+        }
+        self.after_commit(number, end);
+    }
+
+    /// B1, first half: the beat is read.
+    fn look(&mut self) {
+        if !self.central.runs || !self.central.network {
+            return;
+        }
+        let (Some(store), Some(product)) =
+            (self.dice.pick(&self.stores).cloned(), self.dice.pick(&self.products).cloned())
+        else {
+            return;
+        };
+        let beat = self.redis.beat(&store, self.now);
+        let redis_now = Millis(self.now);
+        let seen = match beat {
+            Some((beat, age_ms)) => Seen { beat: Some(beat), age_ms, redis_now },
+            None => Seen { beat: None, age_ms: 0, redis_now },
+        };
+        let quantity = self.dice.between(1, 3);
+        let ttl_ms = if self.dice.chance(300) { 1_000 } else { 60_000 };
+        self.looks.push(Look { store, product, quantity, ttl_ms, seen });
+    }
+
+    /// B1, second half: the transaction.
+    fn buy(&mut self) {
+        if self.looks.is_empty() || !self.central.runs {
+            return;
+        }
+        let number = self.dice.below(self.looks.len() as u64) as usize;
+        let look = self.looks.swap_remove(number);
+        let Some(store) = stores::find(&self.central.file, &look.store).expect("the view can be read") else { return };
+        let presence = Presence::new(std::time::Duration::from_secs(50));
+        presence.note_commands_stopped(&look.store, self.central.is_stopped(&look.store));
+        if let Err(why) = presence.judge(&store, &look.seen) {
+            match why.as_str() {
+                "offline" => self.count("purchases refused: store offline"),
+                "catching_up" => self.count("purchases refused: store catching up"),
+                _ => {}
+            }
+            return;
+        }
+        let id = PurchaseId::new(uuid::Uuid::from_u128(u128::from(self.name())));
+        let ask = purchases::Ask {
+            id,
+            product: look.product.clone(),
+            quantity: look.quantity,
+            customer: None,
+            about: About::default(),
+            ttl_ms: look.ttl_ms,
+            redis_now: look.seen.redis_now,
+        };
+        let (clock, risk) = (self.central.clock(self.now), self.risk());
+        let mut begun = false;
+        let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+            let Some(mut store) = stores::find(connection, &look.store)? else { return Ok(()) };
+            if store.is_settling() {
+                return Ok(());
+            }
+            match purchases::begin(connection, &mut store, &ask, clock) {
+                Ok(()) => {
+                    begun = true;
+                    store.save(connection)
+                }
+                Err(Abort::Refused(_)) => Ok(()),
+                Err(Abort::Database(error)) => Err(error),
+            }
+        });
+        if begun && end != Commit::Before {
+            let (store, quantity, product) = (look.store.clone(), look.quantity, look.product);
+            self.say(|| format!("purchase {id}: {quantity} of {product} at {store}"));
+            let told = if end == Commit::Done { Told::Done } else { Told::Nothing };
+            let bought =
+                Bought { store, told, seen: Vec::new(), cancelled_while_pending: false, may_be_forgotten: false };
+            self.history.purchases.insert(id.to_string(), bought);
+        }
+        self.after_central_commit(end);
+    }
+
+    fn some_purchase(&mut self) -> Option<String> {
+        let number = self.dice.below(self.history.purchases.len().max(1) as u64) as usize;
+        self.history.purchases.keys().nth(number).cloned()
+    }
+
+    fn cancel(&mut self) {
+        let Some(id) = self.some_purchase() else { return };
+        if !self.central.runs {
+            return;
+        }
+        let command = OperationId::parse(&format!("cancel-{}", self.name())).expect("a valid id");
+        let (clock, risk) = (self.central.clock(self.now), self.risk());
+        let mut was_pending = false;
+        let mut picked = false;
+        let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+            let Some(purchase) = purchases::find(connection, id.parse().expect("an id"))? else { return Ok(()) };
+            let Some(mut store) = stores::find(connection, &purchase.store)? else { return Ok(()) };
+            match purchases::cancel(connection, &mut store, &purchase, command.clone(), &About::default(), clock) {
+                Ok(_) => {
+                    was_pending = purchase.status == purchases::Status::Pending;
+                    store.save(connection)
+                }
+                Err(Abort::Refused(rejection)) => {
+                    picked = rejection == Rejection::AlreadyPicked;
+                    Ok(())
+                }
+                Err(Abort::Database(error)) => Err(error),
+            }
+        });
+        if picked {
+            self.count("cancels refused: picked");
+        }
+        if was_pending && end == Commit::Done {
+            self.count("cancels of pending purchases");
+            self.say(|| format!("cancel of pending purchase {id}"));
+            if let Some(bought) = self.history.purchases.get_mut(&id) {
+                bought.cancelled_while_pending = true;
+            }
+        }
+        self.after_central_commit(end);
+    }
+
+    fn pick(&mut self) {
+        let number = self.dice.below(self.agents.len() as u64) as usize;
+        if !self.agents[number].runs {
+            return;
+        }
+        let waiting: Option<String> = self.agents[number]
+            .file
+            .query_row(
+                "select purchase_id from purchase where status = 'confirmed' and picked_at is null limit 1",
+                [],
+                |row| row.get(0),
+            )
+            .ok();
+        let Some(waiting) = waiting else { return };
+        let id = format!("pick-{}", self.name());
+        let operation = OperationId::parse(&id).expect("a valid id");
+        let (clock, risk) = (self.agents[number].clock(self.now), self.risk());
+        let purchase = waiting.parse().expect("an id");
+        let mut product = None;
+        let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
+            match store_agent::purchases::pick(connection, purchase, &operation, &About::default(), clock) {
+                Ok(picked) => product = picked.map(|picked| picked.purchase.reference.product_id),
+                Err(Abort::Refused(_)) => {}
+                Err(Abort::Database(error)) => return Err(error),
+            }
+            Ok(())
+        });
+        if let (Some(product), Commit::Done | Commit::After) = (product, end) {
+            self.say(|| format!("agent {number}: picked {waiting}"));
+            let store = self.agents[number].store.clone();
+            let told = if end == Commit::Done { Told::Done } else { Told::Nothing };
+            self.history.operations.push(history::Operation { id, store, product, delta: 0, told, may_be_lost: false });
+        }
+        self.after_commit(number, end);
+    }
+
+    /// An item command of central.
+    fn command(&mut self) {
+        let (Some(store), Some(product)) =
+            (self.dice.pick(&self.stores).cloned(), self.dice.pick(&self.products).cloned())
+        else {
+            return;
+        };
+        if !self.central.runs {
+            return;
+        }
+        let operation = Operation::Receive { quantity: self.dice.between(1, 5) };
+        let id = format!("command-{}", self.name());
+        let name = OperationId::parse(&id).expect("a valid id");
+        let (clock, risk) = (self.central.clock(self.now), self.risk());
+        let mut asked_for = false;
+        let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+            let Some(mut known) = stores::find(connection, &store)? else { return Ok(()) };
+            if known.is_settling() || items::find(connection, &store, &product)?.is_none() {
+                return Ok(());
+            }
+            let command = Command::Operate {
+                product_id: product.clone(),
+                operation: operation.clone(),
+                guard: Guard::default(),
+                about: About::default(),
+            };
+            asked_for = true;
+            asked::append(connection, &mut known, &name, &command, clock)?;
+            known.save(connection)
+        });
+        if asked_for && end != Commit::Before {
+            self.count("central's item commands");
+            let told = Told::Nothing;
+            self.history.operations.push(history::Operation { id, store, product, delta: 0, told, may_be_lost: true });
+        }
+        self.after_central_commit(end);
+    }
+
+    /// A buyer looks at a purchase.
+    fn watch(&mut self) {
+        let Some(id) = self.some_purchase() else { return };
+        if !self.central.runs {
+            return;
+        }
+        if let Some(purchase) =
+            purchases::find(&self.central.file, id.parse().expect("an id")).expect("the view can be read")
+        {
+            self.history.saw(&id, purchase.status.as_str());
+        }
+    }
+}

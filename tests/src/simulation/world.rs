@@ -1,0 +1,466 @@
+//! The world of one seed: who is in it, what may happen next, and when all is well again.
+
+use std::collections::BTreeMap;
+
+use rusqlite::Connection;
+use shared::ids::{ProductId, StoreId};
+use shared::redis::Keys;
+
+use super::agent::Agent;
+use super::central::Central;
+use super::dice::Dice;
+use super::redis::Redis;
+use super::sending::Progress;
+use super::traffic::Look;
+use super::{Outcome, humans};
+use crate::history::{History, judge};
+
+/// Virtual time at the beginning, ms: a day in 2026.
+const START: i64 = 1_790_000_000_000;
+/// Steps of the calm after which a world that has not healed never will.
+const PATIENCE: u64 = 60_000;
+/// Steps of the calm in which traffic goes on.
+const TRAFFIC_IN_CALM: u64 = 150;
+
+/// Everything there is.
+pub(super) struct World {
+    pub(super) dice: Dice,
+    pub(super) now: i64,
+    pub(super) keys: Keys,
+    pub(super) redis: Redis,
+    pub(super) stores: Vec<StoreId>,
+    pub(super) products: Vec<ProductId>,
+    /// All processes over stores' files; of one store there may be several.
+    pub(super) agents: Vec<Agent>,
+    pub(super) central: Central,
+    /// Copies of files, to be set back to: of stores and of central.
+    pub(super) copies: Vec<(Option<StoreId>, Connection)>,
+    pub(super) looks: Vec<Look>,
+    pub(super) history: History,
+    pub(super) counts: BTreeMap<&'static str, u64>,
+    pub(super) calm: bool,
+    peace: bool,
+    /// Which rare faults this seed may have: most have few, so that each is seen alone, too.
+    pub(super) allowed: u64,
+    pub(super) next_id: u64,
+    pub(super) pruned: bool,
+    trace: Option<Vec<String>>,
+    seed: u64,
+}
+
+/// What became of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Commit {
+    /// On disk, and the process goes on.
+    Done,
+    /// The process died before it.
+    Before,
+    /// On disk, and the process died before it could tell.
+    After,
+}
+
+/// Runs a transaction whose process may die at its commit.
+pub(super) fn commit(
+    file: &Connection,
+    dice: &mut Dice,
+    risk: u64,
+    job: &mut dyn FnMut(&Connection) -> rusqlite::Result<()>,
+) -> Commit {
+    let transaction = file.unchecked_transaction().expect("a transaction begins");
+    job(&transaction).expect("SQLite in memory does not fail");
+    if dice.chance(risk) {
+        transaction.rollback().expect("a transaction is rolled back");
+        return Commit::Before;
+    }
+    transaction.commit().expect("a transaction commits");
+    if dice.chance(risk) { Commit::After } else { Commit::Done }
+}
+
+impl World {
+    pub(super) fn new(seed: u64, trace: bool) -> Self {
+        let mut dice = Dice::new(seed);
+        let keys = Keys::new("shelf");
+        let stores: Vec<StoreId> =
+            (0..1 + dice.below(2)).map(|n| StoreId::parse(&format!("s{n}")).expect("a valid id")).collect();
+        let products = ["ale", "bun"].map(|name| ProductId::parse(name).expect("a valid id")).to_vec();
+        let file = shared::sqlite::memory(central::database::SCHEMA).expect("a database in memory");
+        let mut world = Self {
+            now: START,
+            redis: Redis::default(),
+            central: Central::start(file, &keys),
+            agents: Vec::new(),
+            copies: Vec::new(),
+            looks: Vec::new(),
+            history: History::default(),
+            counts: BTreeMap::new(),
+            calm: false,
+            peace: true,
+            allowed: dice.roll() & dice.roll(),
+            next_id: 0,
+            pruned: false,
+            trace: trace.then(Vec::new),
+            seed,
+            stores,
+            products,
+            keys,
+            dice,
+        };
+        for store in world.stores.clone() {
+            let agent = world.new_agent(&store);
+            world.agents.push(agent);
+        }
+        world
+    }
+
+    /// A new machine for a store: an empty database and a process.
+    pub(super) fn new_agent(&mut self, store: &StoreId) -> Agent {
+        let file = shared::sqlite::memory(store_agent::ledger::SCHEMA).expect("a database in memory");
+        let clock = shared::time::Millis(self.now);
+        store_agent::ledger::initialise(&file, store, clock).expect("a new database is this store's");
+        let process = self.dice.roll();
+        Agent::start(store, file, &self.keys, process)
+    }
+
+    /// A name that no other has.
+    pub(super) fn name(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    pub(super) fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    pub(super) fn say(&mut self, text: impl FnOnce() -> String) {
+        let now = self.now - START;
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{now:>8} ms  {}", text()));
+        }
+    }
+
+    /// The chance of a crash at each commit, in a thousand.
+    pub(super) fn risk(&self) -> u64 {
+        if self.calm || self.peace { 0 } else { 12 }
+    }
+
+    pub(super) fn play(mut self) -> Outcome {
+        let steps = 500 + self.dice.below(700);
+        let faults = 5 + self.dice.below(35);
+        // Most worlds have had time to meet before anything goes wrong.
+        let peace = if self.dice.chance(700) { 250 } else { 0 };
+        for step in 0..peace + steps {
+            self.now += self.dice.between(0, 60);
+            self.peace = step < peace;
+            if self.peace {
+                if self.dice.chance(60) {
+                    self.traffic()
+                } else {
+                    self.work()
+                }
+                continue;
+            }
+            match self.dice.below(1_000) {
+                0..=199 => self.traffic(),
+                dice if dice < 200 + faults => self.fault(),
+                _ => self.work(),
+            }
+        }
+        self.calm = true;
+        self.say(|| "--- calm".into());
+        self.end_faults();
+        let mut healed = false;
+        for step in 0..PATIENCE {
+            self.now += self.dice.between(0, 60);
+            if step < TRAFFIC_IN_CALM && self.dice.below(100) < 20 {
+                self.traffic();
+            } else {
+                self.work();
+            }
+            if step > TRAFFIC_IN_CALM && step % 40 == 0 {
+                if self.has_healed() {
+                    healed = true;
+                    break;
+                }
+                if step % 400 == 0 {
+                    humans::look_after(&mut self);
+                }
+            }
+        }
+        self.finish(healed)
+    }
+
+    /// One step of someone's work.
+    fn work(&mut self) {
+        if let Some(call) = self.redis.late.front().cloned()
+            && self.dice.chance(60)
+        {
+            self.redis.late.pop_front();
+            self.count("late command of a dead connection");
+            self.say(|| format!("late: {call:?}"));
+            self.redis.call(&call, self.now);
+            return;
+        }
+        match self.dice.below(10) {
+            0..=3 => self.work_agent(true),
+            4..=5 => self.work_agent(false),
+            6..=8 => self.work_consumer(),
+            _ => self.work_commands(),
+        }
+    }
+
+    fn work_agent(&mut self, publishes: bool) {
+        let number = self.dice.below(self.agents.len() as u64) as usize;
+        let (now, risk) = (self.now, self.risk());
+        let agent = &mut self.agents[number];
+        if !agent.runs || !agent.network {
+            if !agent.runs && super::faults::is_open(agent) && self.dice.chance(300) {
+                agent.runs = true;
+                agent.process = self.dice.roll();
+            }
+            return;
+        }
+        if !publishes {
+            let mut end = Commit::Done;
+            let dice = &mut self.dice;
+            let moved = agent.execute(&mut self.redis, now, |file, job| {
+                end = commit(file, dice, risk, job);
+                end == Commit::Done
+            });
+            if moved {
+                let name = agent.store.clone();
+                self.say(|| format!("{name}/{number} executes"));
+            }
+            self.after_commit(number, end);
+            return;
+        }
+        let stopped_before = agent.sending.sender.stopped();
+        let full = agent
+            .sending
+            .sender
+            .is_window_full(store_agent::ledger::head(&agent.file).expect("a ledger has a head").cursor.seq);
+        let progress = agent.publish(&mut self.redis, now);
+        let stopped = agent.sending.sender.stopped();
+        if full {
+            self.count("window full");
+        }
+        if let (None, Some(why)) = (stopped_before, stopped) {
+            self.count(match why {
+                shared::link::Stopped::Fenced => "agent stopped: fenced",
+                shared::link::Stopped::Superseded => "agent stopped: superseded",
+                shared::link::Stopped::Diverged => "agent stopped: diverged",
+            });
+            self.say(|| format!("agent {number} stops: {why:?}"));
+        }
+        match progress {
+            Progress::Idle | Progress::Moved => {}
+            Progress::StartedOver => self.count("stream started over"),
+            Progress::Acked(seq) => {
+                self.say(|| format!("agent {number} is acknowledged up to {seq}"));
+                if self.dice.chance(500) {
+                    let epoch = store_agent::ledger::head(&self.agents[number].file).expect("a head").cursor.epoch;
+                    let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
+                        store_agent::ledger::store_acked(connection, epoch, seq)
+                    });
+                    self.after_commit(number, end);
+                }
+            }
+            Progress::OpenEpoch => {
+                self.count("epoch opened because the log was pruned");
+                self.history.effects_without_entries = true;
+                self.say(|| format!("agent {number} opens an epoch"));
+                let clock = self.agents[number].clock(now);
+                let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
+                    store_agent::ledger::open_epoch(connection, clock).map(|_| ())
+                });
+                if end == Commit::Done {
+                    self.agents[number].sending.sender.epoch_opened();
+                }
+                self.after_commit(number, end);
+            }
+        }
+    }
+
+    /// The agent's process may have died at a commit.
+    pub(super) fn after_commit(&mut self, number: usize, end: Commit) {
+        let what = match end {
+            Commit::Done => return,
+            Commit::Before => "agent killed before a commit",
+            Commit::After => "agent killed after a commit",
+        };
+        self.count(what);
+        self.say(|| format!("agent {number}: {what}"));
+        let late = self.dice.chance(500);
+        self.agents[number].crash(late, &mut self.redis);
+    }
+
+    /// As [`Self::after_commit`], for central.
+    pub(super) fn after_central_commit(&mut self, end: Commit) {
+        let what = match end {
+            Commit::Done => return,
+            Commit::Before => "central killed before a commit",
+            Commit::After => "central killed after a commit",
+        };
+        self.count(what);
+        self.say(|| what.into());
+        let late = self.dice.chance(500);
+        self.central.crash(late, &mut self.redis);
+    }
+
+    /// Whether central's process runs and reaches Redis; a dead one is started again now and then.
+    fn central_works(&mut self) -> bool {
+        if !self.central.runs && self.dice.chance(300) {
+            self.central.runs = true;
+        }
+        self.central.runs && self.central.network
+    }
+
+    fn work_consumer(&mut self) {
+        if !self.central_works() {
+            return;
+        }
+        let Some(store) = self.dice.pick(&self.stores).cloned() else { return };
+        let (now, risk) = (self.now, self.risk());
+        let says_again = self.dice.chance(250);
+        let mut end = Commit::Done;
+        let dice = &mut self.dice;
+        let before = central::stores::find(&self.central.file, &store).expect("the view can be read");
+        self.central.consume(&store, &mut self.redis, now, says_again, |file, job| {
+            end = commit(file, dice, risk, job);
+            end == Commit::Done
+        });
+        let after = central::stores::find(&self.central.file, &store).expect("the view can be read");
+        if let (Some(before), Some(after)) = (before, after) {
+            if before.cursor != after.cursor {
+                self.say(|| format!("central applies {} up to {}", after.id, after.cursor.id()));
+            }
+            if before.fenced != after.fenced && after.fenced != 0 {
+                self.say(|| format!("central refuses {}'s epoch {}", after.id, after.fenced));
+            }
+            if before.resync_at != after.resync_at {
+                self.count("resync");
+            }
+        }
+        self.after_central_commit(end);
+    }
+
+    fn work_commands(&mut self) {
+        if !self.central_works() {
+            return;
+        }
+        let Some(store) = self.dice.pick(&self.stores).cloned() else { return };
+        match self.central.publish(&store, &mut self.redis, self.now) {
+            Progress::Idle | Progress::Moved => {}
+            Progress::StartedOver => self.count("stream started over"),
+            Progress::Acked(seq) => {
+                if self.dice.chance(500) {
+                    let epoch = central::commands::head(&self.central.file, &store).expect("a head").epoch;
+                    let risk = self.risk();
+                    let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+                        central::stores::store_command_acked(connection, &store, epoch, seq)
+                    });
+                    self.after_central_commit(end);
+                }
+            }
+            Progress::OpenEpoch => {
+                let (clock, risk) = (self.central.clock(self.now), self.risk());
+                let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+                    central::commands::reopen(connection, &store, 0, clock)
+                });
+                if end == Commit::Done {
+                    self.central.epoch_opened(&store);
+                }
+                self.after_central_commit(end);
+            }
+        }
+    }
+
+    /// For people: where everybody stands.
+    fn what_is_open(&self) -> String {
+        let agents = self.agents.iter().map(|agent| {
+            let head = store_agent::ledger::head(&agent.file).expect("a ledger has a head").cursor.id();
+            format!("agent of {} at {head}, runs {}, {:?}", agent.store, agent.runs, agent.sending.sender)
+        });
+        let stores = central::stores::all(&self.central.file).expect("the view can be read").into_iter().map(|store| {
+            let stopped = self.central.is_stopped(&store.id);
+            format!(
+                "{} at {}, fenced {}, suspect {}, settling {}, commands at {} stopped {stopped}",
+                store.id,
+                store.cursor.id(),
+                store.fenced,
+                store.suspect,
+                store.is_settling(),
+                store.command_head.id()
+            )
+        });
+        agents.chain(stores).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The end of a trace: central's ledger.
+    fn tell_ledgers(&mut self) {
+        let Some(trace) = &mut self.trace else { return };
+        let sql = "select store_id, epoch, seq, type, operation_id, coalesce(product_id, ''), delta from event \
+                   order by store_id, epoch, seq";
+        let mut statement = self.central.file.prepare(sql).expect("the view can be read");
+        let mut rows = statement.query([]).expect("the view can be read");
+        while let Some(row) = rows.next().expect("the view can be read") {
+            let line = || -> rusqlite::Result<String> {
+                let text = |column| row.get::<_, String>(column);
+                let (epoch, seq, delta): (u64, u64, i64) = (row.get(1)?, row.get(2)?, row.get(6)?);
+                Ok(format!("ledger of {} {epoch}-{seq} {} {} {} {delta:+}", text(0)?, text(3)?, text(4)?, text(5)?))
+            };
+            trace.push(line().expect("an entry can be read"));
+        }
+    }
+
+    /// Of each store one agent is in service, and central's view is its stock.
+    fn has_healed(&mut self) -> bool {
+        let stores = self.stores.clone();
+        stores.iter().all(|store| {
+            let mut of_store = self.agents.iter().filter(|agent| agent.store == *store);
+            let (Some(agent), None) = (of_store.next(), of_store.next()) else { return false };
+            let head = store_agent::ledger::head(&agent.file).expect("a ledger has a head");
+            let Some(seen) = central::stores::find(&self.central.file, store).expect("the view can be read") else {
+                return false;
+            };
+            let open: i64 = self
+                .central
+                .file
+                .query_row(
+                    "select (select count(*) from request where store_id = ?1 and status = 'pending') \
+                     + (select count(*) from purchase where store_id = ?1 and status = 'pending')",
+                    [store.as_str()],
+                    |row| row.get(0),
+                )
+                .expect("the view can be read");
+            seen.cursor == head.cursor
+                && seen.digest == head.digest
+                && !seen.suspect
+                && !seen.is_settling()
+                && open == 0
+        })
+    }
+
+    fn finish(mut self, healed: bool) -> Outcome {
+        let mut violations = Vec::new();
+        if !healed {
+            violations.push(format!("P6: not healed after {PATIENCE} steps of calm: {}", self.what_is_open()));
+        }
+        self.tell_ledgers();
+        let stores: Vec<(StoreId, &Connection)> =
+            self.agents.iter().map(|agent| (agent.store.clone(), &agent.file)).collect();
+        violations.extend(judge(&self.history, &self.central.file, &stores).expect("databases can be read"));
+        for (what, sql) in [
+            ("purchases confirmed", "select count(*) from purchase where status = 'confirmed'"),
+            ("purchases rejected", "select count(*) from purchase where status = 'rejected'"),
+            ("purchases expired", "select count(*) from purchase where status = 'expired'"),
+            ("purchases cancelled", "select count(*) from purchase where status = 'cancelled'"),
+            ("shortage", "select count(*) from event where type = 'shortage'"),
+        ] {
+            let count: u64 = self.central.file.query_row(sql, [], |row| row.get(0)).expect("the view can be read");
+            *self.counts.entry(what).or_default() += count;
+        }
+        let mut trace = self.trace.take().unwrap_or_default();
+        trace.extend(violations.iter().map(|text| format!("seed {}: {text}", self.seed)));
+        Outcome { violations, counts: self.counts, trace }
+    }
+}
