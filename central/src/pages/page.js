@@ -4,7 +4,7 @@
 
 const POLL_MS = 2000;
 const ANSWER_MS = 10_000;
-const LETTERS_EVERY = 5;
+const SELDOM = 5;
 const LAG_MS = 5_000;
 const UNSENT_MS = 60_000;
 
@@ -26,6 +26,12 @@ function age(ms) {
 
 function text(node, value) {
   if (node.textContent !== String(value)) node.textContent = value;
+}
+
+/** Shows words, or hides the node when there are none. */
+function show(node, words) {
+  text(node, words);
+  node.hidden = !words;
 }
 
 function look(node, className) {
@@ -109,19 +115,28 @@ const STATUS = {
 const WRONG = 40;
 
 function judge(store, redis) {
-  const [mark, rank, words] = STATUS[store.status] || ["?", 50, ""];
+  // A beat's figures grow old until the next one: what it announced and central has applied by now is no backlog, and
+  // of a store that is not heard nobody knows.
+  const isSettled = store.status !== "fenced" && store.applied >= store.head;
+  const isUnheard = ["offline", "new"].includes(store.status);
+  const backlog = isUnheard ? null : isSettled ? 0 : store.backlog;
+  const oldestUnsentMs = backlog ? store.oldestUnsentMs : 0;
+  const [mark, rank, meaning] = STATUS[store.status] || ["?", 50, ""];
   const isDeaf = redis === "down" && store.status === "offline";
-  const found = [[rank, isDeaf ? "Central cannot hear it without Redis." : words]];
+  const found = [[rank, isDeaf ? "Central cannot hear it without Redis." : meaning]];
   if (store.status !== "retired") {
     for (const warning of store.warnings) found.push([85, warning]);
     for (const claim of store.claims) found.push([75, `An agent claims epoch ${claim.epoch}.`]);
     if (store.digest === "different") found.push([65, "Digest differs from the store’s."]);
     if (store.lagMs > LAG_MS) found.push([50, `Central is ${age(store.lagMs)} behind.`]);
-    if (store.oldestUnsentMs > UNSENT_MS) found.push([45, `The oldest unsent entry is ${age(store.oldestUnsentMs)} old.`]);
+    const overdue = store.overduePurchases;
+    if (overdue) found.push([62, `${overdue === 1 ? "1 purchase is" : `${number(overdue)} purchases are`} overdue.`]);
+    if (oldestUnsentMs > UNSENT_MS) found.push([45, `The oldest unsent entry is ${age(oldestUnsentMs)} old.`]);
   }
   const worst = Math.max(...found.map(([how]) => how));
-  const tone = worst >= 60 ? "bad" : worst >= 30 ? "warn" : "good";
-  return { ...store, mark, worst, tone, words: found.map(([, what]) => what).filter(Boolean) };
+  const tone = worst >= 60 ? "bad" : worst >= 30 ? "warn" : worst < 0 ? "" : "good";
+  const words = found.map(([, what]) => what).filter(Boolean);
+  return { ...store, backlog, oldestUnsentMs, mark, worst, tone, words };
 }
 
 const name = (status) => status.replaceAll("_", " ");
@@ -133,12 +148,12 @@ const COLUMNS = [
   ["Status", null],
   ["Last beat", (s) => (s.lastBeatAgeMs === null ? "never" : `${age(s.lastBeatAgeMs)} ago`)],
   ["Lag", (s) => age(s.lagMs), (s) => s.lagMs > LAG_MS],
-  ["Backlog", (s) => (s.backlog === null ? "–" : number(s.backlog))],
+  ["Backlog", (s) => (s.backlog === null ? "unknown" : number(s.backlog))],
   ["Oldest unsent", (s) => (s.backlog ? age(s.oldestUnsentMs) : "–"), (s) => s.oldestUnsentMs > UNSENT_MS],
-  ["Digest", (s) => ({ equal: "= equal", different: "≠ different" })[s.digest] || s.digest, (s) => s.digest === "different"],
+  ["Digest", (s) => ({ equal: "= ", different: "≠ " }[s.digest] || "") + s.digest, (s) => s.digest === "different"],
   ["Epoch:head", (s) => `${s.epoch}:${s.head}`],
   ["Applied", (s) => `${s.applied}`],
-  ["Open purchases", (s) => number(s.openPurchases)],
+  ["Open purchases", (s) => number(s.openPurchases), (s) => s.overduePurchases > 0],
   ["Claims", (s) => s.claims.map((claim) => `epoch ${claim.epoch}`).join(", ") || "–", (s) => s.claims.length > 0],
 ];
 for (const [title] of COLUMNS) {
@@ -167,7 +182,7 @@ function makeRow(store) {
 }
 
 function updateRow(row, store) {
-  look(row, store.tone === "good" ? "" : store.tone);
+  look(row, store.tone);
   const [status, why] = row.cells[1].children;
   text(status, `${store.mark} ${name(store.status)}`);
   look(status, `status ${store.tone}`);
@@ -196,20 +211,24 @@ function showStores() {
   const order = new Intl.Collator("en", { numeric: true }).compare;
   list.sort((a, b) => b.worst - a.worst || order(a.storeId, b.storeId));
   fill($("stores"), list, (store) => store.storeId, makeRow, updateRow);
-  $("stores-none").hidden = list.length > 0;
-  text($("stores-none"), stores.length ? "No store is in this state." : "No store has been heard of yet. Start an agent with the same Redis.");
-  text($("stores-live"), wrong.length ? `Something is wrong with: ${wrong.map((store) => `${store.storeId} ${name(store.status)}`).join(", ")}` : "All stores are well");
+  const none = stores.length ? "No store is in this state." : "No store has been heard of yet.";
+  show($("stores-none"), list.length ? "" : none);
+  const bad = wrong.map((store) => `${store.storeId} ${name(store.status)}`).join(", ");
+  text($("stores-live"), bad ? `Something is wrong with: ${bad}` : "Nothing is wrong with any store");
   document.title = wrong.length ? `(${wrong.length}) Shelfstream central` : "Shelfstream central";
 
   const sum = (key) => alive.reduce((total, store) => total + (store[key] || 0), 0);
   const most = (key) => alive.reduce((worst, store) => Math.max(worst, store[key] || 0), 0);
+  const backlog = sum("backlog");
+  const isUnknown = alive.some((store) => store.backlog === null);
   const online = alive.filter((store) => ["online", "suspect"].includes(store.status)).length;
   facts($("totals"), [
     ["Stores online", `${number(online)} / ${number(alive.length)}`, online < alive.length],
     ["Worst lag", age(most("lagMs")), most("lagMs") > LAG_MS],
-    ["Backlog", number(sum("backlog")), false],
-    ["Oldest unsent", sum("backlog") ? age(most("oldestUnsentMs")) : "–", most("oldestUnsentMs") > UNSENT_MS],
-    ["Open purchases", number(sum("openPurchases")), false],
+    ["Backlog", isUnknown && !backlog ? "unknown" : number(backlog) + (isUnknown ? " or more" : "")],
+    ["Oldest unsent", backlog ? age(most("oldestUnsentMs")) : "–", most("oldestUnsentMs") > UNSENT_MS],
+    ["Open purchases", number(sum("openPurchases"))],
+    ["Overdue purchases", number(sum("overduePurchases")), sum("overduePurchases") > 0],
     ["Dead letters", letters === null ? "–" : letters >= 1000 ? "1,000 or more" : number(letters), letters > 0],
   ]);
 }
@@ -229,7 +248,7 @@ function makeChip([id]) {
 const keys = new Map();
 let opened = null;
 
-function open() {
+function openStore() {
   const id = decodeURIComponent(location.hash.slice(1));
   const store = stores.find((known) => known.storeId === id);
   if (!store) return $("store").open && $("store").close();
@@ -274,7 +293,7 @@ async function operate(done, method, path, body) {
   } catch ({ problem }) {
     const isOpen = !problem || problem.retryable || problem.status >= 500;
     if (!isOpen) keys.delete(name);
-    const why = problem ? problem.detail || problem.title : "Central did not answer, so it is not known whether it was done.";
+    const why = problem ? problem.detail || problem.title : "No answer came, so it is not known whether it was done.";
     text($("answer"), isOpen ? `${why} You may press again: it is done once at most.` : `Refused: ${why}`);
   }
   buttons.forEach((button) => (button.disabled = false));
@@ -285,14 +304,16 @@ const current = () => stores.find((store) => store.storeId === opened);
 
 $("sale").addEventListener("click", () => {
   const onlineSale = !current().onlineSale;
-  operate(onlineSale ? "Online sale is allowed again." : "Online sale is paused. Tills go on.", "PATCH", "", { onlineSale });
+  const done = onlineSale ? "Online sale is allowed again." : "Online sale is paused. Tills go on.";
+  operate(done, "PATCH", "", { onlineSale });
 });
 $("resync").addEventListener("click", () => operate("The store was asked for its whole stock.", "POST", "/resync"));
 $("adopt").addEventListener("click", () => {
   const { claims: [{ epoch }], status } = current();
   text($("confirm-text"), status === "retired"
     ? `Take this store back with epoch ${epoch}? It counts in totals again and may sell online.`
-    : `Follow the agent with epoch ${epoch} from now on? The one that central follows today is then refused. Make sure that only one agent of this store is running.`);
+    : `Follow the agent with epoch ${epoch} from now on? The one that central follows today is then refused: make sure `
+      + "that only one agent of this store runs.");
   text($("yes"), `Yes, adopt epoch ${epoch}`);
   $("yes").dataset.epoch = epoch;
   $("confirm").hidden = false;
@@ -301,7 +322,8 @@ $("adopt").addEventListener("click", () => {
 $("yes").addEventListener("click", () => {
   $("confirm").hidden = true;
   $("close").focus();
-  operate("Adopted. The store opens its epoch as soon as central hears it.", "POST", "/adopt", { epoch: Number($("yes").dataset.epoch) });
+  const epoch = Number($("yes").dataset.epoch);
+  operate("Adopted. The store opens its epoch as soon as central hears it.", "POST", "/adopt", { epoch });
 });
 $("no").addEventListener("click", () => {
   $("confirm").hidden = true;
@@ -312,16 +334,23 @@ $("store").addEventListener("close", () => {
   opened = null;
   history.replaceState(null, "", location.pathname + location.search);
 });
-window.addEventListener("hashchange", open);
+window.addEventListener("hashchange", openStore);
 
 // Records: purchases, events, dead letters.
 
-const PURCHASE = { pending: ["…", "warn"], confirmed: ["✓", "good"], rejected: ["✕", "bad"], expired: ["✕", "bad"], cancelled: ["↩", "warn"] };
+const PURCHASE = {
+  pending: ["…", "warn"], confirmed: ["✓", "good"], rejected: ["✕", "bad"], expired: ["✕", "bad"],
+  cancelled: ["↩", "warn"],
+};
 
 function makeRecord(time, ...parts) {
   const stamp = make("time", "", clock(time));
   stamp.dateTime = time;
   return make("li", "", stamp, ...parts);
+}
+
+function makePurchase(purchase) {
+  return makeRecord(purchase.createdAt, make("span"), make("span"), make("span", "right"));
 }
 
 function updatePurchase(node, purchase) {
@@ -339,12 +368,13 @@ function updatePurchase(node, purchase) {
 function makeEvent(event) {
   const delta = event.delta ? (event.delta > 0 ? "+" : "−") + number(Math.abs(event.delta)) : "";
   const what = [name(event.type), event.productId].filter(Boolean).join(": ");
-  return makeRecord(event.receivedAt, make("span", "", event.storeId), make("span", "", what), make("span", "right", delta));
+  const store = make("span", "", event.storeId);
+  return makeRecord(event.receivedAt, store, make("span", "", what), make("span", "right", delta));
 }
 
 function makeLetter(letter) {
-  const what = make("span", "", `${letter.type}: ${letter.reason}`);
-  return makeRecord(letter.receivedAt, make("span", "", letter.storeId), what, make("span", "right", letter.entryId), make("pre", "", letter.body));
+  const parts = [make("span", "", letter.storeId), make("span", "", `${letter.type}: ${letter.reason}`)];
+  return makeRecord(letter.receivedAt, ...parts, make("span", "right", letter.entryId), make("pre", "", letter.body));
 }
 
 function records(list, items, id, create, update = () => {}) {
@@ -356,13 +386,18 @@ function records(list, items, id, create, update = () => {}) {
 // The round: one request at a time.
 
 let letters = null;
+let late = [];
 let rounds = 0;
 let seenAt = null;
 let timer;
 let running = false;
 let again = false;
 
-function banner(title, words) {
+const NO_REDIS = ["Redis cannot be reached", "Central hears no store and refuses online purchases. Tills go on selling; "
+  + "figures are as last known. Bring Redis back, and everything resumes by itself."];
+const NO_CENTRAL = ["Central does not answer", "What you see below is old. Stores go on selling; this page goes on asking."];
+
+function banner([title, words]) {
   $("banner").hidden = !title;
   text($("banner-title"), title);
   text($("banner-text"), words);
@@ -372,7 +407,10 @@ async function refresh() {
   const state = await ask("./");
   const { items } = await ask("stores");
   stores = items.map((store) => judge(store, state.redis));
-  if (rounds % LETTERS_EVERY === 0) {
+  if (rounds % SELDOM === 0) {
+    // Overdue ones are old, so the latest purchases alone would not show them.
+    const isAny = stores.some((store) => store.overduePurchases > 0);
+    late = isAny ? (await ask("purchases?status=pending&size=200")).items.filter((purchase) => purchase.overdue) : [];
     const dead = (await ask("dead-letters")).items;
     letters = dead.length;
     $("dead").hidden = letters === 0;
@@ -380,16 +418,17 @@ async function refresh() {
     records("letters", dead.slice(0, 10), "id", makeLetter);
   }
   showStores();
-  if (location.hash || $("store").open) open();
-  records("purchases", (await ask("purchases?size=15")).items, "purchaseId", (one) => makeRecord(one.createdAt, make("span"), make("span"), make("span", "right")), updatePurchase);
+  if (location.hash || $("store").open) openStore();
+  const latest = (await ask("purchases?size=15")).items;
+  const old = late.filter((purchase) => !latest.some((other) => other.purchaseId === purchase.purchaseId));
+  records("purchases", [...old.slice(-5).reverse(), ...latest], "purchaseId", makePurchase, updatePurchase);
   records("events", (await ask("events?size=15")).items, "eventId", makeEvent);
   rounds += 1;
   seenAt = Date.now();
   text($("version"), `Version ${state.version}.`);
   text($("fresh"), "Live.");
   $("main").classList.remove("stale");
-  if (state.redis === "down") banner("Redis cannot be reached", "Central hears no store and refuses online purchases. Tills go on selling; figures are as last known. Bring Redis back: everything resumes by itself.");
-  else banner("", "");
+  banner(state.redis === "down" ? NO_REDIS : ["", ""]);
 }
 
 async function round() {
@@ -401,7 +440,7 @@ async function round() {
   } catch (error) {
     console.warn("the page could not be refreshed:", error);
     $("main").classList.add("stale");
-    banner("Central does not answer", "What you see below is old. Stores go on selling. This page goes on asking.");
+    banner(NO_CENTRAL);
     text($("fresh"), seenAt ? `Figures are from ${clock(seenAt)}, ${age(Date.now() - seenAt)} ago.` : "No figures yet.");
   }
   running = false;

@@ -28,6 +28,12 @@ function text(node, value) {
   if (node.textContent !== value) node.textContent = value;
 }
 
+/** Shows words, or hides the node when there are none. */
+function show(node, words) {
+  text(node, words);
+  node.hidden = !words;
+}
+
 function make(tag, className, ...children) {
   const node = document.createElement(tag);
   if (className) node.className = className;
@@ -108,13 +114,13 @@ function plain(problem, action) {
   const { code, available, quantity, reserved, allotted, errors, detail, title } = problem;
   switch (code) {
     case "insufficient_stock": {
-      if (action === "adjust") return `Not booked: only ${units(quantity)} on hand. If the shelf says otherwise, use Count.`;
+      if (action === "adjust") return `Not booked: only ${units(quantity)} on hand. If there are more, use Count.`;
       const why = [`${number(quantity)} on hand`];
       if (reserved) why.push(`${number(reserved)} held for reservations`);
       if (allotted) why.push(`${number(allotted)} set aside for online sale`);
       return `Not booked: only ${units(available)} can be sold (${why.join(", ")}).`;
     }
-    case "discontinued": return "Not booked: this product is discontinued. What is left may be sold, nothing more comes in.";
+    case "discontinued": return "Not booked: this product is discontinued. What is left may be sold.";
     case "limit_exceeded": return "Not booked: there would be more than 1,000,000,000 units.";
     case "unknown_product": return "Not booked: this store no longer has this product.";
     case "purchase_cancelled": return "The customer has cancelled. Put the units back on the shelf.";
@@ -127,32 +133,36 @@ function plain(problem, action) {
 const UNKNOWN = "No answer came, so it is not known whether this was booked. Try again: it is booked once at most.";
 const BUSY = "The store’s server could not do it just now. Try again: it is booked once at most.";
 
+function explain(error, action) {
+  if (!(error instanceof Refusal)) return UNKNOWN;
+  return isOpen(error) ? BUSY : plain(error.problem, action);
+}
+
 // Connection state.
 
 const STATES = {
-  up: ["✓", "Connected", (s) => (s.backlog ? "Sales are on their way to the head office." : "Everything has been sent to the head office.")],
-  down: ["✕", "No connection to the head office", () => "Selling goes on. What happens here is kept and sent by itself later."],
-  off: ["‖", "Disconnected on purpose", (s) => `Since ${clock(s.since)}. Selling goes on; what happens here is kept and sent later.`],
+  up: ["✓", "Connected", () => "What happens here is sent to the head office at once."],
+  down: ["✕", "No connection to the head office", () => "Selling goes on. What happens here is kept and sent later."],
+  off: ["‖", "Disconnected on purpose", (s) => `Since ${clock(s.since)}. Selling goes on; it is kept and sent later.`],
   fenced: ["!", "Cut off from the head office", () => "Selling goes on, but nothing is sent until this is put right."],
 };
 
 let lastSeen = null;
 
 function showState(status) {
-  const [mark, title, words] = STATES[status.link] || ["?", status.link, () => ""];
+  const [mark, title, says] = STATES[status.link] || ["?", status.link, () => ""];
   $("state").dataset.link = status.link;
   text($("state-mark"), mark);
   text($("state-title"), title);
-  text($("state-text"), words(status));
-  text($("state-advice"), status.advice || "");
-  $("state-advice").hidden = !status.advice;
-  $("state-age").hidden = true;
+  text($("state-text"), says(status));
+  show($("state-advice"), status.advice || "");
+  show($("state-age"), "");
   text($("backlog"), number(status.backlog));
   text($("oldest"), status.backlog ? age(status.oldestUnsentMs) : "–");
   $("connect").hidden = status.link !== "off";
-  const letters = status.deadLetters;
-  $("dead").hidden = letters === 0;
-  text($("dead"), letters ? `${letters === 1 ? "1 message" : `${number(letters)} messages`} of the head office could not be understood. Tell whoever looks after this system.` : "");
+  const letters = status.deadLetters === 1 ? "1 message" : `${number(status.deadLetters)} messages`;
+  const dead = `${letters} of the head office could not be understood. Tell whoever looks after this system.`;
+  show($("dead"), status.deadLetters ? dead : "");
   text($("stock-count"), `${number(status.items)} products`);
   text($("pick-count"), status.toPick ? `${number(status.toPick)} waiting` : "");
   text($("pick-live"), status.toPick ? `${number(status.toPick)} online purchases wait to be picked` : "");
@@ -165,9 +175,8 @@ function showLost() {
   $("state").dataset.link = "lost";
   text($("state-mark"), "✕");
   text($("state-title"), "The store’s server does not answer");
-  text($("state-text"), "This page goes on asking. What you see is old, and nothing can be booked here until it answers.");
-  text($("state-age"), lastSeen ? `Figures are from ${clock(lastSeen)}, ${age(Date.now() - lastSeen)} ago.` : "");
-  $("state-age").hidden = !lastSeen;
+  text($("state-text"), "This page goes on asking. What you see is old; nothing can be booked here until it answers.");
+  show($("state-age"), lastSeen ? `Figures are from ${clock(lastSeen)}, ${age(Date.now() - lastSeen)} ago.` : "");
   $("main").classList.add("stale");
 }
 
@@ -214,20 +223,24 @@ async function refreshPicks(count) {
   for (const id of pickKeys.keys()) if (!all.some((purchase) => purchase.purchaseId === id)) pickKeys.delete(id);
 }
 
+const lineOf = ({ productId, quantity }) => `${number(quantity)} × ${names.get(productId)}`;
+const linesOf = (purchase) => purchase.lines.map(lineOf).join(", ");
+
 function makePick(purchase) {
   const words = make("div", "pick-words");
   for (const { productId, quantity } of purchase.lines) {
-    words.append(make("p", "pick-what", make("span", "pick-units", `${number(quantity)} ×`), ` ${names.get(productId)}`));
-    if (names.get(productId) !== productId) words.append(make("p", "about", productId));
+    const name = names.get(productId);
+    words.append(make("p", "pick-what", make("span", "pick-units", `${number(quantity)} ×`), ` ${name}`));
+    if (name !== productId) words.append(make("p", "about", productId));
   }
   const tail = purchase.reference || purchase.purchaseId.slice(-8);
   words.append(make("p", "about", `Order ${tail} · ${clock(purchase.createdAt)}`));
   const problem = make("p", "problem");
-  problem.hidden = true;
+  show(problem, "");
   problem.setAttribute("role", "alert");
   const picked = button("Picked", () => pick(purchase, picked, problem));
   picked.className = "main";
-  picked.setAttribute("aria-label", `Picked: ${purchase.lines.map((line) => `${line.quantity} × ${names.get(line.productId)}`).join(", ")}, order ${tail}`);
+  picked.setAttribute("aria-label", `Picked: ${linesOf(purchase)}, order ${tail}`);
   return make("li", "pick", words, picked, problem);
 }
 
@@ -236,20 +249,19 @@ async function pick(purchase, picked, problem) {
   // The key stays until an answer came: pressing again then asks for the same thing.
   if (!pickKeys.has(id)) pickKeys.set(id, newKey());
   picked.disabled = true;
-  problem.hidden = true;
+  show(problem, "");
   try {
     await ask(`purchases/${id}/picked`, { method: "POST", key: pickKeys.get(id) });
     const card = picked.closest("li");
     const next = card.nextElementSibling || card.previousElementSibling;
     card.remove();
     (next ? next.querySelector("button") : $("pick-title")).focus();
-    say(`Picked ${purchase.lines.map((line) => `${line.quantity} × ${names.get(line.productId)}`).join(", ")}.`);
+    say(`Picked ${linesOf(purchase)}.`);
     wake(true);
   } catch (error) {
     picked.disabled = false;
     text(picked, isOpen(error) ? "Try again" : "Picked");
-    text(problem, isOpen(error) ? (error instanceof Refusal ? BUSY : UNKNOWN) : plain(error.problem, "pick"));
-    problem.hidden = false;
+    show(problem, explain(error, "pick"));
     if (!isOpen(error)) pickKeys.delete(id);
   }
 }
@@ -276,21 +288,30 @@ async function refreshStock() {
   following = nextCursor;
   for (const item of items) names.set(item.productId, item.name);
   fill($("stock"), items, (item) => item.productId, makeItem, updateItem);
-  $("stock-none").hidden = items.length > 0;
-  text($("stock-none"), items.length ? "" : q ? `Nothing is called “${q}”.` : trail.length > 1 ? "No more products." : "This store has no products yet. They come with the first import or from the head office.");
+  let none = "This store has no products yet. They come with the first import or from the head office.";
+  if (q) none = `Nothing is called “${q}”.`;
+  else if (cursor) none = "No more products.";
+  show($("stock-none"), items.length ? "" : none);
   $("prev").disabled = trail.length === 1;
   $("next").disabled = !nextCursor;
   text($("page-number"), `Page ${trail.length}`);
   if (act) showNow(items.find((item) => item.productId === act.item.productId));
 }
 
-const ACTIONS = { sell: "Sell", receive: "Receive", adjust: "Adjust", count: "Count" };
+/** What may be done with an item: its name, the button that books it, what was done, what it may refer to. */
+const ACTIONS = {
+  sell: ["Sell", "Book the sale", "Sold", "Receipt"],
+  receive: ["Receive", "Book what came in", "Received", "Delivery note"],
+  adjust: ["Adjust", "Book it", "Adjusted", "Reference"],
+  count: ["Count", "Book the count", "Counted", "Count list"],
+};
 
 function makeItem(item) {
   const figure = (part, label) => make("div", "number", make("b", part), label);
   const actions = make("div", "actions");
-  const node = make("li", "", make("div", "", make("div", "name"), make("div", "about", make("span"), " ", make("b"))), figure("available", "can be sold"), figure("quantity", "on hand"), actions);
-  for (const [action, label] of Object.entries(ACTIONS)) {
+  const words = make("div", "", make("div", "name"), make("div", "about", make("span"), " ", make("b")));
+  const node = make("li", "", words, figure("available", "can be sold"), figure("quantity", "on hand"), actions);
+  for (const [action, [label]] of Object.entries(ACTIONS)) {
     const act = button(label, () => openAct(action, node.item, act));
     act.dataset.action = action;
     actions.append(act);
@@ -306,11 +327,12 @@ function updateItem(node, item) {
   if (item.allotted) about.push(`${number(item.allotted)} set aside for online sale`);
   text(node.querySelector(".about span"), about.join(" · "));
   const low = item.lowAt !== null && item.available <= item.lowAt;
-  text(node.querySelector(".about b"), [item.available === 0 ? "Sold out" : low ? "Running low" : "", item.discontinued ? "Discontinued" : ""].filter(Boolean).join(" · "));
+  const notes = [item.available === 0 ? "Sold out" : low && "Running low", item.discontinued && "Discontinued"];
+  text(node.querySelector(".about b"), notes.filter(Boolean).join(" · "));
   text(node.querySelector(".available"), number(item.available));
   text(node.querySelector(".quantity"), number(item.quantity));
   for (const act of node.querySelectorAll("button")) {
-    const label = `${ACTIONS[act.dataset.action]}: ${item.name}`;
+    const label = `${ACTIONS[act.dataset.action][0]}: ${item.name}`;
     if (act.getAttribute("aria-label") !== label) act.setAttribute("aria-label", label);
   }
 }
@@ -348,11 +370,6 @@ function showNow(item) {
   if (item) text($("act-now"), `Now ${number(item.quantity)} on hand, ${number(item.available)} can be sold.`);
 }
 
-function showProblem(words) {
-  text($("act-problem"), words);
-  $("act-problem").hidden = !words;
-}
-
 /** While an answer is awaited, or may still be asked for again, the form stays as it was sent. */
 function setStage(stage) {
   $("fields").disabled = stage !== "enter";
@@ -369,18 +386,19 @@ async function openAct(action, item, opener) {
   act = { action, item, opener };
   $("form").reset();
   const isCount = action === "count";
-  text($("act-title"), `${ACTIONS[action]}: ${item.name}`);
-  text($("submit"), { sell: "Book the sale", receive: "Book what came in", adjust: "Book it", count: "Book the count" }[action]);
+  const [label, submit, , reference] = ACTIONS[action];
+  text($("act-title"), `${label}: ${item.name}`);
+  text($("submit"), submit);
   text($("units-label"), isCount ? "Units on the shelf" : "Units");
-  text($("reference-label"), { sell: "Receipt (optional)", receive: "Delivery note (optional)", adjust: "Reference (optional)", count: "Count list (optional)" }[action]);
+  text($("reference-label"), `${reference} (optional)`);
   $("direction").hidden = $("why").hidden = action !== "adjust";
   $("reason").required = action === "adjust";
   $("units").min = isCount ? 0 : 1;
   $("units").max = isCount ? 1000 * MOST : MOST;
   $("units").value = isCount ? "" : 1;
-  $("act-pending").hidden = true;
+  show($("act-pending"), "");
   showNow(item);
-  showProblem("");
+  show($("act-problem"), "");
   setStage("enter");
   DIALOG.showModal();
   $("units").select();
@@ -390,27 +408,34 @@ async function openAct(action, item, opener) {
 /** What a count leaves out, and the position at which that is so: sales after it are then taken off by the store. */
 async function prepareCount(mine) {
   setStage("sent");
-  const path = `inventory/${encodeURIComponent(mine.item.productId)}`;
+  const product = encodeURIComponent(mine.item.productId);
+  const path = `inventory/${product}`;
   try {
     for (let round = 0; ; round += 1) {
       const before = (await ask(path)).json;
-      const waiting = await ask(`purchases?picked=false&size=1000&productId=${encodeURIComponent(mine.item.productId)}`);
+      const waiting = await ask(`purchases?picked=false&size=1000&productId=${product}`);
       const after = (await ask(path)).json;
       // Sold in between: the position and the number would not belong together.
-      if (before.version !== after.version && round < 5) continue;
+      if (before.version !== after.version) {
+        if (round < 5) continue;
+        closeAct("This product is being sold just now. Try again.");
+        return;
+      }
       const lines = waiting.json.items.flatMap((purchase) => purchase.lines);
       const sum = lines.reduce((total, line) => total + line.quantity, 0);
       mine.countedAt = waiting.position;
-      const leave = sum ? `${units(sum)} of online purchases ${sum === 1 ? "waits" : "wait"} to be picked: do not count ${sum === 1 ? "it" : "them"}.` : "Nothing of this product waits to be picked.";
-      text($("act-pending"), `${leave} Count now; what is sold after ${clock(Date.now())} is taken off by itself.`);
-      $("act-pending").hidden = false;
+      const more = waiting.json.nextCursor ? " or more" : "";
+      const leave = sum
+        ? `Do not count what waits to be picked for online purchases: ${units(sum)}${more}.`
+        : "Nothing of it waits to be picked.";
+      show($("act-pending"), `${leave} Count now: what is sold after ${clock(Date.now())} is taken off by itself.`);
       showNow(after);
       break;
     }
     setStage("enter");
     $("units").focus();
   } catch (error) {
-    closeAct(error instanceof Refusal ? plain(error.problem, "count") : "The store’s server did not answer. Open the count again.");
+    closeAct(error instanceof Refusal ? plain(error.problem, "count") : "No answer came. Try again.");
   }
 }
 
@@ -422,43 +447,38 @@ function closeAct(words) {
   say(words);
 }
 
+/** What the form asks for; the key is new with each submission. */
 function request() {
-  const path = `inventory/${encodeURIComponent(act.item.productId)}`;
+  const product = encodeURIComponent(act.item.productId);
+  const key = newKey();
   const quantity = Number($("units").value);
   const reference = $("reference").value.trim() || undefined;
-  const note = $("note").value.trim() || undefined;
-  switch (act.action) {
-    case "sell": return { method: "POST", path: `purchase/${encodeURIComponent(act.item.productId)}`, body: { quantity, reference } };
-    case "receive": return { method: "POST", path: `${path}/receive`, body: { quantity, reference } };
-    case "adjust": {
-      const delta = quantity * Number($("form").elements.sign.value);
-      return { method: "POST", path: `${path}/adjust`, body: { delta, reason: $("reason").value, note, reference } };
-    }
-    default: return { method: "PUT", path, body: { quantity, countedAt: act.countedAt, countRef: reference } };
+  if (act.action === "sell") return { method: "POST", path: `purchase/${product}`, key, body: { quantity, reference } };
+  const path = `inventory/${product}`;
+  if (act.action === "receive") return { method: "POST", path: `${path}/receive`, key, body: { quantity, reference } };
+  if (act.action === "count") {
+    return { method: "PUT", path, key, body: { quantity, countedAt: act.countedAt, countRef: reference } };
   }
+  const delta = quantity * Number($("form").elements.sign.value);
+  const note = $("note").value.trim() || undefined;
+  return { method: "POST", path: `${path}/adjust`, key, body: { delta, reason: $("reason").value, note, reference } };
 }
 
 async function send() {
   setStage("sent");
-  showProblem("");
+  show($("act-problem"), "");
   try {
     const { path, ...rest } = act.request;
     const { json } = await ask(path, rest);
-    const done = { sell: "Sold", receive: "Received", adjust: "Adjusted", count: "Counted" }[act.action];
-    const difference = act.action === "count" ? ` (difference ${json.difference > 0 ? "+" : ""}${number(json.difference)})` : "";
-    closeAct(`${done}: ${json.name}${difference}. Now ${number(json.quantity)} on hand, ${number(json.available)} can be sold.`);
+    const found = json.difference === undefined ? "" : `, difference ${number(json.difference)}`;
+    const now = `Now ${number(json.quantity)} on hand, ${number(json.available)} can be sold.`;
+    closeAct(`${ACTIONS[act.action][2]}: ${json.name}${found}. ${now}`);
     wake(true);
   } catch (error) {
-    if (isOpen(error)) {
-      setStage("open");
-      showProblem(error instanceof Refusal ? BUSY : UNKNOWN);
-      $("retry").focus();
-    } else {
-      setStage("enter");
-      showProblem(plain(error.problem, act.action));
-      $("units").select();
-      wake(true);
-    }
+    setStage(isOpen(error) ? "open" : "enter");
+    show($("act-problem"), explain(error, act.action));
+    if (isOpen(error)) $("retry").focus();
+    else $("units").select();
   }
 }
 
@@ -466,11 +486,13 @@ $("form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (!act || act.stage !== "enter") return;
   // A refused request did nothing, so what is entered after it is a new submission with a new key.
-  act.request = { ...request(), key: newKey() };
+  act.request = request();
   send();
 });
 $("retry").addEventListener("click", send);
-$("cancel").addEventListener("click", () => closeAct(act.stage === "open" ? "It is not known whether this was booked. See what happened last before booking it again." : ""));
+$("cancel").addEventListener("click", () => {
+  closeAct(act.stage === "open" ? "See what happened last before booking it again: it may have been booked." : "");
+});
 DIALOG.addEventListener("cancel", (event) => {
   event.preventDefault();
   if (!$("cancel").disabled) $("cancel").click();
@@ -490,13 +512,14 @@ const HAPPENED = {
   purchase_expired: "Online purchase came too late", purchase_cancelled: "Online purchase cancelled",
   purchase_picked: "Picked", command_refused: "Request of the head office refused", shortage: "Shortage",
   low_stock: "Running low", epoch_opened: "Records opened", snapshot_page: "Whole stock sent",
+  snapshot_end: "Whole stock sent to the end", outcome_repeated: "Answer repeated",
 };
 
 async function refreshEvents() {
   const { items } = (await ask("events?size=15")).json;
   await learnNames(items.map((event) => event.productId));
   fill($("events"), items, (event) => event.position, makeEvent, () => {});
-  $("events-none").hidden = items.length > 0;
+  show($("events-none"), items.length ? "" : "Nothing yet.");
 }
 
 function makeEvent(event) {
