@@ -46,9 +46,9 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<V
     let rows = app
         .reader
         .scan(|connection| {
-            let all = stores::all(connection)?;
+            let (all, now) = (stores::all(connection)?, Millis::now());
             all.into_iter()
-                .map(|store| Ok((open_purchases(connection, &store.id)?, store)))
+                .map(|store| Ok((open_purchases(connection, &store.id, now)?, store)))
                 .collect::<rusqlite::Result<Vec<_>>>()
         })
         .await?;
@@ -68,21 +68,25 @@ async fn one(State(app): Shared, StorePath(id): StorePath) -> Result<Json<Value>
     app.said(&store).map(Json)
 }
 
-fn open_purchases(connection: &rusqlite::Connection, store: &StoreId) -> rusqlite::Result<i64> {
+/// How many of a store's purchases are pending, and how many of these are overdue.
+fn open_purchases(connection: &rusqlite::Connection, store: &StoreId, now: Millis) -> rusqlite::Result<(i64, i64)> {
     connection
-        .prepare_cached("select count(*) from purchase where store_id = ?1 and status = 'pending'")?
-        .query_row([store.as_str()], |row| row.get(0))
+        .prepare_cached(
+            "select count(*), count(*) filter (where expires_at < ?2) from purchase \
+             where store_id = ?1 and status = 'pending'",
+        )?
+        .query_row((store.as_str(), now.0), |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 impl App {
     fn said(&self, store: &Store) -> Result<Value> {
         let (open, other) = self.reader.point(|connection| {
-            Ok((open_purchases(connection, &store.id)?, stores::other_case(connection, &store.id)?))
+            Ok((open_purchases(connection, &store.id, Millis::now())?, stores::other_case(connection, &store.id)?))
         })?;
         Ok(self.store_view(store, open, other.is_some()))
     }
 
-    fn store_view(&self, store: &Store, open: i64, same_but_case: bool) -> Value {
+    fn store_view(&self, store: &Store, (open, overdue): (i64, i64), same_but_case: bool) -> Value {
         let sight = self.presence.sight(&store.id);
         let judged = self.presence.judge_remembered(store);
         let status = match judged {
@@ -132,6 +136,7 @@ impl App {
             "digest": store.digest_state.as_str(),
             "digestValue": store.digest.to_string(),
             "openPurchases": open,
+            "overduePurchases": overdue,
             "agentVersion": beat.map(|beat| beat.version.clone()),
             "claims": claims,
             "warnings": warnings,

@@ -1,0 +1,584 @@
+"use strict";
+// The page of a store. It asks the agent what is new, changes only the nodes that differ (so that nothing a person is
+// typing or pointing at goes away), and books what staff enter, each submission under one idempotency key.
+
+const POLL_MS = 1500;
+const ANSWER_MS = 10_000;
+const STOCK_SIZE = 20;
+const PICKS_SHOWN = 6;
+const PICKS_ASKED = 100;
+
+const $ = (id) => document.getElementById(id);
+const store = $("store").textContent;
+
+// Words and nodes. Data only ever becomes text: a name may contain "<".
+
+const number = (value) => value.toLocaleString("en");
+const units = (value) => (value === 1 ? "1 unit" : `${number(value)} units`);
+const clock = (time) => new Date(time).toLocaleTimeString("en-GB");
+
+function age(ms) {
+  const seconds = Math.max(0, Math.round(ms / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+  return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+}
+
+function text(node, value) {
+  if (node.textContent !== value) node.textContent = value;
+}
+
+/** Shows words, or hides the node when there are none. */
+function show(node, words) {
+  text(node, words);
+  node.hidden = !words;
+}
+
+function make(tag, className, ...children) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  node.append(...children);
+  return node;
+}
+
+function button(label, act) {
+  const node = make("button", "", label);
+  node.type = "button";
+  node.addEventListener("click", act);
+  return node;
+}
+
+/** Makes a list show these records, keeping the node of each one that stays. */
+function fill(list, records, id, create, update) {
+  const old = new Map([...list.children].map((node) => [node.dataset.id, node]));
+  const nodes = records.map((record) => {
+    const node = old.get(id(record)) || create(record);
+    old.delete(id(record));
+    node.dataset.id = id(record);
+    update(node, record);
+    return node;
+  });
+  old.forEach((node) => node.remove());
+  // What stands right is left alone: moving a node takes the focus from it.
+  nodes.forEach((node, at) => {
+    if (list.children[at] !== node) list.insertBefore(node, list.children[at] || null);
+  });
+}
+
+let hush;
+function say(words) {
+  text($("said"), words);
+  clearTimeout(hush);
+  hush = setTimeout(() => text($("said"), ""), 7000);
+}
+
+// Asking the agent.
+
+/** The agent said no, and why. */
+class Refusal extends Error {
+  constructor(problem) {
+    super(problem.code);
+    this.problem = problem;
+  }
+}
+
+/** A name for one submission. Plain http has no randomUUID, and in a store the page often comes that way. */
+function newKey() {
+  if (crypto.randomUUID) return crypto.randomUUID();
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Throws a Refusal, or any other error when there was no answer that can be read. */
+async function ask(path, { method = "GET", key, body } = {}) {
+  const headers = { Accept: "application/json" };
+  if (body) headers["Content-Type"] = "application/json";
+  if (key) Object.assign(headers, { "Idempotency-Key": key, "Shelf-Actor": "page" });
+  const abort = new AbortController();
+  const timer = setTimeout(() => abort.abort(), ANSWER_MS);
+  try {
+    const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal: abort.signal });
+    const json = await answer.json();
+    if (!answer.ok) throw new Refusal(json);
+    return { json, position: answer.headers.get("Shelf-Position") };
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** What came of a write is open: it may be sent again, and only with the same key. */
+function isOpen(error) {
+  return !(error instanceof Refusal) || error.problem.retryable === true || error.problem.status >= 500;
+}
+
+function plain(problem, action) {
+  const { code, available, quantity, reserved, allotted, errors, detail, title } = problem;
+  switch (code) {
+    case "insufficient_stock": {
+      if (action === "adjust") return `Not booked: only ${units(quantity)} on hand. If there are more, use Count.`;
+      const why = [`${number(quantity)} on hand`];
+      if (reserved) why.push(`${number(reserved)} held for reservations`);
+      if (allotted) why.push(`${number(allotted)} set aside for online sale`);
+      return `Not booked: only ${units(available)} can be sold (${why.join(", ")}).`;
+    }
+    case "discontinued": return "Not booked: this product is discontinued. What is left may be sold.";
+    case "limit_exceeded": return "Not booked: there would be more than 1,000,000,000 units.";
+    case "unknown_product": return "Not booked: this store no longer has this product.";
+    case "purchase_cancelled": return "The customer has cancelled. Put the units back on the shelf.";
+    case "unknown_id": return "This purchase is no longer known here.";
+    case "invalid_request": return `Not booked: ${(errors || []).map((error) => error.detail).join("; ") || detail}`;
+    default: return detail || title || "The store’s server refused.";
+  }
+}
+
+const UNKNOWN = "No answer came, so it is not known whether this was booked. Try again: it is booked once at most.";
+const BUSY = "The store’s server could not do it just now. Try again: it is booked once at most.";
+
+function explain(error, action) {
+  if (!(error instanceof Refusal)) return UNKNOWN;
+  return isOpen(error) ? BUSY : plain(error.problem, action);
+}
+
+// Connection state.
+
+const STATES = {
+  up: ["✓", "Connected", () => "What happens here is sent to the head office at once."],
+  down: ["✕", "No connection to the head office", () => "Selling goes on. What happens here is kept and sent later."],
+  off: ["‖", "Disconnected on purpose", (s) => `Since ${clock(s.since)}. Selling goes on; it is kept and sent later.`],
+  fenced: ["!", "Cut off from the head office", () => "Selling goes on, but nothing is sent until this is put right."],
+};
+
+let lastSeen = null;
+
+function showState(status) {
+  const [mark, title, says] = STATES[status.link] || ["?", status.link, () => ""];
+  $("state").dataset.link = status.link;
+  text($("state-mark"), mark);
+  text($("state-title"), title);
+  text($("state-text"), says(status));
+  show($("state-advice"), status.advice || "");
+  show($("state-age"), "");
+  text($("backlog"), number(status.backlog));
+  text($("oldest"), status.backlog ? age(status.oldestUnsentMs) : "–");
+  $("connect").hidden = status.link !== "off";
+  const letters = status.deadLetters === 1 ? "1 message" : `${number(status.deadLetters)} messages`;
+  const dead = `${letters} of the head office could not be understood. Tell whoever looks after this system.`;
+  show($("dead"), status.deadLetters ? dead : "");
+  text($("stock-count"), `${number(status.items)} products`);
+  text($("pick-count"), status.toPick ? `${number(status.toPick)} waiting` : "");
+  text($("pick-live"), status.toPick ? `${number(status.toPick)} online purchases wait to be picked` : "");
+  $("pick-none").hidden = status.toPick > 0;
+  document.title = status.toPick ? `(${status.toPick}) ${store}` : store;
+  $("main").classList.remove("stale");
+}
+
+function showLost() {
+  $("state").dataset.link = "lost";
+  text($("state-mark"), "✕");
+  text($("state-title"), "The store’s server does not answer");
+  text($("state-text"), "This page goes on asking. What you see is old; nothing can be booked here until it answers.");
+  show($("state-age"), lastSeen ? `Figures are from ${clock(lastSeen)}, ${age(Date.now() - lastSeen)} ago.` : "");
+  $("main").classList.add("stale");
+}
+
+$("connect").addEventListener("click", async () => {
+  try {
+    await ask("connected", { method: "POST" });
+    wake();
+  } catch {
+    say("The store’s server did not answer.");
+  }
+});
+
+// Online purchases to pick: whoever bought first comes first.
+
+const names = new Map();
+const pickKeys = new Map();
+let showAllPicks = false;
+
+/** Records say ids; staff knows names. */
+async function learnNames(products) {
+  for (const product of new Set(products)) {
+    if (!product || names.has(product)) continue;
+    try {
+      names.set(product, (await ask(`inventory/${encodeURIComponent(product)}`)).json.name);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      names.set(product, product);
+    }
+  }
+}
+
+async function refreshPicks(count) {
+  // Records come newest first, so the oldest are on the last page.
+  const page = Math.min(Math.max(0, Math.ceil(count / PICKS_ASKED) - 1), 1000);
+  const path = `purchases?picked=false&size=${PICKS_ASKED}&page=${page}`;
+  const all = count ? (await ask(path)).json.items.reverse() : [];
+  const shown = all.slice(0, showAllPicks ? PICKS_ASKED : PICKS_SHOWN);
+  await learnNames(shown.flatMap((purchase) => purchase.lines.map((line) => line.productId)));
+  fill($("picks"), shown, (purchase) => purchase.purchaseId, makePick, () => {});
+  const rest = count - shown.length;
+  $("pick-more").hidden = all.length <= PICKS_SHOWN;
+  text($("pick-rest"), rest > 0 ? `${number(rest)} more after these.` : "");
+  text($("pick-all"), showAllPicks ? "Show fewer" : "Show more");
+  for (const id of pickKeys.keys()) if (!all.some((purchase) => purchase.purchaseId === id)) pickKeys.delete(id);
+}
+
+const lineOf = ({ productId, quantity }) => `${number(quantity)} × ${names.get(productId)}`;
+const linesOf = (purchase) => purchase.lines.map(lineOf).join(", ");
+
+function makePick(purchase) {
+  const words = make("div", "pick-words");
+  for (const { productId, quantity } of purchase.lines) {
+    const name = names.get(productId);
+    words.append(make("p", "pick-what", make("span", "pick-units", `${number(quantity)} ×`), ` ${name}`));
+    if (name !== productId) words.append(make("p", "about", productId));
+  }
+  const tail = purchase.reference || purchase.purchaseId.slice(-8);
+  words.append(make("p", "about", `Order ${tail} · ${clock(purchase.createdAt)}`));
+  const problem = make("p", "problem");
+  show(problem, "");
+  problem.setAttribute("role", "alert");
+  const picked = button("Picked", () => pick(purchase, picked, problem));
+  picked.className = "main";
+  picked.setAttribute("aria-label", `Picked: ${linesOf(purchase)}, order ${tail}`);
+  return make("li", "pick", words, picked, problem);
+}
+
+async function pick(purchase, picked, problem) {
+  const id = purchase.purchaseId;
+  // The key stays until an answer came: pressing again then asks for the same thing.
+  if (!pickKeys.has(id)) pickKeys.set(id, newKey());
+  picked.disabled = true;
+  show(problem, "");
+  try {
+    await ask(`purchases/${id}/picked`, { method: "POST", key: pickKeys.get(id) });
+    const card = picked.closest("li");
+    const next = card.nextElementSibling || card.previousElementSibling;
+    card.remove();
+    (next ? next.querySelector("button") : $("pick-title")).focus();
+    say(`Picked ${linesOf(purchase)}.`);
+    wake(true);
+  } catch (error) {
+    picked.disabled = false;
+    text(picked, isOpen(error) ? "Try again" : "Picked");
+    show(problem, explain(error, "pick"));
+    if (!isOpen(error)) pickKeys.delete(id);
+  }
+}
+
+$("pick-all").addEventListener("click", () => {
+  showAllPicks = !showAllPicks;
+  wake(true);
+});
+
+// Stock.
+
+let wanted = "";
+let trail = [null];
+let following = null;
+
+async function refreshStock() {
+  const [q, cursor] = [wanted, trail[trail.length - 1]];
+  const query = new URLSearchParams({ size: STOCK_SIZE });
+  if (q) query.set("q", q);
+  if (cursor) query.set("cursor", cursor);
+  const { items, nextCursor } = (await ask(`inventory?${query}`)).json;
+  // Meanwhile something else may have been asked for; the next round fetches that.
+  if (q !== wanted || cursor !== trail[trail.length - 1]) return;
+  following = nextCursor;
+  for (const item of items) names.set(item.productId, item.name);
+  fill($("stock"), items, (item) => item.productId, makeItem, updateItem);
+  let none = "This store has no products yet. They come with the first import or from the head office.";
+  if (q) none = `Nothing is called “${q}”.`;
+  else if (cursor) none = "No more products.";
+  show($("stock-none"), items.length ? "" : none);
+  $("prev").disabled = trail.length === 1;
+  $("next").disabled = !nextCursor;
+  text($("page-number"), `Page ${trail.length}`);
+  if (act) showNow(items.find((item) => item.productId === act.item.productId));
+}
+
+/** What may be done with an item: its name, the button that books it, what was done, what it may refer to. */
+const ACTIONS = {
+  sell: ["Sell", "Book the sale", "Sold", "Receipt"],
+  receive: ["Receive", "Book what came in", "Received", "Delivery note"],
+  adjust: ["Adjust", "Book it", "Adjusted", "Reference"],
+  count: ["Count", "Book the count", "Counted", "Count list"],
+};
+
+function makeItem(item) {
+  const figure = (part, label) => make("div", "number", make("b", part), label);
+  const actions = make("div", "actions");
+  const words = make("div", "", make("div", "name"), make("div", "about", make("span"), " ", make("b")));
+  const node = make("li", "", words, figure("available", "can be sold"), figure("quantity", "on hand"), actions);
+  for (const [action, [label]] of Object.entries(ACTIONS)) {
+    const act = button(label, () => openAct(action, node.item, act));
+    act.dataset.action = action;
+    actions.append(act);
+  }
+  return node;
+}
+
+function updateItem(node, item) {
+  node.item = item;
+  text(node.querySelector(".name"), item.name);
+  const about = item.name === item.productId ? [] : [item.productId];
+  if (item.reserved) about.push(`${number(item.reserved)} held`);
+  if (item.allotted) about.push(`${number(item.allotted)} set aside for online sale`);
+  text(node.querySelector(".about span"), about.join(" · "));
+  const low = item.lowAt !== null && item.available <= item.lowAt;
+  const notes = [item.available === 0 ? "Sold out" : low && "Running low", item.discontinued && "Discontinued"];
+  text(node.querySelector(".about b"), notes.filter(Boolean).join(" · "));
+  text(node.querySelector(".available"), number(item.available));
+  text(node.querySelector(".quantity"), number(item.quantity));
+  for (const act of node.querySelectorAll("button")) {
+    const label = `${ACTIONS[act.dataset.action][0]}: ${item.name}`;
+    if (act.getAttribute("aria-label") !== label) act.setAttribute("aria-label", label);
+  }
+}
+
+let typing;
+$("q").addEventListener("input", () => {
+  clearTimeout(typing);
+  const q = $("q").value.trim();
+  text($("q-hint"), q.length === 1 ? "Two characters at least." : "");
+  typing = setTimeout(() => {
+    if (q.length === 1 || q === wanted) return;
+    wanted = q;
+    trail = [null];
+    wake(true);
+  }, 250);
+});
+$("search").addEventListener("submit", (event) => event.preventDefault());
+$("next").addEventListener("click", () => {
+  if (following) trail.push(following);
+  following = null;
+  wake(true);
+});
+$("prev").addEventListener("click", () => {
+  if (trail.length > 1) trail.pop();
+  wake(true);
+});
+
+// Booking: one dialog for all four actions. It stands apart from the list, so no refresh can touch it.
+
+const DIALOG = $("act");
+const MOST = 1_000_000;
+let act = null;
+
+function showNow(item) {
+  if (item) text($("act-now"), `Now ${number(item.quantity)} on hand, ${number(item.available)} can be sold.`);
+}
+
+/** While an answer is awaited, or may still be asked for again, the form stays as it was sent. */
+function setStage(stage) {
+  $("fields").disabled = stage !== "enter";
+  $("submit").hidden = stage === "open";
+  $("submit").disabled = stage === "sent";
+  $("retry").hidden = stage !== "open";
+  $("cancel").disabled = stage === "sent";
+  text($("cancel"), stage === "open" ? "Give up" : "Cancel");
+  act.stage = stage;
+}
+
+async function openAct(action, item, opener) {
+  if (act) return;
+  act = { action, item, opener };
+  $("form").reset();
+  const isCount = action === "count";
+  const [label, submit, , reference] = ACTIONS[action];
+  text($("act-title"), `${label}: ${item.name}`);
+  text($("submit"), submit);
+  text($("units-label"), isCount ? "Units on the shelf" : "Units");
+  text($("reference-label"), `${reference} (optional)`);
+  $("direction").hidden = $("why").hidden = action !== "adjust";
+  $("reason").required = action === "adjust";
+  $("units").min = isCount ? 0 : 1;
+  $("units").max = isCount ? 1000 * MOST : MOST;
+  $("units").value = isCount ? "" : 1;
+  show($("act-pending"), "");
+  showNow(item);
+  show($("act-problem"), "");
+  setStage("enter");
+  DIALOG.showModal();
+  $("units").select();
+  if (isCount) await prepareCount(act);
+}
+
+/** What a count leaves out, and the position at which that is so: sales after it are then taken off by the store. */
+async function prepareCount(mine) {
+  setStage("sent");
+  const product = encodeURIComponent(mine.item.productId);
+  const path = `inventory/${product}`;
+  try {
+    for (let round = 0; ; round += 1) {
+      const before = (await ask(path)).json;
+      const waiting = await ask(`purchases?picked=false&size=1000&productId=${product}`);
+      const after = (await ask(path)).json;
+      // Sold in between: the position and the number would not belong together.
+      if (before.version !== after.version) {
+        if (round < 5) continue;
+        closeAct("This product is being sold just now. Try again.");
+        return;
+      }
+      const lines = waiting.json.items.flatMap((purchase) => purchase.lines);
+      const sum = lines.reduce((total, line) => total + line.quantity, 0);
+      mine.countedAt = waiting.position;
+      const more = waiting.json.nextCursor ? " or more" : "";
+      const leave = sum
+        ? `Do not count what waits to be picked for online purchases: ${units(sum)}${more}.`
+        : "Nothing of it waits to be picked.";
+      show($("act-pending"), `${leave} Count now: what is sold after ${clock(Date.now())} is taken off by itself.`);
+      showNow(after);
+      break;
+    }
+    setStage("enter");
+    $("units").focus();
+  } catch (error) {
+    closeAct(error instanceof Refusal ? plain(error.problem, "count") : "No answer came. Try again.");
+  }
+}
+
+function closeAct(words) {
+  const { opener } = act;
+  act = null;
+  DIALOG.close();
+  if (opener.isConnected) opener.focus();
+  say(words);
+}
+
+/** What the form asks for; the key is new with each submission. */
+function request() {
+  const product = encodeURIComponent(act.item.productId);
+  const key = newKey();
+  const quantity = Number($("units").value);
+  const reference = $("reference").value.trim() || undefined;
+  if (act.action === "sell") return { method: "POST", path: `purchase/${product}`, key, body: { quantity, reference } };
+  const path = `inventory/${product}`;
+  if (act.action === "receive") return { method: "POST", path: `${path}/receive`, key, body: { quantity, reference } };
+  if (act.action === "count") {
+    return { method: "PUT", path, key, body: { quantity, countedAt: act.countedAt, countRef: reference } };
+  }
+  const delta = quantity * Number($("form").elements.sign.value);
+  const note = $("note").value.trim() || undefined;
+  return { method: "POST", path: `${path}/adjust`, key, body: { delta, reason: $("reason").value, note, reference } };
+}
+
+async function send() {
+  setStage("sent");
+  show($("act-problem"), "");
+  try {
+    const { path, ...rest } = act.request;
+    const { json } = await ask(path, rest);
+    const found = json.difference === undefined ? "" : `, difference ${number(json.difference)}`;
+    const now = `Now ${number(json.quantity)} on hand, ${number(json.available)} can be sold.`;
+    closeAct(`${ACTIONS[act.action][2]}: ${json.name}${found}. ${now}`);
+    wake(true);
+  } catch (error) {
+    setStage(isOpen(error) ? "open" : "enter");
+    show($("act-problem"), explain(error, act.action));
+    if (isOpen(error)) $("retry").focus();
+    else $("units").select();
+  }
+}
+
+$("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (!act || act.stage !== "enter") return;
+  // A refused request did nothing, so what is entered after it is a new submission with a new key.
+  act.request = request();
+  send();
+});
+$("retry").addEventListener("click", send);
+$("cancel").addEventListener("click", () => {
+  closeAct(act.stage === "open" ? "See what happened last before booking it again: it may have been booked." : "");
+});
+DIALOG.addEventListener("cancel", (event) => {
+  event.preventDefault();
+  if (!$("cancel").disabled) $("cancel").click();
+});
+for (const [id, step] of [["less", -1], ["plus", 1]]) {
+  $(id).addEventListener("click", () => {
+    const field = $("units");
+    field.value = Math.min(Math.max(Number(field.value) + step, Number(field.min)), Number(field.max));
+  });
+}
+
+// What happened last.
+
+const HAPPENED = {
+  item_created: "New product", item_changed: "Changed", received: "Received", sold: "Sold", adjusted: "Adjusted",
+  counted: "Counted", purchase_confirmed: "Sold online", purchase_rejected: "Online purchase refused",
+  purchase_expired: "Online purchase came too late", purchase_cancelled: "Online purchase cancelled",
+  purchase_picked: "Picked", command_refused: "Request of the head office refused", shortage: "Shortage",
+  low_stock: "Running low", epoch_opened: "Records opened", snapshot_page: "Whole stock sent",
+  snapshot_end: "Whole stock sent to the end", outcome_repeated: "Answer repeated",
+};
+
+async function refreshEvents() {
+  const { items } = (await ask("events?size=15")).json;
+  await learnNames(items.map((event) => event.productId));
+  fill($("events"), items, (event) => event.position, makeEvent, () => {});
+  show($("events-none"), items.length ? "" : "Nothing yet.");
+}
+
+function makeEvent(event) {
+  const time = make("time", "", clock(event.recordedAt));
+  time.dateTime = event.recordedAt;
+  const product = event.productId ? `: ${names.get(event.productId)}` : "";
+  const delta = event.delta ? (event.delta > 0 ? "+" : "−") + number(Math.abs(event.delta)) : "";
+  const words = HAPPENED[event.type] || event.type.replaceAll("_", " ");
+  return make("li", "", time, make("span", "what", words + product), make("span", "left", delta));
+}
+
+// The round: one request at a time, and the lists only when the ledger has grown.
+
+let shownHead = "";
+let dirty = true;
+let timer;
+let running = false;
+let again = false;
+
+async function refresh() {
+  const { json: status } = await ask("status");
+  showState(status);
+  const head = `${status.epoch}-${status.head}`;
+  if (dirty || head !== shownHead) {
+    dirty = false;
+    shownHead = "";
+    await refreshPicks(status.toPick);
+    await refreshStock();
+    await refreshEvents();
+    // Only now: what failed half way is asked for again.
+    shownHead = head;
+  }
+  lastSeen = Date.now();
+}
+
+async function round() {
+  clearTimeout(timer);
+  running = true;
+  again = false;
+  try {
+    await refresh();
+  } catch (error) {
+    // A refusal is an answer too, but not one from which the page can be drawn.
+    console.warn("the page could not be refreshed:", error);
+    showLost();
+  }
+  running = false;
+  if (!document.hidden) timer = setTimeout(round, again ? 0 : POLL_MS);
+}
+
+/** Asks at once, or as soon as the request in flight is answered. */
+function wake(lists = false) {
+  dirty ||= lists;
+  if (running) again = true;
+  else round();
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) clearTimeout(timer);
+  else wake();
+});
+round();
