@@ -244,7 +244,7 @@ pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> ru
     }
     store.resync_at = Some(now);
     let place = store.command_head.id();
-    let id = OperationId::parse(&format!("resync:{place}")).expect("digits and a dash are visible ASCII");
+    let id = OperationId::parse(&format!("resync:{}:{place}", store.id)).expect("two ids and digits are visible ASCII");
     commands::append(connection, store, &id, &Command::Resync, now)
 }
 
