@@ -12,10 +12,7 @@ use shared::daemon::LogFormat;
 pub struct Cli {
     /// What to do; `serve` if nothing is said.
     #[command(subcommand)]
-    pub command: Option<Command>,
-    /// Options of `serve`.
-    #[command(flatten)]
-    pub serve: Serve,
+    pub command: Command,
 }
 
 /// What to do.

@@ -9,14 +9,11 @@ use shared::ids::StoreId;
 
 /// A store's agent: sells with or without a network, and keeps central up to date.
 #[derive(Debug, Parser)]
-#[command(name = "store-agent", version, args_conflicts_with_subcommands = true)]
+#[command(name = "store-agent", version)]
 pub struct Cli {
     /// What to do; `serve` if nothing is said.
     #[command(subcommand)]
-    pub command: Option<Command>,
-    /// Options of `serve`.
-    #[command(flatten)]
-    pub serve: Option<Serve>,
+    pub command: Command,
 }
 
 /// What to do.
