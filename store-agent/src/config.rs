@@ -9,7 +9,7 @@ use shared::ids::StoreId;
 
 /// A store's agent: sells with or without a network, and keeps central up to date.
 #[derive(Debug, Parser)]
-#[command(name = "store-agent", version)]
+#[command(name = "store-agent", version, after_help = "Without a command: serve.")]
 pub struct Cli {
     /// What to do; `serve` if nothing is said.
     #[command(subcommand)]
