@@ -110,7 +110,7 @@ pub struct Serve {
     /// Address of Redis.
     #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
     pub redis_url: String,
-    /// The database file; made if it does not exist [default: <store id>.db].
+    /// The database file; made if it does not exist [default: STORE_ID.db].
     #[arg(long, env = "DATABASE_PATH")]
     pub database_path: Option<PathBuf>,
     /// Address to listen on; port 0 takes any free one.
