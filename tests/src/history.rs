@@ -3,7 +3,7 @@
 //! The history is recorded beside the system under test. When all has healed, [`judge`] compares it with what the
 //! databases say: promises P2 to P6.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rusqlite::{Connection, params};
 use shared::ids::{ProductId, StoreId};
@@ -61,6 +61,8 @@ pub struct History {
     /// An effect may stand without its entry in central's ledger: it came with an opening's state, because the store's
     /// log did not reach back (L9, L10), or because central's database was set back.
     pub effects_without_entries: bool,
+    /// Stores for which a human chose one of two states: what the other had is not in the stock.
+    pub chosen: BTreeSet<StoreId>,
     /// What was seen on the way and must not be.
     pub violations: Vec<String>,
 }
@@ -184,7 +186,7 @@ fn judge_operations(
             found.push(format!("P4: {store} ran {short} units of {product} short"));
         }
         let units = store_agent::ledger::find_item(connection, &product)?.map_or(0, |item| item.quantity);
-        if let Some(sum) = sum
+        if let (Some(sum), false) = (sum, history.chosen.contains(&store))
             && units != sum - sold + short
         {
             found.push(format!(
