@@ -99,5 +99,5 @@ where
     let wanted = HasDiscoveries::AnyOf(std::collections::BTreeSet::from([property]));
     let checker = model.checker().threads(2).finish_when(wanted).spawn_bfs().join();
     let path = checker.assert_any_discovery(property);
-    println!("planted bug: {property:?} fails after {} steps", path.into_actions().len());
+    println!("counterexample: {property:?} fails after {} steps", path.into_actions().len());
 }
