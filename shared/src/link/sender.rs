@@ -17,7 +17,7 @@ pub trait Log {
 }
 
 /// What to do next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     /// `GET ack`, then [`Sender::ack_read`].
     ReadAck,
@@ -32,7 +32,7 @@ pub enum Step {
 }
 
 /// One round, in this order: trim, add, ring the bell if anything was added, `GET ack`, look at the stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Round {
     /// `XTRIM MINID` to this entry.
     pub trim_below: Option<EntryId>,
@@ -45,7 +45,7 @@ pub struct Round {
 }
 
 /// What a round brought back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RoundReply {
     /// The ack, `None` if the key is gone.
     pub ack: Option<Ack>,
@@ -54,7 +54,7 @@ pub struct RoundReply {
 }
 
 /// What `XINFO STREAM` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StreamEnds {
     /// First entry and its `c` (`None`: it has no readable one).
     pub first: (EntryId, Option<Hash>),
