@@ -6,6 +6,7 @@ mod http;
 mod http_file;
 mod process;
 mod redis;
+mod simulation;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -23,6 +24,10 @@ enum Command {
     Demo(demo::Options),
     /// Get what the tests need, then run all of them.
     Test(test::Options),
+    /// Play seeds of the simulation: production code, virtual time, a Redis that forgets.
+    Simulate(simulation::Simulate),
+    /// Plant each known bug in turn and see that the simulation finds it.
+    Mutants(simulation::Mutants),
     /// Run demo.http with a real client against a fresh central and two stores.
     HttpFile,
 }
@@ -31,6 +36,8 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Simulate(options) => simulation::simulate(&options),
+        Command::Mutants(options) => simulation::mutants(&options),
         Command::HttpFile => http_file::run(),
     }
 }
