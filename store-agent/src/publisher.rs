@@ -14,7 +14,7 @@ use shared::link::{Entry, Round, Sender, Step, TICK_MS};
 use shared::redis::{BEAT_LIFE, Beat, Channel, Keys};
 use shared::retry::Backoff;
 use shared::sqlite::{Abort, Reader, WriteError, Writer};
-use shared::time::Millis;
+use shared::time::{Millis, Ticks};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -48,8 +48,9 @@ pub struct Publisher {
     pub process: u64,
 }
 
-/// What lives as long as the process.
+/// What lives as long as the process. Times are `clock`'s.
 struct State {
+    clock: Ticks,
     sender: Sender,
     backoff: Backoff,
     unsaved_ack: Option<u64>,
@@ -63,12 +64,13 @@ impl Publisher {
     /// Runs until told to stop, then leaves in good order.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut state = State {
+            clock: Ticks::start(),
             sender: Sender::default(),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(2)),
             unsaved_ack: None,
-            acked_saved_at: 0,
-            beaten_at: 0,
-            looked_at: 0,
+            acked_saved_at: Ticks::LONG_AGO,
+            beaten_at: Ticks::LONG_AGO,
+            looked_at: Ticks::LONG_AGO,
             reached: true,
         };
         let mut connection = None;
@@ -148,7 +150,7 @@ impl Publisher {
         }
         let Some(connection) = connection else { return Ok(Ok(Duration::ZERO)) };
         loop {
-            let now = Millis::now().0;
+            let now = state.clock.ms();
             let step = self.with_log(|log| state.sender.next(now, log))?;
             let done = match step {
                 Step::Wait(until) => {
@@ -164,7 +166,7 @@ impl Publisher {
                 }
                 Step::ReadAck => match self.channel().read_ack(connection).await {
                     Ok(ack) => {
-                        let moved = self.with_log(|log| state.sender.ack_read(Millis::now().0, ack, log))?;
+                        let moved = self.with_log(|log| state.sender.ack_read(state.clock.ms(), ack, log))?;
                         Ok(moved)
                     }
                     Err(error) => Err(error),
@@ -235,8 +237,8 @@ impl Publisher {
             .await;
         Ok(match reply {
             Ok(reply) => {
-                state.beaten_at = Millis::now().0;
-                Ok(self.with_log(|log| state.sender.round_done(Millis::now().0, round, &reply, log))?)
+                state.beaten_at = state.clock.ms();
+                Ok(self.with_log(|log| state.sender.round_done(state.clock.ms(), round, &reply, log))?)
             }
             Err(error) => Err(error),
         })
@@ -268,7 +270,7 @@ impl Publisher {
         connection: &mut MultiplexedConnection,
         state: &mut State,
     ) -> anyhow::Result<RedisResult<()>> {
-        let now = Millis::now().0;
+        let now = state.clock.ms();
         let every = i64::try_from(self.beat_every.as_millis()).unwrap_or(i64::MAX);
         let look_due = now - state.looked_at >= every.min(TICK_MS);
         if !state.sender.is_live() || !(look_due || now - state.beaten_at >= every) {
@@ -304,7 +306,7 @@ impl Publisher {
             return Ok(FULL_WINDOW);
         }
         let beat = self.beat_every.min(Duration::from_millis(TICK_MS as u64));
-        let until = until.map(|until| Duration::from_millis((until - Millis::now().0).max(1) as u64));
+        let until = until.map(|until| Duration::from_millis((until - state.clock.ms()).max(1) as u64));
         Ok(until.map_or(beat, |until| until.min(beat)))
     }
 
@@ -316,7 +318,7 @@ impl Publisher {
     /// Stores the acknowledged place now and then: it decides what may be pruned, and what the backlog is.
     async fn remember(&self, state: &mut State, moved: Option<u64>) -> anyhow::Result<()> {
         state.unsaved_ack = moved.or(state.unsaved_ack);
-        let now = Millis::now().0;
+        let now = state.clock.ms();
         let Some(seq) = state.unsaved_ack.filter(|_| now - state.acked_saved_at >= ACKED_EVERY_MS) else {
             return Ok(());
         };
