@@ -1,18 +1,24 @@
 //! `central`: see `--help`.
 
 use anyhow::Context;
-use central::config::{Cli, Command};
+use central::config::{Cli, Command, Serve};
+use central::tools;
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
-    let config = match cli.command {
-        Some(Command::Serve(serve)) => serve,
-        None => cli.serve,
-    };
+    match Cli::parse_from(shared::daemon::arguments()).command {
+        Command::Serve(options) => serve(options).await,
+        Command::Restore(options) => tools::restore(&options).await,
+        Command::Backup(options) => tools::backup(&options),
+        Command::Verify(options) => tools::verify(&options),
+        Command::Status(options) => tools::status(&options).await,
+    }
+}
+
+async fn serve(config: Serve) -> anyhow::Result<()> {
     shared::daemon::start_log(config.log_format);
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;

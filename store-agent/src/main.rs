@@ -2,17 +2,23 @@
 
 use anyhow::Context;
 use clap::Parser;
-use store_agent::config::{Cli, Command};
+use store_agent::config::{Cli, Command, Serve};
+use store_agent::tools;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
-    let config = match (cli.command, cli.serve) {
-        (Some(Command::Serve(serve)), _) | (None, Some(serve)) => serve,
-        (None, None) => anyhow::bail!("STORE_ID is needed: see store-agent --help"),
-    };
+    match Cli::parse_from(shared::daemon::arguments()).command {
+        Command::Serve(options) => serve(options).await,
+        Command::Restore(options) => tools::restore(&options).await,
+        Command::Backup(options) => tools::backup(&options),
+        Command::Verify(options) => tools::verify(&options),
+        Command::Status(options) => tools::status(&options).await,
+    }
+}
+
+async fn serve(config: Serve) -> anyhow::Result<()> {
     shared::daemon::start_log(config.log_format);
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;

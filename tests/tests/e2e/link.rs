@@ -19,7 +19,7 @@ fn sell(world: &World, stop: &Arc<AtomicBool>) -> Vec<tokio::task::JoinHandle<()
             }
         })
     };
-    (0..8).map(|_| till()).collect()
+    (0..32).map(|_| till()).collect()
 }
 
 async fn link_is(world: &World, link: &str) {
@@ -79,8 +79,10 @@ async fn a_key_of_another_type_does_not_stop_the_agents() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_central_that_begins_anew_with_an_empty_redis_finds_the_store() {
     let mut world = Builder { beat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }.start(&["s1"]).await;
-    world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 9})).await.expect(201);
+    world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 1_000_000})).await.expect(201);
     world.converged(SOON).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let tills = sell(&world, &stop);
     world.kill(&Daemon::Central);
     world.flush_redis().await;
     for file in ["central.db", "central.db-wal", "central.db-shm"] {
@@ -88,6 +90,10 @@ async fn a_central_that_begins_anew_with_an_empty_redis_finds_the_store() {
     }
     world.restart(&Daemon::Central).await;
     world.online("s1").await;
+    stop.store(true, Ordering::Relaxed);
+    for till in tills {
+        till.await.expect("every sale is answered 200");
+    }
     world.converged(SOON).await;
 }
 

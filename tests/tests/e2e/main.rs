@@ -3,7 +3,9 @@
 mod bad_input;
 mod flush;
 mod last_unit;
+mod life;
 mod link;
 mod offline;
+mod poison;
 mod purchases;
 mod replay;
