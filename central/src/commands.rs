@@ -6,11 +6,12 @@
 use std::cell::Cell;
 
 use rusqlite::{Connection, OptionalExtension, params};
+use shared::domain::Rejection;
 use shared::hash::Hash;
 use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use shared::link::{Cursor, Entry, EntryId};
 use shared::time::Millis;
-use shared::wire::{Command, Outcome, Position};
+use shared::wire::{Command, Kind, Outcome, Position};
 
 use crate::stores::Store;
 use shared::sqlite::{HashColumn, cursor_at, parsed};
@@ -345,16 +346,42 @@ pub fn is_resync_asked(connection: &Connection, store: &StoreId) -> rusqlite::Re
         .query_row([store.as_str()], |row| row.get(0))
 }
 
-/// Ends all open requests of a store that an operator has retired. Returns their ids.
+/// Ends all open requests of a store that an operator has retired: whoever waits for one hears `store_retired`. Returns
+/// their ids.
 pub fn void(connection: &Connection, store: &StoreId, now: Millis) -> rusqlite::Result<Vec<String>> {
-    let ids: Vec<String> = connection
-        .prepare_cached("select command_id from request where store_id = ?1 and status = 'pending'")?
-        .query_map([store.as_str()], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    connection
+    type Row = (String, String, Option<String>, Option<String>);
+    let open: Vec<Row> = connection
         .prepare_cached(
-            "update request set status = 'refused', settled_at = ?2 where store_id = ?1 and status = 'pending'",
+            "select command_id, type, product_id, purchase_id from request \
+             where store_id = ?1 and status = 'pending' order by number",
         )?
-        .execute(params![store.as_str(), now.0])?;
-    Ok(ids)
+        .query_map([store.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (id, kind, product, purchase) in &open {
+        let outcome = Outcome {
+            command: OperationId::parse(id).map_err(|error| invalid(0, error))?,
+            kind: if kind == "purchase" { Kind::PurchaseCancelled } else { Kind::CommandRefused },
+            at: now,
+            // A resync is about no product; an outcome names one.
+            product_id: ProductId::parse(product.as_deref().unwrap_or("unknown")).map_err(|error| invalid(2, error))?,
+            purchase: None,
+            rejection: Some(Rejection::StoreRetired),
+            item: None,
+            picked: false,
+        };
+        let outcome = serde_json::to_string(&outcome).expect("an outcome serialises");
+        connection
+            .prepare_cached(
+                "update request set status = 'refused', outcome = ?2, settled_at = ?3 where command_id = ?1",
+            )?
+            .execute(params![id, outcome, now.0])?;
+        if let (true, Some(purchase)) = (kind == "cancel", purchase.as_deref().and_then(|id| id.parse().ok())) {
+            crate::purchases::cancel_refused(connection, purchase)?;
+        }
+    }
+    Ok(open.into_iter().map(|(id, ..)| id).collect())
+}
+
+fn invalid(column: usize, error: shared::ids::Invalid) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
 }

@@ -244,6 +244,9 @@ pub fn cancel(
         Status::Confirmed => false,
         Status::Rejected | Status::Expired | Status::Cancelled => return Ok(Cancelled::Ended),
     };
+    if store.retired {
+        return Err(shared::sqlite::Abort::Refused(Rejection::StoreRetired));
+    }
     if let Some(asked) = unanswered_cancel(connection, purchase.id)? {
         return Ok(Cancelled::Asked(asked));
     }

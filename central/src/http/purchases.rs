@@ -192,7 +192,8 @@ impl App {
         let code = match purchase.status {
             Status::Expired => Code::PurchaseExpired,
             Status::Rejected => purchase.code.as_deref().and_then(Code::from_name).unwrap_or(Code::InsufficientStock),
-            _ => Code::PurchaseCancelled,
+            // Also `store_retired`: an operator ended it.
+            _ => purchase.code.as_deref().and_then(Code::from_name).unwrap_or(Code::PurchaseCancelled),
         };
         let problem = match rejection.filter(|rejection| rejection.code() == code.as_str()) {
             Some(rejection) => Problem::from(rejection),
@@ -343,7 +344,10 @@ async fn cancel(
     if let Cancelled::Asked(command) = asked {
         let request = app.await_command(command.as_str(), &prefer).await?;
         let rejection = request.outcome.as_ref().and_then(|outcome| outcome.rejection.as_ref());
-        if let Some(rejection @ Rejection::AlreadyPicked) = rejection {
+        // Retiring the store has ended a pending purchase, too: then the cancel has its way.
+        let purchase = app.reader.point(|connection| purchases::find(connection, purchase_id))?;
+        let confirmed = purchase.is_some_and(|purchase| purchase.status == Status::Confirmed);
+        if let (true, Some(rejection @ (Rejection::AlreadyPicked | Rejection::StoreRetired))) = (confirmed, rejection) {
             return Err(Problem::from(rejection).with("purchaseId", id));
         }
     }

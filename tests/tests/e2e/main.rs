@@ -8,3 +8,4 @@ mod offline;
 mod poison;
 mod purchases;
 mod replay;
+mod retire;
