@@ -376,7 +376,7 @@ pub fn void(connection: &Connection, store: &StoreId, now: Millis) -> rusqlite::
             )?
             .execute(params![id, outcome, now.0])?;
         if let (true, Some(purchase)) = (kind == "cancel", purchase.as_deref().and_then(|id| id.parse().ok())) {
-            crate::purchases::cancel_refused(connection, purchase)?;
+            crate::purchases::forget_cancel(connection, purchase)?;
         }
     }
     Ok(open.into_iter().map(|(id, ..)| id).collect())

@@ -418,6 +418,16 @@ pub fn command_refused(
     Ok(Some(id))
 }
 
+/// The cancel of a confirmed one was ended without an answer: it stands, and may be asked about again.
+pub fn forget_cancel(connection: &Connection, id: PurchaseId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "update purchase set cancel_requested_at = null where purchase_id = ?1 and status = 'confirmed'",
+        )?
+        .execute([id.to_string()])?;
+    Ok(())
+}
+
 /// Ends all open purchases of a store that an operator has retired. Returns their ids.
 pub fn void(connection: &Connection, store: &StoreId, now: Millis) -> rusqlite::Result<Vec<String>> {
     let ids: Vec<String> = connection

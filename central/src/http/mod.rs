@@ -71,6 +71,35 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
 }
 
 impl App {
+    /// A store that may get a purchase, or the reason why not.
+    async fn sellable(&self, id: &StoreId) -> Result<(Store, Look), Problem> {
+        let (store, look) = self.reachable(id).await?;
+        self.still_sellable(&store, &look)?;
+        Ok((store, look))
+    }
+
+    /// Between the look at the heartbeat and the transaction the store may have opened an epoch, or an operator may have
+    /// decided something: judged again inside.
+    fn still_sellable(&self, store: &Store, look: &Look) -> Result<(), Problem> {
+        self.still_reachable(store, look)?;
+        if store.online_sale {
+            Ok(())
+        } else {
+            Err(self.unavailable(&store.id, Unavailable::Paused, Some(look.age_ms)))
+        }
+    }
+
+    fn still_reachable(&self, store: &Store, look: &Look) -> Result<(), Problem> {
+        if store.retired {
+            return Err(Problem::new(shared::http::Code::StoreRetired).with("storeId", store.id.as_str()));
+        }
+        match self.presence.judge(store, look) {
+            // Its stock is looked after as ever.
+            Ok(()) | Err(Unavailable::Paused) => Ok(()),
+            Err(why) => Err(self.unavailable(&store.id, why, look.beat.is_some().then_some(look.age_ms))),
+        }
+    }
+
     /// A store that may be asked for something, or the reason why not, in the order of API rule 9.
     async fn reachable(&self, id: &StoreId) -> Result<(Store, Look), Problem> {
         let store = self.known(id)?;
@@ -88,10 +117,8 @@ impl App {
             }
         };
         self.presence.note(id, &look);
-        match self.presence.judge(&store, &look) {
-            Ok(()) => Ok((store, look)),
-            Err(why) => Err(self.unavailable(id, why, look.beat.is_some().then_some(look.age_ms))),
-        }
+        self.still_reachable(&store, &look)?;
+        Ok((store, look))
     }
 
     /// A store that central has heard of.

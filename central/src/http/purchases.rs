@@ -1,7 +1,6 @@
 //! Online purchases: ask, read, cancel.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -25,7 +24,6 @@ use super::idempotency::{key_of, known};
 use super::views::{ItemView, POSITION, PurchaseView, value};
 use super::{App, Shared};
 use crate::idempotency::{self, Effect};
-use crate::presence::Unavailable;
 use crate::purchases::{self, Cancelled, Purchase, Status};
 use crate::{commands, items, stores};
 
@@ -62,7 +60,7 @@ async fn buy(
     if let Some(record) = app.replay(key.as_ref())? {
         return bought(&app, &record.target, &prefer, true).await;
     }
-    let (_, look) = app.reachable(&store_id).await?;
+    let (_, look) = app.sellable(&store_id).await?;
     let ask = purchases::Ask {
         id: PurchaseId::new(uuid::Uuid::now_v7()),
         product: product_id,
@@ -77,27 +75,22 @@ async fn buy(
         ttl_ms: value.ttl_seconds.map_or(TTL_SECONDS, |ttl| ttl.0) * 1_000,
         redis_now: look.redis_now,
     };
-    let wakes = app.wakes.clone();
     let now = Millis::now();
     let begun = {
-        let (ask, store_id) = (ask.clone(), store_id.clone());
+        let (judge, ask, store_id) = (app.clone(), ask.clone(), store_id.clone());
         app.writer.write(move |connection| {
             if let Some(record) = known(connection, key.as_ref())? {
                 return Ok((record.target, true));
             }
             let found = stores::find(connection, &store_id)?;
             let mut store = found.ok_or_else(|| Abort::Refused(Problem::new(Code::UnknownStore)))?;
-            // Between the look at the heartbeat and this transaction the store may have opened an epoch.
-            if store.is_settling() {
-                let problem = Problem::new(Code::StoreUnavailable).with("storeId", store_id.as_str());
-                return Err(Abort::Refused(problem.with("reason", Unavailable::CatchingUp.as_str())));
-            }
+            judge.still_sellable(&store, &look).map_err(Abort::Refused)?;
             purchases::begin(connection, &mut store, &ask, now).map_err(refused)?;
             store.save(connection)?;
             if let Some(key) = &key {
                 idempotency::bind(connection, key, Effect::Purchase, &ask.id.to_string(), now)?;
             }
-            wakes.mark(&store_id);
+            judge.wakes.mark(&store_id);
             Ok((ask.id.to_string(), false))
         })
     }
@@ -150,14 +143,8 @@ impl App {
     async fn await_purchase(&self, id: &str, prefer: &Prefer, wanted: impl Fn(&Purchase) -> bool) -> Result<Purchase> {
         let unknown = || Problem::new(Code::UnknownId);
         let key: PurchaseId = id.parse().map_err(|_| unknown())?;
-        let waiter = self.waiting.register(&key.to_string());
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(prefer.wait_seconds);
-        loop {
-            let purchase = self.reader.point(|connection| purchases::find(connection, key))?.ok_or_else(unknown)?;
-            if wanted(&purchase) || tokio::time::timeout_at(deadline, waiter.changed()).await.is_err() {
-                return Ok(purchase);
-            }
-        }
+        let look = || self.reader.point(|connection| purchases::find(connection, key))?.ok_or_else(unknown);
+        self.waiting.until(&key.to_string(), || prefer.wait(), look, wanted).await
     }
 
     /// The item of the store's reply, or of the view while there is none, and the purchase.

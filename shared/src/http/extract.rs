@@ -81,6 +81,26 @@ fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
+/// Why a body that was announced cannot be read as JSON, whatever else is wrong with the request.
+pub(super) fn misfit(headers: &HeaderMap) -> Option<Problem> {
+    let length = announced(headers);
+    if length.unwrap_or(0) == 0 && !headers.contains_key(header::TRANSFER_ENCODING) {
+        return None;
+    }
+    match expect_json(headers) {
+        Err(problem) => Some(problem),
+        Ok(()) => length.filter(|length| *length > JSON_BYTES).map(|_| too_large()),
+    }
+}
+
+fn announced(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_large() -> Problem {
+    Problem::new(Code::BodyTooLarge).with("limitBytes", JSON_BYTES)
+}
+
 /// 415 that says what was sent and what is read.
 pub fn refuse_body_type(sent: Option<&str>, wanted: &str) -> Problem {
     let sent = sent.map_or_else(|| "nothing".to_owned(), |sent| format!("{sent:?}"));
@@ -90,9 +110,7 @@ pub fn refuse_body_type(sent: Option<&str>, wanted: &str) -> Problem {
 }
 
 async fn collect(request: Request) -> Result<bytes::Bytes, Problem> {
-    let too_large = || Problem::new(Code::BodyTooLarge).with("limitBytes", JSON_BYTES);
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: usize| length > JSON_BYTES) {
+    if announced(request.headers()).is_some_and(|length| length > JSON_BYTES) {
         return Err(too_large());
     }
     let body = Limited::new(request.into_body(), JSON_BYTES).collect();
