@@ -241,20 +241,24 @@ pub fn discover(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite:
     Ok(())
 }
 
+const OTHER_CASE: &str = "select store_id from store where store_id = ?1 collate nocase and store_id <> ?1 limit 1";
+
 /// A known store whose id differs in case only.
 pub fn other_case(connection: &Connection, id: &StoreId) -> rusqlite::Result<Option<StoreId>> {
-    connection
-        .prepare_cached("select store_id from store where lower(store_id) = lower(?1) and store_id <> ?1 limit 1")?
-        .query_row([id.as_str()], |row| parsed(row, 0))
-        .optional()
+    connection.prepare_cached(OTHER_CASE)?.query_row([id.as_str()], |row| parsed(row, 0)).optional()
 }
+
+/// From each epoch of the ledger to the next: a step for an epoch, not for an entry.
+const EPOCHS: &str = "with recursive known (epoch) as (\
+     select min(epoch) from event where store_id = ?1 union all \
+     select (select min(event.epoch) from event where event.store_id = ?1 and event.epoch > known.epoch) from known \
+     where known.epoch is not null) \
+     select epoch from known where epoch is not null union select epoch from lineage where store_id = ?1";
 
 /// What L7 needs to judge an opening.
 pub fn known(connection: &Connection, store: &Store) -> rusqlite::Result<Known> {
     let mut epochs: Vec<u64> = connection
-        .prepare_cached(
-            "select epoch from lineage where store_id = ?1 union select distinct epoch from event where store_id = ?1",
-        )?
+        .prepare_cached(EPOCHS)?
         .query_map([store.id.as_str()], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     epochs.push(store.cursor.epoch);
@@ -283,6 +287,14 @@ pub fn set_lineage(connection: &Connection, id: &StoreId, lineage: &[Cursor]) ->
     lineage.iter().try_for_each(|past| add_to_lineage(connection, id, past))
 }
 
+/// Everything that the store is known to have recorded was applied by then.
+pub fn note_as_of(connection: &Connection, id: &StoreId, at: Millis) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("update store set as_of = ?2 where store_id = ?1")?
+        .execute(params![id.as_str(), at.0])?;
+    Ok(())
+}
+
 /// Remembers how far the store has acknowledged its commands: what lies below may be pruned in time.
 pub fn store_command_acked(connection: &Connection, id: &StoreId, epoch: u64, seq: u64) -> rusqlite::Result<()> {
     connection
@@ -295,7 +307,7 @@ pub fn store_command_acked(connection: &Connection, id: &StoreId, epoch: u64, se
 mod tests {
     use super::*;
     use crate::purchases::Status;
-    use crate::testing::{Agent, NOW, database, purchase_id};
+    use crate::testing::{Agent, NOW, database, plan, purchase_id};
     use shared::domain::Rejection;
 
     fn retire(connection: &Connection, agent: &Agent) -> Vec<String> {
@@ -375,6 +387,28 @@ mod tests {
         assert!(adopt(&connection, &agent, 7));
         assert!(agent.tell(&connection, &opening).stuck.is_none());
         assert!(!agent.store(&connection).retired);
+    }
+
+    #[test]
+    fn the_epochs_of_a_ledger_are_found_without_reading_it() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let lineage = [agent.head];
+        let opening = agent.open(9, &lineage);
+        agent.tell(&connection, &opening);
+        let mut epochs = known(&connection, &agent.store(&connection)).expect("reads").epochs;
+        epochs.dedup();
+        assert_eq!(epochs, [7, 9]);
+        let nobody = Agent::new("s2");
+        discover(&connection, &nobody.id, NOW).expect("is known");
+        assert_eq!(known(&connection, &nobody.store(&connection)).expect("reads").epochs, [0]);
+        for sql in [EPOCHS, OTHER_CASE, items::OTHER_CASE] {
+            let plan = plan(&connection, sql);
+            for table in ["event", "store", "item", "lineage"] {
+                assert!(!plan.contains(&format!("SCAN {table}")), "{sql}: {plan}");
+            }
+        }
+        assert_eq!(other_case(&connection, &StoreId::parse("S1").expect("valid")).expect("reads"), Some(agent.id));
     }
 
     #[test]

@@ -121,3 +121,11 @@ impl Agent {
         OperationId::attempt(&ask.id, 1)
     }
 }
+
+/// How SQLite would answer a query, one line a step.
+pub(crate) fn plan(connection: &Connection, sql: &str) -> String {
+    let mut statement = connection.prepare(&format!("explain query plan {sql}")).expect("is valid");
+    let nulls = vec![rusqlite::types::Null; statement.parameter_count()];
+    let steps = statement.query_map(rusqlite::params_from_iter(nulls), |row| row.get::<_, String>(3)).expect("runs");
+    steps.collect::<rusqlite::Result<Vec<_>>>().expect("reads").join("\n")
+}

@@ -184,9 +184,7 @@ impl App {
         let other: rusqlite::Result<Option<String>> = self.reader.point(|connection| {
             use rusqlite::OptionalExtension;
             connection
-                .prepare_cached(
-                    "select product_id from item where store_id = ?1 and lower(product_id) = lower(?2) limit 1",
-                )?
+                .prepare_cached(items::OTHER_CASE)?
                 .query_row([store.id.as_str(), product.as_str()], |row| row.get(0))
                 .optional()
         });

@@ -21,7 +21,7 @@ use super::{App, Shared};
 use crate::idempotency::{self, Effect};
 use crate::presence::{Presence, Unavailable};
 use crate::stores::{self, Store};
-use crate::{items, view};
+use crate::{items, purchases, view};
 
 /// A cursor that stands still for so long under a fresh heartbeat is an alarm, ms (L11).
 const STUCK_MS: i64 = 60_000;
@@ -70,12 +70,7 @@ async fn one(State(app): Shared, StorePath(id): StorePath) -> Result<Json<Value>
 
 /// How many of a store's purchases are pending, and how many of these are overdue.
 fn open_purchases(connection: &rusqlite::Connection, store: &StoreId, now: Millis) -> rusqlite::Result<(i64, i64)> {
-    connection
-        .prepare_cached(
-            "select count(*), count(*) filter (where expires_at < ?2) from purchase \
-             where store_id = ?1 and status = 'pending'",
-        )?
-        .query_row((store.as_str(), now.0), |row| Ok((row.get(0)?, row.get(1)?)))
+    purchases::open(connection, store, now)
 }
 
 impl App {
