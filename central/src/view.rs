@@ -98,9 +98,6 @@ fn receive_batch(
         store.state = store.cursor;
         compare(connection, &mut store, last_digest, now)?;
     }
-    if applied.stuck.is_none() {
-        store.as_of = now;
-    }
     if applied.entries > 0 || store.fenced != fenced_before {
         store.save(connection)?;
     }
