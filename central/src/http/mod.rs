@@ -146,3 +146,70 @@ impl App {
             .with("lastBeatAgeMs", age)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shared::redis::Beat;
+    use shared::time::Millis;
+
+    use super::*;
+    use crate::testing::{Agent, database};
+
+    fn app() -> (tempfile::TempDir, App) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("central.db");
+        let (connection, _lock) = shared::sqlite::open(&path, crate::database::SCHEMA).expect("opens");
+        let (writer, _ended) = Writer::start(connection, || {});
+        let app = App {
+            reader: Reader::new(&path),
+            writer,
+            redis: RedisLink::new(shared::redis::client("redis://127.0.0.1:1").expect("an address")),
+            keys: Keys::new("shelf"),
+            presence: Presence::new(Duration::from_secs(50)),
+            waiting: Waiting::default(),
+            wakes: Wakes::default(),
+            started_at: Instant::now(),
+            had_view: true,
+        };
+        (dir, app)
+    }
+
+    #[test]
+    fn what_was_decided_after_the_look_counts() {
+        let (_dir, app) = app();
+        let connection = database();
+        let store = Agent::settled("s1", &connection).store(&connection);
+        let beat = Beat {
+            process: 1,
+            epoch: 7,
+            head: 0,
+            backlog: 0,
+            oldest_unsent_ms: 0,
+            version: String::new(),
+            life_ms: 60_000,
+        };
+        let look = Look { beat: Some(beat), age_ms: 0, redis_now: Millis(0) };
+        let said = |result: Result<(), Problem>| match result {
+            Ok(()) => "yes".to_owned(),
+            Err(problem) => {
+                let json = problem.to_json();
+                json.get("reason").unwrap_or(&json["code"]).as_str().unwrap_or_default().to_owned()
+            }
+        };
+        let cases: [(fn(&mut Store), &str, &str); 5] = [
+            (|_| {}, "yes", "yes"),
+            (|store| store.retired = true, "store_retired", "store_retired"),
+            (|store| store.online_sale = false, "paused", "yes"),
+            (|store| store.fenced = 7, "fenced", "fenced"),
+            (|store| store.opening = true, "catching_up", "catching_up"),
+        ];
+        for (decide, purchase, command) in cases {
+            let mut store = store.clone();
+            decide(&mut store);
+            assert_eq!(said(app.still_sellable(&store, &look)), purchase);
+            assert_eq!(said(app.still_reachable(&store, &look)), command);
+        }
+    }
+}

@@ -9,3 +9,4 @@ mod poison;
 mod purchases;
 mod replay;
 mod retire;
+mod stuck;

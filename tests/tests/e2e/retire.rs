@@ -2,20 +2,17 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tests::{Builder, Daemon, World, until};
+use tests::{Builder, World, until};
 
 const SOON: Duration = Duration::from_secs(15);
 
-/// A store with ten units of tea whose agent hangs; its heartbeat is stale once `true` is returned.
-async fn hung() -> (World, Daemon) {
-    let mut world = Builder { beat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }.start(&["s1"]).await;
+/// A store with ten units of tea.
+async fn stocked() -> World {
+    let world = Builder { beat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }.start(&["s1"]).await;
     world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 10})).await.expect(201);
     world.converged(SOON).await;
-    let agent = Daemon::Store("s1".into());
-    world.running(&agent).signal(Signal::SIGSTOP);
-    (world, agent)
+    world
 }
 
 async fn retire(world: &World) {
@@ -29,8 +26,10 @@ async fn retire(world: &World) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_voided_is_never_executed() {
-    let (mut world, agent) = hung().await;
-    let central = world.central();
+    let world = stocked().await;
+    let (central, store) = (world.central(), world.store("s1"));
+    // Cut off with a fresh heartbeat: what is asked now waits in the stream.
+    store.post("/v1/disconnected", json!({"abrupt": true})).await.expect(200);
     let now = [("prefer", "respond-async")];
     let asked = central.post_with("/v1/inventory/s1/tea/receive", &now, json!({"quantity": 5})).await.expect(202);
     let waits = tokio::spawn({
@@ -50,8 +49,7 @@ async fn what_was_voided_is_never_executed() {
         assert_eq!((refused.status, refused.code()), (409, "store_retired"));
     }
 
-    world.running(&agent).signal(Signal::SIGCONT);
-    let store = world.store("s1");
+    store.post("/v1/connected", json!({})).await.expect(200);
     until("the agent knows", SOON, async || {
         let link = store.get("/").await.expect(200)["link"].clone();
         if link == "fenced" { Ok(()) } else { Err(link) }
@@ -67,9 +65,7 @@ async fn what_was_voided_is_never_executed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_purchase_of_a_retired_store_cannot_be_cancelled() {
-    let world = Builder { beat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }.start(&["s1"]).await;
-    world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 10})).await.expect(201);
-    world.converged(SOON).await;
+    let world = stocked().await;
     let central = world.central();
     let bought = central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await.expect(200);
     world.store("s1").post("/v1/disconnected", json!({})).await.expect(200);
@@ -82,9 +78,7 @@ async fn a_purchase_of_a_retired_store_cannot_be_cancelled() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_store_is_still_looked_after() {
-    let world = World::with(&["s1"]).await;
-    world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 10})).await.expect(201);
-    world.converged(SOON).await;
+    let world = stocked().await;
     let central = world.central();
     central.patch("/v1/stores/s1", json!({"onlineSale": false})).await.expect(200);
     let refused = central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await;
