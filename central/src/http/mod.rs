@@ -198,7 +198,8 @@ mod tests {
                 json.get("reason").unwrap_or(&json["code"]).as_str().unwrap_or_default().to_owned()
             }
         };
-        let cases: [(fn(&mut Store), &str, &str); 5] = [
+        type Decide = fn(&mut Store);
+        let cases: [(Decide, &str, &str); 5] = [
             (|_| {}, "yes", "yes"),
             (|store| store.retired = true, "store_retired", "store_retired"),
             (|store| store.online_sale = false, "paused", "yes"),
