@@ -14,6 +14,9 @@ use crate::ids::{ProductId, StoreId};
 
 /// Greatest JSON body.
 const JSON_BYTES: usize = 1 << 20;
+/// Of a body that is too large so much is read nevertheless, and for so long.
+const DRAIN_BYTES: usize = 16 << 20;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// A body must arrive within this.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -110,16 +113,30 @@ pub fn refuse_body_type(sent: Option<&str>, wanted: &str) -> Problem {
 }
 
 async fn collect(request: Request) -> Result<bytes::Bytes, Problem> {
-    if announced(request.headers()).is_some_and(|length| length > JSON_BYTES) {
+    let announced = announced(request.headers());
+    let mut body = request.into_body();
+    if announced.is_some_and(|length| length > JSON_BYTES) {
+        drain(body).await;
         return Err(too_large());
     }
-    let body = Limited::new(request.into_body(), JSON_BYTES).collect();
-    match tokio::time::timeout(BODY_TIMEOUT, body).await {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(&mut body, JSON_BYTES).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            drain(body).await;
+            Err(too_large())
+        }
         Ok(Err(error)) => Err(Problem::invalid("", format!("the body cannot be read: {error}"))),
         Err(_) => Err(Problem::invalid("", "the body did not arrive within 20 s")),
     }
+}
+
+/// Reads what is still being sent and forgets it, up to a bound: a client that is cut off while it sends sees a broken
+/// connection instead of the answer.
+async fn drain(body: axum::body::Body) {
+    let mut rest = std::pin::pin!(Limited::new(body, DRAIN_BYTES));
+    let all = async { while let Some(Ok(_)) = rest.frame().await {} };
+    // Whoever sends more, or too slowly, is cut off.
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, all).await;
 }
 
 /// A body of CSV, of any length, perhaps compressed.
