@@ -3,7 +3,7 @@
 //! The history is recorded beside the system under test. When all has healed, [`judge`] compares it with what the
 //! databases say: promises P2 to P6.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rusqlite::{Connection, params};
 use shared::ids::{ProductId, StoreId};
@@ -61,11 +61,23 @@ pub struct History {
     /// An effect may stand without its entry in central's ledger: it came with an opening's state, because the store's
     /// log did not reach back (L9, L10), or because central's database was set back.
     pub effects_without_entries: bool,
+    /// As `forked`, of these stores alone.
+    pub forked_stores: BTreeSet<StoreId>,
+    /// As `effects_without_entries`, of these stores alone.
+    pub stores_without_entries: BTreeSet<StoreId>,
     /// What was seen on the way and must not be.
     pub violations: Vec<String>,
 }
 
 impl History {
+    fn is_forked(&self, store: &StoreId) -> bool {
+        self.forked || self.forked_stores.contains(store)
+    }
+
+    fn may_lack_entries(&self, store: &StoreId) -> bool {
+        self.effects_without_entries || self.stores_without_entries.contains(store)
+    }
+
     /// A client has seen a purchase's status.
     pub fn saw(&mut self, id: &str, status: &str) {
         let Some(bought) = self.purchases.get_mut(id) else { return };
@@ -157,7 +169,7 @@ fn judge_operations(
         if entries.len() > 1 {
             found.push(format!("P3: operation {} stands {} times in central's ledger", operation.id, entries.len()));
         }
-        if entries.is_empty() && certain && !history.effects_without_entries {
+        if entries.is_empty() && certain && !history.may_lack_entries(&operation.store) {
             found.push(format!("P2: operation {} was answered and is not in central's ledger", operation.id));
         }
         let sum = sums.entry((operation.store.clone(), operation.product.clone())).or_insert(Some(0));
@@ -165,7 +177,7 @@ fn judge_operations(
             (Some(delta), _) => sum.map(|sum| sum + delta),
             (None, true) => sum.map(|sum| sum + operation.delta),
             // It may have come with an opening's state: then nothing can be said of the sum.
-            (None, false) if history.effects_without_entries => None,
+            (None, false) if history.may_lack_entries(&operation.store) => None,
             (None, false) => *sum,
         };
     }
@@ -180,7 +192,7 @@ fn judge_operations(
         let short = taken(
             "select coalesce(sum(delta), 0) from event where store_id = ?1 and product_id = ?2 and type = 'shortage'",
         )?;
-        if short != 0 && !history.forked {
+        if short != 0 && !history.is_forked(&store) {
             found.push(format!("P4: {store} ran {short} units of {product} short"));
         }
         let units = store_agent::ledger::find_item(connection, &product)?.map_or(0, |item| item.quantity);
