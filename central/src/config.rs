@@ -23,6 +23,59 @@ pub struct Cli {
 pub enum Command {
     /// Follow the stores and answer requests.
     Serve(Serve),
+    /// Go on from a backup: every store gets a new command epoch, and tells again what the backup does not know.
+    Restore(Restore),
+    /// Write a copy of the database, also while central runs.
+    Backup(Backup),
+    /// Recompute the view, totals, hashes and digests from the stores' ledgers, also while central runs.
+    Verify(Database),
+    /// Ask a running central how its stores are.
+    Status(Status),
+}
+
+/// Which database.
+#[derive(Debug, Clone, Args)]
+pub struct Database {
+    /// The database file.
+    #[arg(long, env = "DATABASE_PATH", default_value = "central.db")]
+    pub database_path: PathBuf,
+}
+
+/// Options of `central restore`. Central must not be running.
+#[derive(Debug, Clone, Args)]
+pub struct Restore {
+    /// Which database.
+    #[command(flatten)]
+    pub database: Database,
+    /// The backup to go on from; a database that is there is kept under another name. Without it the database is taken
+    /// to be an older copy that was put back already.
+    #[arg(long)]
+    pub from: Option<PathBuf>,
+    /// Address of Redis; what the stores have acknowledged is looked up there if it answers.
+    #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
+    pub redis_url: String,
+    /// Prefix of all Redis keys.
+    #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
+    pub key_prefix: String,
+}
+
+/// Options of `central backup`.
+#[derive(Debug, Clone, Args)]
+pub struct Backup {
+    /// Which database.
+    #[command(flatten)]
+    pub database: Database,
+    /// The file to write; it must not exist.
+    #[arg(long)]
+    pub to: PathBuf,
+}
+
+/// Options of `central status`.
+#[derive(Debug, Clone, Args)]
+pub struct Status {
+    /// Address of central.
+    #[arg(long, env = "CENTRAL_URL", default_value = "http://127.0.0.1:8081")]
+    pub url: String,
 }
 
 /// Options of `central serve`.

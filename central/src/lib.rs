@@ -22,6 +22,7 @@ pub mod restore;
 pub mod run;
 pub mod settle;
 pub mod stores;
+pub mod tools;
 pub mod verify;
 pub mod view;
 pub mod waiting;

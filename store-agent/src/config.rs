@@ -24,6 +24,84 @@ pub struct Cli {
 pub enum Command {
     /// Serve tills and staff, and keep central up to date.
     Serve(Serve),
+    /// Take over a store from what central knows: a new machine, an old copy, or an agent that has stopped itself.
+    Restore(Restore),
+    /// Write a copy of the database, also while the agent runs.
+    Backup(Backup),
+    /// Recompute stock, sums, hashes and digest from the ledger, also while the agent runs.
+    Verify(Database),
+    /// Ask a running agent how it is.
+    Status(Status),
+}
+
+/// Which database.
+#[derive(Debug, Clone, Args)]
+pub struct Database {
+    /// Which store this is: 1 to 50 letters, digits, '.', '_' or '-'.
+    #[arg(long, env = "STORE_ID")]
+    pub store_id: StoreId,
+    /// The database file [default: <store id>.db].
+    #[arg(long, env = "DATABASE_PATH")]
+    pub database_path: Option<PathBuf>,
+}
+
+impl Database {
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        path_of(&self.store_id, self.database_path.as_ref())
+    }
+}
+
+/// Options of `store-agent restore`. The agent must not be running.
+#[derive(Debug, Clone, Args)]
+pub struct Restore {
+    /// Which database.
+    #[command(flatten)]
+    pub database: Database,
+    /// Address of central, such as http://central:8081.
+    #[arg(long, env = "CENTRAL_URL")]
+    pub central: String,
+    /// Address of Redis; what this store still has there is taken back if it answers.
+    #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
+    pub redis_url: String,
+    /// Prefix of all Redis keys.
+    #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
+    pub key_prefix: String,
+    /// Which state stands if central knows nothing of this database.
+    #[arg(long, value_enum)]
+    pub state: Option<State>,
+}
+
+/// Whose state stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum State {
+    /// This database's; central takes it over.
+    Own,
+    /// Central's; this database's entries are left out.
+    Central,
+}
+
+/// Options of `store-agent backup`.
+#[derive(Debug, Clone, Args)]
+pub struct Backup {
+    /// Which database.
+    #[command(flatten)]
+    pub database: Database,
+    /// The file to write; it must not exist.
+    #[arg(long)]
+    pub to: PathBuf,
+}
+
+/// Options of `store-agent status`.
+#[derive(Debug, Clone, Args)]
+pub struct Status {
+    /// Address of the agent.
+    #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082")]
+    pub url: String,
+}
+
+fn path_of(store: &StoreId, given: Option<&PathBuf>) -> PathBuf {
+    given.cloned().unwrap_or_else(|| PathBuf::from(format!("{store}.db")))
 }
 
 /// Options of `store-agent serve`.
@@ -61,6 +139,6 @@ pub struct Serve {
 impl Serve {
     /// Where the database is.
     pub fn database(&self) -> PathBuf {
-        self.database_path.clone().unwrap_or_else(|| PathBuf::from(format!("{}.db", self.store_id)))
+        path_of(&self.store_id, self.database_path.as_ref())
     }
 }

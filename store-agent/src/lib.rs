@@ -17,4 +17,5 @@ pub mod purchases;
 pub mod receiver;
 pub mod restore;
 pub mod run;
+pub mod tools;
 pub mod verify;

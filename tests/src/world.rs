@@ -123,6 +123,25 @@ impl World {
         Client::new(self.port_of(store))
     }
 
+    /// A store's database file.
+    pub fn database(&self, store: &str) -> PathBuf {
+        self.dir.path().join(format!("{store}.db"))
+    }
+
+    /// Runs one of the daemons' tools to its end: whether it succeeded, and what it said.
+    pub async fn tool(&self, program: &str, args: &[&str]) -> (bool, String) {
+        let output = tokio::process::Command::new(binary(program))
+            .args(args)
+            .env("REDIS_URL", format!("redis://127.0.0.1:{}", self.redis_port))
+            .env("CENTRAL_URL", format!("http://127.0.0.1:{}", self.central_port))
+            .current_dir(self.dir.path())
+            .output()
+            .await
+            .expect("the program runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    }
+
     /// The port on which a store listens.
     pub fn port_of(&self, store: &str) -> u16 {
         self.stores.get(store).expect("a store of this world").0

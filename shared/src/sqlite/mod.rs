@@ -5,11 +5,13 @@
 //! damaged, or was written by a newer version, is refused.
 
 mod columns;
+mod copy;
 mod open;
 mod reader;
 mod writer;
 
 pub use columns::{DigestColumn, HashColumn, cursor_at, parsed};
+pub use copy::{CopyError, copy, copy_aside};
 pub use open::{FileLock, OpenError, Schema, memory, open, read_only};
 pub use reader::Reader;
 pub use writer::{Abort, WriteError, Writer};

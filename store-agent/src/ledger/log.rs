@@ -111,7 +111,7 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<()> {
     // An answer that central may not have heard yet is kept, and so is that of a purchase whose units still wait.
     connection.execute(
         "delete from outcome where at < ?1 \
-         and at < (select coalesce(min(ledger.recorded_at), ?1) from ledger join meta using (epoch) where seq > acked) \
+         and at < (select coalesce(min(ledger.recorded_at), ?1) from ledger join meta using (epoch) where ledger.seq > meta.acked) \
          and not exists (select 1 from purchase where purchase.attempt = outcome.command_id \
            and purchase.status = 'confirmed' and purchase.picked_at is null)",
         [now.0 - RETENTION_MS],

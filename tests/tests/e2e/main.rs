@@ -3,6 +3,7 @@
 mod bad_input;
 mod flush;
 mod last_unit;
+mod life;
 mod offline;
 mod purchases;
 mod replay;
