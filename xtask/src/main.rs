@@ -1,5 +1,6 @@
 //! `cargo xtask ...`: what a developer or a visitor runs.
 
+mod chaos;
 mod data;
 mod demo;
 mod http;
@@ -23,6 +24,8 @@ enum Command {
     Demo(demo::Options),
     /// Get what the tests need, then run all of them.
     Test(test::Options),
+    /// Let everything go wrong that can, with real processes, and see that every promise is kept.
+    Chaos(chaos::Options),
     /// Run demo.http with a real client against a fresh central and two stores.
     HttpFile,
 }
@@ -31,6 +34,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Chaos(options) => chaos::run(&options),
         Command::HttpFile => http_file::run(),
     }
 }

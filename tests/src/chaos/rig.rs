@@ -403,7 +403,8 @@ impl Rig {
 
 /// `GET`, as JSON; an error says why there is none.
 pub(super) async fn look(port: u16, path: &str) -> Result<Json, String> {
-    let answer = Client::new(port).ask(reqwest::Method::GET, path, &[], None);
+    let client = Client::new(port);
+    let answer = client.ask(reqwest::Method::GET, path, &[], None);
     match tokio::time::timeout(Duration::from_secs(2), answer).await {
         Ok(Ok(answer)) if answer.status == 200 => Ok(answer.body),
         Ok(Ok(answer)) => Err(format!("{path}: {} {}", answer.status, answer.body)),

@@ -60,6 +60,8 @@ pub(super) struct Totals {
     pub(super) confirmed: u64,
     /// Purchases refused because the store was offline or catching up.
     pub(super) turned_away: u64,
+    /// Copies taken.
+    pub(super) copies: u64,
 }
 
 impl Records {
