@@ -21,7 +21,9 @@ use crate::simulation::Dice;
 use crate::world::free_port;
 
 /// Longest wait for something to be in a state in which a fault can be told.
-const READY_WITHIN: Duration = Duration::from_secs(15);
+const READY_WITHIN: Duration = Duration::from_secs(5);
+/// How long an agent may go on writing to a full disk: what is left of the log it has.
+const FULL_WITHIN: Duration = Duration::from_secs(15);
 /// How long people try to restore something whose other end may be down.
 const RESTORE_WITHIN: Duration = Duration::from_secs(40);
 
@@ -57,7 +59,6 @@ pub enum Kind {
     CentralOlderCopy,
     AgentClock,
     CentralClock,
-    RedisClock,
     AgentCut,
     CentralCut,
     HalfOpen,
@@ -98,7 +99,6 @@ impl Kind {
         Self::CentralOlderCopy,
         Self::AgentClock,
         Self::CentralClock,
-        Self::RedisClock,
         Self::AgentCut,
         Self::CentralCut,
         Self::HalfOpen,
@@ -139,7 +139,6 @@ impl Kind {
             Self::CentralOlderCopy => "central: restored from an earlier copy",
             Self::AgentClock => "agent: clock an hour off, and set right",
             Self::CentralClock => "central: clock an hour off, and set right",
-            Self::RedisClock => "Redis: clock an hour off, and set right",
             Self::AgentCut => "network: agent cut off",
             Self::CentralCut => "network: central cut off",
             Self::HalfOpen => "network: connections half-open",
@@ -153,7 +152,7 @@ impl Kind {
     /// Why it cannot happen on this machine.
     pub(super) fn hindrance(self, rig: &Rig) -> Option<&'static str> {
         match self {
-            Self::AgentClock | Self::CentralClock | Self::RedisClock if faketime().is_none() => {
+            Self::AgentClock | Self::CentralClock if faketime().is_none() => {
                 Some("libfaketime is not installed")
             }
             Self::DiskFull if rig.small_disk().is_none() => Some("a small disk can be mounted by root only"),
@@ -238,7 +237,6 @@ pub(super) async fn inflict(rig: &Arc<Rig>, mut plan: Plan) -> anyhow::Result<St
         Kind::CentralOlderCopy => central_older_copy(rig, &mut plan).await,
         Kind::AgentClock => clock(rig, store, &mut plan).await,
         Kind::CentralClock => clock(rig, Who::Central, &mut plan).await,
-        Kind::RedisClock => redis_clock(rig, &mut plan).await,
         Kind::AgentCut => network(rig, store, Weather::Cut, &mut plan).await,
         Kind::CentralCut => network(rig, Who::Central, Weather::Cut, &mut plan).await,
         Kind::HalfOpen => network_of_somebody(rig, Weather::HalfOpen, plan).await,
@@ -407,8 +405,10 @@ async fn ack_set_back(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
 
 // --- the store's disk and ledger ---
 
+/// The disk is full until the agent has ended over it, and a little longer, so that it cannot start either.
 async fn disk_full(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
     let (number, disk) = rig.small_disk().context("there is a small disk")?;
+    let daemon = &rig.stores[number];
     let filler = disk.join("filler");
     let fill = || {
         use std::io::Write;
@@ -418,14 +418,30 @@ async fn disk_full(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
         while file.write_all(&small).is_ok() {}
         Ok::<(), std::io::Error>(())
     };
-    let until = Instant::now() + Duration::from_millis(plan.dice.between(1_500, 4_000).unsigned_abs());
-    while Instant::now() < until {
-        // Again and again: what the agent gives back is taken, too.
-        fill().context("the filler can be opened")?;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut slot = daemon.slot.lock().await;
+    // Again and again: what the agent gives back is taken, too.
+    let ended = rig
+        .wait("the agent ends", FULL_WITHIN, async || {
+            fill().map_err(|error| error.to_string())?;
+            let ended = slot.process.as_mut().and_then(Process::ended);
+            ended.map(|_| ()).ok_or_else(|| "it runs".to_owned())
+        })
+        .await;
+    let mut tries = 0;
+    if ended.is_ok() {
+        let until = Instant::now() + Duration::from_millis(plan.dice.between(500, 2_000).unsigned_abs());
+        while Instant::now() < until {
+            fill()?;
+            if slot.process.as_mut().is_none_or(|process| process.ended().is_some()) {
+                tries += 1;
+                rig.start_daemon(daemon, &mut slot);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
     std::fs::remove_file(&filler)?;
-    Ok(rig.stores[number].name.clone())
+    ended?;
+    Ok(format!("{}, started {tries} times in vain", daemon.name))
 }
 
 /// A later version of the agent has recorded something that this central does not know.
@@ -843,21 +859,6 @@ async fn clock(rig: &Rig, who: Who, plan: &mut Plan) -> anyhow::Result<String> {
     std::fs::write(&file, "+0")?;
     plan.for_ms(1_500, 2_500).await;
     Ok(format!("{} {off}", daemon.name))
-}
-
-async fn redis_clock(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
-    let (file, environment) = under_faketime(rig, "redis")?;
-    let off = if plan.dice.chance(500) { "+1h" } else { "-1h" };
-    let mut slot = rig.redis.slot.lock().await;
-    std::fs::write(&file, off)?;
-    slot.process.take().context("Redis runs")?.kill();
-    slot.environment = environment;
-    rig.start_redis(&mut slot);
-    rig.redis_surely(&redis::cmd("PING")).await?;
-    plan.for_ms(2_000, 3_500).await;
-    std::fs::write(&file, "+0")?;
-    plan.for_ms(1_500, 2_500).await;
-    Ok(format!("Redis {off}"))
 }
 
 // --- networks ---

@@ -328,8 +328,7 @@ impl Rig {
 
     /// A daemon that ends by itself needs a reason: a full disk is the only one there is.
     pub(super) fn note_exit(&self, name: &str) {
-        let full = self.small_disk().is_some_and(|(number, _)| self.stores[number].name == name)
-            || self.stores[self.victim].name == name;
+        let full = self.small_disk().is_some_and(|(number, _)| self.stores[number].name == name);
         let mut records = self.records.lock().expect("no thread panics");
         records.exits += 1;
         if !full {
