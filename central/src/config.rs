@@ -8,14 +8,11 @@ use shared::daemon::LogFormat;
 
 /// Central of a chain of stores: the global view of their stock, and online purchases that the stores confirm.
 #[derive(Debug, Parser)]
-#[command(name = "central", version)]
+#[command(name = "central", version, after_help = "Without a command: serve.")]
 pub struct Cli {
     /// What to do; `serve` if nothing is said.
     #[command(subcommand)]
-    pub command: Option<Command>,
-    /// Options of `serve`.
-    #[command(flatten)]
-    pub serve: Serve,
+    pub command: Command,
 }
 
 /// What to do.

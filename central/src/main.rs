@@ -9,14 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
-    match cli.command {
-        Some(Command::Serve(options)) => serve(options).await,
-        Some(Command::Restore(options)) => tools::restore(&options).await,
-        Some(Command::Backup(options)) => tools::backup(&options),
-        Some(Command::Verify(options)) => tools::verify(&options),
-        Some(Command::Status(options)) => tools::status(&options).await,
-        None => serve(cli.serve).await,
+    match Cli::parse_from(shared::daemon::arguments()).command {
+        Command::Serve(options) => serve(options).await,
+        Command::Restore(options) => tools::restore(&options).await,
+        Command::Backup(options) => tools::backup(&options),
+        Command::Verify(options) => tools::verify(&options),
+        Command::Status(options) => tools::status(&options).await,
     }
 }
 

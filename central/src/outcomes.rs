@@ -21,14 +21,19 @@ pub fn mark_picked(
     attempt: &OperationId,
     now: Millis,
 ) -> rusqlite::Result<()> {
-    let body: Option<String> = connection
-        .prepare_cached("select body from outcome where store_id = ?1 and command_id = ?2")?
-        .query_row(params![store.as_str(), attempt.as_str()], |row| row.get(0))
-        .optional()?;
-    match body.and_then(|body| serde_json::from_str::<Outcome>(&body).ok()) {
+    match find(connection, store, attempt)? {
         Some(outcome) => keep(connection, store, &Outcome { picked: true, ..outcome }, now),
         None => Ok(()),
     }
+}
+
+/// What a store has said of a command.
+pub fn find(connection: &Connection, store: &StoreId, command: &OperationId) -> rusqlite::Result<Option<Outcome>> {
+    let body: Option<String> = connection
+        .prepare_cached("select body from outcome where store_id = ?1 and command_id = ?2")?
+        .query_row(params![store.as_str(), command.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(body.and_then(|body| serde_json::from_str(&body).ok()))
 }
 
 /// All that are kept for a store.

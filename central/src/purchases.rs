@@ -10,7 +10,7 @@ use shared::time::Millis;
 use shared::wire::{About, Command, Kind, Position, PurchaseRef};
 
 use crate::stores::Store;
-use crate::{commands, items};
+use crate::{commands, items, outcomes};
 use shared::sqlite::parsed;
 
 /// Where a purchase is in its life.
@@ -376,14 +376,43 @@ fn find_and_end(connection: &Connection, answer: &Answer<'_>, now: Millis) -> ru
     Ok(())
 }
 
-/// The store would not cancel it: it has been picked, and may be asked about again.
-pub fn cancel_refused(connection: &Connection, id: PurchaseId) -> rusqlite::Result<()> {
+/// The store refused a command that was about a purchase, if it was: the purchase goes on, or ends. Returns which.
+///
+/// A cancel is refused because it was picked, or because the store's version does not understand it: then the purchase's
+/// own outcome stands, and it may be asked about again. A purchase is refused like this only if it was not understood.
+pub fn command_refused(
+    connection: &Connection,
+    store: &Store,
+    command: &OperationId,
+    rejection: Option<&Rejection>,
+    position: &Position,
+    now: Millis,
+) -> rusqlite::Result<Option<PurchaseId>> {
+    let asked: Option<(String, PurchaseId)> = connection
+        .prepare_cached("select type, purchase_id from request where command_id = ?1 and purchase_id is not null")?
+        .query_row([command.as_str()], |row| Ok((row.get(0)?, parsed(row, 1)?)))
+        .optional()?;
+    let Some((kind, id)) = asked else { return Ok(None) };
+    let Some(purchase) = find(connection, id)? else { return Ok(None) };
+    let end = |kind, rejection| {
+        let purchase = purchase.attempt_ref();
+        find_and_end(connection, &Answer { purchase: &purchase, kind, rejection, picked: false, position }, now)
+    };
+    if kind == "purchase" {
+        if purchase.status == Status::Pending {
+            end(Kind::PurchaseRejected, rejection)?;
+        }
+        return Ok(Some(id));
+    }
     connection
-        .prepare_cached(
-            "update purchase set cancel_requested_at = null where purchase_id = ?1 and status = 'confirmed'",
-        )?
+        .prepare_cached("update purchase set cancel_requested_at = null where purchase_id = ?1")?
         .execute([id.to_string()])?;
-    Ok(())
+    // Its own reply came before and waited for that of the cancel.
+    let replied = outcomes::find(connection, &store.id, &purchase.attempt)?;
+    if let (Status::Pending, Some(Kind::PurchaseConfirmed)) = (purchase.status, replied.map(|replied| replied.kind)) {
+        end(Kind::PurchaseConfirmed, None)?;
+    }
+    Ok(Some(id))
 }
 
 /// Ends all open purchases of a store that an operator has retired. Returns their ids.

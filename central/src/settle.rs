@@ -2,7 +2,6 @@
 //! applies the event to the view, and by nothing else.
 
 use rusqlite::Connection;
-use shared::domain::Rejection;
 use shared::ids::OperationId;
 use shared::time::Millis;
 use shared::wire::{Fact, Kind, Outcome, Position};
@@ -45,10 +44,12 @@ pub fn fact(
             answer(connection, &outcome(command.clone()), command.as_str(), position, now, settled)?;
         }
     }
-    if fact.purchase.is_some() && kind == Kind::CommandRefused {
-        if let (Some(purchase), Some(Rejection::AlreadyPicked)) = (&fact.purchase, &fact.rejection) {
-            purchases::cancel_refused(connection, purchase.purchase_id)?;
-            settled.push(purchase.purchase_id.to_string());
+    if kind == Kind::CommandRefused {
+        if let Some(command) = &fact.command
+            && let Some(purchase) =
+                purchases::command_refused(connection, store, command, fact.rejection.as_ref(), position, now)?
+        {
+            settled.push(purchase.to_string());
         }
         return Ok(());
     }
@@ -84,6 +85,9 @@ pub fn outcome(
         answer(connection, outcome, also, position, now, settled)?;
     }
     if outcome.kind == Kind::CommandRefused {
+        let rejection = outcome.rejection.as_ref();
+        let purchase = purchases::command_refused(connection, store, &outcome.command, rejection, position, now)?;
+        settled.extend(purchase.map(|id| id.to_string()));
         return Ok(());
     }
     purchase_outcome(connection, store, outcome, position, now, settled)

@@ -16,7 +16,7 @@ use shared::wire::{Command, Event, Position, SnapshotEnd, SnapshotPage};
 use crate::settle::{self, Settled};
 use crate::stores::{self, DigestState, Store};
 use crate::{commands, items};
-use shared::sqlite::{DigestColumn, HashColumn};
+use shared::sqlite::{DigestColumn, HashColumn, in_savepoint, is_fatal};
 
 /// A resync is asked for at most this often for one store.
 const RESYNC_EVERY_MS: i64 = 60_000;
@@ -36,8 +36,24 @@ pub struct Applied {
     pub has_commands: bool,
 }
 
-/// Applies a batch of one store's stream, in the caller's transaction. A store that is not known yet gets a row.
+/// Applies a batch of one store's stream, in the caller's transaction. A store that is not known yet gets a row. If the
+/// database refuses it, it is applied again entry by entry, and those that it refuses are parked (L11).
 pub fn receive(connection: &Connection, id: &StoreId, batch: &[Received], now: Millis) -> rusqlite::Result<Applied> {
+    in_savepoint(connection, || receive_batch(connection, id, batch, now, false)).or_else(|error| {
+        if is_fatal(&error) {
+            return Err(error);
+        }
+        receive_batch(connection, id, batch, now, true)
+    })
+}
+
+fn receive_batch(
+    connection: &Connection,
+    id: &StoreId,
+    batch: &[Received],
+    now: Millis,
+    careful: bool,
+) -> rusqlite::Result<Applied> {
     let mut store = match stores::find(connection, id)? {
         Some(store) => store,
         None => {
@@ -58,6 +74,9 @@ pub fn receive(connection: &Connection, id: &StoreId, batch: &[Received], now: M
         };
         match judge(&store.cursor, entry) {
             Receipt::Known => continue,
+            Receipt::Next if careful => {
+                apply_or_park(connection, &mut store, entry, now, &mut applied.settled)?;
+            }
             Receipt::Next => {
                 apply(connection, &mut store, entry, now, &mut applied.settled)?;
             }
@@ -88,6 +107,31 @@ pub fn receive(connection: &Connection, id: &StoreId, batch: &[Received], now: M
     applied.ack = store.ack();
     applied.has_commands = store.command_head != commands_before;
     Ok(applied)
+}
+
+/// The next entry of the epoch, which the database may refuse.
+fn apply_or_park(
+    connection: &Connection,
+    store: &mut Store,
+    entry: &Entry,
+    now: Millis,
+    settled: &mut Settled,
+) -> rusqlite::Result<()> {
+    let mut after = store.clone();
+    let mut news = Settled::new();
+    match in_savepoint(connection, || apply(connection, &mut after, entry, now, &mut news)) {
+        Ok(()) => {
+            *store = after;
+            settled.append(&mut news);
+            Ok(())
+        }
+        Err(error) if is_fatal(&error) => Err(error),
+        Err(error) => {
+            store.cursor = entry.cursor();
+            park(connection, store, entry, &format!("it cannot be applied: {error}"), now)?;
+            keep(connection, store, entry, None, now)
+        }
+    }
 }
 
 /// The next entry of the epoch.
@@ -224,7 +268,7 @@ fn compare(connection: &Connection, store: &mut Store, said: Option<Digest>, now
 /// On a sweep: a store that is still suspect is asked again. Its last resync may have been asked for within the minute in
 /// which something else went wrong, and an idle store sends nothing that would bring it up. Says whether it was asked.
 pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite::Result<bool> {
-    let Some(mut store) = stores::find(connection, id)?.filter(|store| store.suspect && !store.opening) else {
+    let Some(mut store) = stores::find(connection, id)?.filter(|store| store.suspect) else {
         return Ok(false);
     };
     let before = store.command_head;

@@ -30,6 +30,16 @@ pub fn start_log(format: LogFormat) {
     }
 }
 
+/// The process's arguments, with `serve` put in where no subcommand is named: it is what is meant if nothing is said.
+pub fn arguments() -> Vec<std::ffi::OsString> {
+    let mut arguments: Vec<_> = std::env::args_os().collect();
+    let first = arguments.get(1).and_then(|first| first.to_str()).unwrap_or("-");
+    if first.starts_with('-') && !["-h", "--help", "-V", "--version"].contains(&first) {
+        arguments.insert(1.min(arguments.len()), "serve".into());
+    }
+    arguments
+}
+
 /// Resolves at SIGTERM or SIGINT.
 pub async fn asked_to_stop() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};

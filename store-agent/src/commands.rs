@@ -9,7 +9,7 @@ use shared::domain::{Guard, Item, Operation, Rejection};
 use shared::ids::{OperationId, ProductId};
 use shared::link::{Cursor, Entry, Receipt, receive as judge};
 use shared::redis::Received;
-use shared::sqlite::{Abort, HashColumn};
+use shared::sqlite::{Abort, HashColumn, in_savepoint, is_fatal};
 use shared::time::Millis;
 use shared::wire::{About, Command, Event, Fact, Kind, Outcome, PurchaseRef};
 
@@ -29,12 +29,28 @@ pub struct Executed {
 }
 
 /// Executes a batch of the command stream, in the caller's transaction. `redis_now`: Redis's clock, read behind the
-/// batch; deadlines are in that clock.
+/// batch; deadlines are in that clock. If the database refuses the batch it is executed again one by one, and what the
+/// database refuses is parked (L11).
 pub fn receive(
     connection: &Connection,
     batch: &[Received],
     redis_now: Millis,
     now: Millis,
+) -> rusqlite::Result<Executed> {
+    in_savepoint(connection, || receive_batch(connection, batch, redis_now, now, false)).or_else(|error| {
+        if is_fatal(&error) {
+            return Err(error);
+        }
+        receive_batch(connection, batch, redis_now, now, true)
+    })
+}
+
+fn receive_batch(
+    connection: &Connection,
+    batch: &[Received],
+    redis_now: Millis,
+    now: Millis,
+    careful: bool,
 ) -> rusqlite::Result<Executed> {
     let (cursor, opened_for) = ledger::command_cursor(connection)?;
     let mut head = ledger::head(connection)?;
@@ -51,6 +67,17 @@ pub fn receive(
         };
         match judge(&executed.cursor, entry) {
             Receipt::Known => continue,
+            Receipt::Next if careful && opened_for == head.cursor.epoch => {
+                let mut after = head;
+                match in_savepoint(connection, || execute(connection, &mut after, entry, redis_now, now)) {
+                    Ok(()) => head = after,
+                    Err(error) if is_fatal(&error) => return Err(error),
+                    Err(error) => {
+                        let reason = format!("it cannot be executed: {error}");
+                        park(connection, &mut head, &operation_id(entry), entry, &reason, now)?;
+                    }
+                }
+            }
             Receipt::Next if opened_for == head.cursor.epoch => {
                 execute(connection, &mut head, entry, redis_now, now)?;
             }

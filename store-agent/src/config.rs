@@ -9,14 +9,11 @@ use shared::ids::StoreId;
 
 /// A store's agent: sells with or without a network, and keeps central up to date.
 #[derive(Debug, Parser)]
-#[command(name = "store-agent", version, args_conflicts_with_subcommands = true)]
+#[command(name = "store-agent", version, after_help = "Without a command: serve.")]
 pub struct Cli {
     /// What to do; `serve` if nothing is said.
     #[command(subcommand)]
-    pub command: Option<Command>,
-    /// Options of `serve`.
-    #[command(flatten)]
-    pub serve: Option<Serve>,
+    pub command: Command,
 }
 
 /// What to do.
@@ -113,7 +110,7 @@ pub struct Serve {
     /// Address of Redis.
     #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
     pub redis_url: String,
-    /// The database file; made if it does not exist [default: <store id>.db].
+    /// The database file; made if it does not exist [default: STORE_ID.db].
     #[arg(long, env = "DATABASE_PATH")]
     pub database_path: Option<PathBuf>,
     /// Address to listen on; port 0 takes any free one.

@@ -169,9 +169,15 @@ impl World {
 
     /// Runs a Redis command without arguments.
     pub async fn redis_command(&self, command: &str) -> redis::RedisResult<redis::Value> {
+        self.redis(&[command]).await
+    }
+
+    /// Runs a Redis command.
+    pub async fn redis(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.redis_port))?;
         let mut connection = client.get_multiplexed_async_connection().await?;
-        redis::cmd(command).query_async(&mut connection).await
+        let (name, arguments) = words.split_first().expect("a command has a name");
+        redis::cmd(name).arg(arguments).query_async(&mut connection).await
     }
 
     /// SIGKILL for Redis: everything in it is gone.

@@ -1,31 +1,101 @@
-//! Runs `demo.http` with a real client against a fresh central and two stores on the ports that the file names.
+//! Runs `demo.http` with a real client against a fresh central and two stores, on the ports that the file names when
+//! they are free.
 
-use std::process::Command;
-use std::time::Duration;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::demo::Stage;
 use crate::process::{self, wait};
+use crate::redis::which;
+
+/// The client, from the npm registry.
+const CLIENT: &str = "httpyac@6";
+/// For fetching the client, which a slow network may need.
+const FETCH_LIMIT: Duration = Duration::from_secs(240);
+/// For the file itself, which takes a few seconds.
+const RUN_LIMIT: Duration = Duration::from_secs(120);
 
 pub(crate) fn run() -> anyhow::Result<()> {
-    println!("demo.http against central and two stores");
+    println!("demo.http, with {CLIENT}, against central and two stores");
+    if which("npx").is_none() {
+        bail!(
+            "npx is needed to run demo.http: install Node.js 18 or later with npm (Debian, Ubuntu: sudo apt-get \
+             install nodejs npm; Fedora: sudo dnf install nodejs; macOS: brew install node) and run this again"
+        );
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    // Without this, Ctrl-C would end this program alone and leave the servers behind.
+    ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")?;
+    print!("  client   httpyac ");
+    std::io::stdout().flush()?;
+    let fetched = within(FETCH_LIMIT, &stop, npx().arg("--version"))?;
+    if !fetched.success() {
+        bail!("npx cannot fetch {CLIENT}: is the npm registry reachable?");
+    }
     let stage = Stage::start(&["store-1".to_owned(), "store-2".to_owned()], "http-file")?;
     for store in ["store-1", "store-2"] {
         wait(&format!("{store} is online"), Duration::from_secs(30), || stage.is_online(store))?;
     }
-    // The file's own addresses are the usual ports; here they may be taken.
+    let mut client = npx();
+    client.args(["send", "demo.http", "--all", "--bail", "--no-color", "--env", "local"]);
+    client.args(["-o", "none", "--output-failed", "exchange"]);
+    // The addresses of http-client.env.json are the usual ports; here they may be taken.
     let ports =
         [("central", stage.central_port), ("store1", stage.port_of("store-1")), ("store2", stage.port_of("store-2"))];
-    let mut command = Command::new("npx");
-    command.args(["--yes", "httpyac@6", "send", "demo.http", "--all", "--bail", "--no-color", "--env", "local"]);
-    command.args(["-o", "none", "--output-failed", "exchange"]);
     for (name, port) in ports {
-        command.arg("--var").arg(format!("{name}=http://127.0.0.1:{port}"));
+        client.arg("--var").arg(format!("{name}=http://127.0.0.1:{port}"));
     }
-    let status = command.current_dir(process::root()).status().context("npx is needed: install Node.js")?;
-    if !status.success() {
-        bail!("demo.http failed");
+    let status = within(RUN_LIMIT, &stop, &mut client)?;
+    let logs = stage.dir.display();
+    // The client's own exit codes.
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(10) => bail!("demo.http: a request or a script failed; the servers' logs are in {logs}"),
+        Some(20) => bail!("demo.http: an assertion failed; the servers' logs are in {logs}"),
+        _ => bail!("demo.http: the client ended with {status}; the servers' logs are in {logs}"),
     }
-    Ok(())
+}
+
+fn npx() -> Command {
+    let mut command = Command::new("npx");
+    command.args(["--yes", CLIENT]).current_dir(process::root());
+    command
+}
+
+/// Runs a command with all that it starts; ends them when the time is over or somebody asks.
+fn within(limit: Duration, stop: &AtomicBool, command: &mut Command) -> anyhow::Result<ExitStatus> {
+    // npx starts a shell, which starts node: only as a group can they be ended.
+    let mut child = command.process_group(0).spawn().context("npx does not start")?;
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if stop.load(Ordering::Relaxed) {
+            end(&mut child);
+            bail!("stopped");
+        }
+        if started.elapsed() > limit {
+            end(&mut child);
+            bail!("{command:?} was not done within {} s", limit.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn end(child: &mut Child) {
+    if let Ok(group) = i32::try_from(child.id()) {
+        // A group that is gone already needs no signal.
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+    let _ = child.wait();
 }

@@ -295,6 +295,9 @@ async fn restore(
     StorePath(id): StorePath,
     Body { value, .. }: Body<Question>,
 ) -> Result<Json<Answer>> {
+    if value.epoch > shared::link::NUMBER_MAX {
+        return Err(Problem::invalid("/epoch", "no epoch is so great"));
+    }
     let now = Millis::now();
     let answer = app
         .writer

@@ -28,6 +28,8 @@ pub const TICK_MS: i64 = 2_000;
 /// Ticks after which a sender that has nothing unacknowledged reads the ack all the same: its receiver may have been set
 /// back to an older copy, or a clone of it may have acknowledged and died.
 pub const IDLE_TICKS: i64 = 5;
+/// How soon a full window is looked at again, in milliseconds: the receiver is about to acknowledge.
+pub const FULL_WINDOW_MS: i64 = 2;
 /// W of the protocol: entries published and not acknowledged, at most.
 pub const WINDOW: u64 = 2_000;
 
@@ -55,8 +57,14 @@ impl FromStr for EntryId {
     }
 }
 
+/// Greatest epoch and sequence number: far beyond any real one, and with room to count on from in 64 signed bits.
+pub const NUMBER_MAX: u64 = 1 << 62;
+
 fn number(text: &str) -> Option<u64> {
-    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().filter(|number| *number <= NUMBER_MAX)
 }
 
 /// How far a log has been written, acknowledged or applied: a place and the chain hash there.
@@ -158,6 +166,7 @@ mod tests {
             "1 2 x 0",
             "+1 2 00000000000000000000000000000000 0",
             "0 0 00000000000000000000000000000000 0 1",
+            "0 18446744073709551615 00000000000000000000000000000000 0",
         ] {
             assert!(bad.parse::<Ack>().is_err(), "{bad}");
         }

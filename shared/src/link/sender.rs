@@ -4,7 +4,7 @@
 //! any Redis error or time-out the owner drops the connection, says [`Sender::failed`], and starts over on a new one:
 //! nothing that was sent needs to be known, because starting over asks the receiver.
 
-use super::{Ack, Cursor, EntryId, IDLE_TICKS, TICK_MS, WINDOW};
+use super::{Ack, Cursor, EntryId, FULL_WINDOW_MS, IDLE_TICKS, TICK_MS, WINDOW};
 use crate::hash::Hash;
 
 /// What the sender must know of its log. All numbers are of the present epoch.
@@ -203,7 +203,13 @@ impl Sender {
     fn round(&mut self, now: i64, head: u64, published: u64) -> Step {
         let add_to = head.min(self.acked + self.window).max(published);
         // Also when all is acknowledged the ack is looked at now and then: the receiver may have been set back.
-        let patience = if published > self.acked { self.tick_ms } else { self.tick_ms * IDLE_TICKS };
+        let patience = if published < head {
+            FULL_WINDOW_MS
+        } else if published > self.acked {
+            self.tick_ms
+        } else {
+            self.tick_ms * IDLE_TICKS
+        };
         let due = now - self.last_round_at >= patience;
         if add_to == published && !due && self.acked == self.trimmed {
             return Step::Wait(Some(self.last_round_at + patience));

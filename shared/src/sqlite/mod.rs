@@ -16,6 +16,22 @@ pub use open::{FileLock, OpenError, Schema, memory, open, read_only};
 pub use reader::Reader;
 pub use writer::{Abort, WriteError, Writer};
 
+/// Runs a job inside the caller's transaction; if it fails nothing of it stays.
+pub fn in_savepoint<T>(
+    connection: &rusqlite::Connection,
+    job: impl FnOnce() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    connection.prepare_cached("savepoint inner")?.execute([])?;
+    let result = job();
+    if result.as_ref().is_err_and(|error| !is_fatal(error)) {
+        connection.prepare_cached("rollback to inner")?.execute([])?;
+    }
+    if result.as_ref().err().is_none_or(|error| !is_fatal(error)) {
+        connection.prepare_cached("release inner")?.execute([])?;
+    }
+    result
+}
+
 /// Whether an error means that this process must stop and start again from disk, rather than that one request failed.
 pub fn is_fatal(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{

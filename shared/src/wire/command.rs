@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{NotUnderstood, encode};
-use crate::domain::{Guard, Operation};
+use super::{NotUnderstood, check_number, encode};
+use crate::domain::{Guard, Operation, QUANTITY_MAX};
 use crate::ids::{OperationId, ProductId, PurchaseId};
 use crate::link::OPENED;
 use crate::time::Millis;
@@ -46,6 +46,17 @@ pub struct PurchaseRef {
     pub created_at: Millis,
     /// By central's clock.
     pub expires_at: Millis,
+}
+
+impl PurchaseRef {
+    /// What the types cannot say: a quantity that the tables would refuse must not get that far.
+    pub(super) fn check(&self) -> Result<(), NotUnderstood> {
+        if (1..=QUANTITY_MAX).contains(&self.quantity) {
+            Ok(())
+        } else {
+            Err(NotUnderstood("a purchase's quantity is out of range".into()))
+        }
+    }
 }
 
 /// What central asks.
@@ -149,14 +160,17 @@ impl Command {
         Ok(match kind {
             OPENED => {
                 let body: OpenedBody = serde_json::from_str(body)?;
+                check_number(body.for_epoch)?;
                 Self::Opened { for_epoch: body.for_epoch }
             }
             "purchase" => {
                 let PurchaseBody { purchase, deadline, about } = serde_json::from_str(body)?;
+                purchase.check()?;
                 Self::Purchase { purchase, deadline, about }
             }
             "cancel" => {
                 let CancelBody { purchase, forced, about } = serde_json::from_str(body)?;
+                purchase.check()?;
                 Self::Cancel { purchase, forced, about }
             }
             "operation" => {

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{About, NotUnderstood, PurchaseRef, encode};
-use crate::domain::{Change, Item, QUANTITY_MAX, Reason, Rejection, TOTAL_MAX};
+use super::{About, NotUnderstood, PurchaseRef, check_number, encode};
+use crate::domain::{Change, Item, Reason, Rejection, TOTAL_MAX};
 use crate::ids::{OperationId, ProductId};
 use crate::link::{Cursor, OPENED};
 use crate::time::Millis;
@@ -275,21 +275,24 @@ impl Event {
         Ok(match kind {
             OPENED => {
                 let body: OpenedBody = serde_json::from_str(body)?;
+                body.lineage.iter().try_for_each(|past| check_number(past.epoch).and(check_number(past.seq)))?;
                 Self::Opened { lineage: body.lineage }
             }
             "outcome_repeated" => {
                 let outcome: Outcome = serde_json::from_str(body)?;
-                outcome.item.as_ref().map_or(Ok(()), check_item)?;
+                check_outcome(&outcome)?;
                 Self::OutcomeRepeated(outcome)
             }
             "snapshot_page" => {
                 let page: SnapshotPage = serde_json::from_str(body)?;
                 page.items.iter().try_for_each(|named| check_item(&named.item))?;
+                page.outcomes.iter().try_for_each(check_outcome)?;
                 Self::SnapshotPage(page)
             }
             "snapshot_end" => Self::SnapshotEnd(serde_json::from_str(body)?),
             "ready" => {
                 let body: ReadyBody = serde_json::from_str(body)?;
+                check_number(body.command_epoch)?;
                 Self::Ready { command_epoch: body.command_epoch }
             }
             other => return Err(NotUnderstood(format!("unknown event type {other:?}"))),
@@ -304,7 +307,8 @@ fn check_item(item: &Item) -> Result<(), NotUnderstood> {
     let whole = (0..=QUANTITY_LIMIT).contains(&item.quantity)
         && item.reserved >= 0
         && item.allotted >= 0
-        && item.available() >= 0
+        && item.reserved <= item.quantity
+        && item.allotted <= item.quantity - item.reserved
         && item.version >= 1
         && item.low_at.is_none_or(|at| (0..=TOTAL_MAX).contains(&at));
     if whole { Ok(()) } else { Err(NotUnderstood("an item's figures are out of range".into())) }
@@ -323,10 +327,12 @@ fn check_fact(kind: Kind, fact: &Fact) -> Result<(), NotUnderstood> {
     if about_purchase && fact.purchase.is_none() {
         return Err(NotUnderstood("a purchase's event names no purchase".into()));
     }
-    if fact.purchase.as_ref().is_some_and(|purchase| !(1..=QUANTITY_MAX).contains(&purchase.quantity)) {
-        return Err(NotUnderstood("a purchase's quantity is out of range".into()));
-    }
-    Ok(())
+    fact.purchase.as_ref().map_or(Ok(()), PurchaseRef::check)
+}
+
+fn check_outcome(outcome: &Outcome) -> Result<(), NotUnderstood> {
+    outcome.item.as_ref().map_or(Ok(()), check_item)?;
+    outcome.purchase.as_ref().map_or(Ok(()), PurchaseRef::check)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Invalid, StoreId};
-use crate::link::EntryId;
+use crate::link::{EntryId, NUMBER_MAX};
 
 /// `v` of every entry written by this version.
 pub const FORMAT: u32 = 1;
@@ -69,6 +69,10 @@ impl From<Position> for String {
     fn from(position: Position) -> String {
         position.to_string()
     }
+}
+
+fn check_number(number: u64) -> Result<(), NotUnderstood> {
+    if number <= NUMBER_MAX { Ok(()) } else { Err(NotUnderstood("a number is out of range".into())) }
 }
 
 fn encode<T: Serialize>(value: &T) -> String {

@@ -39,8 +39,8 @@ impl shared::link::Log for Log<'_> {
         if seq == 0 {
             return Some(Hash::ZERO);
         }
-        if seq == self.head.seq {
-            return Some(self.head.hash);
+        if seq >= self.head.seq {
+            return (seq == self.head.seq).then_some(self.head.hash);
         }
         let found = self.connection.prepare_cached("select hash from ledger where epoch = ?1 and seq = ?2").and_then(
             |mut statement| {

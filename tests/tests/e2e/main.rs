@@ -5,5 +5,6 @@ mod flush;
 mod last_unit;
 mod life;
 mod offline;
+mod poison;
 mod purchases;
 mod replay;

@@ -1,0 +1,202 @@
+//! A store's life: backup, restore of a lost disk and of an old copy, central's restore, audits, refused files.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tests::{Builder, Daemon, World, until};
+
+const SOON: Duration = Duration::from_secs(20);
+
+async fn world() -> World {
+    let world = Builder { beat_ms: 300, max_age_ms: 2_000, sweep_ms: 300 }.start(&["s1"]).await;
+    let store = world.store("s1");
+    store.post("/v1/inventory", json!({"productId": "tea", "name": "Tea", "quantity": 50})).await.expect(201);
+    world.converged(SOON).await;
+    world
+}
+
+fn agent() -> Daemon {
+    Daemon::Store("s1".into())
+}
+
+/// Removes a database that no process has open.
+fn remove(world: &World, store: &str) {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = world.database(store).into_os_string();
+        name.push(suffix);
+        let _ = std::fs::remove_file(name);
+    }
+}
+
+async fn restored(world: &World, more: &[&str]) -> String {
+    let args = [&["restore", "--store-id", "s1"], more].concat();
+    let (done, said) = world.tool("store-agent", &args).await;
+    assert!(done, "{said}");
+    said
+}
+
+async fn audited(world: &World) {
+    for (program, args) in [("store-agent", &["verify", "--store-id", "s1"] as &[&str]), ("central", &["verify"])] {
+        let (well, said) = world.tool(program, args).await;
+        assert!(well && said.contains("All is well"), "{program}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_machine_takes_over_from_central() {
+    let mut world = world().await;
+    let central = world.central();
+    let bought = central.post("/v1/purchase/s1/tea", json!({"quantity": 3})).await.expect(200);
+    let id = bought["purchase"]["purchaseId"].as_str().expect("an id").to_owned();
+    world.store("s1").post("/v1/purchase/tea", json!({"quantity": 7})).await.expect(200);
+    world.converged(SOON).await;
+    world.kill(&agent());
+    remove(&world, "s1");
+
+    let said = restored(&world, &[]).await;
+    assert!(said.contains("1 items"), "{said}");
+    world.restart(&agent()).await;
+    world.converged(SOON).await;
+    let store = world.store("s1");
+    assert_eq!(store.get("/v1/inventory/tea").await.expect(200)["quantity"], 40);
+    let waiting = store.get("/v1/purchases?picked=false").await.expect(200);
+    assert_eq!(waiting["items"][0]["purchaseId"], id.as_str(), "what waits to be picked is known again");
+    world.online("s1").await;
+    central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await.expect(200);
+    // Its units come back when it is cancelled: the new machine knows the outcome.
+    central.post_with(&format!("/v1/purchases/{id}/cancel"), &[("prefer", "wait=10")], json!({})).await.expect(200);
+    world.converged(SOON).await;
+    assert_eq!(store.get("/v1/inventory/tea").await.expect(200)["quantity"], 42);
+    audited(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_copy_stops_itself_sells_on_and_takes_in_what_it_missed() {
+    let mut world = world().await;
+    let old = world.dir().join("yesterday.db");
+    let (done, said) =
+        world.tool("store-agent", &["backup", "--store-id", "s1", "--to", &old.display().to_string()]).await;
+    assert!(done, "{said}");
+    world.store("s1").post("/v1/purchase/tea", json!({"quantity": 10})).await.expect(200);
+    world.converged(SOON).await;
+    world.kill(&agent());
+    remove(&world, "s1");
+    std::fs::copy(&old, world.database("s1")).expect("the copy goes back");
+    world.restart(&agent()).await;
+
+    let store = world.store("s1");
+    until("it stops itself", SOON, async || {
+        let status = store.get("/v1/status").await;
+        if status.body["link"] == "fenced" && status.header("shelf-warning") == "fenced" { Ok(()) } else { Err(status) }
+    })
+    .await;
+    assert!(store.get("/v1/status").await.body["advice"].as_str().is_some_and(|text| text.contains("OPERATIONS")));
+    store.post("/v1/purchase/tea", json!({"quantity": 2, "reference": "while fenced"})).await.expect(200);
+    assert_eq!(world.terminate(&agent()), Some(0));
+
+    let said = restored(&world, &[]).await;
+    assert!(said.contains("1 entries that central did not have were recorded again"), "{said}");
+    assert!(said.contains("Please count these 1 items: tea"), "{said}");
+    world.restart(&agent()).await;
+    world.converged(SOON).await;
+    assert_eq!(store.get("/v1/inventory/tea").await.expect(200)["quantity"], 38, "50 - 10 - 2: both happened");
+    let events = world.central().get("/v1/events?reference=while%20fenced").await.expect(200);
+    assert_eq!(events["items"].as_array().map(Vec::len), Some(1), "{events}");
+    audited(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_agent_with_a_known_id_is_refused_until_someone_chooses() {
+    let mut world = world().await;
+    assert_eq!(world.terminate(&agent()), Some(0));
+    remove(&world, "s1");
+    world.restart(&agent()).await;
+    let store = world.store("s1");
+    store.post("/v1/inventory", json!({"productId": "new", "quantity": 1})).await.expect(201);
+    until("it is fenced", SOON, async || {
+        let status = store.get("/v1/status").await.body;
+        if status["link"] == "fenced" { Ok(()) } else { Err(status) }
+    })
+    .await;
+    let seen = world.central().get("/v1/stores/s1").await.expect(200);
+    assert_eq!(seen["claims"].as_array().map(Vec::len), Some(1), "{seen}");
+    assert_eq!(world.terminate(&agent()), Some(0));
+    let (done, said) = world.tool("store-agent", &["restore", "--store-id", "s1"]).await;
+    assert!(!done && said.contains("--state"), "{said}");
+    restored(&world, &["--state", "central"]).await;
+    world.restart(&agent()).await;
+    world.converged(SOON).await;
+    assert_eq!(store.get("/v1/inventory/tea").await.expect(200)["quantity"], 50);
+    assert_eq!(store.get("/v1/inventory/new").await.status, 404, "left out, as was said");
+    audited(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn central_goes_on_from_a_backup() {
+    let mut world = world().await;
+    let backup = world.dir().join("central-backup.db");
+    let (done, said) = world.tool("central", &["backup", "--to", &backup.display().to_string()]).await;
+    assert!(done, "{said}");
+    let central = world.central();
+    central.post("/v1/purchase/s1/tea", json!({"quantity": 4})).await.expect(200);
+    world.store("s1").post("/v1/purchase/tea", json!({"quantity": 6})).await.expect(200);
+    world.converged(SOON).await;
+    world.kill(&Daemon::Central);
+    let (done, said) = world.tool("central", &["restore", "--from", &backup.display().to_string()]).await;
+    assert!(done, "{said}");
+    world.restart(&Daemon::Central).await;
+    world.converged(SOON).await;
+    assert_eq!(central.get("/v1/inventory/s1/tea").await.expect(200)["quantity"], 40);
+    let purchases = central.get("/v1/purchases").await.expect(200);
+    assert_eq!(purchases["items"][0]["status"], "confirmed", "the store's reply makes it known again: {purchases}");
+    world.online("s1").await;
+    central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await.expect(200);
+    world.converged(SOON).await;
+    audited(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_finds_what_was_changed_behind_the_ledgers_back() {
+    let mut world = world().await;
+    assert_eq!(world.terminate(&agent()), Some(0));
+    let file = rusqlite::Connection::open(world.database("s1")).expect("opens");
+    file.execute("update item set quantity = quantity + 1", []).expect("writes");
+    drop(file);
+    let (well, said) = world.tool("store-agent", &["verify", "--store-id", "s1"]).await;
+    assert!(!well && said.contains("DIFFERENCE  item tea") && said.contains("DIFFERENCE  digest"), "{said}");
+    world.kill(&Daemon::Central);
+    let file = rusqlite::Connection::open(world.dir().join("central.db")).expect("opens");
+    file.execute("update event set body = replace(body, '50', '51') where type = 'item_created'", []).expect("writes");
+    drop(file);
+    let (well, said) = world.tool("central", &["verify"]).await;
+    assert!(!well && said.contains("its hash does not fit its content"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_are_not_what_they_should_be_are_refused() {
+    let mut world = world().await;
+    // In use.
+    let (done, said) = world.tool("store-agent", &["restore", "--store-id", "s1"]).await;
+    assert!(!done && said.contains("in use by another process"), "{said}");
+    assert_eq!(world.terminate(&agent()), Some(0));
+    // Another store's.
+    let path = world.database("s1").display().to_string();
+    let (done, said) = world.tool("store-agent", &["serve", "--store-id", "s2", "--database-path", &path]).await;
+    assert!(!done && said.contains("belongs to store s1"), "{said}");
+    // Central's.
+    let (done, said) =
+        world.tool("store-agent", &["verify", "--store-id", "s1", "--database-path", "central.db"]).await;
+    assert!(!done && said.contains("not an agent's"), "{said}");
+    // A newer version's.
+    let file = rusqlite::Connection::open(world.database("s1")).expect("opens");
+    file.pragma_update(None, "user_version", 1_000).expect("writes");
+    drop(file);
+    let (done, said) = world.tool("store-agent", &["serve", "--store-id", "s1", "--listen", "127.0.0.1:0"]).await;
+    assert!(!done && said.contains("newer version") && said.contains("upgrade"), "{said}");
+    // A damaged one.
+    let bytes = std::fs::read(world.database("s1")).expect("reads");
+    let damaged: Vec<u8> = bytes.iter().enumerate().map(|(at, byte)| if at > 4_096 { !byte } else { *byte }).collect();
+    std::fs::write(world.database("s1"), damaged).expect("writes");
+    let (done, said) = world.tool("store-agent", &["serve", "--store-id", "s1", "--listen", "127.0.0.1:0"]).await;
+    assert!(!done && said.contains("damaged") && said.contains("restore"), "{said}");
+}

@@ -1,0 +1,124 @@
+//! One bad message stops nothing (P7): it is parked or its store is set aside, and all others go on.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+use serde_json::json;
+use shared::link::Entry;
+use shared::sqlite::{DigestColumn, HashColumn};
+use store_agent::ledger;
+use tests::{Builder, Daemon, World, until};
+
+const SOON: Duration = Duration::from_secs(20);
+
+async fn world() -> World {
+    let world = Builder { beat_ms: 300, max_age_ms: 2_000, sweep_ms: 300 }.start(&["s1", "s2"]).await;
+    for store in ["s1", "s2"] {
+        world.store(store).post("/v1/inventory", json!({"productId": "tea", "quantity": 50})).await.expect(201);
+    }
+    world.converged(SOON).await;
+    world
+}
+
+/// Adds an entry to a ledger that no process has open, as a later version of the agent might have.
+fn record(world: &World, store: &str, kind: &str, body: &str) {
+    let file = Connection::open(world.database(store)).expect("opens");
+    let mut head = ledger::head(&file).expect("a head");
+    let entry = Entry::follow(&head.cursor, kind, "news", body.to_owned(), Some(head.digest));
+    file.execute(
+        "insert into ledger (epoch, seq, type, operation_id, body, digest, hash, recorded_at) \
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
+        rusqlite::params![
+            entry.id.epoch,
+            entry.id.seq,
+            entry.kind,
+            entry.operation,
+            entry.body,
+            DigestColumn(head.digest),
+            HashColumn(entry.hash)
+        ],
+    )
+    .expect("writes");
+    head.cursor = entry.cursor();
+    ledger::save_head(&file, &head).expect("writes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_understood_is_parked_and_the_store_goes_on() {
+    let mut world = world().await;
+    let agent = Daemon::Store("s1".into());
+    assert_eq!(world.terminate(&agent), Some(0));
+    record(&world, "s1", "teleported", "{\"to\": \"the moon\"}");
+    record(&world, "s1", "sold", "{\"not\": \"a sale\"}");
+    // Understood, but beyond what any table holds: it must not stop the batch it travels in.
+    record(&world, "s1", "ready", "{\"commandEpoch\": 18446744073709551615}");
+    world.restart(&agent).await;
+    world.store("s1").post("/v1/purchase/tea", json!({"quantity": 1})).await.expect(200);
+    world.converged(SOON).await;
+    let central = world.central();
+    let letters = central.get("/v1/dead-letters?storeId=s1").await.expect(200);
+    let reasons: Vec<&str> =
+        letters["items"].as_array().expect("a list").iter().filter_map(|letter| letter["reason"].as_str()).collect();
+    assert_eq!(reasons.len(), 3, "{letters}");
+    assert!(reasons.iter().any(|reason| reason.contains("teleported")), "{reasons:?}");
+    // A replay does not lose what is still not understood.
+    central.post("/v1/dead-letters/replay", json!({})).await.expect(200);
+    let again = central.get("/v1/dead-letters?storeId=s1").await.expect(200);
+    assert_eq!(again["items"].as_array().map(Vec::len), Some(3), "{again}");
+    // A resync has made the view sure of itself again.
+    world.online("s1").await;
+    central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_in_a_stream_is_cleared_and_others_do_not_notice() {
+    let world = world().await;
+    let poisons: [&[&str]; 5] = [
+        &["XADD", "shelf:{s1}:events", "18446744073709551615-18446744073709551615", "x", "y"],
+        &["SET", "shelf:{s1}:events", "not a stream"],
+        &["SET", "shelf:{s1}:events:ack", "not an ack"],
+        &[
+            "SET",
+            "shelf:{s1}:heartbeat",
+            "{\"process\":1,\"epoch\":1,\"head\":1,\"backlog\":1,\"oldestUnsentMs\":-9223372036854775808,\"version\":\"\",\"lifeMs\":-9223372036854775808}",
+        ],
+        &["LPUSH", "shelf:{s1}:commands:ack", "not an ack"],
+    ];
+    for poison in poisons {
+        let _ = world.redis(&["DEL", poison[1]]).await.expect("Redis answers");
+        world.redis(poison).await.expect("Redis takes it");
+        let sold = world.store("s2").post("/v1/purchase/tea", json!({"quantity": 1})).await.expect(200);
+        let central = world.central();
+        until("the other store is seen at once", Duration::from_secs(5), async || {
+            let seen = central.get("/v1/inventory/s2/tea").await.body;
+            if seen["quantity"] == sold["quantity"] { Ok(()) } else { Err(seen) }
+        })
+        .await;
+        world.store("s1").post("/v1/purchase/tea", json!({"quantity": 1})).await.expect(200);
+        world.converged(SOON).await;
+    }
+    let central = world.central();
+    until("a purchase is confirmed", SOON, async || {
+        let answer = central.post_with("/v1/purchase/s1/tea", &[("prefer", "wait=5")], json!({"quantity": 1})).await;
+        if answer.status == 200 { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    let big = format!("{{\"quantity\": 1, \"reference\": \"{}\"}}", "x".repeat(10 << 20));
+    let answer = central
+        .send(reqwest::Method::POST, "/v1/purchase/s1/tea", &[("content-type", "application/json")], big.into_bytes())
+        .await;
+    assert_eq!((answer.status, answer.code()), (413, "body_too_large"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_beyond_all_numbers_stops_no_agent() {
+    let world = world().await;
+    let beyond = json!({"quantity": 5, "countedAt": "s1:5-18446744073709551615"});
+    let (store, central) = (world.store("s1"), world.central());
+    let at_store = store.put("/v1/inventory/tea", beyond.clone()).await;
+    assert!((400..500).contains(&at_store.status), "{at_store:?}");
+    let at_central = central.put("/v1/inventory/s1/tea", beyond).await;
+    assert!((400..500).contains(&at_central.status), "{at_central:?}");
+    store.post("/v1/purchase/tea", json!({"quantity": 1})).await.expect(200);
+    world.converged(SOON).await;
+}
