@@ -24,6 +24,8 @@ use crate::world::free_port;
 const READY_WITHIN: Duration = Duration::from_secs(5);
 /// How long an agent may go on writing to a full disk: what is left of the log it has.
 const FULL_WITHIN: Duration = Duration::from_secs(15);
+/// How long an older file may sell before a human notices: Redis or central may be away.
+const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 /// How long people try to restore something whose other end may be down.
 const RESTORE_WITHIN: Duration = Duration::from_secs(40);
 
@@ -545,7 +547,7 @@ async fn older_file(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
         mark_lost(rig, number, &dead, Some(&daemon.database))?;
         rig.start_daemon(daemon, &mut slot);
         let stopped = rig
-            .wait("the old file is stopped", Duration::from_secs(6), async || {
+            .wait("the old file is stopped", STOPPED_WITHIN, async || {
                 let told = look(daemon.port, "/v1/status").await?;
                 if told["stopped"].is_null() { Err(told.to_string()) } else { Ok(()) }
             })

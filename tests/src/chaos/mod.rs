@@ -31,7 +31,7 @@ use rig::Rig;
 use traffic::{Crowd, Totals};
 
 /// Faults at a time, at most.
-const LANES: usize = 3;
+const LANES: usize = 2;
 /// How long healing may take.
 const HEAL_WITHIN: Duration = Duration::from_secs(60);
 /// Shopping goes on for so long after the last fault: a livelock shows only under traffic.
