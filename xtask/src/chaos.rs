@@ -21,6 +21,9 @@ pub(crate) struct Options {
     /// Keep the files of a world that failed.
     #[arg(long)]
     keep: bool,
+    /// Only kinds of fault whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
@@ -33,6 +36,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     command.args(["--stores", &options.stores.to_string()]);
     if options.keep {
         command.arg("--keep");
+    }
+    if let Some(only) = &options.only {
+        command.args(["--only", only]);
     }
     command.env("SHELFSTREAM_REDIS_SERVER", server).env("SHELFSTREAM_BIN_DIR", binaries);
     if !command.status()?.success() {

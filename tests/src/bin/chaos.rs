@@ -25,6 +25,9 @@ struct Options {
     /// Keep the files of a world that failed.
     #[arg(long)]
     keep: bool,
+    /// Only kinds of fault whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
 }
 
 #[tokio::main]
@@ -37,6 +40,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             stores: usize::try_from(options.stores)?,
             faults_for: ROUND,
             keep: options.keep,
+            only: options.only.clone(),
         };
         let outcome = chaos::play(&world).await?;
         for violation in &outcome.violations {

@@ -154,10 +154,8 @@ impl Kind {
     /// Why it cannot happen on this machine.
     pub(super) fn hindrance(self, rig: &Rig) -> Option<&'static str> {
         match self {
-            Self::AgentClock | Self::CentralClock if faketime().is_none() => {
-                Some("libfaketime is not installed")
-            }
-            Self::DiskFull if rig.small_disk().is_none() => Some("a small disk can be mounted by root only"),
+            Self::AgentClock | Self::CentralClock if faketime().is_none() => Some("libfaketime is not installed"),
+            Self::DiskFull if rig.small_disk().is_none() => Some("only root can mount a small disk"),
             _ => None,
         }
     }
@@ -582,8 +580,9 @@ async fn disk_lost(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
     result.map(|()| daemon.name.clone())
 }
 
-/// From here on a shortage may be.
+/// From here on a shortage may be, and tills ask nothing again that they asked before: keys do not outlive a restore.
 fn fork(rig: &Rig, number: usize) {
+    rig.stores[number].files.fetch_add(1, Ordering::Relaxed);
     rig.records.lock().expect("no thread panics").history.forked_stores.insert(rig.ids[number].clone());
 }
 
@@ -661,9 +660,9 @@ async fn restore(rig: &Rig, number: usize) -> anyhow::Result<()> {
     };
     rig.log.say(&format!("{} is restored: {}", daemon.name, said.lines().rev().nth(1).unwrap_or_default()));
     rig.restored.lock().expect("no thread panics")[number] += 1;
+    fork(rig, number);
     let set_back = rig.central_set_back.load(Ordering::Relaxed) > 0;
     let mut records = rig.records.lock().expect("no thread panics");
-    records.history.forked_stores.insert(rig.ids[number].clone());
     if set_back || said.contains("own state stands") {
         records.history.stores_without_entries.insert(rig.ids[number].clone());
     }
@@ -765,8 +764,7 @@ async fn central_older_copy(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String
 /// Purchases that the copy does not know as they are now may be forgotten, and of the victim, whose ledger may not
 /// reach back, operations.
 fn allow_for_set_back(rig: &Rig, old: &Path) -> anyhow::Result<()> {
-    let (old, now, own) =
-        (read(old)?, read(&rig.central.database)?, read(&rig.stores[rig.victim].database)?);
+    let (old, now, own) = (read(old)?, read(&rig.central.database)?, read(&rig.stores[rig.victim].database)?);
     let row = "select status || coalesce(cancel_requested_at, '') from purchase where purchase_id = ?1";
     let mut ids = now.prepare("select purchase_id, status || coalesce(cancel_requested_at, '') from purchase")?;
     let ids: Vec<(String, String)> =

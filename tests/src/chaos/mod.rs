@@ -45,7 +45,7 @@ const SUMMARY_EVERY: Duration = Duration::from_secs(5);
 const UNKNOWN_EVENTS_END: Duration = Duration::from_secs(30);
 
 /// How one world goes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Decides what goes wrong, where and in which order.
     pub seed: u64,
@@ -55,10 +55,13 @@ pub struct Options {
     pub faults_for: Duration,
     /// Keep the files when a promise was broken.
     pub keep: bool,
+    /// Only kinds of fault whose name contains this.
+    pub only: String,
 }
 
 /// The faults to come.
 struct Deck {
+    kinds: Vec<Kind>,
     cards: VecDeque<(Plan, u32)>,
     dice: Dice,
     end: Instant,
@@ -68,36 +71,40 @@ struct Deck {
 
 impl Deck {
     fn new(rig: &Rig, outcome: &mut Outcome, options: &Options, dice: Dice) -> Self {
+        let mut kinds = Vec::new();
         for kind in Kind::ALL {
-            if let Some(why) = kind.hindrance(rig) {
-                outcome.skipped.insert(*kind, why.to_owned());
+            match kind.hindrance(rig) {
+                Some(why) => drop(outcome.skipped.insert(*kind, why.to_owned())),
+                None if !kind.name().contains(&options.only) => {
+                    outcome.skipped.insert(*kind, "not asked for".to_owned());
+                }
+                None => kinds.push(*kind),
             }
         }
-        let mut deck =
-            Self { cards: VecDeque::new(), dice, end: Instant::now() + options.faults_for, complete: false };
+        let end = Instant::now() + options.faults_for;
+        let mut deck = Self { kinds, cards: VecDeque::new(), dice, end, complete: false };
         deck.shuffle(rig);
         deck
     }
 
     fn shuffle(&mut self, rig: &Rig) {
         let first = !self.complete;
-        let mut kinds: Vec<Kind> = Kind::ALL.iter().copied().filter(|kind| kind.hindrance(rig).is_none()).collect();
+        let mut kinds = self.kinds.clone();
         for place in (1..kinds.len()).rev() {
             kinds.swap(place, self.dice.below(place as u64 + 1) as usize);
         }
         if first {
-            // What needs an earlier copy comes later, what takes a minute to heal sooner.
-            kinds.sort_by_key(|kind| match kind {
-                Kind::UnknownEvent => 0,
-                Kind::OlderFile | Kind::CentralOlderCopy | Kind::RedisOlderCopy => 2,
-                _ => 1,
-            });
-            // Not all of them at the very end.
-            let late = kinds.split_off(kinds.len() - 3);
-            for kind in late {
-                let half = kinds.len() / 2;
-                let place = half + self.dice.below((kinds.len() - half) as u64) as usize;
-                kinds.insert(place, kind);
+            // What takes a minute to heal comes in the first half, what needs an earlier copy in the second.
+            let (half, last) = (kinds.len() / 2, kinds.len().saturating_sub(1));
+            for place in 0..kinds.len() {
+                let wrong = match kinds[place] {
+                    Kind::UnknownEvent => place >= half,
+                    Kind::OlderFile | Kind::CentralOlderCopy | Kind::RedisOlderCopy => place < half,
+                    _ => false,
+                };
+                if wrong {
+                    kinds.swap(place, last - place);
+                }
             }
         }
         let dice = &mut self.dice;
@@ -108,7 +115,7 @@ impl Deck {
     fn next(&mut self, rig: &Rig) -> Option<(Plan, u32)> {
         loop {
             let now = Instant::now();
-            if self.complete && now >= self.end {
+            if self.kinds.is_empty() || (self.complete && now >= self.end) {
                 return None;
             }
             let Some(card) = self.cards.pop_front() else {
@@ -201,15 +208,18 @@ async fn lane(rig: &Arc<Rig>, deck: &Mutex<Deck>, outcome: &Mutex<Outcome>, log:
         let Some((plan, tries)) = next else { return };
         let totals = || rig.records.lock().expect("no thread panics").totals;
         let (kind, before, began) = (plan.kind, totals(), Instant::now());
+        let violations = rig.records.lock().expect("no thread panics").history.violations.len();
         match faults::inflict(rig, plan.clone()).await {
             Ok(what) => {
                 let took = began.elapsed().as_secs_f64();
                 log.say(&format!("{}: {what} ({took:.1} s)", kind.name()));
-                outcome.lock().expect("no thread panics").count(kind, &before, &totals());
+                let broken = rig.records.lock().expect("no thread panics").history.violations.len() > violations;
+                outcome.lock().expect("no thread panics").count(kind, &before, &totals(), broken);
             }
             Err(error) if tries + 1 < TRIES => {
                 log.say(&format!("{}: later, {error:#}", kind.name()));
                 let mut deck = deck.lock().expect("no thread panics");
+                // Something else first: what is in the way may be gone then.
                 let place = deck.cards.len().min(3);
                 deck.cards.insert(place, (plan, tries + 1));
             }

@@ -32,6 +32,8 @@ pub struct Row {
     pub operations: u64,
     /// Purchases answered while it lasted.
     pub purchases: u64,
+    /// A promise was seen to be broken while it lasted.
+    pub broken: bool,
 }
 
 /// What one world went through.
@@ -54,11 +56,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    pub(super) fn count(&mut self, kind: Kind, before: &Totals, after: &Totals) {
+    pub(super) fn count(&mut self, kind: Kind, before: &Totals, after: &Totals, broken: bool) {
         let row = self.faults.entry(kind).or_default();
         row.count += 1;
         row.operations += after.operations - before.operations;
         row.purchases += after.purchases - before.purchases;
+        row.broken |= broken;
     }
 
     /// Adds another world's.
@@ -68,6 +71,7 @@ impl Outcome {
             sum.count += row.count;
             sum.operations += row.operations;
             sum.purchases += row.purchases;
+            sum.broken |= row.broken;
         }
         self.skipped.extend(other.skipped);
         self.operations += other.operations;
@@ -85,15 +89,17 @@ impl Outcome {
 
     /// The table.
     pub fn print(&self) {
-        println!("\n{:<46} {:>5} {:>10} {:>9}", "fault", "count", "operations", "purchases");
+        println!("\n{:<46} {:>5} {:>10} {:>9}  verdict", "fault", "count", "operations", "purchases");
         for kind in Kind::ALL {
             let row = self.faults.get(kind).copied().unwrap_or_default();
-            print!("{:<46} {:>5} {:>10} {:>9}", kind.name(), row.count, row.operations, row.purchases);
-            match self.skipped.get(kind) {
-                Some(why) if row.count == 0 => println!("  skipped: {why}"),
-                _ if row.count == 0 => println!("  never happened"),
-                _ => println!(),
-            }
+            let verdict = match self.skipped.get(kind) {
+                Some(why) if row.count == 0 => format!("skipped: {why}"),
+                _ if row.count == 0 => "never happened".to_owned(),
+                _ if row.broken => "BROKEN while it lasted".to_owned(),
+                _ if self.violations.is_empty() => "kept".to_owned(),
+                _ => "nothing seen while it lasted".to_owned(),
+            };
+            println!("{:<46} {:>5} {:>10} {:>9}  {verdict}", kind.name(), row.count, row.operations, row.purchases);
         }
         let count: u64 = self.faults.values().map(|row| row.count).sum();
         println!("\n{} kinds, {count} faults (operations and purchases: answered while the fault lasted)", {

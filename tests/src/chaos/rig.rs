@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -45,6 +46,8 @@ pub(super) struct Daemon {
     pub(super) name: String,
     pub(super) port: u16,
     pub(super) database: PathBuf,
+    /// How often another file took this database's place.
+    pub(super) files: AtomicU64,
     pub(super) proxy: Proxy,
     /// Held while the network of this daemon is not clear.
     pub(super) network: Mutex<()>,
@@ -69,20 +72,30 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn mount(path: PathBuf) -> Option<Self> {
         std::fs::create_dir_all(&path).ok()?;
-        let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={SMALL_DISK}"), "tmpfs"])
-            .arg(&path)
-            .stderr(Stdio::null())
-            .status();
-        mounted.is_ok_and(|status| status.success()).then_some(Self(path))
+        let size = format!("size={SMALL_DISK},mode=1777");
+        let mounted = as_root("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", &path.display().to_string()]);
+        mounted.then_some(Self(path))
     }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         // What is mounted is in memory and goes with the machine at the latest.
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = as_root("umount", &["-l", &self.0.display().to_string()]);
     }
+}
+
+/// Runs a command as root, if this is root or may become it without being asked; whether it succeeded.
+fn as_root(command: &str, args: &[&str]) -> bool {
+    [&[command][..], &["sudo", "-n", command]].iter().any(|words| {
+        let status = std::process::Command::new(words[0])
+            .args(&words[1..])
+            .args(args)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        status.is_ok_and(|status| status.success())
+    })
 }
 
 /// All of it.
@@ -100,7 +113,7 @@ pub(super) struct Rig {
     /// How often people ran `store-agent restore`, by store.
     pub(super) restored: std::sync::Mutex<Vec<u64>>,
     /// How often central was set back.
-    pub(super) central_set_back: std::sync::atomic::AtomicU64,
+    pub(super) central_set_back: AtomicU64,
     disk: Option<SmallDisk>,
     dir: TempDir,
 }
@@ -119,6 +132,7 @@ impl Rig {
                 name: name.to_owned(),
                 port: free_port(),
                 database,
+                files: AtomicU64::new(0),
                 proxy: Proxy::start(redis.port).await?,
                 network: Mutex::new(()),
                 slot: Mutex::new(Slot { process: None, environment: Vec::new() }),
@@ -280,8 +294,7 @@ impl Rig {
 
     pub(super) fn start_daemon(&self, daemon: &Daemon, slot: &mut Slot) {
         let args = self.arguments(daemon, &daemon.database, daemon.port);
-        slot.process =
-            Some(started(&Self::program(daemon.who), &args, &slot.environment, &self.log_of(&daemon.name)));
+        slot.process = Some(started(&Self::program(daemon.who), &args, &slot.environment, &self.log_of(&daemon.name)));
     }
 
     /// An agent beside the one in service, with the same id and through the same proxy.
