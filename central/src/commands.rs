@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use shared::hash::Hash;
 use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use shared::link::{Cursor, Entry, EntryId};
+use shared::planted::{Bug, planted};
 use shared::time::Millis;
 use shared::wire::{Command, Outcome, Position};
 
@@ -119,7 +120,7 @@ pub fn open_epoch(
         )?
         .query_map([store.id.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    for (id, kind, body) in unsettled {
+    for (id, kind, body) in if planted(Bug::UnsettledNotRepeated) { Vec::new() } else { unsettled } {
         log(connection, store, &id, &kind, body, now)?;
     }
     Ok(())

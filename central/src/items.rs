@@ -4,6 +4,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use shared::domain::Item;
 use shared::ids::{ProductId, StoreId};
+use shared::planted::{Bug, planted};
 use shared::time::Millis;
 
 use crate::stores::Store;
@@ -120,6 +121,9 @@ fn count(
 
 /// Sums a product's totals anew: whatever had crept into the running ones goes.
 pub fn sum_anew(connection: &Connection, product: &ProductId) -> rusqlite::Result<()> {
+    if planted(Bug::TotalsNeverSummed) {
+        return Ok(());
+    }
     connection
         .prepare_cached(
             "update product set (quantity, reserved, allotted, stores) = \

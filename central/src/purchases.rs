@@ -6,6 +6,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use shared::domain::{Item, Rejection};
 use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use shared::planted::{Bug, planted};
 use shared::time::Millis;
 use shared::wire::{About, Command, Kind, Position, PurchaseRef};
 
@@ -247,6 +248,11 @@ pub fn cancel(
     if let Some(asked) = unanswered_cancel(connection, purchase.id)? {
         return Ok(Cancelled::Asked(asked));
     }
+    if planted(Bug::CancelOutOfOrder) && forced {
+        connection
+            .execute("update purchase set status = 'cancelled' where purchase_id = ?1", [purchase.id.to_string()])?;
+        return Ok(Cancelled::Ended);
+    }
     connection
         .prepare_cached("update purchase set cancel_requested_at = ?2 where purchase_id = ?1")?
         .execute(params![purchase.id.to_string(), now.0])?;
@@ -298,7 +304,15 @@ pub fn settle(connection: &Connection, store: &mut Store, answer: &Answer<'_>, n
             Ok(true)
         }
         // A cancel was asked for while it was pending, and follows in order: its answer ends the purchase, not this.
-        (Kind::PurchaseConfirmed, Status::Pending) if present && purchase.cancel_requested_at.is_some() => Ok(false),
+        (Kind::PurchaseConfirmed, Status::Pending)
+            if present && purchase.cancel_requested_at.is_some() && !planted(Bug::ConfirmedAfterCancel) =>
+        {
+            Ok(false)
+        }
+        _ if planted(Bug::SettleTwice) && answer.kind != Kind::PurchasePicked => {
+            find_and_end(connection, answer, now)?;
+            Ok(true)
+        }
         (
             Kind::PurchaseConfirmed | Kind::PurchaseRejected | Kind::PurchaseExpired | Kind::PurchaseCancelled,
             Status::Pending,
@@ -321,6 +335,9 @@ pub fn settle(connection: &Connection, store: &mut Store, answer: &Answer<'_>, n
 
 /// B6: the store took units for a purchase that is settled otherwise: it shall give them back.
 fn give_back(connection: &Connection, store: &mut Store, purchase: &PurchaseRef, now: Millis) -> rusqlite::Result<()> {
+    if planted(Bug::NothingGivenBack) {
+        return Ok(());
+    }
     if commands::is_asked(connection, &store.id, "cancel", purchase.purchase_id)? {
         return Ok(());
     }
@@ -353,7 +370,9 @@ fn recreate(connection: &Connection, store: &Store, answer: &Answer<'_>) -> rusq
 }
 
 fn find_and_end(connection: &Connection, answer: &Answer<'_>, now: Millis) -> rusqlite::Result<()> {
+    let late = planted(Bug::ExpiryByTimeAlone) && answer.purchase.expires_at < now;
     let (status, code) = match answer.kind {
+        Kind::PurchaseConfirmed if late => (Status::Expired, Some("purchase_expired")),
         Kind::PurchaseConfirmed | Kind::PurchasePicked => (Status::Confirmed, None),
         Kind::PurchaseExpired => (Status::Expired, Some("purchase_expired")),
         Kind::PurchaseCancelled => (Status::Cancelled, Some("purchase_cancelled")),

@@ -8,6 +8,7 @@ use rusqlite::{Connection, params, params_from_iter};
 use shared::hash::Hash;
 use shared::ids::StoreId;
 use shared::link::Cursor;
+use shared::planted::{Bug, planted};
 use shared::sqlite::{HashColumn, parsed};
 use shared::time::Millis;
 use shared::wire::restore::{Answer, KnownEntry, Question};
@@ -39,7 +40,9 @@ pub fn question(connection: &Connection, id: &StoreId, asked: &Question, now: Mi
         outcomes: outcomes::of_store(connection, id)?,
         entries: entries(connection, &store, asked, now)?,
     };
-    store.cursor = Cursor { epoch, seq: 0, hash: Hash::ZERO };
+    if !planted(Bug::QuestionKeepsCursor) {
+        store.cursor = Cursor { epoch, seq: 0, hash: Hash::ZERO };
+    }
     store.fenced = 0;
     store.adopt = None;
     store.opening = false;

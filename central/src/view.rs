@@ -9,6 +9,7 @@ use shared::domain::Item;
 use shared::hash::Digest;
 use shared::ids::{OperationId, ProductId, StoreId};
 use shared::link::{Ack, Entry, Receipt, accepts_epoch, receive as judge};
+use shared::planted::{Bug, planted};
 use shared::redis::Received;
 use shared::time::Millis;
 use shared::wire::{Command, Event, Position, SnapshotEnd, SnapshotPage};
@@ -231,7 +232,7 @@ fn take_effect(
         items::put(connection, store, &named.product_id, Some(&named.item))?;
         items::sum_anew(connection, &named.product_id)?;
     }
-    for product in gone {
+    for product in if planted(Bug::UnnamedItemsStay) { Default::default() } else { gone } {
         items::put(connection, store, &product, None)?;
         items::sum_anew(connection, &product)?;
     }
@@ -253,7 +254,7 @@ pub fn digest(stock: &[(ProductId, Item)]) -> Digest {
 
 /// L12.
 fn compare(connection: &Connection, store: &mut Store, said: Option<Digest>, now: Millis) -> rusqlite::Result<()> {
-    if said == Some(store.digest) {
+    if said == Some(store.digest) || planted(Bug::DigestNotCompared) {
         store.digest_state = DigestState::Equal;
         if !store.suspect {
             return Ok(());
@@ -268,7 +269,8 @@ fn compare(connection: &Connection, store: &mut Store, said: Option<Digest>, now
 /// On a sweep: a store that is still suspect is asked again. Its last resync may have been asked for within the minute in
 /// which something else went wrong, and an idle store sends nothing that would bring it up. Says whether it was asked.
 pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite::Result<bool> {
-    let Some(mut store) = stores::find(connection, id)?.filter(|store| store.suspect) else {
+    let due = |store: &Store| store.suspect && !planted(Bug::SuspectNotAskedAgain);
+    let Some(mut store) = stores::find(connection, id)?.filter(due) else {
         return Ok(false);
     };
     let before = store.command_head;

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use shared::domain::{Guard, Item, Operation, Rejection};
 use shared::ids::{OperationId, ProductId};
 use shared::link::{Cursor, Entry, Receipt, receive as judge};
+use shared::planted::{Bug, planted};
 use shared::redis::Received;
 use shared::sqlite::{Abort, HashColumn, in_savepoint, is_fatal};
 use shared::time::Millis;
@@ -90,11 +91,11 @@ fn receive_batch(
                     Ok(Command::Opened { for_epoch }) => for_epoch,
                     _ => 0,
                 };
-                if for_epoch != head.cursor.epoch {
+                if for_epoch != head.cursor.epoch && !planted(Bug::CommandEpochNameIgnored) {
                     executed.stuck = Some(format!("command epoch {} is for ledger epoch {for_epoch}", entry.id.epoch));
                     break;
                 }
-                opened_for = for_epoch;
+                opened_for = if planted(Bug::CommandEpochNameIgnored) { head.cursor.epoch } else { for_epoch };
                 let ready = Event::Ready { command_epoch: entry.id.epoch };
                 ledger::append(connection, &mut head, &operation_id(entry), &ready, now)?;
             }
@@ -139,12 +140,14 @@ fn execute(
     now: Millis,
 ) -> rusqlite::Result<()> {
     let id = operation_id(entry);
-    if let Some(outcome) = find_outcome(connection, &id)? {
+    if let Some(outcome) = find_outcome(connection, &id)?
+        && !planted(Bug::NoDedupeByCommand)
+    {
         return repeat(connection, head, &id, outcome, now);
     }
     match Command::decode(&entry.kind, &entry.body) {
         Ok(Command::Purchase { purchase, deadline, about }) => {
-            buy(connection, head, &id, purchase, redis_now > deadline, about, now)
+            buy(connection, head, &id, purchase, redis_now > deadline && !planted(Bug::DeadlineIgnored), about, now)
         }
         Ok(Command::Cancel { purchase, forced, about }) => cancel(connection, head, &id, purchase, forced, about, now),
         Ok(Command::Operate { product_id, operation, guard, about }) => {
@@ -271,7 +274,9 @@ fn cancel(
         // Never executed: from now on it never can be.
         None => {
             let item = ledger::find_item(connection, &purchase.product_id)?;
-            keep_cancelled(connection, &purchase, item.clone(), now)?;
+            if !planted(Bug::CancelOfUnknownForgotten) {
+                keep_cancelled(connection, &purchase, item.clone(), now)?;
+            }
             say(connection, head, &request, Kind::PurchaseCancelled, None, item, now)
         }
         Some(target) if target.kind == Kind::PurchaseConfirmed => {

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use shared::hash::{Digest, Hash};
 use shared::ids::ProductId;
 use shared::link::{Cursor, EntryId};
+use shared::planted::{Bug, planted};
 use shared::sqlite::{Abort, HashColumn};
 use shared::time::Millis;
 use shared::wire::restore::{Answer, Question, Span};
@@ -119,7 +120,9 @@ pub fn carry_out(
     // rest leaves it, and must not count as covered when a clone of this database asks later.
     let own_past = match (state, in_history) {
         (Choice::Own, _) => Some(own_past(connection, &head, None)?),
-        (Choice::Central, true) => Some(own_past(connection, &head, Some(&answer.state))?),
+        (Choice::Central, true) => {
+            Some(own_past(connection, &head, Some(&answer.state).filter(|_| !planted(Bug::RestoreClaimsAll)))?)
+        }
         (Choice::Central, false) => None,
     };
     let past = lineage(own_past, answer);
@@ -146,10 +149,11 @@ pub fn carry_out(
     take_state(connection, &mut head, answer)?;
     ledger::begin_epoch(connection, &mut head, answer.epoch, &past, now)?;
     // With nothing shared a human has said that central's state is all there is.
-    let repeated = if shared.is_some() { unshared.as_slice() } else { &[] };
+    let repeats = shared.is_some() && !planted(Bug::RestoreForgetsOwn);
+    let repeated = if repeats { unshared.as_slice() } else { &[] };
     let operations: HashSet<&str> = answer.entries.iter().map(|entry| entry.operation.as_str()).collect();
     for own in repeated {
-        if !operations.contains(own.operation.as_str())
+        if (!operations.contains(own.operation.as_str()) || planted(Bug::RestoreRepeatsKnown))
             && again::record(connection, &mut head, &own.operation, &own.kind, &own.body, now)?
         {
             report.recorded_again += 1;
@@ -227,6 +231,9 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer) -> rusq
     }
     let mut of_purchases: Vec<&Outcome> = Vec::new();
     for outcome in &answer.outcomes {
+        if planted(Bug::RestoreWithoutOutcomes) {
+            break;
+        }
         commands::keep(connection, outcome)?;
         if outcome.purchase.as_ref().is_some_and(|purchase| purchase.attempt == outcome.command) {
             of_purchases.push(outcome);

@@ -65,6 +65,8 @@ pub struct History {
     pub forked_stores: BTreeSet<StoreId>,
     /// As `effects_without_entries`, of these stores alone.
     pub stores_without_entries: BTreeSet<StoreId>,
+    /// Stores for which a human chose one of two states: what the other had is not in the stock.
+    pub chosen: BTreeSet<StoreId>,
     /// What was seen on the way and must not be.
     pub violations: Vec<String>,
 }
@@ -196,7 +198,7 @@ fn judge_operations(
             found.push(format!("P4: {store} ran {short} units of {product} short"));
         }
         let units = store_agent::ledger::find_item(connection, &product)?.map_or(0, |item| item.quantity);
-        if let Some(sum) = sum
+        if let (Some(sum), false) = (sum, history.chosen.contains(&store))
             && units != sum - sold + short
         {
             found.push(format!(

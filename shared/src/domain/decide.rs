@@ -1,6 +1,7 @@
 //! May it be done? Guard clauses in the order in which a caller would want to hear of them.
 
 use super::{Change, Guard, IfMatch, Item, Operation, QUANTITY_MAX, Rejection, TOTAL_MAX, apply};
+use crate::planted::{Bug, planted};
 use crate::time::Millis;
 
 /// What the ledger knows that the item does not.
@@ -101,7 +102,7 @@ fn carried(item: &Item) -> Result<(), Rejection> {
 
 fn take(item: &Item, requested: i64, at_most: i64) -> Result<(), Rejection> {
     within(requested, QUANTITY_MAX)?;
-    if requested <= at_most {
+    if requested <= at_most + i64::from(planted(Bug::SellOneMore)) {
         return Ok(());
     }
     Err(Rejection::InsufficientStock {

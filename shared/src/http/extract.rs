@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -13,6 +13,8 @@ use super::{Code, Problem, strict};
 use crate::ids::{ProductId, StoreId};
 
 /// Greatest JSON body.
+/// Of a body that is too large so much is read and thrown away.
+const DISCARDED_BYTES: usize = 64 << 20;
 const JSON_BYTES: usize = 1 << 20;
 /// A body must arrive within this.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -89,16 +91,26 @@ pub fn refuse_body_type(sent: Option<&str>, wanted: &str) -> Problem {
     ))
 }
 
+/// Reads a body to its end. One that is too large is read on for a while and thrown away: a client that is still sending
+/// when the connection closes sees a broken pipe instead of the 413.
 async fn collect(request: Request) -> Result<bytes::Bytes, Problem> {
-    let too_large = || Problem::new(Code::BodyTooLarge).with("limitBytes", JSON_BYTES);
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: usize| length > JSON_BYTES) {
-        return Err(too_large());
-    }
-    let body = Limited::new(request.into_body(), JSON_BYTES).collect();
-    match tokio::time::timeout(BODY_TIMEOUT, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+    let mut body = request.into_body();
+    let read = async {
+        let (mut bytes, mut length) = (bytes::BytesMut::new(), 0);
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            length += data.len();
+            if length <= JSON_BYTES {
+                bytes.extend_from_slice(&data);
+            } else if length > DISCARDED_BYTES {
+                break;
+            }
+        }
+        Ok::<_, axum::Error>((bytes.freeze(), length))
+    };
+    match tokio::time::timeout(BODY_TIMEOUT, read).await {
+        Ok(Ok((bytes, length))) if length <= JSON_BYTES => Ok(bytes),
+        Ok(Ok(_)) => Err(Problem::new(Code::BodyTooLarge).with("limitBytes", JSON_BYTES)),
         Ok(Err(error)) => Err(Problem::invalid("", format!("the body cannot be read: {error}"))),
         Err(_) => Err(Problem::invalid("", "the body did not arrive within 20 s")),
     }

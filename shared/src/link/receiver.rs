@@ -2,6 +2,7 @@
 
 use super::{Cursor, Entry, OPENED};
 use crate::hash::{Hash, chain};
+use crate::planted::{Bug, planted};
 
 /// What an entry is to a receiver that stands at a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,16 +19,18 @@ pub enum Receipt {
 
 /// Judges one entry. The chain hash is computed anew, so an entry whose content was changed on the way does not fit.
 pub fn receive(cursor: &Cursor, entry: &Entry) -> Receipt {
-    if entry.id <= cursor.id() {
+    if entry.id <= cursor.id() && !(planted(Bug::CursorNotChecked) && entry.id == cursor.id() && entry.kind != OPENED) {
         return Receipt::Known;
     }
     let before = if entry.id.seq == 1 { Hash::ZERO } else { cursor.hash };
     let computed =
         chain(before, entry.id.epoch, entry.id.seq, &entry.kind, &entry.operation, &entry.body, entry.digest);
-    let intact = computed == entry.hash;
+    let intact = computed == entry.hash || planted(Bug::HashNotChecked);
     let opens_later = entry.id.epoch > cursor.epoch || (entry.id.epoch == cursor.epoch && cursor.seq == 0);
     if entry.id.seq == 1 && entry.kind == OPENED && opens_later && intact {
         Receipt::Opens
+    } else if planted(Bug::CursorNotChecked) && entry.id == cursor.id() {
+        Receipt::Next
     } else if entry.id.epoch == cursor.epoch && entry.id.seq == cursor.seq + 1 && cursor.seq > 0 && intact {
         Receipt::Next
     } else {

@@ -6,6 +6,7 @@
 
 use super::{Ack, Cursor, EntryId, FULL_WINDOW_MS, IDLE_TICKS, TICK_MS, WINDOW};
 use crate::hash::Hash;
+use crate::planted::{Bug, planted};
 
 /// What the sender must know of its log. All numbers are of the present epoch.
 pub trait Log {
@@ -16,7 +17,7 @@ pub trait Log {
 }
 
 /// What to do next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     /// `GET ack`, then [`Sender::ack_read`].
     ReadAck,
@@ -31,7 +32,7 @@ pub enum Step {
 }
 
 /// One round, in this order: trim, add, ring the bell if anything was added, `GET ack`, look at the stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Round {
     /// `XTRIM MINID` to this entry.
     pub trim_below: Option<EntryId>,
@@ -44,7 +45,7 @@ pub struct Round {
 }
 
 /// What a round brought back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RoundReply {
     /// The ack, `None` if the key is gone.
     pub ack: Option<Ack>,
@@ -53,7 +54,7 @@ pub struct RoundReply {
 }
 
 /// What `XINFO STREAM` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StreamEnds {
     /// First entry and its `c` (`None`: it has no readable one).
     pub first: (EntryId, Option<Hash>),
@@ -134,16 +135,18 @@ fn judge(ack: &Ack, log: &impl Log) -> Judgement {
     if ack.fenced == head.epoch && head.epoch != 0 {
         return Judgement::Stop(Stopped::Fenced);
     }
-    if known.epoch > head.epoch {
+    if known.epoch > head.epoch && !planted(Bug::SupersededGoesOn) {
         return Judgement::Stop(Stopped::Superseded);
     }
     let from = if known.epoch == head.epoch { known.seq } else { 0 };
-    if from > head.seq {
+    if from > head.seq && !planted(Bug::DivergedGoesOn) {
         return Judgement::Stop(Stopped::Diverged);
     }
     if known.epoch == head.epoch {
         match log.hash_at(from) {
-            Some(own) if own != known.hash => return Judgement::Stop(Stopped::Diverged),
+            Some(own) if own != known.hash && !planted(Bug::AckHashNotJudged) && !planted(Bug::DivergedGoesOn) => {
+                return Judgement::Stop(Stopped::Diverged);
+            }
             Some(_) => {}
             None => return Judgement::OpenEpoch,
         }
@@ -201,9 +204,12 @@ impl Sender {
     }
 
     fn round(&mut self, now: i64, head: u64, published: u64) -> Step {
-        let add_to = head.min(self.acked + self.window).max(published);
+        let window = if planted(Bug::WindowIgnored) { u64::MAX / 2 } else { self.window };
+        let add_to = head.min(self.acked + window).max(published);
         // Also when all is acknowledged the ack is looked at now and then: the receiver may have been set back.
-        let patience = if published < head {
+        let patience = if planted(Bug::IdleSenderSleeps) && published == self.acked {
+            i64::MAX / 4
+        } else if published < head {
             FULL_WINDOW_MS
         } else if published > self.acked {
             self.tick_ms
@@ -214,8 +220,9 @@ impl Sender {
         if add_to == published && !due && self.acked == self.trimmed {
             return Step::Wait(Some(self.last_round_at + patience));
         }
-        let trim_below = (self.acked != self.trimmed).then_some(EntryId { epoch: self.epoch, seq: self.acked + 1 });
-        let audit = add_to > self.acked && now - self.last_audit_at >= self.tick_ms;
+        let below = if planted(Bug::TrimBeyondAck) { self.acked + 2 } else { self.acked + 1 };
+        let trim_below = (self.acked != self.trimmed).then_some(EntryId { epoch: self.epoch, seq: below });
+        let audit = !planted(Bug::NoAudit) && add_to > self.acked && now - self.last_audit_at >= self.tick_ms;
         Step::Publish(Round { trim_below, add_from: published + 1, add_to, audit })
     }
 
@@ -265,7 +272,7 @@ impl Sender {
         self.phase = Phase::Live { published };
         self.last_round_at = now;
         if let Some(below) = round.trim_below {
-            self.trimmed = below.seq - 1;
+            self.trimmed = if planted(Bug::TrimBeyondAck) { below.seq - 2 } else { below.seq - 1 };
         }
         if log.head().epoch != self.epoch {
             self.phase = Phase::Starting;
@@ -288,7 +295,7 @@ impl Sender {
             Judgement::From(from) => from,
         };
         // Below: the receiver was set back. Above: it has applied what an earlier life of ours had published.
-        if from < self.acked || from > published {
+        if (from < self.acked && !planted(Bug::LowerAckIgnored)) || from > published {
             self.phase = Phase::Starting;
             return None;
         }
@@ -307,7 +314,7 @@ impl Sender {
     fn intact(&self, stream: Option<StreamEnds>, published: u64, log: &impl Log) -> bool {
         let Some(StreamEnds { first, last, length }) = stream else { return false };
         let own = |(id, hash): (EntryId, Option<Hash>)| {
-            id.epoch == self.epoch && hash.is_some() && hash == log.hash_at(id.seq)
+            id.epoch == self.epoch && (planted(Bug::AuditWithoutHash) || hash.is_some() && hash == log.hash_at(id.seq))
         };
         own(first)
             && own(last)
@@ -334,6 +341,11 @@ impl Sender {
             Phase::Stopped { why, .. } => Some(why),
             _ => None,
         }
+    }
+
+    /// The place that the receiver has acknowledged, as far as this sender knows.
+    pub fn acked(&self) -> u64 {
+        self.acked
     }
 
     /// Whether the receiver's word was read and accepted on this connection.

@@ -12,7 +12,7 @@ mod writer;
 
 pub use columns::{DigestColumn, HashColumn, cursor_at, parsed};
 pub use copy::{CopyError, copy, copy_aside};
-pub use open::{FileLock, OpenError, Schema, memory, open, read_only};
+pub use open::{FileLock, OpenError, Schema, memory, open, open_with, read_only};
 pub use reader::Reader;
 pub use writer::{Abort, WriteError, Writer};
 

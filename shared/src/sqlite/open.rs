@@ -84,14 +84,20 @@ pub fn open(path: &Path, schema: Schema) -> Result<(Connection, FileLock), OpenE
         std::fs::create_dir_all(parent).map_err(|error| OpenError::Io { path: parent.into(), error })?;
     }
     let lock = lock(path)?;
-    let mut connection = connect(path).map_err(|error| sort(path, error))?;
+    Ok((open_with(None, path, schema)?, lock))
+}
+
+/// Opens, checks and migrates a database through the SQLite file system (VFS) that is registered under a name; none: the
+/// operating system's. Takes no lock: a daemon calls [`open`], this is for tests that bring a disk of their own.
+pub fn open_with(vfs: Option<&str>, path: &Path, schema: Schema) -> Result<Connection, OpenError> {
+    let mut connection = connect(vfs, path).map_err(|error| sort(path, error))?;
     let report: String =
         connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(|error| sort(path, error))?;
     if report != "ok" {
         return Err(OpenError::Corrupt { path: path.into(), report });
     }
     migrate(&mut connection, schema, path)?;
-    Ok((connection, lock))
+    Ok(connection)
 }
 
 /// A database in memory with the same schema, for tests and the simulator.
@@ -115,8 +121,11 @@ pub fn read_only(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
+fn connect(vfs: Option<&str>, path: &Path) -> rusqlite::Result<Connection> {
+    let connection = match vfs {
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs)?,
+        None => Connection::open(path)?,
+    };
     connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "full")?;
     settle(&connection)?;

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use shared::hash::{Digest, Hash};
 use shared::ids::{OperationId, StoreId};
 use shared::link::Cursor;
+use shared::planted::{Bug, planted};
 use shared::sqlite::{DigestColumn, HashColumn, cursor_at};
 use shared::time::Millis;
 use shared::wire::{Event, Named, Outcome, SnapshotEnd, SnapshotPage};
@@ -106,7 +107,7 @@ pub fn lineage(connection: &Connection) -> rusqlite::Result<Vec<Cursor>> {
 
 /// The whole state as pages: behind `opened`, and in answer to a resync. The caller saves the head.
 pub fn write_pages(connection: &Connection, head: &mut Head, now: Millis) -> rusqlite::Result<()> {
-    let items = all_items(connection)?;
+    let items = if planted(Bug::OpeningWithoutState) { Vec::new() } else { all_items(connection)? };
     let outcomes: Vec<Outcome> = connection
         .prepare_cached("select body from outcome order by command_id")?
         .query_map([], |row| row.get::<_, String>(0))?
@@ -123,6 +124,7 @@ pub fn write_pages(connection: &Connection, head: &mut Head, now: Millis) -> rus
         let page = SnapshotPage { items: items.collect(), outcomes: Vec::new() };
         write_page(connection, head, &mut pages, page, now)?;
     }
+    let outcomes = if planted(Bug::OutcomesLeftOut) { Vec::new() } else { outcomes };
     for chunk in outcomes.chunks(PAGE) {
         let page = SnapshotPage { items: Vec::new(), outcomes: chunk.to_vec() };
         write_page(connection, head, &mut pages, page, now)?;

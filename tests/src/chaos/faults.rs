@@ -652,6 +652,7 @@ async fn restore(rig: &Rig, number: usize) -> anyhow::Result<()> {
         if said.contains("say which state stands") {
             // A human looks: central's it is, and what only this database has is left out.
             mark_lost(rig, number, &daemon.database, None)?;
+            rig.records.lock().expect("no thread panics").history.chosen.insert(rig.ids[number].clone());
             args.push("--state=central".to_owned());
         } else if started.elapsed() > RESTORE_WITHIN {
             bail!("store-agent restore of {}: {said}", daemon.name);

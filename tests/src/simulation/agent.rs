@@ -8,6 +8,7 @@ use shared::redis::{BEAT_LIFE, Beat, Channel, Keys, Received};
 use shared::time::Millis;
 use store_agent::{commands, ledger};
 
+use super::central::before;
 use super::redis::{Call, Redis};
 use super::sending::{Progress, Sending};
 use super::{COMMAND_BATCH, WINDOW};
@@ -122,11 +123,12 @@ impl Agent {
         progress
     }
 
-    /// One step of the command reader. `commit` runs the transaction, and says whether the process outlived it.
+    /// One step of the command reader. `again`: so many entries are delivered a second time. `commit` runs the transaction, and says whether the process outlived it.
     pub(super) fn execute(
         &mut self,
         redis: &mut Redis,
         now: i64,
+        again: u64,
         commit: impl FnOnce(&Connection, &mut dyn FnMut(&Connection) -> rusqlite::Result<()>) -> bool,
     ) -> bool {
         let cursor = ledger::command_cursor(&self.file).expect("a ledger has a command cursor").0;
@@ -137,7 +139,7 @@ impl Agent {
             }
             Reading::Tell => return false,
             Reading::Read => {
-                let batch = redis.range(&self.commands.stream, cursor.id(), COMMAND_BATCH);
+                let batch = redis.range(&self.commands.stream, before(cursor.id(), again), COMMAND_BATCH);
                 self.reading = if batch.is_empty() { Reading::Tell } else { Reading::Ask(batch) };
                 return !matches!(self.reading, Reading::Tell);
             }

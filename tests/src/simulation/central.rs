@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use central::{commands, stores, view};
 use rusqlite::Connection;
 use shared::ids::StoreId;
-use shared::link::{Ack, Cursor, Entry};
+use shared::link::{Ack, Cursor, Entry, EntryId};
+use shared::planted::{Bug, planted};
 use shared::redis::{Channel, Keys, Received};
 use shared::time::Millis;
 
@@ -70,6 +71,7 @@ impl Central {
     pub(super) fn disconnect(&mut self, late: bool, redis: &mut Redis) -> bool {
         for (store, consuming) in std::mem::take(&mut self.consuming) {
             if let (Consuming::Tell(ack), true) = (consuming, late) {
+                self.assert_committed(&store, ack);
                 redis.late.push_back(Call::SetAck(self.keys.events_ack(&store), ack));
             }
         }
@@ -80,14 +82,15 @@ impl Central {
         any
     }
 
-    /// One step of the consumer with one store. `says_again`: a sweep, which tells the ack unconditionally. `commit` runs
-    /// the transaction, and says whether the process outlived it.
+    /// One step of the consumer with one store. `says_again`: a sweep, which tells the ack unconditionally. `again`: so
+    /// many entries are delivered a second time. `commit` runs the transaction, and says whether the process outlived it.
     pub(super) fn consume(
         &mut self,
         store: &StoreId,
         redis: &mut Redis,
         now: i64,
         says_again: bool,
+        again: u64,
         commit: impl FnOnce(&Connection, &mut dyn FnMut(&Connection) -> rusqlite::Result<()>) -> bool,
     ) -> bool {
         let clock = self.clock(now);
@@ -112,7 +115,7 @@ impl Central {
             Consuming::Idle => {
                 let known = stores::find(&self.file, store).expect("the view can be read");
                 let cursor = known.map_or(Cursor::default(), |store| store.cursor);
-                let batch = redis.range(&self.keys.events(store), cursor.id(), EVENT_BATCH);
+                let batch = redis.range(&self.keys.events(store), before(cursor.id(), again), EVENT_BATCH);
                 if batch.is_empty() {
                     return false;
                 }
@@ -121,19 +124,35 @@ impl Central {
             Consuming::Apply(batch) => {
                 let batch: Vec<Received> = batch.into_iter().map(Ok).collect();
                 let mut ack = None;
+                let end = batch.iter().flatten().next_back().map(shared::link::Entry::cursor);
                 let outlived = commit(&self.file, &mut |connection| {
                     ack = Some(view::receive(connection, store, &batch, clock)?.ack);
                     Ok(())
                 });
-                if let (Some(ack), true) = (ack, outlived) {
+                if let (Some(ack), true) = (ack, outlived || planted(Bug::AckBeforeCommit)) {
                     *at = Consuming::Tell(ack);
+                }
+                let known = stores::find(&self.file, store).expect("the view can be read");
+                if let (Some(mut known), Some(end), false) = (known, end, outlived)
+                    && planted(Bug::CursorOutsideTransaction)
+                {
+                    known.cursor = end;
+                    known.save(&self.file).expect("the view can be written");
                 }
             }
             Consuming::Tell(ack) => {
+                self.assert_committed(store, ack);
                 redis.call(&Call::SetAck(self.keys.events_ack(store), ack), now);
             }
         }
         true
+    }
+
+    /// Nothing is acknowledged that is not in the file (P2).
+    fn assert_committed(&self, store: &StoreId, ack: Ack) {
+        let known = stores::find(&self.file, store).expect("the view can be read").map(|known| known.cursor);
+        let known = known.unwrap_or_default();
+        assert!(ack.cursor.id() <= known.id(), "P2: {} is acknowledged, {} is applied", ack.cursor.id(), known.id());
     }
 
     /// One step of a store's command sender.
@@ -161,4 +180,9 @@ impl Central {
     pub(super) fn is_stopped(&self, store: &StoreId) -> bool {
         self.sending.get(store).is_some_and(|sending| sending.sender.stopped().is_some())
     }
+}
+
+/// A place so many entries earlier in its epoch.
+pub(super) fn before(at: EntryId, entries: u64) -> EntryId {
+    EntryId { seq: at.seq.saturating_sub(entries), ..at }
 }

@@ -225,6 +225,19 @@ impl World {
         self.history.forked = true;
     }
 
+    /// A file is set back while nothing else happens.
+    pub(super) fn set_back(&mut self) {
+        let before = self.counts.clone();
+        if self.dice.chance(500) {
+            self.set_back_central()
+        } else {
+            self.set_back_store()
+        }
+        if self.counts != before {
+            self.happened("file set back while all was idle");
+        }
+    }
+
     fn set_back_store(&mut self) {
         let number = self.dice.below(self.agents.len() as u64) as usize;
         let store = self.agents[number].store.clone();
@@ -282,6 +295,9 @@ impl World {
             return;
         }
         let Some(old) = self.some_copy(None) else { return };
+        if self.dice.chance(300) {
+            self.prune();
+        }
         let late = self.dice.chance(500);
         self.central.crash(late, &mut self.redis);
         for (id, bought) in &mut self.history.purchases {
@@ -406,6 +422,12 @@ impl World {
                 }
                 (None, Some(Refusal::NeedsChoice { .. })) => {
                     self.count("restore asked a human");
+                    if self.dice.chance(300) {
+                        self.count("restore chose its own state");
+                        self.history.chosen.insert(self.agents[number].store.clone());
+                        choice = Some(Choice::Own);
+                        continue;
+                    }
                     self.mark_lost(number, None);
                     choice = Some(Choice::Central);
                 }

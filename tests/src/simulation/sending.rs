@@ -101,7 +101,11 @@ impl Sending {
             Step::ReadAck => calls.push_back(Call::GetAck(ack)),
             Step::Clear => calls.push_back(Call::Delete(stream)),
             Step::Publish(round) => {
+                // What is on its way and not acknowledged is bounded (L5).
+                let acked = self.sender.acked();
+                assert!(round.add_to <= acked + super::WINDOW, "{} published, {acked} acknowledged", round.add_to);
                 if let Some(below) = round.trim_below {
+                    assert!(below.seq <= acked + 1, "trims below {below}, {acked} acknowledged");
                     calls.push_back(Call::Trim(stream.clone(), below));
                 }
                 if round.add_to >= round.add_from {

@@ -176,7 +176,11 @@ impl World {
             } else {
                 self.work();
             }
-            if step > TRAFFIC_IN_CALM && step % 40 == 0 {
+            if step == TRAFFIC_IN_CALM + 600 && self.dice.chance(150) {
+                // The last thing that goes wrong finds everybody idle.
+                self.set_back();
+            }
+            if step > TRAFFIC_IN_CALM + 600 && step % 40 == 0 {
                 if self.has_healed() {
                     healed = true;
                     break;
@@ -221,8 +225,9 @@ impl World {
         }
         if !publishes {
             let mut end = Commit::Done;
+            let again = if self.dice.chance(100) { 1 + self.dice.below(3) } else { 0 };
             let dice = &mut self.dice;
-            let moved = agent.execute(&mut self.redis, now, |file, job| {
+            let moved = agent.execute(&mut self.redis, now, again, |file, job| {
                 end = commit(file, dice, risk, job);
                 end == Commit::Done
             });
@@ -321,10 +326,14 @@ impl World {
         let Some(store) = self.dice.pick(&self.stores).cloned() else { return };
         let (now, risk) = (self.now, self.risk());
         let says_again = self.dice.chance(250);
+        let again = if self.dice.chance(100) { 1 + self.dice.below(3) } else { 0 };
         let mut end = Commit::Done;
         let dice = &mut self.dice;
         let before = central::stores::find(&self.central.file, &store).expect("the view can be read");
-        self.central.consume(&store, &mut self.redis, now, says_again, |file, job| {
+        if again > 0 {
+            *self.counts.entry("entries delivered twice").or_default() += 1;
+        }
+        self.central.consume(&store, &mut self.redis, now, says_again, again, |file, job| {
             end = commit(file, dice, risk, job);
             end == Commit::Done
         });

@@ -1,0 +1,145 @@
+//! Bugs that tests may plant, to see that they are found: a check that has never been red proves nothing.
+//!
+//! Without the feature `planted`, which only `cargo xtask mutants` turns on, [`planted`] is a constant `false` and nothing
+//! of this is in a binary. With it a thread has at most one bug.
+
+/// One planted bug, by what it leaves out or gets wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// Central acknowledges what it has not committed.
+    AckBeforeCommit,
+    /// Central's cursor moves although the effect was rolled back.
+    CursorOutsideTransaction,
+    /// A receiver takes an entry whose hash does not fit.
+    HashNotChecked,
+    /// A receiver applies what it has applied.
+    CursorNotChecked,
+    /// The sender removes an entry that is not acknowledged.
+    TrimBeyondAck,
+    /// The sender never looks at the stream.
+    NoAudit,
+    /// The sender compares places, not hashes.
+    AuditWithoutHash,
+    /// The sender takes an ack for its own by the place alone.
+    AckHashNotJudged,
+    /// The sender publishes all it has.
+    WindowIgnored,
+    /// A copy or clone that central does not know goes on publishing.
+    DivergedGoesOn,
+    /// A superseded database goes on publishing.
+    SupersededGoesOn,
+    /// The sender does not start over when the receiver was set back.
+    LowerAckIgnored,
+    /// A sender with nothing unacknowledged never reads the ack.
+    IdleSenderSleeps,
+    /// Central accepts any epoch.
+    LineageIgnored,
+    /// An epoch opens without the state.
+    OpeningWithoutState,
+    /// An epoch opens without the kept outcomes.
+    OutcomesLeftOut,
+    /// Items that an opening does not name stay.
+    UnnamedItemsStay,
+    /// Central does not compare digests.
+    DigestNotCompared,
+    /// A suspect store is asked once, whatever becomes of it.
+    SuspectNotAskedAgain,
+    /// Totals move by differences alone.
+    TotalsNeverSummed,
+    /// The store executes a command again that it has executed.
+    NoDedupeByCommand,
+    /// The store executes commands of any command epoch.
+    CommandEpochNameIgnored,
+    /// The store takes a purchase whose deadline has passed.
+    DeadlineIgnored,
+    /// A cancel of a purchase never heard of leaves no trace.
+    CancelOfUnknownForgotten,
+    /// Central ends a pending purchase without asking the store.
+    CancelOutOfOrder,
+    /// Central calls a purchase expired whose time was over, whatever the store says.
+    ExpiryByTimeAlone,
+    /// A later answer replaces the outcome.
+    SettleTwice,
+    /// A confirmation settles a purchase whose cancel was accepted.
+    ConfirmedAfterCancel,
+    /// Central does not ask for the units back.
+    NothingGivenBack,
+    /// One unit more than there is may be sold.
+    SellOneMore,
+    /// A restore leaves out what only the old database knows.
+    RestoreForgetsOwn,
+    /// A restore records again what central has.
+    RestoreRepeatsKnown,
+    /// A restore does not take over what waits to be picked and what was answered.
+    RestoreWithoutOutcomes,
+    /// A restored ledger claims entries that left its log.
+    RestoreClaimsAll,
+    /// The question of a restore does not move central's cursor.
+    QuestionKeepsCursor,
+    /// An opening's command epoch does not repeat what is unsettled.
+    UnsettledNotRepeated,
+}
+
+/// All of them.
+pub const BUGS: &[Bug] = &[
+    Bug::AckBeforeCommit,
+    Bug::CursorOutsideTransaction,
+    Bug::HashNotChecked,
+    Bug::CursorNotChecked,
+    Bug::TrimBeyondAck,
+    Bug::NoAudit,
+    Bug::AuditWithoutHash,
+    Bug::AckHashNotJudged,
+    Bug::WindowIgnored,
+    Bug::DivergedGoesOn,
+    Bug::SupersededGoesOn,
+    Bug::LowerAckIgnored,
+    Bug::IdleSenderSleeps,
+    Bug::LineageIgnored,
+    Bug::OpeningWithoutState,
+    Bug::OutcomesLeftOut,
+    Bug::UnnamedItemsStay,
+    Bug::DigestNotCompared,
+    Bug::SuspectNotAskedAgain,
+    Bug::TotalsNeverSummed,
+    Bug::NoDedupeByCommand,
+    Bug::CommandEpochNameIgnored,
+    Bug::DeadlineIgnored,
+    Bug::CancelOfUnknownForgotten,
+    Bug::CancelOutOfOrder,
+    Bug::ExpiryByTimeAlone,
+    Bug::SettleTwice,
+    Bug::ConfirmedAfterCancel,
+    Bug::NothingGivenBack,
+    Bug::SellOneMore,
+    Bug::RestoreForgetsOwn,
+    Bug::RestoreRepeatsKnown,
+    Bug::RestoreWithoutOutcomes,
+    Bug::RestoreClaimsAll,
+    Bug::QuestionKeepsCursor,
+    Bug::UnsettledNotRepeated,
+];
+
+#[cfg(feature = "planted")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug in this thread, or takes it out.
+#[cfg(feature = "planted")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether this thread has the bug.
+#[cfg(feature = "planted")]
+pub fn planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether this thread has the bug: never.
+#[cfg(not(feature = "planted"))]
+#[inline]
+pub const fn planted(_: Bug) -> bool {
+    false
+}

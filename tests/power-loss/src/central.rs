@@ -1,0 +1,298 @@
+//! Central: events of two stores, purchases and their cancellations, acknowledgements.
+
+use std::collections::BTreeMap;
+
+use central::idempotency::{self, Effect, Key};
+use central::purchases::{Ask, Cancelled};
+use central::{commands, database, items, purchases, stores, verify, view};
+use rusqlite::Connection;
+use shared::domain::{Guard, Rejection};
+use shared::ids::{OperationId, PurchaseId, StoreId};
+use shared::link::Entry;
+use shared::redis::Received;
+use shared::sqlite::{Abort, Schema, memory};
+use shared::time::Millis;
+use shared::wire::About;
+use store_agent::{ledger, operations};
+
+use crate::Dice;
+use crate::agent::{act, product};
+use crate::machine::Daemon;
+
+/// The time at which every run begins.
+const BEGIN: i64 = 1_700_000_000_000;
+/// Entries of a store's ledger that are read at once.
+const BATCH: u64 = 30;
+
+/// What central is asked.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    /// By a store: to apply its events.
+    Events {
+        /// Which store.
+        store: StoreId,
+        /// What was read of its stream.
+        batch: Vec<Entry>,
+        /// Central's clock.
+        now: Millis,
+    },
+    /// By the shop, under a key: to buy.
+    Buy {
+        /// Where.
+        store: StoreId,
+        /// What.
+        ask: Ask,
+        /// The caller's.
+        key: String,
+        /// Central's clock.
+        now: Millis,
+    },
+    /// By the shop, under a key: to cancel.
+    Cancel {
+        /// Which purchase.
+        id: PurchaseId,
+        /// The name of the command.
+        command: OperationId,
+        /// The caller's.
+        key: String,
+        /// Central's clock.
+        now: Millis,
+    },
+    /// To remember how far a store has come with its commands.
+    Acked {
+        /// Which store.
+        store: StoreId,
+        /// The command epoch.
+        epoch: u64,
+        /// The last command.
+        seq: u64,
+    },
+}
+
+/// A store whose own machine never fails.
+struct Source {
+    id: StoreId,
+    file: Connection,
+}
+
+/// Central, and the stores and shop that ask it.
+pub struct Central {
+    now: i64,
+    sources: Vec<Source>,
+}
+
+impl Central {
+    /// A central that has just got its machine, and two stores.
+    pub fn new() -> Self {
+        let source = |name| {
+            let id = StoreId::parse(name).expect("an id");
+            let file = memory(ledger::SCHEMA).expect("a database in memory");
+            ledger::initialise(&file, &id, Millis(BEGIN)).expect("a database in memory");
+            Source { id, file }
+        };
+        Self { now: BEGIN, sources: ["store-1", "store-2"].map(source).into() }
+    }
+
+    fn tick(&mut self, dice: &mut Dice) -> Millis {
+        self.now += dice.between(1, 50);
+        Millis(self.now)
+    }
+
+    fn store(&self, dice: &mut Dice) -> StoreId {
+        self.sources[dice.below(self.sources.len() as u64) as usize].id.clone()
+    }
+
+    fn buy(&mut self, known: &Connection, dice: &mut Dice) -> Operation {
+        let store = self.store(dice);
+        let stock = items::of_store(known, &store).expect("a database in memory");
+        let product = match stock.len() as u64 {
+            0 => product(dice),
+            items => stock[dice.below(items) as usize].0.clone(),
+        };
+        let now = self.tick(dice);
+        let ask = Ask {
+            id: PurchaseId::new(dice.uuid()),
+            product,
+            quantity: dice.between(1, 3),
+            customer: Some(format!("customer-{}", dice.below(50))),
+            about: About { reference: Some(format!("order-{}", dice.below(1_000))), ..About::default() },
+            ttl_ms: 60_000,
+            redis_now: now,
+        };
+        Operation::Buy { store, ask, key: dice.uuid().to_string(), now }
+    }
+
+    fn cancel(&mut self, known: &Connection, dice: &mut Dice) -> Option<Operation> {
+        let open: Vec<String> = known
+            .prepare_cached("select purchase_id from purchase where status in ('pending', 'confirmed') order by number")
+            .and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect())
+            .expect("a database in memory");
+        if open.is_empty() {
+            return None;
+        }
+        let id = open[dice.below(open.len() as u64) as usize].parse().expect("an id");
+        let (command, key) = (OperationId::from_uuid(dice.uuid()), dice.uuid().to_string());
+        Some(Operation::Cancel { id, command, key, now: self.tick(dice) })
+    }
+
+    fn acked(&mut self, known: &Connection, dice: &mut Dice) -> Operation {
+        let store = self.store(dice);
+        let head = commands::head(known, &store).expect("a database in memory");
+        Operation::Acked { store, epoch: head.epoch, seq: dice.below(head.seq + 1) }
+    }
+}
+
+impl Default for Central {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Source {
+    /// The store does what it was asked, sells a little, and publishes.
+    fn events(&self, known: &Connection, now: Millis, dice: &mut Dice) -> rusqlite::Result<Vec<Entry>> {
+        let asked = commands::head(known, &self.id)?;
+        let done = ledger::command_cursor(&self.file)?.0;
+        let from = if done.epoch == asked.epoch { done.seq + 1 } else { 1 };
+        let batch = commands::entries(known, &self.id, asked.epoch, from, asked.seq)?;
+        let batch: Vec<Received> = batch.into_iter().map(Ok).collect();
+        store_agent::commands::receive(&self.file, &batch, now, now)?;
+        for _ in 0..dice.between(0, 6) {
+            let product = product(dice);
+            let request = operations::Request {
+                operation_id: OperationId::from_uuid(dice.uuid()),
+                operation: act(&self.file, &product, dice),
+                product,
+                guard: Guard::default(),
+                about: About::default(),
+                command: None,
+                purchase: None,
+            };
+            match operations::perform(&self.file, &request, now) {
+                Ok(_) | Err(Abort::Refused(_)) => {}
+                Err(Abort::Database(error)) => return Err(error),
+            }
+        }
+        // Somebody has restored the store's disk, for instance.
+        if dice.chance(1) {
+            ledger::open_epoch(&self.file, now)?;
+        }
+        let head = ledger::head(&self.file)?.cursor;
+        let applied = stores::find(known, &self.id)?.map(|store| store.cursor).unwrap_or_default();
+        let next = if applied.epoch == head.epoch { applied.seq + 1 } else { 1 };
+        let from = next.saturating_sub(dice.below(3)).max(1);
+        ledger::entries(&self.file, head.epoch, from, from + BATCH)
+    }
+}
+
+impl Daemon for Central {
+    type Operation = Operation;
+    const SCHEMA: Schema = database::SCHEMA;
+
+    fn start(&self, _: &Connection) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn plan(&mut self, known: &Connection, size: u64, dice: &mut Dice) -> Vec<Operation> {
+        let mut group = Vec::new();
+        // One loop a store reads its events, and waits for its answer.
+        let mut idle: Vec<usize> = (0..self.sources.len()).collect();
+        for _ in 0..size {
+            group.push(match dice.below(20) {
+                0..=9 if !idle.is_empty() => {
+                    let now = self.tick(dice);
+                    let source = &self.sources[idle.swap_remove(dice.below(idle.len() as u64) as usize)];
+                    let batch = source.events(known, now, dice).expect("databases in memory");
+                    Operation::Events { store: source.id.clone(), batch, now }
+                }
+                10..=12 => self.cancel(known, dice).unwrap_or_else(|| self.buy(known, dice)),
+                13 => self.acked(known, dice),
+                _ => self.buy(known, dice),
+            });
+        }
+        group
+    }
+
+    fn perform(operation: &Operation, connection: &Connection) -> Result<Vec<String>, Abort<String>> {
+        match operation {
+            Operation::Events { store, batch, now } => {
+                let received: Vec<Received> = batch.iter().cloned().map(Ok).collect();
+                let applied = view::receive(connection, store, &received, *now)?;
+                if let Some(why) = applied.stuck {
+                    return Err(Abort::Refused(why));
+                }
+                Ok(batch.iter().map(|entry| format!("event {store} {}", entry.id)).collect())
+            }
+            Operation::Buy { store, ask, key, now } => {
+                let attempt = OperationId::attempt(&ask.id, 1);
+                let names = vec![format!("purchase {}", ask.id), format!("request {attempt}"), format!("key {key}")];
+                if idempotency::find(connection, key)?.is_some() {
+                    return Ok(names);
+                }
+                let mut store = known(connection, store)?;
+                if store.is_settling() {
+                    return Err(Abort::Refused("store_unavailable".into()));
+                }
+                purchases::begin(connection, &mut store, ask, *now).map_err(refused)?;
+                store.save(connection)?;
+                bind(connection, key, Effect::Purchase, ask.id, *now)?;
+                Ok(names)
+            }
+            Operation::Cancel { id, command, key, now } => {
+                let is_bound = idempotency::find(connection, key)?.is_some();
+                let found = purchases::find(connection, *id)?;
+                let purchase = found.ok_or_else(|| Abort::Refused("unknown_id".into()))?;
+                let mut store = known(connection, &purchase.store)?;
+                let about = About::default();
+                let cancelled = purchases::cancel(connection, &mut store, &purchase, command.clone(), &about, *now);
+                let cancelled = cancelled.map_err(refused)?;
+                store.save(connection)?;
+                if !is_bound {
+                    bind(connection, key, Effect::Cancel, *id, *now)?;
+                }
+                let key = format!("key {key}");
+                Ok(match cancelled {
+                    Cancelled::Asked(command) => vec![format!("request {command}"), key],
+                    Cancelled::Ended => vec![key],
+                })
+            }
+            Operation::Acked { store, epoch, seq } => {
+                stores::store_command_acked(connection, store, *epoch, *seq)?;
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn present(connection: &Connection) -> rusqlite::Result<BTreeMap<String, u64>> {
+        connection
+            .prepare(
+                "select 'event ' || store_id || ' ' || epoch || '-' || seq, count(*) from event \
+                 group by store_id, epoch, seq \
+                 union all select 'purchase ' || purchase_id, count(*) from purchase group by purchase_id \
+                 union all select 'request ' || command_id, count(*) from request group by command_id \
+                 union all select 'key ' || key, 1 from idempotency",
+            )?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect()
+    }
+
+    fn audit(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+        Ok(verify::verify(connection)?.differences)
+    }
+}
+
+fn known(connection: &Connection, id: &StoreId) -> Result<stores::Store, Abort<String>> {
+    stores::find(connection, id)?.ok_or_else(|| Abort::Refused("unknown_store".into()))
+}
+
+fn refused(abort: Abort<Rejection>) -> Abort<String> {
+    match abort {
+        Abort::Refused(rejection) => Abort::Refused(rejection.code().into()),
+        Abort::Database(error) => Abort::Database(error),
+    }
+}
+
+fn bind(connection: &Connection, key: &str, effect: Effect, id: PurchaseId, now: Millis) -> rusqlite::Result<()> {
+    let key = Key { key: key.into(), fingerprint: [0; 16], route: "POST /".into() };
+    idempotency::bind(connection, &key, effect, &id.to_string(), now)
+}

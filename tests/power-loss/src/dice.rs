@@ -1,0 +1,49 @@
+//! Seeded dice: SplitMix64, written here so that a seed means the same run for ever.
+
+/// A stream of random numbers that is the same for the same seed.
+#[derive(Debug, Clone)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// Begins at a seed.
+    pub fn new(seed: u64) -> Self {
+        let mut dice = Self(seed ^ 0x504f_5745_524c_4f53);
+        dice.roll();
+        dice
+    }
+
+    /// The next number, uniform over all of `u64`.
+    pub fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Below `bound`, which is not 0.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.roll() % bound
+    }
+
+    /// From `low` to `high`, both included.
+    pub fn between(&mut self, low: i64, high: i64) -> i64 {
+        low + (self.below((high - low + 1) as u64) as i64)
+    }
+
+    /// True this many times in a hundred.
+    pub fn chance(&mut self, in_a_hundred: u64) -> bool {
+        self.below(100) < in_a_hundred
+    }
+
+    /// One of them, of which there is at least one.
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize]
+    }
+
+    /// An id that no other roll gives.
+    pub fn uuid(&mut self) -> uuid::Uuid {
+        uuid::Builder::from_custom_bytes(((u128::from(self.roll()) << 64) | u128::from(self.roll())).to_be_bytes())
+            .into_uuid()
+    }
+}
