@@ -171,6 +171,12 @@ fn judge_operations(
         if entries.len() > 1 {
             found.push(format!("P3: operation {} stands {} times in central's ledger", operation.id, entries.len()));
         }
+        if let (Told::Done, [delta]) = (operation.told, entries)
+            && *delta != operation.delta
+        {
+            let answered = operation.delta;
+            found.push(format!("P2: operation {} was answered as {answered:+}, recorded as {delta:+}", operation.id));
+        }
         if entries.is_empty() && certain && !history.may_lack_entries(&operation.store) {
             found.push(format!("P2: operation {} was answered and is not in central's ledger", operation.id));
         }
