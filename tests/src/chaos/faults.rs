@@ -269,7 +269,7 @@ async fn killed(rig: &Rig, who: Who, plan: &mut Plan) -> anyhow::Result<String> 
 async fn stopped(rig: &Rig, who: Who, plan: &mut Plan) -> anyhow::Result<String> {
     let daemon = rig.daemon(who);
     let mut slot = daemon.slot.lock().await;
-    rig.terminate(&daemon.name, &mut slot).await;
+    rig.terminate(daemon, &mut slot).await;
     plan.for_ms(0, 1_500).await;
     slot.environment.clear();
     rig.start_daemon(daemon, &mut slot);
@@ -448,7 +448,7 @@ async fn disk_full(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
 async fn unknown_event(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
     let daemon = &rig.stores[plan.store];
     let mut slot = daemon.slot.lock().await;
-    rig.terminate(&daemon.name, &mut slot).await;
+    rig.terminate(daemon, &mut slot).await;
     let news = (|| {
         let file = Connection::open(&daemon.database)?;
         let mut head = store_agent::ledger::head(&file)?;

@@ -186,7 +186,7 @@ pub async fn play(options: &Options) -> anyhow::Result<Outcome> {
     say_totals(&rig, log);
 
     for daemon in rig.daemons() {
-        rig.terminate(&daemon.name, &mut *daemon.slot.lock().await).await;
+        rig.terminate(daemon, &mut *daemon.slot.lock().await).await;
     }
     if let Some(process) = rig.redis.slot.lock().await.process.take() {
         process.kill();

@@ -304,9 +304,12 @@ impl Rig {
         started(&Self::program(daemon.who), &args, &[], &self.log_of(&format!("{}-twin", daemon.name)))
     }
 
-    /// SIGTERM; whether it ended in time and in good order.
-    pub(super) async fn terminate(&self, name: &str, slot: &mut Slot) {
+    /// SIGTERM, which must end a daemon in time and in good order.
+    pub(super) async fn terminate(&self, daemon: &Daemon, slot: &mut Slot) {
         let Some(mut process) = slot.process.take() else { return };
+        let name = &daemon.name;
+        // One that has not got as far as serving does not listen for signals either.
+        let serves = look(daemon.port, "/health").await.is_ok();
         process.signal(Signal::SIGTERM);
         let started = Instant::now();
         let status = loop {
@@ -318,7 +321,7 @@ impl Rig {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
-        if !status.success() && slot.environment.is_empty() {
+        if !status.success() && serves && slot.environment.is_empty() {
             self.violation(format!("{name} stopped with {status} on SIGTERM"));
         }
     }

@@ -155,6 +155,15 @@ enum Outcome {
     Nothing,
 }
 
+/// A write at a store.
+struct Task<'a> {
+    method: Method,
+    path: &'a str,
+    product: &'a str,
+    body: Value,
+    patience: Duration,
+}
+
 /// A till, a member of staff or a buyer.
 pub(super) struct Person {
     rig: Arc<Rig>,
@@ -228,18 +237,9 @@ impl Person {
     }
 
     /// A write at a store, recorded. Returns whether it was done.
-    async fn work(
-        &self,
-        store: usize,
-        product: &str,
-        method: Method,
-        path: &str,
-        body: &Value,
-        delta: impl Fn(&Value) -> i64,
-        patience: Duration,
-    ) -> bool {
+    async fn work(&self, store: usize, task: Task<'_>, delta: impl Fn(&Value) -> i64) -> bool {
         let key = self.key();
-        let outcome = self.insist(method, path, &key, body, patience).await;
+        let outcome = self.insist(task.method, task.path, &key, &task.body, task.patience).await;
         let mut records = self.rig.records.lock().expect("no thread panics");
         let (told, delta) = match &outcome {
             Outcome::Done(answer, repeated) => {
@@ -259,7 +259,7 @@ impl Person {
         records.history.operations.push(Operation {
             id: OperationId::from_key("", &key).to_string(),
             store: self.rig.ids[store].clone(),
-            product: ProductId::parse(product).expect("a valid id"),
+            product: ProductId::parse(task.product).expect("a valid id"),
             delta,
             told,
             may_be_lost: false,
@@ -270,7 +270,8 @@ impl Person {
     async fn create(&mut self, store: usize, product: &str) {
         let quantity = self.dice.between(10, 40);
         let body = json!({"productId": product, "quantity": quantity});
-        self.work(store, product, Method::POST, "/v1/inventory", &body, |_| quantity, PATIENCE).await;
+        let task = Task { method: Method::POST, path: "/v1/inventory", product, body, patience: PATIENCE };
+        self.work(store, task, |_| quantity).await;
     }
 
     /// One customer, delivery, count or broken bottle.
@@ -280,33 +281,22 @@ impl Person {
         // Now and then somebody does not care to ask again.
         let patience = if self.dice.chance(50) { Duration::ZERO } else { PATIENCE };
         let item = format!("/v1/inventory/{product}");
-        match self.dice.below(20) {
-            0..=12 => {
-                let (path, body) = (format!("/v1/purchase/{product}"), json!({"quantity": units}));
-                let sold = self.work(store, &product, Method::POST, &path, &body, |_| -units, patience).await;
-                if !sold && self.dice.chance(500) {
-                    let (path, units) = (format!("{item}/receive"), self.dice.between(2, 12));
-                    let body = json!({"quantity": units});
-                    self.work(store, &product, Method::POST, &path, &body, |_| units, patience).await;
-                }
-            }
-            13..=15 => {
-                let (path, body) = (format!("{item}/receive"), json!({"quantity": units + 1}));
-                self.work(store, &product, Method::POST, &path, &body, |_| units + 1, patience).await;
-            }
-            16 => {
-                let (path, body) = (format!("{item}/adjust"), json!({"delta": -1, "reason": "damage"}));
-                self.work(store, &product, Method::POST, &path, &body, |_| -1, patience).await;
-            }
-            17 | 18 => {
-                let body = json!({"quantity": self.dice.between(0, 40)});
-                let difference = |body: &Value| body["difference"].as_i64().unwrap_or(0);
-                self.work(store, &product, Method::PUT, &item, &body, difference, patience).await;
-            }
-            _ => {
-                let body = json!({"name": format!("name {}", self.dice.below(5))});
-                self.work(store, &product, Method::PATCH, &item, &body, |_| 0, patience).await;
-            }
+        let (method, path, body, delta) = match self.dice.below(20) {
+            0..=12 => (Method::POST, format!("/v1/purchase/{product}"), json!({"quantity": units}), Some(-units)),
+            13..=15 => (Method::POST, format!("{item}/receive"), json!({"quantity": units + 1}), Some(units + 1)),
+            16 => (Method::POST, format!("{item}/adjust"), json!({"delta": -1, "reason": "damage"}), Some(-1)),
+            // The answer to a count says by how much it was off.
+            17 | 18 => (Method::PUT, item.clone(), json!({"quantity": self.dice.between(0, 40)}), None),
+            _ => (Method::PATCH, item.clone(), json!({"name": format!("name {}", self.dice.below(5))}), Some(0)),
+        };
+        let task = Task { method, path: &path, product: &product, body, patience };
+        let difference = |body: &Value| body["difference"].as_i64().unwrap_or(0);
+        let done = self.work(store, task, |body| delta.unwrap_or_else(|| difference(body))).await;
+        if !done && self.dice.chance(500) {
+            let units = self.dice.between(2, 12);
+            let (path, body) = (format!("{item}/receive"), json!({"quantity": units}));
+            let task = Task { method: Method::POST, path: &path, product: &product, body, patience };
+            self.work(store, task, |_| units).await;
         }
     }
 
@@ -331,7 +321,8 @@ impl Person {
                 continue;
             };
             let path = format!("/v1/purchases/{id}/picked");
-            self.work(store, product, Method::POST, &path, &json!({}), |_| 0, PATIENCE).await;
+            let task = Task { method: Method::POST, path: &path, product, body: json!({}), patience: PATIENCE };
+            self.work(store, task, |_| 0).await;
         }
     }
 
