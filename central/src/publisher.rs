@@ -14,7 +14,7 @@ use shared::link::{Cursor, Round, Sender, Step};
 use shared::redis::{Channel, Keys};
 use shared::retry::Backoff;
 use shared::sqlite::{Abort, Reader, WriteError, Writer};
-use shared::time::Millis;
+use shared::time::{Millis, Ticks};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -82,6 +82,8 @@ pub struct Publisher {
     pub presence: Presence,
     /// Says when there is something to send.
     pub wakes: Wakes,
+    /// Measures how long ago things were done.
+    pub clock: Ticks,
 }
 
 impl Publisher {
@@ -114,16 +116,16 @@ impl Publisher {
         let mut sender = Sender::default();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         let mut number = 0;
-        let mut acked = Acked::default();
+        let mut acked = Acked { unsaved: None, saved_at: Ticks::LONG_AGO };
         loop {
             let head = self.reader.point(|connection| commands::head(connection, &store))?;
             if head.epoch == 0 {
                 wake.notified().await;
                 continue;
             }
-            let step = self.with_log(&store, head, |log| sender.next(Millis::now().0, log))?;
+            let step = self.with_log(&store, head, |log| sender.next(self.clock.ms(), log))?;
             if let Step::Wait(until) = step {
-                let due = until.map(|until| Duration::from_millis((until - Millis::now().0).max(1) as u64));
+                let due = until.map(|until| Duration::from_millis((until - self.clock.ms()).max(1) as u64));
                 tokio::select! {
                     () = wake.notified() => {}
                     () = sleep_or_never(due) => {}
@@ -177,7 +179,7 @@ impl Publisher {
         }
         Ok(match step {
             Step::ReadAck => match channel.read_ack(&mut connection).await {
-                Ok(ack) => Ok(self.with_log(store, head, |log| sender.ack_read(Millis::now().0, ack, log))?),
+                Ok(ack) => Ok(self.with_log(store, head, |log| sender.ack_read(self.clock.ms(), ack, log))?),
                 Err(error) => Err(error),
             },
             Step::Clear => channel.clear(&mut connection).await.map(|()| {
@@ -188,7 +190,7 @@ impl Publisher {
                 let entries = self.entries(store, head, &round)?;
                 match channel.publish(&mut connection, &round, &entries, |_| {}).await {
                     Ok(reply) => {
-                        let now = Millis::now().0;
+                        let now = self.clock.ms();
                         Ok(self.with_log(store, head, |log| sender.round_done(now, &round, &reply, log))?)
                     }
                     Err(error) => Err(error),
@@ -230,7 +232,7 @@ impl Publisher {
     /// Stores the acknowledged place now and then: it only decides what may be pruned.
     async fn remember(&self, store: &StoreId, epoch: u64, moved: Option<u64>, acked: &mut Acked) -> anyhow::Result<()> {
         acked.unsaved = moved.or(acked.unsaved);
-        let now = Millis::now().0;
+        let now = self.clock.ms();
         let Some(seq) = acked.unsaved.filter(|_| now - acked.saved_at >= ACKED_EVERY_MS) else { return Ok(()) };
         acked.saved_at = now;
         acked.unsaved = None;
@@ -251,7 +253,6 @@ impl Publisher {
     }
 }
 
-#[derive(Default)]
 struct Acked {
     unsaved: Option<u64>,
     saved_at: i64,

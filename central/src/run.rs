@@ -8,6 +8,7 @@ use shared::daemon::Tasks;
 use shared::http::Edge;
 use shared::redis::Keys;
 use shared::sqlite::{Reader, Writer};
+use shared::time::Ticks;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -55,7 +56,15 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         wakes: wakes.clone(),
         sweep_every: Duration::from_millis(config.sweep_interval_ms),
     };
-    let publisher = Publisher { redis: RedisLink::new(client), keys, writer: writer.clone(), reader, presence, wakes };
+    let publisher = Publisher {
+        redis: RedisLink::new(client),
+        keys,
+        writer: writer.clone(),
+        reader,
+        presence,
+        wakes,
+        clock: Ticks::start(),
+    };
 
     let address = listener.local_addr()?;
     if !address.ip().is_loopback() {

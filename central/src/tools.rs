@@ -110,7 +110,7 @@ pub fn verify(database: &Database) -> anyhow::Result<()> {
 
 /// `central status`: a line a store, those that need somebody first.
 pub async fn status(options: &Status) -> anyhow::Result<()> {
-    let url = format!("{}/v1/stores?size=1000", options.url.trim_end_matches('/'));
+    let url = format!("{}/v1/stores", options.url.trim_end_matches('/'));
     let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
     let answer: serde_json::Value = client
         .get(&url)

@@ -1,7 +1,14 @@
 //! Time as a number: milliseconds since 1970 UTC. The pure code gets it as an argument.
 
+use std::time::Instant;
+
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// 0000-01-01T00:00:00.000Z.
+const YEAR_0: i64 = -62_167_219_200_000;
+/// 9999-12-31T23:59:59.999Z.
+const YEAR_9999_ENDS: i64 = 253_402_300_799_999;
 
 /// Milliseconds since 1970-01-01 UTC. As JSON: RFC 3339, UTC, with milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,9 +30,30 @@ impl Millis {
         self.0.saturating_sub(earlier.0).max(0)
     }
 
-    /// Reads RFC 3339.
+    /// Reads RFC 3339. `None` also for a time that could not be written back: in UTC its year must have four digits.
     pub fn parse(text: &str) -> Option<Self> {
-        DateTime::parse_from_rfc3339(text).ok().map(|t| Self(t.timestamp_millis()))
+        let time = DateTime::parse_from_rfc3339(text).ok()?.timestamp_millis();
+        (YEAR_0..=YEAR_9999_ENDS).contains(&time).then_some(Self(time))
+    }
+}
+
+/// A clock that knows no date and is never set: for intervals. One that is measured by the wall clock lasts an hour
+/// longer when that is set back by an hour.
+#[derive(Debug, Clone, Copy)]
+pub struct Ticks(Instant);
+
+impl Ticks {
+    /// Before any tick: whatever was last done then is due.
+    pub const LONG_AGO: i64 = i64::MIN / 2;
+
+    /// Begins at 0.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Milliseconds since the start.
+    pub fn ms(self) -> i64 {
+        i64::try_from(self.0.elapsed().as_millis()).unwrap_or(i64::MAX)
     }
 }
 
@@ -60,5 +88,20 @@ mod tests {
         let time = Millis(1_700_000_000_123);
         assert_eq!(time.to_string(), "2023-11-14T22:13:20.123Z");
         assert_eq!(Millis::parse(&time.to_string()), Some(time));
+        for edge in ["0000-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"] {
+            assert_eq!(Millis::parse(edge).map(|time| time.to_string()).as_deref(), Some(edge));
+        }
+    }
+
+    #[test]
+    fn a_time_that_could_not_be_written_back_is_none() {
+        for bad in ["9999-12-31T23:59:59-01:00", "9999-12-31T23:59:60Z", "0000-01-01T00:00:00+00:01"] {
+            assert_eq!(Millis::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_was_last_done_long_ago_is_due() {
+        assert!(Ticks::start().ms() - Ticks::LONG_AGO > 1_000_000_000);
     }
 }

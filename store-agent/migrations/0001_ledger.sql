@@ -54,6 +54,7 @@ create table ledger (
   product_id   text,
   delta        integer not null default 0,
   reference    text,
+  actor        text,
   recorded_at  integer not null,
   primary key (epoch, seq)
 ) strict, without rowid;
@@ -66,6 +67,8 @@ create table outcome (
   body       text    not null,
   at         integer not null
 ) strict, without rowid;
+
+create index outcome_by_age on outcome (at);
 
 -- Online purchases whose units left the shelf: what staff has to pick.
 create table purchase (
@@ -97,6 +100,15 @@ create table idempotency (
 ) strict, without rowid;
 
 create index idempotency_by_age on idempotency (at);
+
+-- Operations that a restore took in with central's state: a write that comes again under its key is known by its
+-- operation's id, although the answer was lost with the old database.
+create table known_operation (
+  id text    not null primary key,
+  at integer not null
+) strict, without rowid;
+
+create index known_operation_by_age on known_operation (at);
 
 -- Commands that were in their place but not understood.
 create table dead_letter (

@@ -1,6 +1,6 @@
 //! The connectivity switch, and what really is: who wants to know watches.
 
-use shared::link::Stopped;
+use shared::link::{EntryId, Stopped};
 use shared::time::Millis;
 use tokio::sync::watch;
 
@@ -22,6 +22,8 @@ pub struct Link {
     pub up: bool,
     /// Why this agent publishes nothing any more.
     pub stopped: Option<Stopped>,
+    /// What central has acknowledged; the database learns of it later.
+    pub acked: Option<EntryId>,
 }
 
 /// Both, for all tasks. Cheap to clone. The switch is not remembered: a restarted agent is connected.

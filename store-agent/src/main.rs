@@ -1,5 +1,7 @@
 //! `store-agent`: see `--help`.
 
+use std::process::ExitCode;
+
 use anyhow::Context;
 use clap::Parser;
 use store_agent::config::{Cli, Command, Serve};
@@ -8,7 +10,17 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
     match Cli::parse_from(shared::daemon::arguments()).command {
         Command::Serve(options) => serve(options).await,
         Command::Restore(options) => tools::restore(&options).await,

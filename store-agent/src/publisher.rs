@@ -10,11 +10,11 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Pipeline, RedisResult};
 use shared::ids::StoreId;
-use shared::link::{Entry, Round, Sender, Step, TICK_MS};
+use shared::link::{Entry, EntryId, Round, Sender, Step, TICK_MS};
 use shared::redis::{BEAT_LIFE, Beat, Channel, Keys};
 use shared::retry::Backoff;
 use shared::sqlite::{Abort, Reader, WriteError, Writer};
-use shared::time::Millis;
+use shared::time::{Millis, Ticks};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,11 @@ use crate::ledger;
 
 /// Between two writes of how far central has acknowledged.
 const ACKED_EVERY_MS: i64 = 1_000;
+/// Body bytes of one round, at most: a round must be through within the time-out of its answer.
+const ROUND_BYTES: usize = 512 << 10;
+/// By so much the next round may carry more after one that went well; after one that did not it carries half. So an
+/// uplink of any speed makes progress, as long as this much gets through in time.
+const ROUND_BYTES_LEAST: usize = 16 << 10;
 /// How soon a full window is looked at again: central is about to acknowledge.
 const FULL_WINDOW: Duration = Duration::from_millis(2);
 
@@ -48,28 +53,38 @@ pub struct Publisher {
     pub process: u64,
 }
 
-/// What lives as long as the process.
+/// What lives as long as the process. Times are `clock`'s.
 struct State {
+    clock: Ticks,
     sender: Sender,
     backoff: Backoff,
-    unsaved_ack: Option<u64>,
+    /// What central has acknowledged, as far as this process knows.
+    acked: Option<EntryId>,
+    unsaved_ack: Option<EntryId>,
     acked_saved_at: i64,
     beaten_at: i64,
     looked_at: i64,
     reached: bool,
+    /// Body bytes that the next round may carry.
+    round_bytes: usize,
+    warned_of_stores: bool,
 }
 
 impl Publisher {
     /// Runs until told to stop, then leaves in good order.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut state = State {
+            clock: Ticks::start(),
             sender: Sender::default(),
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(2)),
+            acked: None,
             unsaved_ack: None,
-            acked_saved_at: 0,
-            beaten_at: 0,
-            looked_at: 0,
+            acked_saved_at: Ticks::LONG_AGO,
+            beaten_at: Ticks::LONG_AGO,
+            looked_at: Ticks::LONG_AGO,
             reached: true,
+            round_bytes: ROUND_BYTES,
+            warned_of_stores: false,
         };
         let mut connection = None;
         let mut switch = self.connectivity.watch_switch();
@@ -91,7 +106,8 @@ impl Publisher {
                 }
                 continue;
             }
-            match self.advance(&mut connection, &mut state).await? {
+            let interrupted = || stop.is_cancelled() || switch.has_changed().unwrap_or(true);
+            match self.advance(&mut connection, &mut state, interrupted).await? {
                 Ok(wait) => {
                     self.tell(&state, state.sender.is_live());
                     tokio::select! {
@@ -130,28 +146,30 @@ impl Publisher {
                  see docs/OPERATIONS.md"
             );
         }
-        self.connectivity.set_link(Link { up, stopped });
+        self.connectivity.set_link(Link { up, stopped, acked: state.acked });
     }
 
-    /// Steps until there is nothing to do; returns for how long. The outer error is the database's and ends the
-    /// process, the inner one Redis's.
+    /// Steps until there is nothing to do, or until it is interrupted; returns for how long. The outer error is the
+    /// database's and ends the process, the inner one Redis's.
     async fn advance(
         &self,
         connection: &mut Option<MultiplexedConnection>,
         state: &mut State,
+        interrupted: impl Fn() -> bool,
     ) -> anyhow::Result<RedisResult<Duration>> {
         if connection.is_none() {
-            match self.connect().await {
+            match self.connect(state).await {
                 Ok(new) => *connection = Some(new),
                 Err(error) => return Ok(Err(error)),
             }
         }
         let Some(connection) = connection else { return Ok(Ok(Duration::ZERO)) };
         loop {
-            let now = Millis::now().0;
+            let now = state.clock.ms();
             let step = self.with_log(|log| state.sender.next(now, log))?;
             let done = match step {
                 Step::Wait(until) => {
+                    self.remember(state).await?;
                     if let Err(error) = self.beat_if_due(connection, state).await? {
                         return Ok(Err(error));
                     }
@@ -164,8 +182,13 @@ impl Publisher {
                 }
                 Step::ReadAck => match self.channel().read_ack(connection).await {
                     Ok(ack) => {
-                        let moved = self.with_log(|log| state.sender.ack_read(Millis::now().0, ack, log))?;
-                        Ok(moved)
+                        // Redis and central may both have begun anew, which is how central hears of the store again.
+                        if ack.is_none()
+                            && let Err(error) = self.announce(connection, state).await
+                        {
+                            return Ok(Err(error));
+                        }
+                        Ok(self.judge(|log| state.sender.ack_read(state.clock.ms(), ack, log))?)
                     }
                     Err(error) => Err(error),
                 },
@@ -173,7 +196,7 @@ impl Publisher {
                     state.sender.cleared();
                     None
                 }),
-                Step::Publish(round) => self.publish(connection, state, &round).await?,
+                Step::Publish(round) => self.publish(connection, state, round).await?,
             };
             match done {
                 Ok(moved) => {
@@ -182,22 +205,44 @@ impl Publisher {
                     }
                     state.reached = true;
                     state.backoff.succeeded();
-                    self.remember(state, moved).await?;
+                    if let Some(place) = moved {
+                        state.acked = Some(place);
+                        state.unsaved_ack = Some(place);
+                    }
+                    self.remember(state).await?;
                 }
                 Err(error) => return Ok(Err(error)),
+            }
+            // While commits keep coming there is always something to do.
+            self.tell(state, state.sender.is_live());
+            if interrupted() {
+                return Ok(Ok(Duration::ZERO));
             }
         }
     }
 
-    async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+    async fn connect(&self, state: &mut State) -> RedisResult<MultiplexedConnection> {
         let mut connection = shared::redis::connect(&self.client).await?;
-        self.announce(&mut connection).await?;
+        self.announce(&mut connection, state).await?;
         Ok(connection)
     }
 
-    /// How central discovers the store. The key may have been wiped, so it is said again now and then.
-    async fn announce(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        redis::cmd("SADD").arg(self.keys.stores()).arg(self.store.as_str()).query_async(connection).await
+    /// How central discovers the store. The key may have been wiped, so it is said again now and then. One that is no
+    /// set is for people to delete: a central that knows the store needs it not.
+    async fn announce(&self, connection: &mut MultiplexedConnection, state: &mut State) -> RedisResult<()> {
+        let key = self.keys.stores();
+        match redis::cmd("SADD").arg(&key).arg(self.store.as_str()).query_async(connection).await {
+            Err(error) if error.code() == Some("WRONGTYPE") => {
+                if !std::mem::replace(&mut state.warned_of_stores, true) {
+                    tracing::warn!(
+                        key,
+                        "Redis holds something else under this key: new stores are not found; delete it"
+                    );
+                }
+                Ok(())
+            }
+            said => said,
+        }
     }
 
     fn channel(&self) -> Channel {
@@ -212,39 +257,51 @@ impl Publisher {
         })?)
     }
 
+    /// Judges an ack; returns the acknowledged place if it has moved.
+    fn judge(&self, judge: impl FnOnce(&ledger::Log<'_>) -> Option<u64>) -> anyhow::Result<Option<EntryId>> {
+        self.with_log(|log| judge(log).map(|seq| EntryId { epoch: log.head.epoch, seq }))
+    }
+
     async fn publish(
         &self,
         connection: &mut MultiplexedConnection,
         state: &mut State,
-        round: &Round,
-    ) -> anyhow::Result<RedisResult<Option<u64>>> {
+        round: Round,
+    ) -> anyhow::Result<RedisResult<Option<EntryId>>> {
         let entries: Vec<Entry> = if round.add_to < round.add_from {
             Vec::new()
         } else {
             self.reader.point(|connection| {
                 let epoch = ledger::head(connection)?.cursor.epoch;
-                ledger::entries(connection, epoch, round.add_from, round.add_to)
+                ledger::entries_within(connection, epoch, round.add_from, round.add_to, state.round_bytes)
             })?
         };
-        let beat = self.beat()?;
+        // What does not fit is for the next round.
+        let round = Round { add_to: entries.last().map_or(round.add_to, |last| last.id.seq), ..round };
+        let beat = self.beat(state)?;
         let reply = self
             .channel()
-            .publish(connection, round, &entries, |pipe| {
+            .publish(connection, &round, &entries, |pipe| {
                 self.set_beat(pipe, &beat);
             })
             .await;
         Ok(match reply {
             Ok(reply) => {
-                state.beaten_at = Millis::now().0;
-                Ok(self.with_log(|log| state.sender.round_done(Millis::now().0, round, &reply, log))?)
+                state.round_bytes = (state.round_bytes + ROUND_BYTES_LEAST).min(ROUND_BYTES);
+                state.beaten_at = state.clock.ms();
+                Ok(self.judge(|log| state.sender.round_done(state.clock.ms(), &round, &reply, log))?)
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                state.round_bytes = (state.round_bytes / 2).max(ROUND_BYTES_LEAST);
+                Err(error)
+            }
         })
     }
 
-    fn beat(&self) -> anyhow::Result<Beat> {
-        let (head, backlog) =
-            self.reader.point(|connection| Ok((ledger::head(connection)?, ledger::backlog(connection)?)))?;
+    fn beat(&self, state: &State) -> anyhow::Result<Beat> {
+        let (head, backlog) = self
+            .reader
+            .point(|connection| Ok((ledger::head(connection)?, ledger::backlog(connection, state.acked)?)))?;
         let now = Millis::now();
         Ok(Beat {
             process: self.process,
@@ -268,7 +325,7 @@ impl Publisher {
         connection: &mut MultiplexedConnection,
         state: &mut State,
     ) -> anyhow::Result<RedisResult<()>> {
-        let now = Millis::now().0;
+        let now = state.clock.ms();
         let every = i64::try_from(self.beat_every.as_millis()).unwrap_or(i64::MAX);
         let look_due = now - state.looked_at >= every.min(TICK_MS);
         if !state.sender.is_live() || !(look_due || now - state.beaten_at >= every) {
@@ -284,7 +341,7 @@ impl Publisher {
         if !gone && now - state.beaten_at < every {
             return Ok(Ok(()));
         }
-        let beat = self.beat()?;
+        let beat = self.beat(state)?;
         let mut pipe = Pipeline::new();
         self.set_beat(&mut pipe, &beat);
         pipe.cmd("PUBLISH").arg(self.keys.bell(&self.store)).arg(self.store.as_str());
@@ -292,7 +349,7 @@ impl Publisher {
         if result.is_ok() {
             state.beaten_at = now;
             if gone {
-                return Ok(self.announce(connection).await);
+                return Ok(self.announce(connection, state).await);
             }
         }
         Ok(result)
@@ -304,35 +361,38 @@ impl Publisher {
             return Ok(FULL_WINDOW);
         }
         let beat = self.beat_every.min(Duration::from_millis(TICK_MS as u64));
-        let until = until.map(|until| Duration::from_millis((until - Millis::now().0).max(1) as u64));
+        let until = until.map(|until| Duration::from_millis((until - state.clock.ms()).max(1) as u64));
         Ok(until.map_or(beat, |until| until.min(beat)))
     }
 
     /// L9: the ledger does not reach back to what central knows.
     async fn open_epoch(&self) -> anyhow::Result<()> {
-        self.write(|connection| ledger::open_epoch(connection, Millis::now()).map(|_| ())).await
+        self.write(|connection| ledger::open_epoch(connection, Millis::now()).map(|_| ())).await?;
+        Ok(())
     }
 
-    /// Stores the acknowledged place now and then: it decides what may be pruned, and what the backlog is.
-    async fn remember(&self, state: &mut State, moved: Option<u64>) -> anyhow::Result<()> {
-        state.unsaved_ack = moved.or(state.unsaved_ack);
-        let now = Millis::now().0;
-        let Some(seq) = state.unsaved_ack.filter(|_| now - state.acked_saved_at >= ACKED_EVERY_MS) else {
+    /// Stores the acknowledged place now and then: it decides what may be pruned, and what a restart begins with.
+    async fn remember(&self, state: &mut State) -> anyhow::Result<()> {
+        let now = state.clock.ms();
+        let Some(place) = state.unsaved_ack.filter(|_| now - state.acked_saved_at >= ACKED_EVERY_MS) else {
             return Ok(());
         };
         state.acked_saved_at = now;
-        state.unsaved_ack = None;
-        let epoch = self.reader.point(ledger::head)?.cursor.epoch;
-        self.write(move |connection| ledger::store_acked(connection, epoch, seq)).await
+        if self.write(move |connection| ledger::store_acked(connection, place.epoch, place.seq)).await? {
+            state.unsaved_ack = None;
+        }
+        Ok(())
     }
 
+    /// Says whether it was written. If too much else waits neither the acked place nor a new epoch is lost by trying
+    /// again at the next step.
     async fn write(
         &self,
         job: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<()> + Send + 'static,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         match self.writer.write(move |connection| job(connection).map_err(Abort::<()>::Database)).await {
-            // Neither the acked place nor a new epoch is lost by trying again at the next step.
-            Ok(_) | Err(WriteError::Overloaded) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(WriteError::Overloaded) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -19,7 +19,7 @@ use shared::wire::restore::{Answer, Question, Span};
 use shared::wire::{Event, Kind, Outcome};
 
 use crate::ledger::{self, Head};
-use crate::{commands, purchases};
+use crate::{commands, idempotency, purchases};
 
 /// Which state stands when only a human can say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +159,7 @@ pub fn carry_out(
             report.recorded_again += 1;
         }
     }
+    idempotency::remember_known(connection, operations.iter().copied(), now)?;
     report.left_out = unshared.len() as u64 - report.recorded_again;
     ledger::save_head(connection, &head)?;
     Ok(report)

@@ -7,6 +7,7 @@ mod http;
 mod http_file;
 mod process;
 mod redis;
+mod simulation;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +25,10 @@ enum Command {
     Demo(demo::Options),
     /// Get what the tests need, then run all of them.
     Test(test::Options),
+    /// Play seeds of the simulation: production code, virtual time, a Redis that forgets.
+    Simulate(simulation::Simulate),
+    /// Plant each known bug in turn and see that the simulation finds it.
+    Mutants(simulation::Mutants),
     /// Let everything go wrong that can, with real processes, and see that every promise is kept.
     Chaos(chaos::Options),
     /// Run demo.http with a real client against a fresh central and two stores.
@@ -34,6 +39,8 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Simulate(options) => simulation::simulate(&options),
+        Command::Mutants(options) => simulation::mutants(&options),
         Command::Chaos(options) => chaos::run(&options),
         Command::HttpFile => http_file::run(),
     }

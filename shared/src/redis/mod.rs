@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::io::tcp::TcpSettings;
-use ::redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult};
+use ::redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisResult};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::StoreId;
@@ -104,6 +104,10 @@ pub struct Beat {
 
 /// A client for a `redis://` address, with `TCP_NODELAY`.
 pub fn client(url: &str) -> RedisResult<Client> {
+    if url.trim_start().to_ascii_lowercase().starts_with("rediss:") {
+        let why = "TLS (rediss://) is not built in: use redis://, through a tunnel if the network is not your own";
+        return Err((ErrorKind::InvalidClientConfig, why).into());
+    }
     let settings = TcpSettings::default().set_nodelay(true);
     Client::open(url.into_connection_info()?.set_tcp_settings(settings))
 }
@@ -132,6 +136,13 @@ pub fn time(reply: (i64, i64)) -> Millis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_with_tls_is_refused_with_the_reason() {
+        let error = client("rediss://127.0.0.1:6379").expect_err("no TLS");
+        assert!(error.to_string().contains("TLS"), "{error}");
+        assert!(client("redis://127.0.0.1:6379").is_ok());
+    }
 
     #[test]
     fn keys_are_named_as_the_protocol_says() {

@@ -49,12 +49,14 @@ pub(super) struct Done {
     pub(super) position: String,
 }
 
-/// The operation's name: the same for the same key, for ever.
-pub(super) fn operation_id(write: &Write) -> OperationId {
-    match &write.key {
-        Some(key) => OperationId::from_key("", key),
-        None => OperationId::from_uuid(uuid::Uuid::now_v7()),
-    }
+/// A write about to be done.
+pub(super) struct Call {
+    /// Its name for ever: the same for the same request under the same key.
+    pub(super) operation: OperationId,
+    /// It was done before a restore: its effect is in the stock, its answer is lost.
+    pub(super) is_known: bool,
+    /// When.
+    pub(super) now: Millis,
 }
 
 impl App {
@@ -63,7 +65,7 @@ impl App {
         &self,
         write: &Write,
         json: &Value,
-        act: impl FnOnce(&Connection, Millis) -> std::result::Result<Done, Abort<Problem>> + Send + 'static,
+        act: impl FnOnce(&Connection, Call) -> std::result::Result<Done, Abort<Problem>> + Send + 'static,
     ) -> Result<Response> {
         let key = write.key.clone().map(|key| Key {
             key,
@@ -75,22 +77,28 @@ impl App {
         let (status, body, position, replayed) = self
             .writer
             .write(move |connection| {
-                if let Some(key) = &key
-                    && let Some(Record { fingerprint, status, body, position, .. }) =
-                        idempotency::find(connection, &key.key)?
-                {
-                    if fingerprint != key.fingerprint {
-                        return Err(Abort::Refused(Problem::new(Code::IdempotencyKeyReused)));
+                let call = match &key {
+                    None => Call { operation: OperationId::from_uuid(uuid::Uuid::now_v7()), is_known: false, now },
+                    Some(key) => {
+                        if let Some(record) = idempotency::find(connection, &key.key)? {
+                            let Record { fingerprint, status, body, position, .. } = record;
+                            if fingerprint != key.fingerprint {
+                                return Err(Abort::Refused(Problem::new(Code::IdempotencyKeyReused)));
+                            }
+                            return Ok((status, body, position, true));
+                        }
+                        let is_known = idempotency::is_known(connection, key, now)?;
+                        Call { operation: key.operation(now), is_known, now }
                     }
-                    return Ok((status, body, position, true));
-                }
-                let done = act(connection, now)?;
+                };
+                let is_known = call.is_known;
+                let done = act(connection, call)?;
                 let (status, body) = (done.status.as_u16(), done.body.to_string());
                 let position = format!("{store}:{}", done.position);
-                if let Some(key) = &key {
+                if let Some(key) = key.as_ref().filter(|_| !is_known) {
                     idempotency::bind(connection, key, status, &body, &position, now)?;
                 }
-                Ok((status, body, position, false))
+                Ok((status, body, position, is_known))
             })
             .await??;
         Ok(answer(status, body, &position, replayed))

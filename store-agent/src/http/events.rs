@@ -28,6 +28,7 @@ struct Filter {
     #[serde(rename = "type")]
     kind: Option<String>,
     reference: Option<String>,
+    actor: Option<String>,
     since: Option<String>,
     until: Option<String>,
     size: Option<i64>,
@@ -70,6 +71,7 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<V
         ("product_id", filter.product_id),
         ("type", filter.kind.map(|kind| if kind == "epoch_opened" { "opened".to_owned() } else { kind })),
         ("reference", filter.reference),
+        ("actor", filter.actor),
     ];
     for (column, wanted) in columns {
         if let Some(wanted) = wanted {

@@ -2,22 +2,28 @@
 //!
 //! An import is a stream of any length: 1,000 lines are one transaction, and each line stands for itself. A line whose
 //! product is new creates it; otherwise its quantity is a count, and name and threshold are changed if they differ.
+//!
+//! **Guarantees.** Memory stays the same however long the file is and whatever it holds; a client that falls silent
+//! holds nothing for long.
 
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, Cursor, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use csv::StringRecord;
-use futures_util::TryStreamExt;
+use bytes::Bytes;
+use csv::{ByteRecord, StringRecord};
+use futures_util::{Stream, StreamExt};
 use rusqlite::Connection;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use shared::domain::{Guard, Item, Operation, Rejection};
-use shared::http::{Bounded, Name, Problem, Query, Result, Upload, Write};
+use shared::http::{Bounded as Number, Name, Problem, Query, Result, Upload, Write};
 use shared::ids::{OperationId, ProductId};
 use shared::sqlite::{Abort, WriteError};
 use shared::time::Millis;
@@ -31,8 +37,12 @@ use crate::operations::{Request, perform};
 
 /// Lines in one transaction.
 const BATCH: usize = 1_000;
-/// Longest header line, bytes.
-const HEADER: u64 = 64 << 10;
+/// Longest header line, and longest record, bytes.
+const RECORD: u64 = 64 << 10;
+/// Longest pause in an upload.
+const GAP: Duration = Duration::from_secs(20);
+/// Lines whose results are told.
+const TOLD: usize = 10_000;
 const COLUMNS: [&str; 5] = ["productId", "name", "quantity", "version", "lowAt"];
 
 pub(super) fn router() -> Router<Arc<App>> {
@@ -52,7 +62,7 @@ async fn import(
     Upload { body, gzip }: Upload,
 ) -> Result<Json<Value>> {
     let about = About { reference: None, actor: write.actor, traceparent: Some(write.traceparent), occurred_at: None };
-    let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
+    let reader = StreamReader::new(patient(body.into_data_stream(), GAP));
     let handle = Handle::current();
     let task = tokio::task::spawn_blocking(move || {
         let raw = SyncIoBridge::new_with_handle(reader, handle.clone());
@@ -66,8 +76,81 @@ async fn import(
     task.await.map_err(Problem::internal)?.map(Json)
 }
 
+/// The stream, ended by an error when nothing comes for so long.
+fn patient<E>(
+    stream: impl Stream<Item = std::result::Result<Bytes, E>> + Send + 'static,
+    gap: Duration,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let stream = futures_util::stream::unfold(Some(Box::pin(stream)), move |stream| async move {
+        let mut stream = stream?;
+        match tokio::time::timeout(gap, stream.next()).await {
+            Ok(chunk) => Some((chunk?.map_err(std::io::Error::other), Some(stream))),
+            Err(_) => {
+                let why = format!("nothing came for {} s", gap.as_secs());
+                Some((Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why)), None))
+            }
+        }
+    });
+    Box::pin(stream)
+}
+
+/// Reads no more than is left for the present record.
+struct Bounded<'a, R> {
+    inner: R,
+    left: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.left.get() == 0 {
+            return Err(std::io::Error::other(format!("a record has at most {RECORD} bytes")));
+        }
+        let read = self.inner.read(buffer)?;
+        self.left.set(self.left.get().saturating_sub(read as u64));
+        Ok(read)
+    }
+}
+
 fn unreadable(error: impl std::fmt::Display) -> Problem {
     Problem::invalid("", format!("the file cannot be read: {error}"))
+}
+
+/// What became of the lines so far.
+#[derive(Default)]
+struct Report {
+    totals: Map<String, Value>,
+    refused: Vec<LineResult>,
+    others: Vec<LineResult>,
+    lines: usize,
+}
+
+impl Report {
+    fn add(&mut self, result: LineResult) {
+        let count = self.totals.get(result.1).and_then(Value::as_i64).unwrap_or(0) + 1;
+        self.totals.insert(result.1.to_owned(), count.into());
+        self.lines += 1;
+        let list = if result.2.is_some() { &mut self.refused } else { &mut self.others };
+        if list.len() < TOLD {
+            list.push(result);
+        }
+    }
+
+    /// Refused lines go first when there are too many to tell.
+    fn tell(mut self, dry_run: bool) -> Value {
+        self.others.truncate(TOLD - self.refused.len());
+        let mut told = self.refused;
+        told.append(&mut self.others);
+        told.sort_by_key(|(number, ..)| *number);
+        let left_out = self.lines - told.len();
+        let lines: Vec<Value> = told
+            .into_iter()
+            .map(|(number, result, problem)| json!({"line": number, "result": result, "problem": problem}))
+            .collect();
+        json!({"dryRun": dry_run, "lines": lines, "linesLeftOut": left_out, "totals": self.totals})
+    }
 }
 
 /// Which column is where.
@@ -112,36 +195,45 @@ struct Wish {
 
 fn run(app: &App, handle: &Handle, text: &mut dyn BufRead, about: &About, dry_run: bool) -> Result<Value> {
     let mut first = Vec::new();
-    (&mut *text).take(HEADER).read_until(b'\n', &mut first).map_err(unreadable)?;
+    (&mut *text).take(RECORD).read_until(b'\n', &mut first).map_err(unreadable)?;
     let header = first.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&first).to_vec();
     let delimiter = [b',', b';', b'\t'].into_iter().max_by_key(|d| header.iter().filter(|byte| *byte == d).count());
+    // What the reader takes in ahead of a record comes on top.
+    let left = Cell::new(2 * RECORD);
     let mut csv = csv::ReaderBuilder::new()
         .has_headers(true)
         .flexible(true)
         .delimiter(delimiter.unwrap_or(b','))
-        .from_reader(Cursor::new(header).chain(text));
+        .from_reader(Bounded { inner: Cursor::new(header).chain(text), left: &left });
     let columns = Header::parse(csv.headers().map_err(unreadable)?)?;
-    let mut lines = Vec::new();
-    let mut totals = Map::new();
+    let mut report = Report::default();
     let mut batch = Vec::with_capacity(BATCH);
-    let mut records = csv.into_records();
+    let mut record = ByteRecord::new();
     loop {
-        let record = records.next().transpose().map_err(unreadable)?;
-        let ended = record.is_none();
-        if let Some(record) = record {
-            let number = record.position().map_or(0, csv::Position::line);
-            batch.push(Line { number, wish: wish(&columns, &record) });
-        }
-        if batch.len() == BATCH || (ended && !batch.is_empty()) {
-            let results = handle.block_on(take_in(app, std::mem::take(&mut batch), about.clone(), dry_run))?;
-            for (number, result, problem) in results {
-                let count = totals.get(result).and_then(Value::as_i64).unwrap_or(0) + 1;
-                totals.insert(result.to_owned(), count.into());
-                lines.push(json!({"line": number, "result": result, "problem": problem}));
+        left.set(RECORD);
+        // What was taken in before stays: it is told.
+        let more = match csv.read_byte_record(&mut record) {
+            Ok(more) => more,
+            Err(error) => {
+                let line = csv.position().line();
+                return Err(unreadable(format!("{error}, near line {line}")).with("totals", report.totals));
             }
+        };
+        if more {
+            let number = record.position().map_or(0, csv::Position::line);
+            let text = StringRecord::from_byte_record(record.clone());
+            let wish = match text {
+                Ok(text) => wish(&columns, &text),
+                Err(_) => Err(Problem::invalid("", "the line is not UTF-8")),
+            };
+            batch.push(Line { number, wish });
         }
-        if ended {
-            return Ok(json!({"dryRun": dry_run, "lines": lines, "totals": totals}));
+        if batch.len() == BATCH || (!more && !batch.is_empty()) {
+            let results = handle.block_on(take_in(app, std::mem::take(&mut batch), about.clone(), dry_run))?;
+            results.into_iter().for_each(|result| report.add(result));
+        }
+        if !more {
+            return Ok(report.tell(dry_run));
         }
     }
 }
@@ -164,16 +256,16 @@ fn wish(columns: &Header, record: &StringRecord) -> std::result::Result<Wish, Pr
 
 fn number(columns: &Header, record: &StringRecord, column: usize) -> std::result::Result<Option<i64>, Problem> {
     let Some(text) = columns.get(record, column) else { return Ok(None) };
-    let checked = serde_json::from_str::<Bounded0>(text).map(|number| number.0);
+    let checked = serde_json::from_str::<Number0>(text).map(|number| number.0);
     checked.map(Some).map_err(|_| {
         Problem::invalid(
             format!("/{}", COLUMNS[column]),
-            format!("{text:?} is not a whole number from 0 to 1000000000"),
+            format!("{:?} is not a whole number from 0 to 1000000000", text.chars().take(40).collect::<String>()),
         )
     })
 }
 
-type Bounded0 = Bounded<0, 1_000_000_000>;
+type Number0 = Number<0, 1_000_000_000>;
 
 type LineResult = (u64, &'static str, Option<Value>);
 
@@ -196,7 +288,7 @@ async fn take_in(app: &App, batch: Vec<Line>, about: About, dry_run: bool) -> Re
         match written {
             Ok(Ok(results) | Err(results)) => return Ok(results),
             // A long file waits for its turn instead of failing halfway.
-            Err(WriteError::Overloaded) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+            Err(WriteError::Overloaded) => tokio::time::sleep(Duration::from_millis(20)).await,
             Err(error) => return Err(error.into()),
         }
     }
@@ -273,4 +365,33 @@ async fn export(State(app): Shared) -> Result<Response> {
     }
     let bytes = writer.into_inner().map_err(Problem::internal)?;
     Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], bytes).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_upload_that_stalls_ends() {
+        let first = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"a"))]);
+        let stalled = first.chain(futures_util::stream::pending());
+        let chunks: Vec<_> = patient(stalled, Duration::from_millis(20)).collect().await;
+        assert_eq!(chunks.len(), 2);
+        assert_eq!(chunks[1].as_ref().map_err(std::io::Error::kind), Err(std::io::ErrorKind::TimedOut));
+    }
+
+    #[test]
+    fn a_report_tells_refused_lines_first_and_counts_all() {
+        let mut report = Report::default();
+        for number in 0..30_000 {
+            let refused = number % 10 == 9;
+            report.add((number, if refused { "refused" } else { "created" }, refused.then_some(Value::Null)));
+        }
+        let told = report.tell(false);
+        let lines = told["lines"].as_array().expect("a list");
+        assert_eq!((lines.len(), &told["linesLeftOut"]), (TOLD, &json!(20_000)));
+        assert_eq!(lines.iter().filter(|line| line["result"] == "refused").count(), 3_000);
+        assert_eq!(told["totals"], json!({"created": 27_000, "refused": 3_000}));
+        assert!(lines.is_sorted_by_key(|line| line["line"].as_u64()));
+    }
 }

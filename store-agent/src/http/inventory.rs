@@ -20,7 +20,7 @@ use shared::sqlite::{Abort, parsed};
 use shared::time::Millis;
 use shared::wire::{About, Kind, Position};
 
-use super::answer::{Done, etag, item_view, operation_id};
+use super::answer::{Call, Done, etag, item_view};
 use super::{App, Shared};
 use crate::ledger::{self, ITEM_COLUMNS, read_item};
 use crate::operations::{Request, perform};
@@ -256,23 +256,26 @@ impl App {
         write: Write,
         json: Value,
     ) -> Result<Response> {
-        let request = Request {
-            operation_id: operation_id(&write),
-            product: product.clone(),
-            operation,
-            guard: Guard { expected_version, if_match: write.if_match.clone() },
-            about: About {
-                reference: reference.map(|text| text.0),
-                actor: write.actor.clone(),
-                traceparent: Some(write.traceparent.clone()),
-                occurred_at,
-            },
-            command: None,
-            purchase: None,
+        let guard = Guard { expected_version, if_match: write.if_match.clone() };
+        let about = About {
+            reference: reference.map(|text| text.0),
+            actor: write.actor.clone(),
+            traceparent: Some(write.traceparent.clone()),
+            occurred_at,
         };
-        let store = self.store.clone();
+        let (store, of) = (self.store.clone(), product.clone());
         let done = self
-            .write(&write, &json, move |connection, now| {
+            .write(&write, &json, move |connection, Call { operation: operation_id, is_known, now }| {
+                if is_known && let Some(item) = ledger::find_item(connection, &of)? {
+                    let creates = matches!(operation, Operation::Create { .. });
+                    return Ok(Done {
+                        status: if creates { StatusCode::CREATED } else { StatusCode::OK },
+                        body: item_view(&store, &of, &item),
+                        position: ledger::head(connection)?.cursor.id().to_string(),
+                    });
+                }
+                let request =
+                    Request { operation_id, product: of, operation, guard, about, command: None, purchase: None };
                 let performed = perform(connection, &request, now).map_err(refused)?;
                 let mut body = item_view(&store, &request.product, &performed.item);
                 if performed.kind == Kind::Counted {

@@ -38,6 +38,12 @@ fn asset(kind: &'static str, text: String) -> Response {
 }
 
 async fn root(State(app): Shared, headers: HeaderMap) -> Response {
+    let mut response = root_as_asked(&app, &headers);
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn root_as_asked(app: &App, headers: &HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accept.contains("text/html") {
         let policy = HeaderValue::from_static("default-src 'self'; frame-ancestors 'none'");
@@ -68,19 +74,18 @@ async fn ready(State(app): Shared) -> Response {
 }
 
 async fn status(State(app): Shared) -> Result<Json<Value>> {
-    let (head, backlog, commands, items, waiting, letters, acked) = app.reader.point(|connection| {
+    let link = app.connectivity.link();
+    let (head, backlog, commands, items, waiting, letters) = app.reader.point(|connection| {
         let count = |sql: &str| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0));
         Ok((
             ledger::head(connection)?,
-            ledger::backlog(connection)?,
+            ledger::backlog(connection, link.acked)?,
             ledger::command_cursor(connection)?.0,
             count("select count(*) from item")?,
             count("select count(*) from purchase where status = 'confirmed' and picked_at is null")?,
             count("select count(*) from dead_letter")?,
-            count("select acked from meta")?,
         ))
     })?;
-    let link = app.connectivity.link();
     let switch = app.connectivity.switch();
     let advice = link.stopped.map(|_| {
         "Another database of this store is the one that central follows. This one goes on selling but publishes \
@@ -95,7 +100,7 @@ async fn status(State(app): Shared) -> Result<Json<Value>> {
         "advice": advice,
         "epoch": head.cursor.epoch,
         "head": head.cursor.seq,
-        "acked": acked,
+        "acked": backlog.acked,
         "backlog": backlog.entries,
         "oldestUnsentMs": backlog.oldest.map_or(0, |oldest| Millis::now().since(oldest)),
         "commands": commands.id().to_string(),

@@ -70,3 +70,151 @@ async fn say_where(State(app): Shared, request: Request, next: Next) -> Response
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::{HeaderMap, Method};
+    use rusqlite::Connection;
+    use serde_json::{Value, json};
+    use shared::sqlite::Abort;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::idempotency;
+
+    /// A store with a file of its own.
+    struct Shop {
+        routes: Router,
+        writer: Writer,
+        _kept: (shared::sqlite::FileLock, tempfile::TempDir),
+    }
+
+    struct Answer {
+        status: u16,
+        headers: HeaderMap,
+        body: Value,
+    }
+
+    impl Shop {
+        fn open() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("s1.db");
+            let store = StoreId::parse("s1").expect("valid");
+            let (connection, lock) = shared::sqlite::open(&path, ledger::SCHEMA).expect("opens");
+            ledger::initialise(&connection, &store, Millis::now()).expect("is new");
+            let (writer, _) = Writer::start(connection, || {});
+            let app = App {
+                store,
+                reader: Reader::new(&path),
+                writer: writer.clone(),
+                connectivity: Connectivity::new(Millis::now()),
+                started_at: Millis::now(),
+            };
+            Self { routes: router(Arc::new(app), Edge::default()), writer, _kept: (lock, dir) }
+        }
+
+        async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+            let mut request = axum::http::Request::builder().method(method).uri(path).header("host", "localhost");
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let request = request.body(body.into()).expect("a request");
+            let response = self.routes.clone().oneshot(request).await.expect("routes do not fail");
+            let (status, headers) = (response.status().as_u16(), response.headers().clone());
+            let body = to_bytes(response.into_body(), usize::MAX).await.expect("a body");
+            Answer { status, headers, body: serde_json::from_slice(&body).unwrap_or_default() }
+        }
+
+        async fn post(&self, path: &str, key: &str, body: Value) -> Answer {
+            let headers = [("content-type", "application/json"), ("idempotency-key", key), ("shelf-actor", key)];
+            self.ask(Method::POST, path, &headers, body.to_string()).await
+        }
+
+        async fn get(&self, path: &str) -> Value {
+            self.ask(Method::GET, path, &[], "").await.body
+        }
+
+        async fn import(&self, text: impl Into<Body>) -> Answer {
+            self.ask(Method::POST, "/import", &[("content-type", "text/csv")], text).await
+        }
+
+        async fn change(&self, change: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static) {
+            let changed = self.writer.write(move |connection| Ok::<_, Abort<()>>(change(connection)?)).await;
+            changed.expect("the writer runs").expect("not refused");
+        }
+    }
+
+    fn replayed(answer: &Answer) -> bool {
+        answer.headers.contains_key("idempotency-replayed")
+    }
+
+    #[tokio::test]
+    async fn a_write_that_a_restore_brought_back_is_not_done_again() {
+        let lost = Shop::open();
+        lost.post("/inventory", "k1", json!({"productId": "tea", "quantity": 9})).await;
+        assert_eq!(lost.post("/purchase/tea", "k2", json!({"quantity": 2})).await.body["quantity"], 7);
+        let events = lost.get("/events?size=2").await;
+        let ids: Vec<String> =
+            (0..2).map(|at| events["items"][at]["operationId"].as_str().expect("an id").to_owned()).collect();
+
+        let restored = Shop::open();
+        restored.post("/inventory", "other", json!({"productId": "tea", "quantity": 7})).await;
+        restored
+            .change(move |connection| {
+                idempotency::remember_known(connection, ids.iter().map(String::as_str), Millis::now())
+            })
+            .await;
+        for _ in 0..2 {
+            let again = restored.post("/purchase/tea", "k2", json!({"quantity": 2})).await;
+            assert_eq!((again.status, &again.body["quantity"], replayed(&again)), (200, &json!(7), true));
+            let again = restored.post("/v1/inventory", "k1", json!({"productId": "tea", "quantity": 9})).await;
+            assert_eq!((again.status, &again.body["quantity"], replayed(&again)), (201, &json!(7), true));
+        }
+        let new = restored.post("/purchase/tea", "k3", json!({"quantity": 2})).await;
+        assert_eq!((new.status, &new.body["quantity"], replayed(&new)), (200, &json!(5), false));
+        let other = restored.post("/purchase/tea", "k2", json!({"quantity": 1})).await;
+        assert_eq!((other.status, &other.body["quantity"], replayed(&other)), (200, &json!(4), false));
+    }
+
+    #[tokio::test]
+    async fn events_are_found_by_who_asked() {
+        let shop = Shop::open();
+        shop.post("/inventory", "anna", json!({"productId": "tea", "quantity": 9})).await;
+        shop.post("/purchase/tea", "ben", json!({"quantity": 2})).await;
+        let found = shop.get("/events?actor=ben").await;
+        assert_eq!((&found["items"][0]["type"], &found["items"][1]), (&json!("sold"), &Value::Null));
+    }
+
+    #[tokio::test]
+    async fn the_root_says_what_its_answer_depends_on() {
+        let shop = Shop::open();
+        for kind in ["text/html", "application/json", "text/plain"] {
+            let answer = shop.ask(Method::GET, "/", &[("accept", kind)], "").await;
+            assert!(answer.headers.get_all("vary").iter().any(|vary| vary == "Accept"), "{kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_import_reads_records_of_64_kib_and_no_longer_ones() {
+        let shop = Shop::open();
+        let record = |length: usize| format!("productId,name\na,b\nc,{}\n", "x".repeat(length - 3));
+        let taken = shop.import(record(64 << 10)).await;
+        assert_eq!((taken.status, &taken.body["totals"]), (200, &json!({"created": 1, "refused": 1})));
+        let refused = shop.import(record(100 << 10)).await;
+        assert_eq!((refused.status, &refused.body["code"]), (400, &json!("invalid_request")), "{}", refused.body);
+        let blank = shop.import(format!("productId\n{}", "\n".repeat(1 << 20))).await;
+        assert_eq!(blank.status, 400, "{}", blank.body);
+    }
+
+    #[tokio::test]
+    async fn a_bad_line_of_an_import_is_refused_in_few_words() {
+        let shop = Shop::open();
+        let digits = "9".repeat(60_000);
+        let mut text = format!("productId,quantity\na,{digits}\nb,1\nc,").into_bytes();
+        text.extend([0xff, b'\n', b'd', b',', b'1', b'\n']);
+        let answer = shop.import(text).await;
+        assert_eq!(answer.body["totals"], json!({"created": 2, "refused": 2}), "{}", answer.body);
+        assert!(answer.body.to_string().len() < 2_000);
+    }
+}

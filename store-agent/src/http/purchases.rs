@@ -16,7 +16,7 @@ use shared::ids::{PurchaseId, StoreId};
 use shared::sqlite::Abort;
 use shared::wire::About;
 
-use super::answer::{Done, operation_id};
+use super::answer::{Call, Done};
 use super::{App, Shared};
 use crate::ledger;
 use crate::purchases::{self, Purchase};
@@ -49,6 +49,7 @@ struct Filter {
     picked: Option<bool>,
     status: Option<String>,
     product_id: Option<String>,
+    reference: Option<String>,
     page: Option<i64>,
     size: Option<i64>,
     cursor: Option<String>,
@@ -64,7 +65,8 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<L
         Some(true) => sql.push_str(" and picked_at is not null"),
         None => {}
     }
-    for (column, wanted) in [("status", filter.status), ("product_id", filter.product_id)] {
+    let columns = [("status", filter.status), ("product_id", filter.product_id), ("reference", filter.reference)];
+    for (column, wanted) in columns {
         if let Some(wanted) = wanted {
             sql.push_str(&format!(" and {column} = ?"));
             values.push(Box::new(wanted));
@@ -111,7 +113,6 @@ async fn picked(
 ) -> Result<Response> {
     let unknown = || Problem::new(Code::UnknownId);
     let id: PurchaseId = id.parse().map_err(|_| unknown())?;
-    let operation = operation_id(&write);
     let about = About {
         reference: value.reference.map(|text| text.0),
         actor: write.actor.clone(),
@@ -119,7 +120,7 @@ async fn picked(
         occurred_at: None,
     };
     let store = app.store.clone();
-    app.write(&write, &json, move |connection, now| {
+    app.write(&write, &json, move |connection, Call { operation, now, .. }| {
         let picked = purchases::pick(connection, id, &operation, &about, now).map_err(|abort| match abort {
             Abort::Refused(rejection) => Abort::Refused(Problem::from(Rejection::clone(&rejection))),
             Abort::Database(error) => Abort::Database(error),

@@ -1,6 +1,7 @@
 //! Epochs of the ledger (L9): each opens with the whole state, and nothing of an older one is published any more.
 
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
 use shared::hash::{Digest, Hash};
 use shared::ids::{OperationId, StoreId};
 use shared::link::Cursor;
@@ -11,8 +12,10 @@ use shared::wire::{Event, Named, Outcome, SnapshotEnd, SnapshotPage};
 
 use super::{Head, all_items, append, head, save_head};
 
-/// Items or outcomes on one page.
+/// Items or outcomes on one page, at most.
 const PAGE: usize = 200;
+/// Their JSON on one page, bytes, at most: an entry is the least that a round can carry.
+const PAGE_BYTES: usize = 32 << 10;
 
 /// Why a database is not this agent's.
 #[derive(Debug, thiserror::Error)]
@@ -118,34 +121,54 @@ pub fn write_pages(connection: &Connection, head: &mut Head, now: Millis) -> rus
         })
         .collect::<rusqlite::Result<_>>()?;
     let count = items.len() as u64;
-    let mut pages = 0;
-    for chunk in items.chunks(PAGE) {
-        let items = chunk.iter().map(|(product_id, item)| Named { product_id: product_id.clone(), item: item.clone() });
-        let page = SnapshotPage { items: items.collect(), outcomes: Vec::new() };
-        write_page(connection, head, &mut pages, page, now)?;
-    }
     let outcomes = if planted(Bug::OutcomesLeftOut) { Vec::new() } else { outcomes };
-    for chunk in outcomes.chunks(PAGE) {
-        let page = SnapshotPage { items: Vec::new(), outcomes: chunk.to_vec() };
-        write_page(connection, head, &mut pages, page, now)?;
+    let items = cut(items.into_iter().map(|(product_id, item)| Named { product_id, item }));
+    let items = items.into_iter().map(|items| SnapshotPage { items, outcomes: Vec::new() });
+    let outcomes = cut(outcomes).into_iter().map(|outcomes| SnapshotPage { items: Vec::new(), outcomes });
+    let mut pages = 0;
+    for page in items.chain(outcomes) {
+        pages += 1;
+        append(connection, head, &named("snapshot"), &Event::SnapshotPage(page), now)?;
     }
     let end = Event::SnapshotEnd(SnapshotEnd { pages, count });
     append(connection, head, &named("snapshot"), &end, now)?;
     Ok(())
 }
 
-fn write_page(
-    connection: &Connection,
-    head: &mut Head,
-    pages: &mut u64,
-    page: SnapshotPage,
-    now: Millis,
-) -> rusqlite::Result<()> {
-    *pages += 1;
-    append(connection, head, &named("snapshot"), &Event::SnapshotPage(page), now)?;
-    Ok(())
+/// Cuts a list into pages; each has one member at least.
+fn cut<T: Serialize>(list: impl IntoIterator<Item = T>) -> Vec<Vec<T>> {
+    let mut pages: Vec<Vec<T>> = Vec::new();
+    let mut bytes = 0;
+    for member in list {
+        let size = serde_json::to_string(&member).expect("what goes on a page serialises").len();
+        match pages.last_mut() {
+            Some(page) if page.len() < PAGE && bytes + size <= PAGE_BYTES => {
+                page.push(member);
+                bytes += size;
+            }
+            _ => {
+                pages.push(vec![member]);
+                bytes = size;
+            }
+        }
+    }
+    pages
 }
 
 fn named(text: &str) -> OperationId {
     OperationId::parse(text).expect("a short text of visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_ends_by_number_or_by_bytes() {
+        let lengths = |list: Vec<String>| cut(list).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lengths(Vec::new()), [0; 0]);
+        assert_eq!(lengths(vec!["x".into(); 401]), [200, 200, 1]);
+        assert_eq!(lengths(vec!["x".repeat(10_000); 7]), [3, 3, 1]);
+        assert_eq!(lengths(vec!["x".repeat(100_000); 2]), [1, 1], "one in any case");
+    }
 }

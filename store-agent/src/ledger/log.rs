@@ -8,10 +8,12 @@ use shared::link::{Cursor, Entry, EntryId};
 use shared::sqlite::{DigestColumn, HashColumn};
 use shared::time::Millis;
 
+use crate::idempotency;
+
 /// How long an entry and a command's answer are kept beyond their acknowledgement, ms: thirty days (L1).
 const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
-/// How long a caller's key is remembered, ms: seven days.
-const KEYS_MS: i64 = 7 * 24 * 60 * 60 * 1_000;
+/// Rows that are forgotten in one go, at most.
+const BATCH: usize = 1_000;
 
 /// The present epoch of the ledger.
 pub struct Log<'a> {
@@ -59,43 +61,64 @@ impl shared::link::Log for Log<'_> {
 
 /// Entries `from` to `to` of an epoch.
 pub fn entries(connection: &Connection, epoch: u64, from: u64, to: u64) -> rusqlite::Result<Vec<Entry>> {
-    connection
-        .prepare_cached(
-            "select seq, type, operation_id, body, digest, hash from ledger \
-             where epoch = ?1 and seq between ?2 and ?3 order by seq",
-        )?
-        .query_map(params![epoch, from, to], |row| {
-            Ok(Entry {
-                id: EntryId { epoch, seq: row.get(0)? },
-                kind: row.get(1)?,
-                operation: row.get(2)?,
-                body: row.get(3)?,
-                digest: Some(row.get::<_, DigestColumn>(4)?.0),
-                hash: row.get::<_, HashColumn>(5)?.0,
-            })
-        })?
-        .collect()
+    entries_within(connection, epoch, from, to, usize::MAX)
+}
+
+/// Entries `from` to `to` of an epoch, but no more than fit into so many bytes of body; one in any case.
+pub fn entries_within(
+    connection: &Connection,
+    epoch: u64,
+    from: u64,
+    to: u64,
+    bytes_max: usize,
+) -> rusqlite::Result<Vec<Entry>> {
+    let mut statement = connection.prepare_cached(
+        "select seq, type, operation_id, body, digest, hash from ledger \
+         where epoch = ?1 and seq between ?2 and ?3 order by seq",
+    )?;
+    let mut rows = statement.query(params![epoch, from, to])?;
+    let (mut entries, mut bytes) = (Vec::new(), 0_usize);
+    while let Some(row) = rows.next()? {
+        let entry = Entry {
+            id: EntryId { epoch, seq: row.get(0)? },
+            kind: row.get(1)?,
+            operation: row.get(2)?,
+            body: row.get(3)?,
+            digest: Some(row.get::<_, DigestColumn>(4)?.0),
+            hash: row.get::<_, HashColumn>(5)?.0,
+        };
+        bytes = bytes.saturating_add(entry.body.len());
+        if bytes > bytes_max && !entries.is_empty() {
+            break;
+        }
+        entries.push(entry);
+    }
+    Ok(entries)
 }
 
 /// What central has not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backlog {
+    /// The last entry that it has.
+    pub acked: u64,
     /// How many entries.
     pub entries: u64,
     /// When the oldest of them was recorded.
     pub oldest: Option<Millis>,
 }
 
-/// What central has not acknowledged of the present epoch.
-pub fn backlog(connection: &Connection) -> rusqlite::Result<Backlog> {
-    let (epoch, seq, acked): (u64, u64, u64) = connection
+/// What central has not acknowledged of the present epoch. `known`: what the publisher knows to be acknowledged, which
+/// the database learns of later.
+pub fn backlog(connection: &Connection, known: Option<EntryId>) -> rusqlite::Result<Backlog> {
+    let (epoch, seq, stored): (u64, u64, u64) = connection
         .prepare_cached("select epoch, seq, acked from meta")?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let acked = known.filter(|known| known.epoch == epoch).map_or(stored, |known| known.seq);
     let oldest = connection
         .prepare_cached("select recorded_at from ledger where epoch = ?1 and seq = ?2")?
         .query_row(params![epoch, acked + 1], |row| row.get(0))
         .optional()?;
-    Ok(Backlog { entries: seq.saturating_sub(acked), oldest: oldest.map(Millis) })
+    Ok(Backlog { acked, entries: seq.saturating_sub(acked), oldest: oldest.map(Millis) })
 }
 
 /// Remembers how far central has acknowledged: what lies below may be pruned in time.
@@ -104,28 +127,160 @@ pub fn store_acked(connection: &Connection, epoch: u64, seq: u64) -> rusqlite::R
     Ok(())
 }
 
-/// Forgets what may be forgotten (L1): entries below the acknowledged one and older than the retention, answers to
-/// commands as old, and callers' keys after a week.
-pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<()> {
-    prune_entries(connection, Millis(now.0 - RETENTION_MS))?;
+/// Forgets some of what may be forgotten (L1): entries below the acknowledged one and older than the retention, answers
+/// to commands as old, and callers' keys after a week. A batch of each, so that sales need not wait for long; says
+/// whether there may be more.
+pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
+    let more = prune_entries(connection, Millis(now.0 - RETENTION_MS))?;
     // An answer that central may not have heard yet is kept, and so is that of a purchase whose units still wait.
-    connection.execute(
-        "delete from outcome where at < ?1 \
-         and at < (select coalesce(min(ledger.recorded_at), ?1) from ledger join meta using (epoch) where ledger.seq > meta.acked) \
+    let outcomes = connection.execute(
+        "delete from outcome where command_id in (select command_id from outcome where at < ?1 \
+         and at < coalesce((select recorded_at from ledger join meta on ledger.epoch = meta.epoch \
+           and ledger.seq = meta.acked + 1), ?1) \
          and not exists (select 1 from purchase where purchase.attempt = outcome.command_id \
-           and purchase.status = 'confirmed' and purchase.picked_at is null)",
-        [now.0 - RETENTION_MS],
+           and purchase.status = 'confirmed' and purchase.picked_at is null) \
+         order by at limit ?2)",
+        params![now.0 - RETENTION_MS, BATCH],
     )?;
-    connection.execute("delete from idempotency where at < ?1", [now.0 - KEYS_MS])?;
-    Ok(())
+    let keys = connection.execute(
+        "delete from idempotency where key in (select key from idempotency where at < ?1 order by at limit ?2)",
+        params![now.0 - idempotency::RETENTION_MS, BATCH],
+    )?;
+    let known = connection.execute(
+        "delete from known_operation where id in (select id from known_operation where at < ?1 order by at limit ?2)",
+        params![now.0 - idempotency::KNOWN_MS, BATCH],
+    )?;
+    Ok(more || [outcomes, keys, known].contains(&BATCH))
 }
 
-/// Forgets entries recorded before a time that lie below the acknowledged one, which always stays.
-pub fn prune_entries(connection: &Connection, before: Millis) -> rusqlite::Result<()> {
-    connection.execute(
-        "delete from ledger where recorded_at < ?1 and exists (select 1 from meta \
-         where ledger.epoch < meta.epoch or (ledger.epoch = meta.epoch and ledger.seq < meta.acked))",
-        [before.0],
-    )?;
-    Ok(())
+/// Forgets a batch of the oldest entries, recorded before a time, that lie below the acknowledged one, which always
+/// stays; says whether there may be more. What is left has no holes: it begins at the first entry that is too young.
+pub fn prune_entries(connection: &Connection, before: Millis) -> rusqlite::Result<bool> {
+    // Entries of the future come from a clock that was wrong: they hold nothing up.
+    let future = before.plus(RETENTION_MS);
+    let oldest: Vec<(u64, u64, bool)> = connection
+        .prepare_cached(
+            "select ledger.epoch, ledger.seq, (recorded_at < ?1 or recorded_at > ?2) \
+             and (ledger.epoch < meta.epoch or (ledger.epoch = meta.epoch and ledger.seq < acked)) \
+             from ledger, meta order by ledger.epoch, ledger.seq limit ?3",
+        )?
+        .query_map(params![before.0, future.0, BATCH], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let Some((epoch, seq, _)) = oldest.iter().take_while(|(_, _, may_go)| *may_go).last() else { return Ok(false) };
+    let deleted =
+        connection.prepare_cached("delete from ledger where (epoch, seq) <= (?1, ?2)")?.execute(params![epoch, seq])?;
+    Ok(deleted == BATCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::domain::{Guard, Operation};
+    use shared::ids::{OperationId, ProductId, StoreId};
+    use shared::link::Log as _;
+    use shared::wire::About;
+
+    use super::*;
+    use crate::operations::{Request, perform};
+    use crate::{ledger, ledger::SCHEMA};
+
+    const NOW: Millis = Millis(1_700_000_000_000);
+
+    /// A ledger of three entries for the opening and so many for one item.
+    fn store(entries: i64) -> Connection {
+        let connection = shared::sqlite::memory(SCHEMA).expect("opens");
+        ledger::initialise(&connection, &StoreId::parse("s1").expect("valid"), NOW).expect("is new");
+        for number in 0..entries {
+            let operation = match number {
+                0 => Operation::Create { name: "Tea".into(), quantity: 0, low_at: None },
+                _ => Operation::Receive { quantity: 1 },
+            };
+            let request = Request {
+                operation_id: OperationId::parse(&format!("o{number}")).expect("valid"),
+                product: ProductId::parse("tea").expect("valid"),
+                operation,
+                guard: Guard::default(),
+                about: About::default(),
+                command: None,
+                purchase: None,
+            };
+            perform(&connection, &request, NOW.plus(number)).expect("done");
+        }
+        connection
+    }
+
+    #[test]
+    fn the_backlog_counts_from_what_is_known_to_be_acknowledged() {
+        let connection = store(5);
+        let head = ledger::head(&connection).expect("reads").cursor;
+        let known = |epoch, seq| backlog(&connection, Some(EntryId { epoch, seq })).expect("reads");
+        store_acked(&connection, head.epoch, 2).expect("writes");
+        assert_eq!(backlog(&connection, None).expect("reads").entries, head.seq - 2);
+        assert_eq!(known(head.epoch, head.seq), Backlog { acked: head.seq, entries: 0, oldest: None });
+        assert_eq!(known(head.epoch, 1).entries, head.seq - 1, "central was set back");
+        assert_eq!(known(head.epoch - 1, head.seq).entries, head.seq - 2, "of another epoch");
+    }
+
+    #[test]
+    fn a_round_ends_by_bytes_but_has_one_entry_in_any_case() {
+        let connection = store(5);
+        let head = ledger::head(&connection).expect("reads").cursor;
+        let all = entries(&connection, head.epoch, 2, head.seq).expect("reads");
+        let within = |bytes| entries_within(&connection, head.epoch, 2, head.seq, bytes).expect("reads");
+        assert_eq!(all.len() as u64, head.seq - 1);
+        assert_eq!(within(0), all[..1]);
+        assert_eq!(within(all[0].body.len() + all[1].body.len()), all[..2]);
+        assert_eq!(within(all[0].body.len() + all[1].body.len() + 1), all[..2]);
+        assert_eq!(within(1 << 20), all);
+    }
+
+    #[test]
+    fn a_place_beyond_the_head_has_no_hash() {
+        let connection = store(1);
+        let log = Log::new(&connection).expect("reads");
+        assert_eq!(log.hash_at(log.head.seq), Some(log.head.hash));
+        assert_eq!(log.hash_at(log.head.seq + 1), None);
+        assert_eq!(log.hash_at(u64::MAX), None);
+        assert!(log.failed.take().is_none(), "it is no failure");
+    }
+
+    fn kept(connection: &Connection) -> Vec<u64> {
+        let mut statement = connection.prepare("select seq from ledger order by epoch, seq").expect("prepares");
+        statement.query_map([], |row| row.get(0)).expect("reads").collect::<rusqlite::Result<_>>().expect("reads")
+    }
+
+    #[test]
+    fn pruning_goes_up_to_the_first_entry_that_is_young_or_not_acknowledged() {
+        let connection = store(6);
+        let head = ledger::head(&connection).expect("reads").cursor;
+        let later = NOW.plus(1_000_000);
+        assert!(!prune_entries(&connection, later).expect("prunes"));
+        assert_eq!(kept(&connection)[0], 1, "nothing is acknowledged");
+        store_acked(&connection, head.epoch, head.seq - 1).expect("writes");
+        connection.execute("update ledger set recorded_at = ?1 where seq = 4", [later.0]).expect("writes");
+        prune_entries(&connection, later).expect("prunes");
+        assert_eq!(kept(&connection), (4..=head.seq).collect::<Vec<_>>(), "no holes");
+        let wrong = later.plus(RETENTION_MS + 1);
+        connection.execute("update ledger set recorded_at = ?1 where seq = 4", [wrong.0]).expect("writes");
+        prune_entries(&connection, later).expect("prunes");
+        assert_eq!(kept(&connection), [head.seq - 1, head.seq], "the acknowledged one stays");
+    }
+
+    #[test]
+    fn pruning_goes_in_batches_and_forgets_outcomes_and_keys() {
+        let connection = store(2_500);
+        let head = ledger::head(&connection).expect("reads").cursor;
+        store_acked(&connection, head.epoch, head.seq).expect("writes");
+        for id in ["a", "b"] {
+            connection.execute("insert into outcome values (?1, '{}', ?2)", params![id, NOW.0]).expect("writes");
+            idempotency::remember_known(&connection, [id], NOW).expect("writes");
+        }
+        let later = NOW.plus(RETENTION_MS + 1_000_000);
+        let mut batches = 1;
+        while prune(&connection, later).expect("prunes") {
+            batches += 1;
+        }
+        assert_eq!((kept(&connection), batches), (vec![head.seq], 3));
+        let left = "select (select count(*) from outcome) + (select count(*) from known_operation)";
+        assert_eq!(connection.query_row(left, [], |row| row.get::<_, i64>(0)), Ok(0));
+    }
 }

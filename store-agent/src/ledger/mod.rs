@@ -10,7 +10,7 @@ mod log;
 pub(crate) use epoch::begin_epoch;
 pub use epoch::{InitialiseError, claim, initialise, lineage, open_epoch, write_pages};
 pub use items::{COLUMNS as ITEM_COLUMNS, all_items, find_item, read_item};
-pub use log::{Backlog, Log, backlog, entries, prune, prune_entries, store_acked};
+pub use log::{Backlog, Log, backlog, entries, entries_within, prune, prune_entries, store_acked};
 
 pub(crate) use items::put_item;
 
@@ -70,7 +70,7 @@ pub fn append(
     connection
         .prepare_cached(
             "insert into ledger (epoch, seq, type, operation_id, body, digest, hash, product_id, delta, reference, \
-             recorded_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+             actor, recorded_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         )?
         .execute(params![
             entry.id.epoch,
@@ -83,6 +83,7 @@ pub fn append(
             fact.map(|fact| fact.product_id.as_str()),
             fact.map_or(0, |fact| fact.delta),
             fact.and_then(|fact| fact.about.reference.as_deref()),
+            fact.and_then(|fact| fact.about.actor.as_deref()),
             now.0,
         ])?;
     head.cursor = entry.cursor();

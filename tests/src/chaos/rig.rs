@@ -321,7 +321,8 @@ impl Rig {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
-        if !status.success() && serves && slot.environment.is_empty() {
+        // One whose disk was full may have been about to end over it.
+        if !status.success() && serves && slot.environment.is_empty() && !self.has_small_disk(name) {
             self.violation(format!("{name} stopped with {status} on SIGTERM"));
         }
     }
@@ -342,9 +343,13 @@ impl Rig {
         }
     }
 
+    fn has_small_disk(&self, name: &str) -> bool {
+        self.small_disk().is_some_and(|(number, _)| self.stores[number].name == name)
+    }
+
     /// A daemon that ends by itself needs a reason: a full disk is the only one there is.
     pub(super) fn note_exit(&self, name: &str) {
-        let full = self.small_disk().is_some_and(|(number, _)| self.stores[number].name == name);
+        let full = self.has_small_disk(name);
         let mut records = self.records.lock().expect("no thread panics");
         records.exits += 1;
         if !full {

@@ -93,7 +93,7 @@ impl Agent {
 
     fn beat(&self) -> Call {
         let head = ledger::head(&self.file).expect("a ledger has a head");
-        let backlog = ledger::backlog(&self.file).expect("a ledger has a backlog");
+        let backlog = ledger::backlog(&self.file, None).expect("a ledger has a backlog");
         let beat = Beat {
             process: self.process,
             epoch: head.cursor.epoch,

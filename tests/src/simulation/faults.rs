@@ -128,7 +128,7 @@ impl World {
 
     fn prune(&mut self) {
         let later = Millis(self.now + LONG_AGO);
-        let before: i64 = self.agents.iter().map(|agent| entries(agent)).sum();
+        let before: i64 = self.agents.iter().map(entries).sum();
         for agent in &self.agents {
             ledger::prune_entries(&agent.file, later).expect("pruning works");
         }

@@ -100,6 +100,18 @@ async fn mistakes_are_problems_on_both_servers() {
         let options = client.send(Method::OPTIONS, sell, &[], Vec::new()).await;
         assert_eq!((options.status, options.header("allow")), (204, "POST"));
     }
+    let beyond = r#"{"quantity":1,"occurredAt":"9999-12-31T23:59:59-01:00"}"#;
+    check(
+        &store,
+        &[
+            ("POST", "/v1/purchase/tea", JSON, beyond, 400, "invalid_request", "/occurredAt"),
+            ("GET", "/v1/events?after=s1:5-18446744073709551615", "", "", 400, "invalid_request", "?after"),
+            ("GET", "/v1/events?after=9223372036854775808-1", "", "", 400, "invalid_request", "?after"),
+        ],
+    )
+    .await;
+    let last = store.get("/v1/events?after=s1:9223372036854775807-9223372036854775807").await.expect(200);
+    assert_eq!(last["items"], json!([]));
     check(
         &central,
         &[

@@ -48,7 +48,9 @@ async fn a_new_machine_takes_over_from_central() {
     let central = world.central();
     let bought = central.post("/v1/purchase/s1/tea", json!({"quantity": 3})).await.expect(200);
     let id = bought["purchase"]["purchaseId"].as_str().expect("an id").to_owned();
-    world.store("s1").post("/v1/purchase/tea", json!({"quantity": 7})).await.expect(200);
+    let sale = json!({"quantity": 7});
+    let key = [("idempotency-key", "receipt-1")];
+    world.store("s1").post_with("/v1/purchase/tea", &key, sale.clone()).await.expect(200);
     world.converged(SOON).await;
     world.kill(&agent());
     remove(&world, "s1");
@@ -59,6 +61,9 @@ async fn a_new_machine_takes_over_from_central() {
     world.converged(SOON).await;
     let store = world.store("s1");
     assert_eq!(store.get("/v1/inventory/tea").await.expect(200)["quantity"], 40);
+    let again = store.post_with("/v1/purchase/tea", &key, sale).await;
+    assert_eq!(again.header("idempotency-replayed"), "true", "a till that had not heard the answer tries again");
+    assert_eq!(again.expect(200)["quantity"], 40);
     let waiting = store.get("/v1/purchases?picked=false").await.expect(200);
     assert_eq!(waiting["items"][0]["purchaseId"], id.as_str(), "what waits to be picked is known again");
     world.online("s1").await;

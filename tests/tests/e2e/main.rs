@@ -4,6 +4,7 @@ mod bad_input;
 mod flush;
 mod last_unit;
 mod life;
+mod link;
 mod offline;
 mod poison;
 mod purchases;

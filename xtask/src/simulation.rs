@@ -1,0 +1,53 @@
+//! `cargo xtask simulate` and `cargo xtask mutants`.
+
+use std::process::Command;
+
+use anyhow::bail;
+use clap::Args;
+
+use crate::process;
+
+#[derive(Args)]
+pub(crate) struct Simulate {
+    /// How many seeds.
+    #[arg(long, default_value_t = 10_000)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Play one seed and print everything that happened in it.
+    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    trace: Option<u64>,
+}
+
+#[derive(Args)]
+pub(crate) struct Mutants {
+    /// Seeds for each bug, at most.
+    #[arg(long, default_value_t = 5_000)]
+    seeds: u64,
+    /// Only bugs whose name contains this.
+    only: Option<String>,
+}
+
+pub(crate) fn simulate(options: &Simulate) -> anyhow::Result<()> {
+    let arguments = match options.trace {
+        Some(seed) => vec!["--trace".to_owned(), seed.to_string()],
+        None => ["--seeds".to_owned(), options.seeds.to_string(), "--from".to_owned(), options.from.to_string()].into(),
+    };
+    run(&["--bin", "simulate"], &arguments, "a promise was broken")
+}
+
+pub(crate) fn mutants(options: &Mutants) -> anyhow::Result<()> {
+    let mut arguments = vec!["--seeds".to_owned(), options.seeds.to_string()];
+    arguments.extend(options.only.clone());
+    run(&["--features", "planted", "--bin", "mutants"], &arguments, "a planted bug was not found")
+}
+
+fn run(which: &[&str], arguments: &[String], failure: &'static str) -> anyhow::Result<()> {
+    let mut command = Command::new(process::cargo());
+    command.args(["run", "--package", "tests"]).args(which).arg("--").args(arguments);
+    if !command.current_dir(process::root()).status()?.success() {
+        bail!(failure);
+    }
+    Ok(())
+}
