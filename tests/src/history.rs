@@ -173,6 +173,8 @@ fn judge_operations(
         }
         if let (Told::Done, [delta]) = (operation.told, entries)
             && *delta != operation.delta
+            // On an older copy an operation that was repeated may have been done once more, and left out by the restore.
+            && !history.is_forked(&operation.store)
         {
             let answered = operation.delta;
             found.push(format!("P2: operation {} was answered as {answered:+}, recorded as {delta:+}", operation.id));

@@ -580,9 +580,8 @@ async fn disk_lost(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
     result.map(|()| daemon.name.clone())
 }
 
-/// From here on a shortage may be, and tills ask nothing again that they asked before: keys do not outlive a restore.
+/// From here on a shortage may be.
 fn fork(rig: &Rig, number: usize) {
-    rig.stores[number].files.fetch_add(1, Ordering::Relaxed);
     rig.records.lock().expect("no thread panics").history.forked_stores.insert(rig.ids[number].clone());
 }
 
@@ -618,7 +617,7 @@ fn mark_lost(rig: &Rig, number: usize, dead: &Path, other: Option<&Path>) -> any
     Ok(())
 }
 
-fn operations(path: &Path, sql: &str) -> anyhow::Result<HashSet<String>> {
+pub(super) fn operations(path: &Path, sql: &str) -> anyhow::Result<HashSet<String>> {
     let file = read(path)?;
     let mut statement = file.prepare(sql)?;
     let rows = statement.query_map([], |row| row.get(0))?;
@@ -764,8 +763,8 @@ async fn central_older_copy(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String
 
 /// Purchases that the copy does not know as they are now may be forgotten, and of the victim, whose ledger may not
 /// reach back, operations.
-fn allow_for_set_back(rig: &Rig, old: &Path) -> anyhow::Result<()> {
-    let (old, now, own) = (read(old)?, read(&rig.central.database)?, read(&rig.stores[rig.victim].database)?);
+fn allow_for_set_back(rig: &Rig, old_path: &Path) -> anyhow::Result<()> {
+    let (old, now) = (read(old_path)?, read(&rig.central.database)?);
     let row = "select status || coalesce(cancel_requested_at, '') from purchase where purchase_id = ?1";
     let mut ids = now.prepare("select purchase_id, status || coalesce(cancel_requested_at, '') from purchase")?;
     let ids: Vec<(String, String)> =
@@ -778,20 +777,15 @@ fn allow_for_set_back(rig: &Rig, old: &Path) -> anyhow::Result<()> {
         }
     }
     let store = &rig.ids[rig.victim];
-    let known = "select 1 from event where store_id = ?1 and operation_id = ?2";
-    let lost: Vec<String> = records
-        .history
-        .operations
-        .iter()
-        .filter(|operation| operation.store == *store)
-        .map(|operation| operation.id.clone())
-        .collect();
-    for id in lost {
-        let on_disk = own.prepare_cached("select 1 from ledger where operation_id = ?1")?.exists([&id])?;
-        if !on_disk && !old.prepare_cached(known)?.exists([store.as_str(), &id])? {
-            records.lost.insert(id);
-        }
-    }
+    let mut kept = operations(&rig.stores[rig.victim].database, "select operation_id from ledger")?;
+    let of_store = format!("select operation_id from event where store_id = '{store}'");
+    kept.extend(operations(old_path, &of_store)?);
+    let gone: Vec<String> = {
+        let of_victim = records.history.operations.iter().filter(|operation| operation.store == *store);
+        let gone = of_victim.filter(|operation| !records.names(&operation.id).any(|id| kept.contains(id)));
+        gone.map(|operation| operation.id.clone()).collect()
+    };
+    records.lost.extend(gone);
     if rig.restored.lock().expect("no thread panics")[rig.victim] > 0 {
         records.history.stores_without_entries.insert(store.clone());
     }

@@ -288,7 +288,8 @@ fn finish(rig: &Rig, outcome: &mut Outcome, healed_in: Duration) -> anyhow::Resu
     let central = faults::read(&rig.central.database)?;
     let files = rig.stores.iter().map(|daemon| faults::read(&daemon.database)).collect::<Result<Vec<_>, _>>()?;
     let stores: Vec<(StoreId, &Connection)> = rig.ids.iter().cloned().zip(&files).collect();
-    outcome.violations = judge(&records.to_history(), &central, &stores)?;
+    let recorded = faults::operations(&rig.central.database, "select operation_id from event")?;
+    outcome.violations = judge(&records.to_history(&recorded), &central, &stores)?;
     outcome.operations = records.totals.operations;
     outcome.unanswered = records.totals.unanswered;
     outcome.purchases = records.totals.purchases;

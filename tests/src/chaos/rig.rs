@@ -46,8 +46,6 @@ pub(super) struct Daemon {
     pub(super) name: String,
     pub(super) port: u16,
     pub(super) database: PathBuf,
-    /// How often another file took this database's place.
-    pub(super) files: AtomicU64,
     pub(super) proxy: Proxy,
     /// Held while the network of this daemon is not clear.
     pub(super) network: Mutex<()>,
@@ -132,7 +130,6 @@ impl Rig {
                 name: name.to_owned(),
                 port: free_port(),
                 database,
-                files: AtomicU64::new(0),
                 proxy: Proxy::start(redis.port).await?,
                 network: Mutex::new(()),
                 slot: Mutex::new(Slot { process: None, environment: Vec::new() }),

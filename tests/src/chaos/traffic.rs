@@ -1,13 +1,16 @@
 //! Tills, staff and online buyers, who record every answer.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use shared::ids::{OperationId, ProductId};
+use shared::http::fingerprint;
+use shared::ids::ProductId;
+use shared::time::Millis;
+use store_agent::idempotency::Key;
 
 use super::rig::{Rig, Who};
 use crate::history::{Bought, History, Operation, Told};
@@ -26,6 +29,8 @@ const TILL_PAUSE: i64 = 60;
 const BUYER_PAUSE: i64 = 150;
 /// How long one try may take before it counts as unanswered.
 const TRY: Duration = Duration::from_secs(4);
+/// A day.
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 /// How long somebody insists on an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -33,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Default)]
 pub(super) struct Records {
     pub(super) history: History,
+    /// What operations are named if the store's clock says another day, by the name that today gives them.
+    other_days: HashMap<String, [String; 2]>,
     /// Operations that only a dead disk had.
     pub(super) lost: HashSet<String>,
     /// Purchases that central was set back to before.
@@ -80,11 +87,18 @@ impl Records {
         self.forgotten.insert(id);
     }
 
-    /// The history as the judge wants it.
-    pub(super) fn to_history(&self) -> History {
+    /// All names that an operation may have.
+    pub(super) fn names<'a>(&'a self, id: &'a String) -> impl Iterator<Item = &'a String> {
+        std::iter::once(id).chain(self.other_days.get(id).into_iter().flatten())
+    }
+
+    /// The history as the judge wants it. `recorded`: operations in central's ledger.
+    pub(super) fn to_history(&self, recorded: &HashSet<String>) -> History {
         let mut history = self.history.clone();
         for operation in &mut history.operations {
-            operation.may_be_lost |= self.lost.contains(&operation.id);
+            operation.may_be_lost |= self.names(&operation.id).any(|id| self.lost.contains(id));
+            let name = self.names(&operation.id).find(|id| recorded.contains(*id)).cloned();
+            operation.id = name.unwrap_or_else(|| operation.id.clone());
         }
         history
     }
@@ -164,6 +178,17 @@ struct Task<'a> {
     patience: Duration,
 }
 
+impl Task<'_> {
+    /// What the agent names the operation, by its clock: yesterday, today and tomorrow.
+    fn names(&self, key: &str) -> [String; 3] {
+        let path = self.path.strip_prefix("/v1").unwrap_or(self.path);
+        let fingerprint = fingerprint(self.method.as_str(), path, &self.body);
+        let key = Key { key: key.to_owned(), fingerprint, route: String::new() };
+        let now = Millis::now();
+        [-DAY_MS, 0, DAY_MS].map(|away| key.operation(now.plus(away)).to_string())
+    }
+}
+
 /// A till, a member of staff or a buyer.
 pub(super) struct Person {
     rig: Arc<Rig>,
@@ -190,17 +215,9 @@ impl Person {
         format!("{}-{}", self.name, self.asked.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Which file the store has, if it is a store that is asked: keys do not outlive a restore.
-    fn file(&self) -> u64 {
-        match self.asks {
-            Who::Central => 0,
-            Who::Store(number) => self.rig.stores[number].files.load(Ordering::Relaxed),
-        }
-    }
-
     /// Asks until there is an answer, under the same key, for as long as the patience lasts.
     async fn insist(&self, method: Method, path: &str, key: &str, body: &Value, patience: Duration) -> Outcome {
-        let (started, file) = (Instant::now(), self.file());
+        let started = Instant::now();
         let mut unanswered = false;
         loop {
             let headers = [("idempotency-key", key), ("prefer", "wait=1")];
@@ -229,7 +246,7 @@ impl Person {
                 },
                 Ok(Err(_)) | Err(_) => unanswered = true,
             }
-            if started.elapsed() >= patience || self.file() != file {
+            if started.elapsed() >= patience {
                 return Outcome::Nothing;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -237,15 +254,17 @@ impl Person {
     }
 
     /// A write at a store, recorded. Returns whether it was done.
-    async fn work(&self, store: usize, task: Task<'_>, delta: impl Fn(&Value) -> i64) -> bool {
+    async fn work(&self, store: usize, task: Task<'_>, delta: impl Fn(&Value) -> Option<i64>) -> bool {
         let key = self.key();
+        let names = task.names(&key);
         let outcome = self.insist(task.method, task.path, &key, &task.body, task.patience).await;
         let mut records = self.rig.records.lock().expect("no thread panics");
         let (told, delta) = match &outcome {
             Outcome::Done(answer, repeated) => {
                 records.totals.operations += 1;
                 records.totals.repeated += u64::from(*repeated);
-                (Told::Done, delta(&answer.body))
+                // After a restore a repeated count is known to have been done, but no longer by how much it was off.
+                delta(&answer.body).map_or((Told::Nothing, 0), |delta| (Told::Done, delta))
             }
             Outcome::Refused(_, false) => {
                 records.totals.refused += 1;
@@ -256,22 +275,24 @@ impl Person {
                 (Told::Nothing, 0)
             }
         };
+        let [yesterday, today, tomorrow] = names;
+        records.other_days.insert(today.clone(), [yesterday, tomorrow]);
         records.history.operations.push(Operation {
-            id: OperationId::from_key("", &key).to_string(),
+            id: today,
             store: self.rig.ids[store].clone(),
             product: ProductId::parse(task.product).expect("a valid id"),
             delta,
             told,
             may_be_lost: false,
         });
-        told == Told::Done
+        matches!(outcome, Outcome::Done(..))
     }
 
     async fn create(&mut self, store: usize, product: &str) {
         let quantity = self.dice.between(10, 40);
         let body = json!({"productId": product, "quantity": quantity});
         let task = Task { method: Method::POST, path: "/v1/inventory", product, body, patience: PATIENCE };
-        self.work(store, task, |_| quantity).await;
+        self.work(store, task, |_| Some(quantity)).await;
     }
 
     /// One customer, delivery, count or broken bottle.
@@ -290,13 +311,12 @@ impl Person {
             _ => (Method::PATCH, item.clone(), json!({"name": format!("name {}", self.dice.below(5))}), Some(0)),
         };
         let task = Task { method, path: &path, product: &product, body, patience };
-        let difference = |body: &Value| body["difference"].as_i64().unwrap_or(0);
-        let done = self.work(store, task, |body| delta.unwrap_or_else(|| difference(body))).await;
+        let done = self.work(store, task, |body| delta.or_else(|| body["difference"].as_i64())).await;
         if !done && self.dice.chance(500) {
             let units = self.dice.between(2, 12);
             let (path, body) = (format!("{item}/receive"), json!({"quantity": units}));
             let task = Task { method: Method::POST, path: &path, product: &product, body, patience };
-            self.work(store, task, |_| units).await;
+            self.work(store, task, |_| Some(units)).await;
         }
     }
 
@@ -322,7 +342,7 @@ impl Person {
             };
             let path = format!("/v1/purchases/{id}/picked");
             let task = Task { method: Method::POST, path: &path, product, body: json!({}), patience: PATIENCE };
-            self.work(store, task, |_| 0).await;
+            self.work(store, task, |_| Some(0)).await;
         }
     }
 
