@@ -39,6 +39,9 @@ create table store (
   retired         integer not null default 0 check (retired in (0, 1))
 ) strict, without rowid;
 
+-- Ids that differ in case only.
+create index store_by_any_case on store (store_id collate nocase);
+
 -- The last cursor of each earlier epoch of a store's ledger.
 create table lineage (
   store_id text    not null references store,
@@ -66,6 +69,7 @@ create table item (
 ) strict, without rowid;
 
 create index item_by_product on item (product_id, store_id);
+create index item_by_any_case on item (store_id, product_id collate nocase);
 
 -- Totals of the chain, without retired stores; kept in the transaction that changes an item, and summed anew for the
 -- products of each opening state. No checks: a total is derived, and an error in it must not stop a store's events.
@@ -96,6 +100,7 @@ create table event (
   unique (store_id, epoch, seq)
 ) strict;
 
+create index event_by_store on event (store_id, chain_seq);
 create index event_by_product on event (product_id, chain_seq) where product_id is not null;
 create index event_by_reference on event (reference, chain_seq) where reference is not null;
 
@@ -127,7 +132,11 @@ create table request (
 ) strict;
 
 create index request_pending on request (store_id, number) where status = 'pending';
+create index request_pending_by_type on request (store_id, type) where status = 'pending';
+create index request_pending_by_purchase on request (purchase_id, type) where status = 'pending';
 create index request_by_store on request (store_id, number);
+create index request_by_status on request (status, number);
+create index request_by_age on request (settled_at) where settled_at is not null;
 
 -- What the stores answered to commands, by the command's id: what a store that is restored has to know again.
 create table outcome (
@@ -176,6 +185,9 @@ create table purchase (
 
 -- Units on their way to being sold: what `onlineAvailable` leaves out.
 create index purchase_pending on purchase (store_id, product_id, quantity) where status = 'pending';
+-- How many are open, and of these overdue.
+create index purchase_open on purchase (store_id, expires_at) where status = 'pending';
+create index purchase_by_status on purchase (status, number);
 -- Outcomes of these are kept however old they are.
 create index purchase_by_attempt on purchase (attempt);
 create index purchase_by_store on purchase (store_id, number);

@@ -6,12 +6,13 @@
 use std::cell::Cell;
 
 use rusqlite::{Connection, OptionalExtension, params};
+use shared::domain::Rejection;
 use shared::hash::Hash;
 use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use shared::link::{Cursor, Entry, EntryId};
 use shared::planted::{Bug, planted};
 use shared::time::Millis;
-use shared::wire::{Command, Outcome, Position};
+use shared::wire::{Command, Kind, Outcome, Position};
 
 use crate::stores::Store;
 use shared::sqlite::{HashColumn, cursor_at, parsed};
@@ -97,6 +98,14 @@ fn log(
     Ok(())
 }
 
+/// A store's unanswered requests. The store's whole history must not be read for them, hence the index by name.
+const PENDING: &str =
+    "from request indexed by request_pending where store_id = ?1 and status = 'pending' order by number";
+const IS_ASKED: &str = "select exists (select 1 from request indexed by request_pending_by_purchase \
+     where purchase_id = ?3 and type = ?2 and status = 'pending' and store_id = ?1)";
+const IS_RESYNC_ASKED: &str = "select exists (select 1 from request indexed by request_pending_by_type \
+     where store_id = ?1 and type = 'resync' and status = 'pending')";
+
 /// L8: opens a command epoch for an event epoch, with every unsettled request again, in its old order, under its old
 /// id. `beyond`: the greatest command epoch that the store is known to have seen.
 pub fn open_epoch(
@@ -115,9 +124,7 @@ pub fn open_epoch(
     let opened = Command::Opened { for_epoch };
     log(connection, store, &format!("opened:{epoch}"), opened.kind(), opened.encode(), now)?;
     let unsettled: Vec<(String, String, String)> = connection
-        .prepare_cached(
-            "select command_id, type, body from request where store_id = ?1 and status = 'pending' order by number",
-        )?
+        .prepare_cached(&format!("select command_id, type, body {PENDING}"))?
         .query_map([store.id.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
         .collect::<rusqlite::Result<_>>()?;
     for (id, kind, body) in if planted(Bug::UnsettledNotRepeated) { Vec::new() } else { unsettled } {
@@ -330,32 +337,70 @@ pub fn settle(
 /// Whether a request of this kind for this purchase is still unanswered.
 pub fn is_asked(connection: &Connection, store: &StoreId, kind: &str, purchase: PurchaseId) -> rusqlite::Result<bool> {
     connection
-        .prepare_cached(
-            "select exists (select 1 from request where store_id = ?1 and status = 'pending' and type = ?2 \
-             and purchase_id = ?3)",
-        )?
+        .prepare_cached(IS_ASKED)?
         .query_row(params![store.as_str(), kind, purchase.to_string()], |row| row.get(0))
 }
 
 /// Whether a resync is still unanswered.
 pub fn is_resync_asked(connection: &Connection, store: &StoreId) -> rusqlite::Result<bool> {
-    connection
-        .prepare_cached(
-            "select exists (select 1 from request where store_id = ?1 and status = 'pending' and type = 'resync')",
-        )?
-        .query_row([store.as_str()], |row| row.get(0))
+    connection.prepare_cached(IS_RESYNC_ASKED)?.query_row([store.as_str()], |row| row.get(0))
 }
 
-/// Ends all open requests of a store that an operator has retired. Returns their ids.
+/// Ends all open requests of a store that an operator has retired: whoever waits for one hears `store_retired`. Returns
+/// their ids.
 pub fn void(connection: &Connection, store: &StoreId, now: Millis) -> rusqlite::Result<Vec<String>> {
-    let ids: Vec<String> = connection
-        .prepare_cached("select command_id from request where store_id = ?1 and status = 'pending'")?
-        .query_map([store.as_str()], |row| row.get(0))?
+    type Row = (String, String, Option<String>, Option<String>);
+    let open: Vec<Row> = connection
+        .prepare_cached(&format!("select command_id, type, product_id, purchase_id {PENDING}"))?
+        .query_map([store.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    connection
-        .prepare_cached(
-            "update request set status = 'refused', settled_at = ?2 where store_id = ?1 and status = 'pending'",
-        )?
-        .execute(params![store.as_str(), now.0])?;
-    Ok(ids)
+    for (id, kind, product, purchase) in &open {
+        let outcome = Outcome {
+            command: OperationId::parse(id).map_err(|error| invalid(0, error))?,
+            kind: if kind == "purchase" { Kind::PurchaseCancelled } else { Kind::CommandRefused },
+            at: now,
+            // A resync is about no product; an outcome names one.
+            product_id: ProductId::parse(product.as_deref().unwrap_or("unknown")).map_err(|error| invalid(2, error))?,
+            purchase: None,
+            rejection: Some(Rejection::StoreRetired),
+            item: None,
+            picked: false,
+        };
+        let outcome = serde_json::to_string(&outcome).expect("an outcome serialises");
+        connection
+            .prepare_cached(
+                "update request set status = 'refused', outcome = ?2, settled_at = ?3 where command_id = ?1",
+            )?
+            .execute(params![id, outcome, now.0])?;
+        if let (true, Some(purchase)) = (kind == "cancel", purchase.as_deref().and_then(|id| id.parse().ok())) {
+            crate::purchases::forget_cancel(connection, purchase)?;
+        }
+    }
+    Ok(open.into_iter().map(|(id, ..)| id).collect())
+}
+
+fn invalid(column: usize, error: shared::ids::Invalid) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Agent, database, plan};
+
+    #[test]
+    fn what_is_unanswered_is_found_without_reading_what_was_answered() {
+        let connection = database();
+        for sql in [&format!("select command_id {PENDING}"), IS_ASKED, IS_RESYNC_ASKED] {
+            let plan = plan(&connection, sql);
+            assert!(plan.contains("request_pending") && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+            assert!(!plan.contains("SCAN request"), "{sql}: {plan}");
+        }
+        let agent = Agent::settled("s1", &connection);
+        agent.buy(&connection, 1);
+        let id = crate::testing::purchase_id(1);
+        assert!(is_asked(&connection, &agent.id, "purchase", id).expect("reads"));
+        assert!(!is_asked(&connection, &agent.id, "cancel", id).expect("reads"));
+        assert!(!is_resync_asked(&connection, &agent.id).expect("reads"));
+    }
 }

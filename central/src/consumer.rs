@@ -3,23 +3,24 @@
 //! News comes by the bell; a sweep of all known stores every few seconds finds what a lost bell did not say. One round
 //! is one pipelined read of many streams, one group commit, one pipelined write of acks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, Pipeline, Value};
 use shared::ids::StoreId;
 use shared::link::{Ack, Cursor};
-use shared::redis::{Delivery, Keys, Received};
+use shared::redis::{Delivery, Keys, RESPONSE_TIMEOUT, Received};
 use shared::retry::Backoff;
 use shared::sqlite::{Abort, Reader, WriteError, Writer};
 use shared::time::Millis;
 use tokio_util::sync::CancellationToken;
 
-use crate::presence::Presence;
+use crate::presence::{Look, Presence};
 use crate::publisher::Wakes;
+use crate::view::Applied;
 use crate::waiting::Waiting;
 use crate::{stores, view};
 
@@ -27,6 +28,16 @@ use crate::{stores, view};
 const STORES_A_ROUND: usize = 256;
 /// Entries read in one round, over all its stores.
 const ENTRIES_A_ROUND: usize = 4_096;
+/// How often what is read at once can be halved: then it is one store and one entry.
+const HALVINGS: u32 = 10;
+/// Rounds that must work before twice as much is read again.
+const ROUNDS_TO_RECOVER: u32 = 32;
+/// How long a store is left alone whose next entry alone could not be read in time.
+const REST: Duration = Duration::from_secs(60);
+/// When too many writes are waiting.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+/// The own bell may be so late at least, however often is swept.
+const BELL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the consumer works with.
 pub struct Consumer {
@@ -52,12 +63,19 @@ impl Consumer {
     /// Runs until told to stop. Redis may come and go; an error of the database ends it.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let mut pace = Pace::default();
         loop {
             let ended = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                ended = self.follow(&mut backoff) => ended,
+                ended = self.follow(&mut backoff, &mut pace) => ended,
             };
             match ended {
+                Err(Failure::Slow) => {
+                    tracing::warn!(halved = pace.halved, "reading took too long; less is read at once");
+                    continue;
+                }
+                // Only the step that was too much at once is tried again.
+                Err(Failure::Busy) => {}
                 Err(Failure::Redis(error)) => {
                     if self.presence.note_redis(false) {
                         tracing::warn!(%error, "Redis cannot be reached; reads go on, purchases are refused");
@@ -75,39 +93,68 @@ impl Consumer {
     }
 
     /// Follows the bells on one connection until something fails.
-    async fn follow(&self, backoff: &mut Backoff) -> Result<Infallible, Failure> {
+    async fn follow(&self, backoff: &mut Backoff, pace: &mut Pace) -> Result<Infallible, Failure> {
         let mut pubsub = tokio::time::timeout(shared::redis::CONNECT_TIMEOUT, self.client.get_async_pubsub())
             .await
             .map_err(|_| lost("connecting timed out"))??;
-        pubsub.psubscribe(self.keys.all_bells()).await?;
-        let mut bells = pubsub.into_on_message();
+        tokio::time::timeout(RESPONSE_TIMEOUT, pubsub.psubscribe(self.keys.all_bells()))
+            .await
+            .map_err(|_| lost("subscribing timed out"))??;
+        let mut messages = pubsub.into_on_message();
+        let mut bell = OwnBell::new(self.sweep_every);
         let mut connection = shared::redis::connect(&self.client).await?;
         let mut due: BTreeSet<StoreId> = BTreeSet::new();
         let mut sweep = tokio::time::interval(self.sweep_every);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Stores not looked at since this connection was made.
+        let mut unread: Option<BTreeSet<StoreId>> = None;
         loop {
+            let mut sweeps = false;
             if due.is_empty() {
                 tokio::select! {
-                    _ = sweep.tick() => {
-                        due.extend(self.sweep(&mut connection).await?);
+                    _ = sweep.tick() => sweeps = true,
+                    message = messages.next() => due.extend(bell.heard(message)?),
+                }
+            } else {
+                sweeps = sweep.tick().now_or_never().is_some();
+            }
+            while let Some(message) = messages.next().now_or_never() {
+                due.extend(bell.heard(message)?);
+            }
+            if sweeps {
+                match self.sweep(&mut connection).await {
+                    Ok(all) => {
+                        bell.ring(&mut connection, &self.keys).await?;
+                        unread.get_or_insert_with(|| all.iter().cloned().collect());
+                        due.extend(all);
                         if self.presence.note_redis(true) {
                             tracing::info!("Redis answers");
                         }
                         backoff.succeeded();
                     }
-                    bell = bells.next() => due.extend(rung(bell)?),
+                    Err(Failure::Busy) => {
+                        sweep.reset_immediately();
+                        tokio::time::sleep(BUSY_PAUSE).await;
+                    }
+                    Err(failure) => return Err(failure),
                 }
             }
-            while let Some(bell) = futures_util::FutureExt::now_or_never(bells.next()) {
-                due.extend(rung(bell)?);
-            }
-            let round: Vec<StoreId> = due.iter().take(STORES_A_ROUND).cloned().collect();
-            for store in &round {
-                due.remove(store);
-            }
-            due.extend(self.round(&mut connection, round).await?);
-            if due.is_empty() && !self.presence.has_swept() {
-                self.presence.note_swept();
+            let round = pace.pick(&mut due);
+            match self.round(&mut connection, &round, pace).await {
+                Ok(more) => {
+                    if let Some(unread) = &mut unread {
+                        unread.retain(|id| more.contains(id) || (!round.contains(id) && !pace.rests(id)));
+                        if unread.is_empty() && !self.presence.has_swept() {
+                            self.presence.note_swept();
+                        }
+                    }
+                    due.extend(more);
+                }
+                Err(Failure::Busy) => {
+                    due.extend(round);
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                Err(failure) => return Err(failure),
             }
         }
     }
@@ -170,25 +217,41 @@ impl Consumer {
     }
 
     /// Reads, applies, acknowledges. Returns the stores that have more to say.
-    async fn round(&self, connection: &mut MultiplexedConnection, due: Vec<StoreId>) -> Result<Vec<StoreId>, Failure> {
-        let count = (ENTRIES_A_ROUND / due.len().max(1)).clamp(64, 1_024);
-        let ids = due.clone();
+    async fn round(
+        &self,
+        connection: &mut MultiplexedConnection,
+        due: &[StoreId],
+        pace: &mut Pace,
+    ) -> Result<Vec<StoreId>, Failure> {
+        let count = pace.count(due);
         let cursors: Vec<(StoreId, Cursor)> = self
             .reader
             .point(|connection| {
-                ids.into_iter()
+                due.iter()
                     .map(|id| {
-                        let cursor = stores::find(connection, &id)?.map_or(Cursor::default(), |store| store.cursor);
-                        Ok((id, cursor))
+                        let cursor = stores::find(connection, id)?.map_or(Cursor::default(), |store| store.cursor);
+                        Ok((id.clone(), cursor))
                     })
                     .collect()
             })
             .map_err(fatal)?;
         let read_at = Millis::now();
-        let looks = self.read(connection, &cursors, count).await?;
-        let mut more = Vec::new();
+        let looks = match self.read(connection, &cursors, count).await {
+            Ok(looks) => looks,
+            Err(Failure::Redis(error)) if error.is_timeout() => {
+                if let Some(id) = pace.timed_out(due, count) {
+                    let why = "its next entry alone cannot be read in time";
+                    if self.presence.note_quarantined(&id, Some(why.to_owned())) {
+                        tracing::error!(store = %id, why, "the event stream cannot be read");
+                    }
+                }
+                return Err(Failure::Slow);
+            }
+            Err(failure) => return Err(failure),
+        };
+        pace.worked(due);
         let mut batches: Vec<(StoreId, Vec<Received>)> = Vec::new();
-        let mut current: Vec<StoreId> = Vec::new();
+        let mut seen: BTreeMap<StoreId, Seen> = BTreeMap::new();
         for ((id, cursor), (delivery, look)) in cursors.into_iter().zip(looks) {
             self.presence.note(&id, &look);
             let entries = match delivery {
@@ -200,30 +263,28 @@ impl Consumer {
                     continue;
                 }
             };
-            if self.presence.note_quarantined(&id, None) {
-                tracing::info!(store = %id, "the event stream can be read again");
-            }
-            if entries.len() == count {
-                more.push(id.clone());
-            }
-            if !entries.is_empty() {
-                batches.push((id, entries));
+            if entries.is_empty() {
+                self.presence.note_stuck(&id, None);
+                let behind =
+                    look.beat.as_ref().is_some_and(|beat| (beat.epoch, beat.head) > (cursor.epoch, cursor.seq));
+                if !behind {
+                    self.lift_quarantine(&id);
+                }
+                self.presence.note_applied(&id, cursor.id(), &look, read_at, true);
                 continue;
             }
-            self.presence.note_stuck(&id, None);
-            let behind = look.beat.as_ref().filter(|beat| beat.epoch != cursor.epoch || beat.head > cursor.seq);
-            let lagging = behind.map(|beat| Duration::from_millis((beat.oldest_unsent_ms + look.age_ms).max(0) as u64));
-            self.presence.note_lag(&id, lagging);
-            if lagging.is_none() && look.beat.is_some() {
-                current.push(id);
-            }
+            seen.insert(id.clone(), Seen { look, full: entries.len() == count });
+            batches.push((id, entries));
         }
-        for id in current {
-            self.presence.note_current(&id, read_at);
-        }
-        let acks = self.apply(batches, read_at, &more).await?;
+        let (acks, more) = self.apply(batches, read_at, seen).await?;
         self.set_acks(connection, &acks).await?;
         Ok(more)
+    }
+
+    fn lift_quarantine(&self, id: &StoreId) {
+        if self.presence.note_quarantined(id, None) {
+            tracing::info!(store = %id, "the event stream can be followed again");
+        }
     }
 
     async fn read(
@@ -252,15 +313,15 @@ impl Consumer {
     }
 
     /// Applies all batches in one commit; each store's in a savepoint of its own, so that one that breaks stops no
-    /// other (P7).
+    /// other (P7). Returns what is to be acknowledged, and the stores that have more to say.
     async fn apply(
         &self,
         batches: Vec<(StoreId, Vec<Received>)>,
         now: Millis,
-        more: &[StoreId],
-    ) -> Result<Vec<(StoreId, Ack)>, Failure> {
+        mut seen: BTreeMap<StoreId, Seen>,
+    ) -> Result<(Vec<(StoreId, Ack)>, Vec<StoreId>), Failure> {
         if batches.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), Vec::new()));
         }
         let results = self
             .write(move |connection| {
@@ -275,25 +336,35 @@ impl Consumer {
                             }
                             connection.prepare_cached("rollback to batch")?.execute([])?;
                         }
+                        let seen = seen.remove(&id).unwrap_or_default();
+                        if let Ok(applied) = &result
+                            && seen.is_current(applied)
+                        {
+                            stores::note_as_of(connection, &id, now)?;
+                        }
                         connection.prepare_cached("release batch")?.execute([])?;
-                        Ok((id, result))
+                        Ok((id, seen, result))
                     })
                     .collect::<rusqlite::Result<Vec<_>>>()
             })
             .await?;
-        let mut acks = Vec::new();
-        for (id, result) in results {
+        let (mut acks, mut more) = (Vec::new(), Vec::new());
+        for (id, seen, result) in results {
             match result {
                 Ok(applied) => {
                     if let Some(why) = &applied.stuck {
                         tracing::debug!(store = %id, why, "the rest of the batch does not fit");
                     }
-                    let lagging = more.contains(&id) || applied.stuck.is_some();
-                    self.presence.note_stuck(&id, applied.stuck);
-                    self.presence.note_lag(&id, lagging.then_some(Duration::ZERO));
-                    if !lagging {
-                        self.presence.note_current(&id, now);
+                    let all = !seen.full && applied.stuck.is_none();
+                    self.presence.note_applied(&id, applied.ack.cursor.id(), &seen.look, now, all);
+                    if applied.entries > 0 {
+                        self.lift_quarantine(&id);
                     }
+                    // One of which nothing was applied would say the same again.
+                    if seen.full && applied.entries > 0 && applied.stuck.is_none() {
+                        more.push(id.clone());
+                    }
+                    self.presence.note_stuck(&id, applied.stuck);
                     if applied.has_commands {
                         self.wakes.wake(&id);
                     }
@@ -308,7 +379,7 @@ impl Consumer {
             }
         }
         self.waiting.applied();
-        Ok(acks)
+        Ok((acks, more))
     }
 
     async fn write<T: Send + 'static>(
@@ -318,16 +389,143 @@ impl Consumer {
         match self.writer.write(move |connection| job(connection).map_err(Abort::<Infallible>::Database)).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(never)) => match never {},
-            Err(WriteError::Overloaded) => Err(lost("too many writes are waiting; read again later")),
+            Err(WriteError::Overloaded) => Err(Failure::Busy),
             Err(error) => Err(Failure::Fatal(anyhow::Error::new(error).context("applying events"))),
         }
     }
 }
 
-/// The store that a bell names, if it names one: anyone may ring.
-fn rung(bell: Option<redis::Msg>) -> Result<Option<StoreId>, Failure> {
-    let bell = bell.ok_or_else(|| lost("the bells' connection was lost"))?;
-    Ok(StoreId::parse(&bell.get_payload::<String>().unwrap_or_default()).ok())
+/// A store's look in one round.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    look: Look,
+    /// As many entries came as were asked for: there may be more.
+    full: bool,
+}
+
+impl Seen {
+    /// Whether the view is current after this: all that was read and all that the beat announces is applied.
+    fn is_current(&self, applied: &Applied) -> bool {
+        let at = applied.ack.cursor;
+        let reached = self.look.beat.as_ref().is_some_and(|beat| beat.epoch == at.epoch && beat.head <= at.seq);
+        reached && !self.full && applied.stuck.is_none()
+    }
+}
+
+/// How much is read at once. Entries are of any size: what took too long is tried again with half of it, down to one
+/// store and one entry; a store that fails even so is left alone for a while, so that it keeps up no other (P7).
+#[derive(Debug, Default)]
+struct Pace {
+    halved: u32,
+    worked: u32,
+    resting: BTreeMap<StoreId, Instant>,
+}
+
+impl Pace {
+    /// Takes the next round's stores out of those that are due.
+    fn pick(&mut self, due: &mut BTreeSet<StoreId>) -> Vec<StoreId> {
+        due.retain(|id| !self.rests(id));
+        // One that has rested is tried alone.
+        if let Some(id) = self.resting.keys().find(|id| due.contains(*id)).cloned() {
+            due.remove(&id);
+            return vec![id];
+        }
+        let round: Vec<StoreId> = due.iter().take((STORES_A_ROUND >> self.halved).max(1)).cloned().collect();
+        for id in &round {
+            due.remove(id);
+        }
+        round
+    }
+
+    fn rests(&self, id: &StoreId) -> bool {
+        self.resting.get(id).is_some_and(|until| Instant::now() < *until)
+    }
+
+    /// Entries to ask each store for.
+    fn count(&self, round: &[StoreId]) -> usize {
+        if round.iter().any(|id| self.resting.contains_key(id)) {
+            return 1;
+        }
+        ((ENTRIES_A_ROUND / round.len().max(1)).clamp(64, 1_024) >> self.halved).max(1)
+    }
+
+    fn worked(&mut self, round: &[StoreId]) {
+        if round.is_empty() {
+            return;
+        }
+        for id in round {
+            self.resting.remove(id);
+        }
+        self.worked += 1;
+        if self.worked >= ROUNDS_TO_RECOVER {
+            self.worked = 0;
+            self.halved = self.halved.saturating_sub(1);
+        }
+    }
+
+    /// Names the store that failed alone, if it did.
+    fn timed_out(&mut self, round: &[StoreId], count: usize) -> Option<StoreId> {
+        self.worked = 0;
+        if let ([id], 1) = (round, count) {
+            self.resting.insert(id.clone(), Instant::now() + REST);
+            self.halved = 0;
+            return Some(id.clone());
+        }
+        self.halved = (self.halved + 1).min(HALVINGS);
+        None
+    }
+}
+
+/// The bell that central rings for itself: a connection that is dead at the other end says nothing, as one on which
+/// nobody rings.
+struct OwnBell {
+    /// No store has this name.
+    message: String,
+    patience: Duration,
+    /// The first ring that was not heard.
+    rung_at: Option<Instant>,
+}
+
+impl OwnBell {
+    fn new(sweep_every: Duration) -> Self {
+        let message = format!("#{}", uuid::Uuid::new_v4().simple());
+        Self { message, patience: (2 * sweep_every).max(BELL_PATIENCE), rung_at: None }
+    }
+
+    fn is_deaf(&self) -> bool {
+        self.rung_at.is_some_and(|at| at.elapsed() > self.patience)
+    }
+
+    /// Rings, unless an earlier ring should have been heard by now.
+    async fn ring(&mut self, connection: &mut MultiplexedConnection, keys: &Keys) -> Result<(), Failure> {
+        if self.is_deaf() {
+            return Err(lost("the bells are not heard"));
+        }
+        let rung: redis::RedisResult<i64> =
+            redis::cmd("PUBLISH").arg(keys.own_bell()).arg(&self.message).query_async(connection).await;
+        match rung {
+            Ok(_) => {
+                self.rung_at.get_or_insert_with(Instant::now);
+                Ok(())
+            }
+            // Not allowed to: then the sweeps must do.
+            Err(error) if error.code() == Some("NOPERM") => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The store that a bell names, if it names one: anyone may ring.
+    fn heard(&mut self, message: Option<redis::Msg>) -> Result<Option<StoreId>, Failure> {
+        let message = message.ok_or_else(|| lost("the bells' connection was lost"))?;
+        Ok(self.says(&message.get_payload::<String>().unwrap_or_default()))
+    }
+
+    fn says(&mut self, text: &str) -> Option<StoreId> {
+        if text == self.message {
+            self.rung_at = None;
+        }
+        StoreId::parse(text).ok()
+    }
 }
 
 fn lost(why: &'static str) -> Failure {
@@ -338,6 +536,10 @@ fn lost(why: &'static str) -> Failure {
 enum Failure {
     /// Wait and try again.
     Redis(redis::RedisError),
+    /// Reading took too long; try again with less at once.
+    Slow,
+    /// Too many writes are waiting; try again in a moment.
+    Busy,
     /// The process must stop.
     Fatal(anyhow::Error),
 }
@@ -350,4 +552,93 @@ impl From<redis::RedisError> for Failure {
 
 fn fatal(error: impl std::fmt::Display) -> Failure {
     Failure::Fatal(anyhow::anyhow!("{error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Agent, NOW, database};
+
+    fn stores(count: usize) -> BTreeSet<StoreId> {
+        (0..count).map(|number| StoreId::parse(&format!("s{number:03}")).expect("valid")).collect()
+    }
+
+    #[test]
+    fn a_read_that_takes_too_long_is_halved_until_one_store_fails_alone() {
+        let mut pace = Pace::default();
+        let mut due = stores(300);
+        let mut steps = 0;
+        let culprit = loop {
+            let mut again = due.clone();
+            let round = pace.pick(&mut again);
+            let count = pace.count(&round);
+            // The first one's entries are too large.
+            steps += 1;
+            if let Some(culprit) = pace.timed_out(&round, count) {
+                assert_eq!((round.len(), count), (1, 1));
+                break culprit;
+            }
+            assert!(steps <= 11, "it gets there: {} stores, {count} entries", round.len());
+        };
+        assert!(pace.rests(&culprit));
+        let round = pace.pick(&mut due);
+        assert_eq!((round.len(), round.contains(&culprit), pace.count(&round)), (256, false, 64));
+        // Once it has rested it is tried alone, with one entry.
+        pace.resting.insert(culprit.clone(), Instant::now());
+        due.insert(culprit.clone());
+        let round = pace.pick(&mut due);
+        assert_eq!((&round, pace.count(&round)), (&vec![culprit.clone()], 1));
+        pace.worked(&round);
+        assert_eq!(pace.count(&round), 1_024);
+    }
+
+    #[test]
+    fn what_is_read_at_once_recovers() {
+        let mut pace = Pace::default();
+        let mut due = stores(2);
+        let round = pace.pick(&mut due);
+        pace.timed_out(&round, 1_024);
+        assert_eq!(pace.count(&round), 512);
+        for _ in 0..ROUNDS_TO_RECOVER {
+            pace.worked(&round);
+        }
+        assert_eq!(pace.count(&round), 1_024);
+    }
+
+    #[test]
+    fn a_bell_that_is_not_heard_tells_that_the_connection_is_dead() {
+        let mut bell = OwnBell::new(Duration::from_secs(2));
+        assert!(!bell.is_deaf());
+        bell.rung_at = Instant::now().checked_sub(Duration::from_secs(5));
+        assert_eq!(bell.says("s1"), StoreId::parse("s1").ok());
+        assert!(bell.is_deaf());
+        let own = bell.message.clone();
+        assert_eq!(bell.says(&own), None, "it means no store");
+        assert!(!bell.is_deaf());
+    }
+
+    #[test]
+    fn a_view_is_current_only_when_all_that_is_known_is_applied() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let sale = agent.sale();
+        let applied = agent.tell(&connection, &[sale]);
+        let beat = |head| shared::redis::Beat {
+            process: 1,
+            epoch: 7,
+            head,
+            backlog: 0,
+            oldest_unsent_ms: 0,
+            version: String::new(),
+            life_ms: 1_000,
+        };
+        let look = |head| Look { beat: Some(beat(head)), age_ms: 0, redis_now: NOW };
+        let head = agent.head.seq;
+        assert!(Seen { look: look(head), full: false }.is_current(&applied));
+        assert!(!Seen { look: look(head + 1), full: false }.is_current(&applied), "more is announced");
+        assert!(!Seen { look: look(head), full: true }.is_current(&applied), "more may be there");
+        assert!(!Seen::default().is_current(&applied), "nobody says so");
+        let store = agent.store(&connection);
+        assert_eq!(store.as_of, shared::time::Millis(0), "applying alone does not say so");
+    }
 }

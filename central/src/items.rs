@@ -29,6 +29,10 @@ pub fn read_item(row: &Row<'_>, first: usize) -> rusqlite::Result<Item> {
     })
 }
 
+/// A product of a store whose id differs in case only.
+pub const OTHER_CASE: &str =
+    "select product_id from item where store_id = ?1 and product_id = ?2 collate nocase limit 1";
+
 /// One item of the view.
 pub fn find(connection: &Connection, store: &StoreId, product: &ProductId) -> rusqlite::Result<Option<Item>> {
     connection

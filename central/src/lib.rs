@@ -22,6 +22,8 @@ pub mod restore;
 pub mod run;
 pub mod settle;
 pub mod stores;
+#[cfg(test)]
+mod testing;
 pub mod tools;
 pub mod verify;
 pub mod view;

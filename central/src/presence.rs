@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, Pipeline, RedisResult, Value};
 use shared::ids::StoreId;
+use shared::link::EntryId;
 use shared::redis::{Beat, Keys};
 use shared::time::Millis;
 
@@ -17,7 +18,7 @@ use crate::stores::Store;
 const ALTERNATION: Duration = Duration::from_secs(120);
 
 /// A store's heartbeat as read at one moment.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Look {
     /// The beat, if its key is there.
     pub beat: Option<Beat>,
@@ -69,6 +70,8 @@ struct Seen {
     beat: Option<Beat>,
     /// When the beat was set, by this process's monotonic clock.
     beaten_at: Option<Instant>,
+    /// Its key was not there at the last look: it left in good order, or Redis was wiped.
+    gone: bool,
     /// The process before the present one, and when it was last seen.
     other_process: Option<(u64, Instant)>,
     two_agents: bool,
@@ -81,6 +84,8 @@ struct Seen {
     commands_stopped: bool,
     /// Central's time of the last look after which everything known was applied.
     current_at: Millis,
+    /// A head that a beat announced and that is not reached yet, and the time of that look.
+    owed: Option<(Millis, EntryId)>,
 }
 
 /// What is known of all stores' presence; lives in memory only. Cheap to clone.
@@ -105,6 +110,8 @@ pub struct Sight {
     pub beat: Option<Beat>,
     /// Its age now, ms.
     pub beat_age_ms: Option<i64>,
+    /// Its key is gone: it counts no longer, however young it is.
+    pub gone: bool,
     /// Age of the oldest entry known to exist and not applied, ms; 0: none.
     pub lag_ms: i64,
     /// Two agents beat under one id.
@@ -139,7 +146,7 @@ impl Presence {
         let left = i64::from_redis_value(pttl).unwrap_or(-2);
         match beat {
             Some(beat) if left >= 0 => {
-                let age_ms = (beat.life_ms - left).max(0);
+                let age_ms = beat.life_ms.saturating_sub(left).max(0);
                 Look { beat: Some(beat), age_ms, redis_now }
             }
             _ => Look { beat: None, age_ms: 0, redis_now },
@@ -165,8 +172,8 @@ impl Presence {
         let mut stores = self.stores.write();
         let seen = stores.entry(store.clone()).or_default();
         let Some(beat) = &look.beat else {
-            // Gone: it left in good order, or Redis was wiped. The last beat stays, to tell its age.
-            seen.beaten_at = seen.beaten_at.map(|at| at.min(Instant::now() - self.max_age - Duration::from_millis(1)));
+            // The last beat stays, to tell its age.
+            seen.gone = true;
             return;
         };
         if let Some(last) = &seen.beat
@@ -182,22 +189,40 @@ impl Presence {
         }
         seen.beaten_at = Instant::now().checked_sub(Duration::from_millis(look.age_ms.unsigned_abs()));
         seen.beat = Some(beat.clone());
+        seen.gone = false;
     }
 
-    /// Remembers whether something is known to exist that is not applied, and for how long already.
-    pub fn note_lag(&self, store: &StoreId, lagging_for: Option<Duration>) {
+    /// Remembers how far a store's events are applied after a look at its stream and beat. `all`: nothing of the stream
+    /// was left behind. Says whether the view is current: all that the beat announces is applied, too.
+    pub fn note_applied(&self, store: &StoreId, applied: EntryId, look: &Look, at: Millis, all: bool) -> bool {
+        let reached = |place: EntryId| place.epoch == applied.epoch && place.seq <= applied.seq;
+        let head = look.beat.as_ref().map(|beat| EntryId { epoch: beat.epoch, seq: beat.head });
         let mut stores = self.stores.write();
         let seen = stores.entry(store.clone()).or_default();
-        seen.lagging_since = match (lagging_for, seen.lagging_since) {
-            (None, _) => None,
-            (Some(_), Some(since)) => Some(since),
-            (Some(duration), None) => Instant::now().checked_sub(duration).or(Some(Instant::now())),
-        };
-    }
-
-    /// Remembers that everything known of a store was applied as of this time.
-    pub fn note_current(&self, store: &StoreId, at: Millis) {
-        self.stores.write().entry(store.clone()).or_default().current_at = at;
+        // Under steady sales there is always something newer: what an earlier beat announced counts for its own time.
+        if let Some((asked_at, place)) = seen.owed
+            && (reached(place) || place.epoch < applied.epoch)
+        {
+            if reached(place) {
+                seen.current_at = asked_at;
+            }
+            (seen.owed, seen.lagging_since) = (None, None);
+        }
+        if all && head.is_none_or(reached) {
+            (seen.owed, seen.lagging_since) = (None, None);
+            if head.is_some() {
+                seen.current_at = at;
+            }
+            return head.is_some();
+        }
+        let mut age_ms = 0;
+        if let (Some(head), Some(beat)) = (head.filter(|head| !reached(*head)), &look.beat) {
+            seen.owed.get_or_insert((at, head));
+            age_ms = beat.oldest_unsent_ms.saturating_add(look.age_ms).max(0).unsigned_abs();
+        }
+        let now = Instant::now();
+        seen.lagging_since.get_or_insert(now.checked_sub(Duration::from_millis(age_ms)).unwrap_or(now));
+        false
     }
 
     /// Remembers why a store's stream stands still, or that it does not.
@@ -266,6 +291,7 @@ impl Presence {
         Sight {
             beat: seen.beat.clone(),
             beat_age_ms: seen.beaten_at.map(millis),
+            gone: seen.gone,
             lag_ms: seen.lagging_since.map_or(0, millis),
             two_agents: seen.two_agents,
             stuck: seen.stuck.as_ref().map(|(why, since)| (why.clone(), millis(*since))),
@@ -283,7 +309,7 @@ impl Presence {
         let sight = self.sight(&store.id);
         let look = Look {
             age_ms: sight.beat_age_ms.unwrap_or(i64::MAX),
-            beat: sight.beat_age_ms.and(sight.beat.clone()),
+            beat: sight.beat_age_ms.and(sight.beat.clone()).filter(|_| !sight.gone),
             redis_now: Millis(0),
         };
         self.judge(store, &look)
@@ -312,5 +338,70 @@ impl Presence {
             return Err(Unavailable::Paused);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(head: u64) -> Look {
+        let beat = Beat {
+            process: 1,
+            epoch: 7,
+            head,
+            backlog: 0,
+            oldest_unsent_ms: 0,
+            version: String::new(),
+            life_ms: 60_000,
+        };
+        Look { beat: Some(beat), age_ms: 100, redis_now: Millis(0) }
+    }
+
+    fn at(seq: u64) -> EntryId {
+        EntryId { epoch: 7, seq }
+    }
+
+    #[test]
+    fn a_store_is_current_as_of_the_look_whose_announcement_is_applied() {
+        let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
+        let sight = || presence.sight(&store);
+        assert!(!presence.note_applied(&store, at(1_024), &look(5_000), Millis(10), false));
+        assert_eq!(sight().current_at, Millis(0));
+        assert!(sight().lag_ms >= 100);
+        // It goes on selling: the head is never reached at once, but what was announced before is.
+        assert!(!presence.note_applied(&store, at(5_001), &look(6_000), Millis(20), true));
+        assert_eq!(sight().current_at, Millis(10));
+        assert!(presence.note_applied(&store, at(6_000), &look(6_000), Millis(30), true));
+        assert_eq!((sight().current_at, sight().lag_ms), (Millis(30), 0));
+        assert!(!presence.note_applied(&store, at(6_000), &look(6_000), Millis(40), false), "stuck");
+        assert_eq!(sight().current_at, Millis(30));
+    }
+
+    #[test]
+    fn a_beat_that_is_gone_keeps_its_age_and_counts_no_longer() {
+        let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
+        presence.note(&store, &look(1));
+        presence.note(&store, &Look::default());
+        let sight = presence.sight(&store);
+        assert!(sight.gone && sight.beat_age_ms.is_some_and(|age| (100..10_000).contains(&age)), "{sight:?}");
+        presence.note(&store, &look(1));
+        assert!(!presence.sight(&store).gone);
+    }
+
+    #[test]
+    fn numbers_from_redis_may_be_anything() {
+        let beat = |life: i64| {
+            let mut beat = look(1).beat.expect("is there");
+            (beat.life_ms, beat.oldest_unsent_ms, beat.head) = (life, i64::MAX, u64::MAX);
+            Value::BulkString(serde_json::to_string(&beat).expect("serialises").into_bytes())
+        };
+        let store = StoreId::parse("s1").expect("valid");
+        let presence = Presence::new(Duration::from_secs(50));
+        for (life, left) in [(i64::MIN, i64::MAX), (i64::MAX, 0)] {
+            let look = Presence::look_of(beat(life), Value::Int(left), Millis(0));
+            presence.note(&store, &look);
+            presence.note_applied(&store, at(1), &look, Millis(1), true);
+        }
     }
 }

@@ -245,6 +245,9 @@ pub fn cancel(
         Status::Confirmed => false,
         Status::Rejected | Status::Expired | Status::Cancelled => return Ok(Cancelled::Ended),
     };
+    if store.retired {
+        return Err(shared::sqlite::Abort::Refused(Rejection::StoreRetired));
+    }
     if let Some(asked) = unanswered_cancel(connection, purchase.id)? {
         return Ok(Cancelled::Asked(asked));
     }
@@ -261,12 +264,12 @@ pub fn cancel(
     Ok(Cancelled::Asked(id))
 }
 
+const UNANSWERED_CANCEL: &str = "select command_id from request indexed by request_pending_by_purchase \
+     where purchase_id = ?1 and type = 'cancel' and status = 'pending' order by number limit 1";
+
 fn unanswered_cancel(connection: &Connection, id: PurchaseId) -> rusqlite::Result<Option<OperationId>> {
     connection
-        .prepare_cached(
-            "select command_id from request where purchase_id = ?1 and type = 'cancel' and status = 'pending' \
-             order by number limit 1",
-        )?
+        .prepare_cached(UNANSWERED_CANCEL)?
         .query_row([id.to_string()], |row| row.get::<_, String>(0))
         .optional()
         .map(|found| found.and_then(|text| OperationId::parse(&text).ok()))
@@ -434,17 +437,58 @@ pub fn command_refused(
     Ok(Some(id))
 }
 
+/// The cancel of a confirmed one was ended without an answer: it stands, and may be asked about again.
+pub fn forget_cancel(connection: &Connection, id: PurchaseId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "update purchase set cancel_requested_at = null where purchase_id = ?1 and status = 'confirmed'",
+        )?
+        .execute([id.to_string()])?;
+    Ok(())
+}
+
+const PENDING: &str =
+    "select purchase_id from purchase indexed by purchase_open where store_id = ?1 and status = 'pending'";
+const OPEN: &str = "select count(*), count(*) filter (where expires_at < ?2) from purchase indexed by purchase_open \
+     where store_id = ?1 and status = 'pending'";
+
+/// How many of a store's purchases are pending, and how many of these are overdue.
+pub fn open(connection: &Connection, store: &StoreId, now: Millis) -> rusqlite::Result<(i64, i64)> {
+    connection.prepare_cached(OPEN)?.query_row((store.as_str(), now.0), |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
 /// Ends all open purchases of a store that an operator has retired. Returns their ids.
 pub fn void(connection: &Connection, store: &StoreId, now: Millis) -> rusqlite::Result<Vec<String>> {
     let ids: Vec<String> = connection
-        .prepare_cached("select purchase_id from purchase where store_id = ?1 and status = 'pending'")?
+        .prepare_cached(PENDING)?
         .query_map([store.as_str()], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    connection
-        .prepare_cached(
-            "update purchase set status = 'cancelled', code = 'store_retired', settled_at = ?2 \
-             where store_id = ?1 and status = 'pending'",
-        )?
-        .execute(params![store.as_str(), now.0])?;
+    for id in &ids {
+        connection
+            .prepare_cached(
+                "update purchase set status = 'cancelled', code = 'store_retired', settled_at = ?2 \
+                 where purchase_id = ?1",
+            )?
+            .execute(params![id, now.0])?;
+    }
     Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Agent, NOW, database, plan};
+
+    #[test]
+    fn open_purchases_are_found_without_reading_those_that_ended() {
+        let connection = database();
+        for sql in [UNANSWERED_CANCEL, OPEN, PENDING] {
+            let plan = plan(&connection, sql);
+            assert!(plan.starts_with("SEARCH") && !plan.contains("SCAN"), "{sql}: {plan}");
+        }
+        let agent = Agent::settled("s1", &connection);
+        agent.buy(&connection, 1);
+        assert_eq!(open(&connection, &agent.id, NOW).expect("reads"), (1, 0));
+        assert_eq!(open(&connection, &agent.id, NOW.plus(60_001)).expect("reads"), (1, 1));
+    }
 }

@@ -60,7 +60,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         redis: RedisLink::new(client),
         keys,
         writer: writer.clone(),
-        reader,
+        reader: reader.clone(),
         presence,
         wakes,
         clock: Ticks::start(),
@@ -76,7 +76,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     tasks.add("http", async move { Ok(shared::http::serve(listener, router(Arc::new(app), edge), served).await?) });
     tasks.add("consumer", consumer.run(stop.clone()));
     tasks.add("publisher", publisher.run(stop.clone()));
-    tasks.add("maintenance", maintenance::run(writer, stop));
+    tasks.add("maintenance", maintenance::run(writer, reader, stop));
     tasks.add("writer", async move {
         // It ends when the last handle to it is gone, which is after every other task.
         writer_ended.await.context("the writer panicked")?.context("the database failed")

@@ -6,6 +6,7 @@ use shared::ids::StoreId;
 use shared::link::{Ack, Cursor, Known};
 use shared::time::Millis;
 
+use crate::{commands, items, purchases};
 use shared::sqlite::{DigestColumn, HashColumn, cursor_at, parsed};
 
 /// What the last comparison of digests said.
@@ -104,9 +105,73 @@ impl Store {
         })
     }
 
-    /// What the store is told of its events (L2).
+    /// What the store is told of its events (L2). While it is retired its known epoch is fenced, whichever other one was
+    /// refused.
     pub fn ack(&self) -> Ack {
-        Ack { cursor: self.cursor, fenced: self.fenced }
+        let fenced = if self.retired && self.cursor.epoch > 0 { self.cursor.epoch } else { self.fenced };
+        Ack { cursor: self.cursor, fenced }
+    }
+
+    /// Epochs that some agent claims and central refuses: those that an operator may adopt.
+    pub fn claims(&self) -> Vec<u64> {
+        let mut claims: Vec<u64> = [self.ack().fenced, self.fenced].into_iter().filter(|epoch| *epoch != 0).collect();
+        claims.dedup();
+        claims
+    }
+
+    /// Takes it out of the chain (API rule 19): ends everything that is open with it, and refuses it until it is adopted.
+    /// Returns what was ended.
+    pub fn retire(&mut self, connection: &Connection, now: Millis) -> rusqlite::Result<Vec<String>> {
+        if self.retired {
+            return Ok(Vec::new());
+        }
+        let mut ended = purchases::void(connection, &self.id, now)?;
+        ended.extend(commands::void(connection, &self.id, now)?);
+        items::count_store(connection, &self.id, false)?;
+        self.retired = true;
+        self.adopt = None;
+        self.reopen_commands(connection, now)?;
+        Ok(ended)
+    }
+
+    /// Takes back what is retired, or lets a refused epoch open after all. `false`: nobody claims this epoch.
+    pub fn adopt(&mut self, connection: &Connection, epoch: u64, now: Millis) -> rusqlite::Result<bool> {
+        if !self.claims().contains(&epoch) {
+            return Ok(false);
+        }
+        if self.fenced == epoch {
+            self.fenced = 0;
+        }
+        if epoch != self.cursor.epoch {
+            // It takes effect when that epoch's opening is read.
+            self.adopt = Some(epoch);
+            return Ok(true);
+        }
+        if self.retired {
+            self.take_back(connection)?;
+            self.reopen_commands(connection, now)?;
+        }
+        Ok(true)
+    }
+
+    /// Counts it in the chain again.
+    pub fn take_back(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        if self.retired {
+            items::count_store(connection, &self.id, true)?;
+            self.retired = false;
+            // Totals that are summed anew in this transaction look at the row.
+            self.save(connection)?;
+        }
+        Ok(())
+    }
+
+    /// Commands that were ended are still in the log: a new epoch leaves them out, so that they are never executed.
+    fn reopen_commands(&mut self, connection: &Connection, now: Millis) -> rusqlite::Result<()> {
+        if self.cursor.epoch == 0 {
+            return Ok(());
+        }
+        let (for_epoch, beyond) = (self.cursor.epoch, self.ready_epoch);
+        commands::open_epoch(connection, self, for_epoch, beyond, now)
     }
 
     /// Whether it still has to say that it is ready for the present command epoch (L8).
@@ -176,20 +241,24 @@ pub fn discover(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite:
     Ok(())
 }
 
+const OTHER_CASE: &str = "select store_id from store where store_id = ?1 collate nocase and store_id <> ?1 limit 1";
+
 /// A known store whose id differs in case only.
 pub fn other_case(connection: &Connection, id: &StoreId) -> rusqlite::Result<Option<StoreId>> {
-    connection
-        .prepare_cached("select store_id from store where lower(store_id) = lower(?1) and store_id <> ?1 limit 1")?
-        .query_row([id.as_str()], |row| parsed(row, 0))
-        .optional()
+    connection.prepare_cached(OTHER_CASE)?.query_row([id.as_str()], |row| parsed(row, 0)).optional()
 }
+
+/// From each epoch of the ledger to the next: a step for an epoch, not for an entry.
+const EPOCHS: &str = "with recursive known (epoch) as (\
+     select min(epoch) from event where store_id = ?1 union all \
+     select (select min(event.epoch) from event where event.store_id = ?1 and event.epoch > known.epoch) from known \
+     where known.epoch is not null) \
+     select epoch from known where epoch is not null union select epoch from lineage where store_id = ?1";
 
 /// What L7 needs to judge an opening.
 pub fn known(connection: &Connection, store: &Store) -> rusqlite::Result<Known> {
     let mut epochs: Vec<u64> = connection
-        .prepare_cached(
-            "select epoch from lineage where store_id = ?1 union select distinct epoch from event where store_id = ?1",
-        )?
+        .prepare_cached(EPOCHS)?
         .query_map([store.id.as_str()], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     epochs.push(store.cursor.epoch);
@@ -218,10 +287,139 @@ pub fn set_lineage(connection: &Connection, id: &StoreId, lineage: &[Cursor]) ->
     lineage.iter().try_for_each(|past| add_to_lineage(connection, id, past))
 }
 
+/// Everything that the store is known to have recorded was applied by then.
+pub fn note_as_of(connection: &Connection, id: &StoreId, at: Millis) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("update store set as_of = ?2 where store_id = ?1")?
+        .execute(params![id.as_str(), at.0])?;
+    Ok(())
+}
+
 /// Remembers how far the store has acknowledged its commands: what lies below may be pruned in time.
 pub fn store_command_acked(connection: &Connection, id: &StoreId, epoch: u64, seq: u64) -> rusqlite::Result<()> {
     connection
         .prepare_cached("update store set command_acked = ?3 where store_id = ?1 and command_epoch = ?2")?
         .execute(params![id.as_str(), epoch, seq])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::purchases::Status;
+    use crate::testing::{Agent, NOW, database, plan, purchase_id};
+    use shared::domain::Rejection;
+
+    fn retire(connection: &Connection, agent: &Agent) -> Vec<String> {
+        let mut store = agent.store(connection);
+        let ended = store.retire(connection, NOW).expect("retires");
+        store.save(connection).expect("is saved");
+        ended
+    }
+
+    fn adopt(connection: &Connection, agent: &Agent, epoch: u64) -> bool {
+        let mut store = agent.store(connection);
+        let adopted = store.adopt(connection, epoch, NOW).expect("can be judged");
+        store.save(connection).expect("is saved");
+        adopted
+    }
+
+    fn commands_of(connection: &Connection, store: &Store) -> Vec<String> {
+        let head = store.command_head;
+        let entries = commands::entries(connection, &store.id, head.epoch, 1, head.seq).expect("can be read");
+        entries.into_iter().map(|entry| entry.kind).collect()
+    }
+
+    #[test]
+    fn retiring_ends_what_is_open_and_no_store_hears_of_it_again() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let attempt = agent.buy(&connection, 1);
+        let ended = retire(&connection, &agent);
+        assert!(ended.contains(&attempt.to_string()) && ended.contains(&purchase_id(1).to_string()), "{ended:?}");
+        let request = commands::find(&connection, attempt.as_str()).expect("can be read").expect("is there");
+        assert_eq!(request.status, commands::Status::Refused);
+        assert_eq!(request.outcome.and_then(|outcome| outcome.rejection), Some(Rejection::StoreRetired));
+        let purchase = purchases::find(&connection, purchase_id(1)).expect("can be read").expect("is there");
+        assert_eq!((purchase.status, purchase.code.as_deref()), (Status::Cancelled, Some("store_retired")));
+        assert_eq!(commands_of(&connection, &agent.store(&connection)), ["opened"], "the purchase left the log");
+
+        let before = agent.store(&connection).command_head.epoch;
+        assert!(!adopt(&connection, &agent, 8), "nobody claims that");
+        assert!(adopt(&connection, &agent, 7));
+        let store = agent.store(&connection);
+        assert!(!store.retired && store.ack().fenced == 0);
+        assert!(store.command_head.epoch > before && store.is_settling(), "it answers before it sells");
+        assert_eq!(commands_of(&connection, &store), ["opened"]);
+        agent.get_ready(&connection);
+        assert!(!agent.store(&connection).is_settling());
+    }
+
+    #[test]
+    fn a_retired_store_comes_back_by_an_operators_word_alone() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        retire(&connection, &agent);
+        let lineage = [agent.head];
+        let opening = agent.open(9, &lineage);
+        assert!(agent.tell(&connection, &opening).stuck.is_some(), "its lineage alone is not enough");
+        let store = agent.store(&connection);
+        assert!(store.retired);
+        assert_eq!((store.ack().fenced, store.claims()), (7, vec![7, 9]), "the old epoch stays fenced");
+        assert!(adopt(&connection, &agent, 9));
+        assert!(agent.store(&connection).retired, "until it opens");
+        assert!(agent.tell(&connection, &opening).stuck.is_none());
+        let store = agent.store(&connection);
+        assert_eq!((store.retired, store.ack().fenced, store.cursor.epoch), (false, 0, 9));
+        assert_eq!(crate::verify::verify(&connection).expect("can be read").differences, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_store_retired_before_it_was_ever_seen_can_be_adopted() {
+        let connection = database();
+        let mut agent = Agent::new("s1");
+        discover(&connection, &agent.id, NOW).expect("is known");
+        retire(&connection, &agent);
+        assert!(!adopt(&connection, &agent, 0));
+        let opening = agent.open(7, &[]);
+        assert!(agent.tell(&connection, &opening).stuck.is_some());
+        assert_eq!(agent.store(&connection).ack().fenced, 7, "it is told");
+        assert!(adopt(&connection, &agent, 7));
+        assert!(agent.tell(&connection, &opening).stuck.is_none());
+        assert!(!agent.store(&connection).retired);
+    }
+
+    #[test]
+    fn the_epochs_of_a_ledger_are_found_without_reading_it() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let lineage = [agent.head];
+        let opening = agent.open(9, &lineage);
+        agent.tell(&connection, &opening);
+        let mut epochs = known(&connection, &agent.store(&connection)).expect("reads").epochs;
+        epochs.dedup();
+        assert_eq!(epochs, [7, 9]);
+        let nobody = Agent::new("s2");
+        discover(&connection, &nobody.id, NOW).expect("is known");
+        assert_eq!(known(&connection, &nobody.store(&connection)).expect("reads").epochs, [0]);
+        for sql in [EPOCHS, OTHER_CASE, items::OTHER_CASE] {
+            let plan = plan(&connection, sql);
+            for table in ["event", "store", "item", "lineage"] {
+                assert!(!plan.contains(&format!("SCAN {table}")), "{sql}: {plan}");
+            }
+        }
+        assert_eq!(other_case(&connection, &StoreId::parse("S1").expect("valid")).expect("reads"), Some(agent.id));
+    }
+
+    #[test]
+    fn a_word_given_before_the_store_was_retired_no_longer_counts() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let stranger = agent.open(9, &[]);
+        assert!(agent.tell(&connection, &stranger).stuck.is_some());
+        assert!(adopt(&connection, &agent, 9));
+        retire(&connection, &agent);
+        assert!(agent.tell(&connection, &stranger).stuck.is_some());
+        assert!(agent.store(&connection).retired);
+    }
 }

@@ -62,7 +62,7 @@ fn receive_batch(
             stores::find(connection, id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?
         }
     };
-    let commands_before = store.command_head;
+    let (commands_before, fenced_before) = (store.command_head, store.fenced);
     let mut applied = Applied { ack: store.ack(), entries: 0, settled: Vec::new(), stuck: None, has_commands: false };
     let mut last_digest = None;
     for received in batch {
@@ -99,10 +99,7 @@ fn receive_batch(
         store.state = store.cursor;
         compare(connection, &mut store, last_digest, now)?;
     }
-    if applied.stuck.is_none() {
-        store.as_of = now;
-    }
-    if applied.entries > 0 || store.fenced != applied.ack.fenced {
+    if applied.entries > 0 || store.fenced != fenced_before {
         store.save(connection)?;
     }
     applied.ack = store.ack();
@@ -176,15 +173,16 @@ fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) 
     let Ok(Event::Opened { lineage }) = Event::decode(&entry.kind, &entry.body) else {
         return Ok(Some(format!("entry {}: its lineage cannot be read", entry.id)));
     };
+    if store.retired && store.adopt != Some(entry.id.epoch) {
+        store.fenced = entry.id.epoch;
+        return Ok(Some(format!("epoch {} opens, but the store is retired", entry.id.epoch)));
+    }
     let known = stores::known(connection, store)?;
     if !accepts_epoch(&known, entry.id.epoch, &lineage) {
         store.fenced = entry.id.epoch;
         return Ok(Some(format!("epoch {} does not continue what is known of this store", entry.id.epoch)));
     }
-    if store.retired {
-        items::count_store(connection, &store.id, true)?;
-        store.retired = false;
-    }
+    store.take_back(connection)?;
     store.cursor = entry.cursor();
     store.fenced = 0;
     store.adopt = None;
@@ -269,7 +267,7 @@ fn compare(connection: &Connection, store: &mut Store, said: Option<Digest>, now
 /// On a sweep: a store that is still suspect is asked again. Its last resync may have been asked for within the minute in
 /// which something else went wrong, and an idle store sends nothing that would bring it up. Says whether it was asked.
 pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite::Result<bool> {
-    let due = |store: &Store| store.suspect && !planted(Bug::SuspectNotAskedAgain);
+    let due = |store: &Store| store.suspect && !store.retired && !planted(Bug::SuspectNotAskedAgain);
     let Some(mut store) = stores::find(connection, id)?.filter(due) else {
         return Ok(false);
     };

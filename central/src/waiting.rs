@@ -1,9 +1,11 @@
 //! Requests that wait for a store's answer, and those who wait for the view to reach a position.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use shared::http::Wait;
 use tokio::sync::{Notify, watch};
 
 /// Who waits for what. Cheap to clone.
@@ -25,9 +27,36 @@ impl Default for Waiting {
 }
 
 impl Waiting {
-    /// Waits for one purchase or command. Register before looking at the database, so that nothing is missed between
-    /// the look and the wait.
-    pub fn register(&self, name: &str) -> Waiter {
+    /// Looks at one purchase or command until it is as wanted or the wait is over; then what was seen last is returned.
+    /// `wait` begins the wait once the first look was in vain; `None`: it shall not be waited.
+    pub async fn until<T, E>(
+        &self,
+        name: &str,
+        wait: impl FnOnce() -> Option<Wait>,
+        mut look: impl FnMut() -> Result<T, E>,
+        wanted: impl Fn(&T) -> bool,
+    ) -> Result<T, E> {
+        let waiter = self.register(name);
+        // Each listens before it looks, so that nothing is missed between the look and the wait.
+        let mut settled = pin!(waiter.wake.notified());
+        settled.as_mut().enable();
+        let found = look()?;
+        if wanted(&found) {
+            return Ok(found);
+        }
+        let Some(wait) = wait() else { return Ok(found) };
+        loop {
+            let in_time = tokio::time::timeout_at(wait.until, settled.as_mut()).await.is_ok();
+            settled.set(waiter.wake.notified());
+            settled.as_mut().enable();
+            let found = look()?;
+            if wanted(&found) || !in_time {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn register(&self, name: &str) -> Waiter {
         let mut names = self.names.lock();
         let entry = names.entry(name.to_owned()).or_insert_with(|| Entry { wake: Arc::new(Notify::new()), waiters: 0 });
         entry.waiters += 1;
@@ -39,7 +68,6 @@ impl Waiting {
         let names = self.names.lock();
         for entry in settled.iter().filter_map(|name| names.get(name)) {
             entry.wake.notify_waiters();
-            entry.wake.notify_one();
         }
     }
 
@@ -55,17 +83,10 @@ impl Waiting {
 }
 
 /// One who waits.
-pub struct Waiter {
+struct Waiter {
     waiting: Waiting,
     name: String,
     wake: Arc<Notify>,
-}
-
-impl Waiter {
-    /// Resolves once it may have been settled since the last look.
-    pub async fn changed(&self) {
-        self.wake.notified().await;
-    }
 }
 
 impl Drop for Waiter {
@@ -77,5 +98,52 @@ impl Drop for Waiter {
                 names.remove(&self.name);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn wait(ms: u64) -> impl FnOnce() -> Option<Wait> {
+        move || Some(Wait::free(Duration::from_millis(ms)))
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_hear_of_it_even_between_look_and_wait() {
+        let waiting = Waiting::default();
+        let started = Instant::now();
+        let one = || {
+            let looks = Cell::new(0);
+            let waiting = &waiting;
+            async move {
+                let look = || {
+                    looks.set(looks.get() + 1);
+                    // It is settled while each of the two looks for the first time.
+                    waiting.settled(&["p".to_owned()]);
+                    Ok::<_, Infallible>(looks.get())
+                };
+                waiting.until("p", wait(30_000), look, |looks| *looks == 2).await
+            }
+        };
+        let (a, b) = tokio::join!(one(), one());
+        assert_eq!((a, b), (Ok(2), Ok(2)));
+        assert!(started.elapsed() < Duration::from_secs(10));
+        assert!(waiting.names.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn after_the_time_out_there_is_a_last_look() {
+        let waiting = Waiting::default();
+        let looks = Cell::new(0);
+        let look = || Ok::<_, Infallible>(looks.replace(looks.get() + 1));
+        assert_eq!(waiting.until("p", wait(20), look, |_| false).await, Ok(1));
+        assert_eq!(waiting.until("p", || None, look, |_| false).await, Ok(2), "without a wait one look is all");
     }
 }

@@ -168,6 +168,12 @@ impl World {
             .await;
     }
 
+    /// A connection to Redis.
+    pub async fn redis_connection(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.redis_port)).expect("an address");
+        client.get_multiplexed_async_connection().await.expect("Redis answers")
+    }
+
     /// Runs a Redis command without arguments.
     pub async fn redis_command(&self, command: &str) -> redis::RedisResult<redis::Value> {
         self.redis(&[command]).await

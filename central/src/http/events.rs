@@ -34,6 +34,51 @@ struct Filter {
 
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<Value>> {
     let page = Page::of(None, filter.size, None, 1)?;
+    let forward = filter.after.is_some();
+    let time = |name: &str, bound: &Option<String>| match bound {
+        Some(text) => Millis::parse(text).map(Some).ok_or_else(|| Problem::invalid(name, "a time is RFC 3339")),
+        None => Ok(None),
+    };
+    let (since, until) = (time("?since", &filter.since)?, time("?until", &filter.until)?);
+    let size = page.size;
+    let items: Vec<Value> = app
+        .reader
+        .scan(move |connection| {
+            let from = since.map(|since| place_at(connection, since)).transpose()?;
+            let to = until.map(|until| place_at(connection, until)).transpose()?;
+            let (sql, values) = select(filter, from, to, size);
+            connection
+                .prepare_cached(&sql)?
+                .query_map(rusqlite::params_from_iter(values), view)?
+                .collect::<rusqlite::Result<Vec<_>>>()
+        })
+        .await?;
+    let next =
+        if forward && items.len() == size { items.last().map(|event| event["chainSeq"].to_string()) } else { None };
+    Ok(Json(json!({"items": items, "nextCursor": next})))
+}
+
+/// The place in the chain of the first entry that was received at this time or later: entries are received in the
+/// chain's order, but for a clock that was set back.
+fn place_at(connection: &rusqlite::Connection, at: Millis) -> rusqlite::Result<i64> {
+    let mut low = 1;
+    let mut high: i64 = connection
+        .prepare_cached("select coalesce(max(chain_seq), 0) + 1 from event")?
+        .query_row([], |row| row.get(0))?;
+    let mut received =
+        connection.prepare_cached("select received_at from event where chain_seq >= ?1 order by chain_seq limit 1")?;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if received.query_row([middle], |row| row.get::<_, i64>(0))? >= at.0 {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    Ok(low)
+}
+
+fn select(filter: Filter, from: Option<i64>, to: Option<i64>, size: usize) -> (String, Vec<Box<dyn ToSql + Send>>) {
     let mut sql = "select chain_seq, store_id, epoch, seq, type, operation_id, product_id, delta, received_at, \
                    case when type = 'snapshot_page' then '{}' else body end from event where true"
         .to_owned();
@@ -56,30 +101,14 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<V
             values.push(Box::new(wanted));
         }
     }
-    for (name, comparison, bound) in [("since", ">=", filter.since), ("until", "<", filter.until)] {
-        if let Some(bound) = bound {
-            let time =
-                Millis::parse(&bound).ok_or_else(|| Problem::invalid(format!("?{name}"), "a time is RFC 3339"))?;
-            sql.push_str(&format!(" and received_at {comparison} ?"));
-            values.push(Box::new(time.0));
+    for (comparison, bound) in [(">=", from), ("<", to)] {
+        if let Some(place) = bound {
+            sql.push_str(&format!(" and chain_seq {comparison} ?"));
+            values.push(Box::new(place));
         }
     }
-    sql.push_str(&format!(" order by chain_seq {} limit {}", if forward { "asc" } else { "desc" }, page.size));
-    let items: Vec<Value> = app
-        .reader
-        .scan(move |connection| {
-            connection
-                .prepare_cached(&sql)?
-                .query_map(rusqlite::params_from_iter(values), view)?
-                .collect::<rusqlite::Result<Vec<_>>>()
-        })
-        .await?;
-    let next = if forward && items.len() == page.size {
-        items.last().map(|event| event["chainSeq"].to_string())
-    } else {
-        None
-    };
-    Ok(Json(json!({"items": items, "nextCursor": next})))
+    sql.push_str(&format!(" order by chain_seq {} limit {size}", if forward { "asc" } else { "desc" }));
+    (sql, values)
 }
 
 fn view(row: &rusqlite::Row<'_>) -> rusqlite::Result<Value> {
@@ -117,4 +146,45 @@ fn view(row: &rusqlite::Row<'_>) -> rusqlite::Result<Value> {
         }
     }
     Ok(event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Agent, NOW, database, plan};
+
+    #[test]
+    fn a_time_is_found_in_the_chain_without_reading_all_of_it() {
+        let connection = database();
+        assert_eq!(place_at(&connection, NOW).expect("reads"), 1, "nothing yet");
+        let mut agent = Agent::settled("s1", &connection);
+        for _ in 0..5 {
+            let sale = agent.sale();
+            agent.tell(&connection, &[sale]);
+        }
+        connection.execute("update event set received_at = chain_seq * 10", []).expect("writes");
+        let last: i64 = connection.query_row("select max(chain_seq) from event", [], |row| row.get(0)).expect("reads");
+        for (at, place) in [(0, 0), (30, 3), (31, 4), (last * 10, last), (last * 10 + 1, last + 1)] {
+            let found = place_at(&connection, Millis(at)).expect("reads");
+            assert_eq!(found.max(1), place.max(1), "{at}");
+        }
+    }
+
+    #[test]
+    fn no_list_of_one_store_product_or_time_reads_all_events() {
+        let connection = database();
+        let text = || Some("x".to_owned());
+        let filters = [
+            (Filter { store_id: text(), ..Filter::default() }, None),
+            (Filter { store_id: text(), ..Filter::default() }, Some(5)),
+            (Filter { product_id: text(), after: Some(3), ..Filter::default() }, None),
+            (Filter { reference: text(), ..Filter::default() }, None),
+            (Filter::default(), Some(5)),
+        ];
+        for (filter, from) in filters {
+            let (sql, _) = select(filter, from, from, 50);
+            let plan = plan(&connection, &sql);
+            assert!(!plan.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+        }
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -167,7 +166,8 @@ async fn one(
     let Some(item) = item else { return Err(app.unknown_product(&store, &product_id)) };
     let lag = (LAG, value(&app.presence.sight(&store_id).lag_ms.to_string()));
     let view = ItemView::of(&app, &store, product_id, &item, pending);
-    let etag = view.etag(store.cursor.epoch);
+    // While an epoch opens the view is still that of the one before.
+    let etag = view.etag(store.state.epoch);
     let headers = [lag, (header::ETAG, value(&etag))];
     if not_modified(&etags, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
@@ -184,9 +184,7 @@ impl App {
         let other: rusqlite::Result<Option<String>> = self.reader.point(|connection| {
             use rusqlite::OptionalExtension;
             connection
-                .prepare_cached(
-                    "select product_id from item where store_id = ?1 and lower(product_id) = lower(?2) limit 1",
-                )?
+                .prepare_cached(items::OTHER_CASE)?
                 .query_row([store.id.as_str(), product.as_str()], |row| row.get(0))
                 .optional()
         });
@@ -210,7 +208,7 @@ impl App {
             .map(|text| text.parse().map_err(|_| Problem::invalid("?minPosition", "not a store's position")))
             .collect::<Result<Vec<Position>>>()?;
         let mut applied = self.waiting.watch_applied();
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(prefer.wait_seconds);
+        let mut wait = None;
         loop {
             applied.borrow_and_update();
             let reached = self.reader.point(|connection| {
@@ -225,8 +223,13 @@ impl App {
             if reached {
                 return Ok(());
             }
-            if !matches!(tokio::time::timeout_at(deadline, applied.changed()).await, Ok(Ok(()))) {
-                return Err(Problem::new(Code::NotCaughtUp));
+            let behind = || Problem::new(Code::NotCaughtUp);
+            if wait.is_none() {
+                wait = prefer.wait();
+            }
+            let until = wait.as_ref().ok_or_else(behind)?.until;
+            if !matches!(tokio::time::timeout_at(until, applied.changed()).await, Ok(Ok(()))) {
+                return Err(behind());
             }
         }
     }

@@ -1,7 +1,6 @@
 //! Item commands: the store's item routes with the store in front. They travel to the store, which decides.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -174,7 +173,7 @@ async fn perform(app: Arc<App>, ask: Ask, write: Write, prefer: Prefer, json: Va
     if let Some(record) = app.replay(key.as_ref())? {
         return answer(&app, &record.target, &prefer, true).await;
     }
-    let (store, _) = app.reachable(&ask.store).await?;
+    let (store, look) = app.reachable(&ask.store).await?;
     let creates = matches!(ask.operation, Operation::Create { .. });
     if !creates && app.reader.point(|connection| items::find(connection, &ask.store, &ask.product))?.is_none() {
         return Err(app.unknown_product(&store, &ask.product));
@@ -191,7 +190,7 @@ async fn perform(app: Arc<App>, ask: Ask, write: Write, prefer: Prefer, json: Va
             occurred_at: None,
         },
     };
-    let wakes = app.wakes.clone();
+    let judge = app.clone();
     let now = Millis::now();
     let (target, replayed) = app
         .writer
@@ -201,16 +200,13 @@ async fn perform(app: Arc<App>, ask: Ask, write: Write, prefer: Prefer, json: Va
             }
             let found = stores::find(connection, &ask.store)?;
             let mut store = found.ok_or_else(|| Abort::Refused(Problem::new(Code::UnknownStore)))?;
-            if store.is_settling() {
-                let problem = Problem::new(Code::StoreUnavailable).with("reason", "catching_up");
-                return Err(Abort::Refused(problem.with("storeId", ask.store.as_str())));
-            }
+            judge.still_reachable(&store, &look).map_err(Abort::Refused)?;
             commands::append(connection, &mut store, &id, &command, now)?;
             store.save(connection)?;
             if let Some(key) = &key {
                 idempotency::bind(connection, key, Effect::Command, id.as_str(), now)?;
             }
-            wakes.mark(&ask.store);
+            judge.wakes.mark(&ask.store);
             Ok::<_, Abort<Problem>>((id.to_string(), false))
         })
         .await??;
@@ -246,7 +242,9 @@ async fn answer(app: &App, id: &str, prefer: &Prefer, replayed: bool) -> Result<
                 })?;
                 let (store, pending) = found.ok_or_else(|| Problem::new(Code::UnknownStore))?;
                 let view = ItemView::of(app, &store, outcome.product_id.clone(), item, pending);
-                headers.push((header::ETAG, value(&view.etag(store.cursor.epoch))));
+                // The version is one of the epoch in which the store answered.
+                let epoch = request.position.as_ref().map_or(store.state.epoch, |position| position.at.epoch);
+                headers.push((header::ETAG, value(&view.etag(epoch))));
                 if outcome.kind == Kind::ItemCreated {
                     let location = format!("/v1/inventory/{}/{}", view.store_id, view.product_id);
                     headers.push((header::LOCATION, value(&location)));
@@ -279,14 +277,10 @@ fn counted(app: &App, request: &commands::Request, view: ItemView) -> Result<Jso
 impl App {
     /// A command, once it is no longer pending or the wait is over.
     pub(super) async fn await_command(&self, id: &str, prefer: &Prefer) -> Result<commands::Request> {
-        let waiter = self.waiting.register(id);
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(prefer.wait_seconds);
-        loop {
+        let look = || {
             let request = self.reader.point(|connection| commands::find(connection, id))?;
-            let request = request.ok_or_else(|| Problem::new(Code::UnknownId))?;
-            if request.status != Status::Pending || tokio::time::timeout_at(deadline, waiter.changed()).await.is_err() {
-                return Ok(request);
-            }
-        }
+            request.ok_or_else(|| Problem::new(Code::UnknownId))
+        };
+        self.waiting.until(id, || prefer.wait(), look, |request| request.status != Status::Pending).await
     }
 }

@@ -32,7 +32,13 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-async fn root(State(app): Shared, headers: HeaderMap) -> Response {
+async fn root(app: Shared, headers: HeaderMap) -> Response {
+    let mut response = root_as(app, &headers);
+    response.headers_mut().append(header::VARY, super::views::value("accept"));
+    response
+}
+
+fn root_as(State(app): Shared, headers: &HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accept.contains("text/html") {
         let policy = "default-src 'self'; frame-ancestors 'none'";

@@ -71,6 +71,35 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
 }
 
 impl App {
+    /// A store that may get a purchase, or the reason why not.
+    async fn sellable(&self, id: &StoreId) -> Result<(Store, Look), Problem> {
+        let (store, look) = self.reachable(id).await?;
+        self.still_sellable(&store, &look)?;
+        Ok((store, look))
+    }
+
+    /// Between the look at the heartbeat and the transaction the store may have opened an epoch, or an operator may have
+    /// decided something: judged again inside.
+    fn still_sellable(&self, store: &Store, look: &Look) -> Result<(), Problem> {
+        self.still_reachable(store, look)?;
+        if store.online_sale {
+            Ok(())
+        } else {
+            Err(self.unavailable(&store.id, Unavailable::Paused, Some(look.age_ms)))
+        }
+    }
+
+    fn still_reachable(&self, store: &Store, look: &Look) -> Result<(), Problem> {
+        if store.retired {
+            return Err(Problem::new(shared::http::Code::StoreRetired).with("storeId", store.id.as_str()));
+        }
+        match self.presence.judge(store, look) {
+            // Its stock is looked after as ever.
+            Ok(()) | Err(Unavailable::Paused) => Ok(()),
+            Err(why) => Err(self.unavailable(&store.id, why, look.beat.is_some().then_some(look.age_ms))),
+        }
+    }
+
     /// A store that may be asked for something, or the reason why not, in the order of API rule 9.
     async fn reachable(&self, id: &StoreId) -> Result<(Store, Look), Problem> {
         let store = self.known(id)?;
@@ -88,10 +117,8 @@ impl App {
             }
         };
         self.presence.note(id, &look);
-        match self.presence.judge(&store, &look) {
-            Ok(()) => Ok((store, look)),
-            Err(why) => Err(self.unavailable(id, why, look.beat.is_some().then_some(look.age_ms))),
-        }
+        self.still_reachable(&store, &look)?;
+        Ok((store, look))
     }
 
     /// A store that central has heard of.
@@ -117,5 +144,73 @@ impl App {
             .with("storeId", id.as_str())
             .with("reason", why.as_str())
             .with("lastBeatAgeMs", age)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shared::redis::Beat;
+    use shared::time::Millis;
+
+    use super::*;
+    use crate::testing::{Agent, database};
+
+    fn app() -> (tempfile::TempDir, App) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("central.db");
+        let (connection, _lock) = shared::sqlite::open(&path, crate::database::SCHEMA).expect("opens");
+        let (writer, _ended) = Writer::start(connection, || {});
+        let app = App {
+            reader: Reader::new(&path),
+            writer,
+            redis: RedisLink::new(shared::redis::client("redis://127.0.0.1:1").expect("an address")),
+            keys: Keys::new("shelf"),
+            presence: Presence::new(Duration::from_secs(50)),
+            waiting: Waiting::default(),
+            wakes: Wakes::default(),
+            started_at: Instant::now(),
+            had_view: true,
+        };
+        (dir, app)
+    }
+
+    #[test]
+    fn what_was_decided_after_the_look_counts() {
+        let (_dir, app) = app();
+        let connection = database();
+        let store = Agent::settled("s1", &connection).store(&connection);
+        let beat = Beat {
+            process: 1,
+            epoch: 7,
+            head: 0,
+            backlog: 0,
+            oldest_unsent_ms: 0,
+            version: String::new(),
+            life_ms: 60_000,
+        };
+        let look = Look { beat: Some(beat), age_ms: 0, redis_now: Millis(0) };
+        let said = |result: Result<(), Problem>| match result {
+            Ok(()) => "yes".to_owned(),
+            Err(problem) => {
+                let json = problem.to_json();
+                json.get("reason").unwrap_or(&json["code"]).as_str().unwrap_or_default().to_owned()
+            }
+        };
+        type Decide = fn(&mut Store);
+        let cases: [(Decide, &str, &str); 5] = [
+            (|_| {}, "yes", "yes"),
+            (|store| store.retired = true, "store_retired", "store_retired"),
+            (|store| store.online_sale = false, "paused", "yes"),
+            (|store| store.fenced = 7, "fenced", "fenced"),
+            (|store| store.opening = true, "catching_up", "catching_up"),
+        ];
+        for (decide, purchase, command) in cases {
+            let mut store = store.clone();
+            decide(&mut store);
+            assert_eq!(said(app.still_sellable(&store, &look)), purchase);
+            assert_eq!(said(app.still_reachable(&store, &look)), command);
+        }
     }
 }

@@ -21,7 +21,7 @@ use super::{App, Shared};
 use crate::idempotency::{self, Effect};
 use crate::presence::{Presence, Unavailable};
 use crate::stores::{self, Store};
-use crate::{commands, items, purchases, view};
+use crate::{items, purchases, view};
 
 /// A cursor that stands still for so long under a fresh heartbeat is an alarm, ms (L11).
 const STUCK_MS: i64 = 60_000;
@@ -70,12 +70,7 @@ async fn one(State(app): Shared, StorePath(id): StorePath) -> Result<Json<Value>
 
 /// How many of a store's purchases are pending, and how many of these are overdue.
 fn open_purchases(connection: &rusqlite::Connection, store: &StoreId, now: Millis) -> rusqlite::Result<(i64, i64)> {
-    connection
-        .prepare_cached(
-            "select count(*), count(*) filter (where expires_at < ?2) from purchase \
-             where store_id = ?1 and status = 'pending'",
-        )?
-        .query_row((store.as_str(), now.0), |row| Ok((row.get(0)?, row.get(1)?)))
+    purchases::open(connection, store, now)
 }
 
 impl App {
@@ -117,7 +112,7 @@ impl App {
         if let Some(why) = &sight.quarantined {
             warnings.push(why.clone());
         }
-        let claims: Vec<Value> = (store.fenced != 0).then(|| json!({"epoch": store.fenced})).into_iter().collect();
+        let claims: Vec<Value> = store.claims().into_iter().map(|epoch| json!({"epoch": epoch})).collect();
         let beat = sight.beat.as_ref();
         json!({
             "storeId": store.id,
@@ -219,28 +214,16 @@ async fn change(
         return Err(Problem::invalid("/retired", "a retired store comes back by POST /stores/{storeId}/adopt"));
     }
     let store = app.known(&id)?;
-    if value.retired == Some(true) && !store.retired && app.is_beating(&store).await? {
+    let is_new = app.replay(key_of(&write, &json).as_ref())?.is_none();
+    if is_new && value.retired == Some(true) && !store.retired && app.is_beating(&store).await? {
         return Err(Problem::new(Code::StoreOnline).with("storeId", id.as_str()));
     }
     let now = Millis::now();
     app.operate(&id, write, json, StatusCode::OK, move |connection, store| {
         store.online_sale = value.online_sale.unwrap_or(store.online_sale);
-        if value.retired == Some(true) && !store.retired {
-            return retire(connection, store, now).map_err(Abort::Database);
-        }
-        Ok(Vec::new())
+        if value.retired == Some(true) { Ok(store.retire(connection, now)?) } else { Ok(Vec::new()) }
     })
     .await
-}
-
-/// Ends everything that is open with a store that never returns, and refuses it until it is adopted (API rule 19).
-fn retire(connection: &rusqlite::Connection, store: &mut Store, now: Millis) -> rusqlite::Result<Vec<String>> {
-    let mut settled = purchases::void(connection, &store.id, now)?;
-    settled.extend(commands::void(connection, &store.id, now)?);
-    items::count_store(connection, &store.id, false)?;
-    store.retired = true;
-    store.fenced = store.cursor.epoch;
-    Ok(settled)
 }
 
 #[derive(Debug, Deserialize)]
@@ -257,20 +240,12 @@ async fn adopt(
     Body { value, json }: Body<Adopt>,
 ) -> Result<Response> {
     app.known(&id)?;
+    let now = Millis::now();
     app.operate(&id, write, json, StatusCode::ACCEPTED, move |connection, store| {
-        if store.fenced != value.epoch || value.epoch == 0 {
-            return Err(Abort::Refused(Problem::new(Code::UnknownClaim).with("storeId", store.id.as_str())));
+        if store.adopt(connection, value.epoch, now)? {
+            return Ok(Vec::new());
         }
-        store.fenced = 0;
-        if value.epoch == store.cursor.epoch {
-            if store.retired {
-                items::count_store(connection, &store.id, true)?;
-            }
-            store.retired = false;
-        } else {
-            store.adopt = Some(value.epoch);
-        }
-        Ok(Vec::new())
+        Err(Abort::Refused(Problem::new(Code::UnknownClaim).with("storeId", store.id.as_str())))
     })
     .await
 }
@@ -280,6 +255,9 @@ async fn resync(State(app): Shared, StorePath(id): StorePath, write: Write) -> R
     app.known(&id)?;
     let now = Millis::now();
     app.operate(&id, write, Value::Null, StatusCode::ACCEPTED, move |connection, store| {
+        if store.retired {
+            return Err(Abort::Refused(Problem::new(Code::StoreRetired).with("storeId", store.id.as_str())));
+        }
         // An operator need not wait for the minute to be over.
         store.resync_at = None;
         view::ask_resync(connection, store, now)?;

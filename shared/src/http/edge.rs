@@ -2,7 +2,7 @@
 //! point read stays cheap.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,7 +12,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::Router;
 use axum::serve::ListenerExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -23,8 +24,12 @@ use super::{Code, Problem};
 
 /// Requests at work at once; more are told to come back.
 const IN_FLIGHT: usize = 1_024;
+/// Requests that wait for a store at once; more are answered without a wait.
+const WAITING: usize = 8_192;
 /// Longest that a request may take: the longest wait for a store and some.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
+/// A wait ends so long before that: what comes after it must still be said.
+const MARGIN: Duration = Duration::from_secs(2);
 /// How long connections may take to finish once the server is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -39,7 +44,41 @@ pub struct Edge {
 
 struct Context {
     edge: Edge,
-    in_flight: Semaphore,
+    in_flight: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+/// A request's place among those at work. One that waits for a store gives it up, so that a store that hangs does not
+/// keep others out.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    at_work: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    waiting: Arc<Semaphore>,
+    until: Instant,
+}
+
+/// A wait that has begun, and when it ends at the latest.
+#[derive(Debug)]
+pub struct Wait {
+    /// Its end.
+    pub until: Instant,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Wait {
+    /// One that nobody limits, for who did not come through the edge.
+    pub fn free(wanted: Duration) -> Self {
+        Self { until: Instant::now() + wanted, _place: None }
+    }
+}
+
+impl Place {
+    /// Goes from work to a wait. `None`: too many wait already.
+    pub(super) fn wait(&self, wanted: Duration) -> Option<Wait> {
+        let place = self.waiting.clone().try_acquire_owned().ok()?;
+        drop(self.at_work.lock().ok()?.take());
+        Some(Wait { until: (Instant::now() + wanted).min(self.until), _place: Some(place) })
+    }
 }
 
 /// The trace of a request.
@@ -75,7 +114,11 @@ pub(super) fn trace_id(text: &str) -> Option<String> {
 
 /// Serves the routes at the root and under `/v1`, with the edge around them.
 pub fn finish(routes: Router, edge: Edge) -> Router {
-    let context = Arc::new(Context { edge, in_flight: Semaphore::new(IN_FLIGHT) });
+    let context = Arc::new(Context {
+        edge,
+        in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+        waiting: Arc::new(Semaphore::new(WAITING)),
+    });
     let worth_it = SizeAbove::new(1_024).and(NotForContentType::new("text/event-stream"));
     Router::new()
         .nest("/v1", routes.clone())
@@ -144,20 +187,32 @@ fn host_name(host: &str) -> &str {
     host.rsplit_once(':').map_or(host, |(name, _)| name)
 }
 
-async fn limited(context: &Context, path: &str, request: Request, next: Next) -> Response {
+async fn limited(context: &Context, path: &str, mut request: Request, next: Next) -> Response {
     let bare = path.strip_prefix("/v1").unwrap_or(path);
     if matches!(bare, "/health" | "/ready") {
         return next.run(request).await;
     }
-    let Ok(_permit) = context.in_flight.try_acquire() else {
+    let Ok(permit) = context.in_flight.clone().try_acquire_owned() else {
         return Problem::new(Code::Overloaded).detail("too many requests at once").into_response();
     };
+    let at_work = Arc::new(Mutex::new(Some(permit)));
+    let until = Instant::now() + REQUEST_TIMEOUT - MARGIN;
+    let place = Place { at_work: at_work.clone(), waiting: context.waiting.clone(), until };
+    request.extensions_mut().insert(place);
+    let reads = [Method::GET, Method::HEAD].contains(request.method());
     if matches!(bare, "/import" | "/export") || bare.ends_with("/snapshot") {
         return next.run(request).await;
     }
+    let misfit = if reads { None } else { super::extract::misfit(request.headers()) };
     match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        // Path and headers are read before the body, but a body that does not fit is said first.
+        Ok(response) if response.status() == StatusCode::BAD_REQUEST => {
+            misfit.map_or(response, IntoResponse::into_response)
+        }
         Ok(response) => response,
-        Err(_) => Problem::new(Code::Overloaded).detail("the request took too long").into_response(),
+        Err(_) if reads => Problem::new(Code::Overloaded).detail("the request took too long").into_response(),
+        // It may have had its effect: nothing may be promised.
+        Err(_) => Problem::internal("a write took too long").into_response(),
     }
 }
 
@@ -295,6 +350,44 @@ mod tests {
             (status.as_u16(), headers["access-control-allow-origin"].to_str().expect("text")),
             (200, "http://shop.example")
         );
+    }
+
+    #[tokio::test]
+    async fn who_waits_gives_up_the_place_at_work() {
+        let edge = finish(
+            Router::new()
+                .route(
+                    "/wait",
+                    get(|prefer: crate::http::Prefer| async move {
+                        let wait = prefer.wait().expect("there is a place to wait");
+                        tokio::time::sleep_until(wait.until).await;
+                    }),
+                )
+                .route("/read", get(|| async {})),
+            Edge::default(),
+        );
+        let ask = |path: &str, wait: &str| {
+            let request = Request::builder().uri(path).header("prefer", wait).body(Body::empty()).expect("valid");
+            edge.clone().oneshot(request)
+        };
+        let waits: Vec<_> = (0..IN_FLIGHT + 10).map(|_| tokio::spawn(ask("/wait", "wait=30"))).collect();
+        tokio::task::yield_now().await;
+        let read = ask("/read", "wait=0").await.expect("answers");
+        assert_eq!(read.status(), 200);
+        waits.iter().for_each(|wait| wait.abort());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_fit_is_refused_before_a_path_that_does_not() {
+        let bad_path = || async { Problem::invalid("{storeId}", "not an id") };
+        let edge = finish(Router::new().route("/{storeId}", axum::routing::post(bad_path)), Edge::default());
+        for (content_type, length, status) in
+            [("application/json", "2", 400), ("text/plain", "2", 415), ("application/json", "2000000", 413)]
+        {
+            let request = Request::builder().method("POST").uri("/x").header("content-type", content_type);
+            let request = request.header("content-length", length).body(Body::from("{}")).expect("valid");
+            assert_eq!(edge.clone().oneshot(request).await.expect("answers").status(), status, "{content_type}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -13,9 +13,10 @@ use super::{Code, Problem, strict};
 use crate::ids::{ProductId, StoreId};
 
 /// Greatest JSON body.
-/// Of a body that is too large so much is read and thrown away.
-const DISCARDED_BYTES: usize = 64 << 20;
 const JSON_BYTES: usize = 1 << 20;
+/// Of a body that is too large so much is read nevertheless, and for so long.
+const DRAIN_BYTES: usize = 16 << 20;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// A body must arrive within this.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -83,6 +84,26 @@ fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
+/// Why a body that was announced cannot be read as JSON, whatever else is wrong with the request.
+pub(super) fn misfit(headers: &HeaderMap) -> Option<Problem> {
+    let length = announced(headers);
+    if length.unwrap_or(0) == 0 && !headers.contains_key(header::TRANSFER_ENCODING) {
+        return None;
+    }
+    match expect_json(headers) {
+        Err(problem) => Some(problem),
+        Ok(()) => length.filter(|length| *length > JSON_BYTES).map(|_| too_large()),
+    }
+}
+
+fn announced(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_large() -> Problem {
+    Problem::new(Code::BodyTooLarge).with("limitBytes", JSON_BYTES)
+}
+
 /// 415 that says what was sent and what is read.
 pub fn refuse_body_type(sent: Option<&str>, wanted: &str) -> Problem {
     let sent = sent.map_or_else(|| "nothing".to_owned(), |sent| format!("{sent:?}"));
@@ -91,29 +112,31 @@ pub fn refuse_body_type(sent: Option<&str>, wanted: &str) -> Problem {
     ))
 }
 
-/// Reads a body to its end. One that is too large is read on for a while and thrown away: a client that is still sending
-/// when the connection closes sees a broken pipe instead of the 413.
 async fn collect(request: Request) -> Result<bytes::Bytes, Problem> {
+    let announced = announced(request.headers());
     let mut body = request.into_body();
-    let read = async {
-        let (mut bytes, mut length) = (bytes::BytesMut::new(), 0);
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
-            length += data.len();
-            if length <= JSON_BYTES {
-                bytes.extend_from_slice(&data);
-            } else if length > DISCARDED_BYTES {
-                break;
-            }
+    if announced.is_some_and(|length| length > JSON_BYTES) {
+        drain(body).await;
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(&mut body, JSON_BYTES).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            drain(body).await;
+            Err(too_large())
         }
-        Ok::<_, axum::Error>((bytes.freeze(), length))
-    };
-    match tokio::time::timeout(BODY_TIMEOUT, read).await {
-        Ok(Ok((bytes, length))) if length <= JSON_BYTES => Ok(bytes),
-        Ok(Ok(_)) => Err(Problem::new(Code::BodyTooLarge).with("limitBytes", JSON_BYTES)),
         Ok(Err(error)) => Err(Problem::invalid("", format!("the body cannot be read: {error}"))),
         Err(_) => Err(Problem::invalid("", "the body did not arrive within 20 s")),
     }
+}
+
+/// Reads what is still being sent and forgets it, up to a bound: a client that is cut off while it sends sees a broken
+/// connection instead of the answer.
+async fn drain(body: axum::body::Body) {
+    let mut rest = std::pin::pin!(Limited::new(body, DRAIN_BYTES));
+    let all = async { while let Some(Ok(_)) = rest.frame().await {} };
+    // Whoever sends more, or too slowly, is cut off.
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, all).await;
 }
 
 /// A body of CSV, of any length, perhaps compressed.

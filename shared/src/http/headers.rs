@@ -1,9 +1,12 @@
 //! Headers that mean the same on every route.
 
+use std::time::Duration;
+
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::edge::{Place, Wait};
 use super::{Actor, Problem};
 use crate::domain::IfMatch;
 
@@ -92,29 +95,30 @@ fn parse_tag(tag: &str) -> Option<(u64, i64)> {
 }
 
 /// How long to wait for a store.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Prefer {
-    /// Seconds to wait.
-    pub wait_seconds: u64,
+    wait_seconds: u64,
     asked: bool,
+    place: Option<Place>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Prefer {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let mut prefer = Self { wait_seconds: WAIT_DEFAULT, asked: false };
+        let mut prefer =
+            Self { wait_seconds: WAIT_DEFAULT, asked: false, place: parts.extensions.get::<Place>().cloned() };
         for value in parts.headers.get_all(PREFER) {
             for preference in value.to_str().unwrap_or_default().split([',', ';']) {
                 let preference = preference.trim().to_ascii_lowercase();
                 if preference == "respond-async" {
-                    prefer = Self { wait_seconds: 0, asked: true };
+                    (prefer.wait_seconds, prefer.asked) = (0, true);
                 } else if let Some(wait) = preference.strip_prefix("wait=") {
                     let seconds: u64 = wait
                         .trim_matches('"')
                         .parse()
                         .map_err(|_| Problem::invalid("Prefer", "wait is a whole number of seconds, 0 to 30"))?;
-                    prefer = Self { wait_seconds: seconds.min(WAIT_MOST), asked: true };
+                    (prefer.wait_seconds, prefer.asked) = (seconds.min(WAIT_MOST), true);
                 }
             }
         }
@@ -125,7 +129,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Prefer {
 impl Prefer {
     /// Waits only if the client said so: reads answer at once unless asked to wait.
     pub fn only_if_asked(&self) -> Self {
-        if self.asked { *self } else { Self { wait_seconds: 0, asked: false } }
+        if self.asked { self.clone() } else { Self { wait_seconds: 0, asked: false, place: None } }
+    }
+
+    /// Begins the wait. The request gives up its place among those at work; what it does after the wait must be short.
+    /// `None`: it shall not wait, or too many do already.
+    pub fn wait(&self) -> Option<Wait> {
+        let wanted = Duration::from_secs(self.wait_seconds);
+        match &self.place {
+            _ if self.wait_seconds == 0 => None,
+            Some(place) => place.wait(wanted),
+            None => Some(Wait::free(wanted)),
+        }
     }
 
     /// `Preference-Applied`, if a preference was sent.

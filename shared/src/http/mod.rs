@@ -12,7 +12,7 @@ mod query;
 mod strict;
 mod text;
 
-pub use edge::{Edge, finish, serve};
+pub use edge::{Edge, Wait, finish, serve};
 pub use extract::{Body, IdPath, ItemPath, OptionalBody, ProductPath, StorePath, Upload, refuse_body_type};
 pub use headers::{Etags, Prefer, Write, not_modified};
 pub use page::{List, Page, PageQuery, decode_cursor, encode_cursor};

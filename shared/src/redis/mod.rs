@@ -76,6 +76,11 @@ impl Keys {
         format!("{}:bell:{number}", self.prefix)
     }
 
+    /// Channel of a bell that means no store: central rings it to hear whether it still hears.
+    pub fn own_bell(&self) -> String {
+        format!("{}:bell:central", self.prefix)
+    }
+
     /// Pattern of all bells.
     pub fn all_bells(&self) -> String {
         format!("{}:bell:*", self.prefix)
@@ -130,7 +135,7 @@ async fn connect_for(client: &Client, response: Duration) -> RedisResult<Multipl
 
 /// Redis's clock, from the reply of `TIME`.
 pub fn time(reply: (i64, i64)) -> Millis {
-    Millis(reply.0 * 1_000 + reply.1 / 1_000)
+    Millis(reply.0.saturating_mul(1_000).saturating_add(reply.1 / 1_000))
 }
 
 #[cfg(test)]
@@ -152,5 +157,12 @@ mod tests {
         assert_eq!(keys.commands_ack(&store), "shelf:{store-1}:commands:ack");
         assert!(keys.bell(&store).starts_with("shelf:bell:"));
         assert_eq!(keys.bell(&store), keys.bell(&store));
+    }
+
+    #[test]
+    fn an_address_with_tls_is_refused_in_words() {
+        let error = client("rediss://localhost:6379").expect_err("refused");
+        assert!(error.to_string().contains("TLS is not built in"), "{error}");
+        assert!(client("redis://localhost:6379").is_ok());
     }
 }

@@ -30,6 +30,7 @@ use shared::time::Millis;
 use shared::wire::About;
 use tokio::runtime::Handle;
 use tokio_util::io::{StreamReader, SyncIoBridge};
+use tokio_util::sync::CancellationToken;
 
 use super::{App, Shared};
 use crate::ledger;
@@ -64,6 +65,9 @@ async fn import(
     let about = About { reference: None, actor: write.actor, traceparent: Some(write.traceparent), occurred_at: None };
     let reader = StreamReader::new(patient(body.into_data_stream(), GAP));
     let handle = Handle::current();
+    // A little gzip can be many lines: nobody works on when the client or the server has gone.
+    let gone = CancellationToken::new();
+    let _here = gone.clone().drop_guard();
     let task = tokio::task::spawn_blocking(move || {
         let raw = SyncIoBridge::new_with_handle(reader, handle.clone());
         let mut text: Box<dyn BufRead> = if gzip {
@@ -71,7 +75,7 @@ async fn import(
         } else {
             Box::new(BufReader::new(raw))
         };
-        run(&app, &handle, &mut text, &about, options.dry_run.unwrap_or(false))
+        run(&app, &handle, &mut text, &about, options.dry_run.unwrap_or(false), &gone)
     });
     task.await.map_err(Problem::internal)?.map(Json)
 }
@@ -193,7 +197,14 @@ struct Wish {
     low_at: Option<i64>,
 }
 
-fn run(app: &App, handle: &Handle, text: &mut dyn BufRead, about: &About, dry_run: bool) -> Result<Value> {
+fn run(
+    app: &App,
+    handle: &Handle,
+    text: &mut dyn BufRead,
+    about: &About,
+    dry_run: bool,
+    gone: &CancellationToken,
+) -> Result<Value> {
     let mut first = Vec::new();
     (&mut *text).take(RECORD).read_until(b'\n', &mut first).map_err(unreadable)?;
     let header = first.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&first).to_vec();
@@ -231,6 +242,9 @@ fn run(app: &App, handle: &Handle, text: &mut dyn BufRead, about: &About, dry_ru
         if batch.len() == BATCH || (!more && !batch.is_empty()) {
             let results = handle.block_on(take_in(app, std::mem::take(&mut batch), about.clone(), dry_run))?;
             results.into_iter().for_each(|result| report.add(result));
+            if gone.is_cancelled() {
+                return Err(unreadable("the client has gone"));
+            }
         }
         if !more {
             return Ok(report.tell(dry_run));

@@ -9,3 +9,5 @@ mod offline;
 mod poison;
 mod purchases;
 mod replay;
+mod retire;
+mod stuck;

@@ -1,0 +1,131 @@
+//! A store's agent as the unit tests need it: it makes entries as the real one does, and hands them to the view.
+
+use std::collections::BTreeMap;
+
+use rusqlite::Connection;
+use shared::domain::Item;
+use shared::hash::Digest;
+use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use shared::link::{Cursor, Entry};
+use shared::redis::Received;
+use shared::time::Millis;
+use shared::wire::{About, Event, Fact, Kind, Named, SnapshotEnd, SnapshotPage};
+
+use crate::stores::{self, Store};
+use crate::view::{self, Applied};
+use crate::{database, purchases};
+
+pub(crate) const NOW: Millis = Millis(1_800_000_000_000);
+
+pub(crate) fn database() -> Connection {
+    shared::sqlite::memory(database::SCHEMA).expect("a database in memory")
+}
+
+pub(crate) fn product(name: &str) -> ProductId {
+    ProductId::parse(name).expect("valid")
+}
+
+pub(crate) fn purchase_id(number: u128) -> PurchaseId {
+    PurchaseId::new(uuid::Uuid::from_u128(number))
+}
+
+pub(crate) struct Agent {
+    pub(crate) id: StoreId,
+    pub(crate) head: Cursor,
+    stock: BTreeMap<ProductId, Item>,
+    digest: Digest,
+}
+
+impl Agent {
+    pub(crate) fn new(id: &str) -> Self {
+        let id = StoreId::parse(id).expect("valid");
+        Self { id, head: Cursor::default(), stock: BTreeMap::new(), digest: Digest::default() }
+    }
+
+    /// With ten units of tea, known to central and ready for commands.
+    pub(crate) fn settled(id: &str, connection: &Connection) -> Self {
+        let mut agent = Self::new(id);
+        agent.stock.insert(product("tea"), Item { name: "Tea".into(), quantity: 10, version: 1, ..Item::default() });
+        agent.digest = view::digest(&agent.stock.clone().into_iter().collect::<Vec<_>>());
+        let opening = agent.open(7, &[]);
+        agent.tell(connection, &opening);
+        agent.get_ready(connection);
+        agent
+    }
+
+    /// Entries that open an epoch with the whole stock.
+    pub(crate) fn open(&mut self, epoch: u64, lineage: &[Cursor]) -> Vec<Received> {
+        self.head = Cursor { epoch, ..Cursor::default() };
+        let items: Vec<Named> = self
+            .stock
+            .iter()
+            .map(|(product_id, item)| Named { product_id: product_id.clone(), item: item.clone() })
+            .collect();
+        let end = SnapshotEnd { pages: 1, count: items.len() as u64 };
+        [
+            Event::Opened { lineage: lineage.to_vec() },
+            Event::SnapshotPage(SnapshotPage { items, outcomes: Vec::new() }),
+            Event::SnapshotEnd(end),
+        ]
+        .iter()
+        .map(|event| self.entry(event))
+        .collect()
+    }
+
+    pub(crate) fn entry(&mut self, event: &Event) -> Received {
+        let operation = format!("op-{}-{}", self.head.epoch, self.head.seq);
+        let entry = Entry::follow(&self.head, event.kind(), &operation, event.encode(), Some(self.digest));
+        self.head = entry.cursor();
+        Ok(entry)
+    }
+
+    /// A till sells one.
+    pub(crate) fn sale(&mut self) -> Received {
+        let tea = product("tea");
+        let before = self.stock[&tea].clone();
+        let after = Item { quantity: before.quantity - 1, version: before.version + 1, ..before.clone() };
+        self.digest = self.digest.replace(&tea, Some(&before), Some(&after));
+        self.stock.insert(tea.clone(), after.clone());
+        self.entry(&Event::Fact(Kind::Sold, Fact { delta: -1, item: Some(after), ..Fact::new(tea, NOW) }))
+    }
+
+    /// Says that it is ready for central's present command epoch.
+    pub(crate) fn get_ready(&mut self, connection: &Connection) {
+        let command_epoch = self.store(connection).command_head.epoch;
+        let ready = self.entry(&Event::Ready { command_epoch });
+        self.tell(connection, &[ready]);
+    }
+
+    pub(crate) fn tell(&self, connection: &Connection, batch: &[Received]) -> Applied {
+        view::receive(connection, &self.id, batch, NOW).expect("can be applied")
+    }
+
+    pub(crate) fn store(&self, connection: &Connection) -> Store {
+        stores::find(connection, &self.id).expect("can be read").expect("is known")
+    }
+
+    /// Begins a purchase of one unit of tea.
+    pub(crate) fn buy(&self, connection: &Connection, number: u128) -> OperationId {
+        let mut store = self.store(connection);
+        let ask = purchases::Ask {
+            id: purchase_id(number),
+            product: product("tea"),
+            quantity: 1,
+            customer: None,
+            about: About::default(),
+            ttl_ms: 60_000,
+            redis_now: NOW,
+        };
+        purchases::begin(connection, &mut store, &ask, NOW).expect("begins");
+        store.save(connection).expect("is saved");
+        OperationId::attempt(&ask.id, 1)
+    }
+}
+
+/// How SQLite would answer a query, one line a step.
+pub(crate) fn plan(connection: &Connection, sql: &str) -> String {
+    let mut statement = connection.prepare(&format!("explain query plan {sql}")).expect("is valid");
+    let nulls = vec![rusqlite::types::Null; statement.parameter_count()];
+    let steps = statement.query_map(rusqlite::params_from_iter(nulls), |row| row.get::<_, String>(3)).expect("runs");
+    steps.collect::<rusqlite::Result<Vec<_>>>().expect("reads").join("\n")
+}

@@ -1,0 +1,89 @@
+//! A store that never returns is retired: what was open with it ends, and it comes back by an operator's word alone.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::{Builder, World, until};
+
+const SOON: Duration = Duration::from_secs(15);
+
+/// A store with ten units of tea.
+async fn stocked() -> World {
+    let world = Builder { beat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }.start(&["s1"]).await;
+    world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 10})).await.expect(201);
+    world.converged(SOON).await;
+    world
+}
+
+async fn retire(world: &World) {
+    let central = world.central();
+    until("the store is retired", SOON, async || {
+        let answer = central.patch("/v1/stores/s1", json!({"retired": true})).await;
+        if answer.status == 200 { Ok(()) } else { Err(answer) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_voided_is_never_executed() {
+    let world = stocked().await;
+    let (central, store) = (world.central(), world.store("s1"));
+    // Cut off with a fresh heartbeat: what is asked now waits in the stream.
+    store.post("/v1/disconnected", json!({"abrupt": true})).await.expect(200);
+    let now = [("prefer", "respond-async")];
+    let asked = central.post_with("/v1/inventory/s1/tea/receive", &now, json!({"quantity": 5})).await.expect(202);
+    let waits = tokio::spawn({
+        let central = central.clone();
+        async move { central.post_with("/v1/purchase/s1/tea", &[("prefer", "wait=30")], json!({"quantity": 1})).await }
+    });
+    retire(&world).await;
+    let bought = waits.await.expect("answers");
+    assert_eq!((bought.status, bought.code()), (409, "store_retired"), "{}", bought.body);
+    let path = format!("/v1/commands/{}", asked["commandId"].as_str().expect("an id"));
+    let voided = central.get(&path).await.expect(200);
+    assert_eq!((&voided["status"], &voided["problem"]["code"]), (&json!("refused"), &json!("store_retired")));
+    for refused in [
+        central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await,
+        central.post("/v1/stores/s1/resync", json!({})).await,
+    ] {
+        assert_eq!((refused.status, refused.code()), (409, "store_retired"));
+    }
+
+    store.post("/v1/connected", json!({})).await.expect(200);
+    until("the agent knows", SOON, async || {
+        let link = store.get("/").await.expect(200)["link"].clone();
+        if link == "fenced" { Ok(()) } else { Err(link) }
+    })
+    .await;
+    let epoch = central.get("/v1/stores/s1").await.expect(200)["claims"][0]["epoch"].clone();
+    central.post("/v1/stores/s1/adopt", json!({"epoch": epoch})).await.expect(202);
+    world.online("s1").await;
+    world.converged(SOON).await;
+    assert_eq!(store.get("/v1/inventory/tea").await.expect(200)["quantity"], 10);
+    central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purchase_of_a_retired_store_cannot_be_cancelled() {
+    let world = stocked().await;
+    let central = world.central();
+    let bought = central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await.expect(200);
+    world.store("s1").post("/v1/disconnected", json!({})).await.expect(200);
+    retire(&world).await;
+    let path = format!("/v1/purchases/{}/cancel", bought["purchase"]["purchaseId"].as_str().expect("an id"));
+    let refused = central.post(&path, json!({})).await;
+    assert_eq!((refused.status, refused.code()), (409, "store_retired"));
+    assert_eq!(central.get("/v1/products").await.expect(200)["items"], Value::Array(Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_store_is_still_looked_after() {
+    let world = stocked().await;
+    let central = world.central();
+    central.patch("/v1/stores/s1", json!({"onlineSale": false})).await.expect(200);
+    let refused = central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await;
+    assert_eq!((refused.status, &refused.body["reason"]), (503, &json!("paused")));
+    let received = central.post("/v1/inventory/s1/tea/receive", json!({"quantity": 5})).await.expect(200);
+    assert_eq!(received["quantity"], 15);
+    central.put("/v1/inventory/s1/tea", json!({"quantity": 9})).await.expect(200);
+}
