@@ -351,6 +351,18 @@ fn give_back(connection: &Connection, store: &mut Store, purchase: &PurchaseRef,
     commands::append(connection, store, &id, &command, now)
 }
 
+/// A retired store is back: it may have taken units for purchases that retiring has ended, and the answer that said so may
+/// have come before, waiting for that of a cancel which was ended, too.
+pub fn ask_back(connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<()> {
+    let ended: Vec<Purchase> = connection
+        .prepare_cached(&format!(
+            "select {COLUMNS} from purchase where store_id = ?1 and code = 'store_retired' order by number"
+        ))?
+        .query_map([store.id.as_str()], Purchase::read)?
+        .collect::<rusqlite::Result<_>>()?;
+    ended.iter().try_for_each(|purchase| give_back(connection, store, &purchase.attempt_ref(), now))
+}
+
 /// B3: a reply to a purchase that central no longer knows makes it known again.
 fn recreate(connection: &Connection, store: &Store, answer: &Answer<'_>) -> rusqlite::Result<()> {
     let purchase = answer.purchase;

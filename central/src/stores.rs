@@ -150,6 +150,7 @@ impl Store {
         if self.retired {
             self.take_back(connection)?;
             self.reopen_commands(connection, now)?;
+            purchases::ask_back(connection, self, now)?;
         }
         Ok(true)
     }
@@ -350,7 +351,7 @@ mod tests {
         let store = agent.store(&connection);
         assert!(!store.retired && store.ack().fenced == 0);
         assert!(store.command_head.epoch > before && store.is_settling(), "it answers before it sells");
-        assert_eq!(commands_of(&connection, &store), ["opened"]);
+        assert_eq!(commands_of(&connection, &store), ["opened", "cancel"], "whatever it took for us it gives back");
         agent.get_ready(&connection);
         assert!(!agent.store(&connection).is_settling());
     }

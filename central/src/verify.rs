@@ -11,7 +11,7 @@ use shared::hash::{Digest, Hash, chain};
 use shared::ids::ProductId;
 use shared::link::{Cursor, EntryId};
 use shared::sqlite::{DigestColumn, HashColumn};
-use shared::wire::{Event, Position};
+use shared::wire::{Command, Event, Position};
 
 use crate::stores::{self, DigestState, Store};
 use crate::{items, view};
@@ -99,6 +99,11 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
                 laid_aside.extend(page.items.into_iter().map(|named| (named.product_id, named.item)));
             }
             Ok(Event::SnapshotEnd(_)) => stock = std::mem::take(&mut laid_aside),
+            Ok(Event::Ready { command_epoch }) => {
+                if opened_for(connection, store, command_epoch)?.is_some_and(|epoch| epoch != at.epoch) {
+                    note(format!("entry {at}: command epoch {command_epoch} was opened for another epoch"));
+                }
+            }
             // Others change no stock; what is not understood lies in the dead letters, and a resync follows.
             Ok(_) | Err(_) => {}
         }
@@ -128,6 +133,18 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
     report.entries += entries;
     report.items += view.len() as u64;
     Ok(())
+}
+
+/// The event epoch that a command epoch was opened for (L8), while the log still tells.
+fn opened_for(connection: &Connection, store: &Store, command_epoch: u64) -> rusqlite::Result<Option<u64>> {
+    let mut statement =
+        connection.prepare_cached("select type, body from command where store_id = ?1 and epoch = ?2 and seq = 1")?;
+    let mut rows = statement.query(params![store.id.as_str(), command_epoch])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    Ok(match Command::decode(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?) {
+        Ok(Command::Opened { for_epoch }) => Some(for_epoch),
+        _ => None,
+    })
 }
 
 fn last_of(connection: &Connection, store: &Store) -> rusqlite::Result<Option<Cursor>> {

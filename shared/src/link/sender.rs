@@ -428,7 +428,10 @@ mod tests {
         assert_eq!((round.add_from, round.add_to), (3, 5));
         sender.round_done(0, &round, &RoundReply { ack: ack(log.at(2)), stream: None }, &log);
         assert!(sender.is_window_full(9));
-        assert_eq!(sender.next(1, &log), Step::Wait(Some(2_000)));
+        assert_eq!(sender.next(1, &log), Step::Wait(Some(2)), "the receiver is about to acknowledge");
+        let Step::Publish(round) = sender.next(2, &log) else { panic!("looks again") };
+        assert!(!round.audit && round.add_to < round.add_from);
+        sender.round_done(2, &round, &RoundReply { ack: ack(log.at(2)), stream: None }, &log);
         let Step::Publish(round) = sender.next(2_000, &log) else { panic!("looks after it") };
         assert!(round.audit && round.add_to < round.add_from);
         let ends = StreamEnds {

@@ -158,11 +158,4 @@ mod tests {
         assert!(keys.bell(&store).starts_with("shelf:bell:"));
         assert_eq!(keys.bell(&store), keys.bell(&store));
     }
-
-    #[test]
-    fn an_address_with_tls_is_refused_in_words() {
-        let error = client("rediss://localhost:6379").expect_err("refused");
-        assert!(error.to_string().contains("TLS is not built in"), "{error}");
-        assert!(client("redis://localhost:6379").is_ok());
-    }
 }

@@ -315,7 +315,9 @@ impl World {
                 .agents
                 .iter()
                 .any(|agent| agent.store == operation.store && is_in_ledger(&agent.file, &operation.id));
-            if !on_disk && !is_in_event(&old, &operation.store, &operation.id) {
+            // A disk that never changed has the effect of what was pruned from its log.
+            let was_forked = self.history.forked;
+            if was_forked && !on_disk && !is_in_event(&old, &operation.store, &operation.id) {
                 operation.may_be_lost = true;
             }
         }

@@ -82,7 +82,7 @@ impl World {
         let keys = Keys::new("shelf");
         let stores: Vec<StoreId> =
             (0..1 + dice.below(2)).map(|n| StoreId::parse(&format!("s{n}")).expect("a valid id")).collect();
-        let products = ["ale", "bun"].map(|name| ProductId::parse(name).expect("a valid id")).to_vec();
+        let products = ["ale", "bun", "cod"].map(|name| ProductId::parse(name).expect("a valid id")).to_vec();
         let file = shared::sqlite::memory(central::database::SCHEMA).expect("a database in memory");
         let mut world = Self {
             now: START,
