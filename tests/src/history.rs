@@ -61,6 +61,10 @@ pub struct History {
     /// An effect may stand without its entry in central's ledger: it came with an opening's state, because the store's
     /// log did not reach back (L9, L10), or because central's database was set back.
     pub effects_without_entries: bool,
+    /// As `forked`, of these stores alone.
+    pub forked_stores: BTreeSet<StoreId>,
+    /// As `effects_without_entries`, of these stores alone.
+    pub stores_without_entries: BTreeSet<StoreId>,
     /// Stores for which a human chose one of two states: what the other had is not in the stock.
     pub chosen: BTreeSet<StoreId>,
     /// What was seen on the way and must not be.
@@ -68,6 +72,14 @@ pub struct History {
 }
 
 impl History {
+    fn is_forked(&self, store: &StoreId) -> bool {
+        self.forked || self.forked_stores.contains(store)
+    }
+
+    fn may_lack_entries(&self, store: &StoreId) -> bool {
+        self.effects_without_entries || self.stores_without_entries.contains(store)
+    }
+
     /// A client has seen a purchase's status.
     pub fn saw(&mut self, id: &str, status: &str) {
         let Some(bought) = self.purchases.get_mut(id) else { return };
@@ -159,7 +171,15 @@ fn judge_operations(
         if entries.len() > 1 {
             found.push(format!("P3: operation {} stands {} times in central's ledger", operation.id, entries.len()));
         }
-        if entries.is_empty() && certain && !history.effects_without_entries {
+        if let (Told::Done, [delta]) = (operation.told, entries)
+            && *delta != operation.delta
+            // On an older copy an operation that was repeated may have been done once more, and left out by the restore.
+            && !history.is_forked(&operation.store)
+        {
+            let answered = operation.delta;
+            found.push(format!("P2: operation {} was answered as {answered:+}, recorded as {delta:+}", operation.id));
+        }
+        if entries.is_empty() && certain && !history.may_lack_entries(&operation.store) {
             found.push(format!("P2: operation {} was answered and is not in central's ledger", operation.id));
         }
         let sum = sums.entry((operation.store.clone(), operation.product.clone())).or_insert(Some(0));
@@ -167,7 +187,7 @@ fn judge_operations(
             (Some(delta), _) => sum.map(|sum| sum + delta),
             (None, true) => sum.map(|sum| sum + operation.delta),
             // It may have come with an opening's state: then nothing can be said of the sum.
-            (None, false) if history.effects_without_entries => None,
+            (None, false) if history.may_lack_entries(&operation.store) => None,
             (None, false) => *sum,
         };
     }
@@ -182,7 +202,7 @@ fn judge_operations(
         let short = taken(
             "select coalesce(sum(delta), 0) from event where store_id = ?1 and product_id = ?2 and type = 'shortage'",
         )?;
-        if short != 0 && !history.forked {
+        if short != 0 && !history.is_forked(&store) {
             found.push(format!("P4: {store} ran {short} units of {product} short"));
         }
         let units = store_agent::ledger::find_item(connection, &product)?.map_or(0, |item| item.quantity);

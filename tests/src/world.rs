@@ -76,22 +76,23 @@ pub struct World {
     dir: TempDir,
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
 /// A daemon's binary: where `cargo xtask test` says, else beside this test's own.
-fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     let dir = std::env::var_os("SHELFSTREAM_BIN_DIR").map(PathBuf::from).unwrap_or_else(|| {
         let own = std::env::current_exe().expect("this test has a path");
-        own.ancestors().nth(2).expect("target/<profile>/deps").to_owned()
+        let dir = own.parent().expect("target/<profile>, or deps in it");
+        if dir.ends_with("deps") { dir.parent().expect("target/<profile>").to_owned() } else { dir.to_owned() }
     });
     let path = dir.join(name);
     assert!(path.exists(), "{} is missing: run `cargo xtask test`, which builds it", path.display());
     path
 }
 
-fn redis_server() -> PathBuf {
+pub(crate) fn redis_server() -> PathBuf {
     if let Some(path) = std::env::var_os("SHELFSTREAM_REDIS_SERVER") {
         return path.into();
     }

@@ -1,5 +1,6 @@
 //! `cargo xtask ...`: what a developer or a visitor runs.
 
+mod chaos;
 mod data;
 mod demo;
 mod http;
@@ -28,6 +29,8 @@ enum Command {
     Simulate(simulation::Simulate),
     /// Plant each known bug in turn and see that the simulation finds it.
     Mutants(simulation::Mutants),
+    /// Let everything go wrong that can, with real processes, and see that every promise is kept.
+    Chaos(chaos::Options),
     /// Run demo.http with a real client against a fresh central and two stores.
     HttpFile,
 }
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         Command::Test(options) => test::run(&options),
         Command::Simulate(options) => simulation::simulate(&options),
         Command::Mutants(options) => simulation::mutants(&options),
+        Command::Chaos(options) => chaos::run(&options),
         Command::HttpFile => http_file::run(),
     }
 }

@@ -82,6 +82,7 @@ codes! {
     StoreUnavailable "store_unavailable" 503 "Store Unavailable" true "The store cannot be asked at present; `reason` says why. Nothing was done.";
     NotCaughtUp "not_caught_up" 503 "Not Caught Up" true "Central has not yet applied what the request asks for.";
     Overloaded "overloaded" 503 "Overloaded" true "Too much is being asked at once. Nothing was done.";
+    Restarting "restarting" 503 "Restarting" true "The server cannot go on and is about to start again. Whether the request was carried out is not known: repeat it under the same Idempotency-Key.";
 }
 
 /// An error as clients see it.
@@ -206,6 +207,7 @@ impl From<crate::sqlite::WriteError> for Problem {
     fn from(error: crate::sqlite::WriteError) -> Self {
         match error {
             crate::sqlite::WriteError::Overloaded => Self::new(Code::Overloaded).detail(error.to_string()),
+            crate::sqlite::WriteError::Stopped => Self::new(Code::Restarting),
             error => Self::internal(error),
         }
     }
@@ -218,7 +220,7 @@ impl IntoResponse for Problem {
         *response.status_mut() = self.0.code.status();
         let retry_after = match self.0.code {
             Code::StoreUnavailable => Some("5"),
-            Code::NotCaughtUp | Code::Overloaded => Some("1"),
+            Code::NotCaughtUp | Code::Overloaded | Code::Restarting => Some("1"),
             _ => None,
         };
         if let Some(seconds) = retry_after {

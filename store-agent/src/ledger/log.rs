@@ -156,20 +156,40 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
 /// Forgets a batch of the oldest entries, recorded before a time, that lie below the acknowledged one, which always
 /// stays; says whether there may be more. What is left has no holes: it begins at the first entry that is too young.
 pub fn prune_entries(connection: &Connection, before: Millis) -> rusqlite::Result<bool> {
-    // Entries of the future come from a clock that was wrong: they hold nothing up.
-    let future = before.plus(RETENTION_MS);
-    let oldest: Vec<(u64, u64, bool)> = connection
+    let now = before.plus(RETENTION_MS);
+    let oldest: Vec<(u64, u64, Millis, bool)> = connection
         .prepare_cached(
-            "select ledger.epoch, ledger.seq, (recorded_at < ?1 or recorded_at > ?2) \
-             and (ledger.epoch < meta.epoch or (ledger.epoch = meta.epoch and ledger.seq < acked)) \
-             from ledger, meta order by ledger.epoch, ledger.seq limit ?3",
+            "select ledger.epoch, ledger.seq, recorded_at, \
+             ledger.epoch < meta.epoch or (ledger.epoch = meta.epoch and ledger.seq < acked) \
+             from ledger, meta order by ledger.epoch, ledger.seq limit ?1",
         )?
-        .query_map(params![before.0, future.0, BATCH], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .query_map([BATCH], |row| Ok((row.get(0)?, row.get(1)?, Millis(row.get(2)?), row.get(3)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    let Some((epoch, seq, _)) = oldest.iter().take_while(|(_, _, may_go)| *may_go).last() else { return Ok(false) };
+    // Entries of the future hold nothing up once there are old ones behind them: then the clock was wrong that recorded
+    // them. Until then it may be this clock that is: set back an hour, it must not forget the last hour.
+    let passed: Vec<_> = oldest.iter().take_while(|(.., at, acked)| *acked && (*at < before || *at > now)).collect();
+    let last_old = passed.iter().rfind(|(.., at, _)| *at < before).copied();
+    let last = match (last_old, passed.last()) {
+        (None, Some((epoch, seq, ..))) if passed.len() == BATCH && is_old_behind(connection, *epoch, *seq, before)? => {
+            passed.last().copied()
+        }
+        (last_old, _) => last_old,
+    };
+    let Some((epoch, seq, ..)) = last else { return Ok(false) };
     let deleted =
         connection.prepare_cached("delete from ledger where (epoch, seq) <= (?1, ?2)")?.execute(params![epoch, seq])?;
     Ok(deleted == BATCH)
+}
+
+/// Whether there is an old, acknowledged entry behind a place.
+fn is_old_behind(connection: &Connection, epoch: u64, seq: u64, before: Millis) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "select exists (select 1 from ledger, meta where (ledger.epoch, ledger.seq) > (?1, ?2) \
+             and recorded_at < ?3 \
+             and (ledger.epoch < meta.epoch or (ledger.epoch = meta.epoch and ledger.seq < acked)))",
+        )?
+        .query_row(params![epoch, seq, before.0], |row| row.get(0))
 }
 
 #[cfg(test)]
@@ -263,6 +283,22 @@ mod tests {
         connection.execute("update ledger set recorded_at = ?1 where seq = 4", [wrong.0]).expect("writes");
         prune_entries(&connection, later).expect("prunes");
         assert_eq!(kept(&connection), [head.seq - 1, head.seq], "the acknowledged one stays");
+    }
+
+    #[test]
+    fn a_clock_set_back_forgets_nothing() {
+        let connection = store(2_500);
+        let head = ledger::head(&connection).expect("reads").cursor;
+        store_acked(&connection, head.epoch, head.seq).expect("writes");
+        for back in [60 * 60 * 1_000, NOW.0] {
+            assert!(!prune_entries(&connection, NOW.plus(-back - RETENTION_MS)).expect("prunes"));
+            assert_eq!(kept(&connection)[0], 1);
+        }
+        // A clock that was a year ahead for more than a batch is found out by the entries behind.
+        let ahead = NOW.plus(365 * 24 * 60 * 60 * 1_000);
+        connection.execute("update ledger set recorded_at = ?1 where seq < 2000", [ahead.0]).expect("writes");
+        assert!(prune_entries(&connection, NOW.plus(1_000_000)).expect("prunes"));
+        assert_eq!(kept(&connection)[0], BATCH as u64 + 1);
     }
 
     #[test]

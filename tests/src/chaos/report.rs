@@ -1,0 +1,116 @@
+//! What is printed: a line a fault, a summary now and then, a table at the end.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::faults::Kind;
+use super::traffic::Totals;
+
+/// Lines with the time since the start.
+#[derive(Debug, Clone, Copy)]
+pub struct Log(Instant);
+
+impl Default for Log {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Log {
+    /// Prints a line.
+    pub fn say(&self, text: &str) {
+        println!("{:>7.1} s  {text}", self.0.elapsed().as_secs_f64());
+    }
+}
+
+/// What happened under one kind of fault.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Row {
+    /// How often it happened.
+    pub count: u64,
+    /// Operations answered while it lasted.
+    pub operations: u64,
+    /// Purchases answered while it lasted.
+    pub purchases: u64,
+    /// A promise was seen to be broken while it lasted.
+    pub broken: bool,
+}
+
+/// What one world went through.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// By kind.
+    pub faults: BTreeMap<Kind, Row>,
+    /// Why a kind could not happen here.
+    pub skipped: BTreeMap<Kind, String>,
+    /// Operations answered.
+    pub operations: u64,
+    /// Operations without an answer.
+    pub unanswered: u64,
+    /// Purchases answered.
+    pub purchases: u64,
+    /// How long healing took.
+    pub healed_in: Duration,
+    /// Promises broken. Empty: all was well.
+    pub violations: Vec<String>,
+}
+
+impl Outcome {
+    pub(super) fn count(&mut self, kind: Kind, before: &Totals, after: &Totals, broken: bool) {
+        let row = self.faults.entry(kind).or_default();
+        row.count += 1;
+        row.operations += after.operations - before.operations;
+        row.purchases += after.purchases - before.purchases;
+        row.broken |= broken;
+    }
+
+    /// Adds another world's.
+    pub fn add(&mut self, other: Self) {
+        for (kind, row) in other.faults {
+            let sum = self.faults.entry(kind).or_default();
+            sum.count += row.count;
+            sum.operations += row.operations;
+            sum.purchases += row.purchases;
+            sum.broken |= row.broken;
+        }
+        self.skipped.extend(other.skipped);
+        self.operations += other.operations;
+        self.unanswered += other.unanswered;
+        self.purchases += other.purchases;
+        self.healed_in = self.healed_in.max(other.healed_in);
+        self.violations.extend(other.violations);
+    }
+
+    /// Kinds that never happened and could have.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let never = |kind: &&Kind| !self.faults.contains_key(kind) && !self.skipped.contains_key(kind);
+        Kind::ALL.iter().filter(never).map(|kind| kind.name()).collect()
+    }
+
+    /// The table.
+    pub fn print(&self) {
+        println!("\n{:<46} {:>5} {:>10} {:>9}  verdict", "fault", "count", "operations", "purchases");
+        for kind in Kind::ALL {
+            let row = self.faults.get(kind).copied().unwrap_or_default();
+            let verdict = match self.skipped.get(kind) {
+                Some(why) if row.count == 0 => format!("skipped: {why}"),
+                _ if row.count == 0 => "never happened".to_owned(),
+                _ if row.broken => "BROKEN while it lasted".to_owned(),
+                _ if self.violations.is_empty() => "kept".to_owned(),
+                _ => "nothing seen while it lasted".to_owned(),
+            };
+            println!("{:<46} {:>5} {:>10} {:>9}  {verdict}", kind.name(), row.count, row.operations, row.purchases);
+        }
+        let count: u64 = self.faults.values().map(|row| row.count).sum();
+        println!("\n{} kinds, {count} faults (operations and purchases: answered while the fault lasted)", {
+            self.faults.len()
+        });
+        println!(
+            "{} operations answered, {} without an answer, {} purchases; healed within {:.1} s",
+            self.operations,
+            self.unanswered,
+            self.purchases,
+            self.healed_in.as_secs_f64()
+        );
+    }
+}
