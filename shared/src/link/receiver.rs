@@ -29,9 +29,9 @@ pub fn receive(cursor: &Cursor, entry: &Entry) -> Receipt {
     let opens_later = entry.id.epoch > cursor.epoch || (entry.id.epoch == cursor.epoch && cursor.seq == 0);
     if entry.id.seq == 1 && entry.kind == OPENED && opens_later && intact {
         Receipt::Opens
-    } else if planted(Bug::CursorNotChecked) && entry.id == cursor.id() {
-        Receipt::Next
-    } else if entry.id.epoch == cursor.epoch && entry.id.seq == cursor.seq + 1 && cursor.seq > 0 && intact {
+    } else if (planted(Bug::CursorNotChecked) && entry.id == cursor.id())
+        || (entry.id.epoch == cursor.epoch && entry.id.seq == cursor.seq + 1 && cursor.seq > 0 && intact)
+    {
         Receipt::Next
     } else {
         Receipt::Unfit
