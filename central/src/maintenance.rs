@@ -1,5 +1,5 @@
-//! Forgetting what may be forgotten: keys after seven days, acknowledged commands after thirty. In small batches, so
-//! that nobody's write waits for it.
+//! What is done every hour: forgetting what may be forgotten (keys after seven days, acknowledged commands after thirty, in
+//! small batches, so that nobody's write waits for it), and looking whether the view's rows are what its digests say.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use shared::sqlite::{Abort, Reader, WriteError, Writer};
 use shared::time::Millis;
 use tokio_util::sync::CancellationToken;
 
-use crate::{idempotency, stores};
+use crate::{idempotency, stores, view};
 
 /// How long an acknowledged command and its answer are kept, ms: thirty days (L1).
 const COMMANDS_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
@@ -91,7 +91,21 @@ async fn pass(writer: &Writer, reader: &Reader) -> anyhow::Result<()> {
             let id = id.clone();
             more = batch(writer, move |connection| prune_commands_of(connection, &id, before)).await?;
         }
+        inspect(writer, reader, id).await?;
     }
+    Ok(())
+}
+
+/// Compares the rows of a store's view with its running digest, beside the writer; a store whose rows are not what they
+/// should be is asked for its whole state.
+async fn inspect(writer: &Writer, reader: &Reader, id: StoreId) -> anyhow::Result<()> {
+    let inspected = id.clone();
+    if reader.scan(move |connection| view::is_sound(connection, &inspected)).await? {
+        return Ok(());
+    }
+    tracing::error!(store = %id, "the view's rows are not what its digest says: the store is asked for its whole state");
+    let now = Millis::now();
+    batch(writer, move |connection| view::distrust(connection, &id, now)).await?;
     Ok(())
 }
 

@@ -277,6 +277,27 @@ pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> rusqlit
     Ok(store.command_head != before)
 }
 
+/// Whether the rows of a store's view are what its running digest says. A row that changed by itself, and that no event has
+/// touched since, shows nowhere else.
+pub fn is_sound(connection: &Connection, id: &StoreId) -> rusqlite::Result<bool> {
+    let Some(store) = stores::find(connection, id)? else { return Ok(true) };
+    Ok(digest(&items::of_store(connection, id)?) == store.digest)
+}
+
+/// The rows are not what they should be: the store is asked for its whole state. Says whether it was.
+pub fn distrust(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite::Result<bool> {
+    let Some(mut store) = stores::find(connection, id)?.filter(|store| !store.retired) else { return Ok(false) };
+    if is_sound(connection, id)? {
+        return Ok(false);
+    }
+    store.digest_state = DigestState::Different;
+    store.suspect = true;
+    let before = store.command_head;
+    ask_resync(connection, &mut store, now)?;
+    store.save(connection)?;
+    Ok(store.command_head != before)
+}
+
 /// Asks a suspect store for its whole state, at most once a minute, and not while it has yet to answer.
 pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<()> {
     // A time in the future is a clock that was set back: it must not hold up the resync.

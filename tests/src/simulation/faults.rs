@@ -218,7 +218,8 @@ impl World {
         for operation in self.history.operations.iter_mut().filter(|operation| operation.store == store) {
             let safe = is_in_event(&self.central.file, &store, &operation.id)
                 || others.iter().any(|file| is_in_ledger(file, &operation.id));
-            if !safe && is_in_ledger(&self.agents[number].file, &operation.id) {
+            // Where logs were pruned nobody can tell any more which file had it.
+            if !safe && (self.pruned || is_in_ledger(&self.agents[number].file, &operation.id)) {
                 operation.may_be_lost = true;
             }
         }
