@@ -2,8 +2,8 @@
 //! the way.
 //!
 //! A call is asked for in one step, each of its Redis commands is another, and its reply is judged in one more; the
-//! log, Redis and the other side may move between any two of them. Time is two values: the sender is asked at 1 ("T
-//! has passed") or at 0 ("it has not"), and every reply arrives at 0, so all orders of ticks and commits are there
+//! log, Redis and the other side may move between any two of them. Time is two values: the sender is asked at
+//! [`LONG`] ("whatever it waits for has passed") or at 0 ("it has not"), and every reply arrives at 0, so all orders of ticks and commits are there
 //! without a clock in the state.
 
 use std::collections::VecDeque;
@@ -15,6 +15,8 @@ use crate::redis::{Cmd, Payload, Redis, Reply, Row};
 /// Unacknowledged entries in the stream, at most.
 pub(crate) const WINDOW: u64 = 2;
 const TICK: i64 = 1;
+/// Beyond everything that a sender waits for.
+const LONG: i64 = TICK * shared::link::IDLE_TICKS;
 
 /// A sender's log: what [`Log`] asks for, and the entries themselves.
 pub(crate) trait Rows<P>: Log {
@@ -81,7 +83,7 @@ impl<P: Payload> Publisher<P> {
 
     /// Asks, executes one Redis command, or judges the reply. `tick`: whether T has passed.
     pub(crate) fn step(&mut self, tick: bool, log: &impl Rows<P>, redis: &mut Redis<P>, wiring: Wiring) -> Done {
-        let Some(call) = &mut self.call else { return self.ask(i64::from(tick), log) };
+        let Some(call) = &mut self.call else { return self.ask(if tick { LONG } else { 0 }, log) };
         if call.left.is_empty() {
             return self.judge(log, wiring);
         }
