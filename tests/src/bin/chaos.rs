@@ -42,7 +42,15 @@ async fn main() -> anyhow::Result<ExitCode> {
             keep: options.keep,
             only: options.only.clone(),
         };
-        let outcome = chaos::play(&world).await?;
+        let outcome = tokio::select! {
+            outcome = chaos::play(&world) => outcome?,
+            // What was started ends with the runtime, which drops everybody who holds it.
+            signal = tokio::signal::ctrl_c() => {
+                signal?;
+                println!("stopped in the middle: no verdict");
+                return Ok(ExitCode::FAILURE);
+            }
+        };
         for violation in &outcome.violations {
             println!("seed {seed}: {violation}");
         }
