@@ -37,7 +37,7 @@ pub struct Database {
     /// Which store this is: 1 to 50 letters, digits, '.', '_' or '-'.
     #[arg(long, env = "STORE_ID")]
     pub store_id: StoreId,
-    /// The database file [default: <store id>.db].
+    /// The database file [default: STORE_ID.db].
     #[arg(long, env = "DATABASE_PATH")]
     pub database_path: Option<PathBuf>,
 }

@@ -29,8 +29,8 @@ pub fn receive(cursor: &Cursor, entry: &Entry) -> Receipt {
     let opens_later = entry.id.epoch > cursor.epoch || (entry.id.epoch == cursor.epoch && cursor.seq == 0);
     if entry.id.seq == 1 && entry.kind == OPENED && opens_later && intact {
         Receipt::Opens
-    } else if (planted(Bug::CursorNotChecked) && entry.id == cursor.id())
-        || (entry.id.epoch == cursor.epoch && entry.id.seq == cursor.seq + 1 && cursor.seq > 0 && intact)
+    } else if entry.id.epoch == cursor.epoch && entry.id.seq == cursor.seq + 1 && cursor.seq > 0 && intact
+        || planted(Bug::CursorNotChecked) && entry.id == cursor.id()
     {
         Receipt::Next
     } else {
