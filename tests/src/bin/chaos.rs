@@ -10,6 +10,8 @@ use tests::chaos::{self, Outcome};
 const ROUND: Duration = Duration::from_secs(60);
 /// A run of so many minutes must have had every kind of fault.
 const LONG: u64 = 3;
+/// Broken promises of one world that are printed; one cause often breaks many.
+const SHOWN: usize = 20;
 
 #[derive(Parser)]
 struct Options {
@@ -42,9 +44,20 @@ async fn main() -> anyhow::Result<ExitCode> {
             keep: options.keep,
             only: options.only.clone(),
         };
-        let outcome = chaos::play(&world).await?;
-        for violation in &outcome.violations {
+        let outcome = tokio::select! {
+            outcome = chaos::play(&world) => outcome?,
+            // What was started ends with the runtime, which drops everybody who holds it.
+            signal = tokio::signal::ctrl_c() => {
+                signal?;
+                println!("stopped in the middle: no verdict");
+                return Ok(ExitCode::FAILURE);
+            }
+        };
+        for violation in outcome.violations.iter().take(SHOWN) {
             println!("seed {seed}: {violation}");
+        }
+        if outcome.violations.len() > SHOWN {
+            println!("seed {seed}: and {} more", outcome.violations.len() - SHOWN);
         }
         if !outcome.violations.is_empty() {
             failed.push(seed);
