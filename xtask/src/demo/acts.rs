@@ -120,7 +120,7 @@ impl Show {
 
     fn check_equal(&self, screen: &mut Screen, what: &str, since: Instant) {
         match self.equal(PATIENCE) {
-            Ok(_) => screen.check(true, &format!("{what} {:.1} s", since.elapsed().as_secs_f64())),
+            Ok(_) => screen.check(true, &format!("{what} {}", brief(since.elapsed()))),
             Err(error) => screen.check(false, &error.to_string()),
         }
     }
@@ -195,7 +195,7 @@ impl Show {
         agent.post("/v1/connected", &[], &json!({}))?;
         let since = Instant::now();
         wait("equal again", PATIENCE, || self.stage.is_equal(&store))?;
-        screen.check(true, &format!("back: central equals it again after {:.2} s", since.elapsed().as_secs_f64()));
+        screen.check(true, &format!("back: central equals it again after {}", brief(since.elapsed())));
         Ok(())
     }
 
@@ -327,5 +327,14 @@ impl Show {
             // A part of the load that panicked has said so.
             let _ = load.join();
         }
+    }
+}
+
+/// A time as people say it.
+fn brief(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        format!("{} ms", time.as_millis())
+    } else {
+        format!("{:.1} s", time.as_secs_f64())
     }
 }
