@@ -182,6 +182,19 @@ impl shared::link::Log for Log<'_> {
             }
         }
     }
+
+    fn content_at(&self, seq: u64) -> Option<Hash> {
+        if seq > self.head.seq {
+            return None;
+        }
+        match entries(self.connection, self.store, self.head.epoch, seq, seq) {
+            Ok(found) => found.first().map(Entry::content),
+            Err(error) => {
+                self.failed.set(Some(error));
+                None
+            }
+        }
+    }
 }
 
 /// Head of a store's command log.

@@ -20,6 +20,8 @@ pub enum Bug {
     NoAudit,
     /// The sender compares places, not hashes.
     AuditWithoutHash,
+    /// The sender does not see that an entry was changed in place.
+    AuditWithoutContent,
     /// The sender takes an ack for its own by the place alone.
     AckHashNotJudged,
     /// The sender publishes all it has.
@@ -89,6 +91,7 @@ pub const BUGS: &[Bug] = &[
     Bug::TrimBeyondAck,
     Bug::NoAudit,
     Bug::AuditWithoutHash,
+    Bug::AuditWithoutContent,
     Bug::AckHashNotJudged,
     Bug::WindowIgnored,
     Bug::DivergedGoesOn,

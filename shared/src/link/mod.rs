@@ -142,6 +142,11 @@ impl Entry {
         Self { id, kind: kind.into(), operation: operation.into(), body, digest, hash }
     }
 
+    /// Hash of what stands in it, `c` apart: what it takes to see that nothing of it was changed in place.
+    pub fn content(&self) -> Hash {
+        crate::hash::chain(Hash::ZERO, self.id.epoch, self.id.seq, &self.kind, &self.operation, &self.body, self.digest)
+    }
+
     /// The log's head once this entry is its last.
     pub fn cursor(&self) -> Cursor {
         Cursor { epoch: self.id.epoch, seq: self.id.seq, hash: self.hash }

@@ -14,6 +14,10 @@ pub trait Log {
     fn head(&self) -> Cursor;
     /// `c` at a place of the present epoch: zero at 0, `None` when pruned or beyond the head.
     fn hash_at(&self, seq: u64) -> Option<Hash>;
+    /// [`Entry::content`](super::Entry::content) of an entry of the present epoch; `None` when it cannot be told.
+    fn content_at(&self, _: u64) -> Option<Hash> {
+        None
+    }
 }
 
 /// What to do next.
@@ -60,6 +64,8 @@ pub struct StreamEnds {
     pub first: (EntryId, Option<Hash>),
     /// Last entry and its `c`.
     pub last: (EntryId, Option<Hash>),
+    /// [`Entry::content`](super::Entry::content) of the first entry; `None`: it cannot be read.
+    pub content: Option<Hash>,
     /// Number of entries.
     pub length: u64,
 }
@@ -312,12 +318,16 @@ impl Sender {
 
     /// L5: is the stream what was published?
     fn intact(&self, stream: Option<StreamEnds>, published: u64, log: &impl Log) -> bool {
-        let Some(StreamEnds { first, last, length }) = stream else { return false };
+        let Some(StreamEnds { first, last, content, length }) = stream else { return false };
+        // What the receiver cannot take becomes the first entry once all before it is acknowledged.
+        let unchanged =
+            log.content_at(first.0.seq).is_none_or(|own| content == Some(own)) || planted(Bug::AuditWithoutContent);
         let own = |(id, hash): (EntryId, Option<Hash>)| {
             id.epoch == self.epoch && (planted(Bug::AuditWithoutHash) || hash.is_some() && hash == log.hash_at(id.seq))
         };
         own(first)
             && own(last)
+            && unchanged
             && last.0.seq == published
             && first.0.seq <= self.acked + 1
             && length == last.0.seq - first.0.seq + 1
@@ -390,6 +400,9 @@ mod tests {
         fn hash_at(&self, seq: u64) -> Option<Hash> {
             if seq == 0 { Some(Hash::ZERO) } else { self.0.get(seq as usize - 1).map(|entry| entry.hash) }
         }
+        fn content_at(&self, seq: u64) -> Option<Hash> {
+            self.0.get(seq as usize - 1).map(Entry::content)
+        }
     }
 
     fn ack(cursor: Cursor) -> Option<Ack> {
@@ -438,6 +451,7 @@ mod tests {
         let ends = StreamEnds {
             first: (EntryId { epoch: 7, seq: 3 }, log.hash_at(3)),
             last: (EntryId { epoch: 7, seq: 5 }, log.hash_at(5)),
+            content: log.content_at(3),
             length: 3,
         };
         let reply = RoundReply { ack: ack(log.at(4)), stream: Some(Some(ends)) };
@@ -450,7 +464,7 @@ mod tests {
     fn an_audit_finds_a_wipe_a_lost_tail_a_hole_and_a_foreign_entry() {
         let log = Memory::with(7, 3);
         let end = |seq| (EntryId { epoch: 7, seq }, log.hash_at(seq));
-        let good = StreamEnds { first: end(1), last: end(3), length: 3 };
+        let good = StreamEnds { first: end(1), last: end(3), content: log.content_at(1), length: 3 };
         let bad = [
             None,
             Some(StreamEnds { last: end(2), length: 2, ..good }),
@@ -459,6 +473,8 @@ mod tests {
             Some(StreamEnds { last: (EntryId { epoch: 7, seq: 3 }, Some(Hash([1; 16]))), ..good }),
             Some(StreamEnds { last: (EntryId { epoch: 8, seq: 3 }, log.hash_at(3)), ..good }),
             Some(StreamEnds { first: (EntryId { epoch: 7, seq: 1 }, None), ..good }),
+            Some(StreamEnds { content: Some(Hash([1; 16])), ..good }),
+            Some(StreamEnds { content: None, ..good }),
         ];
         let judged = |stream| {
             let mut sender = live(&log, 0);

@@ -129,17 +129,20 @@ fn ends_of(reply: Option<Value>) -> RedisResult<Option<StreamEnds>> {
         Some(Value::Map(pairs)) => pairs.into_iter().flat_map(|(key, value)| [key, value]).collect(),
         _ => return Ok(None),
     };
-    let (mut first, mut last, mut length) = (None, None, 0);
+    let (mut first, mut last, mut content, mut length) = (None, None, None, 0);
     let mut pairs = pairs.into_iter();
     while let (Some(key), Some(value)) = (pairs.next(), pairs.next()) {
         match String::from_redis_value(key).unwrap_or_default().as_str() {
             "length" => length = u64::from_redis_value(value).unwrap_or(0),
-            "first-entry" => first = end_of(value),
+            "first-entry" => {
+                content = decode_entry(value.clone()).ok().map(|entry| entry.content());
+                first = end_of(value);
+            }
             "last-entry" => last = end_of(value),
             _ => {}
         }
     }
-    Ok(first.zip(last).map(|(first, last)| StreamEnds { first, last, length }))
+    Ok(first.zip(last).map(|(first, last)| StreamEnds { first, last, content, length }))
 }
 
 /// An end of the stream: its id and the chain hash in it.

@@ -101,7 +101,12 @@ impl<P: Payload> Redis<P> {
                 let end = |row: &Row<P>| (row.id, Some(row.hash));
                 let length = self.stream.len() as u64;
                 let ends = self.stream.first().zip(self.stream.last());
-                return Reply::Ends(ends.map(|(a, b)| StreamEnds { first: end(a), last: end(b), length }));
+                return Reply::Ends(ends.map(|(a, b)| StreamEnds {
+                    first: end(a),
+                    last: end(b),
+                    content: None,
+                    length,
+                }));
             }
         }
         Reply::Done

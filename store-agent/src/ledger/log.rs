@@ -57,6 +57,19 @@ impl shared::link::Log for Log<'_> {
             }
         }
     }
+
+    fn content_at(&self, seq: u64) -> Option<Hash> {
+        if seq > self.head.seq {
+            return None;
+        }
+        match entries(self.connection, self.head.epoch, seq, seq) {
+            Ok(found) => found.first().map(Entry::content),
+            Err(error) => {
+                self.failed.set(Some(error));
+                None
+            }
+        }
+    }
 }
 
 /// Entries `from` to `to` of an epoch.

@@ -18,7 +18,7 @@ impl World {
         if self.dice.chance(550) {
             return self.common_fault();
         }
-        let kind = self.dice.below(15);
+        let kind = self.dice.below(16);
         if self.allowed & (1 << kind) == 0 {
             return self.take_copy();
         }
@@ -54,6 +54,7 @@ impl World {
                 let number = self.dice.below(self.agents.len() as u64) as usize;
                 self.restore(number);
             }
+            14 => self.in_a_stream("entry changed in place", |redis, key, dice| redis.corrupt(key, dice)),
             _ => self.set_back_central(),
         }
     }

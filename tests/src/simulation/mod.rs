@@ -67,6 +67,7 @@ pub const MUST_OCCUR: &[&str] = &[
     "stream's tail lost",
     "stream's middle lost",
     "foreign entry in a stream",
+    "entry changed in place",
     "ack set back",
     "agent cut off",
     "central cut off",

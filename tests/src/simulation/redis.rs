@@ -96,6 +96,7 @@ impl Redis {
         Some(StreamEnds {
             first: (first.id, Some(first.hash)),
             last: (last.id, Some(last.hash)),
+            content: Some(first.content()),
             length: stream.entries.len() as u64,
         })
     }
@@ -139,6 +140,19 @@ impl Redis {
         }
         let at = at as usize % stream.entries.len();
         stream.entries.remove(at).is_some()
+    }
+
+    /// An entry is changed in place, all but its `c`.
+    pub(super) fn corrupt(&mut self, key: &str, at: u64) -> bool {
+        let Some(stream) = self.streams.get_mut(key) else { return false };
+        let length = stream.entries.len();
+        match stream.entries.get_mut(at as usize % length.max(1)) {
+            Some(entry) => {
+                entry.body.push(' ');
+                true
+            }
+            None => false,
+        }
     }
 
     /// Someone else writes into a stream: behind its last entry, with an id that fits and content that does not.
