@@ -8,7 +8,6 @@ use rusqlite::{Connection, params, params_from_iter};
 use shared::hash::Hash;
 use shared::ids::StoreId;
 use shared::link::Cursor;
-use shared::planted::{Bug, planted};
 use shared::sqlite::{HashColumn, parsed};
 use shared::time::Millis;
 use shared::wire::restore::{Answer, KnownEntry, Question};
@@ -40,9 +39,7 @@ pub fn question(connection: &Connection, id: &StoreId, asked: &Question, now: Mi
         outcomes: outcomes::of_store(connection, id)?,
         entries: entries(connection, &store, asked, now)?,
     };
-    if !planted(Bug::QuestionKeepsCursor) {
-        store.cursor = Cursor { epoch, seq: 0, hash: Hash::ZERO };
-    }
+    store.cursor = Cursor { epoch, seq: 0, hash: Hash::ZERO };
     store.fenced = 0;
     store.adopt = None;
     store.opening = false;
@@ -67,11 +64,13 @@ pub fn reopen(
     Ok(reopened)
 }
 
-/// The stock at the state's cursor. A view that is not what its digest says was damaged: then the ledger tells.
+/// The stock at the state's cursor. A view that is not what the store said there was damaged, or there is an entry that
+/// was not understood: then the ledger tells.
 fn state(connection: &Connection, store: &Store) -> rusqlite::Result<Vec<Named>> {
     let mut stock = items::of_store(connection, &store.id)?;
-    if view::digest(&stock) != store.digest {
-        tracing::error!(store = %store.id, "the view is not what its digest says: the state comes from the ledger");
+    let said = view::said(connection, store)?.unwrap_or(store.digest);
+    if view::digest(&stock) != said {
+        tracing::error!(store = %store.id, "the view is not what the store said: the state comes from the ledger");
         stock = replay::stock(connection, store)?.into_iter().collect();
     }
     Ok(stock.into_iter().map(|(product_id, item)| Named { product_id, item }).collect())

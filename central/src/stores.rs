@@ -112,10 +112,14 @@ impl Store {
         Ack { cursor: self.cursor, fenced }
     }
 
-    /// Epochs that some agent claims and central refuses: those that an operator may adopt.
+    /// Epochs that some agent claims and central refuses: those that an operator may adopt. A store that was retired before
+    /// it opened any is taken back under epoch 0.
     pub fn claims(&self) -> Vec<u64> {
         let mut claims: Vec<u64> = [self.ack().fenced, self.fenced].into_iter().filter(|epoch| *epoch != 0).collect();
         claims.dedup();
+        if self.retired && claims.is_empty() {
+            claims.push(0);
+        }
         claims
     }
 
@@ -381,10 +385,14 @@ mod tests {
         let mut agent = Agent::new("s1");
         discover(&connection, &agent.id, NOW).expect("is known");
         retire(&connection, &agent);
-        assert!(!adopt(&connection, &agent, 0));
+        assert_eq!(agent.store(&connection).claims(), [0]);
+        assert!(adopt(&connection, &agent, 0), "a restore of its machine is refused until then");
+        assert!(!agent.store(&connection).retired);
+        retire(&connection, &agent);
         let opening = agent.open(7, &[]);
         assert!(agent.tell(&connection, &opening).stuck.is_some());
         assert_eq!(agent.store(&connection).ack().fenced, 7, "it is told");
+        assert!(!adopt(&connection, &agent, 0), "now it has an epoch");
         assert!(adopt(&connection, &agent, 7));
         assert!(agent.tell(&connection, &opening).stuck.is_none());
         assert!(!agent.store(&connection).retired);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{Connection, params};
 use shared::domain::Item;
-use shared::hash::{Digest, Hash, chain};
+use shared::hash::{Hash, chain};
 use shared::ids::ProductId;
 use shared::link::{Cursor, EntryId};
 use shared::sqlite::{DigestColumn, HashColumn};
@@ -125,7 +125,7 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
                 note(format!("{product}: the ledger adds up to {}, the view says {}", units(proven), units(seen)));
             }
         }
-        let said = digest_at(connection, store)?;
+        let said = view::said(connection, store)?;
         if store.digest_state == DigestState::Equal && said.is_some_and(|said| said != digest) {
             note("the store's own digest at the cursor is another".into());
         }
@@ -153,13 +153,6 @@ fn last_of(connection: &Connection, store: &Store) -> rusqlite::Result<Option<Cu
     )?;
     let mut rows = statement.query(params![store.id.as_str(), store.cursor.epoch])?;
     rows.next()?.map(|row| shared::sqlite::cursor_at(row, 0)).transpose()
-}
-
-fn digest_at(connection: &Connection, store: &Store) -> rusqlite::Result<Option<Digest>> {
-    let mut statement =
-        connection.prepare_cached("select digest from event where store_id = ?1 and epoch = ?2 and seq = ?3")?;
-    let mut rows = statement.query(params![store.id.as_str(), store.state.epoch, store.state.seq])?;
-    Ok(rows.next()?.map(|row| row.get::<_, Option<DigestColumn>>(0)).transpose()?.flatten().map(|digest| digest.0))
 }
 
 fn verify_commands(connection: &Connection, store: &Store, report: &mut Report) -> rusqlite::Result<()> {

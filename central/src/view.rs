@@ -277,11 +277,24 @@ pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> rusqlit
     Ok(store.command_head != before)
 }
 
-/// Whether the rows of a store's view are what its running digest says. A row that changed by itself, and that no event has
-/// touched since, shows nowhere else.
+/// What the store itself said of its stock at the state's cursor: the hash chain vouches for it.
+pub fn said(connection: &Connection, store: &Store) -> rusqlite::Result<Option<Digest>> {
+    if planted(Bug::DigestNotCompared) {
+        return Ok(None);
+    }
+    let mut statement =
+        connection.prepare_cached("select digest from event where store_id = ?1 and epoch = ?2 and seq = ?3")?;
+    let mut rows = statement.query(params![store.id.as_str(), store.state.epoch, store.state.seq])?;
+    Ok(rows.next()?.map(|row| row.get::<_, Option<DigestColumn>>(0)).transpose()?.flatten().map(|digest| digest.0))
+}
+
+/// Whether the rows of a store's view are what its running digest and, as long as nothing was amiss, the store itself say.
+/// A row that changed by itself, and that no event has touched since, shows nowhere else.
 pub fn is_sound(connection: &Connection, id: &StoreId) -> rusqlite::Result<bool> {
     let Some(store) = stores::find(connection, id)? else { return Ok(true) };
-    Ok(digest(&items::of_store(connection, id)?) == store.digest)
+    let rows = digest(&items::of_store(connection, id)?);
+    let agreed = store.digest_state == DigestState::Equal && !store.suspect;
+    Ok(rows == store.digest && (!agreed || said(connection, &store)?.is_none_or(|said| said == rows)))
 }
 
 /// The rows are not what they should be: the store is asked for its whole state. Says whether it was.

@@ -18,7 +18,7 @@ pub enum Bug {
     TrimBeyondAck,
     /// The sender never looks at the stream.
     NoAudit,
-    /// The sender compares places, not hashes.
+    /// The sender compares places, neither hashes nor content.
     AuditWithoutHash,
     /// The sender does not see that an entry was changed in place.
     AuditWithoutContent,
@@ -54,8 +54,6 @@ pub enum Bug {
     CommandEpochNameIgnored,
     /// The store takes a purchase whose deadline has passed.
     DeadlineIgnored,
-    /// A cancel of a purchase never heard of leaves no trace.
-    CancelOfUnknownForgotten,
     /// Central ends a pending purchase without asking the store.
     CancelOutOfOrder,
     /// Central calls a purchase expired whose time was over, whatever the store says.
@@ -76,8 +74,6 @@ pub enum Bug {
     RestoreWithoutOutcomes,
     /// A restored ledger claims entries that left its log.
     RestoreClaimsAll,
-    /// The question of a restore does not move central's cursor.
-    QuestionKeepsCursor,
     /// An opening's command epoch does not repeat what is unsettled.
     UnsettledNotRepeated,
 }
@@ -108,7 +104,6 @@ pub const BUGS: &[Bug] = &[
     Bug::NoDedupeByCommand,
     Bug::CommandEpochNameIgnored,
     Bug::DeadlineIgnored,
-    Bug::CancelOfUnknownForgotten,
     Bug::CancelOutOfOrder,
     Bug::ExpiryByTimeAlone,
     Bug::SettleTwice,
@@ -119,7 +114,6 @@ pub const BUGS: &[Bug] = &[
     Bug::RestoreRepeatsKnown,
     Bug::RestoreWithoutOutcomes,
     Bug::RestoreClaimsAll,
-    Bug::QuestionKeepsCursor,
     Bug::UnsettledNotRepeated,
 ];
 

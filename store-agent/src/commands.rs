@@ -274,9 +274,7 @@ fn cancel(
         // Never executed: from now on it never can be.
         None => {
             let item = ledger::find_item(connection, &purchase.product_id)?;
-            if !planted(Bug::CancelOfUnknownForgotten) {
-                keep_cancelled(connection, &purchase, item.clone(), now)?;
-            }
+            keep_cancelled(connection, &purchase, item.clone(), now)?;
             say(connection, head, &request, Kind::PurchaseCancelled, None, item, now)
         }
         Some(target) if target.kind == Kind::PurchaseConfirmed => {
@@ -440,4 +438,94 @@ pub(crate) fn mark_picked(connection: &Connection, attempt: &OperationId) -> rus
         keep(connection, &Outcome { picked: true, ..outcome })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Millis = Millis(1_000);
+
+    /// A store with 5 ales, and the commands of one epoch of central's that it was sent.
+    struct World {
+        connection: Connection,
+        sent: Cursor,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let connection = shared::sqlite::memory(ledger::SCHEMA).expect("a database in memory");
+            ledger::initialise(&connection, &"s1".parse().expect("a valid id"), NOW).expect("initialises");
+            let request = Request {
+                operation_id: OperationId::parse("first").expect("a valid id"),
+                product: ProductId::parse("ale").expect("a valid id"),
+                operation: Operation::Create { name: "Ale".into(), quantity: 5, low_at: None },
+                guard: Guard::default(),
+                about: About::default(),
+                command: None,
+                purchase: None,
+            };
+            crate::operations::perform(&connection, &request, NOW).expect("creates");
+            let for_epoch = ledger::head(&connection).expect("a head").cursor.epoch;
+            let mut world = Self { connection, sent: Cursor { epoch: 7, ..Cursor::default() } };
+            world.send("opened", &Command::Opened { for_epoch });
+            world
+        }
+
+        /// Sends a command, and returns what the last entry of the ledger says.
+        fn send(&mut self, id: &str, command: &Command) -> String {
+            let (kind, body) = (command.kind(), command.encode());
+            let entry = Entry::follow(&self.sent, kind, id, body, None);
+            self.sent = entry.cursor();
+            let executed = receive(&self.connection, &[Ok(entry)], NOW, NOW).expect("executes");
+            assert_eq!((executed.commands, executed.stuck), (1, None));
+            let sql = "select type from ledger order by epoch desc, seq desc limit 1";
+            self.connection.query_row(sql, [], |row| row.get(0)).expect("an entry")
+        }
+
+        fn units(&self) -> i64 {
+            let ale = ProductId::parse("ale").expect("a valid id");
+            ledger::find_item(&self.connection, &ale).expect("stock can be read").expect("an ale").quantity
+        }
+    }
+
+    fn attempt() -> PurchaseRef {
+        PurchaseRef {
+            purchase_id: "00000000-0000-0000-0000-000000000001".parse().expect("an id"),
+            attempt: OperationId::parse("attempt").expect("a valid id"),
+            product_id: ProductId::parse("ale").expect("a valid id"),
+            quantity: 2,
+            reference: None,
+            created_at: NOW,
+            expires_at: NOW.plus(60_000),
+        }
+    }
+
+    fn purchase() -> Command {
+        Command::Purchase { purchase: attempt(), deadline: NOW.plus(60_000), about: About::default() }
+    }
+
+    fn cancel() -> Command {
+        Command::Cancel { purchase: attempt(), forced: true, about: About::default() }
+    }
+
+    #[test]
+    fn a_purchase_never_runs_after_its_cancel() {
+        let mut world = World::new();
+        assert_eq!(world.send("cancel", &cancel()), "purchase_cancelled");
+        assert_eq!(world.send("attempt", &purchase()), "outcome_repeated");
+        assert_eq!(world.units(), 5);
+    }
+
+    #[test]
+    fn units_are_taken_once_and_given_back_once() {
+        let mut world = World::new();
+        assert_eq!(world.send("attempt", &purchase()), "purchase_confirmed");
+        assert_eq!(world.send("attempt", &purchase()), "outcome_repeated");
+        assert_eq!(world.units(), 3);
+        assert_eq!(world.send("cancel", &cancel()), "purchase_cancelled");
+        assert_eq!(world.send("cancel", &cancel()), "outcome_repeated");
+        assert_eq!(world.send("another-cancel", &cancel()), "outcome_repeated");
+        assert_eq!(world.units(), 5);
+    }
 }

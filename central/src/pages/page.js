@@ -276,7 +276,7 @@ function showStore(store) {
   text($("sale"), store.onlineSale ? "Pause online sale" : "Resume online sale");
   const [claim] = store.claims;
   $("adopt").hidden = !claim;
-  text($("adopt"), claim ? `Adopt epoch ${claim.epoch}` : "");
+  text($("adopt"), claim ? (claim.epoch ? `Adopt epoch ${claim.epoch}` : "Take back") : "");
 }
 
 /** What the operator did, under one key until an answer came. */

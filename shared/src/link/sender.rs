@@ -320,16 +320,18 @@ impl Sender {
     fn intact(&self, stream: Option<StreamEnds>, published: u64, log: &impl Log) -> bool {
         let Some(StreamEnds { first, last, content, length }) = stream else { return false };
         // What the receiver cannot take becomes the first entry once all before it is acknowledged.
-        let unchanged =
-            log.content_at(first.0.seq).is_none_or(|own| content == Some(own)) || planted(Bug::AuditWithoutContent);
+        let places_alone = planted(Bug::AuditWithoutHash);
+        let unchanged = log.content_at(first.0.seq).is_none_or(|own| content == Some(own));
         let own = |(id, hash): (EntryId, Option<Hash>)| {
-            id.epoch == self.epoch && (planted(Bug::AuditWithoutHash) || hash.is_some() && hash == log.hash_at(id.seq))
+            id.epoch == self.epoch && (places_alone || hash.is_some() && hash == log.hash_at(id.seq))
         };
         own(first)
             && own(last)
-            && unchanged
+            && (unchanged || places_alone || planted(Bug::AuditWithoutContent))
             && last.0.seq == published
             && first.0.seq <= self.acked + 1
+            // A clone that starts over puts back what both share, and behind it what the receiver cannot take.
+            && first.0.seq > self.trimmed
             && length == last.0.seq - first.0.seq + 1
     }
 
@@ -486,6 +488,21 @@ mod tests {
         assert_eq!(judged(Some(good)), Step::Wait(Some(2_000)));
         for stream in bad {
             assert_eq!(judged(stream), Step::ReadAck, "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn an_audit_finds_what_a_clone_put_back_below_the_trimmed() {
+        let log = Memory::with(7, 3);
+        let end = |seq| (EntryId { epoch: 7, seq }, log.hash_at(seq));
+        for (first, healed) in [(1, true), (2, false)] {
+            let mut sender = live(&log, 1);
+            let Step::Publish(round) = sender.next(0, &log) else { panic!("publishes") };
+            // Both share entry 1; entry 2 may be the clone's.
+            let ends =
+                StreamEnds { first: end(first), last: end(3), content: log.content_at(first), length: 4 - first };
+            sender.round_done(0, &round, &RoundReply { ack: ack(log.at(1)), stream: Some(Some(ends)) }, &log);
+            assert_eq!(sender.next(0, &log) == Step::ReadAck, healed);
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use tests::simulation::{self, MUST_OCCUR, Outcome};
+use tests::simulation::{self, ENOUGH_SEEDS, MUST_OCCUR, Outcome};
 
 #[derive(Parser)]
 struct Options {
@@ -94,7 +94,7 @@ fn report(played: u64, started: Instant, counts: &BTreeMap<&str, u64>, failed: &
     }
     // A few seeds cannot show everything.
     let missing: Vec<&&str> = MUST_OCCUR.iter().filter(|what| !counts.contains_key(**what)).collect();
-    if played >= 1_000 && !missing.is_empty() {
+    if played >= ENOUGH_SEEDS && !missing.is_empty() {
         println!("never occurred: {missing:?}");
         return ExitCode::FAILURE;
     }

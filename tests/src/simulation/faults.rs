@@ -1,7 +1,7 @@
 //! What goes wrong.
 
 use shared::hash::Hash;
-use shared::ids::{OperationId, StoreId};
+use shared::ids::{OperationId, ProductId, StoreId};
 use shared::link::Entry;
 use shared::time::Millis;
 use store_agent::ledger;
@@ -18,7 +18,7 @@ impl World {
         if self.dice.chance(550) {
             return self.common_fault();
         }
-        let kind = self.dice.below(16);
+        let kind = self.dice.below(17);
         if self.allowed & (1 << kind) == 0 {
             return self.take_copy();
         }
@@ -54,7 +54,8 @@ impl World {
                 let number = self.dice.below(self.agents.len() as u64) as usize;
                 self.restore(number);
             }
-            14 => self.in_a_stream("entry changed in place", |redis, key, dice| redis.corrupt(key, dice)),
+            14 => self.retire(),
+            15 => self.in_a_stream("entry changed in place", |redis, key, dice| redis.corrupt(key, dice)),
             _ => self.set_back_central(),
         }
     }
@@ -141,20 +142,73 @@ impl World {
         }
     }
 
-    /// A bit flips in central's view: only the digests can tell.
+    /// Something changes central's view by itself. Either one row does, and running digest and totals know nothing of it;
+    /// or they agree, and only the store's own digest can tell: of an item's units, or of an item that it never had.
     fn corrupt_view(&mut self) {
-        let changed = self
-            .central
-            .file
-            .execute(
-                "update item set quantity = quantity + 1 where (store_id, product_id) in \
-                 (select store_id, product_id from item limit 1)",
-                [],
-            )
-            .expect("the view can be written");
-        if changed > 0 {
-            self.happened("view corrupted");
+        let Some(id) = self.dice.pick(&self.stores).cloned() else { return };
+        let file = &self.central.file;
+        let stock = central::items::of_store(file, &id).expect("the view can be read");
+        let (Some((product, mut item)), Some(mut store)) =
+            (self.dice.pick(&stock).cloned(), central::stores::find(file, &id).expect("the view can be read"))
+        else {
+            return;
+        };
+        if self.dice.chance(500) {
+            let sql = "update item set quantity = quantity + 1 where store_id = ?1 and product_id = ?2";
+            file.execute(sql, [id.as_str(), product.as_str()]).expect("the view can be written");
+            return self.happened("view corrupted");
         }
+        item.quantity += 1;
+        let product = if self.dice.chance(500) { ProductId::parse("dud").expect("a valid id") } else { product };
+        central::items::put(file, &mut store, &product, Some(&item)).expect("the view can be written");
+        store.save(file).expect("the view can be written");
+        self.happened("view and its digest corrupted");
+    }
+
+    /// An operator takes a store out of the chain that did not beat.
+    fn retire(&mut self) {
+        let Some(id) = self.dice.pick(&self.stores).cloned() else { return };
+        if !self.central.runs {
+            return;
+        }
+        let (clock, risk) = (self.central.clock(self.now), self.risk());
+        let mut ended = None;
+        let end = super::world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+            let Some(mut store) = central::stores::find(connection, &id)? else { return Ok(()) };
+            if !store.retired {
+                ended = Some(store.retire(connection, clock)?);
+                store.save(connection)?;
+            }
+            Ok(())
+        });
+        if let (Some(ended), super::world::Commit::Done) = (ended, end) {
+            self.happened("store retired");
+            // The answer names what was ended.
+            for purchase in ended {
+                self.history.saw(&purchase, "cancelled");
+            }
+        }
+        self.after_central_commit(end);
+    }
+
+    /// The operator takes it back.
+    pub(super) fn adopt(&mut self, id: &StoreId) {
+        let (clock, risk) = (self.central.clock(self.now), self.risk());
+        let mut adopted = false;
+        let end = super::world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+            let Some(mut store) = central::stores::find(connection, id)?.filter(|store| store.retired) else {
+                return Ok(());
+            };
+            if let Some(epoch) = store.claims().first() {
+                adopted = store.adopt(connection, *epoch, clock)?;
+                store.save(connection)?;
+            }
+            Ok(())
+        });
+        if adopted {
+            self.happened("store adopted");
+        }
+        self.after_central_commit(end);
     }
 
     /// A later version of the agent has recorded something that this central does not know.
@@ -356,6 +410,10 @@ impl World {
             return;
         }
         let store = self.agents[number].store.clone();
+        let known = central::stores::find(&self.central.file, &store).expect("the view can be read");
+        if known.is_some_and(|known| known.retired) {
+            return self.happened("restore of a retired store refused");
+        }
         if self.agents[number].network {
             self.redis.call(&super::redis::Call::Delete(self.keys.events(&store)), self.now);
         }

@@ -1,4 +1,5 @@
-//! What people do once they see what is wrong: restore what has stopped, take away what is one too many.
+//! What people do once they see what is wrong: take back what was retired, restore what has stopped, take away what is one
+//! too many.
 
 use super::faults::is_open;
 use super::world::World;
@@ -6,6 +7,7 @@ use super::world::World;
 /// One round of theirs.
 pub(super) fn look_after(world: &mut World) {
     for store in world.stores.clone() {
+        world.adopt(&store);
         let of_store: Vec<usize> = (0..world.agents.len()).filter(|n| world.agents[*n].store == store).collect();
         let needs_care: Vec<usize> = of_store
             .iter()

@@ -4,7 +4,8 @@
 //! One step is one Redis command or one database transaction; a value that was read and its use are steps apart. A
 //! process may die before or after any commit and between any two commands. [`run`] plays one seed: a storm of traffic
 //! and faults, then a calm in which traffic goes on for a while and everything must heal without a human, but for the
-//! restores that a stopped agent asks for. The same judge as after chaos with real processes has the last word.
+//! restores that a stopped agent asks for and for stores that were retired. The same judge as after chaos with real
+//! processes has the last word.
 
 mod agent;
 mod central;
@@ -74,6 +75,11 @@ pub const MUST_OCCUR: &[&str] = &[
     "clock moved",
     "log pruned up to the ack",
     "view corrupted",
+    "view and its digest corrupted",
+    "store retired",
+    "store adopted",
+    "restore of a retired store refused",
+    "units asked back",
     "unknown event",
     "store's file set back",
     "store cloned",
@@ -95,6 +101,9 @@ pub const MUST_OCCUR: &[&str] = &[
     "resync",
     "shortage",
 ];
+
+/// Seeds after which everything in [`MUST_OCCUR`] must have.
+pub const ENOUGH_SEEDS: u64 = 1_000;
 
 /// Plays one seed.
 pub fn run(seed: u64, trace: bool) -> Outcome {

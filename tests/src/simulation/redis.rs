@@ -107,6 +107,13 @@ impl Redis {
         entries.filter(|entry| entry.id > after).take(count).cloned().collect()
     }
 
+    /// What is in the streams, an entry a line.
+    pub(super) fn contents(&self) -> impl Iterator<Item = String> {
+        let entries =
+            self.streams.iter().flat_map(|(key, stream)| stream.entries.iter().map(move |entry| (key, entry)));
+        entries.map(|(key, entry)| format!("{key} {} {} {} {:?}", entry.id, entry.kind, entry.operation, entry.hash))
+    }
+
     /// The beat and its age.
     pub(super) fn beat(&self, store: &StoreId, now: i64) -> Option<(Beat, i64)> {
         self.beats.get(store).map(|(beat, at)| (beat.clone(), now - at))

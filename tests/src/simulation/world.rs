@@ -392,9 +392,10 @@ impl World {
         let stores = central::stores::all(&self.central.file).expect("the view can be read").into_iter().map(|store| {
             let stopped = self.central.is_stopped(&store.id);
             format!(
-                "{} at {}, fenced {}, suspect {}, settling {}, commands at {} stopped {stopped}",
+                "{} at {}, retired {}, fenced {}, suspect {}, settling {}, commands at {} stopped {stopped}",
                 store.id,
                 store.cursor.id(),
+                store.retired,
                 store.fenced,
                 store.suspect,
                 store.is_settling(),
@@ -404,9 +405,10 @@ impl World {
         agents.chain(stores).collect::<Vec<_>>().join("; ")
     }
 
-    /// The end of a trace: central's ledger.
+    /// The end of a trace: what is in the streams, and central's ledger.
     fn tell_ledgers(&mut self) {
         let Some(trace) = &mut self.trace else { return };
+        trace.extend(self.redis.contents());
         let sql = "select store_id, epoch, seq, type, operation_id, coalesce(product_id, ''), delta from event \
                    order by store_id, epoch, seq";
         let mut statement = self.central.file.prepare(sql).expect("the view can be read");
@@ -441,9 +443,12 @@ impl World {
                     |row| row.get(0),
                 )
                 .expect("the view can be read");
+            let rows = central::items::of_store(&self.central.file, store).expect("the view can be read");
             seen.cursor == head.cursor
                 && seen.digest == head.digest
+                && central::view::digest(&rows) == head.digest
                 && !seen.suspect
+                && !seen.retired
                 && !seen.is_settling()
                 && open == 0
         })
@@ -463,6 +468,7 @@ impl World {
             ("purchases rejected", "select count(*) from purchase where status = 'rejected'"),
             ("purchases expired", "select count(*) from purchase where status = 'expired'"),
             ("purchases cancelled", "select count(*) from purchase where status = 'cancelled'"),
+            ("units asked back", "select count(*) from request where command_id like '%:back:%'"),
             ("shortage", "select count(*) from event where type = 'shortage'"),
         ] {
             let count: u64 = self.central.file.query_row(sql, [], |row| row.get(0)).expect("the view can be read");
