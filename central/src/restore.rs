@@ -85,7 +85,7 @@ fn covers(connection: &Connection, store: &Store) -> rusqlite::Result<Vec<Cursor
         .prepare_cached("select body from event where store_id = ?1 and epoch = ?2 and seq = 1")?
         .query_row(params![store.id.as_str(), store.state.epoch], |row| row.get(0))?;
     Ok(match Event::decode(shared::link::OPENED, &body) {
-        Ok(Event::Opened { lineage }) => lineage,
+        Ok(Event::Opened { lineage }) => lineage.into_iter().map(|past| past.end).collect(),
         _ => Vec::new(),
     })
 }

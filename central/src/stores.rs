@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use shared::hash::Digest;
 use shared::ids::StoreId;
-use shared::link::{Ack, Cursor, Known};
+use shared::link::{Ack, Cursor, Known, Past};
 use shared::time::Millis;
 
 use crate::{commands, items, purchases};
@@ -287,9 +287,9 @@ pub fn add_to_lineage(connection: &Connection, id: &StoreId, past: &Cursor) -> r
 }
 
 /// Replaces the lineage by that of an accepted opening.
-pub fn set_lineage(connection: &Connection, id: &StoreId, lineage: &[Cursor]) -> rusqlite::Result<()> {
+pub fn set_lineage(connection: &Connection, id: &StoreId, lineage: &[Past]) -> rusqlite::Result<()> {
     connection.prepare_cached("delete from lineage where store_id = ?1")?.execute([id.as_str()])?;
-    lineage.iter().try_for_each(|past| add_to_lineage(connection, id, past))
+    lineage.iter().try_for_each(|past| add_to_lineage(connection, id, &past.end))
 }
 
 /// Everything that the store is known to have recorded was applied by then.

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use shared::domain::Item;
 use shared::hash::Digest;
 use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
-use shared::link::{Cursor, Entry};
+use shared::link::{Cursor, Entry, Past};
 use shared::redis::Received;
 use shared::time::Millis;
 use shared::wire::{About, Event, Fact, Kind, Named, SnapshotEnd, SnapshotPage};
@@ -63,7 +63,7 @@ impl Agent {
             .collect();
         let end = SnapshotEnd { pages: 1, count: items.len() as u64 };
         [
-            Event::Opened { lineage: lineage.to_vec() },
+            Event::Opened { lineage: lineage.iter().copied().map(Past::ended).collect() },
             Event::SnapshotPage(SnapshotPage { items, outcomes: Vec::new() }),
             Event::SnapshotEnd(end),
         ]

@@ -20,11 +20,12 @@ create table meta (
   command_for   integer not null default 0
 ) strict;
 
--- The last cursor of each earlier epoch.
+-- The last cursor of each earlier epoch, and the first entry of it that could be proven when it ended (L7).
 create table lineage (
   epoch integer not null primary key,
   seq   integer not null,
-  hash  blob    not null
+  hash  blob    not null,
+  kept  integer not null
 ) strict;
 
 create table item (

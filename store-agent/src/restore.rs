@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use rusqlite::{Connection, OptionalExtension, params};
 use shared::hash::{Digest, Hash};
 use shared::ids::ProductId;
-use shared::link::{Cursor, EntryId};
+use shared::link::{Cursor, EntryId, Past};
 use shared::planted::{Bug, planted};
 use shared::sqlite::{Abort, HashColumn};
 use shared::time::Millis;
@@ -186,7 +186,7 @@ fn own_entries(connection: &Connection) -> rusqlite::Result<Vec<Own>> {
 
 /// Whether a cursor lies in what this database has been through, as far as it can still tell.
 fn is_in_history(connection: &Connection, head: &Head, cursor: &Cursor) -> rusqlite::Result<bool> {
-    let mut past = ledger::lineage(connection)?;
+    let mut past: Vec<Cursor> = ledger::lineage(connection)?.into_iter().map(|past| past.end).collect();
     past.push(head.cursor);
     let Some(end) = past.iter().find(|end| end.epoch == cursor.epoch && end.seq >= cursor.seq) else {
         return Ok(false);
@@ -202,21 +202,22 @@ fn is_in_history(connection: &Connection, head: &Head, cursor: &Cursor) -> rusql
 }
 
 /// The own lineage with the own head, or as it was at `end`.
-fn own_past(connection: &Connection, head: &Head, end: Option<&Cursor>) -> rusqlite::Result<Vec<Cursor>> {
+fn own_past(connection: &Connection, head: &Head, end: Option<&Cursor>) -> rusqlite::Result<Vec<Past>> {
     let mut past = ledger::lineage(connection)?;
     let end = end.unwrap_or(&head.cursor);
-    past.retain(|cursor| cursor.epoch < end.epoch);
+    past.retain(|past| past.end.epoch < end.epoch);
     if end.epoch > 0 {
-        past.push(*end);
+        past.push(Past::ended(*end));
     }
     Ok(past)
 }
 
 /// The own past, and central's for epochs that are missing there; else central's.
-fn lineage(own: Option<Vec<Cursor>>, answer: &Answer) -> Vec<Cursor> {
+fn lineage(own: Option<Vec<Past>>, answer: &Answer) -> Vec<Past> {
     let mut past = own.unwrap_or_default();
-    let known: HashSet<u64> = past.iter().map(|cursor| cursor.epoch).collect();
-    past.extend(answer.lineage.iter().filter(|cursor| !known.contains(&cursor.epoch)));
+    let known: HashSet<u64> = past.iter().map(|past| past.end.epoch).collect();
+    let missing = answer.lineage.iter().filter(|end| !known.contains(&end.epoch));
+    past.extend(missing.copied().map(Past::ended));
     past.sort();
     past
 }

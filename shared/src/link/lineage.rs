@@ -1,7 +1,27 @@
 //! Rule L7: may this epoch open?
 
+use serde::{Deserialize, Serialize};
+
 use super::Cursor;
 use crate::planted::{Bug, planted};
+
+/// An earlier epoch of a log, as its openings name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Past {
+    /// Where the epoch ended.
+    #[serde(flatten)]
+    pub end: Cursor,
+    /// The first entry of it that the log could still prove when the epoch ended: with a receiver that was there, or
+    /// further, it would have gone on.
+    pub kept: u64,
+}
+
+impl Past {
+    /// An epoch that ended so, of which nothing but the end can be proven.
+    pub fn ended(end: Cursor) -> Self {
+        Self { end, kept: end.seq }
+    }
+}
 
 /// What the receiver knows of a log's lives.
 #[derive(Debug, Clone, Default)]
@@ -15,7 +35,7 @@ pub struct Known {
 }
 
 /// Whether `opened {lineage}` of `epoch` continues what the receiver knows. `false`: the epoch is to be fenced.
-pub fn accepts_epoch(known: &Known, epoch: u64, lineage: &[Cursor]) -> bool {
+pub fn accepts_epoch(known: &Known, epoch: u64, lineage: &[Past]) -> bool {
     if known.adopt == Some(epoch) || planted(Bug::LineageIgnored) {
         return true;
     }
@@ -26,8 +46,11 @@ pub fn accepts_epoch(known: &Known, epoch: u64, lineage: &[Cursor]) -> bool {
     if cursor.epoch == epoch && cursor.seq == 0 {
         return true;
     }
-    let newest_shared = lineage.iter().filter(|past| known.epochs.contains(&past.epoch)).max_by_key(|past| past.epoch);
-    newest_shared.is_some_and(|past| *past == cursor || (past.epoch == cursor.epoch && past.seq > cursor.seq))
+    let newest_shared =
+        lineage.iter().filter(|past| known.epochs.contains(&past.end.epoch)).max_by_key(|past| past.end.epoch);
+    newest_shared.is_some_and(|Past { end, kept }| {
+        *end == cursor || (end.epoch == cursor.epoch && cursor.seq < end.seq && cursor.seq < *kept)
+    })
 }
 
 #[cfg(test)]
@@ -37,6 +60,10 @@ mod tests {
 
     fn at(epoch: u64, seq: u64) -> Cursor {
         Cursor { epoch, seq, hash: Hash([seq as u8; 16]) }
+    }
+
+    fn past(epoch: u64, seq: u64) -> Past {
+        Past::ended(at(epoch, seq))
     }
 
     fn known(cursor: Cursor) -> Known {
@@ -52,18 +79,20 @@ mod tests {
     #[test]
     fn the_lineage_must_continue_the_cursor() {
         let known = known(at(5, 4));
-        assert!(accepts_epoch(&known, 9, &[at(3, 1), at(5, 4)]));
-        assert!(accepts_epoch(&known, 9, &[at(5, 7), at(7, 2)]), "we are merely behind");
-        assert!(!accepts_epoch(&known, 9, &[at(5, 3)]), "an older copy");
-        assert!(!accepts_epoch(&known, 9, &[Cursor { hash: Hash([9; 16]), ..at(5, 4) }]), "a fork");
-        assert!(!accepts_epoch(&known, 9, &[at(3, 100)]), "knows nothing of our epoch");
+        assert!(accepts_epoch(&known, 9, &[past(3, 1), past(5, 4)]));
+        assert!(accepts_epoch(&known, 9, &[past(5, 7), past(7, 2)]), "we are merely behind");
+        assert!(!accepts_epoch(&known, 9, &[past(5, 3)]), "an older copy");
+        assert!(accepts_epoch(&known, 9, &[Past { kept: 5, ..past(5, 7) }]), "we are behind what it has kept");
+        assert!(!accepts_epoch(&known, 9, &[Past { kept: 4, ..past(5, 7) }]), "it would have gone on: a clone");
+        assert!(!accepts_epoch(&known, 9, &[Past::ended(Cursor { hash: Hash([9; 16]), ..at(5, 4) })]), "a fork");
+        assert!(!accepts_epoch(&known, 9, &[past(3, 100)]), "knows nothing of our epoch");
     }
 
     #[test]
     fn a_given_or_adopted_epoch_opens() {
         let given = Known { cursor: Cursor { epoch: 9, ..Cursor::default() }, epochs: vec![3, 9], adopt: None };
         assert!(accepts_epoch(&given, 9, &[]));
-        assert!(!accepts_epoch(&given, 10, &[at(3, 1)]), "only the last to ask gets in");
+        assert!(!accepts_epoch(&given, 10, &[past(3, 1)]), "only the last to ask gets in");
         assert!(accepts_epoch(&Known { adopt: Some(10), ..given }, 10, &[]));
     }
 }

@@ -11,7 +11,7 @@ mod lineage;
 mod receiver;
 mod sender;
 
-pub use lineage::{Known, accepts_epoch};
+pub use lineage::{Known, Past, accepts_epoch};
 pub use receiver::{Receipt, receive};
 pub use sender::{Log, Round, RoundReply, Sender, Step, Stopped, StreamEnds};
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{About, NotUnderstood, PurchaseRef, check_number, encode};
 use crate::domain::{Change, Item, Reason, Rejection, TOTAL_MAX};
 use crate::ids::{OperationId, ProductId};
-use crate::link::{Cursor, OPENED};
+use crate::link::{OPENED, Past};
 use crate::time::Millis;
 
 /// What kind of fact it is. The name is `t` on the link and `type` over HTTP.
@@ -214,8 +214,8 @@ pub enum Event {
     OutcomeRepeated(Outcome),
     /// An epoch opens (L9).
     Opened {
-        /// The last cursor of each earlier epoch.
-        lineage: Vec<Cursor>,
+        /// Each earlier epoch.
+        lineage: Vec<Past>,
     },
     /// A part of the whole state, after [`Event::Opened`] or in answer to a resync.
     SnapshotPage(SnapshotPage),
@@ -230,7 +230,7 @@ pub enum Event {
 
 #[derive(Serialize, Deserialize)]
 struct OpenedBody {
-    lineage: Vec<Cursor>,
+    lineage: Vec<Past>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -275,7 +275,9 @@ impl Event {
         Ok(match kind {
             OPENED => {
                 let body: OpenedBody = serde_json::from_str(body)?;
-                body.lineage.iter().try_for_each(|past| check_number(past.epoch).and(check_number(past.seq)))?;
+                let number =
+                    |past: &Past| [past.end.epoch, past.end.seq, past.kept].into_iter().try_for_each(check_number);
+                body.lineage.iter().try_for_each(number)?;
                 Self::Opened { lineage: body.lineage }
             }
             "outcome_repeated" => {
@@ -340,6 +342,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::link::Cursor;
 
     fn fact() -> Fact {
         let mut fact = Fact::new(ProductId::parse("tea").expect("valid"), Millis(1));
@@ -352,7 +355,7 @@ mod tests {
     fn an_event_reads_what_it_writes() {
         let events = [
             Event::Fact(Kind::Sold, fact()),
-            Event::Opened { lineage: vec![Cursor { epoch: 4, seq: 2, ..Cursor::default() }] },
+            Event::Opened { lineage: vec![Past { end: Cursor { epoch: 4, seq: 2, ..Cursor::default() }, kept: 1 }] },
             Event::SnapshotPage(SnapshotPage::default()),
             Event::SnapshotEnd(SnapshotEnd { pages: 2, count: 300 }),
             Event::Ready { command_epoch: 5 },

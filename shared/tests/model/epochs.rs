@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use shared::hash::Hash;
-use shared::link::{Ack, Cursor, Known, Log, OPENED, accepts_epoch};
+use shared::link::{Ack, Cursor, Known, Log, OPENED, Past, accepts_epoch};
 use stateright::{Model, Property};
 
 use crate::publisher::{Done, Publisher, Rows, Wiring};
@@ -36,11 +36,13 @@ pub(crate) struct Bounds {
     pub(crate) wiring: Wiring,
     /// Central takes every epoch that is greater than its own.
     pub(crate) any_epoch: bool,
+    /// Central does not look at what a log had kept when it opened an epoch.
+    pub(crate) kept_ignored: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Said {
-    Opened(Vec<Cursor>),
+    Opened(Vec<Past>),
     /// The whole state: pages and `snapshot_end`.
     State(u16),
     Sold(u8),
@@ -63,7 +65,7 @@ struct Ledger {
     /// First entry kept.
     first: u64,
     acked: u64,
-    lineage: Vec<Cursor>,
+    lineage: Vec<Past>,
     operations: u16,
 }
 
@@ -79,7 +81,7 @@ impl Ledger {
     fn open(&mut self, epoch: u64) {
         let head = self.head();
         if head.epoch > 0 {
-            self.lineage.push(head);
+            self.lineage.push(Past { end: head, kept: self.first });
         }
         self.rows.clear();
         (self.first, self.acked) = (1, 0);
@@ -131,7 +133,7 @@ struct Central {
     cursor: Cursor,
     fenced: u64,
     adopt: Option<u64>,
-    lineage: Vec<Cursor>,
+    lineage: Vec<Past>,
     /// Epochs of its copy of the ledger.
     epochs: BTreeSet<u64>,
     /// The view.
@@ -159,12 +161,14 @@ impl Central {
     }
 
     /// L7. The view stays as it is until the state has come.
-    fn open(&mut self, row: &Row<Said>, anything: bool) -> bool {
+    fn open(&mut self, row: &Row<Said>, bounds: Bounds) -> bool {
         let Said::Opened(lineage) = &row.payload else { return false };
-        let epochs = self.epochs.iter().copied().chain(self.lineage.iter().map(|past| past.epoch));
+        let ended: Vec<Past> = lineage.iter().map(|past| Past::ended(past.end)).collect();
+        let lineage = if bounds.kept_ignored { &ended } else { lineage };
+        let epochs = self.epochs.iter().copied().chain(self.lineage.iter().map(|past| past.end.epoch));
         let epochs = epochs.chain([self.cursor.epoch]).collect();
         let known = Known { cursor: self.cursor, epochs, adopt: self.adopt };
-        if !anything && !accepts_epoch(&known, row.id.epoch, lineage) {
+        if !bounds.any_epoch && !accepts_epoch(&known, row.id.epoch, lineage) {
             self.fenced = row.id.epoch;
             return false;
         }
@@ -300,7 +304,7 @@ impl Epochs {
         let Receiver::Holding(batch) = std::mem::replace(&mut state.receiver, Receiver::Idle) else { return };
         let open = |central: &mut Central, row: &Row<Said>| {
             let (known, adopt) = (central.cursor.epoch > 0, central.adopt == Some(row.id.epoch));
-            let opened = central.open(row, self.bounds.any_epoch);
+            let opened = central.open(row, self.bounds);
             if opened && known {
                 self.seen.note(if adopt { ADOPTED } else { ACCEPTED });
             }
@@ -361,7 +365,7 @@ impl Model for Epochs {
         if self.bounds.cloned {
             let ledger = &mut agents[0].ledger;
             let (opened, state) = (&ledger.rows[0], &ledger.rows[1]);
-            central.open(opened, false);
+            central.open(opened, self.bounds);
             central.apply(state);
             (ledger.first, ledger.acked) = (2, 2);
             agents.push(agents[0].clone());

@@ -11,7 +11,7 @@ use crate::publisher::{Done, Publisher, Wiring};
 use crate::receiver::{Receiver, go_through};
 use crate::redis::{Cmd, Redis, Row};
 use crate::run::{Converging, Seen};
-use crate::till::{Central, Command, Event, Kind, Purchase, Status, Store};
+use crate::till::{Central, Command, Event, Kind, Status, Store};
 
 /// Bounds, and bugs to plant.
 #[derive(Clone, Copy, Default)]
@@ -26,11 +26,9 @@ pub(crate) struct Bounds {
     pub(crate) ticks: u8,
     /// Faults of any kind in one run.
     pub(crate) faults: u8,
-    /// Whether an operator may retire the store (and it goes on all the same), and put back a copy of central.
+    /// Whether an operator may retire the store (which goes on all the same) and take it back, and put back a copy of
+    /// central.
     pub(crate) operator: bool,
-    /// The store may also be retired while a cancel of a pending purchase is on its way. If a command epoch without a
-    /// new event epoch follows, the units stay taken: void ends the cancel, too, which then is never sent again.
-    pub(crate) retire_any: bool,
     /// An outcome settles whatever was settled before.
     pub(crate) settle_twice: bool,
     /// The store keeps no outcomes by command id.
@@ -96,6 +94,7 @@ pub(crate) enum Action {
     /// Everything acknowledged is pruned from the command log.
     Prune,
     Retire,
+    Adopt,
     Copy,
     Restore,
 }
@@ -122,6 +121,7 @@ const ACK_LOST: u8 = 18;
 const ACK_SET_BACK: u8 = 19;
 const RESTORED: u8 = 20;
 const STALE_EPOCH: u8 = 21;
+const TAKEN_BACK: u8 = 22;
 
 /// The configuration.
 pub(crate) struct Purchases {
@@ -235,6 +235,9 @@ impl Purchases {
     }
 
     fn cycle(&self, state: &mut State) {
+        if state.central.retired {
+            adopt(state);
+        }
         if let Some((purchase, deadline)) = state.buyer.take() {
             state.central.begin(purchase, deadline);
         }
@@ -269,9 +272,18 @@ fn tell(state: &mut State) {
 
 /// L8. The number is greater than any before: the wall clock, kept from going back by what is known.
 fn open_epoch(state: &mut State) {
-    state.epoch += 1;
-    let epoch = state.epoch.max(state.central.head().epoch + 1).max(state.central.ready + 1);
+    let epoch = next_epoch(state);
     state.central.open_epoch(epoch);
+}
+
+fn next_epoch(state: &mut State) -> u64 {
+    state.epoch += 1;
+    state.epoch.max(state.central.head().epoch + 1).max(state.central.ready + 1)
+}
+
+fn adopt(state: &mut State) {
+    let epoch = next_epoch(state);
+    state.central.adopt(epoch);
 }
 
 fn ack(store: &Store) -> Ack {
@@ -284,6 +296,7 @@ fn settled(state: &State) -> bool {
         && state.redis.ack == Some(ack(&state.store))
         && *read == state.store.ledger.len()
         && requests.is_empty()
+        && !state.central.retired
         && !state.central.is_settling()
         && purchases.values().all(|purchase| purchase.status != Status::Pending)
 }
@@ -365,6 +378,9 @@ impl Model for Purchases {
         if self.bounds.operator && quiet && state.copy.is_none() && !state.restored {
             actions.push(Action::Copy);
         }
+        if state.central.retired {
+            actions.push(Action::Adopt);
+        }
         if state.faults_left == 0 {
             return;
         }
@@ -379,8 +395,7 @@ impl Model for Purchases {
             actions.extend((0..ack.cursor.seq).map(Action::SetBackAck));
         }
         if self.bounds.operator {
-            let unanswered = |one: &Purchase| one.status == Status::Pending && one.cancel_requested;
-            if self.bounds.retire_any || !state.central.purchases.values().any(unanswered) {
+            if !state.central.retired {
                 actions.push(Action::Retire);
             }
             if state.copy.is_some() {
@@ -470,8 +485,13 @@ impl Model for Purchases {
             Action::Retire => {
                 state.faults_left -= 1;
                 state.voided = true;
-                state.central.void();
+                let epoch = next_epoch(&mut state);
+                state.central.retire(epoch);
                 tell(&mut state);
+            }
+            Action::Adopt => {
+                self.seen.note(TAKEN_BACK);
+                adopt(&mut state);
             }
             Action::Copy => state.copy = Some(Box::new(last.central.clone())),
             Action::Restore => {
@@ -545,6 +565,7 @@ impl Model for Purchases {
                 sees("a copy of central is put back", |model, _| model.seen.has(RESTORED)),
                 sees("a known command is answered from its outcome", |model, _| model.seen.has(REPEATED)),
                 sees("a forgotten purchase is known again", |model, _| model.seen.has(RECREATED)),
+                sees("a retired store is taken back", |model, _| model.seen.has(TAKEN_BACK)),
                 sees("units taken for a purchase that has ended go back", |model, _| model.seen.has(GAVE_BACK)),
             ]);
         }

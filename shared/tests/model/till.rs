@@ -204,6 +204,8 @@ pub(crate) struct Purchase {
     pub(crate) status: Status,
     pub(crate) cancel_requested: bool,
     pub(crate) picked: bool,
+    /// It ended because the store was retired.
+    pub(crate) voided: bool,
     /// For the model only: a cancel was accepted while it was pending.
     pub(crate) cancelled_while_pending: bool,
 }
@@ -222,6 +224,7 @@ pub(crate) struct Central {
     pub(crate) read: usize,
     pub(crate) quantity: i64,
     pub(crate) ready: u64,
+    pub(crate) retired: bool,
 }
 
 impl Log for Central {
@@ -242,7 +245,8 @@ impl Rows<Command> for Central {
 impl Central {
     pub(crate) fn new(quantity: i64) -> Self {
         let (purchases, requests, log) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let mut new = Self { purchases, requests, log, first: 1, acked: 0, read: 0, quantity, ready: 0 };
+        let mut new =
+            Self { purchases, requests, log, first: 1, acked: 0, read: 0, quantity, ready: 0, retired: false };
         new.open_epoch(1);
         new
     }
@@ -280,7 +284,7 @@ impl Central {
     /// B1. `false`: refused.
     pub(crate) fn begin(&mut self, purchase: u8, deadline: u8) -> bool {
         let pending = self.purchases.values().filter(|purchase| purchase.status == Status::Pending).count() as i64;
-        if self.is_settling() || self.quantity - pending < 1 || self.purchases.contains_key(&purchase) {
+        if self.retired || self.is_settling() || self.quantity - pending < 1 || self.purchases.contains_key(&purchase) {
             return false;
         }
         self.purchases.insert(purchase, PENDING);
@@ -297,7 +301,7 @@ impl Central {
             Status::Confirmed if !purchase.picked => false,
             _ => return false,
         };
-        if asked {
+        if asked || self.retired {
             return false;
         }
         purchase.cancel_requested = true;
@@ -310,11 +314,24 @@ impl Central {
         self.requests.iter().any(|asked| matches!(asked, Command::Cancel { id, .. } if id.purchase() == number))
     }
 
-    /// An operator retires the store: all that is open ends.
-    pub(crate) fn void(&mut self) {
+    /// An operator retires the store: all that is open ends, and is in no log that opens from now on.
+    pub(crate) fn retire(&mut self, epoch: u64) {
+        self.retired = true;
         self.requests.clear();
         for purchase in self.purchases.values_mut().filter(|purchase| purchase.status == Status::Pending) {
-            purchase.status = Status::Cancelled;
+            (purchase.status, purchase.voided) = (Status::Cancelled, true);
+        }
+        self.open_epoch(epoch);
+    }
+
+    /// It is taken back, and asked for units that it may have taken for what retiring has ended.
+    pub(crate) fn adopt(&mut self, epoch: u64) {
+        self.retired = false;
+        self.open_epoch(epoch);
+        let voided = |(number, purchase): (&u8, &Purchase)| purchase.voided.then_some(*number);
+        let voided: Vec<u8> = self.purchases.iter().filter_map(voided).collect();
+        for number in voided {
+            self.give_back(number);
         }
     }
 
@@ -392,5 +409,10 @@ impl Central {
     }
 }
 
-const PENDING: Purchase =
-    Purchase { status: Status::Pending, cancel_requested: false, picked: false, cancelled_while_pending: false };
+const PENDING: Purchase = Purchase {
+    status: Status::Pending,
+    cancel_requested: false,
+    picked: false,
+    voided: false,
+    cancelled_while_pending: false,
+};

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use shared::hash::{Digest, Hash};
 use shared::ids::{OperationId, StoreId};
-use shared::link::Cursor;
+use shared::link::{Cursor, Past};
 use shared::planted::{Bug, planted};
 use shared::sqlite::{DigestColumn, HashColumn, cursor_at};
 use shared::time::Millis;
@@ -70,7 +70,7 @@ pub fn open_epoch(connection: &Connection, now: Millis) -> rusqlite::Result<Curs
     let mut head = head(connection)?;
     let mut past = lineage(connection)?;
     if head.cursor.epoch > 0 {
-        past.push(head.cursor);
+        past.push(Past { end: head.cursor, kept: first_kept(connection, head.cursor.epoch)? });
     }
     let wall = u64::try_from(now.0).unwrap_or(1);
     let epoch = wall.max(head.cursor.epoch + 1);
@@ -85,13 +85,14 @@ pub(crate) fn begin_epoch(
     connection: &Connection,
     head: &mut Head,
     epoch: u64,
-    past: &[Cursor],
+    past: &[Past],
     now: Millis,
 ) -> rusqlite::Result<()> {
     connection.prepare_cached("delete from lineage")?.execute([])?;
-    let mut insert = connection.prepare_cached("insert into lineage (epoch, seq, hash) values (?1, ?2, ?3)")?;
-    for cursor in past {
-        insert.execute(params![cursor.epoch, cursor.seq, HashColumn(cursor.hash)])?;
+    let mut insert =
+        connection.prepare_cached("insert into lineage (epoch, seq, hash, kept) values (?1, ?2, ?3, ?4)")?;
+    for Past { end, kept } in past {
+        insert.execute(params![end.epoch, end.seq, HashColumn(end.hash), kept])?;
     }
     head.cursor = Cursor { epoch, seq: 0, hash: Hash::ZERO };
     connection.prepare_cached("update meta set acked = 0")?.execute([])?;
@@ -100,12 +101,18 @@ pub(crate) fn begin_epoch(
     write_pages(connection, head, now)
 }
 
-/// The last cursor of each earlier epoch.
-pub fn lineage(connection: &Connection) -> rusqlite::Result<Vec<Cursor>> {
+/// Each earlier epoch.
+pub fn lineage(connection: &Connection) -> rusqlite::Result<Vec<Past>> {
     connection
-        .prepare_cached("select epoch, seq, hash from lineage order by epoch")?
-        .query_map([], |row| cursor_at(row, 0))?
+        .prepare_cached("select epoch, seq, hash, kept from lineage order by epoch")?
+        .query_map([], |row| Ok(Past { end: cursor_at(row, 0)?, kept: row.get(3)? }))?
         .collect()
+}
+
+fn first_kept(connection: &Connection, epoch: u64) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("select coalesce(min(seq), 0) from ledger where epoch = ?1")?
+        .query_row([epoch], |row| row.get(0))
 }
 
 /// The whole state as pages: behind `opened`, and in answer to a resync. The caller saves the head.
