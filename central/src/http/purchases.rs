@@ -315,7 +315,7 @@ async fn cancel(
     let command = OperationId::from_uuid(uuid::Uuid::now_v7());
     let wakes = app.wakes.clone();
     let now = Millis::now();
-    let asked = app
+    let (asked, replayed) = app
         .writer
         .write(move |connection| {
             let bound = known(connection, key.as_ref())?;
@@ -326,11 +326,11 @@ async fn cancel(
             let cancelled = purchases::cancel(connection, &mut store, &purchase, command, &about, now);
             let cancelled = cancelled.map_err(refused)?;
             store.save(connection)?;
-            if let (Some(key), None) = (&key, bound) {
+            if let (Some(key), None) = (&key, &bound) {
                 idempotency::bind(connection, key, Effect::Cancel, &purchase_id.to_string(), now)?;
             }
             wakes.mark(&store.id);
-            Ok::<_, Abort<Problem>>(cancelled)
+            Ok::<_, Abort<Problem>>((cancelled, bound.is_some()))
         })
         .await??;
     if let Cancelled::Asked(command) = asked {
@@ -346,7 +346,11 @@ async fn cancel(
     let purchase = app.reader.point(|connection| purchases::find(connection, purchase_id))?;
     let purchase = purchase.ok_or_else(|| Problem::new(Code::UnknownId))?;
     let open = matches!(purchase.status, Status::Pending | Status::Confirmed);
-    Ok(said(&purchase, if open { StatusCode::ACCEPTED } else { StatusCode::OK }, prefer))
+    let mut response = said(&purchase, if open { StatusCode::ACCEPTED } else { StatusCode::OK }, prefer);
+    if replayed {
+        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    Ok(response)
 }
 
 #[cfg(test)]

@@ -81,10 +81,22 @@ pub fn open(path: &Path, schema: Schema) -> Result<(Connection, FileLock), OpenE
         return Err(OpenError::OldSqlite(rusqlite::version()));
     }
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).map_err(|error| OpenError::Io { path: parent.into(), error })?;
+        make_directory(parent).map_err(|error| OpenError::Io { path: parent.into(), error })?;
     }
     let lock = lock(path)?;
     Ok((open_with(None, path, schema)?, lock))
+}
+
+/// Makes a directory that outlives a loss of power: SQLite syncs the one that its files are in, and none above it.
+fn make_directory(path: &Path) -> std::io::Result<()> {
+    let is_missing = |above: &&Path| !above.as_os_str().is_empty() && !above.exists();
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    std::fs::create_dir_all(path)?;
+    for made in missing {
+        let holder = made.parent().filter(|holder| !holder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(holder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Opens, checks and migrates a database through the SQLite file system (VFS) that is registered under a name; none: the

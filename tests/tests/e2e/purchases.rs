@@ -57,9 +57,11 @@ async fn a_confirmed_one_is_cancelled_once_and_its_units_come_back() {
     let world = stocked(10).await;
     let body = world.central().post("/v1/purchase/s1/tea", json!({"quantity": 4})).await.expect(200);
     let path = format!("/v1/purchases/{}", body["purchase"]["purchaseId"].as_str().expect("an id"));
-    for _ in 0..2 {
-        let cancelled = world.central().post(&format!("{path}/cancel"), json!({})).await.expect(200);
-        assert_eq!(cancelled["status"], "cancelled");
+    for replayed in ["", "true"] {
+        let key = [("idempotency-key", "cancel-1")];
+        let cancelled = world.central().post_with(&format!("{path}/cancel"), &key, json!({})).await;
+        assert_eq!(cancelled.header("idempotency-replayed"), replayed);
+        assert_eq!(cancelled.expect(200)["status"], "cancelled");
     }
     assert_eq!(quantity(&world).await, 10);
     world.converged(SOON).await;
