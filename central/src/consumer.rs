@@ -352,9 +352,6 @@ impl Consumer {
         for (id, seen, result) in results {
             match result {
                 Ok(applied) => {
-                    if let Some(why) = &applied.stuck {
-                        tracing::debug!(store = %id, why, "the rest of the batch does not fit");
-                    }
                     let all = !seen.full && applied.stuck.is_none();
                     self.presence.note_applied(&id, applied.ack.cursor.id(), &seen.look, now, all);
                     if applied.entries > 0 {
@@ -364,7 +361,10 @@ impl Consumer {
                     if seen.full && applied.entries > 0 && applied.stuck.is_none() {
                         more.push(id.clone());
                     }
-                    self.presence.note_stuck(&id, applied.stuck);
+                    if self.presence.note_stuck(&id, applied.stuck.clone()) {
+                        let why = applied.stuck.unwrap_or_default();
+                        tracing::info!(store = %id, why, "the rest of the stream does not fit");
+                    }
                     if applied.has_commands {
                         self.wakes.wake(&id);
                     }

@@ -225,14 +225,16 @@ impl Presence {
         false
     }
 
-    /// Remembers why a store's stream stands still, or that it does not.
-    pub fn note_stuck(&self, store: &StoreId, why: Option<String>) {
+    /// Remembers why a store's stream stands still, or that it does not. Says whether the reason is new.
+    pub fn note_stuck(&self, store: &StoreId, why: Option<String>) -> bool {
         let mut stores = self.stores.write();
         let seen = stores.entry(store.clone()).or_default();
+        let news = why.is_some() && why.as_ref() != seen.stuck.as_ref().map(|(why, _)| why);
         seen.stuck = why.map(|why| {
             let since = seen.stuck.as_ref().map_or_else(Instant::now, |(_, since)| *since);
             (why, since)
         });
+        news
     }
 
     /// Remembers that a store's link is broken, or whole again. Says whether that is new.
@@ -252,7 +254,8 @@ impl Presence {
     /// Redis answered, or it did not. Says whether that is new.
     pub fn note_redis(&self, reachable: bool) -> bool {
         let mut health = self.health.write();
-        let news = reachable != health.redis_since.is_some();
+        let is_first = health.redis_since.is_none() && health.lost_at.is_none();
+        let news = is_first || reachable != health.redis_since.is_some();
         if reachable {
             health.redis_since.get_or_insert_with(Instant::now);
             health.lost_at = None;

@@ -132,7 +132,7 @@ impl Publisher {
                 }
                 continue;
             }
-            if step == Step::OpenEpoch {
+            if let Step::OpenEpoch { .. } = step {
                 self.open_epoch(&store).await?;
                 sender.epoch_opened();
                 continue;
@@ -196,7 +196,7 @@ impl Publisher {
                     Err(error) => Err(error),
                 }
             }
-            Step::OpenEpoch | Step::Wait(_) => Ok(None),
+            Step::OpenEpoch { .. } | Step::Wait(_) => Ok(None),
         })
     }
 

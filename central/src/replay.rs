@@ -15,7 +15,7 @@ pub fn stock(connection: &Connection, store: &Store) -> rusqlite::Result<BTreeMa
         .prepare_cached("select type, body from event where store_id = ?1 and epoch = ?2 and seq <= ?3 order by seq")?;
     let mut rows = statement.query(params![store.id.as_str(), store.state.epoch, store.state.seq])?;
     let mut stock = BTreeMap::new();
-    let mut laid_aside = BTreeMap::new();
+    let (mut laid_aside, mut pages, mut count) = (BTreeMap::new(), 0, 0);
     while let Some(row) = rows.next()? {
         match Event::decode(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?) {
             Ok(Event::Fact(_, fact)) => {
@@ -24,9 +24,18 @@ pub fn stock(connection: &Connection, store: &Store) -> rusqlite::Result<BTreeMa
                 }
             }
             Ok(Event::SnapshotPage(page)) => {
+                pages += 1;
+                count += page.items.len() as u64;
                 laid_aside.extend(page.items.into_iter().map(|named| (named.product_id, named.item)));
             }
-            Ok(Event::SnapshotEnd(_)) => stock = std::mem::take(&mut laid_aside),
+            Ok(Event::SnapshotEnd(end)) => {
+                // As in the view: pages that are missing take no effect.
+                if (pages, count) == (end.pages, end.count) {
+                    stock = std::mem::take(&mut laid_aside);
+                }
+                (pages, count) = (0, 0);
+                laid_aside.clear();
+            }
             Ok(_) | Err(_) => {}
         }
     }

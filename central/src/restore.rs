@@ -70,7 +70,7 @@ fn state(connection: &Connection, store: &Store) -> rusqlite::Result<Vec<Named>>
     let mut stock = items::of_store(connection, &store.id)?;
     let said = view::said(connection, store)?.unwrap_or(store.digest);
     if view::digest(&stock) != said {
-        tracing::error!(store = %store.id, "the view is not what the store said: the state comes from the ledger");
+        tracing::warn!(store = %store.id, "the view is not what the store said: the state comes from the ledger");
         stock = replay::stock(connection, store)?.into_iter().collect();
     }
     Ok(stock.into_iter().map(|(product_id, item)| Named { product_id, item }).collect())
@@ -126,4 +126,32 @@ fn entries(connection: &Connection, store: &Store, asked: &Question, now: Millis
             })
         })?
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Agent, NOW, database};
+
+    #[test]
+    fn after_the_question_nothing_of_an_older_epoch_is_applied() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let at = agent.store(&connection).cursor;
+        let asked = Question { epoch: at.epoch, log: Vec::new() };
+        let first = question(&connection, &agent.id, &asked, NOW).expect("answers");
+        assert_eq!((first.state, first.lineage.last()), (at, Some(&at)));
+        let on_its_way = agent.entry(&Event::Ready { command_epoch: 1 });
+        agent.tell(&connection, &[on_its_way]);
+        let given = Cursor { epoch: first.epoch, ..Cursor::default() };
+        assert_eq!(agent.store(&connection).cursor, given);
+        // Of two that ask only the last gets in.
+        let second = question(&connection, &agent.id, &asked, NOW).expect("answers");
+        let late = agent.open(first.epoch, &first.lineage);
+        agent.tell(&connection, &late);
+        assert_eq!(agent.store(&connection).cursor, Cursor { epoch: second.epoch, ..Cursor::default() });
+        let opening = agent.open(second.epoch, &second.lineage);
+        agent.tell(&connection, &opening);
+        assert_eq!(agent.store(&connection).cursor, agent.head);
+    }
 }

@@ -1,13 +1,14 @@
 //! What people run beside the daemon: restore, backup, verify, status.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rusqlite::{Connection, OpenFlags};
 use shared::ids::StoreId;
 use shared::redis::{Channel, Keys};
-use shared::sqlite::{copy, copy_aside};
+use shared::sqlite::{copy, move_aside};
 use shared::time::Millis;
 
 use crate::config::{Backup, Database, Restore, Status};
@@ -18,24 +19,7 @@ use crate::{restore as question, stores, verify as auditor};
 pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     let path = &options.database.database_path;
     if let Some(from) = &options.from {
-        if path.exists() {
-            let (connection, lock) = shared::sqlite::open(path, SCHEMA)?;
-            let kept = copy_aside(&connection, path, Millis::now())?;
-            println!("The database as it was is kept in {}.", kept.display());
-            drop(connection);
-            for suffix in ["", "-wal", "-shm"] {
-                let mut name = path.as_os_str().to_owned();
-                name.push(suffix);
-                match std::fs::remove_file(&name) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-                    _ => {}
-                }
-            }
-            drop(lock);
-        }
-        let backup = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_ONLY)
-            .with_context(|| format!("cannot open {}", from.display()))?;
-        copy(&backup, path)?;
+        put_in_place(from, path)?;
     } else if !path.exists() {
         bail!("{} does not exist: give --from with a backup", path.display());
     }
@@ -56,6 +40,32 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The backup is copied and checked before anything happens to the database that is there, damaged or not.
+fn put_in_place(from: &Path, path: &Path) -> anyhow::Result<()> {
+    let same =
+        |one: &Path, other: &Path| one.canonicalize().ok().is_some_and(|one| other.canonicalize().ok() == Some(one));
+    if same(from, path) {
+        bail!("{} is the database itself: give --from a backup, or leave it out", from.display());
+    }
+    let _lock = shared::sqlite::lock(path)?;
+    let backup = open_to_read(from)?;
+    let mut incoming = path.as_os_str().to_owned();
+    incoming.push(".incoming");
+    let incoming = PathBuf::from(incoming);
+    if incoming.exists() {
+        std::fs::remove_file(&incoming)?;
+    }
+    copy(&backup, &incoming).with_context(|| format!("{} cannot be read", from.display()))?;
+    shared::sqlite::open_with(None, &incoming, SCHEMA)
+        .with_context(|| format!("{} cannot go into service", from.display()))?;
+    if path.exists() {
+        let kept = move_aside(path, Millis::now())?;
+        println!("The database as it was is kept in {}.", kept.display());
+    }
+    std::fs::rename(&incoming, path)?;
+    Ok(())
+}
+
 /// The command epoch that each store has acknowledged last; `None`: Redis does not answer.
 async fn acknowledged(options: &Restore, known: &[StoreId]) -> Option<HashMap<StoreId, u64>> {
     let keys = Keys::new(&options.key_prefix);
@@ -69,12 +79,13 @@ async fn acknowledged(options: &Restore, known: &[StoreId]) -> Option<HashMap<St
     Some(acked)
 }
 
-fn open_to_read(database: &Database) -> anyhow::Result<Connection> {
-    let path = &database.database_path;
+fn open_to_read(path: &Path) -> anyhow::Result<Connection> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
         .with_context(|| format!("cannot open {}", path.display()))?;
     connection.busy_timeout(Duration::from_secs(5))?;
-    let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let application: i32 = connection
+        .pragma_query_value(None, "application_id", |row| row.get(0))
+        .with_context(|| format!("{} cannot be read", path.display()))?;
     if application != SCHEMA.application_id {
         bail!("{} is not central's", path.display());
     }
@@ -83,14 +94,14 @@ fn open_to_read(database: &Database) -> anyhow::Result<Connection> {
 
 /// `central backup`: one consistent copy, compact, on disk when this returns.
 pub fn backup(options: &Backup) -> anyhow::Result<()> {
-    copy(&open_to_read(&options.database)?, &options.to)?;
+    copy(&open_to_read(&options.database.database_path)?, &options.to)?;
     println!("{} is written. It goes back only by `central restore --from`.", options.to.display());
     Ok(())
 }
 
 /// `central verify`: prints every difference; fails if there is one.
 pub fn verify(database: &Database) -> anyhow::Result<()> {
-    let mut connection = open_to_read(database)?;
+    let mut connection = open_to_read(&database.database_path)?;
     let transaction = connection.transaction()?;
     let report = auditor::verify(&transaction)?;
     for difference in &report.differences {
@@ -140,6 +151,12 @@ pub async fn status(options: &Status) -> anyhow::Result<()> {
             number("openPurchases"),
             text("digest")
         );
+        for warning in store["warnings"].as_array().into_iter().flatten().filter_map(|warning| warning.as_str()) {
+            println!("    {warning}");
+        }
+        for claim in store["claims"].as_array().into_iter().flatten() {
+            println!("    an agent claims epoch {}", claim["epoch"]);
+        }
     }
     Ok(())
 }

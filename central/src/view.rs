@@ -183,6 +183,10 @@ fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) 
         return Ok(Some(format!("epoch {} does not continue what is known of this store", entry.id.epoch)));
     }
     store.take_back(connection)?;
+    if !store.opening && store.cursor.seq > 0 {
+        // The view stands there until the pages take effect.
+        store.state = store.cursor;
+    }
     store.cursor = entry.cursor();
     store.fenced = 0;
     store.adopt = None;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{Client, Pipeline, RedisResult};
 use shared::ids::StoreId;
-use shared::link::{Entry, EntryId, Round, Sender, Step, TICK_MS};
+use shared::link::{Cursor, Entry, EntryId, Round, Sender, Step, TICK_MS};
 use shared::redis::{BEAT_LIFE, Beat, Channel, Keys};
 use shared::retry::Backoff;
 use shared::sqlite::{Abort, Reader, WriteError, Writer};
@@ -175,8 +175,8 @@ impl Publisher {
                     }
                     return Ok(Ok(self.pause(state, until)?));
                 }
-                Step::OpenEpoch => {
-                    self.open_epoch().await?;
+                Step::OpenEpoch { proven } => {
+                    self.open_epoch(proven).await?;
                     state.sender.epoch_opened();
                     continue;
                 }
@@ -366,8 +366,8 @@ impl Publisher {
     }
 
     /// L9: the ledger does not reach back to what central knows.
-    async fn open_epoch(&self) -> anyhow::Result<()> {
-        self.write(|connection| ledger::open_epoch(connection, Millis::now()).map(|_| ())).await?;
+    async fn open_epoch(&self, proven: Option<Cursor>) -> anyhow::Result<()> {
+        self.write(move |connection| ledger::open_epoch(connection, proven, Millis::now()).map(|_| ())).await?;
         Ok(())
     }
 

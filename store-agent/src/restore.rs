@@ -160,7 +160,8 @@ pub fn carry_out(
         }
     }
     idempotency::remember_known(connection, operations.iter().copied(), now)?;
-    report.left_out = unshared.len() as u64 - report.recorded_again;
+    let of_items = unshared.iter().filter(|own| fact(&own.kind, &own.body).is_some()).count() as u64;
+    report.left_out = of_items - report.recorded_again;
     ledger::save_head(connection, &head)?;
     Ok(report)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rusqlite::{Connection, OpenFlags};
 use shared::redis::{Channel, Keys};
-use shared::sqlite::{Abort, copy, copy_aside};
+use shared::sqlite::{Abort, OpenError, copy, copy_aside, move_aside};
 use shared::time::Millis;
 use shared::wire::restore::Answer;
 
@@ -21,7 +21,21 @@ const NAMED: usize = 40;
 /// `store-agent restore`: asks central, and carries out its answer in one transaction.
 pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     let path = options.database.path();
-    let (connection, _lock) = shared::sqlite::open(&path, ledger::SCHEMA)?;
+    if !path.exists() {
+        expect_known(options).await?;
+    }
+    let (connection, _lock) = match shared::sqlite::open(&path, ledger::SCHEMA) {
+        Err(OpenError::Corrupt { report, .. }) => {
+            let lock = shared::sqlite::lock(&path)?;
+            let kept = move_aside(&path, Millis::now())?;
+            println!("The database is damaged ({}).", report.lines().next().unwrap_or_default());
+            println!("It is kept in {}; what it had not sent cannot be read.", kept.display());
+            drop(lock);
+            expect_known(options).await?;
+            shared::sqlite::open(&path, ledger::SCHEMA)?
+        }
+        opened => opened?,
+    };
     let is_new = ledger::claim(&connection, &options.database.store_id)?;
     if !is_new {
         let kept = copy_aside(&connection, &path, Millis::now())?;
@@ -57,6 +71,22 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     }
 }
 
+/// A new database for a store that central has never heard of is no restore, but a name that was mistyped.
+async fn expect_known(options: &Restore) -> anyhow::Result<()> {
+    let store = &options.database.store_id;
+    let url = format!("{}/v1/stores/{store}", options.central.trim_end_matches('/'));
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
+    let answer = client.get(&url).send().await;
+    let answer = answer.with_context(|| format!("central does not answer at {}", options.central))?;
+    if answer.status() == reqwest::StatusCode::NOT_FOUND {
+        bail!(
+            "central at {} does not know store {store}: a new store needs no restore, just start its agent",
+            options.central
+        );
+    }
+    Ok(())
+}
+
 /// What this store still has in Redis must not be taken for what it says from now on. Central drops it anyway.
 async fn take_back(options: &Restore) {
     let keys = Keys::new(&options.key_prefix);
@@ -83,7 +113,9 @@ async fn ask(options: &Restore, connection: &Connection) -> anyhow::Result<Answe
         .with_context(|| format!("central does not answer at {central}: it must be reachable for a restore"))?;
     let status = response.status();
     if !status.is_success() {
-        bail!("central refuses ({status}): {}", response.text().await.unwrap_or_default());
+        let text = response.text().await.unwrap_or_default();
+        let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        bail!("central refuses ({status}): {}", problem["detail"].as_str().unwrap_or(&text));
     }
     let answer: Answer = response.json().await.context("central's answer cannot be read")?;
     if answer.store_id != options.database.store_id.as_str() {

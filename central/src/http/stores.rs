@@ -218,6 +218,7 @@ async fn change(
     if is_new && value.retired == Some(true) && !store.retired && app.is_beating(&store).await? {
         return Err(Problem::new(Code::StoreOnline).with("storeId", id.as_str()));
     }
+    tracing::info!(store = %id, online_sale = value.online_sale, retired = value.retired, "an operator changes a store");
     let now = Millis::now();
     app.operate(&id, write, json, StatusCode::OK, move |connection, store| {
         store.online_sale = value.online_sale.unwrap_or(store.online_sale);
@@ -240,6 +241,7 @@ async fn adopt(
     Body { value, json }: Body<Adopt>,
 ) -> Result<Response> {
     app.known(&id)?;
+    tracing::info!(store = %id, epoch = value.epoch, "an operator adopts an epoch");
     let now = Millis::now();
     app.operate(&id, write, json, StatusCode::ACCEPTED, move |connection, store| {
         if store.adopt(connection, value.epoch, now)? {

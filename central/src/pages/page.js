@@ -13,14 +13,21 @@ const $ = (id) => document.getElementById(id);
 // Words and nodes. Data only ever becomes text: a name may contain "<".
 
 const number = (value) => value.toLocaleString("en");
-const clock = (time) => new Date(time).toLocaleTimeString("en-GB");
+
+/** The time of day, and of any other day than today its date too. */
+function clock(time) {
+  const at = new Date(time);
+  if (at.toDateString() === new Date().toDateString()) return at.toLocaleTimeString("en-GB");
+  return at.toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+}
 
 function age(ms) {
   if (ms === null || ms === undefined) return "–";
   if (ms < 1000) return `${ms} ms`;
   const seconds = Math.round(ms / 1000);
   if (seconds < 60) return `${seconds} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+  if (seconds < 600) return `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
   return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
 }
 
@@ -110,9 +117,12 @@ const STATUS = {
   paused: ["‖", 30, "Online sale is paused by an operator."],
   new: ["○", 20, "No heartbeat was ever seen."],
   online: ["✓", 0, ""],
-  retired: ["–", -1, "Retired."],
+  retired: ["–", -1, "Taken out of the chain by an operator; it counts in no total."],
 };
 const WRONG = 40;
+
+/** A retired store may be taken back under its own epoch, 0 if it had none; any other one is some agent's claim. */
+const foreign = (store) => store.claims.filter(({ epoch }) => epoch !== store.epoch);
 
 function judge(store, redis) {
   // A beat's figures grow old until the next one: what it announced and central has applied by now is no backlog, and
@@ -124,8 +134,10 @@ function judge(store, redis) {
   const [mark, rank, meaning] = STATUS[store.status] || ["?", 50, ""];
   const isDeaf = redis === "down" && store.status === "offline";
   const found = [[rank, isDeaf ? "Central cannot hear it without Redis." : meaning]];
-  if (store.status !== "retired") {
-    for (const warning of store.warnings) found.push([85, warning]);
+  if (store.status === "retired") {
+    for (const claim of foreign(store)) found.push([30, `An agent claims epoch ${claim.epoch}.`]);
+  } else {
+    for (const warning of store.warnings) found.push([85, sentence(warning)]);
     for (const claim of store.claims) found.push([75, `An agent claims epoch ${claim.epoch}.`]);
     if (store.digest === "different") found.push([65, "Digest differs from the store’s."]);
     if (store.lagMs > LAG_MS) found.push([50, `Central is ${age(store.lagMs)} behind.`]);
@@ -134,11 +146,12 @@ function judge(store, redis) {
     if (oldestUnsentMs > UNSENT_MS) found.push([45, `The oldest unsent entry is ${age(oldestUnsentMs)} old.`]);
   }
   const worst = Math.max(...found.map(([how]) => how));
-  const tone = worst >= 60 ? "bad" : worst >= 30 ? "warn" : worst < 0 ? "" : "good";
+  const tone = worst >= 60 ? "bad" : worst > 0 ? "warn" : worst < 0 ? "" : "good";
   const words = found.map(([, what]) => what).filter(Boolean);
   return { ...store, backlog, oldestUnsentMs, mark, worst, tone, words };
 }
 
+const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}${words.endsWith(".") ? "" : "."}`;
 const name = (status) => status.replaceAll("_", " ");
 
 // The table of stores.
@@ -146,7 +159,8 @@ const name = (status) => status.replaceAll("_", " ");
 const COLUMNS = [
   ["Store", null],
   ["Status", null],
-  ["Last beat", (s) => (s.lastBeatAgeMs === null ? "never" : `${age(s.lastBeatAgeMs)} ago`)],
+  // Central does not remember beats of before its start.
+  ["Last beat", (s) => (s.lastBeatAgeMs !== null ? `${age(s.lastBeatAgeMs)} ago` : s.epoch ? "not heard" : "never")],
   ["Lag", (s) => age(s.lagMs), (s) => s.lagMs > LAG_MS],
   ["Backlog", (s) => (s.backlog === null ? "unknown" : number(s.backlog))],
   ["Oldest unsent", (s) => (s.backlog ? age(s.oldestUnsentMs) : "–"), (s) => s.oldestUnsentMs > UNSENT_MS],
@@ -154,7 +168,6 @@ const COLUMNS = [
   ["Epoch:head", (s) => `${s.epoch}:${s.head}`],
   ["Applied", (s) => `${s.applied}`],
   ["Open purchases", (s) => number(s.openPurchases), (s) => s.overduePurchases > 0],
-  ["Claims", (s) => s.claims.map((claim) => `epoch ${claim.epoch}`).join(", ") || "–", (s) => s.claims.length > 0],
 ];
 for (const [title] of COLUMNS) {
   const head = make("th", "", title);
@@ -221,7 +234,7 @@ function showStores() {
   const most = (key) => alive.reduce((worst, store) => Math.max(worst, store[key] || 0), 0);
   const backlog = sum("backlog");
   const isUnknown = alive.some((store) => store.backlog === null);
-  const online = alive.filter((store) => ["online", "suspect"].includes(store.status)).length;
+  const online = alive.filter((store) => ["online", "suspect", "paused"].includes(store.status)).length;
   facts($("totals"), [
     ["Stores online", `${number(online)} / ${number(alive.length)}`, online < alive.length],
     ["Worst lag", age(most("lagMs")), most("lagMs") > LAG_MS],
@@ -270,13 +283,17 @@ function showStore(store) {
     ["Online sale", store.onlineSale ? "allowed" : "paused"],
     ...COLUMNS.filter(([, value]) => value).map(([title, value]) => [title, value(store)]),
     ["Digest of the view", store.digestValue],
-    ["Complete as of", new Date(store.asOf).toLocaleString("en-GB")],
+    ["Complete as of", store.epoch ? new Date(store.asOf).toLocaleString("en-GB") : "never"],
     ["Agent", store.agentVersion || "not known"],
   ]);
   text($("sale"), store.onlineSale ? "Pause online sale" : "Resume online sale");
-  const [claim] = store.claims;
-  $("adopt").hidden = !claim;
-  text($("adopt"), claim ? (claim.epoch ? `Adopt epoch ${claim.epoch}` : "Take back") : "");
+  // Central would refuse the one, and the other means nothing.
+  const isRetired = store.status === "retired";
+  $("sale").hidden = $("resync").hidden = isRetired;
+  fill($("adopts"), store.claims, ({ epoch }) => String(epoch), makeAdopt, (button, { epoch }) => {
+    const isOwn = epoch === store.epoch;
+    text(button, isRetired && isOwn ? "Take back" : `${isRetired ? "Take back with" : "Adopt"} epoch ${epoch}`);
+  });
 }
 
 /** What the operator did, under one key until an answer came. */
@@ -308,26 +325,46 @@ $("sale").addEventListener("click", () => {
   operate(done, "PATCH", "", { onlineSale });
 });
 $("resync").addEventListener("click", () => operate("The store was asked for its whole stock.", "POST", "/resync"));
-$("adopt").addEventListener("click", () => {
-  const { claims: [{ epoch }], status } = current();
-  text($("confirm-text"), status === "retired"
-    ? `Take this store back with epoch ${epoch}? It counts in totals again and may sell online.`
-    : `Follow the agent with epoch ${epoch} from now on? The one that central follows today is then refused: make sure `
-      + "that only one agent of this store runs.");
-  text($("yes"), `Yes, adopt epoch ${epoch}`);
-  $("yes").dataset.epoch = epoch;
-  $("confirm").hidden = false;
-  $("no").focus();
-});
+
+/** What adopting means for a store, in words: the question and the answer. */
+function adoption(store, epoch) {
+  const follow = `Follow the agent with epoch ${epoch} from now on, with the stock that its database has?`;
+  if (store.status !== "retired") {
+    const rest = "The one that central follows today is then refused: make sure that only one agent runs.";
+    return [`${follow} ${rest}`, `Yes, adopt epoch ${epoch}`];
+  }
+  if (epoch !== store.epoch) return [`${follow} The store then counts in totals again.`, "Yes, take it back"];
+  const question = epoch
+    ? "Take this store back with the stock that central knows? It counts in totals again and may sell online."
+    : "Take this store back? It was retired before it had sent anything; once heard, it may sell online.";
+  return [question, "Yes, take it back"];
+}
+
+let asker;
+function makeAdopt() {
+  const button = make("button");
+  button.type = "button";
+  button.addEventListener("click", () => {
+    asker = button;
+    const [question, answer] = adoption(current(), Number(button.dataset.id));
+    text($("confirm-text"), question);
+    text($("yes"), answer);
+    $("yes").dataset.epoch = button.dataset.id;
+    $("confirm").hidden = false;
+    $("confirm").scrollIntoView({ block: "nearest" });
+    $("no").focus();
+  });
+  return button;
+}
 $("yes").addEventListener("click", () => {
   $("confirm").hidden = true;
   $("close").focus();
   const epoch = Number($("yes").dataset.epoch);
-  operate("Adopted. The store opens its epoch as soon as central hears it.", "POST", "/adopt", { epoch });
+  operate("Done. The store goes on as soon as central hears it.", "POST", "/adopt", { epoch });
 });
 $("no").addEventListener("click", () => {
   $("confirm").hidden = true;
-  $("adopt").focus();
+  (asker.isConnected ? asker : $("close")).focus();
 });
 $("close").addEventListener("click", () => $("store").close());
 $("store").addEventListener("close", () => {
@@ -344,9 +381,14 @@ const PURCHASE = {
 };
 
 function makeRecord(time, ...parts) {
-  const stamp = make("time", "", clock(time));
+  const stamp = make("time");
   stamp.dateTime = time;
   return make("li", "", stamp, ...parts);
+}
+
+/** Written again each time: what is of today is of yesterday tomorrow. */
+function updateTime(node) {
+  text(node.firstChild, clock(node.firstChild.dateTime));
 }
 
 function makePurchase(purchase) {
@@ -374,11 +416,17 @@ function makeEvent(event) {
 
 function makeLetter(letter) {
   const parts = [make("span", "", letter.storeId), make("span", "", `${letter.type}: ${letter.reason}`)];
-  return makeRecord(letter.receivedAt, ...parts, make("span", "right", letter.entryId), make("pre", "", letter.body));
+  const body = make("pre", "", letter.body);
+  // A long one scrolls, with keys too.
+  body.tabIndex = 0;
+  return makeRecord(letter.receivedAt, ...parts, make("span", "right", letter.entryId), body);
 }
 
 function records(list, items, id, create, update = () => {}) {
-  fill($(list), items, (item) => item[id], create, update);
+  fill($(list), items, (item) => item[id], create, (node, item) => {
+    updateTime(node);
+    update(node, item);
+  });
   const none = $(`${list}-none`);
   if (none) none.hidden = items.length > 0;
 }
@@ -427,6 +475,7 @@ async function refresh() {
   seenAt = Date.now();
   text($("version"), `Version ${state.version}.`);
   text($("fresh"), "Live.");
+  $("main").hidden = false;
   $("main").classList.remove("stale");
   banner(state.redis === "down" ? NO_REDIS : ["", ""]);
 }

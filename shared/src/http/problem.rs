@@ -160,7 +160,11 @@ impl Problem {
         map.insert("status".into(), code.status().as_u16().into());
         map.insert("code".into(), code.as_str().into());
         map.insert("retryable".into(), code.retryable().into());
-        let detail = detail.clone().or_else(|| errors.first().map(|(pointer, text)| format!("{pointer}: {text}")));
+        let first = errors.first().map(|(pointer, text)| match pointer.as_str() {
+            "" => text.clone(),
+            pointer => format!("{pointer}: {text}"),
+        });
+        let detail = detail.clone().or(first);
         map.insert("detail".into(), detail.unwrap_or_else(|| code.meaning().to_owned()).into());
         if !errors.is_empty() {
             let list = errors.iter().map(|(pointer, detail)| json!({"pointer": pointer, "detail": detail}));

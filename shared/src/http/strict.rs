@@ -89,6 +89,10 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Value), Prob
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let Strict(json) = serde_path_to_error::deserialize(&mut deserializer).map_err(problem)?;
     deserializer.end().map_err(|error| Problem::invalid("", error.to_string()))?;
+    // serde would take a list for an object whose members have no names.
+    if !json.is_object() {
+        return Err(Problem::invalid("", "a JSON object is needed"));
+    }
     let value = serde_path_to_error::deserialize(&json).map_err(problem)?;
     Ok((value, json))
 }

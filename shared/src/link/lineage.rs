@@ -11,15 +11,19 @@ pub struct Past {
     /// Where the epoch ended.
     #[serde(flatten)]
     pub end: Cursor,
-    /// The first entry of it that the log could still prove when the epoch ended: with a receiver that was there, or
-    /// further, it would have gone on.
+    /// The first entry of it that the log could still prove when the epoch ended. A log that opens an epoch because it
+    /// cannot prove an ack would have gone on with one from here on: if the receiver is here, or further, the ack was of
+    /// long ago.
     pub kept: u64,
+    /// Where the receiver was when it refused the log's last opening, if the log does contain that place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proven: Option<Cursor>,
 }
 
 impl Past {
     /// An epoch that ended so, of which nothing but the end can be proven.
     pub fn ended(end: Cursor) -> Self {
-        Self { end, kept: end.seq }
+        Self { end, kept: end.seq, proven: None }
     }
 }
 
@@ -48,8 +52,10 @@ pub fn accepts_epoch(known: &Known, epoch: u64, lineage: &[Past]) -> bool {
     }
     let newest_shared =
         lineage.iter().filter(|past| known.epochs.contains(&past.end.epoch)).max_by_key(|past| past.end.epoch);
-    newest_shared.is_some_and(|Past { end, kept }| {
-        *end == cursor || (end.epoch == cursor.epoch && cursor.seq < end.seq && cursor.seq < *kept)
+    newest_shared.is_some_and(|Past { end, kept, proven }| {
+        *end == cursor
+            || *proven == Some(cursor)
+            || (end.epoch == cursor.epoch && cursor.seq < end.seq && cursor.seq < *kept)
     })
 }
 
@@ -84,6 +90,9 @@ mod tests {
         assert!(!accepts_epoch(&known, 9, &[past(5, 3)]), "an older copy");
         assert!(accepts_epoch(&known, 9, &[Past { kept: 5, ..past(5, 7) }]), "we are behind what it has kept");
         assert!(!accepts_epoch(&known, 9, &[Past { kept: 4, ..past(5, 7) }]), "it would have gone on: a clone");
+        let proves = |cursor| [Past { kept: 4, proven: Some(cursor), ..past(5, 7) }];
+        assert!(accepts_epoch(&known, 9, &proves(at(5, 4))), "no clone: it contains where we are");
+        assert!(!accepts_epoch(&known, 9, &proves(at(5, 5))), "it has proven something else");
         assert!(!accepts_epoch(&known, 9, &[Past::ended(Cursor { hash: Hash([9; 16]), ..at(5, 4) })]), "a fork");
         assert!(!accepts_epoch(&known, 9, &[past(3, 100)]), "knows nothing of our epoch");
     }

@@ -18,6 +18,11 @@ pub trait Log {
     fn content_at(&self, _: u64) -> Option<Hash> {
         None
     }
+    /// Whether an earlier epoch, which ended because an ack could not be proven, contains this place, and the opening of
+    /// the present one does not say so.
+    fn continues(&self, _: &Cursor) -> bool {
+        false
+    }
 }
 
 /// What to do next.
@@ -29,8 +34,12 @@ pub enum Step {
     Clear,
     /// One pipelined round, then [`Sender::round_done`].
     Publish(Round),
-    /// The log does not reach back to what the receiver knows: open an epoch (L9; commands: L8).
-    OpenEpoch,
+    /// The log does not reach back to what the receiver knows: open an epoch (L9; commands: L8). `proven`: the one that
+    /// was opened for this reason was refused, and the log contains where the receiver is.
+    OpenEpoch {
+        /// Where the receiver is.
+        proven: Option<Cursor>,
+    },
     /// Nothing until something is committed, or until this time (ms) if there is one.
     Wait(Option<i64>),
 }
@@ -112,7 +121,9 @@ enum Phase {
         why: Stopped,
         read_at: i64,
     },
-    NeedsEpoch,
+    NeedsEpoch {
+        proven: Option<Cursor>,
+    },
 }
 
 /// State of one sender. Forgets everything when its process ends, and loses nothing by that.
@@ -131,7 +142,7 @@ pub struct Sender {
 enum Judgement {
     From(u64),
     Stop(Stopped),
-    OpenEpoch,
+    OpenEpoch { proven: Option<Cursor> },
 }
 
 /// L6.
@@ -139,7 +150,11 @@ fn judge(ack: &Ack, log: &impl Log) -> Judgement {
     let head = log.head();
     let known = ack.cursor;
     if ack.fenced == head.epoch && head.epoch != 0 {
-        return Judgement::Stop(Stopped::Fenced);
+        return if log.continues(&known) {
+            Judgement::OpenEpoch { proven: Some(known) }
+        } else {
+            Judgement::Stop(Stopped::Fenced)
+        };
     }
     if known.epoch > head.epoch && !planted(Bug::SupersededGoesOn) {
         return Judgement::Stop(Stopped::Superseded);
@@ -154,12 +169,12 @@ fn judge(ack: &Ack, log: &impl Log) -> Judgement {
                 return Judgement::Stop(Stopped::Diverged);
             }
             Some(_) => {}
-            None => return Judgement::OpenEpoch,
+            None => return Judgement::OpenEpoch { proven: None },
         }
     }
     // The next entry to send must still be there, unless there is none.
     if from < head.seq && log.hash_at(from + 1).is_none() {
-        return Judgement::OpenEpoch;
+        return Judgement::OpenEpoch { proven: None };
     }
     Judgement::From(from)
 }
@@ -204,7 +219,7 @@ impl Sender {
                 }
             }
             Phase::Clearing { .. } => Step::Clear,
-            Phase::NeedsEpoch => Step::OpenEpoch,
+            Phase::NeedsEpoch { proven } => Step::OpenEpoch { proven },
             Phase::Live { published } => self.round(now, head.seq, published),
         }
     }
@@ -251,8 +266,8 @@ impl Sender {
                 self.phase = Phase::Stopped { why, read_at: now };
                 None
             }
-            Judgement::OpenEpoch => {
-                self.phase = Phase::NeedsEpoch;
+            Judgement::OpenEpoch { proven } => {
+                self.phase = Phase::NeedsEpoch { proven };
                 None
             }
             Judgement::From(from) => {
@@ -294,8 +309,8 @@ impl Sender {
                 self.phase = Phase::Stopped { why, read_at: now };
                 return None;
             }
-            Judgement::OpenEpoch => {
-                self.phase = Phase::NeedsEpoch;
+            Judgement::OpenEpoch { proven } => {
+                self.phase = Phase::NeedsEpoch { proven };
                 return None;
             }
             Judgement::From(from) => from,
@@ -337,7 +352,7 @@ impl Sender {
 
     /// A Redis call failed or timed out: its effect is unknown, the connection is gone.
     pub fn failed(&mut self) {
-        if !matches!(self.phase, Phase::Stopped { .. } | Phase::NeedsEpoch) {
+        if !matches!(self.phase, Phase::Stopped { .. } | Phase::NeedsEpoch { .. }) {
             self.phase = Phase::Starting;
         }
     }
@@ -551,6 +566,6 @@ mod tests {
         let mut sender = Sender::new(3, 2_000);
         sender.next(0, &log);
         sender.ack_read(0, Some(Ack::default()), &log);
-        assert_eq!(sender.next(0, &log), Step::OpenEpoch);
+        assert_eq!(sender.next(0, &log), Step::OpenEpoch { proven: None });
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
+use super::open::beside;
 use crate::time::Millis;
 
 /// Why there is no copy.
@@ -51,8 +52,26 @@ pub fn copy(connection: &Connection, to: &Path) -> Result<(), CopyError> {
 
 /// Keeps a database as it is under a name beside it, before something is done that cannot be taken back.
 pub fn copy_aside(connection: &Connection, path: &Path, now: Millis) -> Result<PathBuf, CopyError> {
-    let mut kept = path.as_os_str().to_owned();
-    kept.push(format!(".before-restore-{}", now.0));
-    copy(connection, Path::new(&kept))?;
-    Ok(kept.into())
+    let kept = aside(path, now);
+    copy(connection, &kept)?;
+    Ok(kept)
+}
+
+/// Moves a database out of the way, damaged or not, with all that SQLite keeps beside it. The caller holds its lock.
+pub fn move_aside(path: &Path, now: Millis) -> Result<PathBuf, CopyError> {
+    let kept = aside(path, now);
+    for suffix in ["-wal", "-shm", ""] {
+        let from = beside(path, suffix);
+        match std::fs::rename(&from, beside(&kept, suffix)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(CopyError::Io { path: from, error });
+            }
+            _ => {}
+        }
+    }
+    Ok(kept)
+}
+
+fn aside(path: &Path, now: Millis) -> PathBuf {
+    beside(path, &format!(".before-restore-{}", now.0))
 }

@@ -11,8 +11,8 @@ mod reader;
 mod writer;
 
 pub use columns::{DigestColumn, HashColumn, cursor_at, parsed};
-pub use copy::{CopyError, copy, copy_aside};
-pub use open::{FileLock, OpenError, Schema, memory, open, open_with, read_only};
+pub use copy::{CopyError, copy, copy_aside, move_aside};
+pub use open::{FileLock, OpenError, Schema, lock, memory, open, open_with, read_only};
 pub use reader::Reader;
 pub use writer::{Abort, WriteError, Writer};
 

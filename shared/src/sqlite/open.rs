@@ -33,6 +33,16 @@ pub enum OpenError {
         /// What SQLite says of it.
         report: String,
     },
+    /// The database was moved away without what SQLite keeps beside it; opening an empty one would destroy that.
+    #[error(
+        "{wal} holds writes of a database that is not here: put {path} back beside it, or move {wal} away together with it"
+    )]
+    LeftBehind {
+        /// The database.
+        path: PathBuf,
+        /// What is beside it.
+        wal: PathBuf,
+    },
     /// Someone else's database.
     #[error("{0} is a database of another program")]
     Foreign(PathBuf),
@@ -84,7 +94,19 @@ pub fn open(path: &Path, schema: Schema) -> Result<(Connection, FileLock), OpenE
         make_directory(parent).map_err(|error| OpenError::Io { path: parent.into(), error })?;
     }
     let lock = lock(path)?;
+    let wal = beside(path, "-wal");
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    if length(path) == 0 && length(&wal) > 0 {
+        return Err(OpenError::LeftBehind { path: path.into(), wal });
+    }
     Ok((open_with(None, path, schema)?, lock))
+}
+
+/// The name of a file beside a database.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Makes a directory that outlives a loss of power: SQLite syncs the one that its files are in, and none above it.
@@ -152,10 +174,9 @@ fn settle(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "wal_autocheckpoint", 1_000)
 }
 
-fn lock(path: &Path) -> Result<FileLock, OpenError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let path_of_lock = PathBuf::from(name);
+/// Keeps every other process from a database.
+pub fn lock(path: &Path) -> Result<FileLock, OpenError> {
+    let path_of_lock = beside(path, ".lock");
     let io = |error| OpenError::Io { path: path_of_lock.clone(), error };
     let file = File::options().create(true).truncate(false).write(true).open(&path_of_lock).map_err(io)?;
     match file.try_lock() {
@@ -216,6 +237,20 @@ mod tests {
         assert!(open(&path, SCHEMA).is_ok());
         let newer = Schema { migrations: &[], ..SCHEMA };
         assert!(matches!(open(&path, newer), Err(OpenError::Newer { found: 1, known: 0, .. })));
+        let _ = std::fs::remove_dir_all(path.parent().expect("a directory"));
+    }
+
+    #[test]
+    fn writes_that_were_left_behind_are_kept() {
+        let path = file("left");
+        let (connection, lock) = open(&path, SCHEMA).expect("opens");
+        let wal = beside(&path, "-wal");
+        let writes = std::fs::read(&wal).expect("migrations are in it");
+        drop((connection, lock));
+        std::fs::remove_file(&path).expect("removes");
+        std::fs::write(&wal, &writes).expect("writes");
+        assert!(matches!(open(&path, SCHEMA), Err(OpenError::LeftBehind { .. })));
+        assert_eq!(std::fs::read(&wal).expect("still there"), writes);
         let _ = std::fs::remove_dir_all(path.parent().expect("a directory"));
     }
 

@@ -275,8 +275,11 @@ impl Event {
         Ok(match kind {
             OPENED => {
                 let body: OpenedBody = serde_json::from_str(body)?;
-                let number =
-                    |past: &Past| [past.end.epoch, past.end.seq, past.kept].into_iter().try_for_each(check_number);
+                let number = |past: &Past| {
+                    let proven = past.proven.unwrap_or_default();
+                    let numbers = [past.end.epoch, past.end.seq, past.kept, proven.epoch, proven.seq];
+                    numbers.into_iter().try_for_each(check_number)
+                };
                 body.lineage.iter().try_for_each(number)?;
                 Self::Opened { lineage: body.lineage }
             }
@@ -355,7 +358,9 @@ mod tests {
     fn an_event_reads_what_it_writes() {
         let events = [
             Event::Fact(Kind::Sold, fact()),
-            Event::Opened { lineage: vec![Past { end: Cursor { epoch: 4, seq: 2, ..Cursor::default() }, kept: 1 }] },
+            Event::Opened {
+                lineage: vec![Past { end: Cursor { epoch: 4, seq: 2, ..Cursor::default() }, kept: 1, proven: None }],
+            },
             Event::SnapshotPage(SnapshotPage::default()),
             Event::SnapshotEnd(SnapshotEnd { pages: 2, count: 300 }),
             Event::Ready { command_epoch: 5 },

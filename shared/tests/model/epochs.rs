@@ -66,24 +66,31 @@ struct Ledger {
     first: u64,
     acked: u64,
     lineage: Vec<Past>,
+    /// Entries kept of earlier epochs.
+    earlier: BTreeSet<Cursor>,
     operations: u16,
 }
 
 impl Ledger {
     /// A new database.
     fn new(epoch: u64) -> Self {
-        let mut new = Self { rows: Vec::new(), first: 1, acked: 0, lineage: Vec::new(), operations: 0 };
-        new.open(epoch);
+        let mut new =
+            Self { rows: Vec::new(), first: 1, acked: 0, lineage: Vec::new(), earlier: BTreeSet::new(), operations: 0 };
+        new.open(epoch, None);
         new
     }
 
     /// L9.
-    fn open(&mut self, epoch: u64) {
+    fn open(&mut self, epoch: u64, proven: Option<Cursor>) {
         let head = self.head();
         if head.epoch > 0 {
-            self.lineage.push(Past { end: head, kept: self.first });
+            self.lineage.push(Past { end: head, kept: self.first, proven: None });
         }
-        self.rows.clear();
+        for past in &mut self.lineage {
+            past.proven = proven.filter(|proven| proven.epoch == past.end.epoch);
+        }
+        let kept = self.rows.drain(..).filter(|row| row.id.seq >= self.first);
+        self.earlier.extend(kept.map(|row| row.cursor()));
         (self.first, self.acked) = (1, 0);
         let start = Cursor { epoch, ..Cursor::default() };
         self.rows.push(Row::follow(&start, Said::Opened(self.lineage.clone())));
@@ -106,6 +113,11 @@ impl Log for Ledger {
     }
     fn hash_at(&self, seq: u64) -> Option<Hash> {
         if seq == 0 { Some(Hash::ZERO) } else { self.row(seq).map(|row| row.hash) }
+    }
+    fn continues(&self, receiver: &Cursor) -> bool {
+        let ended = |past: &&Past| past.end.epoch == receiver.epoch && past.kept < past.end.seq;
+        let past = self.lineage.iter().find(ended);
+        past.is_some_and(|past| past.proven != Some(*receiver)) && self.earlier.contains(receiver)
     }
 }
 
@@ -246,6 +258,7 @@ const WIPE: u8 = 10;
 const STALE_ACK: u8 = 11;
 const LATE: u8 = 12;
 const STARTED_OVER: u8 = 13;
+const PROVEN: u8 = 14;
 
 /// The configuration.
 pub(crate) struct Epochs {
@@ -266,10 +279,10 @@ impl Epochs {
         match done {
             Done::Acked(seq) => ledger.acked = seq,
             Done::StartedOver => self.seen.note(STARTED_OVER),
-            Done::OpenEpoch => {
-                self.seen.note(EPOCH_BY_NEED);
+            Done::OpenEpoch(proven) => {
+                self.seen.note(if proven.is_some() { PROVEN } else { EPOCH_BY_NEED });
                 let epoch = self.number(clock, ledger.head().epoch);
-                ledger.open(epoch);
+                ledger.open(epoch, proven);
                 publisher.sender.epoch_opened();
             }
             Done::Nothing | Done::Stepped => {}
@@ -349,10 +362,12 @@ fn follows(state: &State, agent: &Agent) -> bool {
     agent.ledger.head() == state.central.cursor && agent.ledger.operations == state.central.operations
 }
 
-/// Every agent has said all, or knows that it is not the store.
-fn settled(state: &State) -> bool {
-    state.redis.ack == Some(state.central.ack())
-        && state.agents.iter().all(|agent| agent.publisher.sender.stopped().is_some() || follows(state, agent))
+/// Every agent has said all, or knows that it is not the store. Where there is but one file that never went back, nobody
+/// may stop for good.
+fn settled(state: &State, bounds: &Bounds) -> bool {
+    let may_stop = bounds.copies || bounds.cloned;
+    let has_ended = |agent: &Agent| (may_stop && agent.publisher.sender.stopped().is_some()) || follows(state, agent);
+    state.redis.ack == Some(state.central.ack()) && state.agents.iter().all(has_ended)
 }
 
 impl Model for Epochs {
@@ -412,7 +427,8 @@ impl Model for Epochs {
         if state.agents.len() > 1 {
             actions.push(Action::SecondEnds);
         }
-        if state.central.fenced != 0 {
+        // What an operator chooses may lose something: with clones from the beginning it is the protocol alone that matters.
+        if state.central.fenced != 0 && !self.bounds.cloned {
             actions.push(Action::Adopt);
         }
         // When it is copied matters only by what is in the file then, so a quiet moment will do.
@@ -536,7 +552,10 @@ impl Model for Epochs {
             }),
             Property::always(
                 "a fair run ends: all is said, or the agent has stopped",
-                |model: &Self, state: &State| model.converging.check(state, 12, |state| model.cycle(state), settled),
+                |model: &Self, state: &State| {
+                    let settled = |state: &State| settled(state, &model.bounds);
+                    model.converging.check(state, 12, |state| model.cycle(state), settled)
+                },
             ),
             sees("a wipe", |model, _| model.seen.has(WIPE)),
             sees("an ack of long ago", |model, _| model.seen.has(STALE_ACK)),
@@ -566,6 +585,7 @@ impl Model for Epochs {
             properties.extend([
                 sees("a pruned log opens an epoch", |model, _| model.seen.has(EPOCH_BY_NEED)),
                 sees("an epoch is accepted for its lineage", |model, _| model.seen.has(ACCEPTED)),
+                sees("an epoch is refused, and opened again with a proof", |model, _| model.seen.has(PROVEN)),
             ]);
         }
         properties

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use shared::link::{Ack, Log, Round, RoundReply, Sender, Step};
+use shared::link::{Ack, Cursor, Log, Round, RoundReply, Sender, Step};
 
 use crate::redis::{Cmd, Payload, Redis, Reply, Row};
 
@@ -47,7 +47,7 @@ pub(crate) enum Done {
     /// A round's reply sent it back to the start, though the ack was read.
     StartedOver,
     /// It asks for a new epoch: the owner opens it, then says so.
-    OpenEpoch,
+    OpenEpoch(Option<Cursor>),
 }
 
 /// A call on its way.
@@ -104,7 +104,7 @@ impl<P: Payload> Publisher<P> {
         let step = self.sender.next(now, log);
         let left = match step {
             Step::Wait(_) => return Done::Nothing,
-            Step::OpenEpoch => return Done::OpenEpoch,
+            Step::OpenEpoch { proven } => return Done::OpenEpoch(proven),
             Step::ReadAck => VecDeque::from([Cmd::GetAck]),
             Step::Clear => VecDeque::from([Cmd::Delete]),
             Step::Publish(round) => pipeline(&round, log),
@@ -128,7 +128,7 @@ impl<P: Payload> Publisher<P> {
                 self.sender.cleared();
                 None
             }
-            Step::OpenEpoch | Step::Wait(_) => None,
+            Step::OpenEpoch { .. } | Step::Wait(_) => None,
         };
         let started_over = matches!(call.step, Step::Publish(_)) && call.reply.ack.is_some() && self.is_starting(log);
         match moved {

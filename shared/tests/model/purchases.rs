@@ -141,7 +141,7 @@ impl Purchases {
         match done {
             Done::Acked(seq) => state.central.acked = seq,
             Done::StartedOver => self.seen.note(STARTED_OVER),
-            Done::OpenEpoch => {
+            Done::OpenEpoch(_) => {
                 self.seen.note(EPOCH_BY_NEED);
                 open_epoch(state);
                 state.publisher.sender.epoch_opened();

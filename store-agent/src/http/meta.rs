@@ -89,7 +89,8 @@ async fn status(State(app): Shared) -> Result<Json<Value>> {
     let switch = app.connectivity.switch();
     let advice = link.stopped.map(|_| {
         "Another database of this store is the one that central follows. This one goes on selling but publishes \
-         nothing. Stop the other agent, or restore this one: docs/OPERATIONS.md."
+         nothing. Stop the other agent, or restore this one: docs/OPERATIONS.md. If central shows this store as retired, \
+         take it back there first."
     });
     Ok(Json(json!({
         "storeId": app.store,

@@ -40,7 +40,7 @@ pub enum InitialiseError {
 pub fn initialise(connection: &Connection, store: &StoreId, now: Millis) -> Result<(), InitialiseError> {
     let transaction = connection.unchecked_transaction()?;
     if claim(&transaction, store)? {
-        open_epoch(&transaction, now)?;
+        open_epoch(&transaction, None, now)?;
     } else if head(&transaction)?.cursor.epoch == 0 {
         return Err(InitialiseError::Unfinished);
     }
@@ -65,12 +65,16 @@ pub fn claim(connection: &Connection, store: &StoreId) -> Result<bool, Initialis
     }
 }
 
-/// Opens an epoch later than the own one, which ends here.
-pub fn open_epoch(connection: &Connection, now: Millis) -> rusqlite::Result<Cursor> {
+/// Opens an epoch later than the own one, which ends here. `proven`: where central was when it refused the own one, if
+/// the log [continues](continues) that.
+pub fn open_epoch(connection: &Connection, proven: Option<Cursor>, now: Millis) -> rusqlite::Result<Cursor> {
     let mut head = head(connection)?;
     let mut past = lineage(connection)?;
     if head.cursor.epoch > 0 {
-        past.push(Past { end: head.cursor, kept: first_kept(connection, head.cursor.epoch)? });
+        past.push(Past { end: head.cursor, kept: first_kept(connection, head.cursor.epoch)?, proven: None });
+    }
+    for past in past.iter_mut().filter(|past| proven.is_some_and(|proven| proven.epoch == past.end.epoch)) {
+        past.proven = proven;
     }
     let wall = u64::try_from(now.0).unwrap_or(1);
     let epoch = wall.max(head.cursor.epoch + 1);
@@ -91,7 +95,7 @@ pub(crate) fn begin_epoch(
     connection.prepare_cached("delete from lineage")?.execute([])?;
     let mut insert =
         connection.prepare_cached("insert into lineage (epoch, seq, hash, kept) values (?1, ?2, ?3, ?4)")?;
-    for Past { end, kept } in past {
+    for Past { end, kept, .. } in past {
         insert.execute(params![end.epoch, end.seq, HashColumn(end.hash), kept])?;
     }
     head.cursor = Cursor { epoch, seq: 0, hash: Hash::ZERO };
@@ -105,8 +109,32 @@ pub(crate) fn begin_epoch(
 pub fn lineage(connection: &Connection) -> rusqlite::Result<Vec<Past>> {
     connection
         .prepare_cached("select epoch, seq, hash, kept from lineage order by epoch")?
-        .query_map([], |row| Ok(Past { end: cursor_at(row, 0)?, kept: row.get(3)? }))?
+        .query_map([], |row| Ok(Past { end: cursor_at(row, 0)?, kept: row.get(3)?, proven: None }))?
         .collect()
+}
+
+/// Whether the log contains where central is, in an earlier epoch that ended because an ack could not be proven, and the
+/// opening of the present epoch does not say so. After a restore nothing is proven like this: what it recorded again is to
+/// reach central as entries, and it does if it is repeated (L10).
+pub(super) fn continues(connection: &Connection, epoch: u64, receiver: &Cursor) -> rusqlite::Result<bool> {
+    let in_log = connection
+        .prepare_cached(
+            "select 1 from lineage join ledger using (epoch) \
+             where lineage.epoch = ?1 and kept < lineage.seq and ledger.seq = ?2 and ledger.hash = ?3",
+        )?
+        .exists(params![receiver.epoch, receiver.seq, HashColumn(receiver.hash)])?;
+    if !in_log {
+        return Ok(false);
+    }
+    let said: Option<String> = connection
+        .prepare_cached("select body from ledger where epoch = ?1 and seq = 1")?
+        .query_row([epoch], |row| row.get(0))
+        .optional()?;
+    let said = said.and_then(|body| Event::decode(shared::link::OPENED, &body).ok());
+    Ok(match said {
+        Some(Event::Opened { lineage }) => lineage.iter().all(|past| past.proven != Some(*receiver)),
+        _ => false,
+    })
 }
 
 fn first_kept(connection: &Connection, epoch: u64) -> rusqlite::Result<u64> {

@@ -70,6 +70,13 @@ impl shared::link::Log for Log<'_> {
             }
         }
     }
+
+    fn continues(&self, receiver: &Cursor) -> bool {
+        super::epoch::continues(self.connection, self.head.epoch, receiver).unwrap_or_else(|error| {
+            self.failed.set(Some(error));
+            false
+        })
+    }
 }
 
 /// Entries `from` to `to` of an epoch.
@@ -167,13 +174,14 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
 }
 
 /// Forgets a batch of the oldest entries, recorded before a time, that lie below the acknowledged one, which always
-/// stays; says whether there may be more. What is left has no holes: it begins at the first entry that is too young.
+/// stays, as do those of an earlier epoch until central has accepted the present one: they may have to prove something
+/// ([`continues`](shared::link::Log::continues)). Says whether there may be more. What is left has no holes: it begins at the first entry that is too young.
 pub fn prune_entries(connection: &Connection, before: Millis) -> rusqlite::Result<bool> {
     let now = before.plus(RETENTION_MS);
     let oldest: Vec<(u64, u64, Millis, bool)> = connection
         .prepare_cached(
             "select ledger.epoch, ledger.seq, recorded_at, \
-             ledger.epoch < meta.epoch or (ledger.epoch = meta.epoch and ledger.seq < acked) \
+             (ledger.epoch < meta.epoch and acked > 0) or (ledger.epoch = meta.epoch and ledger.seq < acked) \
              from ledger, meta order by ledger.epoch, ledger.seq limit ?1",
         )?
         .query_map([BATCH], |row| Ok((row.get(0)?, row.get(1)?, Millis(row.get(2)?), row.get(3)?)))?

@@ -15,7 +15,13 @@ const store = $("store").textContent;
 
 const number = (value) => value.toLocaleString("en");
 const units = (value) => (value === 1 ? "1 unit" : `${number(value)} units`);
-const clock = (time) => new Date(time).toLocaleTimeString("en-GB");
+
+/** The time of day, and of any other day than today its date too. */
+function clock(time) {
+  const at = new Date(time);
+  if (at.toDateString() === new Date().toDateString()) return at.toLocaleTimeString("en-GB");
+  return at.toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+}
 
 function age(ms) {
   const seconds = Math.max(0, Math.round(ms / 1000));
@@ -144,7 +150,8 @@ const STATES = {
   up: ["✓", "Connected", () => "What happens here is sent to the head office at once."],
   down: ["✕", "No connection to the head office", () => "Selling goes on. What happens here is kept and sent later."],
   off: ["‖", "Disconnected on purpose", (s) => `Since ${clock(s.since)}. Selling goes on; it is kept and sent later.`],
-  fenced: ["!", "Cut off from the head office", () => "Selling goes on, but nothing is sent until this is put right."],
+  fenced: ["!", "Cut off from the head office", () => "Selling goes on, but nothing is sent. Tell whoever looks after "
+    + "this system."],
 };
 
 let lastSeen = null;
@@ -193,6 +200,8 @@ $("connect").addEventListener("click", async () => {
 
 const names = new Map();
 const pickKeys = new Map();
+const DOUBLE_PRESS_MS = 500;
+let pickedAt = -DOUBLE_PRESS_MS;
 let showAllPicks = false;
 
 /** Records say ids; staff knows names. */
@@ -215,7 +224,7 @@ async function refreshPicks(count) {
   const all = count ? (await ask(path)).json.items.reverse() : [];
   const shown = all.slice(0, showAllPicks ? PICKS_ASKED : PICKS_SHOWN);
   await learnNames(shown.flatMap((purchase) => purchase.lines.map((line) => line.productId)));
-  fill($("picks"), shown, (purchase) => purchase.purchaseId, makePick, () => {});
+  fill($("picks"), shown, (purchase) => purchase.purchaseId, makePick, updatePick);
   const rest = count - shown.length;
   $("pick-more").hidden = all.length <= PICKS_SHOWN;
   text($("pick-rest"), rest > 0 ? `${number(rest)} more after these.` : "");
@@ -225,6 +234,7 @@ async function refreshPicks(count) {
 
 const lineOf = ({ productId, quantity }) => `${number(quantity)} × ${names.get(productId)}`;
 const linesOf = (purchase) => purchase.lines.map(lineOf).join(", ");
+const tailOf = (purchase) => purchase.reference || purchase.purchaseId.slice(-8);
 
 function makePick(purchase) {
   const words = make("div", "pick-words");
@@ -233,18 +243,24 @@ function makePick(purchase) {
     words.append(make("p", "pick-what", make("span", "pick-units", `${number(quantity)} ×`), ` ${name}`));
     if (name !== productId) words.append(make("p", "about", productId));
   }
-  const tail = purchase.reference || purchase.purchaseId.slice(-8);
-  words.append(make("p", "about", `Order ${tail} · ${clock(purchase.createdAt)}`));
+  words.append(make("p", "about"));
   const problem = make("p", "problem");
   show(problem, "");
   problem.setAttribute("role", "alert");
   const picked = button("Picked", () => pick(purchase, picked, problem));
   picked.className = "main";
-  picked.setAttribute("aria-label", `Picked: ${linesOf(purchase)}, order ${tail}`);
+  picked.setAttribute("aria-label", `Picked: ${linesOf(purchase)}, order ${tailOf(purchase)}`);
   return make("li", "pick", words, picked, problem);
 }
 
+/** The time is written again with each list: what is of today is of yesterday tomorrow. */
+function updatePick(node, purchase) {
+  text(node.querySelector(".pick-words").lastChild, `Order ${tailOf(purchase)} · ${clock(purchase.createdAt)}`);
+}
+
 async function pick(purchase, picked, problem) {
+  // The next order moves up to where the picked one was: the second press of two was not meant for it.
+  if (performance.now() - pickedAt < DOUBLE_PRESS_MS) return;
   const id = purchase.purchaseId;
   // The key stays until an answer came: pressing again then asks for the same thing.
   if (!pickKeys.has(id)) pickKeys.set(id, newKey());
@@ -255,17 +271,21 @@ async function pick(purchase, picked, problem) {
     const card = picked.closest("li");
     const next = card.nextElementSibling || card.previousElementSibling;
     card.remove();
+    pickedAt = performance.now();
     (next ? next.querySelector("button") : $("pick-title")).focus();
     say(`Picked ${linesOf(purchase)}.`);
     wake(true);
   } catch (error) {
     picked.disabled = false;
+    if (document.activeElement === document.body) picked.focus();
     text(picked, isOpen(error) ? "Try again" : "Picked");
     show(problem, explain(error, "pick"));
     if (!isOpen(error)) pickKeys.delete(id);
   }
 }
 
+// A key that is held down picks once.
+$("picks").addEventListener("keydown", (event) => event.repeat && event.key === "Enter" && event.preventDefault());
 $("pick-all").addEventListener("click", () => {
   showAllPicks = !showAllPicks;
   wake(true);
@@ -292,8 +312,13 @@ async function refreshStock() {
   if (q) none = `Nothing is called “${q}”.`;
   else if (cursor) none = "No more products.";
   show($("stock-none"), items.length ? "" : none);
+  const turned = document.activeElement;
   $("prev").disabled = trail.length === 1;
   $("next").disabled = !nextCursor;
+  $("pages").hidden = trail.length === 1 && !nextCursor;
+  // A button that goes dead would drop the focus to the top of the page.
+  if (turned === $("next") && !nextCursor) $("prev").focus();
+  if (turned === $("prev") && trail.length === 1) $("next").focus();
   text($("page-number"), `Page ${trail.length}`);
   if (act) showNow(items.find((item) => item.productId === act.item.productId));
 }
@@ -350,14 +375,21 @@ $("q").addEventListener("input", () => {
   }, 250);
 });
 $("search").addEventListener("submit", (event) => event.preventDefault());
+
+/** A page is read from its top. */
+function turn() {
+  if ($("stock-title").getBoundingClientRect().top < 0) $("stock-title").scrollIntoView();
+  wake(true);
+}
+
 $("next").addEventListener("click", () => {
   if (following) trail.push(following);
   following = null;
-  wake(true);
+  turn();
 });
 $("prev").addEventListener("click", () => {
   if (trail.length > 1) trail.pop();
-  wake(true);
+  turn();
 });
 
 // Booking: one dialog for all four actions. It stands apart from the list, so no refresh can touch it.
@@ -518,12 +550,14 @@ const HAPPENED = {
 async function refreshEvents() {
   const { items } = (await ask("events?size=15")).json;
   await learnNames(items.map((event) => event.productId));
-  fill($("events"), items, (event) => event.position, makeEvent, () => {});
+  fill($("events"), items, (event) => event.position, makeEvent, (node) => {
+    text(node.firstChild, clock(node.firstChild.dateTime));
+  });
   show($("events-none"), items.length ? "" : "Nothing yet.");
 }
 
 function makeEvent(event) {
-  const time = make("time", "", clock(event.recordedAt));
+  const time = make("time");
   time.dateTime = event.recordedAt;
   const product = event.productId ? `: ${names.get(event.productId)}` : "";
   const delta = event.delta ? (event.delta > 0 ? "+" : "−") + number(Math.abs(event.delta)) : "";
@@ -531,7 +565,7 @@ function makeEvent(event) {
   return make("li", "", time, make("span", "what", words + product), make("span", "left", delta));
 }
 
-// The round: one request at a time, and the lists only when the ledger has grown.
+// The round: one request at a time, and the lists only when the ledger has grown or a new day has begun.
 
 let shownHead = "";
 let dirty = true;
@@ -542,13 +576,15 @@ let again = false;
 async function refresh() {
   const { json: status } = await ask("status");
   showState(status);
-  const head = `${status.epoch}-${status.head}`;
+  // With the day, since what is of today has no date.
+  const head = `${status.epoch}-${status.head} ${new Date().toDateString()}`;
   if (dirty || head !== shownHead) {
     dirty = false;
     shownHead = "";
     await refreshPicks(status.toPick);
     await refreshStock();
     await refreshEvents();
+    $("main").hidden = false;
     // Only now: what failed half way is asked for again.
     shownHead = head;
   }

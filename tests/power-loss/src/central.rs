@@ -175,7 +175,7 @@ impl Source {
         }
         // Somebody has restored the store's disk, for instance.
         if dice.chance(1) {
-            ledger::open_epoch(&self.file, now)?;
+            ledger::open_epoch(&self.file, None, now)?;
         }
         let head = ledger::head(&self.file)?.cursor;
         let applied = stores::find(known, &self.id)?.map(|store| store.cursor).unwrap_or_default();

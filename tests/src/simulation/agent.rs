@@ -2,10 +2,11 @@
 //! taken apart into single steps.
 
 use rusqlite::Connection;
-use shared::ids::StoreId;
+use shared::ids::{OperationId, StoreId};
 use shared::link::{Ack, Entry};
 use shared::redis::{BEAT_LIFE, Beat, Channel, Keys, Received};
 use shared::time::Millis;
+use shared::wire::{Command, Kind};
 use store_agent::{commands, ledger};
 
 use super::central::before;
@@ -91,6 +92,16 @@ impl Agent {
         self.sending.disconnect(late, redis)
     }
 
+    /// Purchases that this store has not heard of, and whose deadline has passed (B2).
+    fn too_late(&self, batch: &[Entry], redis_now: Millis) -> Vec<OperationId> {
+        let is_late = |entry: &&Entry| {
+            matches!(Command::decode(&entry.kind, &entry.body),
+                Ok(Command::Purchase { deadline, .. }) if redis_now > deadline)
+        };
+        let ids = batch.iter().filter(is_late).filter_map(|entry| OperationId::parse(&entry.operation).ok());
+        ids.filter(|id| commands::find_outcome(&self.file, id).expect("outcomes can be read").is_none()).collect()
+    }
+
     fn beat(&self) -> Call {
         let head = ledger::head(&self.file).expect("a ledger has a head");
         let backlog = ledger::backlog(&self.file, None).expect("a ledger has a backlog");
@@ -146,10 +157,16 @@ impl Agent {
             Reading::Ask(batch) => self.reading = Reading::Execute(batch, Millis(now)),
             Reading::Execute(batch, redis_now) => {
                 let clock = self.clock(now);
+                let late = self.too_late(&batch, redis_now);
                 let batch: Vec<Received> = batch.into_iter().map(Ok).collect();
                 commit(&self.file, &mut |connection| {
                     commands::receive(connection, &batch, redis_now, clock).map(|_| ())
                 });
+                for id in late {
+                    let outcome = commands::find_outcome(&self.file, &id).expect("outcomes can be read");
+                    let confirmed = outcome.is_some_and(|outcome| outcome.kind == Kind::PurchaseConfirmed);
+                    assert!(!confirmed, "P5: {id} was confirmed after its deadline");
+                }
             }
         }
         true

@@ -165,7 +165,7 @@ impl World {
         self.happened("view and its digest corrupted");
     }
 
-    /// An operator takes a store out of the chain that did not beat.
+    /// An operator takes a store out of the chain, although it may have come back since he looked.
     fn retire(&mut self) {
         let Some(id) = self.dice.pick(&self.stores).cloned() else { return };
         if !self.central.runs {
@@ -181,11 +181,11 @@ impl World {
             }
             Ok(())
         });
-        if let (Some(ended), super::world::Commit::Done) = (ended, end) {
+        if let (Some(ended), true) = (ended, end != super::world::Commit::Before) {
             self.happened("store retired");
-            // The answer names what was ended.
-            for purchase in ended {
-                self.history.saw(&purchase, "cancelled");
+            // The answer, if there is one, names what was ended.
+            for purchase in ended.iter().filter(|_| end == super::world::Commit::Done) {
+                self.history.saw(purchase, "cancelled");
             }
         }
         self.after_central_commit(end);
@@ -464,6 +464,9 @@ impl World {
                 self.history.effects_without_entries = true;
             }
             if end != super::world::Commit::Done {
+                if end == super::world::Commit::Before {
+                    self.happened("restore not carried out");
+                }
                 return self.after_commit(number, end);
             }
             match (report, refusal) {
@@ -493,7 +496,7 @@ impl World {
                     self.mark_lost(number, None);
                     choice = Some(Choice::Central);
                 }
-                (None, _) => return,
+                (None, _) => return self.happened("restore not carried out"),
             }
         }
     }

@@ -98,12 +98,13 @@ pub const MUST_OCCUR: &[&str] = &[
     "agent stopped: superseded",
     "agent stopped: diverged",
     "epoch opened because the log was pruned",
+    "epoch opened with a proof",
     "resync",
     "shortage",
 ];
 
 /// Seeds after which everything in [`MUST_OCCUR`] must have.
-pub const ENOUGH_SEEDS: u64 = 1_000;
+pub const ENOUGH_SEEDS: u64 = 5_000;
 
 /// Plays one seed.
 pub fn run(seed: u64, trace: bool) -> Outcome {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use shared::link::{Ack, Entry, Log, RoundReply, Sender, Step, StreamEnds};
+use shared::link::{Ack, Cursor, Entry, Log, RoundReply, Sender, Step, StreamEnds};
 use shared::redis::Channel;
 
 use super::redis::{Call, Redis, Reply};
@@ -36,7 +36,7 @@ pub(super) enum Progress {
     /// The stream was not what had been published: the sender starts over.
     StartedOver,
     /// An epoch has to be opened.
-    OpenEpoch,
+    OpenEpoch(Option<Cursor>),
 }
 
 impl Sending {
@@ -80,7 +80,7 @@ impl Sending {
                 }
                 moved
             }
-            Step::OpenEpoch | Step::Wait(_) => None,
+            Step::OpenEpoch { .. } | Step::Wait(_) => None,
         };
         moved.map_or(Progress::Moved, Progress::Acked)
     }
@@ -97,7 +97,7 @@ impl Sending {
         let mut calls = VecDeque::new();
         match step {
             Step::Wait(_) => return Progress::Idle,
-            Step::OpenEpoch => return Progress::OpenEpoch,
+            Step::OpenEpoch { proven } => return Progress::OpenEpoch(proven),
             Step::ReadAck => calls.push_back(Call::GetAck(ack)),
             Step::Clear => calls.push_back(Call::Delete(stream)),
             Step::Publish(round) => {

@@ -269,13 +269,16 @@ impl World {
                     self.after_commit(number, end);
                 }
             }
-            Progress::OpenEpoch => {
-                self.count("epoch opened because the log was pruned");
+            Progress::OpenEpoch(proven) => {
+                self.count(match proven {
+                    None => "epoch opened because the log was pruned",
+                    Some(_) => "epoch opened with a proof",
+                });
                 self.history.effects_without_entries = true;
                 self.say(|| format!("agent {number} opens an epoch"));
                 let clock = self.agents[number].clock(now);
                 let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
-                    store_agent::ledger::open_epoch(connection, clock).map(|_| ())
+                    store_agent::ledger::open_epoch(connection, proven, clock).map(|_| ())
                 });
                 if end == Commit::Done {
                     self.agents[number].sending.sender.epoch_opened();
@@ -370,7 +373,7 @@ impl World {
                     self.after_central_commit(end);
                 }
             }
-            Progress::OpenEpoch => {
+            Progress::OpenEpoch(_) => {
                 let (clock, risk) = (self.central.clock(self.now), self.risk());
                 let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
                     central::commands::reopen(connection, &store, 0, clock)
