@@ -163,7 +163,13 @@ fn apply(
         Event::Opened { .. } => park(connection, store, entry, "an epoch opens at its first entry only", now)?,
         Event::SnapshotPage(_) => lay_aside(connection, store, entry)?,
         Event::SnapshotEnd(end) => take_effect(connection, store, entry, end, &position, now, settled)?,
-        Event::Ready { command_epoch } => store.ready_epoch = *command_epoch,
+        Event::Ready { command_epoch } => {
+            store.ready_epoch = *command_epoch;
+            if *command_epoch > store.command_head.epoch && !store.retired {
+                // This database was set back, and nobody could tell then how far the store had come.
+                commands::open_epoch(connection, store, entry.id.epoch, *command_epoch, now)?;
+            }
+        }
     }
     keep(connection, store, entry, Some(&event), now)
 }

@@ -112,6 +112,12 @@ impl App {
         if let Some(why) = &sight.quarantined {
             warnings.push(why.clone());
         }
+        if sight.commands_stopped {
+            warnings.push(
+                "it has executed commands that this database does not have: stop central and run `central restore`"
+                    .into(),
+            );
+        }
         let claims: Vec<Value> = store.claims().into_iter().map(|epoch| json!({"epoch": epoch})).collect();
         let beat = sight.beat.as_ref();
         json!({
