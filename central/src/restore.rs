@@ -134,6 +134,19 @@ mod tests {
     use crate::testing::{Agent, NOW, database};
 
     #[test]
+    fn a_store_that_is_ready_for_more_than_this_database_knows_gets_a_greater_epoch() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let beyond = agent.store(&connection).command_head.epoch + 3_600_000;
+        let ready = agent.entry(&Event::Ready { command_epoch: beyond });
+        agent.tell(&connection, &[ready]);
+        let store = agent.store(&connection);
+        assert!(store.command_head.epoch > beyond && store.is_settling());
+        agent.get_ready(&connection);
+        assert!(!agent.store(&connection).is_settling());
+    }
+
+    #[test]
     fn after_the_question_nothing_of_an_older_epoch_is_applied() {
         let connection = database();
         let mut agent = Agent::settled("s1", &connection);

@@ -706,6 +706,8 @@ async fn backup(rig: &Rig, daemon: &Daemon, to: &Path) -> anyhow::Result<()> {
 pub(super) async fn take_copies(rig: &Rig) {
     let mut ticks = tokio::time::interval(Duration::from_secs(6));
     let mut number = 0;
+    // Redis's every other time, so that there is time to be set back by.
+    let mut is_redis_due = true;
     loop {
         ticks.tick().await;
         for daemon in [&rig.stores[rig.victim], &rig.central] {
@@ -718,11 +720,12 @@ pub(super) async fn take_copies(rig: &Rig) {
                 Err(error) => rig.log.say(&format!("no copy: {error:#}")),
             }
         }
-        if number % 4 < 2
-            && let Ok(_slot) = rig.redis.slot.try_lock()
-        {
+        if !is_redis_due {
+            is_redis_due = true;
+        } else if let Ok(_slot) = rig.redis.slot.try_lock() {
             let to = rig.dir().join("redis-copy").join("appendonlydir");
             let copied = remove_dir(&to).and_then(|()| copy_dir(&rig.redis_dir().join("appendonlydir"), &to));
+            is_redis_due = copied.is_err();
             if let Err(error) = copied {
                 rig.log.say(&format!("no copy of Redis: {error}"));
             }
