@@ -66,7 +66,7 @@ pub fn claim(connection: &Connection, store: &StoreId) -> Result<bool, Initialis
 }
 
 /// Opens an epoch later than the own one, which ends here. `proven`: where central was when it refused the own one, if
-/// the log [continues](continues) that.
+/// the log [continues](shared::link::Log::continues) that.
 pub fn open_epoch(connection: &Connection, proven: Option<Cursor>, now: Millis) -> rusqlite::Result<Cursor> {
     let mut head = head(connection)?;
     let mut past = lineage(connection)?;
