@@ -7,13 +7,16 @@
 pub mod chaos;
 mod client;
 pub mod data;
+mod dice;
 pub mod history;
 mod process;
 pub mod simulation;
 mod till;
+mod unknown;
 mod world;
 
 pub use client::{Answer, Client};
+pub use dice::Dice;
 pub use process::Process;
 pub use till::Till;
 pub use world::{Builder, Daemon, World};

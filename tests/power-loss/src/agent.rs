@@ -138,7 +138,7 @@ impl Agent {
             0 => Command::Resync,
             1..=4 if !self.asked.is_empty() => {
                 let which = dice.below(self.asked.len() as u64) as usize;
-                Command::Cancel { purchase: self.asked[which].clone(), forced: dice.chance(30), about }
+                Command::Cancel { purchase: self.asked[which].clone(), forced: dice.chance(300), about }
             }
             5..=8 => {
                 let operation = Act::Receive { quantity: dice.between(1, 20) };
@@ -156,7 +156,7 @@ impl Agent {
                     expires_at: now.plus(60_000),
                 };
                 self.asked.push(purchase.clone());
-                let deadline = if dice.chance(10) { now.plus(-1) } else { now.plus(60_000) };
+                let deadline = if dice.chance(100) { now.plus(-1) } else { now.plus(60_000) };
                 Command::Purchase { purchase, deadline, about }
             }
         }

@@ -174,7 +174,7 @@ impl Source {
             }
         }
         // Somebody has restored the store's disk, for instance.
-        if dice.chance(1) {
+        if dice.chance(10) {
             ledger::open_epoch(&self.file, None, now)?;
         }
         let head = ledger::head(&self.file)?.cursor;

@@ -277,10 +277,10 @@ fn tear(content: &mut Vec<u8>, at: usize, data: &[u8], dice: &mut Dice) {
     while done < data.len() {
         let next = (SECTOR - (at + done) % SECTOR).min(data.len() - done);
         let sector = &data[done..done + next];
-        if dice.chance(3) {
+        if dice.chance(30) {
             let noise: Vec<u8> = sector.iter().map(|_| dice.roll() as u8).collect();
             write(content, at + done, &noise);
-        } else if dice.chance(50) {
+        } else if dice.chance(500) {
             write(content, at + done, sector);
         }
         done += next;

@@ -10,12 +10,11 @@
 
 pub mod agent;
 pub mod central;
-mod dice;
 mod disk;
 pub mod machine;
 mod shm;
 mod vfs;
 
-pub use dice::Dice;
 pub use disk::{Disk, Syncs};
+pub use tests::Dice;
 pub use vfs::Mount;

@@ -199,7 +199,7 @@ impl<D: Daemon> Machine<'_, D> {
     fn live(&mut self) {
         self.mount.insert(self.disk.clone());
         let (chance, steps) = if self.has_opened { (10, 20) } else { (60, STEPS_OF_FIRST_OPENING) };
-        let armed = self.dice.chance(chance).then(|| self.dice.below(steps));
+        let armed = self.dice.chance(chance * 10).then(|| self.dice.below(steps));
         self.disk.arm(armed);
         let opened = open_with(Some(self.mount.name()), Path::new(PATH), D::SCHEMA)
             .map_err(|error| error.to_string())
@@ -228,21 +228,21 @@ impl<D: Daemon> Machine<'_, D> {
     /// Serves until the power goes or the daemon is stopped.
     fn work(&mut self, connection: Connection, again: Vec<D::Operation>) {
         // Production's is 1,000 pages, which hardly any of these short lives would fill.
-        if let Some(pages) = self.dice.pick(&[None, Some(1), Some(4), Some(16), Some(64)]) {
+        if let Some(Some(pages)) = self.dice.pick(&[None, Some(1), Some(4), Some(16), Some(64)]).copied() {
             connection.pragma_update(None, "wal_autocheckpoint", pages).expect("a number of pages");
         }
         // So little room that pages of a transaction go to the log before it is committed.
-        if self.dice.chance(20) {
+        if self.dice.chance(200) {
             connection.pragma_update(None, "cache_size", 8).expect("a number of pages");
         }
         let (writer, ended) = Writer::start(connection, || {});
         // Someone who reads keeps checkpoints from finishing and the log from starting over.
-        let mut reader = self.dice.chance(30).then(|| self.reader());
+        let mut reader = self.dice.chance(300).then(|| self.reader());
         let steps = self.dice.below(STEPS);
         self.disk.arm(Some(steps));
-        let mut next = (!again.is_empty() && self.dice.chance(80)).then_some(again);
+        let mut next = (!again.is_empty() && self.dice.chance(800)).then_some(again);
         let stops = loop {
-            let size = if self.dice.chance(40) { 1 } else { 1 + self.dice.below(GROUP) };
+            let size = if self.dice.chance(400) { 1 } else { 1 + self.dice.below(GROUP) };
             let group = next.take().unwrap_or_else(|| self.daemon.plan(&self.known, size, &mut self.dice));
             let answers = self.runtime.block_on(ask::<D>(&writer, &group));
             if !self.disk.is_on() {
@@ -251,12 +251,12 @@ impl<D: Daemon> Machine<'_, D> {
             }
             self.note(&group, answers);
             if let Some(reader) = &mut reader
-                && self.dice.chance(25)
+                && self.dice.chance(250)
             {
                 let turn = if reader.is_autocommit() { "begin; select count(*) from sqlite_schema" } else { "commit" };
                 reader.execute_batch(turn).expect("the power is on");
             }
-            if self.dice.chance(3) {
+            if self.dice.chance(30) {
                 break true;
             }
         };

@@ -9,15 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::Signal;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
-use shared::ids::OperationId;
-use shared::link::Entry;
 use tokio::sync::MutexGuard;
 
 use super::proxy::Weather;
 use super::rig::{Copy, Daemon, Rig, Slot, Who, look};
 use super::traffic::Person;
+use crate::Dice;
 use crate::Process;
-use crate::simulation::Dice;
+use crate::unknown::record_unknown;
 use crate::world::free_port;
 
 /// Longest wait for something to be in a state in which a fault can be told.
@@ -451,27 +450,11 @@ async fn unknown_event(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
     rig.terminate(daemon, &mut slot).await;
     let news = (|| {
         let file = Connection::open(&daemon.database)?;
-        let mut head = store_agent::ledger::head(&file)?;
-        let id = OperationId::parse(&format!("news-{:x}", plan.dice.roll())).expect("a valid id");
-        let entry = Entry::follow(&head.cursor, "teleported", id.as_str(), "{}".into(), Some(head.digest));
         let transaction = file.unchecked_transaction()?;
-        transaction.execute(
-            "insert into ledger (epoch, seq, type, operation_id, body, digest, hash, recorded_at) \
-             values (?1, ?2, ?3, ?4, '{}', ?5, ?6, ?7)",
-            rusqlite::params![
-                entry.id.epoch,
-                entry.id.seq,
-                entry.kind,
-                entry.operation,
-                shared::sqlite::DigestColumn(head.digest),
-                shared::sqlite::HashColumn(entry.hash),
-                shared::time::Millis::now().0
-            ],
-        )?;
-        head.cursor = entry.cursor();
-        store_agent::ledger::save_head(&transaction, &head)?;
+        let operation = format!("news-{:x}", plan.dice.roll());
+        let at = record_unknown(&transaction, &operation, shared::time::Millis::now())?;
         transaction.commit()?;
-        Ok::<_, rusqlite::Error>(entry.id)
+        Ok::<_, rusqlite::Error>(at)
     })();
     slot.environment.clear();
     rig.start_daemon(daemon, &mut slot);

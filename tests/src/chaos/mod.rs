@@ -24,8 +24,8 @@ use anyhow::Context;
 use rusqlite::Connection;
 use shared::ids::StoreId;
 
+use crate::Dice;
 use crate::history::judge;
-use crate::simulation::Dice;
 use faults::Plan;
 use rig::Rig;
 use traffic::{Crowd, Totals};

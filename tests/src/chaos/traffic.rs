@@ -13,8 +13,8 @@ use shared::time::Millis;
 use store_agent::idempotency::Key;
 
 use super::rig::{Rig, Who};
+use crate::Dice;
 use crate::history::{Bought, History, Operation, Told};
-use crate::simulation::Dice;
 use crate::{Answer, Client};
 
 /// Products of each store.

@@ -1,13 +1,13 @@
 //! What goes wrong.
 
 use shared::hash::Hash;
-use shared::ids::{OperationId, ProductId, StoreId};
-use shared::link::Entry;
+use shared::ids::{ProductId, StoreId};
 use shared::time::Millis;
 use store_agent::ledger;
 
 use super::agent::{Agent, copy};
 use super::world::World;
+use crate::unknown::record_unknown;
 
 /// Beyond anybody's clock, ms: all that is acknowledged may go.
 const LONG_AGO: i64 = 24 * 60 * 60 * 1_000;
@@ -215,28 +215,10 @@ impl World {
     fn unknown_event(&mut self) {
         let number = self.dice.below(self.agents.len() as u64) as usize;
         let file = &self.agents[number].file;
-        let mut head = ledger::head(file).expect("a ledger has a head");
-        if head.cursor.epoch == 0 {
+        if ledger::head(file).expect("a ledger has a head").cursor.epoch == 0 {
             return;
         }
-        let id = OperationId::parse(&format!("news-{}", self.next_id)).expect("a valid id");
-        let entry = Entry::follow(&head.cursor, "teleported", id.as_str(), "{}".into(), Some(head.digest));
-        file.execute(
-            "insert into ledger (epoch, seq, type, operation_id, body, digest, hash, recorded_at) \
-             values (?1, ?2, ?3, ?4, '{}', ?5, ?6, ?7)",
-            rusqlite::params![
-                entry.id.epoch,
-                entry.id.seq,
-                entry.kind,
-                entry.operation,
-                shared::sqlite::DigestColumn(head.digest),
-                shared::sqlite::HashColumn(entry.hash),
-                self.now
-            ],
-        )
-        .expect("the ledger can be written");
-        head.cursor = entry.cursor();
-        ledger::save_head(file, &head).expect("the ledger can be written");
+        record_unknown(file, &format!("news-{}", self.next_id), Millis(self.now)).expect("the ledger can be written");
         self.happened("unknown event");
     }
 

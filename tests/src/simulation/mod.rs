@@ -9,15 +9,12 @@
 
 mod agent;
 mod central;
-mod dice;
 mod faults;
 mod humans;
 mod redis;
 mod sending;
 mod traffic;
 mod world;
-
-pub use dice::Dice;
 
 use std::collections::BTreeMap;
 

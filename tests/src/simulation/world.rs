@@ -8,11 +8,11 @@ use shared::redis::Keys;
 
 use super::agent::Agent;
 use super::central::Central;
-use super::dice::Dice;
 use super::redis::Redis;
 use super::sending::Progress;
 use super::traffic::Look;
 use super::{Outcome, humans};
+use crate::Dice;
 use crate::history::{History, judge};
 
 /// Virtual time at the beginning, ms: a day in 2026.

@@ -40,4 +40,10 @@ impl Dice {
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         if from.is_empty() { None } else { from.get(self.below(from.len() as u64) as usize) }
     }
+
+    /// An id that no other roll gives.
+    pub fn uuid(&mut self) -> uuid::Uuid {
+        uuid::Builder::from_custom_bytes(((u128::from(self.roll()) << 64) | u128::from(self.roll())).to_be_bytes())
+            .into_uuid()
+    }
 }

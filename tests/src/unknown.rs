@@ -1,0 +1,30 @@
+//! An event that this version of central does not understand.
+
+use rusqlite::{Connection, params};
+use shared::link::{Entry, EntryId};
+use shared::sqlite::{DigestColumn, HashColumn};
+use shared::time::Millis;
+use store_agent::ledger;
+
+/// Writes into a store's ledger, in the caller's transaction, what only a later version of the agent would.
+pub(crate) fn record_unknown(file: &Connection, operation: &str, now: Millis) -> rusqlite::Result<EntryId> {
+    let mut head = ledger::head(file)?;
+    let entry = Entry::follow(&head.cursor, "teleported", operation, "{}".into(), Some(head.digest));
+    file.execute(
+        "insert into ledger (epoch, seq, type, operation_id, body, digest, hash, recorded_at) \
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            entry.id.epoch,
+            entry.id.seq,
+            entry.kind,
+            entry.operation,
+            entry.body,
+            DigestColumn(head.digest),
+            HashColumn(entry.hash),
+            now.0
+        ],
+    )?;
+    head.cursor = entry.cursor();
+    ledger::save_head(file, &head)?;
+    Ok(entry.id)
+}
