@@ -87,6 +87,9 @@ pub struct Serve {
     /// Address to listen on; port 0 takes any free one.
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8081")]
     pub listen: SocketAddr,
+    /// A file to write the address and this process's id to once it serves, for whoever started it.
+    #[arg(long, env = "ADDRESS_FILE")]
+    pub address_file: Option<PathBuf>,
     /// Prefix of all Redis keys.
     #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
     pub key_prefix: String,

@@ -71,6 +71,9 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         tracing::warn!("anyone who reaches {address} may write here: there are no tokens");
     }
     tracing::info!("listening on http://{address}");
+    if let Some(file) = &config.address_file {
+        shared::daemon::tell_address(file, address)?;
+    }
     let mut tasks = Tasks::new(stop.clone());
     let served = stop.clone();
     tasks.add("http", async move { Ok(shared::http::serve(listener, router(Arc::new(app), edge), served).await?) });

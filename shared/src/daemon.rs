@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -44,6 +46,16 @@ pub fn arguments() -> Vec<std::ffi::OsString> {
         arguments.insert(1.min(arguments.len()), "serve".into());
     }
     arguments
+}
+
+/// Tells whoever started this process where it serves: its address and its process id, separated by a space. The file is
+/// there complete or not at all.
+pub fn tell_address(file: &Path, address: SocketAddr) -> anyhow::Result<()> {
+    let mut new = file.as_os_str().to_owned();
+    new.push(".new");
+    std::fs::write(&new, format!("{address} {}\n", std::process::id()))
+        .and_then(|()| std::fs::rename(&new, file))
+        .with_context(|| format!("cannot write the address file {}", file.display()))
 }
 
 /// Resolves at SIGTERM or SIGINT.

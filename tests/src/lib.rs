@@ -9,6 +9,7 @@ mod client;
 pub mod data;
 mod dice;
 pub mod history;
+mod port;
 mod process;
 pub mod simulation;
 mod till;
@@ -27,10 +28,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Waits until `look` gives a value; panics with what it saw last when `within` is over.
-pub async fn until<T, S: Debug, F>(what: &str, within: Duration, mut look: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Result<T, S>>,
-{
+pub async fn until<T, S: Debug>(what: &str, within: Duration, mut look: impl AsyncFnMut() -> Result<T, S>) -> T {
     let deadline = Instant::now() + within;
     loop {
         match look().await {

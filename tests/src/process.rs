@@ -66,6 +66,13 @@ impl Process {
         self.child.try_wait().expect("a child can be waited for")
     }
 
+    /// Panics with the end of the log if it has ended: nobody needs to wait for what it would have done.
+    pub fn must_run(&mut self) {
+        if let Some(status) = self.ended() {
+            panic!("it ended with {status}; its log: {}", self.tail());
+        }
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()

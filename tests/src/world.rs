@@ -1,13 +1,13 @@
 //! Redis, central and stores of one test.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::port::Port;
 use crate::{Client, Process, until};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -35,8 +35,8 @@ impl Builder {
         let dir = tempfile::Builder::new().prefix("shelfstream-").tempdir().expect("a directory");
         let mut world = World {
             options: self,
-            redis_port: free_port(),
-            central_port: free_port(),
+            redis_port: Port::reserve(),
+            central_port: Port::reserve(),
             redis: None,
             central: None,
             stores: BTreeMap::new(),
@@ -68,16 +68,12 @@ pub enum Daemon {
 /// Redis, central and stores. All of it stops when it is dropped.
 pub struct World {
     options: Builder,
-    redis_port: u16,
-    central_port: u16,
+    redis_port: Port,
+    central_port: Port,
     redis: Option<Process>,
     central: Option<Process>,
-    stores: BTreeMap<String, (u16, Option<Process>)>,
+    stores: BTreeMap<String, (Port, Option<Process>)>,
     dir: TempDir,
-}
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
 /// A daemon's binary: where `cargo xtask test` says, else beside this test's own.
@@ -116,7 +112,7 @@ impl World {
 
     /// A client of central.
     pub fn central(&self) -> Client {
-        Client::new(self.central_port)
+        Client::new(self.central_port.number())
     }
 
     /// A client of a store.
@@ -133,8 +129,8 @@ impl World {
     pub async fn tool(&self, program: &str, args: &[&str]) -> (bool, String) {
         let output = tokio::process::Command::new(binary(program))
             .args(args)
-            .env("REDIS_URL", format!("redis://127.0.0.1:{}", self.redis_port))
-            .env("CENTRAL_URL", format!("http://127.0.0.1:{}", self.central_port))
+            .env("REDIS_URL", self.redis_url())
+            .env("CENTRAL_URL", format!("http://127.0.0.1:{}", self.central_port.number()))
             .current_dir(self.dir.path())
             .output()
             .await
@@ -145,14 +141,18 @@ impl World {
 
     /// The port on which a store listens.
     pub fn port_of(&self, store: &str) -> u16 {
-        self.stores.get(store).expect("a store of this world").0
+        self.stores.get(store).expect("a store of this world").0.number()
+    }
+
+    fn redis_url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.redis_port.number())
     }
 
     /// Starts Redis, empty, on this world's port.
     pub async fn start_redis(&mut self) {
         let args = [
             "--port",
-            &self.redis_port.to_string(),
+            &self.redis_port.number().to_string(),
             "--save",
             "",
             "--appendonly",
@@ -163,14 +163,18 @@ impl World {
             &self.dir.path().display().to_string(),
         ]
         .map(str::to_owned);
-        self.redis = Some(Process::start(&redis_server(), &args, &self.dir.path().join("redis.log")));
-        until("Redis answers", LONG, async || self.redis_command("PING").await.map_err(|error| error.to_string()))
-            .await;
+        let mut process = Process::start(&redis_server(), &args, &self.dir.path().join("redis.log"));
+        until("Redis answers", LONG, async || {
+            process.must_run();
+            self.redis_command("PING").await.map_err(|error| error.to_string())
+        })
+        .await;
+        self.redis = Some(process);
     }
 
     /// A connection to Redis.
     pub async fn redis_connection(&self) -> redis::aio::MultiplexedConnection {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.redis_port)).expect("an address");
+        let client = redis::Client::open(self.redis_url()).expect("an address");
         client.get_multiplexed_async_connection().await.expect("Redis answers")
     }
 
@@ -181,7 +185,7 @@ impl World {
 
     /// Runs a Redis command.
     pub async fn redis(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.redis_port))?;
+        let client = redis::Client::open(self.redis_url())?;
         let mut connection = client.get_multiplexed_async_connection().await?;
         let (name, arguments) = words.split_first().expect("a command has a name");
         redis::cmd(name).arg(arguments).query_async(&mut connection).await
@@ -200,9 +204,10 @@ impl World {
     fn start_central(&mut self) {
         let args = [
             "serve".to_owned(),
-            format!("--redis-url=redis://127.0.0.1:{}", self.redis_port),
+            format!("--redis-url={}", self.redis_url()),
             format!("--database-path={}", self.dir.path().join("central.db").display()),
-            format!("--listen=127.0.0.1:{}", self.central_port),
+            format!("--listen=127.0.0.1:{}", self.central_port.number()),
+            format!("--address-file={}", self.address_file(&Daemon::Central).display()),
             format!("--heartbeat-max-age-ms={}", self.options.max_age_ms),
             format!("--sweep-interval-ms={}", self.options.sweep_ms),
         ];
@@ -210,22 +215,22 @@ impl World {
     }
 
     fn start_store(&mut self, store: &str) {
-        let port = self.port_of(store);
         let args = [
             "serve".to_owned(),
             format!("--store-id={store}"),
-            format!("--redis-url=redis://127.0.0.1:{}", self.redis_port),
+            format!("--redis-url={}", self.redis_url()),
             format!("--database-path={}", self.dir.path().join(format!("{store}.db")).display()),
-            format!("--listen=127.0.0.1:{port}"),
+            format!("--listen=127.0.0.1:{}", self.port_of(store)),
+            format!("--address-file={}", self.address_file(&Daemon::Store(store.to_owned())).display()),
             format!("--heartbeat-interval-ms={}", self.options.beat_ms),
         ];
         let process = Process::start(&binary("store-agent"), &args, &self.dir.path().join(format!("{store}.log")));
-        self.stores.insert(store.to_owned(), (port, Some(process)));
+        self.stores.get_mut(store).expect("a store of this world").1 = Some(process);
     }
 
     /// Adds a store and starts its agent.
     pub fn add_store(&mut self, store: &str) {
-        self.stores.insert(store.to_owned(), (free_port(), None));
+        self.stores.insert(store.to_owned(), (Port::reserve(), None));
         self.start_store(store);
     }
 
@@ -260,15 +265,28 @@ impl World {
         self.up(daemon).await;
     }
 
-    /// Waits until a daemon answers.
-    pub async fn up(&self, daemon: &Daemon) {
-        let client = match daemon {
-            Daemon::Central => self.central(),
-            Daemon::Store(store) => self.store(store),
+    /// Where a daemon says on which address it serves.
+    fn address_file(&self, daemon: &Daemon) -> PathBuf {
+        self.dir.path().join(match daemon {
+            Daemon::Central => "central.address".to_owned(),
+            Daemon::Store(store) => format!("{store}.address"),
+        })
+    }
+
+    /// Waits until a daemon answers: the one that was started, and nobody else on its port.
+    pub async fn up(&mut self, daemon: &Daemon) {
+        let (client, file) = match daemon {
+            Daemon::Central => (self.central(), self.address_file(daemon)),
+            Daemon::Store(store) => (self.store(store), self.address_file(daemon)),
         };
+        let process = self.running(daemon);
         until(&format!("{daemon:?} answers"), LONG, async || {
-            let answer = client.ask(reqwest::Method::GET, "/ready", &[], None).await;
-            match answer {
+            process.must_run();
+            let told = std::fs::read_to_string(&file).unwrap_or_default();
+            if told.split_whitespace().nth(1) != Some(&process.id().to_string()) {
+                return Err("it has not said that it serves".to_owned());
+            }
+            match client.ask(reqwest::Method::GET, "/ready", &[], None).await {
                 Ok(answer) if answer.status == 200 => Ok(()),
                 other => Err(format!("{other:?}")),
             }

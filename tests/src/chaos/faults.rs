@@ -16,8 +16,8 @@ use super::rig::{Copy, Daemon, Rig, Slot, Who, look};
 use super::traffic::Person;
 use crate::Dice;
 use crate::Process;
+use crate::port::Port;
 use crate::unknown::record_unknown;
-use crate::world::free_port;
 
 /// Longest wait for something to be in a state in which a fault can be told.
 const READY_WITHIN: Duration = Duration::from_secs(5);
@@ -470,16 +470,16 @@ async fn second_agent(rig: &Arc<Rig>, plan: &mut Plan) -> anyhow::Result<String>
     let file = rig.dir().join(format!("{}-twin-{:x}.db", daemon.name, plan.dice.roll()));
     backup(rig, daemon, &file).await?;
     fork(rig, number);
-    let port = free_port();
-    let twin = rig.start_twin(number, &file, port);
+    let port = Port::reserve();
+    let twin = rig.start_twin(number, &file, port.number());
     let name = format!("twin-{:x}", plan.dice.roll());
-    let mut person = Person::new(rig, Who::Store(number), plan.dice.roll(), name).before(port);
+    let mut person = Person::new(rig, Who::Store(number), plan.dice.roll(), name).before(port.number());
     let until = Instant::now() + Duration::from_millis(plan.dice.between(2_500, 5_000).unsigned_abs());
     while Instant::now() < until {
         person.serve(number).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let told = status(daemon.port).await;
+    let told = status(daemon.port.number()).await;
     twin.kill();
     mark_lost(rig, number, &file, Some(&daemon.database))?;
     if told["stopped"].is_null() {
@@ -501,11 +501,11 @@ async fn empty_agent(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
     // The right one is not restarted meanwhile.
     let _slot = daemon.slot.lock().await;
     let file = rig.dir().join(format!("{}-empty-{:x}.db", daemon.name, plan.dice.roll()));
-    let port = free_port();
-    let twin = rig.start_twin(plan.store, &file, port);
+    let port = Port::reserve();
+    let twin = rig.start_twin(plan.store, &file, port.number());
     let refused = rig
         .wait("the empty agent is refused", READY_WITHIN, async || {
-            let told = look(port, "/v1/status").await?;
+            let told = look(port.number(), "/v1/status").await?;
             if told["stopped"].is_null() { Err(told.to_string()) } else { Ok(()) }
         })
         .await;
@@ -529,7 +529,7 @@ async fn older_file(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
         rig.start_daemon(daemon, &mut slot);
         let stopped = rig
             .wait("the old file is stopped", STOPPED_WITHIN, async || {
-                let told = look(daemon.port, "/v1/status").await?;
+                let told = look(daemon.port.number(), "/v1/status").await?;
                 if told["stopped"].is_null() { Err(told.to_string()) } else { Ok(()) }
             })
             .await;
@@ -623,7 +623,7 @@ async fn restore(rig: &Rig, number: usize) -> anyhow::Result<()> {
         format!("--store-id={}", daemon.name),
         format!("--database-path={}", daemon.database.display()),
         format!("--redis-url={}", Rig::redis_url(daemon)),
-        format!("--central=http://127.0.0.1:{}", rig.central.port),
+        format!("--central=http://127.0.0.1:{}", rig.central.port.number()),
     ];
     let started = Instant::now();
     let said = loop {
@@ -782,7 +782,7 @@ fn allow_for_set_back(rig: &Rig, old_path: &Path) -> anyhow::Result<()> {
 /// What people do once they see what is wrong: restore what has stopped. Says what they did.
 pub(super) async fn look_after(rig: &Rig) -> anyhow::Result<()> {
     for (number, daemon) in rig.stores.iter().enumerate() {
-        let told = status(daemon.port).await;
+        let told = status(daemon.port.number()).await;
         if told["stopped"].is_null() {
             continue;
         }

@@ -17,7 +17,8 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::proxy::Proxy;
 use super::report::Log;
 use super::traffic::Records;
-use crate::world::{binary, free_port, redis_server};
+use crate::port::Port;
+use crate::world::{binary, redis_server};
 use crate::{Client, Process};
 
 /// How long a daemon may take to stop when asked to: its own grace time and some air.
@@ -44,7 +45,7 @@ pub(super) struct Slot {
 pub(super) struct Daemon {
     pub(super) who: Who,
     pub(super) name: String,
-    pub(super) port: u16,
+    pub(super) port: Port,
     pub(super) database: PathBuf,
     pub(super) proxy: Proxy,
     /// Held while the network of this daemon is not clear.
@@ -54,7 +55,7 @@ pub(super) struct Daemon {
 
 /// Redis.
 pub(super) struct Redis {
-    pub(super) port: u16,
+    pub(super) port: Port,
     pub(super) slot: Mutex<Slot>,
 }
 
@@ -121,16 +122,16 @@ impl Rig {
     pub(super) async fn start(stores: usize, victim: usize, log: Log) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("shelfstream-chaos-").tempdir()?;
         let disk = SmallDisk::mount(dir.path().join("small"));
-        let redis = Redis { port: free_port(), slot: Mutex::new(Slot { process: None, environment: Vec::new() }) };
+        let redis = Redis { port: Port::reserve(), slot: Mutex::new(Slot { process: None, environment: Vec::new() }) };
         let ids: Vec<StoreId> =
             (1..=stores).map(|number| StoreId::parse(&format!("store-{number}"))).collect::<Result<_, _>>()?;
         let daemon = async |who: Who, name: &str, database: PathBuf| {
             Ok::<_, anyhow::Error>(Daemon {
                 who,
                 name: name.to_owned(),
-                port: free_port(),
+                port: Port::reserve(),
                 database,
-                proxy: Proxy::start(redis.port).await?,
+                proxy: Proxy::start(redis.port.number()).await?,
                 network: Mutex::new(()),
                 slot: Mutex::new(Slot { process: None, environment: Vec::new() }),
             })
@@ -207,7 +208,7 @@ impl Rig {
 
     /// A client that knows nothing of a store's or central's trouble.
     pub(super) fn client(&self, who: Who) -> Client {
-        Client::new(self.daemon(who).port)
+        Client::new(self.daemon(who).port.number())
     }
 
     pub(super) fn log_of(&self, name: &str) -> PathBuf {
@@ -225,7 +226,7 @@ impl Rig {
         std::fs::create_dir_all(&dir).expect("a directory for Redis");
         let args = [
             "--port",
-            &self.redis.port.to_string(),
+            &self.redis.port.number().to_string(),
             "--bind",
             "127.0.0.1",
             "--save",
@@ -241,7 +242,7 @@ impl Rig {
 
     /// A command straight to Redis, past all proxies.
     pub(super) async fn redis(&self, command: &redis::Cmd) -> RedisResult<Value> {
-        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.redis.port))?;
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.redis.port.number()))?;
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(Duration::from_secs(1)))
             .set_response_timeout(Some(Duration::from_secs(2)));
@@ -290,7 +291,7 @@ impl Rig {
     }
 
     pub(super) fn start_daemon(&self, daemon: &Daemon, slot: &mut Slot) {
-        let args = self.arguments(daemon, &daemon.database, daemon.port);
+        let args = self.arguments(daemon, &daemon.database, daemon.port.number());
         slot.process = Some(started(&Self::program(daemon.who), &args, &slot.environment, &self.log_of(&daemon.name)));
     }
 
@@ -306,7 +307,7 @@ impl Rig {
         let Some(mut process) = slot.process.take() else { return };
         let name = &daemon.name;
         // One that has not got as far as serving does not listen for signals either.
-        let serves = look(daemon.port, "/health").await.is_ok();
+        let serves = look(daemon.port.number(), "/health").await.is_ok();
         process.signal(Signal::SIGTERM);
         let started = Instant::now();
         let status = loop {
@@ -380,7 +381,7 @@ impl Rig {
 
     /// `GET`, as JSON; an error says why there is none.
     pub(super) async fn look(&self, who: Who, path: &str) -> Result<Json, String> {
-        look(self.daemon(who).port, path).await
+        look(self.daemon(who).port.number(), path).await
     }
 
     async fn are_online(&self) -> Result<(), String> {

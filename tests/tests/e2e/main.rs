@@ -10,4 +10,5 @@ mod poison;
 mod purchases;
 mod replay;
 mod retire;
+mod start;
 mod stuck;
