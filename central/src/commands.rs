@@ -17,6 +17,20 @@ use shared::wire::{Command, Kind, Outcome, Position};
 use crate::stores::Store;
 use shared::sqlite::{HashColumn, cursor_at, parsed};
 
+/// Requests of one store that may be unanswered: what a new command epoch repeats and what retiring ends is done in one
+/// transaction.
+const UNANSWERED_MAX: usize = 2_000;
+
+/// Whether a store has so many requests to answer that it gets no more.
+pub fn is_full(connection: &Connection, store: &StoreId) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "select exists (select 1 from request indexed by request_pending \
+             where store_id = ?1 and status = 'pending' order by number limit 1 offset ?2)",
+        )?
+        .query_row(params![store.as_str(), UNANSWERED_MAX - 1], |row| row.get(0))
+}
+
 /// Asks the store for something: the request, and its entry in the log. Moves the store's command head, which the
 /// caller saves in the same transaction.
 pub fn append(
@@ -328,7 +342,8 @@ pub fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Reques
         .optional()
 }
 
-/// Records the store's answer to a request; says whether the request was waiting for it.
+/// Records the store's answer to a request; says whether the request was waiting for it, or had been ended without one
+/// because the store was retired: whoever asks gets the truth once it is known.
 pub fn settle(
     connection: &Connection,
     id: &str,
@@ -341,7 +356,7 @@ pub fn settle(
     let changed = connection
         .prepare_cached(
             "update request set status = ?2, outcome = ?3, position = ?4, settled_at = ?5 \
-             where command_id = ?1 and status = 'pending'",
+             where command_id = ?1 and (status = 'pending' or position is null)",
         )?
         .execute(params![id, status.as_str(), outcome, position.to_string(), now.0])?;
     Ok(changed > 0)
@@ -399,7 +414,87 @@ fn invalid(column: usize, error: shared::ids::Invalid) -> rusqlite::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Agent, database, plan};
+    use crate::testing::{Agent, NOW, database, plan, product};
+    use shared::domain::{Guard, Item, Operation};
+    use shared::wire::{About, Event, Fact};
+
+    /// Central asked for five units of tea, the store took them in, and was retired before it could say so. Returns the
+    /// command and the store's answer.
+    fn retired_before_the_answer(connection: &Connection, agent: &Agent) -> (OperationId, Fact) {
+        let id = OperationId::parse("more-tea").expect("valid");
+        let command = Command::Operate {
+            product_id: product("tea"),
+            operation: Operation::Receive { quantity: 5 },
+            guard: Guard::default(),
+            about: About::default(),
+        };
+        let mut store = agent.store(connection);
+        append(connection, &mut store, &id, &command, NOW).expect("writes");
+        store.retire(connection, NOW).expect("retires");
+        store.save(connection).expect("writes");
+        let told = find(connection, id.as_str()).expect("reads").expect("is there");
+        assert_eq!((told.status, told.position), (Status::Refused, None));
+        let item = Item { name: "Tea".into(), quantity: 15, version: 2, ..Item::default() };
+        let done = Fact { delta: 5, item: Some(item), command: Some(id.clone()), ..Fact::new(product("tea"), NOW) };
+        (id, done)
+    }
+
+    fn assert_done(connection: &Connection, id: &OperationId) {
+        let told = find(connection, id.as_str()).expect("reads").expect("is there");
+        assert_eq!(told.status, Status::Done);
+        assert_eq!(told.outcome.and_then(|outcome| outcome.rejection), None);
+        assert!(told.position.is_some());
+    }
+
+    #[test]
+    fn a_command_that_took_effect_before_its_store_was_retired_is_told_as_done_once_that_is_known() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let (id, done) = retired_before_the_answer(&connection, &agent);
+        let late = agent.entry(&Event::Fact(Kind::Received, done));
+        let applied = agent.tell(&connection, &[late]);
+        assert!(applied.settled.contains(&id.to_string()), "whoever waits hears of it");
+        assert_done(&connection, &id);
+    }
+
+    #[test]
+    fn a_state_that_a_retired_store_comes_back_with_tells_the_truth_too() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let (id, done) = retired_before_the_answer(&connection, &agent);
+        let mut store = agent.store(&connection);
+        assert!(store.adopt(&connection, 7, NOW).expect("can be judged"));
+        store.save(&connection).expect("writes");
+        let said = Outcome {
+            command: id.clone(),
+            kind: Kind::Received,
+            at: NOW,
+            product_id: product("tea"),
+            purchase: None,
+            rejection: None,
+            item: done.item,
+            picked: false,
+        };
+        let state = agent.state(vec![said]);
+        agent.tell(&connection, &state);
+        agent.settle_in(&connection);
+        assert_done(&connection, &id);
+    }
+
+    #[test]
+    fn a_store_that_answers_nothing_gets_no_more() {
+        let connection = database();
+        let agent = Agent::settled("s1", &connection);
+        let mut store = agent.store(&connection);
+        for number in 0..UNANSWERED_MAX {
+            assert!(!is_full(&connection, &agent.id).expect("reads"), "{number}");
+            let id = OperationId::parse(&format!("resync-{number}")).expect("valid");
+            append(&connection, &mut store, &id, &Command::Resync, NOW).expect("writes");
+        }
+        assert!(is_full(&connection, &agent.id).expect("reads"));
+        let other = Agent::settled("s2", &connection);
+        assert!(!is_full(&connection, &other.id).expect("reads"));
+    }
 
     #[test]
     fn what_is_unanswered_is_found_without_reading_what_was_answered() {

@@ -1,15 +1,16 @@
 //! Reads all stores' streams and applies them (L2).
 //!
 //! News comes by the bell; a sweep of all known stores every few seconds finds what a lost bell did not say. One round
-//! is one pipelined read of many streams, one group commit, one pipelined write of acks.
+//! is one pipelined read of many streams, few commits of bounded size, one pipelined write of acks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, StreamExt};
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, Pipeline, Value};
+use rusqlite::Connection;
 use shared::ids::StoreId;
 use shared::link::{Ack, Cursor};
 use shared::redis::{Delivery, Keys, RESPONSE_TIMEOUT, Received};
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::presence::{Look, Presence};
 use crate::publisher::Wakes;
-use crate::view::Applied;
+use crate::view::{Applied, Budget};
 use crate::waiting::Waiting;
 use crate::{stores, view};
 
@@ -183,7 +184,8 @@ impl Consumer {
             tracing::info!(stores = ?new.iter().map(StoreId::as_str).collect::<Vec<_>>(), "discovered");
             known = self.reader.scan(stores::all).await.map_err(fatal)?;
         }
-        let suspects: Vec<StoreId> = known.iter().filter(|store| store.suspect).map(|store| store.id.clone()).collect();
+        let suspects: Vec<StoreId> =
+            known.iter().filter(|store| store.wants_resync()).map(|store| store.id.clone()).collect();
         if !suspects.is_empty() {
             let now = Millis::now();
             let asked = self
@@ -250,8 +252,7 @@ impl Consumer {
             Err(failure) => return Err(failure),
         };
         pace.worked(due);
-        let mut batches: Vec<(StoreId, Vec<Received>)> = Vec::new();
-        let mut seen: BTreeMap<StoreId, Seen> = BTreeMap::new();
+        let mut batches: Vec<(StoreId, Vec<Received>, Seen)> = Vec::new();
         for ((id, cursor), (delivery, look)) in cursors.into_iter().zip(looks) {
             self.presence.note(&id, &look);
             let entries = match delivery {
@@ -273,10 +274,10 @@ impl Consumer {
                 self.presence.note_applied(&id, cursor.id(), &look, read_at, true);
                 continue;
             }
-            seen.insert(id.clone(), Seen { look, full: entries.len() == count });
-            batches.push((id, entries));
+            let seen = Seen { look, full: entries.len() == count };
+            batches.push((id, entries, seen));
         }
-        let (acks, more) = self.apply(batches, read_at, seen).await?;
+        let (acks, more) = self.apply(batches, read_at).await?;
         self.set_acks(connection, &acks).await?;
         Ok(more)
     }
@@ -312,54 +313,37 @@ impl Consumer {
         Ok(looks)
     }
 
-    /// Applies all batches in one commit; each store's in a savepoint of its own, so that one that breaks stops no
-    /// other (P7). Returns what is to be acknowledged, and the stores that have more to say.
+    /// Applies all batches in few commits. Returns what is to be acknowledged, and the stores that have more to say.
     async fn apply(
         &self,
-        batches: Vec<(StoreId, Vec<Received>)>,
+        batches: Vec<(StoreId, Vec<Received>, Seen)>,
         now: Millis,
-        mut seen: BTreeMap<StoreId, Seen>,
     ) -> Result<(Vec<(StoreId, Ack)>, Vec<StoreId>), Failure> {
         if batches.is_empty() {
             return Ok((Vec::new(), Vec::new()));
         }
-        let results = self
-            .write(move |connection| {
-                batches
-                    .into_iter()
-                    .map(|(id, batch)| {
-                        connection.prepare_cached("savepoint batch")?.execute([])?;
-                        let result = view::receive(connection, &id, &batch, now);
-                        if let Err(error) = &result {
-                            if shared::sqlite::is_fatal(error) {
-                                return Err(result.err().unwrap_or(rusqlite::Error::InvalidQuery));
-                            }
-                            connection.prepare_cached("rollback to batch")?.execute([])?;
-                        }
-                        let seen = seen.remove(&id).unwrap_or_default();
-                        if let Ok(applied) = &result
-                            && seen.is_current(applied)
-                        {
-                            stores::note_as_of(connection, &id, now)?;
-                        }
-                        connection.prepare_cached("release batch")?.execute([])?;
-                        Ok((id, seen, result))
-                    })
-                    .collect::<rusqlite::Result<Vec<_>>>()
-            })
-            .await?;
+        let (mut results, mut left) = (Vec::new(), VecDeque::from(batches));
+        while !left.is_empty() {
+            // As many stores in one commit as the budget allows: however much they have to say, nobody's write waits long.
+            let (applied, rest) = self.write(move |connection| apply_some(connection, left, now)).await?;
+            results.extend(applied);
+            left = rest;
+        }
         let (mut acks, mut more) = (Vec::new(), Vec::new());
         for (id, seen, result) in results {
             match result {
                 Ok(applied) => {
-                    let all = !seen.full && applied.stuck.is_none();
+                    let all = !seen.full && !applied.more && applied.stuck.is_none();
                     self.presence.note_applied(&id, applied.ack.cursor.id(), &seen.look, now, all);
                     if applied.entries > 0 {
                         self.lift_quarantine(&id);
                     }
                     // One of which nothing was applied would say the same again.
-                    if seen.full && applied.entries > 0 && applied.stuck.is_none() {
+                    if applied.more || seen.full && applied.entries > 0 && applied.stuck.is_none() {
                         more.push(id.clone());
+                    }
+                    if applied.has_steps {
+                        self.wakes.steps().notify_one();
                     }
                     if self.presence.note_stuck(&id, applied.stuck.clone()) {
                         let why = applied.stuck.unwrap_or_default();
@@ -408,8 +392,44 @@ impl Seen {
     fn is_current(&self, applied: &Applied) -> bool {
         let at = applied.ack.cursor;
         let reached = self.look.beat.as_ref().is_some_and(|beat| beat.epoch == at.epoch && beat.head <= at.seq);
-        reached && !self.full && applied.stuck.is_none()
+        reached && !self.full && !applied.more && applied.stuck.is_none()
     }
+}
+
+/// A store's entries, and what was seen with them.
+type Batch = (StoreId, Vec<Received>, Seen);
+/// What became of it.
+type Judged = (StoreId, Seen, rusqlite::Result<Applied>);
+
+/// Applies batches until the budget of one transaction is about spent, and gives back the others; each store's in a
+/// savepoint of its own, so that one that breaks stops no other (P7).
+fn apply_some(
+    connection: &Connection,
+    mut batches: VecDeque<Batch>,
+    now: Millis,
+) -> rusqlite::Result<(Vec<Judged>, VecDeque<Batch>)> {
+    let mut budget = Budget::new(Budget::FULL);
+    let mut results = Vec::new();
+    while !budget.is_low()
+        && let Some((id, batch, seen)) = batches.pop_front()
+    {
+        connection.prepare_cached("savepoint batch")?.execute([])?;
+        let result = view::receive(connection, &id, &batch, now, &mut budget);
+        if let Err(error) = &result {
+            if shared::sqlite::is_fatal(error) {
+                return Err(result.err().unwrap_or(rusqlite::Error::InvalidQuery));
+            }
+            connection.prepare_cached("rollback to batch")?.execute([])?;
+        }
+        if let Ok(applied) = &result
+            && seen.is_current(applied)
+        {
+            stores::note_as_of(connection, &id, now)?;
+        }
+        connection.prepare_cached("release batch")?.execute([])?;
+        results.push((id, seen, result));
+    }
+    Ok((results, batches))
 }
 
 /// How much is read at once. Entries are of any size: what took too long is tried again with half of it, down to one
@@ -419,6 +439,8 @@ struct Pace {
     halved: u32,
     worked: u32,
     resting: BTreeMap<StoreId, Instant>,
+    /// The last store of the round before: the next begins behind it, so that none waits for those that always have more.
+    turn: Option<StoreId>,
 }
 
 impl Pace {
@@ -430,10 +452,15 @@ impl Pace {
             due.remove(&id);
             return vec![id];
         }
-        let round: Vec<StoreId> = due.iter().take((STORES_A_ROUND >> self.halved).max(1)).cloned().collect();
+        let turn = self.turn.take();
+        let is_behind = |id: &&StoreId| turn.as_ref().is_none_or(|turn| *id > turn);
+        let (behind, before) = (due.iter().filter(is_behind), due.iter().filter(|id| !is_behind(id)));
+        let round: Vec<StoreId> =
+            behind.chain(before).take((STORES_A_ROUND >> self.halved).max(1)).cloned().collect();
         for id in &round {
             due.remove(id);
         }
+        self.turn = round.last().cloned();
         round
     }
 

@@ -21,10 +21,13 @@ pub mod replay;
 pub mod restore;
 pub mod run;
 pub mod settle;
+pub mod steps;
+pub mod stocks;
 pub mod stores;
 #[cfg(test)]
 mod testing;
 pub mod tools;
+pub mod totals;
 pub mod verify;
 pub mod view;
 pub mod waiting;

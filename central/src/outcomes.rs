@@ -36,11 +36,13 @@ pub fn find(connection: &Connection, store: &StoreId, command: &OperationId) -> 
     Ok(body.and_then(|body| serde_json::from_str(&body).ok()))
 }
 
-/// All that are kept for a store.
-pub fn of_store(connection: &Connection, store: &StoreId) -> rusqlite::Result<Vec<Outcome>> {
+/// Those kept for a store whose command's id is greater, in order, at most so many.
+pub fn behind(connection: &Connection, store: &StoreId, command: &str, rows: usize) -> rusqlite::Result<Vec<Outcome>> {
     connection
-        .prepare_cached("select body from outcome where store_id = ?1 order by command_id")?
-        .query_map([store.as_str()], |row| row.get::<_, String>(0))?
+        .prepare_cached(
+            "select body from outcome where store_id = ?1 and command_id > ?2 order by command_id limit ?3",
+        )?
+        .query_map(params![store.as_str(), command, rows], |row| row.get::<_, String>(0))?
         .map(|body| {
             serde_json::from_str(&body?).map_err(|error| {
                 rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))

@@ -16,6 +16,8 @@ use crate::stores::Store;
 
 /// Two process numbers that each came back after the other, within this time, are two agents.
 const ALTERNATION: Duration = Duration::from_secs(120);
+/// A store that announces entries of which nothing has come for so long gets no purchase: it would not execute it.
+const STANDSTILL: Duration = Duration::from_secs(10);
 
 /// A store's heartbeat as read at one moment.
 #[derive(Debug, Clone, Default)]
@@ -77,6 +79,8 @@ struct Seen {
     two_agents: bool,
     /// Since when something is known to exist that is not applied.
     lagging_since: Option<Instant>,
+    /// Where it has stood, and since when, with more announced.
+    standing: Option<(EntryId, Instant)>,
     /// Why its stream cannot be followed.
     stuck: Option<(String, Instant)>,
     quarantined: Option<String>,
@@ -114,6 +118,8 @@ pub struct Sight {
     pub gone: bool,
     /// Age of the oldest entry known to exist and not applied, ms; 0: none.
     pub lag_ms: i64,
+    /// More is announced than is applied, and for some time nothing was.
+    pub stands_still: bool,
     /// Two agents beat under one id.
     pub two_agents: bool,
     /// Why its stream has stood still, and for how long, ms.
@@ -199,6 +205,9 @@ impl Presence {
         let head = look.beat.as_ref().map(|beat| EntryId { epoch: beat.epoch, seq: beat.head });
         let mut stores = self.stores.write();
         let seen = stores.entry(store.clone()).or_default();
+        let is_behind = head.is_some_and(|head| !reached(head));
+        seen.standing =
+            is_behind.then(|| seen.standing.filter(|(place, _)| *place == applied).unwrap_or((applied, Instant::now())));
         // Under steady sales there is always something newer: what an earlier beat announced counts for its own time.
         if let Some((asked_at, place)) = seen.owed
             && (reached(place) || place.epoch < applied.epoch)
@@ -296,6 +305,7 @@ impl Presence {
             beat_age_ms: seen.beaten_at.map(millis),
             gone: seen.gone,
             lag_ms: seen.lagging_since.map_or(0, millis),
+            stands_still: seen.standing.is_some_and(|(_, since)| since.elapsed() > STANDSTILL),
             two_agents: seen.two_agents,
             stuck: seen.stuck.as_ref().map(|(why, since)| (why.clone(), millis(*since))),
             quarantined: seen.quarantined.clone(),
@@ -334,7 +344,7 @@ impl Presence {
         if sight.quarantined.is_some() || sight.commands_stopped {
             return Err(Unavailable::Quarantined);
         }
-        if beat.epoch != store.cursor.epoch || store.is_settling() {
+        if beat.epoch != store.cursor.epoch || store.is_settling() || sight.stands_still {
             return Err(Unavailable::CatchingUp);
         }
         if !store.online_sale {
@@ -379,6 +389,34 @@ mod tests {
         assert_eq!((sight().current_at, sight().lag_ms), (Millis(30), 0));
         assert!(!presence.note_applied(&store, at(6_000), &look(6_000), Millis(40), false), "stuck");
         assert_eq!(sight().current_at, Millis(30));
+    }
+
+    #[test]
+    fn a_store_of_which_nothing_comes_any_more_gets_no_purchase() {
+        let connection = crate::testing::database();
+        let store = crate::testing::Agent::settled("s1", &connection).store(&connection);
+        let presence = Presence::new(Duration::from_secs(50));
+        let wait = |presence: &Presence| {
+            let mut stores = presence.stores.write();
+            let standing = &mut stores.entry(store.id.clone()).or_default().standing;
+            *standing = standing.and_then(|(place, at)| Some((place, at.checked_sub(STANDSTILL * 2)?)));
+        };
+        let judged = |head| presence.judge(&store, &look(head));
+        presence.note_applied(&store.id, at(5), &look(9), Millis(1), false);
+        assert_eq!(judged(9), Ok(()), "it may come any moment");
+        // Under steady load there is always more, and always some of it comes.
+        wait(&presence);
+        presence.note_applied(&store.id, at(6), &look(20), Millis(2), true);
+        assert_eq!(judged(20), Ok(()));
+        wait(&presence);
+        presence.note_applied(&store.id, at(6), &look(30), Millis(3), false);
+        assert_eq!(judged(30), Err(Unavailable::CatchingUp));
+        presence.note_applied(&store.id, at(30), &look(30), Millis(4), true);
+        assert_eq!(judged(30), Ok(()));
+        // One that was idle for long is behind only since it announced something.
+        wait(&presence);
+        presence.note_applied(&store.id, at(30), &look(31), Millis(5), true);
+        assert_eq!(judged(31), Ok(()));
     }
 
     #[test]

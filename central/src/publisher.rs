@@ -32,6 +32,7 @@ pub struct Wakes {
     marked: Arc<Mutex<Vec<StoreId>>>,
     senders: Arc<Mutex<HashMap<StoreId, Arc<Notify>>>>,
     new: Arc<Notify>,
+    steps: Arc<Notify>,
 }
 
 impl Wakes {
@@ -45,7 +46,14 @@ impl Wakes {
         let marked = std::mem::take(&mut *self.marked.lock());
         for store in &marked {
             self.wake(store);
+            // What an operator decides may leave something to do.
+            self.steps.notify_one();
         }
+    }
+
+    /// Notified when a store may have something left to do in [steps](crate::steps).
+    pub fn steps(&self) -> Arc<Notify> {
+        self.steps.clone()
     }
 
     /// Wakes a store's sender.

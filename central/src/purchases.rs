@@ -328,6 +328,15 @@ pub fn settle(connection: &Connection, store: &mut Store, answer: &Answer<'_>, n
             Ok(true)
         }
         (Kind::PurchaseConfirmed, Status::Confirmed) if present => Ok(false),
+        // Retiring the store had ended it; that the store holds nothing of it is known now.
+        (Kind::PurchaseRejected | Kind::PurchaseExpired | Kind::PurchaseCancelled, Status::Cancelled)
+            if present && purchase.position.is_none() =>
+        {
+            connection
+                .prepare_cached("update purchase set position = ?2 where purchase_id = ?1")?
+                .execute(params![purchase.id.to_string(), answer.position.to_string()])?;
+            Ok(false)
+        }
         (Kind::PurchaseConfirmed, _) => {
             give_back(connection, store, answer.purchase, now)?;
             Ok(false)
@@ -355,13 +364,14 @@ fn give_back(connection: &Connection, store: &mut Store, purchase: &PurchaseRef,
 /// have come before, waiting for that of a cancel which was ended, too.
 pub fn ask_back(connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<()> {
     let ended: Vec<Purchase> = connection
-        .prepare_cached(&format!(
-            "select {COLUMNS} from purchase where store_id = ?1 and code = 'store_retired' order by number"
-        ))?
+        .prepare_cached(&format!("select {COLUMNS} {VOIDED}"))?
         .query_map([store.id.as_str()], Purchase::read)?
         .collect::<rusqlite::Result<_>>()?;
     ended.iter().try_for_each(|purchase| give_back(connection, store, &purchase.attempt_ref(), now))
 }
+
+const VOIDED: &str = "from purchase indexed by purchase_voided \
+     where store_id = ?1 and code = 'store_retired' and position is null order by number";
 
 /// B3: a reply to a purchase that central no longer knows makes it known again.
 fn recreate(connection: &Connection, store: &Store, answer: &Answer<'_>) -> rusqlite::Result<()> {
@@ -494,7 +504,7 @@ mod tests {
     #[test]
     fn open_purchases_are_found_without_reading_those_that_ended() {
         let connection = database();
-        for sql in [UNANSWERED_CANCEL, OPEN, PENDING] {
+        for sql in [UNANSWERED_CANCEL, OPEN, PENDING, &format!("select number {VOIDED}")] {
             let plan = plan(&connection, sql);
             assert!(plan.starts_with("SEARCH") && !plan.contains("SCAN"), "{sql}: {plan}");
         }

@@ -9,11 +9,14 @@ use shared::wire::Event;
 
 use crate::stores::Store;
 
-/// The stock at the store's state: the opening's pages, then every entry after them, in order.
+/// The stock at the store's state: the pages of the snapshot that was installed last, then every entry after them, in
+/// order.
 pub fn stock(connection: &Connection, store: &Store) -> rusqlite::Result<BTreeMap<ProductId, Item>> {
-    let mut statement = connection
-        .prepare_cached("select type, body from event where store_id = ?1 and epoch = ?2 and seq <= ?3 order by seq")?;
-    let mut rows = statement.query(params![store.id.as_str(), store.state.epoch, store.state.seq])?;
+    let mut statement = connection.prepare_cached(
+        "select type, body from event where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq",
+    )?;
+    let mut rows =
+        statement.query(params![store.id.as_str(), store.state.epoch, store.base.seq, store.state.seq])?;
     let mut stock = BTreeMap::new();
     let (mut laid_aside, mut pages, mut count) = (BTreeMap::new(), 0, 0);
     while let Some(row) = rows.next()? {

@@ -19,6 +19,7 @@ use crate::http::{App, router};
 use crate::presence::Presence;
 use crate::publisher::{Publisher, Wakes};
 use crate::redis_link::RedisLink;
+use crate::steps::Steps;
 use crate::waiting::Waiting;
 use crate::{maintenance, stores};
 
@@ -46,6 +47,8 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         had_view,
     };
     let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts };
+    let steps =
+        Steps { writer: writer.clone(), reader: reader.clone(), waiting: waiting.clone(), wakes: wakes.clone() };
     let consumer = Consumer {
         client: client.clone(),
         keys: keys.clone(),
@@ -79,6 +82,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     tasks.add("http", async move { Ok(shared::http::serve(listener, router(Arc::new(app), edge), served).await?) });
     tasks.add("consumer", consumer.run(stop.clone()));
     tasks.add("publisher", publisher.run(stop.clone()));
+    tasks.add("steps", steps.run(stop.clone()));
     tasks.add("maintenance", maintenance::run(writer, reader, stop));
     tasks.add("writer", async move {
         // It ends when the last handle to it is gone, which is after every other task.

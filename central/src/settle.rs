@@ -3,12 +3,15 @@
 
 use rusqlite::Connection;
 use shared::ids::OperationId;
+use shared::planted::{Bug, planted};
+use shared::sqlite::{in_savepoint, is_fatal};
 use shared::time::Millis;
 use shared::wire::{Fact, Kind, Outcome, Position};
 
 use crate::commands::{self, Status};
 use crate::outcomes;
 use crate::purchases::{self, Answer};
+use crate::stocks;
 use crate::stores::Store;
 
 /// Names of what has been settled, for whoever waits for it.
@@ -91,6 +94,38 @@ pub fn outcome(
         return Ok(());
     }
     purchase_outcome(connection, store, outcome, position, now, settled)
+}
+
+/// Settles the next outcomes that came with the state that is shown since it has arrived (L7), where its `snapshot_end`
+/// stands. Says how many rows that was worth. Only after the switch: what they took is out of its items already, so that for
+/// a moment too little is on offer, and never too much.
+pub fn install(
+    connection: &Connection,
+    store: &mut Store,
+    outcomes: u64,
+    now: Millis,
+    settled: &mut Settled,
+) -> rusqlite::Result<u64> {
+    let position = Position { store: store.id.clone(), at: store.cursor.id() };
+    let next = stocks::outcomes(connection, store.stock, outcomes)?;
+    for (number, said) in &next {
+        if let Some(said) = said {
+            let mut after = store.clone();
+            let mut news = Settled::new();
+            match in_savepoint(connection, || outcome(connection, &mut after, said, None, &position, now, &mut news)) {
+                Ok(()) => {
+                    *store = after;
+                    settled.append(&mut news);
+                }
+                Err(error) if is_fatal(&error) => return Err(error),
+                // One that the database refuses must not hold up the others (L11).
+                Err(error) => tracing::error!(store = %store.id, command = %said.command, %error, "an outcome is left out"),
+            }
+        }
+        stocks::forget_outcome(connection, store.stock, *number)?;
+    }
+    store.installing = next.len() as u64 == outcomes && !planted(Bug::OutcomesHalfSettled);
+    Ok(next.len() as u64 * crate::steps::ROWS_AN_OUTCOME)
 }
 
 fn purchase_outcome(

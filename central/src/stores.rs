@@ -3,11 +3,14 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use shared::hash::Digest;
 use shared::ids::StoreId;
-use shared::link::{Ack, Cursor, Known, Past};
+use shared::link::{Ack, Cursor, EntryId, Known, Past};
 use shared::time::Millis;
 
-use crate::{commands, items, purchases};
+use crate::{commands, purchases, stocks};
 use shared::sqlite::{DigestColumn, HashColumn, cursor_at, parsed};
+
+/// Earlier epochs of a store that are kept, the newest; the ledger itself tells of all that central has applied.
+const LINEAGE_MAX: usize = 1_000;
 
 /// What the last comparison of digests said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +65,7 @@ pub struct Store {
     pub command_acked: u64,
     /// The command epoch that the store is ready for.
     pub ready_epoch: u64,
-    /// Something in it was not as it should be; a resync clears it.
+    /// The digests differed, or an entry was not understood and no later one has shown that it changed no stock.
     pub suspect: bool,
     /// When a resync was last asked for.
     pub resync_at: Option<Millis>,
@@ -70,11 +73,21 @@ pub struct Store {
     pub online_sale: bool,
     /// Taken out of the chain.
     pub retired: bool,
+    /// The [stock](crate::stocks) that is shown.
+    pub stock: i64,
+    /// The stock that is arriving; 0: none.
+    pub staged: i64,
+    /// Outcomes that came with the stock are still to be settled; entries wait until then.
+    pub installing: bool,
+    /// Something is left to be done in [steps](crate::steps).
+    pub steps: bool,
+    /// The first page of the snapshot that was installed last: the ledger is replayed from there.
+    pub base: EntryId,
 }
 
 const COLUMNS: &str = "store_id, first_seen_at, epoch, seq, hash, fenced, adopt, digest, digest_state, opening, complete, \
      state_epoch, state_seq, state_hash, as_of, command_epoch, command_seq, command_hash, command_acked, ready_epoch, \
-     suspect, resync_at, online_sale, retired";
+     suspect, resync_at, online_sale, retired, stock, staged, installing, steps, base_epoch, base_seq";
 
 impl Store {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -102,6 +115,11 @@ impl Store {
             resync_at: row.get::<_, Option<i64>>(21)?.map(Millis),
             online_sale: row.get(22)?,
             retired: row.get(23)?,
+            stock: row.get(24)?,
+            staged: row.get(25)?,
+            installing: row.get(26)?,
+            steps: row.get(27)?,
+            base: EntryId { epoch: row.get(28)?, seq: row.get(29)? },
         })
     }
 
@@ -131,8 +149,8 @@ impl Store {
         }
         let mut ended = purchases::void(connection, &self.id, now)?;
         ended.extend(commands::void(connection, &self.id, now)?);
-        items::count_store(connection, &self.id, false)?;
         self.retired = true;
+        self.steps = true;
         self.adopt = None;
         self.reopen_commands(connection, now)?;
         Ok(ended)
@@ -152,22 +170,22 @@ impl Store {
             return Ok(true);
         }
         if self.retired {
-            self.take_back(connection)?;
+            self.take_back();
             self.reopen_commands(connection, now)?;
             purchases::ask_back(connection, self, now)?;
         }
         Ok(true)
     }
 
-    /// Counts it in the chain again.
-    pub fn take_back(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        if self.retired {
-            items::count_store(connection, &self.id, true)?;
-            self.retired = false;
-            // Totals that are summed anew in this transaction look at the row.
-            self.save(connection)?;
-        }
-        Ok(())
+    /// Puts it in the chain again.
+    pub fn take_back(&mut self) {
+        self.steps |= self.retired;
+        self.retired = false;
+    }
+
+    /// Whether its whole state is wanted: a digest differed, or an opening came with pages missing.
+    pub fn wants_resync(&self) -> bool {
+        self.digest_state == DigestState::Different && !self.retired
     }
 
     /// Commands that were ended are still in the log: a new epoch leaves them out, so that they are never executed.
@@ -191,8 +209,8 @@ impl Store {
                 "update store set epoch = ?2, seq = ?3, hash = ?4, fenced = ?5, adopt = ?6, digest = ?7, \
                  digest_state = ?8, opening = ?9, complete = ?10, state_epoch = ?11, state_seq = ?12, \
                  state_hash = ?13, as_of = ?14, command_epoch = ?15, command_seq = ?16, command_hash = ?17, \
-                 ready_epoch = ?18, suspect = ?19, resync_at = ?20, online_sale = ?21, retired = ?22 \
-                 where store_id = ?1",
+                 ready_epoch = ?18, suspect = ?19, resync_at = ?20, online_sale = ?21, retired = ?22, stock = ?23, \
+                 staged = ?24, installing = ?25, steps = ?26, base_epoch = ?27, base_seq = ?28 where store_id = ?1",
             )?
             .execute(params![
                 self.id.as_str(),
@@ -217,6 +235,12 @@ impl Store {
                 self.resync_at.map(|at| at.0),
                 self.online_sale,
                 self.retired,
+                self.stock,
+                self.staged,
+                self.installing,
+                self.steps,
+                self.base.epoch,
+                self.base.seq,
             ])?;
         Ok(())
     }
@@ -240,9 +264,16 @@ pub fn all(connection: &Connection) -> rusqlite::Result<Vec<Store>> {
 
 /// Makes a store known: from now on it gets an ack, and its events are read.
 pub fn discover(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("insert or ignore into store (store_id, first_seen_at) values (?1, ?2)")?
-        .execute(params![id.as_str(), now.0])?;
+    let is_new = connection
+        .prepare_cached("insert or ignore into store (store_id, first_seen_at, steps) values (?1, ?2, 0)")?
+        .execute(params![id.as_str(), now.0])?
+        > 0;
+    if is_new {
+        let stock = stocks::first(connection, id)?;
+        connection
+            .prepare_cached("update store set stock = ?2 where store_id = ?1")?
+            .execute(params![id.as_str(), stock])?;
+    }
     Ok(())
 }
 
@@ -286,10 +317,12 @@ pub fn add_to_lineage(connection: &Connection, id: &StoreId, past: &Cursor) -> r
     Ok(())
 }
 
-/// Replaces the lineage by that of an accepted opening.
+/// Replaces the lineage by that of an accepted opening, as far as it is kept.
 pub fn set_lineage(connection: &Connection, id: &StoreId, lineage: &[Past]) -> rusqlite::Result<()> {
     connection.prepare_cached("delete from lineage where store_id = ?1")?.execute([id.as_str()])?;
-    lineage.iter().try_for_each(|past| add_to_lineage(connection, id, &past.end))
+    let mut newest_first: Vec<&Past> = lineage.iter().collect();
+    newest_first.sort_by(|one, other| other.end.epoch.cmp(&one.end.epoch));
+    newest_first.into_iter().take(LINEAGE_MAX).try_for_each(|past| add_to_lineage(connection, id, &past.end))
 }
 
 /// Everything that the store is known to have recorded was applied by then.
@@ -411,7 +444,7 @@ mod tests {
         let nobody = Agent::new("s2");
         discover(&connection, &nobody.id, NOW).expect("is known");
         assert_eq!(known(&connection, &nobody.store(&connection)).expect("reads").epochs, [0]);
-        for sql in [EPOCHS, OTHER_CASE, items::OTHER_CASE] {
+        for sql in [EPOCHS, OTHER_CASE, crate::items::OTHER_CASE] {
             let plan = plan(&connection, sql);
             for table in ["event", "store", "item", "lineage"] {
                 assert!(!plan.contains(&format!("SCAN {table}")), "{sql}: {plan}");

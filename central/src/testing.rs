@@ -9,11 +9,14 @@ use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use shared::link::{Cursor, Entry, Past};
 use shared::redis::Received;
 use shared::time::Millis;
-use shared::wire::{About, Event, Fact, Kind, Named, SnapshotEnd, SnapshotPage};
+use shared::wire::{About, Event, Fact, Kind, Named, Outcome, SnapshotEnd, SnapshotPage};
 
 use crate::stores::{self, Store};
-use crate::view::{self, Applied};
-use crate::{database, purchases};
+use crate::view::{self, Applied, Budget};
+use crate::{database, purchases, steps, totals};
+
+/// Items or outcomes on a page of an agent's, at most.
+const PAGE: usize = 200;
 
 pub(crate) const NOW: Millis = Millis(1_800_000_000_000);
 
@@ -46,30 +49,54 @@ impl Agent {
     pub(crate) fn settled(id: &str, connection: &Connection) -> Self {
         let mut agent = Self::new(id);
         agent.stock.insert(product("tea"), Item { name: "Tea".into(), quantity: 10, version: 1, ..Item::default() });
-        agent.digest = view::digest(&agent.stock.clone().into_iter().collect::<Vec<_>>());
+        agent.sum_up();
         let opening = agent.open(7, &[]);
         agent.tell(connection, &opening);
         agent.get_ready(connection);
         agent
     }
 
+    /// Has so many more products, a few units of each.
+    pub(crate) fn stock_up(&mut self, products: usize) {
+        for number in 0..products {
+            let item = Item { name: "Thing".into(), quantity: 3 + number as i64 % 5, version: 1, ..Item::default() };
+            self.stock.insert(product(&format!("p-{number:05}")), item);
+        }
+        self.sum_up();
+    }
+
+    /// No longer has a product.
+    pub(crate) fn lose(&mut self, name: &str) {
+        self.stock.remove(&product(name));
+        self.sum_up();
+    }
+
+    fn sum_up(&mut self) {
+        let add = |sum: Digest, (product, item): (&ProductId, &Item)| sum.replace(product, None, Some(item));
+        self.digest = self.stock.iter().fold(Digest::default(), add);
+    }
+
     /// Entries that open an epoch with the whole stock.
     pub(crate) fn open(&mut self, epoch: u64, lineage: &[Cursor]) -> Vec<Received> {
         self.head = Cursor { epoch, ..Cursor::default() };
+        let opened = Event::Opened { lineage: lineage.iter().copied().map(Past::ended).collect() };
+        let opened = self.entry(&opened);
+        [opened].into_iter().chain(self.state(Vec::new())).collect()
+    }
+
+    /// Entries that tell the whole state.
+    pub(crate) fn state(&mut self, outcomes: Vec<Outcome>) -> Vec<Received> {
         let items: Vec<Named> = self
             .stock
             .iter()
             .map(|(product_id, item)| Named { product_id: product_id.clone(), item: item.clone() })
             .collect();
-        let end = SnapshotEnd { pages: 1, count: items.len() as u64 };
-        [
-            Event::Opened { lineage: lineage.iter().copied().map(Past::ended).collect() },
-            Event::SnapshotPage(SnapshotPage { items, outcomes: Vec::new() }),
-            Event::SnapshotEnd(end),
-        ]
-        .iter()
-        .map(|event| self.entry(event))
-        .collect()
+        let count = items.len() as u64;
+        let items = items.chunks(PAGE).map(|items| SnapshotPage { items: items.to_vec(), outcomes: Vec::new() });
+        let outcomes = outcomes.chunks(PAGE).map(|page| SnapshotPage { items: Vec::new(), outcomes: page.to_vec() });
+        let mut state: Vec<Event> = items.chain(outcomes).map(Event::SnapshotPage).collect();
+        state.push(Event::SnapshotEnd(SnapshotEnd { pages: state.len() as u64, count }));
+        state.iter().map(|event| self.entry(event)).collect()
     }
 
     pub(crate) fn entry(&mut self, event: &Event) -> Received {
@@ -89,6 +116,13 @@ impl Agent {
         self.entry(&Event::Fact(Kind::Sold, Fact { delta: -1, item: Some(after), ..Fact::new(tea, NOW) }))
     }
 
+    /// What only a later version would record.
+    pub(crate) fn unknown(&mut self) -> Received {
+        let entry = Entry::follow(&self.head, "teleported", "op-unknown", "{}".into(), Some(self.digest));
+        self.head = entry.cursor();
+        Ok(entry)
+    }
+
     /// Says that it is ready for central's present command epoch.
     pub(crate) fn get_ready(&mut self, connection: &Connection) {
         let command_epoch = self.store(connection).command_head.epoch;
@@ -97,7 +131,16 @@ impl Agent {
     }
 
     pub(crate) fn tell(&self, connection: &Connection, batch: &[Received]) -> Applied {
-        view::receive(connection, &self.id, batch, NOW).expect("can be applied")
+        let mut budget = Budget::new(u64::MAX);
+        view::receive(connection, &self.id, batch, NOW, &mut budget).expect("can be applied")
+    }
+
+    /// Does all that is left to be done in steps.
+    pub(crate) fn settle_in(&self, connection: &Connection) {
+        while self.store(connection).steps {
+            steps::step(connection, &self.id, steps::ROWS, NOW).expect("can be done");
+        }
+        while totals::recount_step(connection, steps::ROWS).expect("can be done") {}
     }
 
     pub(crate) fn store(&self, connection: &Connection) -> Store {

@@ -2,25 +2,59 @@
 //!
 //! **Guarantees.** Each entry of a ledger is applied once and in order, with the cursor, the totals and what it settles
 //! in one transaction. An entry that does not fit is never applied. An opening state takes effect as a whole or not at
-//! all. After each batch the view's digest has been compared with the store's.
+//! all. After each batch the view's digest has been compared with the store's. A transaction does no more than its
+//! [`Budget`] allows, however much a store has to say.
 
 use rusqlite::{Connection, params};
-use shared::domain::Item;
 use shared::hash::Digest;
-use shared::ids::{OperationId, ProductId, StoreId};
+use shared::ids::{OperationId, StoreId};
 use shared::link::{Ack, Entry, Receipt, accepts_epoch, receive as judge};
 use shared::planted::{Bug, planted};
 use shared::redis::Received;
 use shared::time::Millis;
-use shared::wire::{Command, Event, Position, SnapshotEnd, SnapshotPage};
+use shared::wire::{Command, Event, Position};
 
 use crate::settle::{self, Settled};
+use crate::steps::ROWS_AN_OUTCOME;
 use crate::stores::{self, DigestState, Store};
-use crate::{commands, items};
+use crate::{commands, items, stocks};
 use shared::sqlite::{DigestColumn, HashColumn, in_savepoint, is_fatal};
 
 /// A resync is asked for at most this often for one store.
 const RESYNC_EVERY_MS: i64 = 60_000;
+
+/// How many rows one transaction may still write, about; shared by all stores whose entries are applied in it. An entry is
+/// begun as long as anything is left.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    rows: u64,
+}
+
+impl Budget {
+    /// Of a transaction for which nobody waits longer than some tens of milliseconds.
+    pub const FULL: u64 = 2_000;
+    /// An entry's own row, its item, total and cursor.
+    const ENTRY: u64 = 2;
+
+    /// So many rows.
+    pub fn new(rows: u64) -> Self {
+        Self { rows }
+    }
+
+    /// Whether nothing is left.
+    pub fn is_spent(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Whether so little is left that another store is better served by the next transaction.
+    pub fn is_low(&self) -> bool {
+        self.rows < Self::FULL / 4
+    }
+
+    fn spend(&mut self, rows: u64) {
+        self.rows = self.rows.saturating_sub(rows);
+    }
+}
 
 /// What became of a batch.
 #[derive(Debug)]
@@ -35,16 +69,28 @@ pub struct Applied {
     pub stuck: Option<String>,
     /// Whether commands were appended, which are to be sent.
     pub has_commands: bool,
+    /// The budget was spent before the batch was: the rest is to be handed over again.
+    pub more: bool,
+    /// The store has something left to do in [steps](crate::steps).
+    pub has_steps: bool,
 }
 
 /// Applies a batch of one store's stream, in the caller's transaction. A store that is not known yet gets a row. If the
 /// database refuses it, it is applied again entry by entry, and those that it refuses are parked (L11).
-pub fn receive(connection: &Connection, id: &StoreId, batch: &[Received], now: Millis) -> rusqlite::Result<Applied> {
-    in_savepoint(connection, || receive_batch(connection, id, batch, now, false)).or_else(|error| {
+pub fn receive(
+    connection: &Connection,
+    id: &StoreId,
+    batch: &[Received],
+    now: Millis,
+    budget: &mut Budget,
+) -> rusqlite::Result<Applied> {
+    let full = *budget;
+    in_savepoint(connection, || receive_batch(connection, id, batch, now, budget, false)).or_else(|error| {
         if is_fatal(&error) {
             return Err(error);
         }
-        receive_batch(connection, id, batch, now, true)
+        *budget = full;
+        receive_batch(connection, id, batch, now, budget, true)
     })
 }
 
@@ -53,6 +99,7 @@ fn receive_batch(
     id: &StoreId,
     batch: &[Received],
     now: Millis,
+    budget: &mut Budget,
     careful: bool,
 ) -> rusqlite::Result<Applied> {
     let mut store = match stores::find(connection, id)? {
@@ -63,9 +110,26 @@ fn receive_batch(
         }
     };
     let (commands_before, fenced_before) = (store.command_head, store.fenced);
-    let mut applied = Applied { ack: store.ack(), entries: 0, settled: Vec::new(), stuck: None, has_commands: false };
-    let mut last_digest = None;
+    let mut applied = Applied {
+        ack: store.ack(),
+        entries: 0,
+        settled: Vec::new(),
+        stuck: None,
+        has_commands: false,
+        more: false,
+        has_steps: false,
+    };
+    let was_installing = store.installing;
+    if was_installing {
+        let outcomes = (budget.rows / ROWS_AN_OUTCOME).max(1);
+        budget.spend(settle::install(connection, &mut store, outcomes, now, &mut applied.settled)?);
+    }
+    let (mut last_digest, mut last_parked) = (None, false);
     for received in batch {
+        if (store.installing && !planted(Bug::EntriesOvertakeOutcomes)) || budget.is_spent() {
+            applied.more = true;
+            break;
+        }
         let entry = match received {
             Ok(entry) => entry,
             Err(garbage) => {
@@ -75,11 +139,14 @@ fn receive_batch(
         };
         match judge(&store.cursor, entry) {
             Receipt::Known => continue,
-            Receipt::Next if careful => {
-                apply_or_park(connection, &mut store, entry, now, &mut applied.settled)?;
-            }
             Receipt::Next => {
-                apply(connection, &mut store, entry, now, &mut applied.settled)?;
+                let done = if careful {
+                    apply_or_park(connection, &mut store, entry, now, &mut applied.settled)?
+                } else {
+                    apply(connection, &mut store, entry, now, &mut applied.settled)?
+                };
+                budget.spend(Budget::ENTRY + done.staged);
+                last_parked = done.parked;
             }
             Receipt::Opens => {
                 if let Some(refused) = open(connection, &mut store, entry, now)? {
@@ -97,14 +164,24 @@ fn receive_batch(
     }
     if applied.entries > 0 && !store.opening {
         store.state = store.cursor;
-        compare(connection, &mut store, last_digest, now)?;
+        compare(connection, &mut store, last_digest, last_parked, now)?;
     }
-    if applied.entries > 0 || store.fenced != fenced_before {
+    if applied.entries > 0 || was_installing || store.fenced != fenced_before {
         store.save(connection)?;
     }
     applied.ack = store.ack();
     applied.has_commands = store.command_head != commands_before;
+    applied.has_steps = store.steps;
     Ok(applied)
+}
+
+/// What applying an entry did.
+#[derive(Debug, Default)]
+struct Done {
+    /// Rows that it laid aside.
+    staged: u64,
+    /// It was not understood.
+    parked: bool,
 }
 
 /// The next entry of the epoch, which the database may refuse.
@@ -114,20 +191,25 @@ fn apply_or_park(
     entry: &Entry,
     now: Millis,
     settled: &mut Settled,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Done> {
     let mut after = store.clone();
     let mut news = Settled::new();
     match in_savepoint(connection, || apply(connection, &mut after, entry, now, &mut news)) {
-        Ok(()) => {
+        Ok(done) => {
             *store = after;
             settled.append(&mut news);
-            Ok(())
+            Ok(done)
         }
         Err(error) if is_fatal(&error) => Err(error),
         Err(error) => {
             store.cursor = entry.cursor();
             park(connection, store, entry, &format!("it cannot be applied: {error}"), now)?;
-            keep(connection, store, entry, None, now)
+            if store.opening {
+                // It may have been what was to complete the state.
+                store.digest_state = DigestState::Different;
+            }
+            keep(connection, store, entry, None, now)?;
+            Ok(Done { staged: 0, parked: true })
         }
     }
 }
@@ -139,20 +221,22 @@ fn apply(
     entry: &Entry,
     now: Millis,
     settled: &mut Settled,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Done> {
     let position = Position { store: store.id.clone(), at: entry.id };
+    let mut done = Done::default();
     store.cursor = entry.cursor();
     let event = match Event::decode(&entry.kind, &entry.body) {
         Ok(event) => event,
         Err(reason) => {
             park(connection, store, entry, &reason.to_string(), now)?;
-            return keep(connection, store, entry, None, now);
+            keep(connection, store, entry, None, now)?;
+            return Ok(Done { parked: true, ..done });
         }
     };
     match &event {
         Event::Fact(kind, fact) => {
             if let Some(item) = &fact.item {
-                items::put(connection, store, &fact.product_id, Some(item))?;
+                items::put(connection, store, &fact.product_id, item)?;
             }
             settle::fact(connection, store, *kind, fact, &position, now, settled)?;
         }
@@ -160,9 +244,25 @@ fn apply(
             let also = Some(entry.operation.as_str());
             settle::outcome(connection, store, outcome, also, &position, now, settled)?;
         }
-        Event::Opened { .. } => park(connection, store, entry, "an epoch opens at its first entry only", now)?,
-        Event::SnapshotPage(_) => lay_aside(connection, store, entry)?,
-        Event::SnapshotEnd(end) => take_effect(connection, store, entry, end, &position, now, settled)?,
+        Event::Opened { .. } => {
+            park(connection, store, entry, "an epoch opens at its first entry only", now)?;
+            done.parked = true;
+        }
+        Event::SnapshotPage(page) => done.staged = stocks::stage(connection, store, entry.id, page)?,
+        Event::SnapshotEnd(end) => {
+            if stocks::switch(connection, store, entry.id, end)? {
+                store.opening = false;
+                store.complete = true;
+                store.suspect = false;
+            } else {
+                park(connection, store, entry, "pages of the state are missing", now)?;
+                done.parked = true;
+                if store.opening {
+                    // There is nothing to compare with until it has come in full.
+                    store.digest_state = DigestState::Different;
+                }
+            }
+        }
         Event::Ready { command_epoch } => {
             store.ready_epoch = *command_epoch;
             if *command_epoch > store.command_head.epoch && !store.retired {
@@ -171,7 +271,8 @@ fn apply(
             }
         }
     }
-    keep(connection, store, entry, Some(&event), now)
+    keep(connection, store, entry, Some(&event), now)?;
+    Ok(done)
 }
 
 /// L7: an epoch opens, or is refused; then the reason is returned.
@@ -188,7 +289,7 @@ fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) 
         store.fenced = entry.id.epoch;
         return Ok(Some(format!("epoch {} does not continue what is known of this store", entry.id.epoch)));
     }
-    store.take_back(connection)?;
+    store.take_back();
     if !store.opening && store.cursor.seq > 0 {
         // The view stands there until the pages take effect.
         store.state = store.cursor;
@@ -199,85 +300,35 @@ fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) 
     store.opening = true;
     store.digest_state = DigestState::Unknown;
     stores::set_lineage(connection, &store.id, &lineage)?;
-    connection.prepare_cached("delete from page where store_id = ?1")?.execute([store.id.as_str()])?;
+    stocks::give_up(connection, store)?;
     commands::open_epoch(connection, store, entry.id.epoch, store.ready_epoch, now)?;
     keep(connection, store, entry, None, now)?;
     Ok(None)
 }
 
-fn lay_aside(connection: &Connection, store: &Store, entry: &Entry) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("insert or replace into page (store_id, epoch, seq, body) values (?1, ?2, ?3, ?4)")?
-        .execute(params![store.id.as_str(), entry.id.epoch, entry.id.seq, entry.body])?;
-    Ok(())
-}
-
-/// `snapshot_end`: the pages become the view, together.
-fn take_effect(
+/// L12. Only a difference asks for the whole state. An entry that was not understood makes the store suspect until a later
+/// one, whose digest is equal, shows that it has changed no stock.
+fn compare(
     connection: &Connection,
     store: &mut Store,
-    entry: &Entry,
-    end: &SnapshotEnd,
-    position: &Position,
+    said: Option<Digest>,
+    parked: bool,
     now: Millis,
-    settled: &mut Settled,
 ) -> rusqlite::Result<()> {
-    let bodies: Vec<String> = connection
-        .prepare_cached("select body from page where store_id = ?1 and epoch = ?2 order by seq")?
-        .query_map(params![store.id.as_str(), entry.id.epoch], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    connection.prepare_cached("delete from page where store_id = ?1")?.execute([store.id.as_str()])?;
-    // Pages are checked as they are laid aside, so a body that cannot be read means a page that is missing.
-    let pages: Vec<SnapshotPage> = bodies.iter().filter_map(|body| serde_json::from_str(body).ok()).collect();
-    let named = pages.iter().map(|page| page.items.len() as u64).sum::<u64>();
-    if pages.len() as u64 != end.pages || named != end.count {
-        return park(connection, store, entry, "pages of the state are missing", now);
-    }
-    let mut gone: std::collections::BTreeSet<ProductId> =
-        items::of_store(connection, &store.id)?.into_iter().map(|(product, _)| product).collect();
-    for named in pages.iter().flat_map(|page| &page.items) {
-        gone.remove(&named.product_id);
-        items::put(connection, store, &named.product_id, Some(&named.item))?;
-        items::sum_anew(connection, &named.product_id)?;
-    }
-    for product in if planted(Bug::UnnamedItemsStay) { Default::default() } else { gone } {
-        items::put(connection, store, &product, None)?;
-        items::sum_anew(connection, &product)?;
-    }
-    // All sums anew: whatever had crept into the running ones goes with this state.
-    store.digest = digest(&items::of_store(connection, &store.id)?);
-    store.opening = false;
-    store.complete = true;
-    store.suspect = false;
-    for outcome in pages.iter().flat_map(|page| &page.outcomes) {
-        settle::outcome(connection, store, outcome, None, position, now, settled)?;
-    }
-    Ok(())
-}
-
-/// Digest of a whole stock.
-pub fn digest(stock: &[(ProductId, Item)]) -> Digest {
-    stock.iter().fold(Digest::default(), |digest, (product, item)| digest.replace(product, None, Some(item)))
-}
-
-/// L12.
-fn compare(connection: &Connection, store: &mut Store, said: Option<Digest>, now: Millis) -> rusqlite::Result<()> {
     if said == Some(store.digest) || planted(Bug::DigestNotCompared) {
         store.digest_state = DigestState::Equal;
-        if !store.suspect {
-            return Ok(());
-        }
-    } else {
-        store.digest_state = DigestState::Different;
-        store.suspect = true;
+        store.suspect &= parked;
+        return Ok(());
     }
+    store.digest_state = DigestState::Different;
+    store.suspect = true;
     ask_resync(connection, store, now)
 }
 
-/// On a sweep: a store that is still suspect is asked again. Its last resync may have been asked for within the minute in
+/// On a sweep: a store that still differs is asked again. Its last resync may have been asked for within the minute in
 /// which something else went wrong, and an idle store sends nothing that would bring it up. Says whether it was asked.
 pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite::Result<bool> {
-    let due = |store: &Store| store.suspect && !store.retired && !planted(Bug::SuspectNotAskedAgain);
+    let due = |store: &Store| store.wants_resync() && !planted(Bug::SuspectNotAskedAgain);
     let Some(mut store) = stores::find(connection, id)?.filter(due) else {
         return Ok(false);
     };
@@ -298,30 +349,33 @@ pub fn said(connection: &Connection, store: &Store) -> rusqlite::Result<Option<D
     Ok(rows.next()?.map(|row| row.get::<_, Option<DigestColumn>>(0)).transpose()?.flatten().map(|digest| digest.0))
 }
 
-/// Whether the rows of a store's view are what its running digest and, as long as nothing was amiss, the store itself say.
-/// A row that changed by itself, and that no event has touched since, shows nowhere else.
-pub fn is_sound(connection: &Connection, id: &StoreId) -> rusqlite::Result<bool> {
-    let Some(store) = stores::find(connection, id)? else { return Ok(true) };
-    let rows = digest(&items::of_store(connection, id)?);
+/// The stock that a store's view shows, if its rows are not what its running digest and, as long as nothing was amiss, the
+/// store itself say. A row that changed by itself, and that no event has touched since, shows nowhere else. Reads all of
+/// them: not for the writer.
+pub fn unsound(connection: &Connection, id: &StoreId) -> rusqlite::Result<Option<i64>> {
+    let Some(store) = stores::find(connection, id)? else { return Ok(None) };
+    let rows = items::digest(connection, store.stock)?;
     let agreed = store.digest_state == DigestState::Equal && !store.suspect;
-    Ok(rows == store.digest && (!agreed || said(connection, &store)?.is_none_or(|said| said == rows)))
+    let sound = rows == store.digest && (!agreed || said(connection, &store)?.is_none_or(|said| said == rows));
+    Ok((!sound).then_some(store.stock))
 }
 
-/// The rows are not what they should be: the store is asked for its whole state. Says whether it was.
-pub fn distrust(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite::Result<bool> {
-    let Some(mut store) = stores::find(connection, id)?.filter(|store| !store.retired) else { return Ok(false) };
-    if is_sound(connection, id)? {
-        return Ok(false);
-    }
+/// The rows of this stock were found not to be what they should: if it is still shown, the store is asked for its whole
+/// state. Says whether it was.
+pub fn distrust(connection: &Connection, id: &StoreId, stock: i64, now: Millis) -> rusqlite::Result<bool> {
+    let is_shown = |store: &Store| store.stock == stock && !store.retired;
+    let Some(mut store) = stores::find(connection, id)?.filter(is_shown) else { return Ok(false) };
     store.digest_state = DigestState::Different;
     store.suspect = true;
+    // The next entry's digest may well be equal to the running one: it is asked now or not at all.
+    store.resync_at = None;
     let before = store.command_head;
     ask_resync(connection, &mut store, now)?;
     store.save(connection)?;
     Ok(store.command_head != before)
 }
 
-/// Asks a suspect store for its whole state, at most once a minute, and not while it has yet to answer.
+/// Asks a store for its whole state, at most once a minute, and not while it has yet to answer.
 pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<()> {
     // A time in the future is a clock that was set back: it must not hold up the resync.
     if store.resync_at.is_some_and(|at| at <= now && now.since(at) < RESYNC_EVERY_MS)

@@ -46,8 +46,14 @@ pub enum Bug {
     DigestNotCompared,
     /// A suspect store is asked once, whatever becomes of it.
     SuspectNotAskedAgain,
-    /// Totals move by differences alone.
-    TotalsNeverSummed,
+    /// A new state's items do not reach the totals.
+    TotalsNotMoved,
+    /// Rows that had changed by themselves leave the totals wrong.
+    TotalsNeverRecounted,
+    /// Of the outcomes that came with a state only those of the first step are settled.
+    OutcomesHalfSettled,
+    /// Entries are applied before the outcomes that came with the state before them.
+    EntriesOvertakeOutcomes,
     /// The store executes a command again that it has executed.
     NoDedupeByCommand,
     /// The store executes commands of any command epoch.
@@ -100,7 +106,10 @@ pub const BUGS: &[Bug] = &[
     Bug::UnnamedItemsStay,
     Bug::DigestNotCompared,
     Bug::SuspectNotAskedAgain,
-    Bug::TotalsNeverSummed,
+    Bug::TotalsNotMoved,
+    Bug::TotalsNeverRecounted,
+    Bug::OutcomesHalfSettled,
+    Bug::EntriesOvertakeOutcomes,
     Bug::NoDedupeByCommand,
     Bug::CommandEpochNameIgnored,
     Bug::DeadlineIgnored,

@@ -5,6 +5,7 @@
 //! or the other, nothing is changed and a human is asked.
 
 mod again;
+pub mod ask;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 

@@ -7,14 +7,11 @@ use rusqlite::{Connection, OpenFlags};
 use shared::redis::{Channel, Keys};
 use shared::sqlite::{Abort, OpenError, copy, copy_aside, move_aside};
 use shared::time::Millis;
-use shared::wire::restore::Answer;
 
 use crate::config::{Backup, Database, Restore, State, Status};
 use crate::restore::{self, Choice, Report};
 use crate::{ledger, verify as auditor};
 
-/// How long central may take to tell a store's state.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Items named in a report; more are only counted.
 const NAMED: usize = 40;
 
@@ -42,7 +39,8 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
         println!("The database as it was is kept in {}.", kept.display());
     }
     take_back(options).await;
-    let answer = ask(options, &connection).await?;
+    let question = restore::question(&connection)?;
+    let answer = restore::ask::ask(&options.central, &options.database.store_id, &question).await?;
     println!(
         "Central gave out epoch {}. {}",
         answer.epoch,
@@ -98,30 +96,6 @@ async fn take_back(options: &Restore) {
     if let Err(error) = deleted.await {
         println!("Redis does not answer ({error}); that is no hindrance.");
     }
-}
-
-async fn ask(options: &Restore, connection: &Connection) -> anyhow::Result<Answer> {
-    let question = restore::question(connection)?;
-    let central = options.central.trim_end_matches('/');
-    let url = format!("{central}/v1/stores/{}/restore", options.database.store_id);
-    let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).timeout(PATIENCE).build()?;
-    let response = client
-        .post(&url)
-        .json(&question)
-        .send()
-        .await
-        .with_context(|| format!("central does not answer at {central}: it must be reachable for a restore"))?;
-    let status = response.status();
-    if !status.is_success() {
-        let text = response.text().await.unwrap_or_default();
-        let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        bail!("central refuses ({status}): {}", problem["detail"].as_str().unwrap_or(&text));
-    }
-    let answer: Answer = response.json().await.context("central's answer cannot be read")?;
-    if answer.store_id != options.database.store_id.as_str() {
-        bail!("central answered for store {}", answer.store_id);
-    }
-    Ok(answer)
 }
 
 fn told(report: &Report) -> String {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rusqlite::{Connection, params};
 use shared::ids::{ProductId, StoreId};
+use shared::wire::{Kind, Outcome};
 
 /// What a client knows of something it asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +126,7 @@ pub fn judge(
         found.extend(audit.differences.into_iter().map(|text| format!("P6: {store}: {text}")));
         found.extend(compare(store, connection, central)?);
     }
+    found.extend(compare_totals(central)?);
     found.extend(judge_operations(history, central, stores)?);
     found.extend(judge_purchases(history, central)?);
     Ok(found)
@@ -152,7 +154,35 @@ fn compare(store: &StoreId, connection: &Connection, central: &Connection) -> ru
     if open > 0 {
         found.push(format!("P5: {open} purchases or commands of {store} never ended"));
     }
+    // What was ended without an answer because the store was retired, and took effect all the same.
+    let mut executed = connection.prepare("select body from outcome")?;
+    let mut told = central
+        .prepare("select 1 from request where command_id = ?1 and type = 'operation' and status = 'refused' and position is null")?;
+    let mut rows = executed.query([])?;
+    while let Some(row) = rows.next()? {
+        let Ok(outcome) = serde_json::from_str::<Outcome>(row.get_ref(0)?.as_str()?) else { continue };
+        if outcome.kind != Kind::CommandRefused && told.exists([outcome.command.as_str()])? {
+            found.push(format!("P5: {} took effect at {store} and was told as refused", outcome.command));
+        }
+    }
     Ok(found)
+}
+
+/// P6: at rest the chain's totals are the sums over all stores but the retired ones.
+fn compare_totals(central: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = central.prepare(
+        "select product_id, product.quantity, coalesce(sum(item.quantity) filter (where store.stock is not null), 0) \
+         from product left join item using (product_id) \
+         left join store on store.stock = item.stock and store.retired = 0 \
+         group by product_id having product.quantity <> coalesce(sum(item.quantity) filter \
+         (where store.stock is not null), 0) and not exists (select 1 from store where steps = 1) \
+         and not exists (select 1 from recount)",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let (product, total, sum): (String, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(format!("P6: the stores have {sum} units of {product}, the chain's total says {total}"))
+    })?;
+    rows.collect()
 }
 
 /// P2, P3, P4: what was answered is in central's ledger once, and each item is what its operations add up to.

@@ -29,7 +29,10 @@ pub(super) fn offers(
     product: &ProductId,
 ) -> rusqlite::Result<Vec<(Store, Item, i64)>> {
     let ids: Vec<StoreId> = connection
-        .prepare_cached("select store_id from item where product_id = ?1 order by store_id")?
+        .prepare_cached(
+            "select item.store_id from item join store on store.store_id = item.store_id and store.stock = item.stock \
+             where item.product_id = ?1 order by item.store_id",
+        )?
         .query_map([product.as_str()], |row| shared::sqlite::parsed(row, 0))?
         .collect::<rusqlite::Result<_>>()?;
     let mut offers = Vec::with_capacity(ids.len());

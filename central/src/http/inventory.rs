@@ -105,7 +105,7 @@ fn select(connection: &rusqlite::Connection, filter: &Filter, page: &Page) -> ru
     let mut sql = format!(
         "select item.store_id, item.product_id, {}, (select coalesce(sum(purchase.quantity), 0) from purchase \
          where purchase.store_id = item.store_id and purchase.product_id = item.product_id \
-         and purchase.status = 'pending') from item join store using (store_id) where true",
+         and purchase.status = 'pending') from store cross join item on item.stock = store.stock where true",
         items::COLUMNS
     );
     let mut values: Vec<Box<dyn ToSql>> = Vec::new();
@@ -115,7 +115,7 @@ fn select(connection: &rusqlite::Connection, filter: &Filter, page: &Page) -> ru
         values.extend(given);
     };
     if let Some(store) = &filter.store_id {
-        and("item.store_id = ?", vec![Box::new(store.to_string())]);
+        and("store.store_id = ?", vec![Box::new(store.to_string())]);
     }
     if let Some(product) = &filter.product_id {
         and("item.product_id = ?", vec![Box::new(product.to_string())]);
@@ -134,10 +134,11 @@ fn select(connection: &rusqlite::Connection, filter: &Filter, page: &Page) -> ru
         and("store.retired = 0", vec![]);
     }
     if let Some(after) = &page.after {
-        let key: Vec<Box<dyn ToSql>> = after.iter().map(|part| Box::new(part.clone()) as Box<dyn ToSql>).collect();
-        and("(item.store_id, item.product_id) > (?, ?)", key);
+        let key = |part: usize| Box::new(after[part].clone()) as Box<dyn ToSql>;
+        and("store.store_id >= ?", vec![key(0)]);
+        and("item.product_id > case when store.store_id = ? then ? else '' end", vec![key(0), key(1)]);
     }
-    sql.push_str(&format!(" order by item.store_id, item.product_id limit {} offset {}", page.limit(), page.offset));
+    sql.push_str(&format!(" order by store.store_id, item.product_id limit {} offset {}", page.limit(), page.offset));
     connection
         .prepare_cached(&sql)?
         .query_map(rusqlite::params_from_iter(values), |row| {

@@ -201,6 +201,9 @@ async fn perform(app: Arc<App>, ask: Ask, write: Write, prefer: Prefer, json: Va
             let found = stores::find(connection, &ask.store)?;
             let mut store = found.ok_or_else(|| Abort::Refused(Problem::new(Code::UnknownStore)))?;
             judge.still_reachable(&store, &look).map_err(Abort::Refused)?;
+            if commands::is_full(connection, &store.id)? {
+                return Err(Abort::Refused(Problem::new(Code::Overloaded)));
+            }
             commands::append(connection, &mut store, &id, &command, now)?;
             store.save(connection)?;
             if let Some(key) = &key {

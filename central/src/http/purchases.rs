@@ -85,6 +85,9 @@ async fn buy(
             let found = stores::find(connection, &store_id)?;
             let mut store = found.ok_or_else(|| Abort::Refused(Problem::new(Code::UnknownStore)))?;
             judge.still_sellable(&store, &look).map_err(Abort::Refused)?;
+            if commands::is_full(connection, &store.id)? {
+                return Err(Abort::Refused(Problem::new(Code::Overloaded)));
+            }
             purchases::begin(connection, &mut store, &ask, now).map_err(refused)?;
             store.save(connection)?;
             if let Some(key) = &key {

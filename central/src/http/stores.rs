@@ -14,12 +14,13 @@ use shared::http::{Body, Code, Problem, Query, Result, StorePath, Write};
 use shared::ids::StoreId;
 use shared::sqlite::Abort;
 use shared::time::Millis;
-use shared::wire::restore::{Answer, Question};
+use shared::wire::restore::Question;
 
 use super::idempotency::{key_of, known};
 use super::{App, Shared};
 use crate::idempotency::{self, Effect};
 use crate::presence::{Presence, Unavailable};
+use crate::restore::{Telling, question};
 use crate::stores::{self, Store};
 use crate::{items, purchases, view};
 
@@ -280,23 +281,51 @@ async fn restore(
     State(app): Shared,
     StorePath(id): StorePath,
     Body { value, .. }: Body<Question>,
-) -> Result<Json<Answer>> {
+) -> Result<Response> {
     if value.epoch > shared::link::NUMBER_MAX {
         return Err(Problem::invalid("/epoch", "no epoch is so great"));
     }
     let now = Millis::now();
-    let answer = app
+    let (store, asked) = (id.clone(), value.clone());
+    let epoch = app
         .writer
         .write(move |connection| {
-            if stores::find(connection, &id)?.is_some_and(|store| store.retired) {
-                let problem = Problem::new(Code::StoreRetired).with("storeId", id.as_str());
+            if stores::find(connection, &store)?.is_some_and(|store| store.retired) {
+                let problem = Problem::new(Code::StoreRetired).with("storeId", store.as_str());
                 return Err(Abort::Refused(problem.detail("adopt the store first: POST /stores/{storeId}/adopt")));
             }
-            Ok(crate::restore::question(connection, &id, &value, now)?)
+            question(connection, &store, &asked, now).map_err(|abort| match abort {
+                Abort::Refused(refusal) => Abort::Refused(Problem::new(Code::NotCaughtUp).detail(refusal.to_string())),
+                Abort::Database(error) => Abort::Database(error),
+            })
         })
         .await??;
-    tracing::warn!(store = answer.store_id, epoch = answer.epoch, "a restore was begun: this epoch is expected");
-    Ok(Json(answer))
+    tracing::warn!(store = %id, epoch, "a restore was begun: this epoch is expected");
+    app.wakes.steps().notify_one();
+    // Each line is read when the one before has been sent: however large the store, little of it is in memory at once.
+    let lines = futures_util::stream::try_unfold(
+        (app.reader.clone(), Telling::new(id, epoch, value, now)),
+        |(reader, telling)| async move {
+            if telling.is_over() {
+                return Ok::<_, std::io::Error>(None);
+            }
+            let mut telling = telling;
+            let (telling, line) = reader
+                .scan(move |connection| Ok((telling.next(connection), telling)))
+                .await
+                .map(|(line, telling)| (telling, line))
+                .map_err(std::io::Error::other)?;
+            // What breaks off has no last line, and the asker sees that.
+            let line = line.map_err(|abort| std::io::Error::other(abort.to_string()))?;
+            let mut text = line.map_or(Vec::new(), |line| serde_json::to_vec(&line).unwrap_or_default());
+            if !text.is_empty() {
+                text.push(b'\n');
+            }
+            Ok(Some((bytes::Bytes::from(text), (reader, telling))))
+        },
+    );
+    let body = HttpBody::from_stream(lines);
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
 /// The view's copy of a store, one JSON object a line.

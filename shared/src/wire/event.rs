@@ -290,6 +290,9 @@ impl Event {
             }
             "snapshot_page" => {
                 let page: SnapshotPage = serde_json::from_str(body)?;
+                if page.items.len() + page.outcomes.len() > PAGE_MAX {
+                    return Err(NotUnderstood(format!("a page names more than {PAGE_MAX} items and outcomes")));
+                }
                 page.items.iter().try_for_each(|named| check_item(&named.item))?;
                 page.outcomes.iter().try_for_each(check_outcome)?;
                 Self::SnapshotPage(page)
@@ -305,6 +308,8 @@ impl Event {
     }
 }
 
+/// Items and outcomes on one page, at most: whoever takes it in must not be held up by one entry.
+const PAGE_MAX: usize = 1_000;
 /// A cancelled purchase's units come back in any case, so a quantity may exceed the limit by one purchase.
 const QUANTITY_LIMIT: i64 = 2 * TOTAL_MAX;
 

@@ -54,8 +54,7 @@ impl KnownEntry {
 }
 
 /// What central knows of a store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// Whose.
     pub store_id: String,
@@ -75,4 +74,130 @@ pub struct Answer {
     pub outcomes: Vec<Outcome>,
     /// Entries up to the state's cursor, within the retention or within the spans that were asked about.
     pub entries: Vec<KnownEntry>,
+}
+
+/// What the answer begins with; the members are those of [`Answer`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "said at `Answer`")]
+pub struct Header {
+    pub store_id: String,
+    pub epoch: u64,
+    pub lineage: Vec<Cursor>,
+    pub complete: bool,
+    pub state: Cursor,
+    pub covers: Vec<Cursor>,
+}
+
+/// What the lines before the last one had, in all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Items.
+    pub items: u64,
+    /// Outcomes.
+    pub outcomes: u64,
+    /// Entries.
+    pub entries: u64,
+}
+
+/// One line of the answer, which has no bound as a whole: a header, then parts, then an end. Without the end it is worth
+/// nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Line {
+    /// The first.
+    Header(Header),
+    /// Some items.
+    Items(Vec<Named>),
+    /// Some outcomes.
+    Outcomes(Vec<Outcome>),
+    /// Some entries.
+    Entries(Vec<KnownEntry>),
+    /// The last.
+    End(Counts),
+}
+
+/// Why an answer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// A line is not what it should be.
+    #[error("a line of the answer cannot be read: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    /// It broke off.
+    #[error("the answer is not complete")]
+    Incomplete,
+}
+
+/// An answer of which some lines have been heard.
+#[derive(Debug, Default)]
+pub struct Hearing {
+    header: Option<Header>,
+    items: Vec<Named>,
+    outcomes: Vec<Outcome>,
+    entries: Vec<KnownEntry>,
+    end: Option<Counts>,
+}
+
+impl Hearing {
+    /// The next line, without the line feed.
+    pub fn hear(&mut self, line: &[u8]) -> Result<(), Unusable> {
+        let line: Line = serde_json::from_slice(line)?;
+        if self.end.is_some() || self.header.is_some() == matches!(line, Line::Header(_)) {
+            return Err(Unusable::Incomplete);
+        }
+        match line {
+            Line::Header(header) => self.header = Some(header),
+            Line::Items(items) => self.items.extend(items),
+            Line::Outcomes(outcomes) => self.outcomes.extend(outcomes),
+            Line::Entries(entries) => self.entries.extend(entries),
+            Line::End(counts) => self.end = Some(counts),
+        }
+        Ok(())
+    }
+
+    /// The answer, if all of it was heard.
+    pub fn finish(self) -> Result<Answer, Unusable> {
+        let Self { header: Some(header), items, outcomes, entries, end: Some(end) } = self else {
+            return Err(Unusable::Incomplete);
+        };
+        let (items_heard, outcomes_heard) = (items.len() as u64, outcomes.len() as u64);
+        if end != (Counts { items: items_heard, outcomes: outcomes_heard, entries: entries.len() as u64 }) {
+            return Err(Unusable::Incomplete);
+        }
+        let Header { store_id, epoch, lineage, complete, state, covers } = header;
+        Ok(Answer { store_id, epoch, lineage, complete, state, covers, items, outcomes, entries })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(lines: &[Line]) -> Result<Answer, Unusable> {
+        let mut hearing = Hearing::default();
+        for line in lines {
+            hearing.hear(&serde_json::to_vec(line).expect("serialises"))?;
+        }
+        hearing.finish()
+    }
+
+    #[test]
+    fn an_answer_that_broke_off_is_none() {
+        let entry = KnownEntry { epoch: 7, seq: 1, hash: Hash::ZERO, operation: "a".into(), product_id: None };
+        let header = Header { store_id: "s1".into(), epoch: 9, ..Header::default() };
+        let end = Line::End(Counts { entries: 2, ..Counts::default() });
+        let entries = || Line::Entries(vec![entry.clone()]);
+        let whole = [Line::Header(header.clone()), entries(), entries(), end.clone()];
+        let answer = heard(&whole).expect("is complete");
+        assert_eq!((answer.epoch, answer.entries), (9, vec![entry.clone(), entry.clone()]));
+        for broken in [
+            &whole[..3],
+            &whole[1..],
+            &[Line::Header(header.clone()), entries(), end.clone()],
+            &[Line::Header(header.clone()), Line::Header(header.clone()), entries(), entries(), end.clone()],
+            &[Line::Header(header.clone()), entries(), entries(), end.clone(), entries()],
+        ] {
+            assert!(heard(broken).is_err(), "{broken:?}");
+        }
+    }
 }

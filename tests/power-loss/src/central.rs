@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use central::idempotency::{self, Effect, Key};
 use central::purchases::{Ask, Cancelled};
-use central::{commands, database, items, purchases, stores, verify, view};
+use central::view::Budget;
+use central::{commands, database, items, purchases, steps, stores, totals, verify, view};
 use rusqlite::Connection;
 use shared::domain::{Guard, Rejection};
 use shared::ids::{OperationId, PurchaseId, StoreId};
@@ -23,6 +24,9 @@ use crate::machine::Daemon;
 const BEGIN: i64 = 1_700_000_000_000;
 /// Entries of a store's ledger that are read at once.
 const BATCH: u64 = 30;
+/// Rows that are written in one transaction, about, and in one step: few, so that a state takes many.
+const BUDGET: u64 = 20;
+const STEP: usize = 2;
 
 /// What central is asked.
 #[derive(Debug, Clone)]
@@ -55,6 +59,13 @@ pub enum Operation {
         command: OperationId,
         /// The caller's.
         key: String,
+        /// Central's clock.
+        now: Millis,
+    },
+    /// To do what is left for a store, or for the chain's totals.
+    Step {
+        /// Which store.
+        store: StoreId,
         /// Central's clock.
         now: Millis,
     },
@@ -207,6 +218,7 @@ impl Daemon for Central {
                 }
                 10..=12 => self.cancel(known, dice).unwrap_or_else(|| self.buy(known, dice)),
                 13 => self.acked(known, dice),
+                14 | 15 => Operation::Step { store: self.store(dice), now: self.tick(dice) },
                 _ => self.buy(known, dice),
             });
         }
@@ -217,11 +229,17 @@ impl Daemon for Central {
         match operation {
             Operation::Events { store, batch, now } => {
                 let received: Vec<Received> = batch.iter().cloned().map(Ok).collect();
-                let applied = view::receive(connection, store, &received, *now)?;
+                let applied = view::receive(connection, store, &received, *now, &mut Budget::new(BUDGET))?;
                 if let Some(why) = applied.stuck {
                     return Err(Abort::Refused(why));
                 }
-                Ok(batch.iter().map(|entry| format!("event {store} {}", entry.id)).collect())
+                let is_applied = |entry: &&Entry| entry.id <= applied.ack.cursor.id();
+                Ok(batch.iter().filter(is_applied).map(|entry| format!("event {store} {}", entry.id)).collect())
+            }
+            Operation::Step { store, now } => {
+                steps::step(connection, store, STEP, *now)?;
+                totals::recount_step(connection, STEP)?;
+                Ok(Vec::new())
             }
             Operation::Buy { store, ask, key, now } => {
                 let attempt = OperationId::attempt(&ask.id, 1);

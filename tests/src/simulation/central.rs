@@ -4,7 +4,8 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use central::{commands, stores, view};
+use central::view::Budget;
+use central::{commands, steps, stores, totals, view};
 use rusqlite::Connection;
 use shared::ids::StoreId;
 use shared::link::{Ack, Cursor, Entry, EntryId};
@@ -14,7 +15,7 @@ use shared::time::Millis;
 
 use super::redis::{Call, Redis};
 use super::sending::{Progress, Sending};
-use super::{EVENT_BATCH, WINDOW};
+use super::{BUDGET, EVENT_BATCH, STEP, WINDOW};
 
 /// Where the consumer stands with one store.
 enum Consuming {
@@ -99,11 +100,14 @@ impl Central {
             Consuming::Idle if says_again => {
                 let looks_after = now % 2 == 0;
                 if now % 16 == 0 {
-                    commit(&self.file, &mut |connection| view::distrust(connection, store, clock).map(|_| ()));
+                    let Some(stock) = view::unsound(&self.file, store).expect("the view can be read") else {
+                        return false;
+                    };
+                    commit(&self.file, &mut |connection| view::distrust(connection, store, stock, clock).map(|_| ()));
                     return true;
                 }
                 let ack = match stores::find(&self.file, store).expect("the view can be read") {
-                    Some(known) if known.suspect && looks_after => {
+                    Some(known) if known.wants_resync() && looks_after => {
                         commit(&self.file, &mut |connection| view::look_after(connection, store, clock).map(|_| ()));
                         return true;
                     }
@@ -128,9 +132,10 @@ impl Central {
             Consuming::Apply(batch) => {
                 let batch: Vec<Received> = batch.into_iter().map(Ok).collect();
                 let mut ack = None;
+                let mut budget = Budget::new(BUDGET);
                 let end = batch.iter().flatten().next_back().map(shared::link::Entry::cursor);
                 let outlived = commit(&self.file, &mut |connection| {
-                    ack = Some(view::receive(connection, store, &batch, clock)?.ack);
+                    ack = Some(view::receive(connection, store, &batch, clock, &mut budget)?.ack);
                     Ok(())
                 });
                 if let (Some(ack), true) = (ack, outlived || planted(Bug::AckBeforeCommit)) {
@@ -149,6 +154,28 @@ impl Central {
                 redis.call(&Call::SetAck(self.keys.events_ack(store), ack), now);
             }
         }
+        true
+    }
+
+    /// One step of what is left to be done for a store, or of summing totals anew. Says whether there was something.
+    pub(super) fn step(
+        &mut self,
+        store: &StoreId,
+        now: i64,
+        commit: impl FnOnce(&Connection, &mut dyn FnMut(&Connection) -> rusqlite::Result<()>) -> bool,
+    ) -> bool {
+        let clock = self.clock(now);
+        let is_due = stores::find(&self.file, store).expect("the view can be read").is_some_and(|known| known.steps);
+        if !is_due && !totals::is_recounting(&self.file).expect("the view can be read") {
+            return false;
+        }
+        commit(&self.file, &mut |connection| {
+            if is_due {
+                steps::step(connection, store, STEP, clock).map(|_| ())
+            } else {
+                totals::recount_step(connection, STEP).map(|_| ())
+            }
+        });
         true
     }
 

@@ -154,13 +154,13 @@ impl World {
             return;
         };
         if self.dice.chance(500) {
-            let sql = "update item set quantity = quantity + 1 where store_id = ?1 and product_id = ?2";
-            file.execute(sql, [id.as_str(), product.as_str()]).expect("the view can be written");
+            let sql = "update item set quantity = quantity + 1 where stock = ?1 and product_id = ?2";
+            file.execute(sql, rusqlite::params![store.stock, product.as_str()]).expect("the view can be written");
             return self.happened("view corrupted");
         }
         item.quantity += 1;
         let product = if self.dice.chance(500) { ProductId::parse("dud").expect("a valid id") } else { product };
-        central::items::put(file, &mut store, &product, Some(&item)).expect("the view can be written");
+        central::items::put(file, &mut store, &product, &item).expect("the view can be written");
         store.save(file).expect("the view can be written");
         self.happened("view and its digest corrupted");
     }
@@ -401,12 +401,16 @@ impl World {
         }
         let question = store_agent::restore::question(&self.agents[number].file).expect("a ledger can be read");
         let times = if self.dice.chance(100) { 2 } else { 1 };
-        let mut answer = None;
+        let mut given = None;
         for _ in 0..times {
             let clock = self.central.clock(self.now);
             let risk = self.risk();
             let end = super::world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
-                answer = Some(central::restore::question(connection, &store, &question, clock)?);
+                match central::restore::question(connection, &store, &question, clock) {
+                    Ok(epoch) => given = Some(epoch),
+                    Err(shared::sqlite::Abort::Refused(_)) => given = None,
+                    Err(shared::sqlite::Abort::Database(error)) => return Err(error),
+                }
                 Ok(())
             });
             self.after_central_commit(end);
@@ -417,11 +421,33 @@ impl World {
         if times == 2 {
             self.count("restore twice");
         }
-        let Some(answer) = answer else { return };
+        let Some(epoch) = given else {
+            self.count("restore refused while a state is taken in");
+            return self.happened("restore not carried out");
+        };
+        let answer = self.hear(&store, epoch, question);
         if !self.calm && self.dice.chance(150) {
             return self.happened("restore not carried out");
         }
         self.answer(number, &answer);
+    }
+
+    /// Central tells the state line by line.
+    fn hear(
+        &self,
+        store: &StoreId,
+        epoch: u64,
+        question: shared::wire::restore::Question,
+    ) -> shared::wire::restore::Answer {
+        let clock = self.central.clock(self.now);
+        let mut telling = central::restore::Telling::new(store.clone(), epoch, question, clock);
+        let mut hearing = shared::wire::restore::Hearing::default();
+        while !telling.is_over() {
+            if let Some(line) = telling.next(&self.central.file).expect("nobody else asks") {
+                hearing.hear(&serde_json::to_vec(&line).expect("a line serialises")).expect("a line can be read");
+            }
+        }
+        hearing.finish().expect("all was told")
     }
 
     fn answer(&mut self, number: usize, answer: &shared::wire::restore::Answer) {

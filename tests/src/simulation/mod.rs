@@ -22,6 +22,11 @@ use std::collections::BTreeMap;
 const WINDOW: u64 = 6;
 /// Entries that central reads at once.
 const EVENT_BATCH: usize = 5;
+/// Rows that central writes in one transaction of its consumer, about: an entry is two, hence one entry at a time, and
+/// outcomes that came with a state one by one.
+const BUDGET: u64 = 2;
+/// Rows of one step of what central does besides.
+const STEP: usize = 1;
 /// Commands that an agent reads at once.
 const COMMAND_BATCH: usize = 3;
 
@@ -97,6 +102,10 @@ pub const MUST_OCCUR: &[&str] = &[
     "epoch opened because the log was pruned",
     "epoch opened with a proof",
     "resync",
+    "entries waited for a state's outcomes",
+    "restore refused while a state is taken in",
+    "central killed between steps",
+    "totals summed anew",
     "shortage",
 ];
 

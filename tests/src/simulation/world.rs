@@ -331,6 +331,9 @@ impl World {
         let says_again = self.dice.chance(250);
         let again = if self.dice.chance(100) { 1 + self.dice.below(3) } else { 0 };
         let mut end = Commit::Done;
+        if self.dice.chance(400) {
+            return self.work_steps(&store);
+        }
         let dice = &mut self.dice;
         let before = central::stores::find(&self.central.file, &store).expect("the view can be read");
         if again > 0 {
@@ -342,6 +345,9 @@ impl World {
         });
         let after = central::stores::find(&self.central.file, &store).expect("the view can be read");
         if let (Some(before), Some(after)) = (before, after) {
+            if before.installing && before.cursor == after.cursor {
+                self.count("entries waited for a state's outcomes");
+            }
             if before.cursor != after.cursor {
                 self.say(|| format!("central applies {} up to {}", after.id, after.cursor.id()));
             }
@@ -351,6 +357,23 @@ impl World {
             if before.resync_at != after.resync_at {
                 self.count("resync");
             }
+        }
+        self.after_central_commit(end);
+    }
+
+    fn work_steps(&mut self, store: &StoreId) {
+        let (now, risk) = (self.now, self.risk());
+        let (mut end, dice) = (Commit::Done, &mut self.dice);
+        let recounts = central::totals::is_recounting(&self.central.file).expect("the view can be read");
+        self.central.step(store, now, |file, job| {
+            end = commit(file, dice, risk, job);
+            end == Commit::Done
+        });
+        if recounts {
+            self.count("totals summed anew");
+        }
+        if end != Commit::Done {
+            self.count("central killed between steps");
         }
         self.after_central_commit(end);
     }
@@ -446,11 +469,13 @@ impl World {
                     |row| row.get(0),
                 )
                 .expect("the view can be read");
-            let rows = central::items::of_store(&self.central.file, store).expect("the view can be read");
+            let rows = central::items::digest(&self.central.file, seen.stock).expect("the view can be read");
             seen.cursor == head.cursor
                 && seen.digest == head.digest
-                && central::view::digest(&rows) == head.digest
-                && !seen.suspect
+                && rows == head.digest
+                && !seen.wants_resync()
+                && !seen.steps
+                && !central::totals::is_recounting(&self.central.file).expect("the view can be read")
                 && !seen.retired
                 && !seen.is_settling()
                 && open == 0
