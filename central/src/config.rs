@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use shared::daemon::LogFormat;
+use shared::ids::StoreId;
 
 /// Central of a chain of stores: the global view of their stock, and online purchases that the stores confirm.
 #[derive(Debug, Parser)]
@@ -28,6 +29,18 @@ pub enum Command {
     Verify(Database),
     /// Ask a running central how its stores are.
     Status(Status),
+    /// Print the line that makes central's user in Redis, with the rights that it needs.
+    Acl(Acl),
+    /// What concerns one store.
+    #[command(subcommand)]
+    Stores(Stores),
+}
+
+/// What to do about a store.
+#[derive(Debug, Subcommand)]
+pub enum Stores {
+    /// Print the line that makes the user of a store's agent in Redis, with the rights that it needs.
+    Acl(StoreAcl),
 }
 
 /// Which database.
@@ -48,9 +61,9 @@ pub struct Restore {
     /// to be an older copy that was put back already.
     #[arg(long)]
     pub from: Option<PathBuf>,
-    /// Address of Redis; what the stores have acknowledged is looked up there if it answers.
-    #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
-    pub redis_url: String,
+    /// Where Redis is and how it is reached; what the stores have acknowledged is looked up there if it answers.
+    #[command(flatten)]
+    pub redis: shared::redis::Options,
     /// Prefix of all Redis keys.
     #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
     pub key_prefix: String,
@@ -75,12 +88,42 @@ pub struct Status {
     pub url: String,
 }
 
+/// Options of `central acl`.
+#[derive(Debug, Clone, Args)]
+pub struct Acl {
+    /// Prefix of all Redis keys.
+    #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
+    pub key_prefix: String,
+    /// Name of the user [default: central, or the store's id].
+    #[arg(long)]
+    pub user: Option<String>,
+    /// File with the user's password, whose hash is printed; else SECRET stands in its place.
+    #[arg(long)]
+    pub password_file: Option<PathBuf>,
+    /// For a central that does not discover stores: without the rights to the set of all stores.
+    #[arg(long, env = "STORES_KNOWN_ONLY")]
+    pub stores_known_only: bool,
+    /// Print a line of an ACL file instead of a command.
+    #[arg(long)]
+    pub for_acl_file: bool,
+}
+
+/// Options of `central stores acl`.
+#[derive(Debug, Clone, Args)]
+pub struct StoreAcl {
+    /// Whose agent.
+    pub store: StoreId,
+    /// How the line is to be.
+    #[command(flatten)]
+    pub acl: Acl,
+}
+
 /// Options of `central serve`.
 #[derive(Debug, Clone, Args)]
 pub struct Serve {
-    /// Address of Redis.
-    #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
-    pub redis_url: String,
+    /// Where Redis is and how it is reached.
+    #[command(flatten)]
+    pub redis: shared::redis::Options,
     /// The database file; made if it does not exist.
     #[arg(long, env = "DATABASE_PATH", default_value = "central.db")]
     pub database_path: PathBuf,

@@ -13,7 +13,7 @@ use redis::{FromRedisValue, Pipeline, Value};
 use rusqlite::Connection;
 use shared::ids::StoreId;
 use shared::link::{Ack, Cursor};
-use shared::redis::{Delivery, Keys, RESPONSE_TIMEOUT, Received};
+use shared::redis::{Delivery, Keys, Received};
 use shared::retry::Backoff;
 use shared::sqlite::{Abort, Reader, WriteError, Writer};
 use shared::time::Millis;
@@ -95,13 +95,8 @@ impl Consumer {
 
     /// Follows the bells on one connection until something fails.
     async fn follow(&self, backoff: &mut Backoff, pace: &mut Pace) -> Result<Infallible, Failure> {
-        let mut pubsub = tokio::time::timeout(shared::redis::CONNECT_TIMEOUT, self.client.get_async_pubsub())
-            .await
-            .map_err(|_| lost("connecting timed out"))??;
-        tokio::time::timeout(RESPONSE_TIMEOUT, pubsub.psubscribe(self.keys.all_bells()))
-            .await
-            .map_err(|_| lost("subscribing timed out"))??;
-        let mut messages = pubsub.into_on_message();
+        let bells = shared::redis::subscribe(&self.client, &self.keys.all_bells()).await?;
+        let mut messages = bells.into_on_message();
         let mut bell = OwnBell::new(self.sweep_every);
         let mut connection = shared::redis::connect(&self.client).await?;
         let mut due: BTreeSet<StoreId> = BTreeSet::new();

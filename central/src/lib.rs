@@ -4,6 +4,7 @@
 //! store that took its units, and has one outcome; what was answered is on disk. Redis and every store may vanish at
 //! any moment: that costs latency and nothing else.
 
+pub mod acl;
 pub mod commands;
 pub mod config;
 pub mod consumer;

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use central::config::{Cli, Command, Serve};
-use central::tools;
+use central::config::{Cli, Command, Serve, Stores};
+use central::{acl, tools};
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,8 @@ async fn run() -> anyhow::Result<()> {
         Command::Backup(options) => tools::backup(&options),
         Command::Verify(options) => tools::verify(&options),
         Command::Status(options) => tools::status(&options).await,
+        Command::Acl(options) => acl::of_central(&options),
+        Command::Stores(Stores::Acl(options)) => acl::of_store(&options),
     }
 }
 

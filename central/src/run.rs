@@ -25,13 +25,13 @@ use crate::{maintenance, stores};
 
 /// Serves until `stop`, or until a part fails: then an error says which.
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    let client = shared::redis::client(&config.redis)?;
     let (connection, _lock) = shared::sqlite::open(&config.database_path, SCHEMA)?;
     let had_view = !stores::all(&connection)?.is_empty();
     let wakes = Wakes::default();
     let committed = wakes.clone();
     let (writer, writer_ended) = Writer::start(connection, move || committed.committed());
     let reader = Reader::new(&config.database_path);
-    let client = shared::redis::client(&config.redis_url).context("REDIS_URL is not an address of Redis")?;
     let keys = Keys::new(&config.key_prefix);
     let presence = Presence::new(Duration::from_millis(config.heartbeat_max_age_ms));
     let waiting = Waiting::default();

@@ -18,6 +18,7 @@ use crate::{restore as question, stores, verify as auditor};
 /// `central restore`: an older copy goes into service.
 pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     let path = &options.database.database_path;
+    let client = shared::redis::client(&options.redis)?;
     if let Some(from) = &options.from {
         put_in_place(from, path)?;
     } else if !path.exists() {
@@ -25,7 +26,7 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     }
     let (connection, _lock) = shared::sqlite::open(path, SCHEMA)?;
     let known: Vec<StoreId> = stores::all(&connection)?.into_iter().map(|store| store.id).collect();
-    let acked = acknowledged(options, &known).await;
+    let acked = acknowledged(&client, &Keys::new(&options.key_prefix), &known).await;
     if acked.is_none() {
         println!("Redis does not answer: epochs go by this machine's clock, so be sure that it is right.");
     }
@@ -67,13 +68,11 @@ fn put_in_place(from: &Path, path: &Path) -> anyhow::Result<()> {
 }
 
 /// The command epoch that each store has acknowledged last; `None`: Redis does not answer.
-async fn acknowledged(options: &Restore, known: &[StoreId]) -> Option<HashMap<StoreId, u64>> {
-    let keys = Keys::new(&options.key_prefix);
-    let client = shared::redis::client(&options.redis_url).ok()?;
-    let mut connection = shared::redis::connect(&client).await.ok()?;
+async fn acknowledged(client: &redis::Client, keys: &Keys, known: &[StoreId]) -> Option<HashMap<StoreId, u64>> {
+    let mut connection = shared::redis::connect(client).await.ok()?;
     let mut acked = HashMap::new();
     for store in known {
-        let ack = Channel::commands(&keys, store).read_ack(&mut connection).await.ok()?;
+        let ack = Channel::commands(keys, store).read_ack(&mut connection).await.ok()?;
         acked.insert(store.clone(), ack.map_or(0, |ack| ack.cursor.epoch));
     }
     Some(acked)

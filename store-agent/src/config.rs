@@ -58,9 +58,9 @@ pub struct Restore {
     /// Address of central, such as http://central:8081.
     #[arg(long, env = "CENTRAL_URL")]
     pub central: String,
-    /// Address of Redis; what this store still has there is taken back if it answers.
-    #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
-    pub redis_url: String,
+    /// Where Redis is and how it is reached; what this store still has there is taken back if it answers.
+    #[command(flatten)]
+    pub redis: shared::redis::Options,
     /// Prefix of all Redis keys.
     #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
     pub key_prefix: String,
@@ -107,9 +107,9 @@ pub struct Serve {
     /// Which store this is: 1 to 50 letters, digits, '.', '_' or '-'.
     #[arg(long, env = "STORE_ID")]
     pub store_id: StoreId,
-    /// Address of Redis.
-    #[arg(long, env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
-    pub redis_url: String,
+    /// Where Redis is and how it is reached.
+    #[command(flatten)]
+    pub redis: shared::redis::Options,
     /// The database file; made if it does not exist [default: STORE_ID.db].
     #[arg(long, env = "DATABASE_PATH")]
     pub database_path: Option<PathBuf>,

@@ -227,17 +227,14 @@ impl Publisher {
         Ok(connection)
     }
 
-    /// How central discovers the store. The key may have been wiped, so it is said again now and then. One that is no
-    /// set is for people to delete: a central that knows the store needs it not.
+    /// How central discovers the store. The key may have been wiped, so it is said again now and then. Where central has
+    /// a list of its own the agent needs no right to the key; one that is no set is for people to delete.
     async fn announce(&self, connection: &mut MultiplexedConnection, state: &mut State) -> RedisResult<()> {
         let key = self.keys.stores();
         match redis::cmd("SADD").arg(&key).arg(self.store.as_str()).query_async(connection).await {
-            Err(error) if error.code() == Some("WRONGTYPE") => {
+            Err(error) if matches!(error.code(), Some("WRONGTYPE" | "NOPERM")) => {
                 if !std::mem::replace(&mut state.warned_of_stores, true) {
-                    tracing::warn!(
-                        key,
-                        "Redis holds something else under this key: new stores are not found; delete it"
-                    );
+                    tracing::warn!(key, %error, "central cannot find this store here, and must know it already");
                 }
                 Ok(())
             }

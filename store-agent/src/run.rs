@@ -22,6 +22,7 @@ use crate::{ledger, maintenance};
 
 /// Serves until `stop`, or until a part fails: then an error says which.
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+    let client = shared::redis::client(&config.redis)?;
     let path = config.database();
     let (connection, _lock) = shared::sqlite::open(&path, ledger::SCHEMA)?;
     ledger::initialise(&connection, &config.store_id, Millis::now())?;
@@ -29,7 +30,6 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let bell = committed.clone();
     let (writer, writer_ended) = Writer::start(connection, move || bell.notify_one());
     let reader = Reader::new(&path);
-    let client = shared::redis::client(&config.redis_url).context("REDIS_URL is not an address of Redis")?;
     let keys = Keys::new(&config.key_prefix);
     let connectivity = Connectivity::new(Millis::now());
     let app = App {

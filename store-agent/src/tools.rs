@@ -18,6 +18,7 @@ const NAMED: usize = 40;
 /// `store-agent restore`: asks central, and carries out its answer in one transaction.
 pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     let path = options.database.path();
+    let client = shared::redis::client(&options.redis)?;
     if !path.exists() {
         expect_known(options).await?;
     }
@@ -38,7 +39,7 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
         let kept = copy_aside(&connection, &path, Millis::now())?;
         println!("The database as it was is kept in {}.", kept.display());
     }
-    take_back(options).await;
+    take_back(options, &client).await;
     let question = restore::question(&connection)?;
     let answer = restore::ask::ask(&options.central, &options.database.store_id, &question).await?;
     println!(
@@ -86,11 +87,10 @@ async fn expect_known(options: &Restore) -> anyhow::Result<()> {
 }
 
 /// What this store still has in Redis must not be taken for what it says from now on. Central drops it anyway.
-async fn take_back(options: &Restore) {
+async fn take_back(options: &Restore, client: &redis::Client) {
     let keys = Keys::new(&options.key_prefix);
     let deleted = async {
-        let client = shared::redis::client(&options.redis_url)?;
-        let mut connection = shared::redis::connect(&client).await?;
+        let mut connection = shared::redis::connect(client).await?;
         Channel::events(&keys, &options.database.store_id).clear(&mut connection).await
     };
     if let Err(error) = deleted.await {

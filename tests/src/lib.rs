@@ -4,6 +4,7 @@
 //! When a test panics it prints the end of every log. Nothing here sleeps for a while and hopes: [`until`] waits for a
 //! condition with a deadline and says what it saw last.
 
+mod certificates;
 pub mod chaos;
 mod client;
 pub mod data;
@@ -16,11 +17,12 @@ mod till;
 mod unknown;
 mod world;
 
+pub use certificates::Certificates;
 pub use client::{Answer, Client};
 pub use dice::Dice;
 pub use process::Process;
 pub use till::Till;
-pub use world::{Builder, Daemon, World};
+pub use world::{Builder, Daemon, World, binary};
 
 use std::fmt::Debug;
 use std::time::Duration;

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
+use shared::ids::StoreId;
+use shared::redis::Keys;
+use shared::redis::acl::{self, Joining};
 use tempfile::TempDir;
 
 use crate::port::Port;
-use crate::{Client, Process, until};
+use crate::{Certificates, Client, Process, until};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -32,10 +35,21 @@ impl Default for Builder {
 impl Builder {
     /// Starts Redis, central and these stores, and waits until central would sell for each of them.
     pub async fn start(self, stores: &[&str]) -> World {
+        self.start_with(stores, false).await
+    }
+
+    /// The same, with TLS between Redis and the daemons.
+    pub async fn start_over_tls(self, stores: &[&str]) -> World {
+        self.start_with(stores, true).await
+    }
+
+    async fn start_with(self, stores: &[&str], tls: bool) -> World {
         let dir = tempfile::Builder::new().prefix("shelfstream-").tempdir().expect("a directory");
+        let tls = tls.then(|| (Port::reserve(), Certificates::make(dir.path())));
         let mut world = World {
             options: self,
             redis_port: Port::reserve(),
+            tls,
             central_port: Port::reserve(),
             redis: None,
             central: None,
@@ -69,6 +83,8 @@ pub enum Daemon {
 pub struct World {
     options: Builder,
     redis_port: Port,
+    /// Where Redis speaks TLS, and by which certificates.
+    tls: Option<(Port, Certificates)>,
     central_port: Port,
     redis: Option<Process>,
     central: Option<Process>,
@@ -76,8 +92,23 @@ pub struct World {
     dir: TempDir,
 }
 
+fn keys() -> Keys {
+    Keys::new("shelf")
+}
+
+/// The password of a user of Redis.
+fn secret_of(user: &str) -> String {
+    format!("secret-of-{user}")
+}
+
+/// Who runs a tool: central's, or the agent of the store that it is told.
+fn user_of<'a>(program: &str, args: &[&'a str]) -> &'a str {
+    let store = args.iter().skip_while(|arg| **arg != "--store-id").nth(1);
+    if program == "central" { "central" } else { store.copied().unwrap_or("default") }
+}
+
 /// A daemon's binary: where `cargo xtask test` says, else beside this test's own.
-pub(crate) fn binary(name: &str) -> PathBuf {
+pub fn binary(name: &str) -> PathBuf {
     let dir = std::env::var_os("SHELFSTREAM_BIN_DIR").map(PathBuf::from).unwrap_or_else(|| {
         let own = std::env::current_exe().expect("this test has a path");
         let dir = own.parent().expect("target/<profile>, or deps in it");
@@ -129,7 +160,8 @@ impl World {
     pub async fn tool(&self, program: &str, args: &[&str]) -> (bool, String) {
         let output = tokio::process::Command::new(binary(program))
             .args(args)
-            .env("REDIS_URL", self.redis_url())
+            .env("REDIS_URL", self.redis_url_of(user_of(program, args)))
+            .envs(self.tls.iter().flat_map(|(_, certificates)| certificates.variables()))
             .env("CENTRAL_URL", format!("http://127.0.0.1:{}", self.central_port.number()))
             .current_dir(self.dir.path())
             .output()
@@ -150,19 +182,20 @@ impl World {
 
     /// Starts Redis, empty, on this world's port.
     pub async fn start_redis(&mut self) {
-        let args = [
-            "--port",
-            &self.redis_port.number().to_string(),
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--bind",
-            "127.0.0.1",
-            "--dir",
-            &self.dir.path().display().to_string(),
-        ]
-        .map(str::to_owned);
+        let users = self.dir.path().join("users.acl");
+        let stores = self.stores.keys().map(|store| self.user_of_store(store));
+        let lines = std::iter::once(self.user_of_central()).chain(stores).map(|user| format!("user {user}\n"));
+        // Who gives no name is the test itself, and may do everything.
+        let lines: String = std::iter::once("user default on nopass ~* &* +@all\n".to_owned()).chain(lines).collect();
+        std::fs::write(&users, lines).expect("the file of users is written");
+        let mut args: Vec<String> = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"].map(str::to_owned).into();
+        args.extend(["--port".to_owned(), self.redis_port.number().to_string()]);
+        args.extend(["--dir".to_owned(), self.dir.path().display().to_string()]);
+        args.extend(["--aclfile".to_owned(), users.display().to_string()]);
+        if let Some((port, certificates)) = &self.tls {
+            args.extend(["--tls-port".to_owned(), port.number().to_string()]);
+            args.extend(certificates.server_options());
+        }
         let mut process = Process::start(&redis_server(), &args, &self.dir.path().join("redis.log"));
         until("Redis answers", LONG, async || {
             process.must_run();
@@ -201,29 +234,70 @@ impl World {
         self.redis_command("FLUSHALL").await.expect("Redis answers");
     }
 
+    /// Where a daemon finds Redis. Each has a user of its own with the rights that it is said to need, and no more.
+    pub fn redis_url_of(&self, user: &str) -> String {
+        match &self.tls {
+            Some((port, _)) => format!("rediss://{user}:{}@127.0.0.1:{}", secret_of(user), port.number()),
+            None => self.plain_redis_url_of(user),
+        }
+    }
+
+    /// The same without TLS.
+    pub fn plain_redis_url_of(&self, user: &str) -> String {
+        format!("redis://{user}:{}@127.0.0.1:{}", secret_of(user), self.redis_port.number())
+    }
+
+    /// A file with the password of one of them.
+    pub fn password_file(&self, user: &str) -> PathBuf {
+        let file = self.dir.path().join(format!("{user}.password"));
+        std::fs::write(&file, secret_of(user) + "\n").expect("a file is written");
+        file
+    }
+
+    /// The certificates of a world with TLS.
+    pub fn certificates(&self) -> &Certificates {
+        &self.tls.as_ref().expect("a world with TLS").1
+    }
+
+    fn user_of_central(&self) -> String {
+        format!("central on {} {}", acl::password(&secret_of("central")), acl::of_central(&keys(), Joining::Discovered))
+    }
+
+    fn user_of_store(&self, store: &str) -> String {
+        let id = StoreId::parse(store).expect("a store's id");
+        format!("{store} on {} {}", acl::password(&secret_of(store)), acl::of_store(&keys(), &id, Joining::Discovered))
+    }
+
+    /// By the certificates that a daemon needs, its options.
+    fn tls_options(&self) -> Vec<String> {
+        self.tls.iter().flat_map(|(_, certificates)| certificates.client_options()).collect()
+    }
+
     fn start_central(&mut self) {
-        let args = [
+        let mut args = vec![
             "serve".to_owned(),
-            format!("--redis-url={}", self.redis_url()),
+            format!("--redis-url={}", self.redis_url_of("central")),
             format!("--database-path={}", self.dir.path().join("central.db").display()),
             format!("--listen=127.0.0.1:{}", self.central_port.number()),
             format!("--address-file={}", self.address_file(&Daemon::Central).display()),
             format!("--heartbeat-max-age-ms={}", self.options.max_age_ms),
             format!("--sweep-interval-ms={}", self.options.sweep_ms),
         ];
+        args.extend(self.tls_options());
         self.central = Some(Process::start(&binary("central"), &args, &self.dir.path().join("central.log")));
     }
 
     fn start_store(&mut self, store: &str) {
-        let args = [
+        let mut args = vec![
             "serve".to_owned(),
             format!("--store-id={store}"),
-            format!("--redis-url={}", self.redis_url()),
+            format!("--redis-url={}", self.redis_url_of(store)),
             format!("--database-path={}", self.dir.path().join(format!("{store}.db")).display()),
             format!("--listen=127.0.0.1:{}", self.port_of(store)),
             format!("--address-file={}", self.address_file(&Daemon::Store(store.to_owned())).display()),
             format!("--heartbeat-interval-ms={}", self.options.beat_ms),
         ];
+        args.extend(self.tls_options());
         let process = Process::start(&binary("store-agent"), &args, &self.dir.path().join(format!("{store}.log")));
         self.stores.get_mut(store).expect("a store of this world").1 = Some(process);
     }
@@ -231,6 +305,14 @@ impl World {
     /// Adds a store and starts its agent.
     pub fn add_store(&mut self, store: &str) {
         self.stores.insert(store.to_owned(), (Port::reserve(), None));
+        if self.redis.is_some() {
+            let user = self.user_of_store(store);
+            let words: Vec<&str> = user.split_whitespace().collect();
+            redis::Client::open(self.redis_url())
+                .and_then(|client| client.get_connection())
+                .and_then(|mut redis| redis::cmd("ACL").arg("SETUSER").arg(words).exec(&mut redis))
+                .expect("Redis takes a user");
+        }
         self.start_store(store);
     }
 

@@ -3,25 +3,21 @@
 //! Nothing here keeps truth. Each call is one pipeline on one connection, and everything sent may be sent again. A call
 //! that fails or times out says nothing about what Redis did: the caller drops the connection and starts over.
 
+pub mod acl;
 mod channel;
+mod client;
 
 pub use channel::{Channel, Delivery, Garbage, Received, decode_entry};
+pub use client::{CONNECT_TIMEOUT, Options, RESPONSE_TIMEOUT, client, connect, connect_blocking, password_in, subscribe};
 
+use std::fmt;
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::io::tcp::TcpSettings;
-use ::redis::{AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, RedisResult};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::StoreId;
 use crate::time::Millis;
 
-/// How long a call may take before its connection is given up. Far above any healthy answer, so that a connection that
-/// is open at one end only is noticed soon.
-pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long connecting may take.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Life of a heartbeat's key. Far beyond the age at which a store counts as stale, so that its age can still be told.
 pub const BEAT_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Number of bell channels.
@@ -39,29 +35,33 @@ impl Keys {
         Self { prefix: prefix.to_owned() }
     }
 
+    fn of(&self, store: impl fmt::Display, what: &str) -> String {
+        format!("{}:{{{store}}}:{what}", self.prefix)
+    }
+
     /// Stream of a store's events; written by the store alone.
     pub fn events(&self, store: &StoreId) -> String {
-        format!("{}:{{{store}}}:events", self.prefix)
+        self.of(store, "events")
     }
 
     /// Ack of the events; written by central alone.
     pub fn events_ack(&self, store: &StoreId) -> String {
-        format!("{}:{{{store}}}:events:ack", self.prefix)
+        self.of(store, "events:ack")
     }
 
     /// Stream of commands to a store; written by central alone.
     pub fn commands(&self, store: &StoreId) -> String {
-        format!("{}:{{{store}}}:commands", self.prefix)
+        self.of(store, "commands")
     }
 
     /// Ack of the commands; written by the store alone.
     pub fn commands_ack(&self, store: &StoreId) -> String {
-        format!("{}:{{{store}}}:commands:ack", self.prefix)
+        self.of(store, "commands:ack")
     }
 
     /// A store's [`Beat`]; written by the store alone.
     pub fn heartbeat(&self, store: &StoreId) -> String {
-        format!("{}:{{{store}}}:heartbeat", self.prefix)
+        self.of(store, "heartbeat")
     }
 
     /// Set of all store ids: how central discovers a store.
@@ -107,32 +107,6 @@ pub struct Beat {
     pub life_ms: i64,
 }
 
-/// A client for a `redis://` address, with `TCP_NODELAY`.
-pub fn client(url: &str) -> RedisResult<Client> {
-    if url.trim_start().to_ascii_lowercase().starts_with("rediss:") {
-        let why = "TLS (rediss://) is not built in: use redis://, through a tunnel if the network is not your own";
-        return Err((ErrorKind::InvalidClientConfig, why).into());
-    }
-    let settings = TcpSettings::default().set_nodelay(true);
-    Client::open(url.into_connection_info()?.set_tcp_settings(settings))
-}
-
-/// A new connection; calls on it fail after [`RESPONSE_TIMEOUT`].
-pub async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
-    connect_for(client, RESPONSE_TIMEOUT).await
-}
-
-/// A new connection for blocking reads of up to `block`.
-pub async fn connect_blocking(client: &Client, block: Duration) -> RedisResult<MultiplexedConnection> {
-    connect_for(client, block + RESPONSE_TIMEOUT).await
-}
-
-async fn connect_for(client: &Client, response: Duration) -> RedisResult<MultiplexedConnection> {
-    let config =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(Some(response));
-    client.get_multiplexed_async_connection_with_config(&config).await
-}
-
 /// Redis's clock, from the reply of `TIME`.
 pub fn time(reply: (i64, i64)) -> Millis {
     Millis(reply.0.saturating_mul(1_000).saturating_add(reply.1 / 1_000))
@@ -141,13 +115,6 @@ pub fn time(reply: (i64, i64)) -> Millis {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_with_tls_is_refused_with_the_reason() {
-        let error = client("rediss://127.0.0.1:6379").expect_err("no TLS");
-        assert!(error.to_string().contains("TLS"), "{error}");
-        assert!(client("redis://127.0.0.1:6379").is_ok());
-    }
 
     #[test]
     fn keys_are_named_as_the_protocol_says() {

@@ -1,5 +1,6 @@
 //! End to end: real processes, real Redis, real faults. One module a topic.
 
+mod acl;
 mod bad_input;
 mod flush;
 mod last_unit;
@@ -12,3 +13,4 @@ mod replay;
 mod retire;
 mod start;
 mod stuck;
+mod tls;
