@@ -1,4 +1,4 @@
-//! Real sales data with expected results: the sets beside the project where they are, else the project's own sample.
+//! Real sales data with expected results.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -29,15 +29,6 @@ pub struct Set {
     pub lines: Vec<Line>,
     /// `expected.json`.
     pub expected: Value,
-}
-
-/// The folder of a set: `""` is the first, `"online-retail"` the second. `None`: the sets are not on this machine.
-pub fn folder(set: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("SHELFSTREAM_DATA")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"));
-    let folder = root.join(set);
-    folder.join("expected.json").exists().then_some(folder)
 }
 
 /// The project's own sample.

@@ -12,6 +12,7 @@ mod dice;
 pub mod history;
 mod port;
 mod process;
+pub mod replay;
 pub mod simulation;
 mod till;
 mod unknown;

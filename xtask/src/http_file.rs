@@ -2,18 +2,13 @@
 //! they are free.
 
 use std::io::Write;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, bail};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use anyhow::bail;
 
 use crate::demo::Stage;
-use crate::process::{self, wait};
+use crate::process::{self, wait, within};
 use crate::redis::which;
 
 /// The client, from the npm registry.
@@ -31,10 +26,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
              install nodejs npm; Fedora: sudo dnf install nodejs; macOS: brew install node) and run this again"
         );
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = stop.clone();
-    // Without this, Ctrl-C would end this program alone and leave the servers behind.
-    ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")?;
+    let stop = process::asked_to_stop()?;
     print!("  client   httpyac ");
     std::io::stdout().flush()?;
     let fetched = within(FETCH_LIMIT, &stop, npx().arg("--version"))?;
@@ -69,33 +61,4 @@ fn npx() -> Command {
     let mut command = Command::new("npx");
     command.args(["--yes", CLIENT]).current_dir(process::root());
     command
-}
-
-/// Runs a command with all that it starts; ends them when the time is over or somebody asks.
-fn within(limit: Duration, stop: &AtomicBool, command: &mut Command) -> anyhow::Result<ExitStatus> {
-    // npx starts a shell, which starts node: only as a group can they be ended.
-    let mut child = command.process_group(0).spawn().context("npx does not start")?;
-    let started = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        if stop.load(Ordering::Relaxed) {
-            end(&mut child);
-            bail!("stopped");
-        }
-        if started.elapsed() > limit {
-            end(&mut child);
-            bail!("{command:?} was not done within {} s", limit.as_secs());
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn end(child: &mut Child) {
-    if let Ok(group) = i32::try_from(child.id()) {
-        // A group that is gone already needs no signal.
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-    }
-    let _ = child.wait();
 }

@@ -5,10 +5,14 @@ mod data;
 mod demo;
 mod http;
 mod http_file;
+mod pages;
 mod process;
 mod redis;
+mod replay;
 mod simulation;
 mod test;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -31,17 +35,26 @@ enum Command {
     Mutants(simulation::Mutants),
     /// Let everything go wrong that can, with real processes, and see that every promise is kept.
     Chaos(chaos::Options),
+    /// Replay full sets of real sales with a fault of each kind on the way; fails if their data is not there.
+    Replay(replay::Options),
     /// Run demo.http with a real client against a fresh central and two stores.
     HttpFile,
+    /// Use the pages of a store and of central in a real browser.
+    Pages,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Simulate(options) => simulation::simulate(&options),
         Command::Mutants(options) => simulation::mutants(&options),
         Command::Chaos(options) => chaos::run(&options),
+        Command::Replay(options) => replay::run(&options),
         Command::HttpFile => http_file::run(),
-    }
+        Command::Pages => pages::run(),
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
 }

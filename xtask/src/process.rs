@@ -4,10 +4,14 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 /// Builds both daemons, with cargo's own progress, and returns where they are.
 pub(crate) fn build_daemons() -> anyhow::Result<PathBuf> {
@@ -38,6 +42,7 @@ pub(crate) fn port(wanted: u16) -> anyhow::Result<u16> {
 /// A running child, its output in a file. Killed when dropped.
 pub(crate) struct Process {
     child: Child,
+    log: PathBuf,
 }
 
 impl Process {
@@ -52,7 +57,22 @@ impl Process {
             .process_group(0)
             .spawn()
             .with_context(|| format!("{} does not start", program.display()))?;
-        Ok(Self { child })
+        Ok(Self { child, log: log.to_owned() })
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// An error with the end of its log if it has ended: nobody needs to wait for what it would have done.
+    pub(crate) fn must_run(&mut self) -> anyhow::Result<()> {
+        let Some(status) = self.child.try_wait()? else { return Ok(()) };
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let end = lines[lines.len().saturating_sub(5)..].join("\n");
+        let name = self.log.file_stem().unwrap_or_default().display();
+        bail!("{name} ended by itself with {status}; the end of {}:\n{end}", self.log.display())
     }
 
     /// SIGKILL, and waits for the end.
@@ -70,13 +90,59 @@ impl Drop for Process {
 }
 
 /// Waits until `look` is true.
-pub(crate) fn wait(what: &str, within: Duration, mut look: impl FnMut() -> bool) -> anyhow::Result<Duration> {
+pub(crate) fn wait(what: &str, within: Duration, mut look: impl FnMut() -> bool) -> anyhow::Result<()> {
+    try_wait(what, within, || Ok(look()))
+}
+
+/// Waits until `look` is true; its error ends the wait.
+pub(crate) fn try_wait(
+    what: &str,
+    within: Duration,
+    mut look: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
     let started = Instant::now();
-    while !look() {
+    while !look()? {
         if started.elapsed() > within {
             bail!("{what}: not within {} s", within.as_secs());
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    Ok(started.elapsed())
+    Ok(())
+}
+
+/// Becomes true at Ctrl-C, which would else end this program alone and leave behind what it has started.
+pub(crate) fn asked_to_stop() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")?;
+    Ok(stop)
+}
+
+/// Runs a command with all that it starts; ends them when the time is over or somebody asks.
+pub(crate) fn within(limit: Duration, stop: &AtomicBool, command: &mut Command) -> anyhow::Result<ExitStatus> {
+    // npm and npx start a shell, which starts node: only as a group can they be ended.
+    let mut child = command.process_group(0).spawn().with_context(|| format!("{command:?} does not start"))?;
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if stop.load(Ordering::Relaxed) {
+            end(&mut child);
+            bail!("stopped");
+        }
+        if started.elapsed() > limit {
+            end(&mut child);
+            bail!("{command:?} was not done within {} s", limit.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn end(child: &mut Child) {
+    if let Ok(group) = i32::try_from(child.id()) {
+        // A group that is gone already needs no signal.
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+    let _ = child.wait();
 }

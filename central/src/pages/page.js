@@ -13,6 +13,8 @@ const $ = (id) => document.getElementById(id);
 // Words and nodes. Data only ever becomes text: a name may contain "<".
 
 const number = (value) => value.toLocaleString("en");
+const PLURALS = { item: "items", entry: "entries" };
+const count = (value, word) => `${number(value ?? 0)} ${value === 1 ? word : PLURALS[word]}`;
 
 /** The time of day, and of any other day than today its date too. */
 function clock(time) {
@@ -124,21 +126,44 @@ const WRONG = 40;
 /** A retired store may be taken back under its own epoch, 0 if it had none; any other one is some agent's claim. */
 const foreign = (store) => store.claims.filter(({ epoch }) => epoch !== store.epoch);
 
-function judge(store, redis) {
+/** What a claimant would bring, as far as it is known: a claim whose agent does not run says its epoch alone. */
+function claimOf({ epoch, items, backlog, forMs }) {
+  const parts = [items !== undefined && count(items, "item"), backlog && `${count(backlog, "entry")} not sent`,
+    forMs !== undefined && `for ${age(forMs)}`].filter(Boolean);
+  return `An agent claims epoch ${epoch}${parts.length ? ` (${parts.join(", ")})` : ""}.`;
+}
+
+/** What an agent is that has stopped itself, and goes on selling: nothing of it reaches central. */
+function stoppedOf({ why, epoch, items, backlog, forMs }) {
+  return `An agent with epoch ${epoch} has stopped itself (${why}) and sells on, for ${age(forMs)}: `
+    + `${count(items, "item")}, ${count(backlog, "entry")} not sent. See which one is right, and restore or stop the other.`;
+}
+
+/** Of a fenced store the agent that is heard is not the one that the view is of: its figures say nothing about it. */
+function withoutForeign(store) {
+  if (store.status !== "fenced") return store;
+  return { ...store, lagMs: null, head: null, backlog: null, oldestUnsentMs: null, digest: "unknown" };
+}
+
+function judge(told, redis) {
+  const store = withoutForeign(told);
   // A beat's figures grow old until the next one: what it announced and central has applied by now is no backlog, and
   // of a store that is not heard nobody knows.
-  const isSettled = store.status !== "fenced" && store.applied >= store.head;
-  const isUnheard = ["offline", "new"].includes(store.status);
+  const isSettled = store.head !== null && store.applied >= store.head;
+  const isUnheard = ["offline", "new", "fenced"].includes(store.status);
   const backlog = isUnheard ? null : isSettled ? 0 : store.backlog;
   const oldestUnsentMs = backlog ? store.oldestUnsentMs : 0;
   const [mark, rank, meaning] = STATUS[store.status] || ["?", 50, ""];
   const isDeaf = redis === "down" && store.status === "offline";
   const found = [[rank, isDeaf ? "Central cannot hear it without Redis." : meaning]];
   if (store.status === "retired") {
-    for (const claim of foreign(store)) found.push([30, `An agent claims epoch ${claim.epoch}.`]);
+    for (const claim of foreign(store)) found.push([30, claimOf(claim)]);
   } else {
-    for (const warning of store.warnings) found.push([85, sentence(warning)]);
-    for (const claim of store.claims) found.push([75, `An agent claims epoch ${claim.epoch}.`]);
+    const stopped = store.stoppedAgent;
+    if (stopped) found.push([85, stoppedOf(stopped)]);
+    const rest = store.warnings.filter((warning) => !stopped || !warning.startsWith("an agent has stopped itself"));
+    for (const warning of rest) found.push([85, sentence(warning)]);
+    for (const claim of store.claims.filter(({ epoch }) => epoch !== stopped?.epoch)) found.push([75, claimOf(claim)]);
     if (store.digest === "different") found.push([65, "Digest differs from the store’s."]);
     if (store.lagMs > LAG_MS) found.push([50, `Central is ${age(store.lagMs)} behind.`]);
     const overdue = store.overduePurchases;
@@ -165,7 +190,7 @@ const COLUMNS = [
   ["Backlog", (s) => (s.backlog === null ? "unknown" : number(s.backlog))],
   ["Oldest unsent", (s) => (s.backlog ? age(s.oldestUnsentMs) : "–"), (s) => s.oldestUnsentMs > UNSENT_MS],
   ["Digest", (s) => ({ equal: "= ", different: "≠ " }[s.digest] || "") + s.digest, (s) => s.digest === "different"],
-  ["Epoch:head", (s) => `${s.epoch}:${s.head}`],
+  ["Epoch:head", (s) => `${s.epoch}:${s.head ?? "?"}`],
   ["Applied", (s) => `${s.applied}`],
   ["Open purchases", (s) => number(s.openPurchases), (s) => s.overduePurchases > 0],
 ];
@@ -290,19 +315,21 @@ function showStore(store) {
   // Central would refuse the one, and the other means nothing.
   const isRetired = store.status === "retired";
   $("sale").hidden = $("resync").hidden = isRetired;
-  fill($("adopts"), store.claims, ({ epoch }) => String(epoch), makeAdopt, (button, { epoch }) => {
+  fill($("adopts"), store.claims, ({ epoch }) => String(epoch), makeAdopt, (button, { epoch, items }) => {
     const isOwn = epoch === store.epoch;
-    text(button, isRetired && isOwn ? "Take back" : `${isRetired ? "Take back with" : "Adopt"} epoch ${epoch}`);
+    const claimant = `epoch ${epoch}${items === undefined ? "" : ` (${count(items, "item")})`}`;
+    text(button, isRetired && isOwn ? "Take back" : `${isRetired ? "Take back with" : "Adopt"} ${claimant}`);
   });
 }
 
-/** What the operator did, under one key until an answer came. */
-async function operate(done, method, path, body) {
+/** What the operator did, under one key until an answer came. A refusal may ask something: by its code. */
+async function operate(done, method, path, body, asks = {}) {
   const name = `${opened} ${method} ${path} ${JSON.stringify(body)}`;
   if (!keys.has(name)) keys.set(name, newKey());
   const buttons = $("store").querySelectorAll("#buttons button, #yes");
   buttons.forEach((button) => (button.disabled = true));
   text($("answer"), "Asking central.");
+  let question;
   try {
     await ask(`stores/${encodeURIComponent(opened)}${path}`, { method, body, key: keys.get(name) });
     keys.delete(name);
@@ -312,8 +339,10 @@ async function operate(done, method, path, body) {
     if (!isOpen) keys.delete(name);
     const why = problem ? problem.detail || problem.title : "No answer came, so it is not known whether it was done.";
     text($("answer"), isOpen ? `${why} You may press again: it is done once at most.` : `Refused: ${why}`);
+    question = asks[problem?.code]?.bind(null, problem);
   }
   buttons.forEach((button) => (button.disabled = false));
+  if (question) question();
   wake();
 }
 
@@ -328,7 +357,9 @@ $("resync").addEventListener("click", () => operate("The store was asked for its
 
 /** What adopting means for a store, in words: the question and the answer. */
 function adoption(store, epoch) {
-  const follow = `Follow the agent with epoch ${epoch} from now on, with the stock that its database has?`;
+  const { items } = store.claims.find((claim) => claim.epoch === epoch) || {};
+  const stock = items === undefined ? "the stock that its database has" : `the ${count(items, "item")} of its database`;
+  const follow = `Follow the agent with epoch ${epoch} from now on, with ${stock}?`;
   if (store.status !== "retired") {
     const rest = "The one that central follows today is then refused: make sure that only one agent runs.";
     return [`${follow} ${rest}`, `Yes, adopt epoch ${epoch}`];
@@ -340,27 +371,39 @@ function adoption(store, epoch) {
   return [question, "Yes, take it back"];
 }
 
+/** Asks; what is done at yes is done by whoever asks. */
+function confirmBy(question, answer, then) {
+  text($("confirm-text"), question);
+  text($("yes"), answer);
+  confirmed = then;
+  $("confirm").hidden = false;
+  $("confirm").scrollIntoView({ block: "nearest" });
+  $("no").focus();
+}
+
+let confirmed = null;
 let asker;
 function makeAdopt() {
   const button = make("button");
   button.type = "button";
   button.addEventListener("click", () => {
     asker = button;
-    const [question, answer] = adoption(current(), Number(button.dataset.id));
-    text($("confirm-text"), question);
-    text($("yes"), answer);
-    $("yes").dataset.epoch = button.dataset.id;
-    $("confirm").hidden = false;
-    $("confirm").scrollIntoView({ block: "nearest" });
-    $("no").focus();
+    const epoch = Number(button.dataset.id);
+    const adopt = (body) => operate("Done. The store goes on as soon as central hears it.", "POST", "/adopt", body, {
+      // Central refuses to empty a store, as far as it knows, until it is told that this is meant.
+      empty_claim: ({ detail }) => {
+        const question = `${detail} What it does not have leaves the view, and nobody can buy it. Adopt it all the same?`;
+        confirmBy(question, "Yes, even if that empties the store", () => adopt({ epoch, items: 0 }));
+      },
+    });
+    confirmBy(...adoption(current(), epoch), () => adopt({ epoch }));
   });
   return button;
 }
 $("yes").addEventListener("click", () => {
   $("confirm").hidden = true;
   $("close").focus();
-  const epoch = Number($("yes").dataset.epoch);
-  operate("Done. The store goes on as soon as central hears it.", "POST", "/adopt", { epoch });
+  confirmed();
 });
 $("no").addEventListener("click", () => {
   $("confirm").hidden = true;
@@ -451,10 +494,20 @@ function banner([title, words]) {
   text($("banner-text"), words);
 }
 
+/** All stores, page by page. */
+async function allStores() {
+  let page = await ask("stores");
+  const all = page.items;
+  while (page.nextCursor) {
+    page = await ask(`stores?size=1000&cursor=${encodeURIComponent(page.nextCursor)}`);
+    all.push(...page.items);
+  }
+  return all;
+}
+
 async function refresh() {
   const state = await ask("./");
-  const { items } = await ask("stores");
-  stores = items.map((store) => judge(store, state.redis));
+  stores = (await allStores()).map((store) => judge(store, state.redis));
   if (rounds % SELDOM === 0) {
     // Overdue ones are old, so the latest purchases alone would not show them.
     const isAny = stores.some((store) => store.overduePurchases > 0);

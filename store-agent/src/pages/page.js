@@ -78,6 +78,29 @@ function say(words) {
   hush = setTimeout(() => text($("said"), ""), 7000);
 }
 
+// Scanners. They are keyboards: a code is typed faster than by any hand, and Enter follows.
+
+const SCAN_GAP_MS = 50;
+const SCAN_LENGTH = 4;
+let lastKeyAt = 0;
+let burst = 0;
+let isScan = false;
+
+document.addEventListener("keydown", (event) => {
+  const isFast = event.timeStamp - lastKeyAt < SCAN_GAP_MS;
+  lastKeyAt = event.timeStamp;
+  isScan = event.key === "Enter" && isFast && burst >= SCAN_LENGTH;
+  if (event.key.length === 1) burst = isFast ? burst + 1 : 1;
+}, true);
+document.addEventListener("keyup", () => (isScan = false), true);
+
+/** EAN-8, UPC-A, EAN-13 or GTIN-14: weighted with 1 and 3 from the right, the digits sum up to a multiple of ten. */
+function isBarcode(digits) {
+  if (!/^(\d{8}|\d{12,14})$/.test(digits)) return false;
+  const weighted = [...digits].reverse().map((digit, at) => Number(digit) * (at % 2 ? 3 : 1));
+  return weighted.reduce((sum, part) => sum + part) % 10 === 0;
+}
+
 // Asking the agent.
 
 /** The agent said no, and why. */
@@ -170,6 +193,9 @@ function showState(status) {
   const letters = status.deadLetters === 1 ? "1 message" : `${number(status.deadLetters)} messages`;
   const dead = `${letters} of the head office could not be understood. Tell whoever looks after this system.`;
   show($("dead"), status.deadLetters ? dead : "");
+  const fresh = "The database of this store is new and has no products yet. If this store has sold before, book nothing "
+    + "here and tell whoever looks after this system.";
+  show($("new"), status.new ? fresh : "");
   text($("stock-count"), `${number(status.items)} products`);
   text($("pick-count"), status.toPick ? `${number(status.toPick)} waiting` : "");
   text($("pick-live"), status.toPick ? `${number(status.toPick)} online purchases wait to be picked` : "");
@@ -321,7 +347,41 @@ async function refreshStock() {
   if (turned === $("prev") && trail.length === 1) $("next").focus();
   text($("page-number"), `Page ${trail.length}`);
   if (act) showNow(items.find((item) => item.productId === act.item.productId));
+  if (entered === null || entered !== q) return;
+  entered = null;
+  const exact = items.find((item) => item.productId === q);
+  const hit = exact || (items.length === 1 && !cursor ? items[0] : null);
+  if (hit && !act) openHit(hit);
 }
+
+/** Enter was pressed: the only product of this name, or the one with just this number, is the one that was meant. */
+function openHit(item) {
+  text($("hit-title"), item.name);
+  text($("hit-now"), nowOf(item));
+  HIT.item = item;
+  if (!HIT.open) HIT.showModal();
+  // Not a button: a scanner that ends with two Enters does nothing more.
+  $("hit-title").focus();
+}
+
+const HIT = $("hit");
+
+/** The next code, or name, takes the place of the last. */
+function searchAgain() {
+  if (HIT.open) HIT.close();
+  $("q").focus();
+  $("q").select();
+}
+
+$("hit-close").addEventListener("click", searchAgain);
+HIT.addEventListener("cancel", (event) => {
+  event.preventDefault();
+  searchAgain();
+});
+document.addEventListener("keydown", (event) => {
+  const isTyped = /^[\p{L}\p{N}]$/u.test(event.key) && !event.ctrlKey && !event.altKey && !event.metaKey;
+  if (isTyped && !act && !event.target.closest("input, select")) searchAgain();
+});
 
 /** What may be done with an item: its name, the button that books it, what was done, what it may refer to. */
 const ACTIONS = {
@@ -330,6 +390,13 @@ const ACTIONS = {
   adjust: ["Adjust", "Book it", "Adjusted", "Reference"],
   count: ["Count", "Book the count", "Counted", "Count list"],
 };
+
+for (const [action, [label]] of Object.entries(ACTIONS)) {
+  $("hit-actions").append(button(label, () => {
+    HIT.close();
+    openAct(action, HIT.item, $("q"));
+  }));
+}
 
 function makeItem(item) {
   const figure = (part, label) => make("div", "number", make("b", part), label);
@@ -363,18 +430,30 @@ function updateItem(node, item) {
 }
 
 let typing;
+let entered = null;
+
+function search(q) {
+  clearTimeout(typing);
+  wanted = q;
+  trail = [null];
+  wake(true);
+}
+
 $("q").addEventListener("input", () => {
   clearTimeout(typing);
+  entered = null;
   const q = $("q").value.trim();
   text($("q-hint"), q.length === 1 ? "Two characters at least." : "");
-  typing = setTimeout(() => {
-    if (q.length === 1 || q === wanted) return;
-    wanted = q;
-    trail = [null];
-    wake(true);
-  }, 250);
+  if (q.length !== 1) typing = setTimeout(() => q !== wanted && search(q), 250);
 });
-$("search").addEventListener("submit", (event) => event.preventDefault());
+$("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const q = $("q").value.trim();
+  if (q.length < 2) return;
+  $("q").select();
+  entered = q;
+  search(q);
+});
 
 /** A page is read from its top. */
 function turn() {
@@ -396,16 +475,25 @@ $("prev").addEventListener("click", () => {
 
 const DIALOG = $("act");
 const MOST = 1_000_000;
+// More than so many units, and more or fewer by this factor, are asked about once more.
+const FEW = 100;
+const FAR = 10;
 let act = null;
 
+const nowOf = (item) => `Now ${number(item.quantity)} on hand, ${number(item.available)} can be sold.`;
+
 function showNow(item) {
-  if (item) text($("act-now"), `Now ${number(item.quantity)} on hand, ${number(item.available)} can be sold.`);
+  if (!item) return;
+  act.item = item;
+  text($("act-now"), nowOf(item));
 }
 
-/** While an answer is awaited, or may still be asked for again, the form stays as it was sent. */
+/** Entered, asked whether it is meant so, sent, open: while an answer is awaited, or may still be asked for again, the
+ * form stays as it was sent. */
 function setStage(stage) {
-  $("fields").disabled = stage !== "enter";
-  $("submit").hidden = stage === "open";
+  $("fields").disabled = !["enter", "ask"].includes(stage);
+  $("submit").hidden = ["ask", "open"].includes(stage);
+  $("sure").hidden = stage !== "ask";
   $("submit").disabled = stage === "sent";
   $("retry").hidden = stage !== "open";
   $("cancel").disabled = stage === "sent";
@@ -475,7 +563,8 @@ function closeAct(words) {
   const { opener } = act;
   act = null;
   DIALOG.close();
-  if (opener.isConnected) opener.focus();
+  if (opener === $("q")) searchAgain();
+  else if (opener.isConnected) opener.focus();
   say(words);
 }
 
@@ -503,8 +592,7 @@ async function send() {
     const { path, ...rest } = act.request;
     const { json } = await ask(path, rest);
     const found = json.difference === undefined ? "" : `, difference ${number(json.difference)}`;
-    const now = `Now ${number(json.quantity)} on hand, ${number(json.available)} can be sold.`;
-    closeAct(`${ACTIONS[act.action][2]}: ${json.name}${found}. ${now}`);
+    closeAct(`${ACTIONS[act.action][2]}: ${json.name}${found}. ${nowOf(json)}`);
     wake(true);
   } catch (error) {
     setStage(isOpen(error) ? "open" : "enter");
@@ -514,12 +602,52 @@ async function send() {
   }
 }
 
+/** Why what was entered is not likely to be meant; empty if it is. */
+function doubt() {
+  const digits = $("units").value;
+  if (isScan || isBarcode(digits)) return `${digits} looks like a scanned barcode, not like a number of units.`;
+  const [before, units] = [act.item.quantity, Number(digits)];
+  const delta = { sell: -units, receive: units, adjust: units * Number($("form").elements.sign.value) };
+  const after = act.action === "count" ? units : before + delta[act.action];
+  const [less, more] = [Math.max(0, Math.min(before, after)), Math.max(before, after)];
+  if (more <= FEW || more <= less * FAR) return "";
+  return `That is far from what is known: from ${number(before)} on hand to ${number(after)}.`;
+}
+
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!act || act.stage !== "enter") return;
+  if (!act || !["enter", "ask"].includes(act.stage)) return;
+  // A code that was scanned into another field stands there; nobody has asked for more.
+  if (isScan && document.activeElement !== $("units")) return;
+  const why = doubt();
+  if (!why) return book();
+  // Not by Enter: that is what the scanner presses. It takes a click, or a step to the button.
+  setStage("ask");
+  text($("sure"), `Yes, it is ${number(Number($("units").value))}`);
+  show($("act-problem"), `${why} Nothing is booked yet.`);
+  $("units").select();
+});
+
+function book() {
   // A refused request did nothing, so what is entered after it is a new submission with a new key.
   act.request = request();
   send();
+}
+
+/** What was asked was asked about other figures. */
+function edited() {
+  if (act.stage !== "ask") return;
+  setStage("enter");
+  show($("act-problem"), "");
+}
+
+$("form").addEventListener("input", edited);
+$("sure").addEventListener("click", book);
+$("units").addEventListener("invalid", (event) => {
+  if (!isBarcode($("units").value)) return;
+  event.preventDefault();
+  show($("act-problem"), doubt());
+  $("units").select();
 });
 $("retry").addEventListener("click", send);
 $("cancel").addEventListener("click", () => {
@@ -533,6 +661,7 @@ for (const [id, step] of [["less", -1], ["plus", 1]]) {
   $(id).addEventListener("click", () => {
     const field = $("units");
     field.value = Math.min(Math.max(Number(field.value) + step, Number(field.min)), Number(field.max));
+    edited();
   });
 }
 
@@ -545,6 +674,7 @@ const HAPPENED = {
   purchase_picked: "Picked", command_refused: "Request of the head office refused", shortage: "Shortage",
   low_stock: "Running low", epoch_opened: "Records opened", snapshot_page: "Whole stock sent",
   snapshot_end: "Whole stock sent to the end", outcome_repeated: "Answer repeated",
+  ready: "Ready for the head office",
 };
 
 async function refreshEvents() {
@@ -584,7 +714,10 @@ async function refresh() {
     await refreshPicks(status.toPick);
     await refreshStock();
     await refreshEvents();
-    $("main").hidden = false;
+    if ($("main").hidden) {
+      $("main").hidden = false;
+      if (document.activeElement === document.body) $("q").focus({ preventScroll: true });
+    }
     // Only now: what failed half way is asked for again.
     shownHead = head;
   }

@@ -8,11 +8,9 @@ mod tills;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use clap::Args;
 
 pub(crate) use stage::Stage;
@@ -85,9 +83,7 @@ impl Screen {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     println!("Shelfstream: four stores, a shop, and everything that can go wrong.");
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = stop.clone();
-    ctrlc::set_handler(move || asked.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")?;
+    let stop = process::asked_to_stop()?;
     let folder = options.data.clone().unwrap_or_else(|| process::root().join("demo/data"));
     let set = data::read(&folder, STORES)?;
     let stores: Vec<String> = {
@@ -101,18 +97,23 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let end = options.seconds.map(|seconds| started + Duration::from_secs(seconds));
     let play = options.seconds.map_or(PLAY, |seconds| PLAY.min(Duration::from_secs(seconds * 3 / 4)));
     let mut show = acts::Show::new(stage, set, stop.clone(), play);
-    show.play(&mut screen)?;
+    let mut result = show.play(&mut screen);
     let logs = show.stage.dir.display().to_string();
-    if !stop.load(Ordering::Relaxed) {
+    if result.is_ok() && !stop.load(Ordering::Relaxed) {
         show.addresses(&mut screen);
         let interactive = std::io::stdin().is_terminal() && screen.terminal;
         if interactive || end.is_some() {
-            keys::stay(&mut show, &mut screen, end, interactive)?;
+            result = keys::stay(&mut show, &mut screen, end, interactive);
         }
+    }
+    // What was under way when somebody stopped the demo has not failed.
+    if let (Err(error), false) = (result, stop.load(Ordering::Relaxed)) {
+        screen.check(false, &format!("{error:#}"));
     }
     show.end();
     if screen.failures > 0 {
-        anyhow::bail!("{} checks failed; the logs are in {logs}", screen.failures);
+        let checks = if screen.failures == 1 { "check" } else { "checks" };
+        anyhow::bail!("{} {checks} failed; the logs are in {logs}", screen.failures);
     }
     Ok(())
 }

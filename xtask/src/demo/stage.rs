@@ -2,13 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
 
 use crate::http::Client;
-use crate::process::{self, Process, wait};
+use crate::process::{self, Process, try_wait};
 use crate::redis;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,7 +24,7 @@ pub(crate) struct Stage {
     redis_port: u16,
     binaries: PathBuf,
     central: Process,
-    _redis: Process,
+    redis: Process,
 }
 
 impl Stage {
@@ -44,13 +45,16 @@ impl Stage {
         let redis = Process::start(&server, &args, &dir.join("redis.log"))?;
         let central_port = process::port(8081)?;
         let central = start_central(&binaries, &dir, redis_port, central_port)?;
-        let mut stage = Self { dir, central_port, stores: Vec::new(), redis_port, binaries, central, _redis: redis };
+        let mut stage = Self { dir, central_port, stores: Vec::new(), redis_port, binaries, central, redis };
         for (store, wanted) in stores.iter().zip(8082..) {
             stage.start_store(store, process::port(wanted)?)?;
         }
-        wait("central answers", PATIENCE, || is_ready(stage.central_port))?;
-        for (store, port, _) in &stage.stores {
-            wait(&format!("{store} answers"), PATIENCE, || is_ready(*port))?;
+        let address = |name: &str| stage.dir.join(format!("{name}.address"));
+        try_wait("central answers", PATIENCE, || {
+            is_ready(&mut stage.central, &address("central"), stage.central_port)
+        })?;
+        for (store, port, process) in &mut stage.stores {
+            try_wait(&format!("{store} answers"), PATIENCE, || is_ready(process, &address(store), *port))?;
         }
         println!("  central  http://127.0.0.1:{central_port}");
         for (store, port, _) in &stage.stores {
@@ -66,6 +70,7 @@ impl Stage {
             format!("--redis-url=redis://127.0.0.1:{}", self.redis_port),
             format!("--database-path={}", self.dir.join(format!("{store}.db")).display()),
             format!("--listen=127.0.0.1:{port}"),
+            format!("--address-file={}", self.dir.join(format!("{store}.address")).display()),
         ];
         let log = self.dir.join(format!("{store}.log"));
         let process = Process::start(&self.binaries.join("store-agent"), &args, &log)?;
@@ -113,6 +118,27 @@ impl Stage {
         self.central().get(&format!("/v1/stores/{store}")).is_ok_and(|answer| answer.body["status"] == "online")
     }
 
+    /// An error if anything on stage has ended by itself.
+    pub(crate) fn must_run(&mut self) -> anyhow::Result<()> {
+        let stores = self.stores.iter_mut().map(|(_, _, process)| process);
+        [&mut self.redis, &mut self.central].into_iter().chain(stores).try_for_each(Process::must_run)
+    }
+
+    /// Sells a unit at a store's till; the item's version after it.
+    pub(crate) fn sell(&self, store: &str, product: &str) -> anyhow::Result<i64> {
+        let answer = self.store(store).post(&format!("/v1/purchase/{product}"), &[], &json!({"quantity": 1}))?;
+        if answer.status != 200 {
+            bail!("{store} does not sell: {} {}", answer.status, answer.body);
+        }
+        answer.body["version"].as_i64().context("a sale's answer has the item's version")
+    }
+
+    /// Whether central's view of an item is of this version or a later one.
+    pub(crate) fn shows(&self, store: &str, product: &str, version: i64) -> bool {
+        let item = self.central().get(&format!("/v1/inventory/{store}/{product}"));
+        item.is_ok_and(|item| item.body["version"].as_i64().is_some_and(|seen| seen >= version))
+    }
+
     /// Whether central's view of the store is the store's stock, by digest, with everything applied.
     pub(crate) fn is_equal(&self, store: &str) -> bool {
         let own = self.store(store).get("/v1/status").map(|answer| answer.body).unwrap_or(Value::Null);
@@ -122,16 +148,21 @@ impl Stage {
     }
 }
 
-fn is_ready(port: u16) -> bool {
-    Client::new(port).get("/ready").is_ok_and(|answer| answer.status == 200)
+/// Whether the process that was started answers, and not somebody else on its port.
+fn is_ready(process: &mut Process, address: &Path, port: u16) -> anyhow::Result<bool> {
+    process.must_run()?;
+    let told = std::fs::read_to_string(address).unwrap_or_default();
+    let is_own = told.split_whitespace().nth(1) == Some(&process.id().to_string());
+    Ok(is_own && Client::new(port).get("/ready").is_ok_and(|answer| answer.status == 200))
 }
 
-fn start_central(binaries: &std::path::Path, dir: &std::path::Path, redis: u16, port: u16) -> anyhow::Result<Process> {
+fn start_central(binaries: &Path, dir: &Path, redis: u16, port: u16) -> anyhow::Result<Process> {
     let args = [
         "serve".to_owned(),
         format!("--redis-url=redis://127.0.0.1:{redis}"),
         format!("--database-path={}", dir.join("central.db").display()),
         format!("--listen=127.0.0.1:{port}"),
+        format!("--address-file={}", dir.join("central.address").display()),
     ];
     Process::start(&binaries.join("central"), &args, &dir.join("central.log"))
 }

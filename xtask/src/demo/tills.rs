@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::data::Line;
-use crate::http::Client;
+use crate::http::{Answer, Client};
 
 /// Bought online in the play; not in the data, so its figures stay the data's own.
 pub(crate) const ESPRESSO: &str = "demo-espresso";
+
+/// Sold by the play itself, so that a check knows of a sale when it was made. Not in the data either.
+pub(crate) const WATER: &str = "demo-water";
 
 /// What the load has seen so far.
 #[derive(Default)]
@@ -26,6 +29,24 @@ pub(crate) struct Tally {
     pub(crate) told_to_wait: AtomicUsize,
     /// Purchases answered 202: their outcome is looked up in the end.
     pub(crate) open: std::sync::Mutex<Vec<String>>,
+}
+
+impl Tally {
+    /// Remembers what became of an online purchase.
+    pub(crate) fn bought(&self, answer: &Answer) {
+        match answer.status {
+            200 => {
+                self.confirmed.fetch_add(1, Ordering::Relaxed);
+            }
+            202 => {
+                let id = answer.body["purchase"]["purchaseId"].as_str().unwrap_or_default().to_owned();
+                self.open.lock().expect("no shopper panics with it").push(id);
+            }
+            _ => {
+                self.told_to_wait.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 /// Replays a store's lines, evenly over `over`. Each line is repeated under its key until it is answered.
@@ -83,16 +104,7 @@ pub(crate) fn shopper(central: u16, stores: Vec<String>, tally: Arc<Tally>, stop
             let headers = [("idempotency-key", key.as_str())];
             loop {
                 match client.post(&path, &headers, &json!({"quantity": 1})) {
-                    Ok(answer) if answer.status == 200 => {
-                        tally.confirmed.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Ok(answer) if answer.status == 202 => {
-                        let id = answer.body["purchase"]["purchaseId"].as_str().unwrap_or_default().to_owned();
-                        tally.open.lock().expect("no shopper panics with it").push(id);
-                    }
-                    Ok(_) => {
-                        tally.told_to_wait.fetch_add(1, Ordering::Relaxed);
-                    }
+                    Ok(answer) => tally.bought(&answer),
                     // Central is away: the same order again, under the same key.
                     Err(_) if !stop.load(Ordering::Relaxed) => {
                         std::thread::sleep(Duration::from_millis(50));
