@@ -450,8 +450,7 @@ impl Pace {
         let turn = self.turn.take();
         let is_behind = |id: &&StoreId| turn.as_ref().is_none_or(|turn| *id > turn);
         let (behind, before) = (due.iter().filter(is_behind), due.iter().filter(|id| !is_behind(id)));
-        let round: Vec<StoreId> =
-            behind.chain(before).take((STORES_A_ROUND >> self.halved).max(1)).cloned().collect();
+        let round: Vec<StoreId> = behind.chain(before).take((STORES_A_ROUND >> self.halved).max(1)).cloned().collect();
         for id in &round {
             due.remove(id);
         }

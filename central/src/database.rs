@@ -58,7 +58,8 @@ mod tests {
         let end = agent.state(Vec::new()).pop().expect("an end");
         let shared::link::Entry { kind, body, .. } = end.expect("an entry");
         agent.head = stores::find(&connection, &agent.id).expect("reads").expect("is known").cursor;
-        let end = shared::link::Entry::follow(&agent.head, &kind, "o", body.replace("\"pages\":0", "\"pages\":1"), None);
+        let end =
+            shared::link::Entry::follow(&agent.head, &kind, "o", body.replace("\"pages\":0", "\"pages\":1"), None);
         agent.tell(&connection, &[Ok(end)]);
         let store = agent.store(&connection);
         assert!(store.opening && store.wants_resync());

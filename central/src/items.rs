@@ -131,7 +131,8 @@ pub fn of_store(connection: &Connection, store: &StoreId) -> rusqlite::Result<Ve
 
 /// Digest of a stock's rows, however many they are.
 pub fn digest(connection: &Connection, stock: i64) -> rusqlite::Result<Digest> {
-    let mut statement = connection.prepare_cached(&format!("select product_id, {COLUMNS} from item where stock = ?1"))?;
+    let mut statement =
+        connection.prepare_cached(&format!("select product_id, {COLUMNS} from item where stock = ?1"))?;
     let mut rows = statement.query([stock])?;
     let mut digest = Digest::default();
     while let Some(row) = rows.next()? {

@@ -194,11 +194,8 @@ mod tests {
         store.save(&connection).expect("writes");
         // The store had confirmed it before it hears of the cancel, and is away for longer than outcomes are kept.
         let tea = crate::testing::product("tea");
-        let said = Fact {
-            command: Some(attempt),
-            purchase: Some(purchase().attempt_ref()),
-            ..Fact::new(tea.clone(), NOW)
-        };
+        let said =
+            Fact { command: Some(attempt), purchase: Some(purchase().attempt_ref()), ..Fact::new(tea.clone(), NOW) };
         let confirmed = agent.entry(&Event::Fact(Kind::PurchaseConfirmed, said));
         agent.tell(&connection, &[confirmed]);
         assert_eq!(purchase().status, Status::Pending, "the cancel's answer ends it");

@@ -206,8 +206,8 @@ impl Presence {
         let mut stores = self.stores.write();
         let seen = stores.entry(store.clone()).or_default();
         let is_behind = head.is_some_and(|head| !reached(head));
-        seen.standing =
-            is_behind.then(|| seen.standing.filter(|(place, _)| *place == applied).unwrap_or((applied, Instant::now())));
+        seen.standing = is_behind
+            .then(|| seen.standing.filter(|(place, _)| *place == applied).unwrap_or((applied, Instant::now())));
         // Under steady sales there is always something newer: what an earlier beat announced counts for its own time.
         if let Some((asked_at, place)) = seen.owed
             && (reached(place) || place.epoch < applied.epoch)

@@ -15,8 +15,7 @@ pub fn stock(connection: &Connection, store: &Store) -> rusqlite::Result<BTreeMa
     let mut statement = connection.prepare_cached(
         "select type, body from event where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq",
     )?;
-    let mut rows =
-        statement.query(params![store.id.as_str(), store.state.epoch, store.base.seq, store.state.seq])?;
+    let mut rows = statement.query(params![store.id.as_str(), store.state.epoch, store.base.seq, store.state.seq])?;
     let mut stock = BTreeMap::new();
     let (mut laid_aside, mut pages, mut count) = (BTreeMap::new(), 0, 0);
     while let Some(row) = rows.next()? {

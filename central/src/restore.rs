@@ -123,8 +123,7 @@ impl Telling {
             }
             Step::Rows(store, after) => {
                 let next = items::between(connection, store.stock, &after, totals::END, PART)?;
-                let next: Vec<Named> =
-                    next.into_iter().map(|(product_id, item)| Named { product_id, item }).collect();
+                let next: Vec<Named> = next.into_iter().map(|(product_id, item)| Named { product_id, item }).collect();
                 match next.last().map(|last| last.product_id.to_string()) {
                     Some(last) => (Step::Rows(store, last), Some(self.items(next))),
                     None => (Step::Outcomes(store, String::new()), None),
@@ -366,7 +365,9 @@ mod tests {
         let opened = agent.head;
         agent.get_ready(&connection);
         let old = NOW.0 - RETENTION_MS - 1;
-        connection.execute("update event set received_at = ?1 where seq <= ?2", [old, opened.seq as i64]).expect("writes");
+        connection
+            .execute("update event set received_at = ?1 where seq <= ?2", [old, opened.seq as i64])
+            .expect("writes");
         let asked = Question { epoch: 7, log: vec![Span { epoch: 7, first: 2, last: 4 }] };
         let answer = ask(&connection, &agent, &asked);
         assert_eq!(answer.items.len(), 2_345);

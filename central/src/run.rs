@@ -26,12 +26,13 @@ use crate::{maintenance, stores};
 /// Serves until `stop`, or until a part fails: then an error says which.
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let client = shared::redis::client(&config.redis)?;
-    let (connection, _lock) = shared::sqlite::open(&config.database_path, SCHEMA)?;
-    let had_view = !stores::all(&connection)?.is_empty();
+    let path = config.database_path;
+    let (connection, _lock) = shared::sqlite::open(&path, SCHEMA)?;
+    let known = stores::all(&connection)?.len();
     let wakes = Wakes::default();
     let committed = wakes.clone();
     let (writer, writer_ended) = Writer::start(connection, move || committed.committed());
-    let reader = Reader::new(&config.database_path);
+    let reader = Reader::new(&path);
     let keys = Keys::new(&config.key_prefix);
     let presence = Presence::new(Duration::from_millis(config.heartbeat_max_age_ms));
     let waiting = Waiting::default();
@@ -44,7 +45,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         waiting: waiting.clone(),
         wakes: wakes.clone(),
         started_at: Instant::now(),
-        had_view,
+        had_view: known > 0,
     };
     let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts };
     let steps =
@@ -73,7 +74,13 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     if !address.ip().is_loopback() {
         tracing::warn!("anyone who reaches {address} may write here: there are no tokens");
     }
-    tracing::info!("listening on http://{address}");
+    if known == 0 {
+        tracing::warn!(
+            database = %path.display(),
+            "this database knows no store: right for a new chain; else stop central and check DATABASE_PATH"
+        );
+    }
+    tracing::info!(database = %path.display(), stores = known, "listening on http://{address}");
     if let Some(file) = &config.address_file {
         shared::daemon::tell_address(file, address)?;
     }
@@ -83,10 +90,21 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     tasks.add("consumer", consumer.run(stop.clone()));
     tasks.add("publisher", publisher.run(stop.clone()));
     tasks.add("steps", steps.run(stop.clone()));
-    tasks.add("maintenance", maintenance::run(writer, reader, stop));
+    tasks.add("maintenance", maintenance::run(writer, reader, stop.clone()));
+    let inspection = shared::sqlite::inspect_daily(path.clone());
+    tasks.add("inspection", async move {
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            damage = inspection => Err(damage.into()),
+        }
+    });
     tasks.add("writer", async move {
         // It ends when the last handle to it is gone, which is after every other task.
         writer_ended.await.context("the writer panicked")?.context("the database failed")
     });
-    tasks.run().await
+    let ended = tasks.run().await;
+    if let Err(error) = &ended {
+        shared::sqlite::note_damage(&path, error.chain());
+    }
+    ended
 }

@@ -119,7 +119,9 @@ pub fn install(
                 }
                 Err(error) if is_fatal(&error) => return Err(error),
                 // One that the database refuses must not hold up the others (L11).
-                Err(error) => tracing::error!(store = %store.id, command = %said.command, %error, "an outcome is left out"),
+                Err(error) => {
+                    tracing::error!(store = %store.id, command = %said.command, %error, "an outcome is left out")
+                }
             }
         }
         stocks::forget_outcome(connection, store.stock, *number)?;

@@ -339,11 +339,8 @@ mod tests {
         let mut agent = Agent::settled("s1", &connection);
         let attempt = agent.buy(&connection, 1);
         let purchase = crate::purchases::find(&connection, crate::testing::purchase_id(1)).expect("reads").expect("is");
-        let confirmed = Outcome {
-            kind: Kind::PurchaseConfirmed,
-            purchase: Some(purchase.attempt_ref()),
-            ..said(99_999)
-        };
+        let confirmed =
+            Outcome { kind: Kind::PurchaseConfirmed, purchase: Some(purchase.attempt_ref()), ..said(99_999) };
         let confirmed = Outcome { command: attempt, ..confirmed };
         let mut batch = agent.state((0..5).map(said).chain([confirmed]).collect());
         batch.push(agent.sale());

@@ -43,9 +43,7 @@ fn staged(connection: &Connection, store: &mut Store, at: EntryId) -> rusqlite::
         store.staged = connection.last_insert_rowid();
     }
     connection
-        .prepare_cached(
-            "select digest, pages, items, outcomes, first_epoch, first_seq from stock where stock = ?1",
-        )?
+        .prepare_cached("select digest, pages, items, outcomes, first_epoch, first_seq from stock where stock = ?1")?
         .query_row([store.staged], |row| {
             Ok(Staged {
                 digest: row.get::<_, DigestColumn>(0)?.0,
@@ -67,25 +65,15 @@ pub fn stage(connection: &Connection, store: &mut Store, at: EntryId, page: &Sna
     }
     for outcome in &page.outcomes {
         staged.outcomes += 1;
-        connection
-            .prepare_cached("insert into staged_outcome (stock, number, body) values (?1, ?2, ?3)")?
-            .execute(params![
-                store.staged,
-                staged.outcomes,
-                serde_json::to_string(outcome).expect("an outcome serialises")
-            ])?;
+        connection.prepare_cached("insert into staged_outcome (stock, number, body) values (?1, ?2, ?3)")?.execute(
+            params![store.staged, staged.outcomes, serde_json::to_string(outcome).expect("an outcome serialises")],
+        )?;
     }
     staged.pages += 1;
     staged.items += page.items.len() as u64;
     connection
         .prepare_cached("update stock set digest = ?2, pages = ?3, items = ?4, outcomes = ?5 where stock = ?1")?
-        .execute(params![
-            store.staged,
-            DigestColumn(staged.digest),
-            staged.pages,
-            staged.items,
-            staged.outcomes,
-        ])?;
+        .execute(params![store.staged, DigestColumn(staged.digest), staged.pages, staged.items, staged.outcomes,])?;
     Ok((page.items.len() + page.outcomes.len()) as u64)
 }
 
@@ -130,9 +118,7 @@ pub fn give_up(connection: &Connection, store: &mut Store) -> rusqlite::Result<(
 pub fn outcomes(connection: &Connection, stock: i64, rows: u64) -> rusqlite::Result<Vec<(i64, Option<Outcome>)>> {
     connection
         .prepare_cached("select number, body from staged_outcome where stock = ?1 order by number limit ?2")?
-        .query_map(params![stock, rows], |row| {
-            Ok((row.get(0)?, serde_json::from_str(row.get_ref(1)?.as_str()?).ok()))
-        })?
+        .query_map(params![stock, rows], |row| Ok((row.get(0)?, serde_json::from_str(row.get_ref(1)?.as_str()?).ok())))?
         .collect()
 }
 

@@ -1,14 +1,14 @@
 //! What people run beside the daemon: restore, backup, verify, status.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rusqlite::{Connection, OpenFlags};
 use shared::ids::StoreId;
 use shared::redis::{Channel, Keys};
-use shared::sqlite::{copy, move_aside};
+use shared::sqlite::{copy, prepare, replace};
 use shared::time::Millis;
 
 use crate::config::{Backup, Database, Restore, Status};
@@ -19,12 +19,13 @@ use crate::{restore as question, stores, verify as auditor};
 pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     let path = &options.database.database_path;
     let client = shared::redis::client(&options.redis)?;
+    let _lock = shared::sqlite::lock(path)?;
     if let Some(from) = &options.from {
         put_in_place(from, path)?;
     } else if !path.exists() {
         bail!("{} does not exist: give --from with a backup", path.display());
     }
-    let (connection, _lock) = shared::sqlite::open(path, SCHEMA)?;
+    let connection = shared::sqlite::open_to_restore(path, SCHEMA)?;
     let known: Vec<StoreId> = stores::all(&connection)?.into_iter().map(|store| store.id).collect();
     let acked = acknowledged(&client, &Keys::new(&options.key_prefix), &known).await;
     if acked.is_none() {
@@ -34,6 +35,7 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     let transaction = connection.unchecked_transaction()?;
     let reopened =
         question::reopen(&transaction, |store| acked.get(store).copied().unwrap_or_default(), Millis::now())?;
+    shared::sqlite::put_in_service(&transaction, SCHEMA)?;
     transaction.commit()?;
     println!("{} stores get a new command epoch, and tell again what this copy does not know.", reopened.len());
     println!("Purchases and keys of after the backup that no store has heard of are forgotten.");
@@ -41,29 +43,20 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The backup is copied and checked before anything happens to the database that is there, damaged or not.
+/// The backup is checked and copied before anything happens to the database that is there, damaged or not.
 fn put_in_place(from: &Path, path: &Path) -> anyhow::Result<()> {
     let same =
         |one: &Path, other: &Path| one.canonicalize().ok().is_some_and(|one| other.canonicalize().ok() == Some(one));
     if same(from, path) {
         bail!("{} is the database itself: give --from a backup, or leave it out", from.display());
     }
-    let _lock = shared::sqlite::lock(path)?;
     let backup = open_to_read(from)?;
-    let mut incoming = path.as_os_str().to_owned();
-    incoming.push(".incoming");
-    let incoming = PathBuf::from(incoming);
-    if incoming.exists() {
-        std::fs::remove_file(&incoming)?;
-    }
-    copy(&backup, &incoming).with_context(|| format!("{} cannot be read", from.display()))?;
-    shared::sqlite::open_with(None, &incoming, SCHEMA)
+    shared::sqlite::check(&backup, from, SCHEMA)
         .with_context(|| format!("{} cannot go into service", from.display()))?;
-    if path.exists() {
-        let kept = move_aside(path, Millis::now())?;
+    prepare(&backup, path).with_context(|| format!("{} cannot be read", from.display()))?;
+    if let Some(kept) = replace(path, Millis::now())? {
         println!("The database as it was is kept in {}.", kept.display());
     }
-    std::fs::rename(&incoming, path)?;
     Ok(())
 }
 
@@ -85,7 +78,7 @@ fn open_to_read(path: &Path) -> anyhow::Result<Connection> {
     let application: i32 = connection
         .pragma_query_value(None, "application_id", |row| row.get(0))
         .with_context(|| format!("{} cannot be read", path.display()))?;
-    if application != SCHEMA.application_id {
+    if !SCHEMA.owns(application) {
         bail!("{} is not central's", path.display());
     }
     Ok(connection)

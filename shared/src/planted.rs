@@ -34,6 +34,10 @@ pub enum Bug {
     LowerAckIgnored,
     /// A sender with nothing unacknowledged never reads the ack.
     IdleSenderSleeps,
+    /// A sender with nothing unacknowledged never looks at the stream.
+    IdleStreamNotLookedAt,
+    /// A sender whose window is full waits until something is committed.
+    FullWindowSleeps,
     /// Central accepts any epoch.
     LineageIgnored,
     /// An epoch opens without the state.
@@ -78,6 +82,12 @@ pub enum Bug {
     RestoreRepeatsKnown,
     /// A restore does not take over what waits to be picked and what was answered.
     RestoreWithoutOutcomes,
+    /// A shortage that a restore finds has the id of the operation behind it.
+    ShortageSharesId,
+    /// A restore records again a shortage that an earlier one had found.
+    ShortageRepeated,
+    /// A cancel that is recorded again over a confirmation gives nothing back.
+    CancelWithoutUnits,
     /// A restored ledger claims entries that left its log.
     RestoreClaimsAll,
     /// An opening's command epoch does not repeat what is unsettled.
@@ -100,6 +110,8 @@ pub const BUGS: &[Bug] = &[
     Bug::SupersededGoesOn,
     Bug::LowerAckIgnored,
     Bug::IdleSenderSleeps,
+    Bug::IdleStreamNotLookedAt,
+    Bug::FullWindowSleeps,
     Bug::LineageIgnored,
     Bug::OpeningWithoutState,
     Bug::OutcomesLeftOut,
@@ -122,6 +134,9 @@ pub const BUGS: &[Bug] = &[
     Bug::RestoreForgetsOwn,
     Bug::RestoreRepeatsKnown,
     Bug::RestoreWithoutOutcomes,
+    Bug::ShortageSharesId,
+    Bug::ShortageRepeated,
+    Bug::CancelWithoutUnits,
     Bug::RestoreClaimsAll,
     Bug::UnsettledNotRepeated,
 ];

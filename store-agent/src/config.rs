@@ -64,6 +64,10 @@ pub struct Restore {
     /// Prefix of all Redis keys.
     #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
     pub key_prefix: String,
+    /// A backup to go on from; a database that is there is kept under another name. Without it the database is taken as it
+    /// is: old, copied, stopped, damaged or not there at all.
+    #[arg(long)]
+    pub from: Option<PathBuf>,
     /// Which state stands if central knows nothing of this database.
     #[arg(long, value_enum)]
     pub state: Option<State>,

@@ -17,5 +17,7 @@ pub mod purchases;
 pub mod receiver;
 pub mod restore;
 pub mod run;
+#[cfg(test)]
+mod testing;
 pub mod tools;
 pub mod verify;

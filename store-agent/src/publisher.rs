@@ -28,8 +28,6 @@ const ROUND_BYTES: usize = 512 << 10;
 /// By so much the next round may carry more after one that went well; after one that did not it carries half. So an
 /// uplink of any speed makes progress, as long as this much gets through in time.
 const ROUND_BYTES_LEAST: usize = 16 << 10;
-/// How soon a full window is looked at again: central is about to acknowledge.
-const FULL_WINDOW: Duration = Duration::from_millis(2);
 
 /// What the publisher works with.
 pub struct Publisher {
@@ -173,7 +171,7 @@ impl Publisher {
                     if let Err(error) = self.beat_if_due(connection, state).await? {
                         return Ok(Err(error));
                     }
-                    return Ok(Ok(self.pause(state, until)?));
+                    return Ok(Ok(self.pause(state, until)));
                 }
                 Step::OpenEpoch { proven } => {
                     self.open_epoch(proven).await?;
@@ -352,14 +350,10 @@ impl Publisher {
         Ok(result)
     }
 
-    fn pause(&self, state: &State, until: Option<i64>) -> anyhow::Result<Duration> {
-        let head = self.reader.point(ledger::head)?.cursor.seq;
-        if state.sender.is_window_full(head) {
-            return Ok(FULL_WINDOW);
-        }
+    fn pause(&self, state: &State, until: Option<i64>) -> Duration {
         let beat = self.beat_every.min(Duration::from_millis(TICK_MS as u64));
         let until = until.map(|until| Duration::from_millis((until - state.clock.ms()).max(1) as u64));
-        Ok(until.map_or(beat, |until| until.min(beat)))
+        until.map_or(beat, |until| until.min(beat))
     }
 
     /// L9: the ledger does not reach back to what central knows.

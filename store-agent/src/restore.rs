@@ -10,6 +10,7 @@ pub mod ask;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
+use shared::domain::Item;
 use shared::hash::{Digest, Hash};
 use shared::ids::ProductId;
 use shared::link::{Cursor, EntryId, Past};
@@ -61,7 +62,7 @@ pub struct Report {
     pub recorded_again: u64,
     /// Own entries that were left out, because central knows them or they answer what it has settled.
     pub left_out: u64,
-    /// Items touched on either side after the newest shared entry: to be counted.
+    /// Items that both sides have not alike, and that either has touched after the newest shared entry: to be counted.
     pub recount: BTreeSet<ProductId>,
 }
 
@@ -77,11 +78,15 @@ struct Own {
 
 /// What to ask central.
 pub fn question(connection: &Connection) -> rusqlite::Result<Question> {
-    let log = connection
+    Ok(Question { epoch: ledger::head(connection)?.cursor.epoch, log: spans(connection)? })
+}
+
+/// Which entries the own log has.
+pub fn spans(connection: &Connection) -> rusqlite::Result<Vec<Span>> {
+    connection
         .prepare_cached("select epoch, min(seq), max(seq) from ledger group by epoch order by epoch")?
         .query_map([], |row| Ok(Span { epoch: row.get(0)?, first: row.get(1)?, last: row.get(2)? }))?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(Question { epoch: ledger::head(connection)?.cursor.epoch, log })
+        .collect()
 }
 
 /// Carries out central's answer, in the caller's transaction.
@@ -136,11 +141,19 @@ pub fn carry_out(
     }
     let after = |id: EntryId| shared.is_none_or(|shared| id > shared);
     let unshared: Vec<&Own> = own.iter().filter(|own| after(own.id)).collect();
-    report.recount.extend(unshared.iter().filter_map(|own| own.product.clone()));
     if !own.is_empty() {
         let both: HashSet<EntryId> = own.iter().filter(is_shared).map(|own| own.id).collect();
         let theirs = answer.entries.iter().filter(|entry| after(entry.id()) && !both.contains(&entry.id()));
-        report.recount.extend(theirs.filter_map(|entry| entry.product_id.clone()));
+        let touched = unshared.iter().filter_map(|own| own.product.as_ref());
+        let touched: BTreeSet<&ProductId> =
+            touched.chain(theirs.filter_map(|entry| entry.product_id.as_ref())).collect();
+        let said: HashMap<&ProductId, &Item> =
+            answer.items.iter().map(|named| (&named.product_id, &named.item)).collect();
+        for product in touched {
+            if ledger::find_item(connection, product)?.as_ref() != said.get(product).copied() {
+                report.recount.insert(product.clone());
+            }
+        }
     }
     for own in &unshared {
         connection
@@ -230,6 +243,7 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer) -> rusq
         connection.execute(&format!("delete from {table}"), [])?;
     }
     head.digest = Digest::default();
+    head.items = 0;
     for named in &answer.items {
         ledger::put_item(connection, head, &named.product_id, None, &named.item)?;
     }
@@ -264,5 +278,189 @@ fn fact(kind: &str, body: &str) -> Option<(Kind, shared::wire::Fact)> {
     match Event::decode(kind, body) {
         Ok(Event::Fact(kind, fact)) => Some((kind, fact)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::domain::Operation;
+    use shared::link::Entry;
+    use shared::wire::restore::KnownEntry;
+    use shared::wire::{About, Command, Named, PurchaseRef};
+
+    use super::*;
+    use crate::testing::{self, NOW, operation};
+
+    fn ale() -> ProductId {
+        testing::product("ale")
+    }
+
+    fn act(connection: &Connection, id: &str, does: Operation) {
+        testing::act(connection, id, "ale", does, NOW);
+    }
+
+    fn store() -> Connection {
+        testing::store(&[("ale", 5), ("bun", 5)])
+    }
+
+    fn copy(from: &Connection) -> Connection {
+        let mut to = Connection::open_in_memory().expect("opens");
+        let backup = rusqlite::backup::Backup::new(from, &mut to).expect("both are open");
+        backup.run_to_completion(1_000, std::time::Duration::ZERO, None).expect("nobody writes");
+        drop(backup);
+        to
+    }
+
+    fn units(connection: &Connection) -> i64 {
+        ledger::find_item(connection, &ale()).expect("reads").expect("an ale").quantity
+    }
+
+    /// Types and differences of the entries about ale in the present epoch.
+    fn recorded(connection: &Connection) -> Vec<(String, i64)> {
+        let sql = "select type, delta from ledger join meta using (epoch) where product_id = 'ale' order by ledger.seq";
+        let mut statement = connection.prepare(sql).expect("is valid");
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("runs");
+        rows.collect::<rusqlite::Result<_>>().expect("reads")
+    }
+
+    /// What central answers when it has this store's ledger but for its last entries.
+    fn answer(known: &Connection, but: u64) -> Answer {
+        let own = own_entries(known).expect("reads");
+        let head = ledger::head(known).expect("a head").cursor;
+        let state = own.iter().find(|entry| entry.id.seq == head.seq - but && entry.id.epoch == head.epoch);
+        let state = state.map(|entry| Cursor { epoch: entry.id.epoch, seq: entry.id.seq, hash: entry.hash });
+        let state = state.expect("an entry");
+        let mut stock = HashMap::new();
+        let mut entries = Vec::new();
+        for entry in own.iter().filter(|entry| entry.id <= state.id()) {
+            if let Ok(Event::SnapshotPage(page)) = Event::decode(&entry.kind, &entry.body) {
+                stock.extend(page.items.into_iter().map(|named| (named.product_id, named.item)));
+            }
+            if let Some((_, fact)) = fact(&entry.kind, &entry.body) {
+                stock.extend(fact.item.map(|item| (fact.product_id, item)));
+            }
+            entries.push(KnownEntry {
+                epoch: entry.id.epoch,
+                seq: entry.id.seq,
+                hash: entry.hash,
+                operation: entry.operation.clone(),
+                product_id: entry.product.clone(),
+            });
+        }
+        let outcomes = known
+            .prepare("select body from outcome")
+            .expect("is valid")
+            .query_map([], |row| Ok(serde_json::from_str(&row.get::<_, String>(0)?).expect("an outcome")))
+            .expect("runs")
+            .collect::<rusqlite::Result<_>>()
+            .expect("reads");
+        let past = ledger::lineage(known).expect("reads").into_iter().map(|past| past.end).collect::<Vec<_>>();
+        Answer {
+            store_id: "s1".into(),
+            epoch: head.epoch + 1_000,
+            lineage: past.iter().copied().chain([state]).collect(),
+            complete: true,
+            state,
+            covers: past,
+            items: stock.into_iter().map(|(product_id, item)| Named { product_id, item }).collect(),
+            outcomes,
+            entries,
+        }
+    }
+
+    fn restore(connection: &Connection, answer: &Answer) -> Report {
+        let report = carry_out(connection, answer, None, NOW.plus(10)).expect("is carried out");
+        let audit = crate::verify::verify(connection).expect("reads");
+        assert!(audit.differences.is_empty(), "{:?}", audit.differences);
+        report
+    }
+
+    /// An old copy that sold 4, and the store as central has it, which sold 3.
+    fn forked() -> (Connection, Connection) {
+        let old = store();
+        let live = copy(&old);
+        act(&old, "sale", Operation::Sell { quantity: 4 });
+        act(&live, "other", Operation::Sell { quantity: 3 });
+        (old, live)
+    }
+
+    #[test]
+    fn a_shortage_and_the_sale_behind_it_are_told_apart() {
+        let (old, live) = forked();
+        let first = copy(&old);
+        restore(&first, &answer(&live, 0));
+        assert_eq!(recorded(&first), [("shortage".into(), 2), ("sold".into(), -4)]);
+        // Central has heard of the shortage, and not yet of the sale, when the same old copy is restored again.
+        restore(&old, &answer(&first, 1));
+        assert_eq!((units(&old), recorded(&old)), (0, vec![("sold".into(), -4)]));
+    }
+
+    #[test]
+    fn a_shortage_is_found_anew_by_each_restore() {
+        let (old, live) = forked();
+        let first = copy(&old);
+        restore(&first, &answer(&live, 0));
+        // Meanwhile another copy was restored where there were units enough.
+        act(&live, "delivery", Operation::Receive { quantity: 10 });
+        restore(&old, &answer(&live, 0));
+        assert_eq!(recorded(&old), [("sold".into(), -4)]);
+        let report = restore(&first, &answer(&old, 0));
+        assert_eq!((units(&first), report.recorded_again), (8, 0));
+    }
+
+    fn attempt() -> PurchaseRef {
+        PurchaseRef {
+            purchase_id: "00000000-0000-0000-0000-000000000001".parse().expect("an id"),
+            attempt: operation("attempt"),
+            product_id: ale(),
+            quantity: 2,
+            reference: None,
+            created_at: NOW,
+            expires_at: NOW.plus(60_000),
+        }
+    }
+
+    /// Executes commands of a new command epoch.
+    fn execute(connection: &Connection, commands: &[(&str, Command)]) {
+        let for_epoch = ledger::head(connection).expect("a head").cursor.epoch;
+        let mut sent = Cursor { epoch: 7, ..Cursor::default() };
+        for (id, command) in [("opened", Command::Opened { for_epoch })].iter().chain(commands) {
+            let entry = Entry::follow(&sent, command.kind(), id, command.encode(), None);
+            sent = entry.cursor();
+            commands::receive(connection, &[Ok(entry)], NOW, NOW).expect("executes");
+        }
+    }
+
+    #[test]
+    fn a_cancel_that_found_nothing_gives_back_what_central_knows_to_be_taken() {
+        let old = store();
+        let live = copy(&old);
+        let purchase = Command::Purchase { purchase: attempt(), deadline: NOW.plus(60_000), about: About::default() };
+        execute(&live, &[("attempt", purchase)]);
+        assert_eq!(units(&live), 3);
+        let cancel = Command::Cancel { purchase: attempt(), forced: true, about: About::default() };
+        execute(&old, &[("cancel", cancel)]);
+        assert_eq!(recorded(&old).last(), Some(&("purchase_cancelled".into(), 0)));
+        restore(&old, &answer(&live, 0));
+        assert_eq!((units(&old), recorded(&old)), (5, vec![("purchase_cancelled".into(), 2)]));
+        let row = purchases::find(&old, attempt().purchase_id).expect("reads").expect("is known");
+        assert!(row.is_cancelled);
+    }
+
+    #[test]
+    fn only_what_the_two_sides_have_not_alike_is_to_be_counted() {
+        let (old, live) = forked();
+        testing::act(&old, "bun-1", "bun", Operation::Sell { quantity: 1 }, NOW);
+        let first = copy(&old);
+        let report = restore(&first, &answer(&live, 0));
+        assert_eq!(report.recount.iter().map(ProductId::as_str).collect::<Vec<_>>(), ["ale", "bun"]);
+        // Now central has all of that; a purchase that was refused on one side has touched ale, and changed nothing.
+        let again = copy(&first);
+        let too_many = PurchaseRef { quantity: 100, ..attempt() };
+        let command = Command::Purchase { purchase: too_many, deadline: NOW.plus(60_000), about: About::default() };
+        execute(&again, &[("attempt", command)]);
+        assert_eq!(recorded(&again).last(), Some(&("purchase_rejected".into(), 0)));
+        let report = restore(&again, &answer(&first, 0));
+        assert!(report.recount.is_empty(), "{:?}", report.recount);
     }
 }

@@ -25,7 +25,8 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let client = shared::redis::client(&config.redis)?;
     let path = config.database();
     let (connection, _lock) = shared::sqlite::open(&path, ledger::SCHEMA)?;
-    ledger::initialise(&connection, &config.store_id, Millis::now())?;
+    let is_new = ledger::initialise(&connection, &config.store_id, Millis::now())?;
+    let head = ledger::head(&connection)?;
     let committed = Arc::new(Notify::new());
     let bell = committed.clone();
     let (writer, writer_ended) = Writer::start(connection, move || bell.notify_one());
@@ -58,7 +59,20 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     if !address.ip().is_loopback() {
         tracing::warn!("anyone who reaches {address} may write here: there are no tokens");
     }
-    tracing::info!(store = %config.store_id, "listening on http://{address}");
+    if is_new {
+        tracing::warn!(
+            store = %config.store_id,
+            database = %path.display(),
+            "this database is new and empty: right for a new store; else stop this agent and check DATABASE_PATH"
+        );
+    }
+    tracing::info!(
+        store = %config.store_id,
+        database = %path.display(),
+        items = head.items,
+        epoch = head.cursor.epoch,
+        "listening on http://{address}"
+    );
     if let Some(file) = &config.address_file {
         shared::daemon::tell_address(file, address)?;
     }
@@ -67,10 +81,21 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     tasks.add("http", async move { Ok(shared::http::serve(listener, router(Arc::new(app), edge), served).await?) });
     tasks.add("publisher", publisher.run(stop.clone()));
     tasks.add("receiver", receiver.run(stop.clone()));
-    tasks.add("maintenance", maintenance::run(writer, stop));
+    tasks.add("maintenance", maintenance::run(writer, stop.clone()));
+    let inspection = shared::sqlite::inspect_daily(path.clone());
+    tasks.add("inspection", async move {
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            damage = inspection => Err(damage.into()),
+        }
+    });
     tasks.add("writer", async move {
         // It ends when the last handle to it is gone, which is after every other task.
         writer_ended.await.context("the writer panicked")?.context("the database failed")
     });
-    tasks.run().await
+    let ended = tasks.run().await;
+    if let Err(error) = &ended {
+        shared::sqlite::note_damage(&path, error.chain());
+    }
+    ended
 }

@@ -43,11 +43,8 @@ impl Certificates {
 
     /// What `redis-server` is told: it asks every client for a certificate.
     pub(crate) fn server_options(&self) -> Vec<String> {
-        let files = [
-            ("--tls-cert-file", &self.server),
-            ("--tls-key-file", &self.server_key),
-            ("--tls-ca-cert-file", &self.ca),
-        ];
+        let files =
+            [("--tls-cert-file", &self.server), ("--tls-key-file", &self.server_key), ("--tls-ca-cert-file", &self.ca)];
         let files = files.into_iter().flat_map(|(option, file)| [option.to_owned(), file.display().to_string()]);
         files.chain(["--tls-auth-clients", "yes"].map(str::to_owned)).collect()
     }

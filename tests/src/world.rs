@@ -188,7 +188,8 @@ impl World {
         // Who gives no name is the test itself, and may do everything.
         let lines: String = std::iter::once("user default on nopass ~* &* +@all\n".to_owned()).chain(lines).collect();
         std::fs::write(&users, lines).expect("the file of users is written");
-        let mut args: Vec<String> = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"].map(str::to_owned).into();
+        let mut args: Vec<String> =
+            ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"].map(str::to_owned).into();
         args.extend(["--port".to_owned(), self.redis_port.number().to_string()]);
         args.extend(["--dir".to_owned(), self.dir.path().display().to_string()]);
         args.extend(["--aclfile".to_owned(), users.display().to_string()]);

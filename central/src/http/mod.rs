@@ -165,7 +165,9 @@ mod tests {
         let app = App {
             reader: Reader::new(&path),
             writer,
-            redis: RedisLink::new(shared::redis::client(&shared::redis::Options::at("redis://127.0.0.1:1")).expect("an address")),
+            redis: RedisLink::new(
+                shared::redis::client(&shared::redis::Options::at("redis://127.0.0.1:1")).expect("an address"),
+            ),
             keys: Keys::new("shelf"),
             presence: Presence::new(Duration::from_secs(50)),
             waiting: Waiting::default(),

@@ -277,11 +277,7 @@ async fn resync(State(app): Shared, StorePath(id): StorePath, write: Write) -> R
 
 /// The question of `store-agent restore` (L10): gives out an epoch and tells what is known of the store. A store that
 /// central never heard of is known from then on.
-async fn restore(
-    State(app): Shared,
-    StorePath(id): StorePath,
-    Body { value, .. }: Body<Question>,
-) -> Result<Response> {
+async fn restore(State(app): Shared, StorePath(id): StorePath, Body { value, .. }: Body<Question>) -> Result<Response> {
     if value.epoch > shared::link::NUMBER_MAX {
         return Err(Problem::invalid("/epoch", "no epoch is so great"));
     }

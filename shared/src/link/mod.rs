@@ -13,7 +13,7 @@ mod sender;
 
 pub use lineage::{Known, Past, accepts_epoch};
 pub use receiver::{Receipt, receive};
-pub use sender::{Log, Round, RoundReply, Sender, Step, Stopped, StreamEnds};
+pub use sender::{Found, Log, Round, RoundReply, Sender, Step, Stopped, StreamEnds};
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,10 +25,12 @@ use crate::ids::Invalid;
 
 /// T of the protocol: how often a sender looks after entries that are not acknowledged, in milliseconds.
 pub const TICK_MS: i64 = 2_000;
-/// Ticks after which a sender that has nothing unacknowledged reads the ack all the same: its receiver may have been set
-/// back to an older copy, or a clone of it may have acknowledged and died.
+/// Ticks after which a sender that has nothing unacknowledged looks at ack and stream all the same: its receiver may have
+/// been set back to an older copy, a clone of it may have acknowledged and died, or something foreign stands in the
+/// stream's place.
 pub const IDLE_TICKS: i64 = 5;
-/// How soon a full window is looked at again, in milliseconds: the receiver is about to acknowledge.
+/// How soon a full window is looked at again, in milliseconds: the receiver is about to acknowledge. The longer it says
+/// nothing, the longer the next look waits, up to T.
 pub const FULL_WINDOW_MS: i64 = 2;
 /// W of the protocol: entries published and not acknowledged, at most.
 pub const WINDOW: u64 = 2_000;

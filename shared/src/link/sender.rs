@@ -62,11 +62,22 @@ pub struct Round {
 pub struct RoundReply {
     /// The ack, `None` if the key is gone.
     pub ack: Option<Ack>,
-    /// If it was asked for: the stream's ends, inner `None` if the key is gone or empty.
-    pub stream: Option<Option<StreamEnds>>,
+    /// What is in the stream's place, if that was asked for.
+    pub stream: Option<Found>,
 }
 
-/// What `XINFO STREAM` says.
+/// What `XINFO STREAM` found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Found {
+    /// The key is gone, or a stream without entries.
+    Nothing,
+    /// Something that is no stream: neither end can use it.
+    Foreign,
+    /// Entries.
+    Entries(StreamEnds),
+}
+
+/// What `XINFO STREAM` says of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StreamEnds {
     /// First entry and its `c` (`None`: it has no readable one).
@@ -135,6 +146,8 @@ pub struct Sender {
     trimmed: u64,
     last_round_at: i64,
     last_audit_at: i64,
+    /// Since when the receiver has not acknowledged anything of what it was sent.
+    owed_since: i64,
     window: u64,
     tick_ms: i64,
 }
@@ -195,6 +208,7 @@ impl Sender {
             trimmed: 0,
             last_round_at: i64::MIN / 2,
             last_audit_at: i64::MIN / 2,
+            owed_since: i64::MIN / 2,
             window,
             tick_ms,
         }
@@ -231,7 +245,7 @@ impl Sender {
         let patience = if planted(Bug::IdleSenderSleeps) && published == self.acked {
             i64::MAX / 4
         } else if published < head {
-            FULL_WINDOW_MS
+            self.patience_of_full_window()
         } else if published > self.acked {
             self.tick_ms
         } else {
@@ -243,8 +257,18 @@ impl Sender {
         }
         let below = if planted(Bug::TrimBeyondAck) { self.acked + 2 } else { self.acked + 1 };
         let trim_below = (self.acked != self.trimmed).then_some(EntryId { epoch: self.epoch, seq: below });
-        let audit = !planted(Bug::NoAudit) && add_to > self.acked && now - self.last_audit_at >= self.tick_ms;
+        let looks = add_to > self.acked || !planted(Bug::IdleStreamNotLookedAt);
+        let audit = !planted(Bug::NoAudit) && looks && now - self.last_audit_at >= self.tick_ms;
         Step::Publish(Round { trim_below, add_from: published + 1, add_to, audit })
+    }
+
+    /// An eighth of the time for which the receiver has said nothing new, so that its word is heard late by an eighth at
+    /// most, however fast or slow it is; and one that is away is asked each T, like any other.
+    fn patience_of_full_window(&self) -> i64 {
+        if planted(Bug::FullWindowSleeps) {
+            return i64::MAX / 4;
+        }
+        ((self.last_round_at - self.owed_since) / 8).min(self.tick_ms).max(FULL_WINDOW_MS)
     }
 
     /// `GET ack` was answered. Returns the acknowledged place if it was accepted, to be stored beside the log.
@@ -289,6 +313,9 @@ impl Sender {
     /// A round was answered in full. Returns the acknowledged place if it has moved, to be stored beside the log.
     pub fn round_done(&mut self, now: i64, round: &Round, reply: &RoundReply, log: &impl Log) -> Option<u64> {
         let Phase::Live { published } = self.phase else { return None };
+        if published == self.acked {
+            self.owed_since = now;
+        }
         let published = published.max(round.add_to);
         self.phase = Phase::Live { published };
         self.last_round_at = now;
@@ -322,9 +349,12 @@ impl Sender {
         }
         let moved = from != self.acked;
         self.acked = from;
+        if moved {
+            self.owed_since = now;
+        }
         if let Some(stream) = reply.stream {
             self.last_audit_at = now;
-            if published > from && !self.intact(stream, published, log) {
+            if !self.intact(stream, published, log) {
                 self.phase = Phase::Starting;
             }
         }
@@ -332,8 +362,13 @@ impl Sender {
     }
 
     /// L5: is the stream what was published?
-    fn intact(&self, stream: Option<StreamEnds>, published: u64, log: &impl Log) -> bool {
-        let Some(StreamEnds { first, last, content, length }) = stream else { return false };
+    fn intact(&self, stream: Found, published: u64, log: &impl Log) -> bool {
+        let StreamEnds { first, last, content, length } = match stream {
+            // What is acknowledged may be gone.
+            Found::Nothing => return published == self.acked,
+            Found::Foreign => return false,
+            Found::Entries(ends) => ends,
+        };
         // What the receiver cannot take becomes the first entry once all before it is acknowledged.
         let places_alone = planted(Bug::AuditWithoutHash);
         let unchanged = log.content_at(first.0.seq).is_none_or(|own| content == Some(own));
@@ -471,7 +506,7 @@ mod tests {
             content: log.content_at(3),
             length: 3,
         };
-        let reply = RoundReply { ack: ack(log.at(4)), stream: Some(Some(ends)) };
+        let reply = RoundReply { ack: ack(log.at(4)), stream: Some(Found::Entries(ends)) };
         assert_eq!(sender.round_done(2_000, &round, &reply, &log), Some(4));
         let Step::Publish(round) = sender.next(2_000, &log) else { panic!("goes on") };
         assert_eq!((round.trim_below.map(|id| id.seq), round.add_from, round.add_to), (Some(5), 6, 7));
@@ -483,16 +518,16 @@ mod tests {
         let end = |seq| (EntryId { epoch: 7, seq }, log.hash_at(seq));
         let good = StreamEnds { first: end(1), last: end(3), content: log.content_at(1), length: 3 };
         let bad = [
-            None,
-            Some(StreamEnds { last: end(2), length: 2, ..good }),
-            Some(StreamEnds { length: 2, ..good }),
-            Some(StreamEnds { first: end(2), length: 2, ..good }),
-            Some(StreamEnds { last: (EntryId { epoch: 7, seq: 3 }, Some(Hash([1; 16]))), ..good }),
-            Some(StreamEnds { last: (EntryId { epoch: 8, seq: 3 }, log.hash_at(3)), ..good }),
-            Some(StreamEnds { first: (EntryId { epoch: 7, seq: 1 }, None), ..good }),
-            Some(StreamEnds { content: Some(Hash([1; 16])), ..good }),
-            Some(StreamEnds { content: None, ..good }),
+            StreamEnds { last: end(2), length: 2, ..good },
+            StreamEnds { length: 2, ..good },
+            StreamEnds { first: end(2), length: 2, ..good },
+            StreamEnds { last: (EntryId { epoch: 7, seq: 3 }, Some(Hash([1; 16]))), ..good },
+            StreamEnds { last: (EntryId { epoch: 8, seq: 3 }, log.hash_at(3)), ..good },
+            StreamEnds { first: (EntryId { epoch: 7, seq: 1 }, None), ..good },
+            StreamEnds { content: Some(Hash([1; 16])), ..good },
+            StreamEnds { content: None, ..good },
         ];
+        let bad = bad.map(Found::Entries).into_iter().chain([Found::Nothing, Found::Foreign]);
         let judged = |stream| {
             let mut sender = live(&log, 0);
             let Step::Publish(round) = sender.next(0, &log) else { panic!("publishes") };
@@ -500,7 +535,7 @@ mod tests {
             sender.round_done(0, &round, &RoundReply { ack: ack(log.at(0)), stream: Some(stream) }, &log);
             sender.next(0, &log)
         };
-        assert_eq!(judged(Some(good)), Step::Wait(Some(2_000)));
+        assert_eq!(judged(Found::Entries(good)), Step::Wait(Some(2_000)));
         for stream in bad {
             assert_eq!(judged(stream), Step::ReadAck, "{stream:?}");
         }
@@ -516,9 +551,80 @@ mod tests {
             // Both share entry 1; entry 2 may be the clone's.
             let ends =
                 StreamEnds { first: end(first), last: end(3), content: log.content_at(first), length: 4 - first };
-            sender.round_done(0, &round, &RoundReply { ack: ack(log.at(1)), stream: Some(Some(ends)) }, &log);
+            let stream = Some(Found::Entries(ends));
+            sender.round_done(0, &round, &RoundReply { ack: ack(log.at(1)), stream }, &log);
             assert_eq!(sender.next(0, &log) == Step::ReadAck, healed);
         }
+    }
+
+    #[test]
+    fn an_idle_sender_looks_at_its_stream() {
+        let log = Memory::with(7, 3);
+        let end = |seq| (EntryId { epoch: 7, seq }, log.hash_at(seq));
+        let ends =
+            |first, last| StreamEnds { first: end(first), last: end(last), content: log.content_at(first), length: 1 };
+        let beyond = StreamEnds { first: (EntryId { epoch: 7, seq: 4 }, None), last: end(3), content: None, length: 1 };
+        let cases = [
+            (Found::Nothing, true),
+            (Found::Foreign, false),
+            (Found::Entries(beyond), false),
+            // Harmless, but not what should be there: an old connection has put it back.
+            (Found::Entries(ends(3, 3)), false),
+        ];
+        for (found, well) in cases {
+            let mut sender = live(&log, 3);
+            assert!(matches!(sender.next(0, &log), Step::Publish(Round { audit: true, .. })), "the first round");
+            let Step::Publish(round) = sender.next(10_000, &log) else { panic!("looks") };
+            assert!(round.audit && round.add_to < round.add_from);
+            sender.round_done(10_000, &round, &RoundReply { ack: ack(log.at(3)), stream: Some(found) }, &log);
+            assert_eq!(sender.next(10_000, &log) != Step::ReadAck, well, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_acknowledged_in_the_round_itself_may_still_be_there() {
+        let log = Memory::with(7, 3);
+        let mut sender = live(&log, 2);
+        let Step::Publish(round) = sender.next(0, &log) else { panic!("publishes") };
+        let end = (EntryId { epoch: 7, seq: 3 }, log.hash_at(3));
+        let found = Found::Entries(StreamEnds { first: end, last: end, content: log.content_at(3), length: 1 });
+        sender.round_done(0, &round, &RoundReply { ack: ack(log.at(3)), stream: Some(found) }, &log);
+        assert!(sender.is_live());
+    }
+
+    #[test]
+    fn a_full_window_is_looked_at_less_and_less_until_the_receiver_speaks() {
+        let log = Memory::with(7, 9);
+        let mut sender = live(&log, 2);
+        let silent = RoundReply { ack: ack(log.at(2)), stream: None };
+        let (mut now, mut rounds, mut waits) = (0, Vec::new(), Vec::new());
+        while now < 60_000 {
+            match sender.next(now, &log) {
+                Step::Publish(round) => {
+                    rounds.push(now);
+                    sender.round_done(now, &Round { audit: false, ..round }, &silent, &log);
+                }
+                Step::Wait(Some(until)) => {
+                    waits.push(until - now);
+                    now = until;
+                }
+                step => panic!("{step:?}"),
+            }
+        }
+        assert_eq!((waits.first(), waits.last()), (Some(&2), Some(&2_000)));
+        assert!(rounds.len() < 120, "{} rounds in a minute", rounds.len());
+        assert!(
+            waits.iter().zip(&rounds).all(|(wait, at)| *wait <= 2 || *wait * 8 <= *at),
+            "late by an eighth at most"
+        );
+        let Step::Publish(round) = sender.next(now, &log) else { panic!("looks again") };
+        let spoke = RoundReply { ack: ack(log.at(3)), stream: None };
+        assert_eq!(sender.round_done(now, &Round { audit: false, ..round }, &spoke, &log), Some(3));
+        let Step::Publish(round) = sender.next(now, &log) else { panic!("goes on at once") };
+        assert_eq!((round.add_from, round.add_to), (6, 6));
+        let still = RoundReply { ack: ack(log.at(3)), stream: None };
+        sender.round_done(now, &Round { audit: false, ..round }, &still, &log);
+        assert_eq!(sender.next(now, &log), Step::Wait(Some(now + 2)));
     }
 
     #[test]

@@ -77,7 +77,10 @@ mod tests {
         let store = StoreId::parse("store-1").expect("valid");
         let of = |joining| [of_central(&keys, joining), of_store(&keys, &store, joining)];
         assert!(of(Joining::Discovered).iter().all(|rules| rules.contains("~shelf:stores")));
-        assert!(of(Joining::Discovered)[1].ends_with(" (%W~shelf:stores +sadd)"), "it may enter itself, not delete the set");
+        assert!(
+            of(Joining::Discovered)[1].ends_with(" (%W~shelf:stores +sadd)"),
+            "it may enter itself, not delete the set"
+        );
         assert!(of(Joining::Listed).iter().all(|rules| !rules.contains("shelf:stores")));
     }
 

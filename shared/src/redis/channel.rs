@@ -6,7 +6,7 @@ use ::redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Serv
 use super::Keys;
 use crate::hash::{Digest, Hash};
 use crate::ids::StoreId;
-use crate::link::{Ack, Entry, EntryId, Round, RoundReply, StreamEnds};
+use crate::link::{Ack, Entry, EntryId, Found, Round, RoundReply, StreamEnds};
 use crate::wire::FORMAT;
 
 /// The keys of one direction.
@@ -76,7 +76,7 @@ impl Channel {
         }
         pipe.ignore_errors();
         let mut replies = pipe.query_async::<Vec<Value>>(connection).await?;
-        let stream = if round.audit { Some(ends_of(replies.pop())?) } else { None };
+        let stream = if round.audit { Some(found(replies.pop())?) } else { None };
         let ack = match replies.pop() {
             Some(Value::ServerError(error)) if !is_wrong_type(&error.clone().into()) => return Err(error.into()),
             Some(value) => ack_of(value),
@@ -117,17 +117,20 @@ fn ack_of(value: Value) -> Option<Ack> {
     text.parse().ok()
 }
 
-/// Reads `XINFO STREAM`. A key that is gone, of another type or empty has no ends.
-fn ends_of(reply: Option<Value>) -> RedisResult<Option<StreamEnds>> {
+/// Reads `XINFO STREAM`.
+fn found(reply: Option<Value>) -> RedisResult<Found> {
     let pairs = match reply {
         Some(Value::ServerError(error)) => {
             let error = RedisError::from(error);
-            let gone = error.detail().is_some_and(|text| text.contains("no such key"));
-            return if gone || is_wrong_type(&error) { Ok(None) } else { Err(error) };
+            return match error.detail() {
+                Some(text) if text.contains("no such key") => Ok(Found::Nothing),
+                _ if is_wrong_type(&error) => Ok(Found::Foreign),
+                _ => Err(error),
+            };
         }
         Some(Value::Array(pairs)) => pairs,
         Some(Value::Map(pairs)) => pairs.into_iter().flat_map(|(key, value)| [key, value]).collect(),
-        _ => return Ok(None),
+        _ => return Ok(Found::Foreign),
     };
     let (mut first, mut last, mut content, mut length) = (None, None, None, 0);
     let mut pairs = pairs.into_iter();
@@ -142,7 +145,11 @@ fn ends_of(reply: Option<Value>) -> RedisResult<Option<StreamEnds>> {
             _ => {}
         }
     }
-    Ok(first.zip(last).map(|(first, last)| StreamEnds { first, last, content, length }))
+    Ok(match first.zip(last) {
+        Some((first, last)) => Found::Entries(StreamEnds { first, last, content, length }),
+        None if length == 0 => Found::Nothing,
+        None => Found::Foreign,
+    })
 }
 
 /// An end of the stream: its id and the chain hash in it.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use ::redis::aio::{MultiplexedConnection, PubSub};
 use ::redis::io::tcp::TcpSettings;
 use ::redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
-    TlsCertificates,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError,
+    RedisResult, TlsCertificates,
 };
 use anyhow::{Context, bail, ensure};
 use rustls::pki_types::pem::PemObject;
@@ -28,7 +28,13 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone, clap::Args)]
 pub struct Options {
     /// Address of Redis: redis://[user[:password]@]host[:port], or rediss:// for TLS.
-    #[arg(id = "redis_url", long = "redis-url", env = "REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
+    #[arg(
+        id = "redis_url",
+        long = "redis-url",
+        env = "REDIS_URL",
+        default_value = "redis://127.0.0.1:6379",
+        hide_env_values = true
+    )]
     pub url: String,
     /// File with the password of the address's user.
     #[arg(id = "redis_password_file", long = "redis-password-file", env = "REDIS_PASSWORD_FILE")]
@@ -86,7 +92,8 @@ pub fn client(options: &Options) -> anyhow::Result<Client> {
 
 /// The password in a file: its content without the end of the line.
 pub fn password_in(file: &Path) -> anyhow::Result<String> {
-    let text = fs::read_to_string(file).with_context(|| format!("the password file {} cannot be read", file.display()))?;
+    let text =
+        fs::read_to_string(file).with_context(|| format!("the password file {} cannot be read", file.display()))?;
     let password = text.trim_end_matches(['\r', '\n']);
     ensure!(!password.is_empty(), "the password file {} is empty", file.display());
     Ok(password.to_owned())

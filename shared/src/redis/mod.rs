@@ -8,7 +8,9 @@ mod channel;
 mod client;
 
 pub use channel::{Channel, Delivery, Garbage, Received, decode_entry};
-pub use client::{CONNECT_TIMEOUT, Options, RESPONSE_TIMEOUT, client, connect, connect_blocking, password_in, subscribe};
+pub use client::{
+    CONNECT_TIMEOUT, Options, RESPONSE_TIMEOUT, client, connect, connect_blocking, password_in, subscribe,
+};
 
 use std::fmt;
 use std::time::Duration;

@@ -2,17 +2,22 @@
 //!
 //! **Guarantees.** What [`Writer::write`] has answered is on disk (`synchronous=FULL`, WAL). A job sees and leaves
 //! nothing half-done: each runs in its own savepoint. A second process cannot open the same file. A file that is
-//! damaged, or was written by a newer version, is refused.
+//! damaged, a copy, or was written by a newer version, is refused.
 
 mod columns;
 mod copy;
+mod inspection;
 mod open;
 mod reader;
 mod writer;
 
 pub use columns::{DigestColumn, HashColumn, cursor_at, parsed};
-pub use copy::{CopyError, copy, copy_aside, move_aside};
-pub use open::{FileLock, OpenError, Schema, lock, memory, open, open_with, read_only};
+pub use copy::{CopyError, copy, copy_aside, prepare, replace};
+pub use inspection::inspect_daily;
+pub use open::{
+    FileLock, OpenError, Schema, check, lock, memory, note_damage, open, open_to_restore, open_with, put_in_service,
+    read_only,
+};
 pub use reader::Reader;
 pub use writer::{Abort, WriteError, Writer};
 

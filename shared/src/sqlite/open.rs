@@ -9,6 +9,11 @@ use rusqlite::{Connection, OpenFlags};
 const SQLITE_LEAST: i32 = 3_051_003;
 /// Prepared statements kept for each connection.
 const STATEMENTS: usize = 128;
+/// A database up to this size, bytes, is checked page by page when it is opened, which takes a fraction of a second; a
+/// larger one beside its work.
+pub(super) const CHECKED_WHOLE: i64 = 64 << 20;
+/// Added to the application id of a copy: a file that is not to be served.
+const COPY: i32 = i32::MIN;
 
 /// Numbered migrations of one kind of database; the file keeps how many it has seen.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +22,17 @@ pub struct Schema {
     pub application_id: i32,
     /// SQL of migration 1, 2, ...
     pub migrations: &'static [&'static str],
+}
+
+impl Schema {
+    /// Whether a file with this application id is of this kind: a database or a copy of one.
+    pub fn owns(&self, application_id: i32) -> bool {
+        application_id & !COPY == self.application_id
+    }
+
+    fn is_copy(&self, application_id: i32) -> bool {
+        application_id == self.application_id | COPY
+    }
 }
 
 /// Why a database was not opened. The text says what to do.
@@ -42,6 +58,28 @@ pub enum OpenError {
         path: PathBuf,
         /// What is beside it.
         wal: PathBuf,
+    },
+    /// A copy that was made to be restored. Serving it would pass an older state for the present one.
+    #[error(
+        "{0} is a copy of an earlier state, which goes into service only by this program's `restore` \
+         (docs/OPERATIONS.md, \"Backup and restore\")"
+    )]
+    Copy(PathBuf),
+    /// A restore that was to put another database here has not come to its end.
+    #[error("{incoming} waits to take the place of {path}: a restore was begun and not finished, run it again")]
+    Unfinished {
+        /// The database.
+        path: PathBuf,
+        /// What is to become it.
+        incoming: PathBuf,
+    },
+    /// Probably a mistyped path.
+    #[error("{path} cannot be there: the folder {folder} does not exist. Make it, or correct DATABASE_PATH")]
+    NoFolder {
+        /// The database.
+        path: PathBuf,
+        /// Its folder.
+        folder: PathBuf,
     },
     /// Someone else's database.
     #[error("{0} is a database of another program")]
@@ -85,22 +123,71 @@ pub struct FileLock {
     _file: File,
 }
 
-/// Locks, opens, checks and migrates a database. The connection is the one that writes.
+/// Locks, opens, checks and migrates a database that is to be served. The connection is the one that writes.
 pub fn open(path: &Path, schema: Schema) -> Result<(Connection, FileLock), OpenError> {
+    let lock = lock(path)?;
+    let connection = open_to_restore(path, schema)?;
+    if schema.is_copy(application_id(&connection).map_err(|error| sort(path, error))?) {
+        return Err(OpenError::Copy(path.into()));
+    }
+    Ok((connection, lock))
+}
+
+/// As [`open`], for a restore that holds the lock: a copy is opened as well.
+pub fn open_to_restore(path: &Path, schema: Schema) -> Result<Connection, OpenError> {
     if rusqlite::version_number() < SQLITE_LEAST {
         return Err(OpenError::OldSqlite(rusqlite::version()));
     }
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        make_directory(parent).map_err(|error| OpenError::Io { path: parent.into(), error })?;
-    }
-    let lock = lock(path)?;
-    let wal = beside(path, "-wal");
+    let (wal, incoming) = (beside(path, "-wal"), beside(path, INCOMING));
     let length = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    if length(path) == 0 && incoming.exists() {
+        return Err(OpenError::Unfinished { path: path.into(), incoming });
+    }
     if length(path) == 0 && length(&wal) > 0 {
         return Err(OpenError::LeftBehind { path: path.into(), wal });
     }
-    Ok((open_with(None, path, schema)?, lock))
+    let was_damaged = beside(path, DAMAGED);
+    let connection = open_checked(None, path, schema, was_damaged.exists())?;
+    match std::fs::remove_file(&was_damaged) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(OpenError::Io { path: was_damaged, error }),
+        _ => Ok(connection),
+    }
 }
+
+/// Whether a copy can go into service: whole, of this kind, and not written by a newer version.
+pub fn check(copy: &Connection, path: &Path, schema: Schema) -> Result<(), OpenError> {
+    quick_check(copy, path, "1")?;
+    version(copy, schema, path).map(|_| ())
+}
+
+/// Makes the next start look at every page, if damage is among the causes that ended this process: a large database would
+/// else open again, and be sold into.
+pub fn note_damage<'e>(path: &Path, causes: impl Iterator<Item = &'e (dyn std::error::Error + 'static)>) {
+    let is_damage = |cause: &(dyn std::error::Error + 'static)| {
+        let by_sqlite = cause.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+        matches!(by_sqlite, Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase))
+            || matches!(cause.downcast_ref(), Some(OpenError::Corrupt { .. }))
+    };
+    if let Some(cause) = causes.into_iter().find(|cause| is_damage(*cause)) {
+        // The process ends as damaged in any case.
+        let _ = std::fs::write(beside(path, DAMAGED), cause.to_string());
+    }
+}
+
+/// A copy is a database from now on, once the caller's transaction is committed.
+pub fn put_in_service(connection: &Connection, schema: Schema) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "application_id", schema.application_id)
+}
+
+/// Marks a database as a copy, which [`open`] refuses.
+pub(super) fn mark_as_copy(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "application_id", application_id(connection)? | COPY)
+}
+
+/// Behind the name of a database: another one that is to take its place.
+pub(super) const INCOMING: &str = ".incoming";
+/// Behind the name of a database: it was found to be damaged, as the content says.
+const DAMAGED: &str = ".damaged";
 
 /// The name of a file beside a database.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -109,29 +196,43 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Makes a directory that outlives a loss of power: SQLite syncs the one that its files are in, and none above it.
-fn make_directory(path: &Path) -> std::io::Result<()> {
-    let is_missing = |above: &&Path| !above.as_os_str().is_empty() && !above.exists();
-    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
-    std::fs::create_dir_all(path)?;
-    for made in missing {
-        let holder = made.parent().filter(|holder| !holder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(holder)?.sync_all()?;
-    }
-    Ok(())
+/// The folder that a file is in.
+pub(super) fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Opens, checks and migrates a database through the SQLite file system (VFS) that is registered under a name; none: the
 /// operating system's. Takes no lock: a daemon calls [`open`], this is for tests that bring a disk of their own.
 pub fn open_with(vfs: Option<&str>, path: &Path, schema: Schema) -> Result<Connection, OpenError> {
-    let mut connection = connect(vfs, path).map_err(|error| sort(path, error))?;
-    let report: String =
-        connection.pragma_query_value(None, "quick_check", |row| row.get(0)).map_err(|error| sort(path, error))?;
-    if report != "ok" {
-        return Err(OpenError::Corrupt { path: path.into(), report });
+    open_checked(vfs, path, schema, false)
+}
+
+/// `suspect`: every page is looked at, however many there are.
+fn open_checked(vfs: Option<&str>, path: &Path, schema: Schema, suspect: bool) -> Result<Connection, OpenError> {
+    let sqlite = |error| sort(path, error);
+    let mut connection = connect(vfs, path).map_err(sqlite)?;
+    if suspect || size(&connection).map_err(sqlite)? <= CHECKED_WHOLE {
+        quick_check(&connection, path, "1")?;
     }
     migrate(&mut connection, schema, path)?;
     Ok(connection)
+}
+
+/// Bytes, those in the write-ahead log included.
+pub(super) fn size(connection: &Connection) -> rusqlite::Result<i64> {
+    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    Ok(number("page_count")? * number("page_size")?)
+}
+
+pub(super) fn quick_check(connection: &Connection, path: &Path, what: &str) -> Result<(), OpenError> {
+    let report: String = connection
+        .query_row(&format!("pragma quick_check({what})"), [], |row| row.get(0))
+        .map_err(|error| sort(path, error))?;
+    if report == "ok" { Ok(()) } else { Err(OpenError::Corrupt { path: path.into(), report }) }
+}
+
+fn application_id(connection: &Connection) -> rusqlite::Result<i32> {
+    connection.pragma_query_value(None, "application_id", |row| row.get(0))
 }
 
 /// A database in memory with the same schema, for tests and the simulator.
@@ -176,6 +277,10 @@ fn settle(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Keeps every other process from a database.
 pub fn lock(path: &Path) -> Result<FileLock, OpenError> {
+    let folder = folder(path);
+    if !folder.is_dir() {
+        return Err(OpenError::NoFolder { path: path.into(), folder: folder.into() });
+    }
     let path_of_lock = beside(path, ".lock");
     let io = |error| OpenError::Io { path: path_of_lock.clone(), error };
     let file = File::options().create(true).truncate(false).write(true).open(&path_of_lock).map_err(io)?;
@@ -186,7 +291,7 @@ pub fn lock(path: &Path) -> Result<FileLock, OpenError> {
     }
 }
 
-fn sort(path: &Path, error: rusqlite::Error) -> OpenError {
+pub(super) fn sort(path: &Path, error: rusqlite::Error) -> OpenError {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     match error.sqlite_error_code() {
         Some(NotADatabase | DatabaseCorrupt) => OpenError::Corrupt { path: path.into(), report: error.to_string() },
@@ -194,21 +299,30 @@ fn sort(path: &Path, error: rusqlite::Error) -> OpenError {
     }
 }
 
-fn migrate(connection: &mut Connection, schema: Schema, path: &Path) -> Result<(), OpenError> {
+/// How many migrations a database has seen.
+fn version(connection: &Connection, schema: Schema, path: &Path) -> Result<usize, OpenError> {
     let sqlite = |error| sort(path, error);
-    let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(sqlite)?;
+    let application = application_id(connection).map_err(sqlite)?;
     let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sqlite)?;
     let known = schema.migrations.len();
-    if application != schema.application_id && (application != 0 || found != 0) {
+    if !schema.owns(application) && (application != 0 || found != 0) {
         return Err(OpenError::Foreign(path.into()));
     }
     if found > known {
         return Err(OpenError::Newer { path: path.into(), found, known });
     }
+    Ok(found)
+}
+
+fn migrate(connection: &mut Connection, schema: Schema, path: &Path) -> Result<(), OpenError> {
+    let sqlite = |error| sort(path, error);
+    let found = version(connection, schema, path)?;
     for (number, sql) in schema.migrations.iter().enumerate().skip(found) {
         let transaction = connection.transaction().map_err(sqlite)?;
         transaction.execute_batch(sql).map_err(sqlite)?;
-        transaction.pragma_update(None, "application_id", schema.application_id).map_err(sqlite)?;
+        if number == 0 {
+            transaction.pragma_update(None, "application_id", schema.application_id).map_err(sqlite)?;
+        }
         transaction.pragma_update(None, "user_version", number + 1).map_err(sqlite)?;
         transaction.commit().map_err(sqlite)?;
     }
@@ -224,6 +338,7 @@ mod tests {
     fn file(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("shelfstream-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).expect("creates");
         dir.join("a.db")
     }
 
@@ -257,9 +372,17 @@ mod tests {
     #[test]
     fn a_damaged_file_is_refused() {
         let path = file("damaged");
-        std::fs::create_dir_all(path.parent().expect("a directory")).expect("creates");
         std::fs::write(&path, vec![b'x'; 8_192]).expect("writes");
         assert!(matches!(open(&path, SCHEMA), Err(OpenError::Corrupt { .. })));
+        let _ = std::fs::remove_dir_all(path.parent().expect("a directory"));
+    }
+
+    #[test]
+    fn no_folder_is_made_for_a_mistyped_path() {
+        let path = file("folder");
+        let mistyped = path.with_file_name("fodler").join("a.db");
+        let refused = open(&mistyped, SCHEMA).expect_err("refused").to_string();
+        assert!(refused.contains("fodler") && !mistyped.parent().expect("a directory").exists(), "{refused}");
         let _ = std::fs::remove_dir_all(path.parent().expect("a directory"));
     }
 }

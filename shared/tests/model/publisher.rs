@@ -91,7 +91,7 @@ impl<P: Payload> Publisher<P> {
             match redis.execute(&cmd) {
                 Reply::Done => {}
                 Reply::Ack(ack) => call.reply.ack = ack,
-                Reply::Ends(ends) => call.reply.stream = Some(ends),
+                Reply::Found(found) => call.reply.stream = Some(found),
             }
             if !wiring.pipelines_whole {
                 break;

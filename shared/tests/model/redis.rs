@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::hash::Hash as StdHash;
 
 use shared::hash::Hash;
-use shared::link::{Ack, Cursor, Entry, EntryId, StreamEnds};
+use shared::link::{Ack, Cursor, Entry, EntryId, Found, StreamEnds};
 
 /// What an entry says, in a form small enough to be kept a million times. Its `Debug` text is the entry's body.
 pub(crate) trait Payload: Clone + Debug + PartialEq + Eq + StdHash + Send + Sync {
@@ -66,7 +66,7 @@ impl<P> Cmd<P> {
 pub(crate) enum Reply {
     Done,
     Ack(Option<Ack>),
-    Ends(Option<StreamEnds>),
+    Found(Found),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -101,11 +101,8 @@ impl<P: Payload> Redis<P> {
                 let end = |row: &Row<P>| (row.id, Some(row.hash));
                 let length = self.stream.len() as u64;
                 let ends = self.stream.first().zip(self.stream.last());
-                return Reply::Ends(ends.map(|(a, b)| StreamEnds {
-                    first: end(a),
-                    last: end(b),
-                    content: None,
-                    length,
+                return Reply::Found(ends.map_or(Found::Nothing, |(a, b)| {
+                    Found::Entries(StreamEnds { first: end(a), last: end(b), content: None, length })
                 }));
             }
         }

@@ -229,18 +229,12 @@ async fn sell(
 impl App {
     /// 404 that names a product which differs in case only.
     fn unknown(&self, product: &ProductId) -> Problem {
-        let other: rusqlite::Result<Option<String>> = self.reader.point(|connection| {
-            use rusqlite::OptionalExtension;
-            connection
-                .prepare_cached("select product_id from item where lower(product_id) = lower(?1) limit 1")?
-                .query_row([product.as_str()], |row| row.get(0))
-                .optional()
-        });
+        let other = self.reader.point(|connection| ledger::find_item_in_any_case(connection, product));
         let problem = Problem::new(Code::UnknownProduct)
             .detail(format!("this store has no product {product}"))
             .with("productId", product.as_str());
         match other {
-            Ok(Some(other)) => problem.with("didYouMean", other),
+            Ok(Some(other)) => problem.with("didYouMean", other.as_str()),
             _ => problem,
         }
     }

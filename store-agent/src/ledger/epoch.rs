@@ -36,16 +36,17 @@ pub enum InitialiseError {
     Sqlite(#[from] rusqlite::Error),
 }
 
-/// Opens the first epoch of a new database; checks that an existing one is this store's.
-pub fn initialise(connection: &Connection, store: &StoreId, now: Millis) -> Result<(), InitialiseError> {
+/// Opens the first epoch of a new database; checks that an existing one is this store's. Says whether it was new.
+pub fn initialise(connection: &Connection, store: &StoreId, now: Millis) -> Result<bool, InitialiseError> {
     let transaction = connection.unchecked_transaction()?;
-    if claim(&transaction, store)? {
+    let is_new = claim(&transaction, store)?;
+    if is_new {
         open_epoch(&transaction, None, now)?;
     } else if head(&transaction)?.cursor.epoch == 0 {
         return Err(InitialiseError::Unfinished);
     }
     transaction.commit()?;
-    Ok(())
+    Ok(is_new)
 }
 
 /// Makes a new database this store's, with nothing in it and no epoch; checks that an existing one is. Says whether it

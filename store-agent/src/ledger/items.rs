@@ -47,7 +47,14 @@ pub fn all_items(connection: &Connection) -> rusqlite::Result<Vec<(ProductId, It
         .collect()
 }
 
-/// Makes an item what it is after a change; the head's digest goes with it.
+/// An item whose id differs from this one in case only.
+pub fn find_item_in_any_case(connection: &Connection, product: &ProductId) -> rusqlite::Result<Option<ProductId>> {
+    connection.prepare_cached(IN_ANY_CASE)?.query_row([product.as_str()], |row| parsed(row, 0)).optional()
+}
+
+const IN_ANY_CASE: &str = "select product_id from item where product_id = ?1 collate nocase limit 1";
+
+/// Makes an item what it is after a change; the head's digest and number of items go with it.
 pub(crate) fn put_item(
     connection: &Connection,
     head: &mut Head,
@@ -56,6 +63,7 @@ pub(crate) fn put_item(
     after: &Item,
 ) -> rusqlite::Result<()> {
     head.digest = head.digest.replace(product, before, Some(after));
+    head.items += u64::from(before.is_none());
     let sql = if before.is_some() {
         "update item set name = ?2, quantity = ?3, reserved = ?4, allotted = ?5, allotment_wanted = ?6, \
          discontinued = ?7, low_at = ?8, low = ?9, version = ?10, updated_at = ?11 where product_id = ?1"
@@ -77,4 +85,19 @@ pub(crate) fn put_item(
         after.updated_at.0,
     ])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{plan, product, store};
+
+    #[test]
+    fn an_id_in_another_case_is_found_without_reading_all_items() {
+        let connection = store(&[("Tea", 1), ("milk", 1)]);
+        let found = |name| find_item_in_any_case(&connection, &product(name)).expect("reads");
+        assert_eq!((found("tEA"), found("coffee")), (Some(product("Tea")), None));
+        let plan = plan(&connection, IN_ANY_CASE);
+        assert!(plan.starts_with("SEARCH") && !plan.contains("SCAN"), "{plan}");
+    }
 }

@@ -6,11 +6,13 @@
 mod epoch;
 mod items;
 mod log;
+mod retention;
 
 pub(crate) use epoch::begin_epoch;
 pub use epoch::{InitialiseError, claim, initialise, lineage, open_epoch, write_pages};
-pub use items::{COLUMNS as ITEM_COLUMNS, all_items, find_item, read_item};
-pub use log::{Backlog, Log, backlog, entries, entries_within, prune, prune_entries, store_acked};
+pub use items::{COLUMNS as ITEM_COLUMNS, all_items, find_item, find_item_in_any_case, read_item};
+pub use log::{Backlog, Log, backlog, entries, entries_within, store_acked};
+pub use retention::{prune, prune_entries};
 
 pub(crate) use items::put_item;
 
@@ -23,8 +25,13 @@ use shared::time::Millis;
 use shared::wire::Event;
 
 /// Numbered migrations; `application_id` is "SHST".
-pub const SCHEMA: Schema =
-    Schema { application_id: 0x5348_5354, migrations: &[include_str!("../../migrations/0001_ledger.sql")] };
+pub const SCHEMA: Schema = Schema {
+    application_id: 0x5348_5354,
+    migrations: &[
+        include_str!("../../migrations/0001_ledger.sql"),
+        include_str!("../../migrations/0002_retention.sql"),
+    ],
+};
 
 /// Where the ledger stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,13 +40,20 @@ pub struct Head {
     pub cursor: Cursor,
     /// Digest of the stock after it.
     pub digest: Digest,
+    /// Number of items in it.
+    pub items: u64,
 }
 
 /// Where the ledger stands.
 pub fn head(connection: &Connection) -> rusqlite::Result<Head> {
-    connection
-        .prepare_cached("select epoch, seq, hash, digest from meta")?
-        .query_row([], |row| Ok(Head { cursor: cursor_at(row, 0)?, digest: row.get::<_, DigestColumn>(3)?.0 }))
+    connection.prepare_cached("select epoch, seq, hash, digest, items from meta")?.query_row([], |row| {
+        Ok(Head { cursor: cursor_at(row, 0)?, digest: row.get::<_, DigestColumn>(3)?.0, items: row.get(4)? })
+    })
+}
+
+/// The last entry, also of a copy that an older version has written.
+pub fn cursor(connection: &Connection) -> rusqlite::Result<Cursor> {
+    connection.prepare_cached("select epoch, seq, hash from meta")?.query_row([], |row| cursor_at(row, 0))
 }
 
 /// Whose ledger it is.
@@ -92,11 +106,14 @@ pub fn append(
 
 /// Writes the head back, at the end of a transaction's appends.
 pub fn save_head(connection: &Connection, head: &Head) -> rusqlite::Result<()> {
-    connection.prepare_cached("update meta set epoch = ?1, seq = ?2, hash = ?3, digest = ?4")?.execute(params![
-        head.cursor.epoch,
-        head.cursor.seq,
-        HashColumn(head.cursor.hash),
-        DigestColumn(head.digest)
-    ])?;
+    connection.prepare_cached("update meta set epoch = ?1, seq = ?2, hash = ?3, digest = ?4, items = ?5")?.execute(
+        params![
+            head.cursor.epoch,
+            head.cursor.seq,
+            HashColumn(head.cursor.hash),
+            DigestColumn(head.digest),
+            head.items
+        ],
+    )?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 use shared::domain::{Change, Item, apply};
 use shared::ids::OperationId;
+use shared::planted::{Bug, planted};
 use shared::time::Millis;
 use shared::wire::{Event, Fact, Kind, Outcome, PurchaseRef};
 
@@ -10,8 +11,9 @@ use super::fact;
 use crate::ledger::{self, Head};
 use crate::{commands, purchases};
 
-/// Records it, unless it is none that can happen again: an affair of the link, a notice, or a reply to a command that
-/// central has the outcome of. Says whether it was recorded.
+/// Records it, unless it is none that can happen again: an affair of the link, a notice, a shortage of an earlier restore
+/// (it is found anew, if it is still one), or a reply to a command that central has the outcome of. Says whether it was
+/// recorded.
 pub(super) fn record(
     connection: &Connection,
     head: &mut Head,
@@ -20,11 +22,15 @@ pub(super) fn record(
     body: &str,
     now: Millis,
 ) -> rusqlite::Result<bool> {
-    let (Some((kind, original)), Ok(operation)) = (fact(kind, body), OperationId::parse(operation)) else {
+    let (Some((kind, mut original)), Ok(operation)) = (fact(kind, body), OperationId::parse(operation)) else {
         return Ok(false);
     };
-    if kind == Kind::LowStock || is_settled(connection, kind, &original)? {
+    let is_found_anew = kind == Kind::Shortage && original.replayed && !planted(Bug::ShortageRepeated);
+    if kind == Kind::LowStock || is_found_anew || is_settled(connection, kind, &original)? {
         return Ok(false);
+    }
+    if let Some(units) = units_back(connection, kind, &original)? {
+        original.delta = units;
     }
     let mut item = ledger::find_item(connection, &original.product_id)?;
     for change in changes(kind, &original, item.as_ref()) {
@@ -36,7 +42,7 @@ pub(super) fn record(
             shortage.about = original.about.clone();
             shortage.replayed = true;
             ledger::put_item(connection, head, &original.product_id, item.as_ref(), &after)?;
-            ledger::append(connection, head, &operation, &Event::Fact(Kind::Shortage, shortage), now)?;
+            ledger::append(connection, head, &of_shortage(&operation), &Event::Fact(Kind::Shortage, shortage), now)?;
         } else {
             ledger::put_item(connection, head, &original.product_id, item.as_ref(), &after)?;
         }
@@ -63,10 +69,29 @@ fn is_settled(connection: &Connection, kind: Kind, fact: &Fact) -> rusqlite::Res
     }
 }
 
+/// A shortage is an entry of its own, so it has an id of its own: central may have heard of it and not yet of the operation
+/// behind it. It follows from the operation's, so that the same one found twice is the same.
+fn of_shortage(operation: &OperationId) -> OperationId {
+    if planted(Bug::ShortageSharesId) {
+        return operation.clone();
+    }
+    OperationId::from_key("shortage", operation.as_str())
+}
+
+/// Units that a cancel gives back although it found none taken when it was recorded first: central knows that they were.
+fn units_back(connection: &Connection, kind: Kind, fact: &Fact) -> rusqlite::Result<Option<i64>> {
+    let Some(purchase) = fact.purchase.as_ref().filter(|_| kind == Kind::PurchaseCancelled && fact.delta == 0) else {
+        return Ok(None);
+    };
+    let attempt = commands::find_outcome(connection, &purchase.attempt)?;
+    let is_taken = attempt.is_some_and(|attempt| attempt.kind == Kind::PurchaseConfirmed);
+    Ok((is_taken && !planted(Bug::CancelWithoutUnits)).then_some(purchase.quantity))
+}
+
 /// What happens to the item as it is now. Its quantity moves by the difference of then; if there are fewer units in the
 /// books than left the shelf, the shortage is entered first.
 fn changes(kind: Kind, fact: &Fact, item: Option<&Item>) -> Vec<Change> {
-    let Some(then) = &fact.item else { return Vec::new() };
+    let Some(then) = fact.item.as_ref().or(item) else { return Vec::new() };
     let mut changes = Vec::new();
     let created = Change::Created {
         name: then.name.clone(),
@@ -89,7 +114,6 @@ fn changes(kind: Kind, fact: &Fact, item: Option<&Item>) -> Vec<Change> {
             discontinued: Some(then.discontinued),
             low_at: then.low_at,
         }),
-        Kind::Shortage => changes.push(Change::Adjusted(fact.delta)),
         _ if fact.delta == 0 => {}
         _ => changes.push(Change::Adjusted(fact.delta)),
     }

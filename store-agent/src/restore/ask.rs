@@ -22,24 +22,25 @@ pub async fn ask(central: &str, store: &StoreId, question: &Question) -> anyhow:
     let url = format!("{central}/v1/stores/{store}/restore");
     let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).read_timeout(PATIENCE).build()?;
     let mut tries = 1;
-    let mut response = loop {
-        let response =
-            client.post(&url).json(question).send().await.with_context(|| {
-                format!("central does not answer at {central}: it must be reachable for a restore")
-            })?;
-        let status = response.status();
-        if status.is_success() {
-            break response;
-        }
-        if status == reqwest::StatusCode::SERVICE_UNAVAILABLE && tries < TRIES {
-            tries += 1;
-            tokio::time::sleep(AGAIN_AFTER).await;
-            continue;
-        }
-        let text = response.text().await.unwrap_or_default();
-        let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        bail!("central refuses ({status}): {}", problem["detail"].as_str().unwrap_or(&text));
-    };
+    let mut response =
+        loop {
+            let response =
+                client.post(&url).json(question).send().await.with_context(|| {
+                    format!("central does not answer at {central}: it must be reachable for a restore")
+                })?;
+            let status = response.status();
+            if status.is_success() {
+                break response;
+            }
+            if status == reqwest::StatusCode::SERVICE_UNAVAILABLE && tries < TRIES {
+                tries += 1;
+                tokio::time::sleep(AGAIN_AFTER).await;
+                continue;
+            }
+            let text = response.text().await.unwrap_or_default();
+            let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+            bail!("central refuses ({status}): {}", problem["detail"].as_str().unwrap_or(&text));
+        };
     let mut hearing = Hearing::default();
     let mut heard: Vec<u8> = Vec::new();
     while let Some(bytes) = response.chunk().await.context("central's answer broke off: ask again")? {

@@ -18,7 +18,7 @@ impl World {
         if self.dice.chance(550) {
             return self.common_fault();
         }
-        let kind = self.dice.below(17);
+        let kind = self.dice.below(18);
         if self.allowed & (1 << kind) == 0 {
             return self.take_copy();
         }
@@ -55,6 +55,7 @@ impl World {
                 self.restore(number);
             }
             14 => self.retire(),
+            16 => self.usurp(),
             15 => self.in_a_stream("entry changed in place", |redis, key, dice| redis.corrupt(key, dice)),
             _ => self.set_back_central(),
         }
@@ -104,6 +105,11 @@ impl World {
             }
             _ => self.now += if self.dice.chance(150) { 55_000 } else { self.dice.between(500, 3_000) },
         }
+    }
+
+    /// Something that is no stream in the place of one.
+    pub(super) fn usurp(&mut self) {
+        self.in_a_stream("foreign key in a stream's place", |redis, key, _| redis.usurp(key));
     }
 
     fn in_a_stream(&mut self, what: &'static str, does: impl FnOnce(&mut super::redis::Redis, &str, u64) -> bool) {

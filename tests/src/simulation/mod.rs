@@ -71,6 +71,7 @@ pub const MUST_OCCUR: &[&str] = &[
     "stream's middle lost",
     "foreign entry in a stream",
     "entry changed in place",
+    "foreign key in a stream's place",
     "ack set back",
     "agent cut off",
     "central cut off",

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use shared::ids::StoreId;
-use shared::link::{Ack, Entry, EntryId, StreamEnds};
+use shared::link::{Ack, Entry, EntryId, Found, StreamEnds};
 use shared::redis::Beat;
 
 /// One stream. Its last id outlives trimming, but not `DEL`.
@@ -39,14 +39,18 @@ pub(super) enum Reply {
     Done,
     /// An ack, or none.
     Ack(Option<Ack>),
-    /// A stream's ends, or none.
-    Ends(Option<StreamEnds>),
+    /// What is in a stream's place.
+    Found(Found),
+    /// `WRONGTYPE`: the key holds something that is no stream.
+    Refused,
 }
 
 /// The whole of it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Redis {
     streams: BTreeMap<String, Stream>,
+    /// Keys of streams that hold something else.
+    pub(super) foreign: BTreeSet<String>,
     acks: BTreeMap<String, Ack>,
     old_acks: BTreeMap<String, Vec<Ack>>,
     beats: BTreeMap<StoreId, (Beat, i64)>,
@@ -60,6 +64,7 @@ impl Redis {
     /// Carries out one command.
     pub(super) fn call(&mut self, call: &Call, now: i64) -> Reply {
         match call {
+            Call::Trim(key, _) | Call::Add(key, _) if self.foreign.contains(key) => return Reply::Refused,
             Call::Trim(key, below) => {
                 if let Some(stream) = self.streams.get_mut(key) {
                     stream.entries.retain(|entry| entry.id >= *below);
@@ -74,6 +79,7 @@ impl Redis {
             }
             Call::Delete(key) => {
                 self.streams.remove(key);
+                self.foreign.remove(key);
             }
             Call::GetAck(key) => return Reply::Ack(self.acks.get(key).copied()),
             Call::SetAck(key, ack) => {
@@ -81,7 +87,8 @@ impl Redis {
                     self.old_acks.entry(key.clone()).or_default().push(old);
                 }
             }
-            Call::Info(key) => return Reply::Ends(self.ends(key)),
+            Call::Info(key) if self.foreign.contains(key) => return Reply::Found(Found::Foreign),
+            Call::Info(key) => return Reply::Found(self.ends(key).map_or(Found::Nothing, Found::Entries)),
             Call::Beat(store, beat) => {
                 self.beats.insert(store.clone(), (beat.clone(), now));
                 self.stores.insert(store.clone());
@@ -160,6 +167,11 @@ impl Redis {
             }
             None => false,
         }
+    }
+
+    /// Someone puts something that is no stream in a stream's place.
+    pub(super) fn usurp(&mut self, key: &str) -> bool {
+        self.streams.remove(key).is_some() && self.foreign.insert(key.to_owned())
     }
 
     /// Someone else writes into a stream: behind its last entry, with an id that fits and content that does not.

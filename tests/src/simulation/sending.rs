@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use shared::link::{Ack, Cursor, Entry, Log, RoundReply, Sender, Step, StreamEnds};
+use shared::link::{Ack, Cursor, Entry, Found, Log, RoundReply, Sender, Step};
 use shared::redis::Channel;
 
 use super::redis::{Call, Redis, Reply};
@@ -13,7 +13,7 @@ struct Flight {
     step: Step,
     calls: VecDeque<Call>,
     ack: Option<Option<Ack>>,
-    ends: Option<Option<StreamEnds>>,
+    found: Option<Found>,
 }
 
 /// One sender with its connection.
@@ -60,8 +60,12 @@ impl Sending {
         if let Some(call) = flight.calls.pop_front() {
             match redis.call(&call, now) {
                 Reply::Ack(ack) => flight.ack = Some(ack),
-                Reply::Ends(ends) => flight.ends = Some(ends),
+                Reply::Found(found) => flight.found = Some(found),
                 Reply::Done => {}
+                // As any error: the connection is dropped.
+                Reply::Refused => {
+                    self.disconnect(false, redis);
+                }
             }
             return Progress::Moved;
         }
@@ -73,7 +77,7 @@ impl Sending {
                 None
             }
             Step::Publish(round) => {
-                let reply = RoundReply { ack: flight.ack.flatten(), stream: flight.ends };
+                let reply = RoundReply { ack: flight.ack.flatten(), stream: flight.found };
                 let moved = self.sender.round_done(now, &round, &reply, log);
                 if !self.sender.is_live() && self.sender.stopped().is_none() {
                     return Progress::StartedOver;
@@ -119,7 +123,7 @@ impl Sending {
                 }
             }
         }
-        self.flight = Some(Flight { step, calls, ack: None, ends: None });
+        self.flight = Some(Flight { step, calls, ack: None, found: None });
         Progress::Moved
     }
 

@@ -178,7 +178,7 @@ impl World {
             }
             if step == TRAFFIC_IN_CALM + 600 && self.dice.chance(150) {
                 // The last thing that goes wrong finds everybody idle.
-                self.set_back();
+                if self.dice.chance(300) { self.usurp() } else { self.set_back() }
             }
             if step > TRAFFIC_IN_CALM + 600 && step % 40 == 0 {
                 if self.has_healed() {
@@ -449,37 +449,38 @@ impl World {
         }
     }
 
-    /// Of each store one agent is in service, and central's view is its stock.
+    /// Of each store one agent is in service, and central's view is its stock; no stream is unreadable.
     fn has_healed(&mut self) -> bool {
         let stores = self.stores.clone();
-        stores.iter().all(|store| {
-            let mut of_store = self.agents.iter().filter(|agent| agent.store == *store);
-            let (Some(agent), None) = (of_store.next(), of_store.next()) else { return false };
-            let head = store_agent::ledger::head(&agent.file).expect("a ledger has a head");
-            let Some(seen) = central::stores::find(&self.central.file, store).expect("the view can be read") else {
-                return false;
-            };
-            let open: i64 = self
-                .central
-                .file
-                .query_row(
-                    "select (select count(*) from request where store_id = ?1 and status = 'pending') \
+        self.redis.foreign.is_empty()
+            && stores.iter().all(|store| {
+                let mut of_store = self.agents.iter().filter(|agent| agent.store == *store);
+                let (Some(agent), None) = (of_store.next(), of_store.next()) else { return false };
+                let head = store_agent::ledger::head(&agent.file).expect("a ledger has a head");
+                let Some(seen) = central::stores::find(&self.central.file, store).expect("the view can be read") else {
+                    return false;
+                };
+                let open: i64 = self
+                    .central
+                    .file
+                    .query_row(
+                        "select (select count(*) from request where store_id = ?1 and status = 'pending') \
                      + (select count(*) from purchase where store_id = ?1 and status = 'pending')",
-                    [store.as_str()],
-                    |row| row.get(0),
-                )
-                .expect("the view can be read");
-            let rows = central::items::digest(&self.central.file, seen.stock).expect("the view can be read");
-            seen.cursor == head.cursor
-                && seen.digest == head.digest
-                && rows == head.digest
-                && !seen.wants_resync()
-                && !seen.steps
-                && !central::totals::is_recounting(&self.central.file).expect("the view can be read")
-                && !seen.retired
-                && !seen.is_settling()
-                && open == 0
-        })
+                        [store.as_str()],
+                        |row| row.get(0),
+                    )
+                    .expect("the view can be read");
+                let rows = central::items::digest(&self.central.file, seen.stock).expect("the view can be read");
+                seen.cursor == head.cursor
+                    && seen.digest == head.digest
+                    && rows == head.digest
+                    && !seen.wants_resync()
+                    && !seen.steps
+                    && !central::totals::is_recounting(&self.central.file).expect("the view can be read")
+                    && !seen.retired
+                    && !seen.is_settling()
+                    && open == 0
+            })
     }
 
     fn finish(mut self, healed: bool) -> Outcome {

@@ -96,8 +96,10 @@ async fn what_the_operators_are_told_is_refused_is_refused() {
     let mut intruder = client.get_multiplexed_async_connection().await.expect("Redis answers");
     for command in commands {
         let mut words = command.split_whitespace();
-        let answer: redis::RedisResult<Value> =
-            redis::cmd(words.next().expect("a command")).arg(words.collect::<Vec<_>>()).query_async(&mut intruder).await;
+        let answer: redis::RedisResult<Value> = redis::cmd(words.next().expect("a command"))
+            .arg(words.collect::<Vec<_>>())
+            .query_async(&mut intruder)
+            .await;
         assert_eq!(answer.as_ref().expect_err(command).code(), Some("NOPERM"), "{command}: {answer:?}");
     }
     sells_online(&world, "store-1").await;
@@ -133,7 +135,9 @@ async fn the_lines_work_when_pasted() {
     let world = world(&["s1", "s2"]).await;
     let users = world.redis(&["ACL", "LIST"]).await.expect("Redis answers");
     let mut file = "user default on nopass ~* &* +@all\n".to_owned();
-    for (user, args) in [("central", &["acl"] as &[&str]), ("s1", &["stores", "acl", "s1"]), ("s2", &["stores", "acl", "s2"])] {
+    for (user, args) in
+        [("central", &["acl"] as &[&str]), ("s1", &["stores", "acl", "s1"]), ("s2", &["stores", "acl", "s2"])]
+    {
         let password = world.password_file(user).display().to_string();
         let args = [args, &["--password-file", &password]].concat();
         let (done, line) = world.tool("central", &args).await;

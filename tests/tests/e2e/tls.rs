@@ -47,8 +47,11 @@ async fn a_server_that_is_not_the_right_one_is_not_talked_to_and_the_log_says_wh
     let world = world().await;
     let certificates = world.certificates();
     let (ca, other_ca) = (certificates.ca.display(), certificates.other_ca.display());
-    let own =
-        format!("--redis-cert-file={} --redis-key-file={}", certificates.client.display(), certificates.client_key.display());
+    let own = format!(
+        "--redis-cert-file={} --redis-key-file={}",
+        certificates.client.display(),
+        certificates.client_key.display()
+    );
     let right = world.redis_url_of("s1");
     let plain = world.plain_redis_url_of("s1");
     let cases = [

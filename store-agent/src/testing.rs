@@ -1,0 +1,62 @@
+//! A store as the unit tests need it, and how SQLite answers a query.
+
+use rusqlite::Connection;
+use shared::domain::{Guard, Operation};
+use shared::ids::{OperationId, ProductId, StoreId};
+use shared::time::Millis;
+use shared::wire::About;
+
+use crate::ledger::{self, SCHEMA};
+use crate::operations::{Request, perform};
+
+pub(crate) const NOW: Millis = Millis(1_700_000_000_000);
+
+pub(crate) fn product(name: &str) -> ProductId {
+    ProductId::parse(name).expect("valid")
+}
+
+pub(crate) fn operation(name: &str) -> OperationId {
+    OperationId::parse(name).expect("valid")
+}
+
+/// Does something at the till.
+pub(crate) fn act(connection: &Connection, id: &str, name: &str, does: Operation, now: Millis) {
+    let request = Request {
+        operation_id: operation(id),
+        product: product(name),
+        operation: does,
+        guard: Guard::default(),
+        about: About::default(),
+        command: None,
+        purchase: None,
+    };
+    perform(connection, &request, now).expect("done");
+}
+
+/// A new store with these items and so many units of each.
+pub(crate) fn store(items: &[(&str, i64)]) -> Connection {
+    let connection = shared::sqlite::memory(SCHEMA).expect("opens");
+    ledger::initialise(&connection, &StoreId::parse("s1").expect("valid"), NOW).expect("is new");
+    for (name, quantity) in items {
+        let create = Operation::Create { name: (*name).into(), quantity: *quantity, low_at: None };
+        act(&connection, &format!("create-{name}"), name, create, NOW);
+    }
+    connection
+}
+
+/// A ledger of two entries for the opening and so many for one item.
+pub(crate) fn ledger(entries: i64) -> Connection {
+    let connection = store(if entries > 0 { &[("tea", 0)] } else { &[] });
+    for number in 1..entries {
+        act(&connection, &format!("o{number}"), "tea", Operation::Receive { quantity: 1 }, NOW.plus(number));
+    }
+    connection
+}
+
+/// How SQLite would answer a query, one line a step.
+pub(crate) fn plan(connection: &Connection, sql: &str) -> String {
+    let mut statement = connection.prepare(&format!("explain query plan {sql}")).expect("is valid");
+    let nulls = vec![rusqlite::types::Null; statement.parameter_count()];
+    let steps = statement.query_map(rusqlite::params_from_iter(nulls), |row| row.get::<_, String>(3)).expect("runs");
+    steps.collect::<rusqlite::Result<Vec<_>>>().expect("reads").join("\n")
+}
