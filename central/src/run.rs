@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use shared::daemon::Tasks;
-use shared::http::Edge;
+use shared::daemon::{LinkThreads, Tasks};
+use shared::http::{Edge, Room};
 use shared::redis::Keys;
-use shared::sqlite::{Reader, Writer};
+use shared::sqlite::{Guard, Reader, Writer};
 use shared::time::Ticks;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -31,13 +31,20 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let known = stores::all(&connection)?.len();
     let wakes = Wakes::default();
     let committed = wakes.clone();
-    let (writer, writer_ended) = Writer::start(connection, move || committed.committed());
-    let reader = Reader::new(&path);
+    let guard = Guard::of(&path).context("the database's files cannot be looked at")?;
+    let (writer, writer_ended) = Writer::start_guarded(connection, guard, move || committed.committed());
+    // Of those that serve, at most half read lists: sales need the others.
+    let threads = std::thread::available_parallelism()?.get();
+    let reader = Reader::open(&path, threads, (threads / 2).max(2)).context("the database cannot be read")?;
+    // What clients ask for keeps the link from nothing: it has threads and connections of its own.
+    let link = LinkThreads::start()?;
+    // Consumer, publisher, maintenance and the steps scan one thing at a time each: none of them waits for another.
+    let link_reader = Reader::open(&path, 2, 4).context("the database cannot be read")?;
     let keys = Keys::new(&config.key_prefix);
     let presence = Presence::new(Duration::from_millis(config.heartbeat_max_age_ms));
     let waiting = Waiting::default();
     let app = App {
-        reader: reader.clone(),
+        reader,
         writer: writer.clone(),
         redis: RedisLink::new(client.clone()),
         keys: keys.clone(),
@@ -47,14 +54,14 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         started_at: Instant::now(),
         had_view: known > 0,
     };
-    let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts };
+    let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts, stop: stop.clone() };
     let steps =
-        Steps { writer: writer.clone(), reader: reader.clone(), waiting: waiting.clone(), wakes: wakes.clone() };
+        Steps { writer: writer.clone(), reader: link_reader.clone(), waiting: waiting.clone(), wakes: wakes.clone() };
     let consumer = Consumer {
         client: client.clone(),
         keys: keys.clone(),
         writer: writer.clone(),
-        reader: reader.clone(),
+        reader: link_reader.clone(),
         presence: presence.clone(),
         waiting,
         wakes: wakes.clone(),
@@ -64,7 +71,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         redis: RedisLink::new(client),
         keys,
         writer: writer.clone(),
-        reader: reader.clone(),
+        reader: link_reader.clone(),
         presence,
         wakes,
         clock: Ticks::start(),
@@ -86,11 +93,15 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     }
     let mut tasks = Tasks::new(stop.clone());
     let served = stop.clone();
-    tasks.add("http", async move { Ok(shared::http::serve(listener, router(Arc::new(app), edge), served).await?) });
-    tasks.add("consumer", consumer.run(stop.clone()));
-    tasks.add("publisher", publisher.run(stop.clone()));
-    tasks.add("steps", steps.run(stop.clone()));
-    tasks.add("maintenance", maintenance::run(writer, reader, stop.clone()));
+    let room = Room::within(shared::daemon::raise_descriptors()?);
+    tasks.add(
+        "http",
+        async move { Ok(shared::http::serve(listener, router(Arc::new(app), edge), room, served).await?) },
+    );
+    tasks.add_on(&link, "consumer", consumer.run(stop.clone()));
+    tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
+    tasks.add_on(&link, "steps", steps.run(stop.clone()));
+    tasks.add_on(&link, "maintenance", maintenance::run(writer, link_reader, stop.clone()));
     let inspection = shared::sqlite::inspect_daily(path.clone());
     tasks.add("inspection", async move {
         tokio::select! {

@@ -46,7 +46,10 @@ impl Waiting {
         }
         let Some(wait) = wait() else { return Ok(found) };
         loop {
-            let in_time = tokio::time::timeout_at(wait.until, settled.as_mut()).await.is_ok();
+            let in_time = tokio::select! {
+                () = settled.as_mut() => true,
+                () = wait.over() => false,
+            };
             settled.set(waiter.wake.notified());
             settled.as_mut().enable();
             let found = look()?;

@@ -1,18 +1,76 @@
-//! What both daemons need around their work: logs, signals, and tasks that live and die together.
+//! What both daemons need around their work: descriptors, threads, logs, signals, and tasks that live and die together.
 
 use std::future::Future;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// How long tasks may take to finish what they are at once they are told to stop.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long tasks may take, all in all, to finish what they are at once they are told to stop.
+const GRACE: Duration = Duration::from_secs(7);
+/// Threads of the link: one is enough for its work, the other for a read that takes long.
+const LINK_THREADS: usize = 2;
+
+/// The whole of `main`: runs the program, says why it failed, and waits for nothing that goes on in the background.
+pub fn run_main(program: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let result = Runtime::new().context("the system gives no threads").and_then(|runtime| {
+        let result = runtime.block_on(program);
+        runtime.shutdown_background();
+        result
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Raises the number of descriptors that this process may have as far as the system lets it; returns that number.
+pub fn raise_descriptors() -> anyhow::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of descriptors")?;
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => Ok(hard),
+        Err(error) => {
+            tracing::warn!(%error, soft, "the limit of descriptors cannot be raised");
+            Ok(soft)
+        }
+    }
+}
+
+/// Threads that nothing else runs on: whatever clients ask for, the link goes on.
+#[derive(Debug)]
+pub struct LinkThreads(Option<Runtime>);
+
+impl LinkThreads {
+    /// Starts them. They end when this is dropped.
+    pub fn start() -> anyhow::Result<Self> {
+        let runtime = Builder::new_multi_thread().worker_threads(LINK_THREADS).thread_name("link").enable_all().build();
+        Ok(Self(Some(runtime.context("the system gives no threads")?)))
+    }
+
+    fn handle(&self) -> Option<&Handle> {
+        self.0.as_ref().map(Runtime::handle)
+    }
+}
+
+impl Drop for LinkThreads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
 
 /// Form of the log lines on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -88,10 +146,24 @@ impl Tasks {
         self.set.spawn(async move { (name, task.await) });
     }
 
+    /// Adds a task that runs on the link's threads.
+    pub fn add_on(
+        &mut self,
+        threads: &LinkThreads,
+        name: &'static str,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        match threads.handle() {
+            Some(handle) => self.set.spawn_on(async move { (name, task.await) }, handle),
+            None => unreachable!("they run until they are dropped"),
+        };
+    }
+
     /// Waits for the end of all. An error if any task failed, panicked, or ended without being asked to.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut result = Ok(());
-        while let Some(ended) = self.next().await {
+        let mut deadline = None;
+        while let Some(ended) = self.next(&mut deadline).await {
             let asked = self.stop.is_cancelled();
             let failure = match ended {
                 Ok((_, Ok(()))) if asked => None,
@@ -108,11 +180,18 @@ impl Tasks {
     }
 
     /// The next task to end; past the grace time after a stop the rest is dropped.
-    async fn next(&mut self) -> Option<Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>> {
-        if self.stop.is_cancelled() {
-            return tokio::time::timeout(GRACE, self.set.join_next()).await.unwrap_or(None);
+    async fn next(
+        &mut self,
+        deadline: &mut Option<Instant>,
+    ) -> Option<Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>> {
+        if deadline.is_none() {
+            tokio::select! {
+                ended = self.set.join_next() => return ended,
+                () = self.stop.cancelled() => {}
+            }
         }
-        self.set.join_next().await
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + GRACE);
+        tokio::time::timeout_at(deadline, self.set.join_next()).await.unwrap_or(None)
     }
 }
 
@@ -133,6 +212,26 @@ mod tests {
         let error = tasks.run().await.expect_err("fails");
         assert_eq!(format!("{error:#}"), "task fails failed: broken");
         assert!(stop.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn the_link_goes_on_while_all_other_threads_are_busy() {
+        let link = LinkThreads::start().expect("starts");
+        let mut tasks = Tasks::new(CancellationToken::new());
+        let (said, hear) = std::sync::mpsc::channel();
+        tasks.add_on(&link, "link", async move {
+            said.send(std::thread::current().name().map(str::to_owned))?;
+            Ok(())
+        });
+        // This blocks the only thread of the runtime that waits for the tasks.
+        assert_eq!(hear.recv().expect("it runs").as_deref(), Some("link"));
+        assert!(tasks.run().await.is_err(), "it ended by itself");
+    }
+
+    #[test]
+    fn descriptors_are_raised_to_the_hard_limit() {
+        let limit = raise_descriptors().expect("the limit can be read");
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).expect("can be read"), (limit, limit));
     }
 
     #[tokio::test]

@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use shared::daemon::Tasks;
-use shared::http::Edge;
+use shared::daemon::{LinkThreads, Tasks};
+use shared::http::{Edge, Room};
 use shared::redis::Keys;
-use shared::sqlite::{Reader, Writer};
+use shared::sqlite::{Guard, Reader, Writer};
 use shared::time::Millis;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Serve;
 use crate::connectivity::Connectivity;
-use crate::http::{App, router};
+use crate::http::{App, IMPORTS, router};
 use crate::publisher::Publisher;
 use crate::receiver::Receiver;
 use crate::{ledger, maintenance};
@@ -29,31 +29,44 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let head = ledger::head(&connection)?;
     let committed = Arc::new(Notify::new());
     let bell = committed.clone();
-    let (writer, writer_ended) = Writer::start(connection, move || bell.notify_one());
-    let reader = Reader::new(&path);
+    let guard = Guard::of(&path).context("the database's files cannot be looked at")?;
+    let (writer, writer_ended) = Writer::start_guarded(connection, guard, move || bell.notify_one());
+    // Of those that serve, at most half read lists: sales need the others.
+    let threads = std::thread::available_parallelism()?.get();
+    let reader = Reader::open(&path, threads, (threads / 2).max(2)).context("the database cannot be read")?;
+    // What clients ask for keeps the link from nothing: it has threads and connections of its own.
+    let link = LinkThreads::start()?;
+    let link_reader = Reader::open(&path, 2, 1).context("the database cannot be read")?;
     let keys = Keys::new(&config.key_prefix);
     let connectivity = Connectivity::new(Millis::now());
     let app = App {
         store: config.store_id.clone(),
-        reader: reader.clone(),
+        reader,
         writer: writer.clone(),
         connectivity: connectivity.clone(),
         started_at: Millis::now(),
+        imports: Arc::new(Semaphore::new(IMPORTS)),
     };
     let publisher = Publisher {
         client: client.clone(),
         keys: keys.clone(),
         store: config.store_id.clone(),
         writer: writer.clone(),
-        reader: reader.clone(),
+        reader: link_reader.clone(),
         connectivity: connectivity.clone(),
         committed,
         beat_every: Duration::from_millis(config.heartbeat_interval_ms),
         process: uuid::Uuid::new_v4().as_u64_pair().0,
     };
-    let receiver =
-        Receiver { client, keys, store: config.store_id.clone(), writer: writer.clone(), reader, connectivity };
-    let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts };
+    let receiver = Receiver {
+        client,
+        keys,
+        store: config.store_id.clone(),
+        writer: writer.clone(),
+        reader: link_reader,
+        connectivity,
+    };
+    let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts, stop: stop.clone() };
 
     let address = listener.local_addr()?;
     if !address.ip().is_loopback() {
@@ -78,10 +91,14 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     }
     let mut tasks = Tasks::new(stop.clone());
     let served = stop.clone();
-    tasks.add("http", async move { Ok(shared::http::serve(listener, router(Arc::new(app), edge), served).await?) });
-    tasks.add("publisher", publisher.run(stop.clone()));
-    tasks.add("receiver", receiver.run(stop.clone()));
-    tasks.add("maintenance", maintenance::run(writer, stop.clone()));
+    let room = Room::within(shared::daemon::raise_descriptors()?);
+    tasks.add(
+        "http",
+        async move { Ok(shared::http::serve(listener, router(Arc::new(app), edge), room, served).await?) },
+    );
+    tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
+    tasks.add_on(&link, "receiver", receiver.run(stop.clone()));
+    tasks.add_on(&link, "maintenance", maintenance::run(writer, stop.clone()));
     let inspection = shared::sqlite::inspect_daily(path.clone());
     tasks.add("inspection", async move {
         tokio::select! {

@@ -228,8 +228,11 @@ impl App {
             if wait.is_none() {
                 wait = prefer.wait();
             }
-            let until = wait.as_ref().ok_or_else(behind)?.until;
-            if !matches!(tokio::time::timeout_at(until, applied.changed()).await, Ok(Ok(()))) {
+            let moved = tokio::select! {
+                moved = applied.changed() => moved.is_ok(),
+                () = wait.as_ref().ok_or_else(behind)?.over() => false,
+            };
+            if !moved {
                 return Err(behind());
             }
         }

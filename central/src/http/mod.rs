@@ -163,7 +163,7 @@ mod tests {
         let (connection, _lock) = shared::sqlite::open(&path, crate::database::SCHEMA).expect("opens");
         let (writer, _ended) = Writer::start(connection, || {});
         let app = App {
-            reader: Reader::new(&path),
+            reader: Reader::open(&path, 1, 1).expect("opens"),
             writer,
             redis: RedisLink::new(
                 shared::redis::client(&shared::redis::Options::at("redis://127.0.0.1:1")).expect("an address"),

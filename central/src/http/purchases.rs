@@ -56,6 +56,7 @@ async fn buy(
     prefer: Prefer,
     Body { value, json }: Body<Buy>,
 ) -> Result<Response> {
+    refuse_if_match(&write)?;
     let key = key_of(&write, &json);
     if let Some(record) = app.replay(key.as_ref())? {
         return bought(&app, &record.target, &prefer, true).await;
@@ -108,6 +109,14 @@ async fn buy(
             Err(app.unknown_product(&app.known(&store_id)?, &ask.product))
         }
         Err(problem) => Err(problem),
+    }
+}
+
+/// A purchase takes units whatever the item's version, and stores judge no version for it.
+fn refuse_if_match(write: &Write) -> Result<()> {
+    match write.if_match {
+        Some(_) => Err(Problem::invalid("If-Match", "purchases depend on no version: leave the header out")),
+        None => Ok(()),
     }
 }
 
@@ -305,6 +314,7 @@ async fn cancel(
     prefer: Prefer,
     OptionalBody { value, json }: OptionalBody<Cancel>,
 ) -> Result<Response> {
+    refuse_if_match(&write)?;
     let key = key_of(&write, &json);
     app.replay(key.as_ref())?;
     let unknown = || Problem::new(Code::UnknownId);

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::Router;
-use axum::serve::ListenerExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,19 +18,28 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
+use super::budget::Answers;
+use super::extract::Received;
 use super::problem::Pending;
+use super::serve::Guest;
 use super::{Code, Problem};
 
 /// Requests at work at once; more are told to come back.
 const IN_FLIGHT: usize = 1_024;
+/// Sales and purchases at work at once: they have places of their own, so that nothing else shuts them out.
+const SALES: usize = 1_024;
+/// Bodies of up to 1 MiB in memory at once, besides small ones.
+const LARGE_BODIES: usize = 64;
+/// Longest path and query, bytes.
+const URI: usize = 8 << 10;
 /// Requests that wait for a store at once; more are answered without a wait.
 const WAITING: usize = 8_192;
-/// Longest that a request may take: the longest wait for a store and some.
+/// Longest that a request may take once its body is there: the longest wait for a store and some.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
 /// A wait ends so long before that: what comes after it must still be said.
 const MARGIN: Duration = Duration::from_secs(2);
-/// How long connections may take to finish once the server is told to stop.
-const GRACE: Duration = Duration::from_secs(5);
+/// What a browser may do with an answer that is no page: nothing.
+const NO_CONTENT: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
 /// Whom the server serves beyond its own host.
 #[derive(Debug, Clone, Default)]
@@ -40,12 +48,17 @@ pub struct Edge {
     pub cors_origins: Vec<String>,
     /// Host names, besides IP addresses and `localhost`.
     pub allowed_hosts: Vec<String>,
+    /// Ends the waits: who waits is answered before the server stops.
+    pub stop: CancellationToken,
 }
 
 struct Context {
     edge: Edge,
     in_flight: Arc<Semaphore>,
+    sales: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    large_bodies: Arc<Semaphore>,
+    answers: Answers,
 }
 
 /// A request's place among those at work. One that waits for a store gives it up, so that a store that hangs does not
@@ -55,20 +68,29 @@ pub(super) struct Place {
     at_work: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
     waiting: Arc<Semaphore>,
     until: Instant,
+    stop: CancellationToken,
 }
 
 /// A wait that has begun, and when it ends at the latest.
 #[derive(Debug)]
 pub struct Wait {
-    /// Its end.
-    pub until: Instant,
+    until: Instant,
+    stop: CancellationToken,
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Wait {
     /// One that nobody limits, for who did not come through the edge.
     pub fn free(wanted: Duration) -> Self {
-        Self { until: Instant::now() + wanted, _place: None }
+        Self { until: Instant::now() + wanted, stop: CancellationToken::new(), _place: None }
+    }
+
+    /// Resolves when it has been waited long enough, or the server stops.
+    pub async fn over(&self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep_until(self.until) => {}
+        }
     }
 }
 
@@ -77,7 +99,8 @@ impl Place {
     pub(super) fn wait(&self, wanted: Duration) -> Option<Wait> {
         let place = self.waiting.clone().try_acquire_owned().ok()?;
         drop(self.at_work.lock().ok()?.take());
-        Some(Wait { until: (Instant::now() + wanted).min(self.until), _place: Some(place) })
+        let until = (Instant::now() + wanted).min(self.until);
+        Some(Wait { until, stop: self.stop.clone(), _place: Some(place) })
     }
 }
 
@@ -117,7 +140,10 @@ pub fn finish(routes: Router, edge: Edge) -> Router {
     let context = Arc::new(Context {
         edge,
         in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+        sales: Arc::new(Semaphore::new(SALES)),
         waiting: Arc::new(Semaphore::new(WAITING)),
+        large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
+        answers: Answers::default(),
     });
     let worth_it = SizeAbove::new(1_024).and(NotForContentType::new("text/event-stream"));
     Router::new()
@@ -155,28 +181,55 @@ async fn around(State(context): State<Arc<Context>>, mut request: Request, next:
 
 /// DNS rebinding and foreign pages.
 fn admit(edge: &Edge, request: &Request) -> Result<(), Problem> {
-    let host = request.headers().get(header::HOST).map(|host| host.to_str().unwrap_or_default());
-    let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
+    let host = one(request.headers(), header::HOST)?;
+    if host.is_none() && request.version() == Version::HTTP_11 {
+        return Err(Problem::invalid("Host", "the header is missing"));
+    }
+    // A request that names a server in its first line means that one, whatever else it says.
+    let host = request.uri().authority().map(|authority| authority.as_str()).or(host);
     if let Some(host) = host {
         let name = host_name(host);
         let known = name.parse::<IpAddr>().is_ok()
             || name.eq_ignore_ascii_case("localhost")
             || edge.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name));
-        if !known {
+        if !known || host.contains('@') {
             let detail = format!("the host {name:?} is not one of this server's: see ALLOWED_HOSTS");
             return Err(Problem::new(Code::Forbidden).detail(detail));
         }
     }
-    let reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    let Some(origin) = request.headers().get(header::ORIGIN).filter(|_| !reads) else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or_default();
-    let own = host.is_some_and(|host| {
-        origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")).is_some_and(|rest| rest == host)
-    });
-    if own || edge.cors_origins.iter().any(|allowed| allowed == origin) {
+    let origin = one(request.headers(), header::ORIGIN)?;
+    if is_read(request.method()) || request.method() == Method::OPTIONS {
         return Ok(());
     }
-    Err(Problem::new(Code::Forbidden).detail(format!("pages of {origin:?} may not write here: see CORS_ORIGINS")))
+    if origin.is_some_and(|origin| edge.cors_origins.iter().any(|allowed| allowed == origin)) {
+        return Ok(());
+    }
+    let own = |origin: &str| {
+        let bare = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        bare.is_some() && bare == host
+    };
+    let crosses = request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+    if crosses || origin.is_some_and(|origin| !own(origin)) {
+        let pages = origin.unwrap_or("another site");
+        return Err(
+            Problem::new(Code::Forbidden).detail(format!("pages of {pages:?} may not write here: see CORS_ORIGINS"))
+        );
+    }
+    Ok(())
+}
+
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+/// A header that means something only if it is there once.
+fn one(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all(&name).iter();
+    let value = values.next().map(|value| value.to_str().unwrap_or_default());
+    match values.next() {
+        Some(_) => Err(Problem::invalid(name.as_str(), "the header is repeated")),
+        None => Ok(value),
+    }
 }
 
 /// The name or address without the port; IPv6 addresses stand in brackets.
@@ -192,16 +245,32 @@ async fn limited(context: &Context, path: &str, mut request: Request, next: Next
     if matches!(bare, "/health" | "/ready") {
         return next.run(request).await;
     }
-    let Ok(permit) = context.in_flight.clone().try_acquire_owned() else {
+    if request.uri().path_and_query().is_some_and(|uri| uri.as_str().len() > URI) {
+        return Problem::invalid("", format!("path and query have at most {URI} bytes")).into_response();
+    }
+    let reads = is_read(request.method());
+    // Their bodies are of any length and look after themselves.
+    let streams = matches!(bare, "/import" | "/export") || bare.ends_with("/snapshot");
+    if !reads && !streams {
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(Received::read(body, &parts.headers, &context.large_bodies).await);
+        request = Request::from_parts(parts, Body::empty());
+    }
+    let sells = bare.starts_with("/purchase/") && !reads;
+    let places = if sells { &context.sales } else { &context.in_flight };
+    let Ok(permit) = places.clone().try_acquire_owned() else {
         return Problem::new(Code::Overloaded).detail("too many requests at once").into_response();
     };
+    if let Some(guest) = request.extensions().get::<Arc<Guest>>() {
+        guest.works();
+    }
     let at_work = Arc::new(Mutex::new(Some(permit)));
     let until = Instant::now() + REQUEST_TIMEOUT - MARGIN;
-    let place = Place { at_work: at_work.clone(), waiting: context.waiting.clone(), until };
+    let stop = context.edge.stop.clone();
+    let place = Place { at_work: at_work.clone(), waiting: context.waiting.clone(), until, stop };
     request.extensions_mut().insert(place);
-    let reads = [Method::GET, Method::HEAD].contains(request.method());
-    if matches!(bare, "/import" | "/export") || bare.ends_with("/snapshot") {
-        return next.run(request).await;
+    if streams {
+        return bounded(context, next.run(request).await, reads);
     }
     let misfit = if reads { None } else { super::extract::misfit(request.headers()) };
     match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
@@ -209,11 +278,21 @@ async fn limited(context: &Context, path: &str, mut request: Request, next: Next
         Ok(response) if response.status() == StatusCode::BAD_REQUEST => {
             misfit.map_or(response, IntoResponse::into_response)
         }
-        Ok(response) => response,
+        Ok(response) => bounded(context, response, reads),
         Err(_) if reads => Problem::new(Code::Overloaded).detail("the request took too long").into_response(),
         // It may have had its effect: nothing may be promised.
         Err(_) => Problem::internal("a write took too long").into_response(),
     }
+}
+
+/// A read's answer as far as there is memory for it; what a write did is always said.
+fn bounded(context: &Context, response: Response, reads: bool) -> Response {
+    if !reads {
+        return response;
+    }
+    context.answers.admit(response).unwrap_or_else(|| {
+        Problem::new(Code::Overloaded).detail("too many large answers are being read").into_response()
+    })
 }
 
 fn allowed_methods(refused: &Response) -> Response {
@@ -241,6 +320,8 @@ fn complete(response: &mut Response, path: &str, trace: &Trace) {
         headers.insert("x-trace-id", id);
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(NO_CONTENT);
 }
 
 fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue, preflight: bool) {
@@ -256,25 +337,6 @@ fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue, preflight: bool) {
         );
         let allowed = "content-type, idempotency-key, if-match, if-none-match, prefer, shelf-actor, traceparent";
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
-    }
-}
-
-/// Serves until `stop`, then lets requests at work finish for a few seconds.
-pub async fn serve(listener: tokio::net::TcpListener, router: Router, stop: CancellationToken) -> std::io::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        // Without it an answer may wait for the client's delayed ack; a socket that is gone already does not care.
-        let _ = stream.set_nodelay(true);
-    });
-    let deadline = {
-        let stop = stop.clone();
-        async move {
-            stop.cancelled().await;
-            tokio::time::sleep(GRACE).await;
-        }
-    };
-    tokio::select! {
-        served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()) => served,
-        () = deadline => Ok(()),
     }
 }
 
@@ -296,12 +358,19 @@ mod tests {
                 }
             }),
         );
-        let edge = Edge { cors_origins: vec!["http://shop.example".into()], allowed_hosts: vec!["central".into()] };
+        let edge = Edge {
+            cors_origins: vec!["http://shop.example".into()],
+            allowed_hosts: vec!["central".into()],
+            ..Edge::default()
+        };
         finish(routes, edge)
     }
 
     async fn ask(method: &str, path: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, Value) {
         let mut request = Request::builder().method(method).uri(path);
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            request = request.header("host", "localhost");
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -353,6 +422,126 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_request_names_one_server_and_one_origin() {
+        let bare = |version| Request::builder().version(version).uri("/a").body(Body::empty()).expect("valid");
+        assert_eq!(router().oneshot(bare(Version::HTTP_11)).await.expect("answers").status(), 400);
+        assert_eq!(router().oneshot(bare(Version::HTTP_10)).await.expect("answers").status(), 200);
+        assert_eq!(ask("GET", "/a", &[("host", "localhost"), ("host", "localhost")]).await.0, 400);
+        let origin = ("origin", "http://localhost:1");
+        assert_eq!(ask("GET", "/a", &[("host", "localhost:1"), origin, origin]).await.0, 400);
+        assert_eq!(ask("GET", "http://evil.example/a", &[]).await.0, 403);
+        assert_eq!(ask("GET", "http://localhost@evil.example/a", &[]).await.0, 403);
+        assert_eq!(ask("GET", "http://localhost/a", &[("host", "evil.example")]).await.0, 200);
+        assert_eq!(ask("POST", "http://127.0.0.1:1/a", &[("host", "localhost:1"), origin]).await.0, 403);
+    }
+
+    #[tokio::test]
+    async fn a_browser_says_where_a_write_comes_from_and_hears_what_it_may_do_with_an_answer() {
+        let from = |site, origin| [("sec-fetch-site", site), ("origin", origin)];
+        assert_eq!(ask("POST", "/a", &[("sec-fetch-site", "cross-site")]).await.0, 403);
+        assert_eq!(ask("POST", "/a", &[("sec-fetch-site", "same-origin")]).await.0, 200);
+        assert_eq!(ask("POST", "/a", &from("cross-site", "http://localhost")).await.0, 403);
+        assert_eq!(ask("POST", "/a", &from("cross-site", "http://shop.example")).await.0, 200);
+        let (status, headers, _) = ask("GET", "/a", &[("sec-fetch-site", "cross-site")]).await;
+        assert_eq!(status, 200);
+        assert_eq!(headers["x-content-type-options"], "nosniff");
+        assert_eq!(headers["content-security-policy"], NO_CONTENT);
+        let (_, headers, _) = ask("GET", "/nowhere", &[]).await;
+        assert_eq!(headers["content-security-policy"], NO_CONTENT);
+    }
+
+    #[tokio::test]
+    async fn path_and_query_are_bounded() {
+        assert_eq!(ask("GET", &format!("/a?{}", "x".repeat(URI - 3)), &[]).await.0, 200);
+        assert_eq!(ask("GET", &format!("/a?{}", "x".repeat(URI)), &[]).await.0, 400);
+    }
+
+    #[tokio::test]
+    async fn bodies_that_do_not_come_take_no_place() {
+        let sell = |_: crate::http::Body<serde_json::Map<String, Value>>| async {};
+        let post = axum::routing::post;
+        let edge = finish(
+            Router::new()
+                .route("/purchase/tea", post(sell))
+                .route("/inventory", post(sell))
+                .route("/a", get(|| async {})),
+            Edge::default(),
+        );
+        let ask = |method: &str, path: &str, body: Body| {
+            let request = Request::builder().method(method).uri(path).header("host", "localhost");
+            let request = request.header("content-type", "application/json").body(body).expect("valid");
+            edge.clone().oneshot(request)
+        };
+        let never = || Body::from_stream(futures_util::stream::pending::<std::io::Result<&'static str>>());
+        let stalled: Vec<_> = ["/purchase/tea", "/inventory"]
+            .iter()
+            .flat_map(|path| (0..IN_FLIGHT + 10).map(|_| tokio::spawn(ask("POST", path, never()))).collect::<Vec<_>>())
+            .collect();
+        tokio::task::yield_now().await;
+        for (method, path) in [("POST", "/purchase/tea"), ("POST", "/inventory"), ("GET", "/a")] {
+            assert_eq!(ask(method, path, Body::from("{}")).await.expect("answers").status(), 200, "{path}");
+        }
+        stalled.iter().for_each(|task| task.abort());
+    }
+
+    #[tokio::test]
+    async fn large_bodies_in_memory_are_few() {
+        let post = axum::routing::post(|_: crate::http::Body<serde_json::Map<String, Value>>| async {});
+        let edge = finish(Router::new().route("/a", post), Edge::default());
+        let ask = |body: Body| {
+            let request = Request::builder().method("POST").uri("/a").header("host", "localhost");
+            let request = request.header("content-type", "application/json").body(body).expect("valid");
+            edge.clone().oneshot(request)
+        };
+        let large = || {
+            let begun = futures_util::stream::iter([Ok::<_, std::io::Error>("x".repeat(100 << 10))]);
+            Body::from_stream(futures_util::StreamExt::chain(begun, futures_util::stream::pending()))
+        };
+        let stalled: Vec<_> = (0..LARGE_BODIES).map(|_| tokio::spawn(ask(large()))).collect();
+        for _ in 0..=LARGE_BODIES {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(ask(large()).await.expect("answers").status(), 503);
+        assert_eq!(ask(Body::from("{}")).await.expect("answers").status(), 200);
+        stalled.iter().for_each(|task| task.abort());
+    }
+
+    #[tokio::test]
+    async fn sales_and_other_requests_have_places_of_their_own() {
+        let (begun, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let never = move || {
+            let _ = begun.send(());
+            std::future::pending::<()>()
+        };
+        let routes = Router::new().route("/slow", get(never)).route("/purchase/tea", axum::routing::post(|| async {}));
+        let edge = finish(routes, Edge::default());
+        let ask = |method: &str, path: &str| {
+            let request = Request::builder().method(method).uri(path).header("host", "localhost");
+            edge.clone().oneshot(request.body(Body::empty()).expect("valid"))
+        };
+        let slow: Vec<_> = (0..IN_FLIGHT).map(|_| tokio::spawn(ask("GET", "/slow"))).collect();
+        for _ in 0..IN_FLIGHT {
+            seen.recv().await.expect("it has begun");
+        }
+        assert_eq!(ask("GET", "/slow").await.expect("answers").status(), 503);
+        assert_eq!(ask("POST", "/purchase/tea").await.expect("answers").status(), 200);
+        slow.iter().for_each(|task| task.abort());
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_the_waits() {
+        let stop = CancellationToken::new();
+        let wait = get(|prefer: crate::http::Prefer| async move {
+            prefer.wait().expect("there is a place to wait").over().await;
+        });
+        let edge = finish(Router::new().route("/wait", wait), Edge { stop: stop.clone(), ..Edge::default() });
+        let request = Request::builder().uri("/wait").header("host", "localhost").header("prefer", "wait=30");
+        let asked = edge.oneshot(request.body(Body::empty()).expect("valid"));
+        stop.cancel();
+        assert_eq!(asked.await.expect("answers").status(), 200);
+    }
+
+    #[tokio::test]
     async fn who_waits_gives_up_the_place_at_work() {
         let edge = finish(
             Router::new()
@@ -360,14 +549,15 @@ mod tests {
                     "/wait",
                     get(|prefer: crate::http::Prefer| async move {
                         let wait = prefer.wait().expect("there is a place to wait");
-                        tokio::time::sleep_until(wait.until).await;
+                        wait.over().await;
                     }),
                 )
                 .route("/read", get(|| async {})),
             Edge::default(),
         );
         let ask = |path: &str, wait: &str| {
-            let request = Request::builder().uri(path).header("prefer", wait).body(Body::empty()).expect("valid");
+            let request = Request::builder().uri(path).header("host", "localhost").header("prefer", wait);
+            let request = request.body(Body::empty()).expect("valid");
             edge.clone().oneshot(request)
         };
         let waits: Vec<_> = (0..IN_FLIGHT + 10).map(|_| tokio::spawn(ask("/wait", "wait=30"))).collect();
@@ -384,8 +574,12 @@ mod tests {
         for (content_type, length, status) in
             [("application/json", "2", 400), ("text/plain", "2", 415), ("application/json", "2000000", 413)]
         {
-            let request = Request::builder().method("POST").uri("/x").header("content-type", content_type);
-            let request = request.header("content-length", length).body(Body::from("{}")).expect("valid");
+            let request = Request::builder().method("POST").uri("/x").header("host", "localhost");
+            let request = request
+                .header("content-type", content_type)
+                .header("content-length", length)
+                .body(Body::from("{}"))
+                .expect("valid");
             assert_eq!(edge.clone().oneshot(request).await.expect("answers").status(), status, "{content_type}");
         }
     }

@@ -1,14 +1,18 @@
 //! Reading a request's path and body.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Limited};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::budget::SMALL;
 use super::{Code, Problem, strict};
 use crate::ids::{ProductId, StoreId};
 
@@ -17,7 +21,7 @@ const JSON_BYTES: usize = 1 << 20;
 /// Of a body that is too large so much is read nevertheless, and for so long.
 const DRAIN_BYTES: usize = 16 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// A body must arrive within this.
+/// A body must arrive within this, which is a rate, too, since it is no larger than it may be.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A JSON body that must be there.
@@ -34,7 +38,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         expect_json(request.headers())?;
-        let bytes = collect(request).await?;
+        let bytes = received(request)?;
         if bytes.is_empty() {
             return Err(Problem::invalid("", "a JSON body is needed"));
         }
@@ -57,7 +61,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for OptionalBody<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let content_type = expect_json(request.headers());
-        let bytes = collect(request).await?;
+        let bytes = received(request)?;
         if bytes.is_empty() {
             let json = Value::Object(Map::new());
             let value = serde_json::from_value(json.clone()).map_err(Problem::internal)?;
@@ -112,22 +116,56 @@ pub fn refuse_body_type(sent: Option<&str>, wanted: &str) -> Problem {
     ))
 }
 
-async fn collect(request: Request) -> Result<bytes::Bytes, Problem> {
-    let announced = announced(request.headers());
-    let mut body = request.into_body();
-    if announced.is_some_and(|length| length > JSON_BYTES) {
+/// A JSON body that has arrived, or why it has not: read by the edge before the request gets a place, so that a client
+/// that sends slowly keeps nobody out.
+#[derive(Debug, Clone)]
+pub(super) struct Received {
+    body: Result<Bytes, Problem>,
+    _place: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl Received {
+    /// Reads a body to its end. One that is more than small needs a place among those in memory.
+    pub(super) async fn read(body: axum::body::Body, headers: &HeaderMap, places: &Arc<Semaphore>) -> Self {
+        let mut place = None;
+        let body = match tokio::time::timeout(BODY_TIMEOUT, collect(body, headers, places, &mut place)).await {
+            Ok(body) => body,
+            Err(_) => Err(Problem::invalid("", "the body did not arrive within 20 s")),
+        };
+        Self { body, _place: place.map(Arc::new) }
+    }
+}
+
+fn received(mut request: Request) -> Result<Bytes, Problem> {
+    let received = request.extensions_mut().remove::<Received>();
+    received.ok_or_else(|| Problem::internal("no body was read for this route"))?.body
+}
+
+async fn collect(
+    mut body: axum::body::Body,
+    headers: &HeaderMap,
+    places: &Arc<Semaphore>,
+    place: &mut Option<OwnedSemaphorePermit>,
+) -> Result<Bytes, Problem> {
+    if announced(headers).is_some_and(|length| length > JSON_BYTES) {
         drain(body).await;
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(&mut body, JSON_BYTES).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Problem::invalid("", format!("the body cannot be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > JSON_BYTES {
             drain(body).await;
-            Err(too_large())
+            return Err(too_large());
         }
-        Ok(Err(error)) => Err(Problem::invalid("", format!("the body cannot be read: {error}"))),
-        Err(_) => Err(Problem::invalid("", "the body did not arrive within 20 s")),
+        if bytes.len() + data.len() > SMALL && place.is_none() {
+            let free = places.clone().try_acquire_owned();
+            *place = Some(free.map_err(|_| Problem::new(Code::Overloaded).detail("too many large bodies at once"))?);
+        }
+        bytes.extend_from_slice(&data);
     }
+    Ok(bytes.freeze())
 }
 
 /// Reads what is still being sent and forgets it, up to a bound: a client that is cut off while it sends sees a broken

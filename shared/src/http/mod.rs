@@ -3,21 +3,26 @@
 //! **Guarantees.** A client's mistake is a 4xx problem with a code and a pointer, never a 500 and never plain text; a
 //! server's failure tells the client nothing but the trace id. `docs/API.md` is the specification.
 
+mod budget;
 mod edge;
 mod extract;
 mod headers;
 mod page;
+mod patience;
 mod problem;
 mod query;
+mod serve;
 mod strict;
 mod text;
 
-pub use edge::{Edge, Wait, finish, serve};
+pub use edge::{Edge, Wait, finish};
 pub use extract::{Body, IdPath, ItemPath, OptionalBody, ProductPath, StorePath, Upload, refuse_body_type};
 pub use headers::{Etags, Prefer, Write, not_modified};
 pub use page::{List, Page, PageQuery, decode_cursor, encode_cursor};
+pub use patience::Patience;
 pub use problem::{Code, Problem, describe};
 pub use query::Query;
+pub use serve::{Room, serve};
 pub use strict::fingerprint;
 pub use text::{Actor, Bounded, CountQuantity, Delta, Name, Quantity, Text, Threshold};
 

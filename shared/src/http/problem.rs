@@ -202,7 +202,12 @@ impl From<Rejection> for Problem {
 #[cfg(feature = "sqlite")]
 impl From<rusqlite::Error> for Problem {
     fn from(error: rusqlite::Error) -> Self {
-        Self::internal(error)
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                Self::new(Code::Overloaded).detail("too many lists are read at once")
+            }
+            _ => Self::internal(error),
+        }
     }
 }
 

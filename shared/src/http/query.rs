@@ -8,6 +8,9 @@ use serde::forward_to_deserialize_any;
 
 use super::Problem;
 
+/// Parameters of one request, at most: each is compared with those before it.
+const PARAMETERS: usize = 64;
+
 /// The query as `T`, whose fields are optional numbers, booleans, texts or lists of texts.
 #[derive(Debug)]
 pub struct Query<T>(pub T);
@@ -22,7 +25,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
 
 fn read<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
     let mut fields: Vec<(String, Vec<String>)> = Vec::new();
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+    for (count, (name, value)) in form_urlencoded::parse(query.as_bytes()).enumerate() {
+        if count == PARAMETERS {
+            return Err(Problem::invalid("?", format!("a query has at most {PARAMETERS} parameters")));
+        }
         match fields.iter_mut().find(|(known, _)| *known == name) {
             Some((_, values)) => values.push(value.into_owned()),
             None => fields.push((name.into_owned(), vec![value.into_owned()])),
@@ -139,5 +145,12 @@ mod tests {
         assert_eq!(pointer("size=1&size=1"), "?size");
         assert_eq!(pointer("low=yes"), "?low");
         assert_eq!(pointer("sise=1"), "?sise");
+    }
+
+    #[test]
+    fn a_query_has_so_many_parameters_and_no_more() {
+        let list = |many: usize| vec!["productId=a"; many].join("&");
+        assert_eq!(read::<Filter>(&list(PARAMETERS)).expect("valid").product_id.len(), PARAMETERS);
+        assert_eq!(pointer(&list(PARAMETERS + 1)), "?");
     }
 }

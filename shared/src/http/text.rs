@@ -38,7 +38,7 @@ impl<'de> Deserialize<'de> for Delta {
     }
 }
 
-/// A text of so many characters, none of them a control character.
+/// A text of so many characters, each of which people can see or that separates words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text<const MIN: usize, const MAX: usize>(pub String);
 
@@ -46,11 +46,19 @@ impl<const MIN: usize, const MAX: usize> Text<MIN, MAX> {
     /// Checks a text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let length = text.chars().count();
-        if !(MIN..=MAX).contains(&length) || text.chars().any(char::is_control) {
-            return Err(format!("a text of {MIN} to {MAX} characters without control characters is needed"));
+        if !(MIN..=MAX).contains(&length) || text.chars().any(is_hidden) {
+            return Err(format!("a text of {MIN} to {MAX} characters without control or invisible ones is needed"));
         }
         Ok(Self(text.to_owned()))
     }
+}
+
+/// Control characters, those without a width, and those that turn the direction of what follows: with them two texts
+/// look the same and are not.
+fn is_hidden(character: char) -> bool {
+    let hidden = ['\u{ad}', '\u{61c}', '\u{180e}', '\u{feff}'];
+    let ranges = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
+    character.is_control() || hidden.contains(&character) || ranges.iter().any(|range| range.contains(&character))
 }
 
 impl<'de, const MIN: usize, const MAX: usize> Deserialize<'de> for Text<MIN, MAX> {
@@ -63,3 +71,18 @@ impl<'de, const MIN: usize, const MAX: usize> Deserialize<'de> for Text<MIN, MAX
 pub type Name = Text<1, 200>;
 /// Till or person.
 pub type Actor = Text<0, 64>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_seen_is_no_text() {
+        for text in ["Kaffee", "Grüner Tee, 500 g", "茶", "شاي", ""] {
+            assert!(Text::<0, 64>::parse(text).is_ok(), "{text}");
+        }
+        for hidden in ['\0', '\n', '\u{7f}', '\u{200b}', '\u{200d}', '\u{202e}', '\u{2066}', '\u{feff}'] {
+            assert!(Text::<0, 64>::parse(&format!("a{hidden}b")).is_err(), "{hidden:?}");
+        }
+    }
+}

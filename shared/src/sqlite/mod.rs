@@ -1,11 +1,13 @@
 //! SQLite as both daemons use it: one file, one process, one writer that group-commits, readers that never wait.
 //!
 //! **Guarantees.** What [`Writer::write`] has answered is on disk (`synchronous=FULL`, WAL). A job sees and leaves
-//! nothing half-done: each runs in its own savepoint. A second process cannot open the same file. A file that is
-//! damaged, a copy, or was written by a newer version, is refused.
+//! nothing half-done: each runs in its own savepoint. A file that is deleted or replaced while it is in use stops the
+//! process instead of swallowing writes. A second process cannot open the same file. A file that is damaged, a copy, or
+//! was written by a newer version, is refused.
 
 mod columns;
 mod copy;
+mod guard;
 mod inspection;
 mod open;
 mod reader;
@@ -13,6 +15,7 @@ mod writer;
 
 pub use columns::{DigestColumn, HashColumn, cursor_at, parsed};
 pub use copy::{CopyError, copy, copy_aside, prepare, replace};
+pub use guard::Guard;
 pub use inspection::inspect_daily;
 pub use open::{
     FileLock, OpenError, Schema, check, lock, memory, note_damage, open, open_to_restore, open_with, put_in_service,

@@ -1,62 +1,179 @@
-//! Reading beside the writer: each thread keeps a read-only connection of its own.
+//! Reading beside the writer, on connections that are opened at start: what is read later cannot fail for want of a
+//! descriptor.
+//!
+//! **Guarantees.** A point read waits for no scan. As many scans run at once as there are connections for them, however
+//! many are asked for, so that their results take a bounded amount of memory.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::cell::Cell;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use rusqlite::Connection;
+use parking_lot::Mutex;
+use rusqlite::{Connection, ffi};
+use tokio::sync::Semaphore;
 
 use super::read_only;
 
+/// How long a scan waits for a connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 thread_local! {
-    static CONNECTIONS: RefCell<HashMap<u64, Connection>> = RefCell::new(HashMap::new());
+    static THREAD: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// A database to read from. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Reader {
-    path: Arc<PathBuf>,
-    id: u64,
+#[derive(Clone)]
+pub struct Reader(Arc<Pools>);
+
+struct Pools {
+    points: Vec<Mutex<Connection>>,
+    scans: Mutex<Vec<Connection>>,
+    /// One for each connection in `scans`.
+    places: Arc<Semaphore>,
 }
 
 impl Reader {
-    /// Reads the database at `path`, which must exist.
-    pub fn new(path: &Path) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { path: Arc::new(path.to_owned()), id: NEXT.fetch_add(1, Ordering::Relaxed) }
+    /// Reads the database at `path`, which must exist: point reads on so many connections, one for each thread that
+    /// makes them, and so many scans at once.
+    pub fn open(path: &Path, points: usize, scans: usize) -> rusqlite::Result<Self> {
+        let open = |many: usize| (0..many.max(1)).map(|_| read_only(path));
+        let points = open(points).map(|opened| Ok(Mutex::new(opened?))).collect::<rusqlite::Result<_>>()?;
+        let scans = open(scans).collect::<rusqlite::Result<Vec<_>>>()?;
+        let places = Arc::new(Semaphore::new(scans.len()));
+        Ok(Self(Arc::new(Pools { points, scans: Mutex::new(scans), places })))
     }
 
     /// Runs a short read on the calling thread: for point reads, where a hop to another thread would cost more than
-    /// the read. What was committed before is seen. Does not nest.
+    /// the read. What was committed before is seen.
     pub fn point<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-        CONNECTIONS.with_borrow_mut(|connections| {
-            let connection = match connections.entry(self.id) {
-                std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::hash_map::Entry::Vacant(entry) => entry.insert(read_only(&self.path)?),
-            };
-            read(connection)
-        })
+        let points = &self.0.points;
+        let own = thread() % points.len();
+        let free = (0..points.len()).find_map(|step| points[(own + step) % points.len()].try_lock());
+        let connection = free.unwrap_or_else(|| points[own].lock());
+        read(&connection)
     }
 
-    /// Runs a read that may take long on a thread for blocking work, in one transaction: one consistent state.
+    /// Runs a read that may take long on a thread for blocking work, in one transaction: one consistent state. If too
+    /// many are at it for too long the error is SQLite's for a database that is busy.
     pub async fn scan<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> rusqlite::Result<T> {
-        let reader = self.clone();
+        let place = tokio::time::timeout(PATIENCE, self.0.places.clone().acquire_owned()).await;
+        let Ok(Ok(place)) = place else { return Err(busy()) };
+        let pools = self.0.clone();
         let task = tokio::task::spawn_blocking(move || {
-            reader.point(|connection| {
-                let transaction = connection.unchecked_transaction()?;
-                let result = read(&transaction)?;
-                transaction.finish()?;
-                Ok(result)
-            })
+            let taken = pools.scans.lock().pop();
+            let connection = Lent { connection: Some(taken.ok_or_else(busy)?), pools: &pools };
+            let transaction = connection.get()?.unchecked_transaction()?;
+            let result = read(&transaction)?;
+            transaction.finish()?;
+            drop(connection);
+            // Kept until the result has been taken: results wait nowhere.
+            Ok((result, place))
         });
         match task.await {
-            Ok(result) => result,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+            Ok(result) => result.map(|(result, _place)| result),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The process is ending.
+            Err(_) => Err(busy()),
         }
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("points", &self.0.points.len()).finish_non_exhaustive()
+    }
+}
+
+/// A connection that goes back when the scan ends, however it ends.
+struct Lent<'a> {
+    connection: Option<Connection>,
+    pools: &'a Pools,
+}
+
+impl Lent<'_> {
+    fn get(&self) -> rusqlite::Result<&Connection> {
+        self.connection.as_ref().ok_or_else(busy)
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.pools.scans.lock().extend(self.connection.take());
+    }
+}
+
+fn busy() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), Some("too many lists are read at once".into()))
+}
+
+/// Number of the calling thread.
+fn thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    THREAD.with(|own| {
+        let number = own.get().unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed));
+        own.set(Some(number));
+        number
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    fn reader(points: usize, scans: usize) -> (tempfile::TempDir, Reader) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.db");
+        let connection = Connection::open(&path).expect("opens");
+        connection.execute_batch("create table t (x integer) strict; insert into t values (7)").expect("creates");
+        let reader = Reader::open(&path, points, scans).expect("opens");
+        (dir, reader)
+    }
+
+    fn x(connection: &Connection) -> rusqlite::Result<i64> {
+        connection.query_row("select x from t", [], |row| row.get(0))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_more_scans_run_at_once_than_there_are_connections() {
+        let (_dir, reader) = reader(1, 2);
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let scans: Vec<_> = (0..40)
+            .map(|_| {
+                let (reader, running, most) = (reader.clone(), running.clone(), most.clone());
+                tokio::spawn(async move {
+                    let scan = move |connection: &Connection| {
+                        most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        let found = x(connection);
+                        running.fetch_sub(1, Ordering::SeqCst);
+                        found
+                    };
+                    reader.scan(scan).await
+                })
+            })
+            .collect();
+        for scan in scans {
+            assert_eq!(scan.await.expect("does not panic").expect("reads"), 7);
+        }
+        assert!(most.load(Ordering::SeqCst) <= 2);
+        let panics = tokio::spawn({
+            let reader = reader.clone();
+            async move { reader.scan(|_| -> rusqlite::Result<()> { panic!("on purpose") }).await }
+        });
+        assert!(panics.await.is_err());
+        assert_eq!(reader.0.scans.lock().len(), 2, "what a scan has borrowed comes back");
+    }
+
+    #[test]
+    fn a_point_read_does_not_wait_while_another_connection_is_free() {
+        let (_dir, reader) = reader(2, 1);
+        let outer = reader.point(|connection| Ok((x(connection)?, reader.point(x)?)));
+        assert_eq!(outer.expect("reads"), (7, 7));
     }
 }

@@ -1,17 +1,20 @@
 //! The one thread that writes: it drains what has queued, runs each job in a savepoint, commits once, then answers
 //! everybody.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::is_fatal;
+use super::{Guard, is_fatal};
 
 /// Jobs waiting, at most; beyond it callers are told that the process is overloaded.
 const QUEUE: usize = 4_096;
 /// Jobs in one commit, at most.
 const GROUP: usize = 512;
+/// How often it is looked at the files while there is nothing to write.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a job's effect is taken back.
 #[derive(Debug, thiserror::Error)]
@@ -60,12 +63,37 @@ impl Writer {
         connection: Connection,
         committed: impl Fn() + Send + 'static,
     ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
+        Self::start_on(connection, None, committed)
+    }
+
+    /// The same for a database whose files people can reach: when one of them is deleted or replaced the thread stops,
+    /// and nobody is told of a write that is not in the file at that path.
+    pub fn start_guarded(
+        connection: Connection,
+        guard: Guard,
+        committed: impl Fn() + Send + 'static,
+    ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
+        Self::start_on(connection, Some(guard), committed)
+    }
+
+    fn start_on(
+        connection: Connection,
+        guard: Option<Guard>,
+        committed: impl Fn() + Send + 'static,
+    ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
         let (jobs, queue) = sync_channel(QUEUE);
         let (ended, end) = oneshot::channel();
         std::thread::Builder::new()
             .name("writer".into())
             .spawn(move || {
-                let result = run(&connection, &queue, &committed);
+                let result = run(&connection, guard.as_ref(), &queue, &committed);
+                // Whoever waits hears at once that it stopped.
+                drop(queue);
+                if let Some(guard) = guard.filter(|guard| guard.check().is_err()) {
+                    guard.rescue(&connection);
+                    // Closing it would delete what stands at the path of its log, which may be another database's.
+                    std::mem::forget(connection);
+                }
                 // Nobody listening means that the process is going down anyway.
                 let _ = ended.send(result);
             })
@@ -104,8 +132,22 @@ impl Writer {
     }
 }
 
-fn run(connection: &Connection, queue: &Receiver<Job>, committed: &impl Fn()) -> rusqlite::Result<()> {
-    while let Ok(first) = queue.recv() {
+fn run(
+    connection: &Connection,
+    guard: Option<&Guard>,
+    queue: &Receiver<Job>,
+    committed: &impl Fn(),
+) -> rusqlite::Result<()> {
+    let in_place = || guard.map_or(Ok(()), Guard::check);
+    loop {
+        let first = match queue.recv_timeout(LOOK_EVERY) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                in_place()?;
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         let mut answers = Vec::new();
         connection.prepare_cached("begin immediate")?.execute([])?;
         let mut next = Some(first);
@@ -116,11 +158,13 @@ fn run(connection: &Connection, queue: &Receiver<Job>, committed: &impl Fn()) ->
         }
         // If this fails nobody is answered, and the process starts again from what is on disk.
         connection.prepare_cached("commit")?.execute([])?;
+        in_place()?;
         committed();
         for answer in answers {
             answer();
         }
     }
+    in_place()?;
     // In good order all of it is in the one file that people know of. Readers may still hold it back; nothing is lost then.
     connection.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()))
 }
@@ -141,6 +185,7 @@ fn one(connection: &Connection, job: Job) -> rusqlite::Result<Box<dyn FnOnce() +
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sqlite::Schema;
 
     fn writer() -> (Writer, oneshot::Receiver<rusqlite::Result<()>>) {
         let connection = Connection::open_in_memory().expect("opens");
@@ -174,6 +219,41 @@ mod tests {
         assert_eq!(c.expect("writes"), Ok(2));
         assert!(matches!(writer.write(insert(2)).await, Err(WriteError::Database(_))));
         assert_eq!(rows(&writer).await, 2);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_told_of_a_write_into_a_file_that_is_gone() {
+        type Harm = fn(&std::path::Path);
+        let harms: [(&str, Harm); 3] = [
+            ("is no longer there", |path| std::fs::remove_file(path).expect("deletes")),
+            ("was replaced", |path| {
+                let other = path.with_extension("other");
+                std::fs::copy(path, &other).expect("copies");
+                std::fs::rename(other, path).expect("renames");
+            }),
+            ("a.db-wal is no longer there", |path| {
+                std::fs::remove_file(path.with_extension("db-wal")).expect("deletes");
+            }),
+        ];
+        for (why, harm) in harms {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("a.db");
+            let schema = Schema { application_id: 7, migrations: &["create table t (x integer primary key) strict"] };
+            let (connection, _lock) = crate::sqlite::open(&path, schema).expect("opens");
+            let guard = Guard::of(&path).expect("its files are there");
+            let (writer, end) = Writer::start_guarded(connection, guard, || {});
+            assert_eq!(writer.write(insert(1)).await.expect("writes"), Ok(1));
+            harm(&path);
+            // It notices by itself at the latest a second later.
+            assert!(matches!(writer.write(insert(2)).await, Err(WriteError::Stopped)), "{why}");
+            let error = end.await.expect("tells").expect_err(why).to_string();
+            assert!(error.contains(why), "{error}");
+            let files = std::fs::read_dir(dir.path()).expect("lists").flatten().map(|file| file.path());
+            let kept = files.into_iter().find(|file| file.to_string_lossy().contains(".rescued-"));
+            let kept = Connection::open(kept.expect("what it held is kept")).expect("opens");
+            let least: i64 = kept.query_row("select count(*) from t", [], |row| row.get(0)).expect("reads");
+            assert!(least >= 1, "{why}");
+        }
     }
 
     #[tokio::test]

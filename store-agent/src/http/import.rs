@@ -1,10 +1,10 @@
 //! `POST /import` and `GET /export`: the stock as CSV.
 //!
-//! An import is a stream of any length: 1,000 lines are one transaction, and each line stands for itself. A line whose
+//! An import is a stream of any length: 200 lines are one transaction, and each line stands for itself. A line whose
 //! product is new creates it; otherwise its quantity is a count, and name and threshold are changed if they differ.
 //!
-//! **Guarantees.** Memory stays the same however long the file is and whatever it holds; a client that falls silent
-//! holds nothing for long.
+//! **Guarantees.** Memory stays the same however long the file is and whatever it holds; a client that is slow or falls
+//! silent holds nothing for long; and a sale waits for one batch of each import at most, of which there are few.
 
 use std::cell::Cell;
 use std::io::{BufRead, BufReader, Cursor, Read};
@@ -23,12 +23,13 @@ use rusqlite::Connection;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use shared::domain::{Guard, Item, Operation, Rejection};
-use shared::http::{Bounded as Number, Name, Problem, Query, Result, Upload, Write};
+use shared::http::{Bounded as Number, Code, Name, Patience, Problem, Query, Result, Upload, Write};
 use shared::ids::{OperationId, ProductId};
 use shared::sqlite::{Abort, WriteError};
 use shared::time::Millis;
 use shared::wire::About;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 
@@ -36,12 +37,14 @@ use super::{App, Shared};
 use crate::ledger;
 use crate::operations::{Request, perform};
 
-/// Lines in one transaction.
-const BATCH: usize = 1_000;
+/// Lines in one transaction: so few that a sale hardly notices.
+const BATCH: usize = 200;
 /// Longest header line, and longest record, bytes.
 const RECORD: u64 = 64 << 10;
-/// Longest pause in an upload.
-const GAP: Duration = Duration::from_secs(20);
+/// Over so much waiting an upload is judged by how fast it comes.
+const SLOW_UPLOAD: Duration = Duration::from_secs(10);
+/// Longest import.
+const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// Lines whose results are told.
 const TOLD: usize = 10_000;
 const COLUMNS: [&str; 5] = ["productId", "name", "quantity", "version", "lowAt"];
@@ -62,13 +65,16 @@ async fn import(
     write: Write,
     Upload { body, gzip }: Upload,
 ) -> Result<Json<Value>> {
+    let place = app.imports.clone().try_acquire_owned();
+    let place = place.map_err(|_| Problem::new(Code::Overloaded).detail("too many imports at once"))?;
     let about = About { reference: None, actor: write.actor, traceparent: Some(write.traceparent), occurred_at: None };
-    let reader = StreamReader::new(patient(body.into_data_stream(), GAP));
+    let reader = StreamReader::new(patient(body.into_data_stream(), SLOW_UPLOAD, Instant::now() + DEADLINE));
     let handle = Handle::current();
     // A little gzip can be many lines: nobody works on when the client or the server has gone.
     let gone = CancellationToken::new();
     let _here = gone.clone().drop_guard();
     let task = tokio::task::spawn_blocking(move || {
+        let _place = place;
         let raw = SyncIoBridge::new_with_handle(reader, handle.clone());
         let mut text: Box<dyn BufRead> = if gzip {
             Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(raw)))
@@ -80,24 +86,39 @@ async fn import(
     task.await.map_err(Problem::internal)?.map(Json)
 }
 
-/// The stream, ended by an error when nothing comes for so long.
+/// The stream, ended by an error when it comes too slowly or for too long. Time that it waits for its lines to be taken
+/// in does not count as slow.
 fn patient<E>(
     stream: impl Stream<Item = std::result::Result<Bytes, E>> + Send + 'static,
-    gap: Duration,
+    window: Duration,
+    deadline: Instant,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin
 where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let stream = futures_util::stream::unfold(Some(Box::pin(stream)), move |stream| async move {
-        let mut stream = stream?;
-        match tokio::time::timeout(gap, stream.next()).await {
-            Ok(chunk) => Some((chunk?.map_err(std::io::Error::other), Some(stream))),
-            Err(_) => {
-                let why = format!("nothing came for {} s", gap.as_secs());
-                Some((Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why)), None))
+    let late = |why: &str| Some((Err(std::io::Error::new(std::io::ErrorKind::TimedOut, why)), None));
+    let stream =
+        futures_util::stream::unfold(Some((Box::pin(stream), Patience::new(window))), move |state| async move {
+            let (mut stream, mut patience) = state?;
+            loop {
+                let asked_at = Instant::now();
+                if asked_at >= deadline {
+                    return late("an import may take half an hour");
+                }
+                let chunk = tokio::time::timeout(patience.left(), stream.next()).await;
+                if let Ok(Some(Ok(bytes))) = &chunk {
+                    patience.moved(bytes.len());
+                }
+                let is_slow = patience.waited(asked_at.elapsed());
+                match chunk {
+                    Ok(None) => return None,
+                    Ok(Some(Err(error))) => return Some((Err(std::io::Error::other(error)), None)),
+                    _ if is_slow => return late("it comes more slowly than 1 KiB a second"),
+                    Ok(Some(Ok(chunk))) => return Some((Ok(chunk), Some((stream, patience)))),
+                    Err(_) => {}
+                }
             }
-        }
-    });
+        });
     Box::pin(stream)
 }
 
@@ -389,7 +410,7 @@ mod tests {
     async fn an_upload_that_stalls_ends() {
         let first = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"a"))]);
         let stalled = first.chain(futures_util::stream::pending());
-        let chunks: Vec<_> = patient(stalled, Duration::from_millis(20)).collect().await;
+        let chunks: Vec<_> = patient(stalled, Duration::from_millis(20), Instant::now() + DEADLINE).collect().await;
         assert_eq!(chunks.len(), 2);
         assert_eq!(chunks[1].as_ref().map_err(std::io::Error::kind), Err(std::io::ErrorKind::TimedOut));
     }

@@ -19,9 +19,13 @@ use shared::http::Edge;
 use shared::ids::StoreId;
 use shared::sqlite::{Reader, Writer};
 use shared::time::Millis;
+use tokio::sync::Semaphore;
 
 use crate::connectivity::Connectivity;
 use crate::ledger;
+
+/// Imports at once; more are told to come back.
+pub const IMPORTS: usize = 4;
 
 /// What handlers use.
 pub struct App {
@@ -35,6 +39,8 @@ pub struct App {
     pub connectivity: Connectivity,
     /// When this process started.
     pub started_at: Millis,
+    /// Places for imports.
+    pub imports: Arc<Semaphore>,
 }
 
 type Shared = axum::extract::State<Arc<App>>;
@@ -106,10 +112,11 @@ mod tests {
             let (writer, _) = Writer::start(connection, || {});
             let app = App {
                 store,
-                reader: Reader::new(&path),
+                reader: Reader::open(&path, 2, 2).expect("opens"),
                 writer: writer.clone(),
                 connectivity: Connectivity::new(Millis::now()),
                 started_at: Millis::now(),
+                imports: Arc::new(Semaphore::new(IMPORTS)),
             };
             Self { routes: router(Arc::new(app), Edge::default()), writer, _kept: (lock, dir) }
         }

@@ -58,6 +58,7 @@ async fn mistakes_are_problems_on_both_servers() {
                 ("POST", sell, JSON, r#"{"quantity":1"#, 400, "invalid_request", ""),
                 ("POST", sell, JSON, "", 400, "invalid_request", ""),
                 ("POST", sell, JSON, "[]", 400, "invalid_request", ""),
+                ("POST", sell, JSON, "{\"quantity\":1,\"reference\":\"a\u{202e}b\"}", 400, "invalid_request", "/reference"),
                 ("POST", sell, JSON, "{}", 400, "invalid_request", "/quantity"),
                 ("POST", sell, JSON, "\u{0}", 400, "invalid_request", ""),
                 ("POST", sell, JSON, &huge, 413, "body_too_large", ""),
@@ -100,6 +101,8 @@ async fn mistakes_are_problems_on_both_servers() {
         let options = client.send(Method::OPTIONS, sell, &[], Vec::new()).await;
         assert_eq!((options.status, options.header("allow")), (204, "POST"));
     }
+    let matched = central.post_with("/v1/purchase/s1/tea", &[("if-match", "\"1-1\"")], json!({"quantity": 1})).await;
+    assert_eq!((matched.status, &matched.body["errors"][0]["pointer"]), (400, &json!("If-Match")));
     let beyond = r#"{"quantity":1,"occurredAt":"9999-12-31T23:59:59-01:00"}"#;
     check(
         &store,

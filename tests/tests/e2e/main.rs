@@ -7,6 +7,7 @@ mod last_unit;
 mod life;
 mod link;
 mod offline;
+mod overload;
 mod poison;
 mod purchases;
 mod replay;
