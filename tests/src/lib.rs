@@ -4,6 +4,7 @@
 //! When a test panics it prints the end of every log. Nothing here sleeps for a while and hopes: [`until`] waits for a
 //! condition with a deadline and says what it saw last.
 
+pub mod attack;
 mod certificates;
 pub mod chaos;
 mod client;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 use shared::ids::StoreId;
 use shared::redis::Keys;
@@ -54,6 +55,7 @@ impl Builder {
             redis: None,
             central: None,
             stores: BTreeMap::new(),
+            descriptors: None,
             dir,
         };
         world.start_redis().await;
@@ -89,6 +91,7 @@ pub struct World {
     redis: Option<Process>,
     central: Option<Process>,
     stores: BTreeMap<String, (Port, Option<Process>)>,
+    descriptors: Option<u64>,
     dir: TempDir,
 }
 
@@ -176,8 +179,13 @@ impl World {
         self.stores.get(store).expect("a store of this world").0.number()
     }
 
-    fn redis_url(&self) -> String {
+    pub(crate) fn redis_url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.redis_port.number())
+    }
+
+    /// The port on which central listens.
+    pub fn central_port(&self) -> u16 {
+        self.central_port.number()
     }
 
     /// Starts Redis, empty, on this world's port.
@@ -223,6 +231,11 @@ impl World {
         let mut connection = client.get_multiplexed_async_connection().await?;
         let (name, arguments) = words.split_first().expect("a command has a name");
         redis::cmd(name).arg(arguments).query_async(&mut connection).await
+    }
+
+    /// Sends a signal to Redis.
+    pub fn signal_redis(&self, signal: Signal) {
+        self.redis.as_ref().expect("Redis runs").signal(signal);
     }
 
     /// SIGKILL for Redis: everything in it is gone.
@@ -285,7 +298,21 @@ impl World {
             format!("--sweep-interval-ms={}", self.options.sweep_ms),
         ];
         args.extend(self.tls_options());
-        self.central = Some(Process::start(&binary("central"), &args, &self.dir.path().join("central.log")));
+        self.central = Some(self.start_daemon("central", &args, "central"));
+    }
+
+    /// Daemons that start from now on may have so many descriptors.
+    pub fn limit_descriptors(&mut self, limit: u64) {
+        self.descriptors = Some(limit);
+    }
+
+    fn start_daemon(&self, program: &str, args: &[String], name: &str) -> Process {
+        let (program, log) = (binary(program), self.dir.path().join(format!("{name}.log")));
+        let Some(limit) = self.descriptors else { return Process::start(&program, args, &log) };
+        let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+        let mut all = vec!["-c".to_owned(), script, program.display().to_string()];
+        all.extend_from_slice(args);
+        Process::start(Path::new("/bin/sh"), &all, &log)
     }
 
     fn start_store(&mut self, store: &str) {
@@ -299,7 +326,7 @@ impl World {
             format!("--heartbeat-interval-ms={}", self.options.beat_ms),
         ];
         args.extend(self.tls_options());
-        let process = Process::start(&binary("store-agent"), &args, &self.dir.path().join(format!("{store}.log")));
+        let process = self.start_daemon("store-agent", &args, store);
         self.stores.get_mut(store).expect("a store of this world").1 = Some(process);
     }
 

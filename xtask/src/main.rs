@@ -1,5 +1,6 @@
 //! `cargo xtask ...`: what a developer or a visitor runs.
 
+mod attack;
 mod chaos;
 mod data;
 mod demo;
@@ -37,6 +38,8 @@ enum Command {
     Chaos(chaos::Options),
     /// Replay full sets of real sales with a fault of each kind on the way; fails if their data is not there.
     Replay(replay::Options),
+    /// Attack a small chain with hostile clients, stores and contents of Redis, and see that every bound is held.
+    Attack(attack::Options),
     /// Run demo.http with a real client against a fresh central and two stores.
     HttpFile,
     /// Use the pages of a store and of central in a real browser.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Mutants(options) => simulation::mutants(&options),
         Command::Chaos(options) => chaos::run(&options),
         Command::Replay(options) => replay::run(&options),
+        Command::Attack(options) => attack::run(&options),
         Command::HttpFile => http_file::run(),
         Command::Pages => pages::run(),
     };

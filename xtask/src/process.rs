@@ -15,12 +15,22 @@ use nix::unistd::Pid;
 
 /// Builds both daemons, with cargo's own progress, and returns where they are.
 pub(crate) fn build_daemons() -> anyhow::Result<PathBuf> {
-    let status = Command::new(cargo()).args(["build", "-p", "central", "-p", "store-agent"]).status()?;
+    build(&[], "debug")
+}
+
+/// The same, optimised.
+pub(crate) fn build_released_daemons() -> anyhow::Result<PathBuf> {
+    build(&["--release"], "release")
+}
+
+fn build(profile: &[&str], folder: &str) -> anyhow::Result<PathBuf> {
+    let mut command = Command::new(cargo());
+    let status = command.args(["build", "-p", "central", "-p", "store-agent"]).args(profile).status()?;
     if !status.success() {
         bail!("the build failed");
     }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(target.join("debug"))
+    Ok(target.join(folder))
 }
 
 /// The cargo that runs this.

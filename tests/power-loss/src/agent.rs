@@ -174,7 +174,7 @@ impl Daemon for Agent {
     const SCHEMA: Schema = ledger::SCHEMA;
 
     fn start(&self, connection: &Connection) -> Result<(), String> {
-        ledger::initialise(connection, &self.store, Millis(BEGIN)).map_err(|error| error.to_string())
+        ledger::initialise(connection, &self.store, Millis(BEGIN)).map(drop).map_err(|error| error.to_string())
     }
 
     fn plan(&mut self, known: &Connection, size: u64, dice: &mut Dice) -> Vec<Operation> {

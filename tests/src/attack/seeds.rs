@@ -1,0 +1,137 @@
+//! One valid request of every route of both servers: what mutations begin with. `docs/API.md` lists the routes.
+
+/// Which server it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Server {
+    Agent,
+    Central,
+}
+
+/// Method, path and query, headers (`\n` between them), body.
+pub(super) type Seed = (Server, &'static str, &'static str, &'static str, &'static str);
+
+const JSON: &str = "content-type: application/json";
+const KEYED: &str = "content-type: application/json\nidempotency-key: key-1\nshelf-actor: till-2\n\
+                     traceparent: 00-6902e4ffbd454f1db66b0334af647724-1bac86accc97471e-01";
+const MATCHED: &str = "content-type: application/json\nif-match: \"1795245256506-3\"";
+const CSV: &str = "content-type: text/csv";
+const WAIT: &str = "content-type: application/json\nprefer: wait=1\nidempotency-key: order-1";
+
+use Server::{Agent, Central};
+
+/// `{purchase}` and `{command}` stand for ids that exist. Writes go to a product of their own, so that the till always has
+/// enough; the restore's question goes to a store that has no agent, since it supersedes the one that runs.
+pub(super) const SEEDS: &[Seed] = &[
+    (Agent, "GET", "/", "accept: text/html", ""),
+    (Agent, "GET", "/page.js", "", ""),
+    (Agent, "GET", "/page.css", "accept-encoding: gzip, zstd", ""),
+    (Agent, "GET", "/health", "", ""),
+    (Agent, "GET", "/ready", "", ""),
+    (Agent, "GET", "/v1/status", "", ""),
+    (Agent, "GET", "/v1/problems/insufficient_stock", "", ""),
+    (Agent, "POST", "/v1/connected", "", ""),
+    (Agent, "POST", "/v1/disconnected", JSON, r#"{"abrupt":true}"#),
+    (Agent, "GET", "/v1/inventory?q=fu&page=0&size=10&low=false&discontinued=true", "", ""),
+    (Agent, "GET", "/v1/inventory/fuzz", "if-none-match: \"1-1\"", ""),
+    (
+        Agent,
+        "POST",
+        "/v1/inventory",
+        KEYED,
+        r#"{"productId":"more","name":"More","quantity":7,"lowAt":2,"reference":"r"}"#,
+    ),
+    (
+        Agent,
+        "PUT",
+        "/v1/inventory/fuzz",
+        KEYED,
+        r#"{"quantity":900,"expectedVersion":1,"countRef":"c","reference":"r"}"#,
+    ),
+    (Agent, "PUT", "/v1/inventory/fuzz", JSON, r#"{"quantity":900,"countedAt":"s1:1795245256506-2"}"#),
+    (Agent, "PATCH", "/v1/inventory/fuzz", JSON, r#"{"name":"Fuzz","discontinued":false,"lowAt":null}"#),
+    (
+        Agent,
+        "POST",
+        "/v1/purchase/fuzz",
+        KEYED,
+        r#"{"quantity":1,"occurredAt":"2026-11-21T07:16:17.418Z","reference":"r"}"#,
+    ),
+    (Agent, "POST", "/v1/purchase/fuzz", MATCHED, r#"{"quantity":1,"expectedVersion":3}"#),
+    (Agent, "POST", "/v1/inventory/fuzz/receive", KEYED, r#"{"quantity":100,"reference":"note-1"}"#),
+    (Agent, "POST", "/v1/inventory/fuzz/adjust", JSON, r#"{"delta":-1,"reason":"damage","note":"n","reference":"r"}"#),
+    (Agent, "GET", "/v1/purchases?picked=false&status=confirmed&productId=tea&reference=r&page=0&size=5", "", ""),
+    (Agent, "GET", "/v1/purchases/{purchase}", "", ""),
+    (Agent, "POST", "/v1/purchases/{purchase}/picked", JSON, r#"{"reference":"r"}"#),
+    (Agent, "GET", "/v1/events?productId=tea&type=sold&reference=r&actor=a&since=2026-01-01T00:00:00Z&size=5", "", ""),
+    (Agent, "GET", "/v1/events?after=s1:1-0&until=2030-01-01T00:00:00Z", "", ""),
+    (
+        Agent,
+        "POST",
+        "/v1/import?dryRun=true",
+        CSV,
+        "productId,name,quantity,version,lowAt\nfuzz,Fuzz,5,,\nx1,\"A, b\",3,,1\n",
+    ),
+    (Agent, "POST", "/v1/import", CSV, "productId;quantity\r\nx2;5\r\nx3;7\r\n"),
+    (Agent, "GET", "/v1/export", "accept-encoding: gzip", ""),
+    (Agent, "GET", "/v1/dead-letters", "", ""),
+    (Agent, "POST", "/v1/dead-letters/replay", JSON, r#"{"ids":[1,2]}"#),
+    (Agent, "POST", "/v1/dead-letters/1/discard", "", ""),
+    (Agent, "GET", "/v1/idempotency/key-1", "", ""),
+    (Agent, "HEAD", "/inventory/fuzz", "", ""),
+    (Agent, "OPTIONS", "/v1/purchase/fuzz", "origin: http://localhost\naccess-control-request-method: POST", ""),
+    (Central, "GET", "/", "accept: text/plain", ""),
+    (Central, "GET", "/page.js", "", ""),
+    (Central, "GET", "/page.css", "", ""),
+    (Central, "GET", "/health", "", ""),
+    (Central, "GET", "/ready", "", ""),
+    (Central, "GET", "/v1/problems/store_unavailable", "", ""),
+    (
+        Central,
+        "GET",
+        "/v1/inventory?storeId=s1&productId=fuzz&q=fu&page=0&size=10&discontinued=true&retired=false",
+        "",
+        "",
+    ),
+    (Central, "GET", "/v1/inventory/s1?size=10&minPosition=s1:1-1", "", ""),
+    (Central, "GET", "/v1/inventory/s1/fuzz", "if-none-match: W/\"1-1-0-5\"", ""),
+    (Central, "POST", "/v1/inventory/s1", WAIT, r#"{"productId":"more","name":"More","quantity":7,"lowAt":2}"#),
+    (Central, "PUT", "/v1/inventory/s1/fuzz", WAIT, r#"{"quantity":900,"expectedVersion":1}"#),
+    (Central, "PATCH", "/v1/inventory/s1/fuzz", WAIT, r#"{"name":"Fuzz","discontinued":false}"#),
+    (Central, "POST", "/v1/inventory/s1/fuzz/receive", WAIT, r#"{"quantity":100,"reference":"note-1"}"#),
+    (Central, "POST", "/v1/inventory/s1/fuzz/adjust", MATCHED, r#"{"delta":-1,"reason":"theft"}"#),
+    (Central, "GET", "/v1/availability/tea?storeId=s1&maxStalenessMs=60000&minPosition=s1:1-1", "", ""),
+    (Central, "GET", "/v1/availability?productId=tea&productId=fuzz", "", ""),
+    (Central, "GET", "/v1/products?q=te&page=0&size=10", "", ""),
+    (
+        Central,
+        "POST",
+        "/v1/purchase/s1/fuzz",
+        WAIT,
+        r#"{"quantity":1,"customerId":"c","ttlSeconds":60,"reference":"r"}"#,
+    ),
+    (
+        Central,
+        "POST",
+        "/v1/purchase/s2/fuzz",
+        "content-type: application/json\nprefer: respond-async",
+        r#"{"quantity":2}"#,
+    ),
+    (Central, "GET", "/v1/purchases?storeId=s1&status=confirmed&customerId=c&reference=r&productId=tea&size=5", "", ""),
+    (Central, "GET", "/v1/purchases/{purchase}", "prefer: wait=1", ""),
+    (Central, "POST", "/v1/purchases/{purchase}/cancel", JSON, r#"{"reason":"changed my mind","reference":"r"}"#),
+    (Central, "GET", "/v1/commands?storeId=s1&status=done&page=0&size=5", "", ""),
+    (Central, "GET", "/v1/commands/{command}", "prefer: wait=1", ""),
+    (Central, "GET", "/v1/stores?status=online", "", ""),
+    (Central, "GET", "/v1/stores/s1", "", ""),
+    (Central, "PATCH", "/v1/stores/s1", JSON, r#"{"onlineSale":true}"#),
+    (Central, "GET", "/v1/stores/s1/snapshot", "", ""),
+    (Central, "POST", "/v1/stores/s1/adopt", JSON, r#"{"epoch":1795245667837}"#),
+    (Central, "POST", "/v1/stores/s1/resync", "", ""),
+    (Central, "POST", "/v1/stores/s9/restore", JSON, r#"{"epoch":1795245667837}"#),
+    (Central, "GET", "/v1/events?after=0&storeId=s1&productId=tea&type=sold&since=2026-01-01T00:00:00Z&size=5", "", ""),
+    (Central, "GET", "/v1/dead-letters?storeId=s1", "", ""),
+    (Central, "POST", "/v1/dead-letters/replay", JSON, r#"{"ids":[1]}"#),
+    (Central, "POST", "/v1/dead-letters/1/discard", "", ""),
+    (Central, "GET", "/v1/idempotency/order-1", "", ""),
+    (Central, "OPTIONS", "/v1/purchase/s1/fuzz", "", ""),
+];
