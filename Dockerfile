@@ -4,7 +4,7 @@
 #   docker build --target store-agent -t shelfstream-store-agent .
 
 FROM rust:1.95-slim-bookworm AS build
-# SQLite, zstd and BLAKE3 are compiled from source. The slim image has a C compiler today; this says that it is needed.
+# SQLite, zstd, BLAKE3 and ring (TLS) are compiled from source. The slim image has a C compiler today; this says that it is needed.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*

@@ -502,7 +502,11 @@ mod tests {
             });
         }
         for (kind, (most, count, sum)) in &longest {
-            println!("{kind:<20} longest {:>8.1} ms of {count:>6}, {:>7.1} s in all", *most as f64 / 1e3, *sum as f64 / 1e6);
+            println!(
+                "{kind:<20} longest {:>8.1} ms of {count:>6}, {:>7.1} s in all",
+                *most as f64 / 1e3,
+                *sum as f64 / 1e6
+            );
         }
         assert_eq!(totals::differences(&connection).expect("reads"), []);
     }

@@ -321,7 +321,7 @@ pub fn add_to_lineage(connection: &Connection, id: &StoreId, past: &Cursor) -> r
 pub fn set_lineage(connection: &Connection, id: &StoreId, lineage: &[Past]) -> rusqlite::Result<()> {
     connection.prepare_cached("delete from lineage where store_id = ?1")?.execute([id.as_str()])?;
     let mut newest_first: Vec<&Past> = lineage.iter().collect();
-    newest_first.sort_by(|one, other| other.end.epoch.cmp(&one.end.epoch));
+    newest_first.sort_by_key(|past| std::cmp::Reverse(past.end.epoch));
     newest_first.into_iter().take(LINEAGE_MAX).try_for_each(|past| add_to_lineage(connection, id, &past.end))
 }
 

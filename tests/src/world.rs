@@ -274,12 +274,20 @@ impl World {
     }
 
     fn user_of_central(&self) -> String {
-        format!("central on {} {}", acl::password(&secret_of("central")), acl::of_central(&keys(), Joining::Discovered))
+        format!(
+            "central reset on {} {}",
+            acl::password(&secret_of("central")),
+            acl::of_central(&keys(), Joining::Discovered)
+        )
     }
 
     fn user_of_store(&self, store: &str) -> String {
         let id = StoreId::parse(store).expect("a store's id");
-        format!("{store} on {} {}", acl::password(&secret_of(store)), acl::of_store(&keys(), &id, Joining::Discovered))
+        format!(
+            "{store} reset on {} {}",
+            acl::password(&secret_of(store)),
+            acl::of_store(&keys(), &id, Joining::Discovered)
+        )
     }
 
     /// By the certificates that a daemon needs, its options.

@@ -5,14 +5,15 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::redis::aio::{MultiplexedConnection, PubSub};
 use ::redis::io::tcp::TcpSettings;
 use ::redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError,
-    RedisResult, TlsCertificates,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, RedisError, RedisResult,
+    TlsCertificates,
 };
 use anyhow::{Context, bail, ensure};
 use rustls::pki_types::pem::PemObject;
@@ -163,8 +164,22 @@ pub async fn subscribe(client: &Client, pattern: &str) -> RedisResult<PubSub> {
 
 /// Bounds connecting in time, and says what to look at where the error alone does not.
 async fn reach<T>(client: &Client, connecting: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
-    let Ok(connected) = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await else {
-        return Err(RedisError::from((ErrorKind::Io, "connecting timed out")));
-    };
-    connected
+    let says = |text: String| RedisError::from(io::Error::other(text));
+    let tls = matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. });
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Err(error)) => Err(match error.to_string() {
+            text if text.contains("UnknownIssuer") => says(format!("{text}: no CA in REDIS_CA_FILE has signed it")),
+            text if text.contains("CertificateRequired") => {
+                says(format!("{text}: Redis asks for a certificate, REDIS_CERT_FILE and REDIS_KEY_FILE"))
+            }
+            text if !tls && error.is_connection_dropped() && !error.is_connection_refusal() => {
+                says(format!("{text}: if Redis speaks TLS there, REDIS_URL must begin with rediss://"))
+            }
+            _ => error,
+        }),
+        Ok(connected) => connected,
+        // A server that speaks no TLS waits for the end of a line.
+        Err(_) if tls => Err(says("connecting timed out: does Redis speak TLS there?".to_owned())),
+        Err(_) => Err(says("connecting timed out".to_owned())),
+    }
 }

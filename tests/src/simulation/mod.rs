@@ -104,7 +104,6 @@ pub const MUST_OCCUR: &[&str] = &[
     "epoch opened with a proof",
     "resync",
     "entries waited for a state's outcomes",
-    "restore refused while a state is taken in",
     "central killed between steps",
     "totals summed anew",
     "shortage",
