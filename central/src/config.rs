@@ -31,16 +31,32 @@ pub enum Command {
     Status(Status),
     /// Print the line that makes central's user in Redis, with the rights that it needs.
     Acl(Acl),
-    /// What concerns one store.
+    /// Which stores there are, and the rights of each.
     #[command(subcommand)]
     Stores(Stores),
 }
 
-/// What to do about a store.
+/// Which stores there are, and the rights of each.
 #[derive(Debug, Subcommand)]
 pub enum Stores {
+    /// All stores, and ids that were entered in Redis and are none.
+    List(Status),
+    /// Make a store known before its agent was heard.
+    Add(OneStore),
+    /// Forget a store that has never sent an event; one that has is retired instead.
+    Forget(OneStore),
     /// Print the line that makes the user of a store's agent in Redis, with the rights that it needs.
     Acl(StoreAcl),
+}
+
+/// Options of `central stores add` and `forget`.
+#[derive(Debug, Clone, Args)]
+pub struct OneStore {
+    /// The store's id.
+    pub store: StoreId,
+    /// Which central.
+    #[command(flatten)]
+    pub central: Status,
 }
 
 /// Which database.
@@ -80,7 +96,7 @@ pub struct Backup {
     pub to: PathBuf,
 }
 
-/// Options of `central status`.
+/// Options of what speaks to a running central.
 #[derive(Debug, Clone, Args)]
 pub struct Status {
     /// Address of central.
@@ -142,6 +158,9 @@ pub struct Serve {
     /// How often all known stores are looked at even when nobody rang, ms.
     #[arg(long, env = "SWEEP_INTERVAL_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(10..))]
     pub sweep_interval_ms: u64,
+    /// Look for no new stores: those there are were added by `central stores add`.
+    #[arg(long, env = "STORES_KNOWN_ONLY")]
+    pub stores_known_only: bool,
     /// Origins whose pages may use this API from a browser, separated by commas.
     #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<String>,

@@ -118,6 +118,13 @@ pub fn between(
         .collect()
 }
 
+/// Whether the view has any of a store.
+pub fn any(connection: &Connection, store: &StoreId) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("select 1 from store join item on item.stock = store.stock where store.store_id = ?1 limit 1")?
+        .exists([store.as_str()])
+}
+
 /// All items of a store, by product.
 pub fn of_store(connection: &Connection, store: &StoreId) -> rusqlite::Result<Vec<(ProductId, Item)>> {
     connection

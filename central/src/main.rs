@@ -21,6 +21,9 @@ async fn run() -> anyhow::Result<()> {
         Command::Verify(options) => tools::verify(&options),
         Command::Status(options) => tools::status(&options).await,
         Command::Acl(options) => acl::of_central(&options),
+        Command::Stores(Stores::List(options)) => tools::list_stores(&options).await,
+        Command::Stores(Stores::Add(options)) => tools::add_store(&options).await,
+        Command::Stores(Stores::Forget(options)) => tools::forget_store(&options).await,
         Command::Stores(Stores::Acl(options)) => acl::of_store(&options),
     }
 }

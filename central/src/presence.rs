@@ -1,6 +1,6 @@
 //! Who is there (P8, L13): heartbeats as last read from Redis. Only Redis's clock decides how old one is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, Pipeline, RedisResult, Value};
 use shared::ids::StoreId;
 use shared::link::EntryId;
-use shared::redis::{Beat, Keys};
+use shared::redis::{Beat, Claim, Keys};
 use shared::time::Millis;
 
 use crate::stores::Store;
@@ -18,6 +18,8 @@ use crate::stores::Store;
 const ALTERNATION: Duration = Duration::from_secs(120);
 /// A store that announces entries of which nothing has come for so long gets no purchase: it would not execute it.
 const STANDSTILL: Duration = Duration::from_secs(10);
+/// One of two agents that was not heard for so long is gone: also an idle agent beats every 10 s.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// A store's heartbeat as read at one moment.
 #[derive(Debug, Clone, Default)]
@@ -86,10 +88,36 @@ struct Seen {
     quarantined: Option<String>,
     /// Its command sender has stopped itself.
     commands_stopped: bool,
+    /// What Redis refuses central for this store, and in which words.
+    refused: BTreeMap<Access, String>,
+    /// What an agent that publishes nothing says of itself, and since when it does not.
+    claim: Option<(Claim, Option<Instant>)>,
     /// Central's time of the last look after which everything known was applied.
     current_at: Millis,
     /// A head that a beat announced and that is not reached yet, and the time of that look.
     owed: Option<(Millis, EntryId)>,
+}
+
+/// What central does with one of a store's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Reads its heartbeat.
+    Heartbeat,
+    /// Writes the ack of its events.
+    Ack,
+    /// Sends commands and reads their ack.
+    Commands,
+}
+
+impl Access {
+    /// In words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Heartbeat => "reading its heartbeat",
+            Self::Ack => "acknowledging its events",
+            Self::Commands => "sending it commands",
+        }
+    }
 }
 
 /// What is known of all stores' presence; lives in memory only. Cheap to clone.
@@ -128,6 +156,10 @@ pub struct Sight {
     pub quarantined: Option<String>,
     /// Central's command sender for it has stopped.
     pub commands_stopped: bool,
+    /// What Redis refuses central for this store, and in which words.
+    pub refused: BTreeMap<Access, String>,
+    /// What an agent says of itself that runs under this id and publishes nothing.
+    pub claim: Option<Claim>,
     /// Central's time of the last look after which everything known was applied.
     pub current_at: Millis,
 }
@@ -141,14 +173,13 @@ impl Presence {
     /// The commands that read a store's beat, for [`Presence::look_of`].
     pub fn ask(pipe: &mut Pipeline, keys: &Keys, store: &StoreId) {
         let key = keys.heartbeat(store);
-        pipe.cmd("GET").arg(&key);
+        shared::redis::get_short(pipe, &key);
         pipe.cmd("PTTL").arg(&key);
     }
 
     /// Reads the replies to [`Presence::ask`]. A value that is no beat is as good as none.
     pub fn look_of(get: Value, pttl: Value, redis_now: Millis) -> Look {
-        let text = Option::<String>::from_redis_value(get).ok().flatten();
-        let beat = text.and_then(|text| serde_json::from_str::<Beat>(&text).ok());
+        let beat = shared::redis::text_of(get).and_then(|text| serde_json::from_str::<Beat>(&text).ok());
         let left = i64::from_redis_value(pttl).unwrap_or(-2);
         match beat {
             Some(beat) if left >= 0 => {
@@ -185,13 +216,9 @@ impl Presence {
         if let Some(last) = &seen.beat
             && last.process != beat.process
         {
-            let back =
-                seen.other_process.is_some_and(|(process, at)| process == beat.process && at.elapsed() < ALTERNATION);
-            seen.two_agents |= back;
+            let other = seen.other_process.filter(|(_, at)| at.elapsed() < ALTERNATION);
+            seen.two_agents = other.is_some_and(|(process, _)| process == beat.process);
             seen.other_process = Some((last.process, Instant::now()));
-        }
-        if seen.other_process.is_some_and(|(_, at)| at.elapsed() >= ALTERNATION) {
-            seen.two_agents = false;
         }
         seen.beaten_at = Instant::now().checked_sub(Duration::from_millis(look.age_ms.unsigned_abs()));
         seen.beat = Some(beat.clone());
@@ -255,6 +282,36 @@ impl Presence {
         news
     }
 
+    /// Remembers that Redis refuses something for a store, or that it does not. Says whether a refusal is new.
+    pub fn note_access(&self, store: &StoreId, access: Access, refused: Option<String>) -> bool {
+        let mut stores = self.stores.write();
+        let seen = stores.entry(store.clone()).or_default();
+        match refused {
+            Some(why) => seen.refused.insert(access, why).is_none(),
+            None => {
+                seen.refused.remove(&access);
+                false
+            }
+        }
+    }
+
+    /// Remembers what an agent says of itself that publishes nothing, or that there is none.
+    pub fn note_claim(&self, store: &StoreId, claim: Option<Claim>) {
+        let mut stores = self.stores.write();
+        let seen = stores.entry(store.clone()).or_default();
+        if seen.claim.as_ref().map(|(claim, _)| claim) != claim.as_ref() {
+            seen.claim = claim.map(|claim| {
+                let since = Instant::now().checked_sub(Duration::from_millis(claim.for_ms));
+                (claim, since)
+            });
+        }
+    }
+
+    /// Forgets everything of ids that are no stores.
+    pub fn retain(&self, known: &HashSet<StoreId>) {
+        self.stores.write().retain(|id, _| known.contains(id));
+    }
+
     /// Remembers whether central's command sender for a store has stopped itself.
     pub fn note_commands_stopped(&self, store: &StoreId, stopped: bool) {
         self.stores.write().entry(store.clone()).or_default().commands_stopped = stopped;
@@ -306,10 +363,16 @@ impl Presence {
             gone: seen.gone,
             lag_ms: seen.lagging_since.map_or(0, millis),
             stands_still: seen.standing.is_some_and(|(_, since)| since.elapsed() > STANDSTILL),
-            two_agents: seen.two_agents,
+            two_agents: seen.two_agents && seen.other_process.is_some_and(|(_, at)| at.elapsed() < SILENCE),
             stuck: seen.stuck.as_ref().map(|(why, since)| (why.clone(), millis(*since))),
             quarantined: seen.quarantined.clone(),
             commands_stopped: seen.commands_stopped,
+            refused: seen.refused.clone(),
+            // One that goes on beats its heart before its claim has gone.
+            claim: seen.claim.as_ref().and_then(|(claim, since)| {
+                let same = seen.beat.as_ref().is_some_and(|beat| beat.process == claim.process);
+                (!same || seen.beaten_at <= *since).then(|| claim.clone())
+            }),
             current_at: seen.current_at,
         }
     }
@@ -341,7 +404,8 @@ impl Presence {
         if store.fenced != 0 && store.fenced == beat.epoch {
             return Err(Unavailable::Fenced);
         }
-        if sight.quarantined.is_some() || sight.commands_stopped {
+        let is_cut = sight.refused.contains_key(&Access::Ack) || sight.refused.contains_key(&Access::Commands);
+        if sight.quarantined.is_some() || sight.commands_stopped || is_cut {
             return Err(Unavailable::Quarantined);
         }
         if beat.epoch != store.cursor.epoch || store.is_settling() || sight.stands_still {
@@ -428,6 +492,50 @@ mod tests {
         assert!(sight.gone && sight.beat_age_ms.is_some_and(|age| (100..10_000).contains(&age)), "{sight:?}");
         presence.note(&store, &look(1));
         assert!(!presence.sight(&store).gone);
+    }
+
+    #[test]
+    fn of_two_agents_one_is_gone_once_it_was_not_heard_for_a_while() {
+        let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
+        let beat = |process| {
+            let mut look = look(1);
+            look.beat.as_mut().expect("is there").process = process;
+            presence.note(&store, &look);
+            presence.sight(&store).two_agents
+        };
+        assert!(!beat(1) && !beat(2), "a restart");
+        assert!(beat(1) && beat(2), "they alternate");
+        let silent_for = |silence: Duration| {
+            let mut stores = presence.stores.write();
+            let (_, at) = stores.get_mut(&store).and_then(|seen| seen.other_process.as_mut()).expect("another one");
+            *at = Instant::now().checked_sub(silence).expect("this machine runs for longer");
+        };
+        silent_for(Duration::from_secs(12));
+        assert!(beat(2), "an idle agent beats every 10 s");
+        silent_for(Duration::from_secs(16));
+        assert!(!beat(2));
+        assert!(beat(1), "it comes back");
+    }
+
+    #[test]
+    fn an_agent_that_goes_on_claims_nothing_any_more() {
+        let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
+        let claim = |process, for_ms| {
+            let why = "fenced".to_owned();
+            presence.note_claim(
+                &store,
+                Some(Claim { process, epoch: 9, why, items: 2, backlog: 3, for_ms, version: String::new() }),
+            );
+            presence.sight(&store).claim
+        };
+        assert!(claim(1, 0).is_some());
+        // Its beat is 100 ms old.
+        presence.note(&store, &look(1));
+        assert!(claim(1, 10).is_some(), "it has beaten before it stopped");
+        assert!(claim(1, 5_000).is_none(), "it beats again");
+        assert!(claim(2, 5_000).is_some(), "another one");
+        presence.retain(&HashSet::new());
+        assert!(presence.sight(&store).claim.is_none() && presence.stores.read().is_empty());
     }
 
     #[test]

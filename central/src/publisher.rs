@@ -1,10 +1,10 @@
 //! Sends commands: one [`Sender`] a store, all over one shared connection (L3 to L6).
 //!
-//! Each known store has a task that sleeps until commands for it were committed, or until its sender wants to look
-//! after what is not acknowledged. A store that has never got a command costs one sleeping task.
+//! Each store that has got a command has a task that sleeps until more were committed, or until its sender wants to look
+//! after what is not acknowledged. What Redis refuses for one store is that store's affair: the others' connection stays.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::presence::Presence;
+use crate::presence::{Access, Presence};
 use crate::redis_link::RedisLink;
 use crate::{commands, stores};
 
@@ -73,6 +73,11 @@ impl Wakes {
     fn of(&self, store: &StoreId) -> Arc<Notify> {
         self.senders.lock().entry(store.clone()).or_default().clone()
     }
+
+    /// The store's sender is about to end: who wakes it from now on gets a new one.
+    fn leave(&self, store: &StoreId) {
+        self.senders.lock().remove(store);
+    }
 }
 
 /// What a sender works with.
@@ -95,41 +100,47 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Runs a task for each store until told to stop.
+    /// Runs a task for each store that has got a command, until told to stop.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut running: HashMap<StoreId, ()> = HashMap::new();
-        let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        let mut running: HashSet<StoreId> = HashSet::new();
+        let mut tasks: JoinSet<anyhow::Result<StoreId>> = JoinSet::new();
         for store in self.reader.scan(stores::all).await? {
             self.wakes.wake(&store.id);
         }
         loop {
-            let known: Vec<StoreId> = self.wakes.senders.lock().keys().cloned().collect();
-            for store in known {
-                if running.insert(store.clone(), ()).is_none() {
+            let woken: Vec<StoreId> = self.wakes.senders.lock().keys().cloned().collect();
+            for store in woken {
+                if running.insert(store.clone()) {
                     tasks.spawn(self.clone().send(store));
                 }
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = self.wakes.new.notified() => {}
-                Some(ended) = tasks.join_next() => ended??,
+                Some(ended) = tasks.join_next() => drop(running.remove(&ended??)),
             }
         }
     }
 
-    /// Sends one store's commands, for ever.
-    async fn send(self, store: StoreId) -> anyhow::Result<()> {
-        let wake = self.wakes.of(&store);
+    /// Sends one store's commands; ends when there are none, and returns whose.
+    async fn send(self, store: StoreId) -> anyhow::Result<StoreId> {
+        let mut wake = self.wakes.of(&store);
         let channel = Channel::commands(&self.keys, &store);
         let mut sender = Sender::default();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         let mut number = 0;
         let mut acked = Acked { unsaved: None, saved_at: Ticks::LONG_AGO };
         loop {
-            let head = self.reader.point(|connection| commands::head(connection, &store))?;
+            let read_head = || self.reader.point(|connection| commands::head(connection, &store));
+            let mut head = read_head()?;
             if head.epoch == 0 {
-                wake.notified().await;
-                continue;
+                // A command that is committed after this look wakes another task.
+                self.wakes.leave(&store);
+                head = read_head()?;
+                if head.epoch == 0 {
+                    return Ok(store);
+                }
+                wake = self.wakes.of(&store);
             }
             let step = self.with_log(&store, head, |log| sender.next(self.clock.ms(), log))?;
             if let Step::Wait(until) = step {
@@ -145,17 +156,26 @@ impl Publisher {
                 sender.epoch_opened();
                 continue;
             }
+            // Reading the ack may be allowed where sending is not.
+            let sends = matches!(step, Step::Publish(_));
             match self.carry_out(&store, head, &channel, &mut sender, step, &mut number).await? {
                 Ok(moved) => {
-                    backoff.succeeded();
+                    if sends {
+                        backoff.succeeded();
+                        self.presence.note_access(&store, Access::Commands, None);
+                    }
                     self.presence.note_commands_stopped(&store, sender.stopped().is_some());
                     self.remember(&store, head.epoch, moved, &mut acked).await?;
                 }
                 Err(error) => {
-                    tracing::debug!(%store, %error, "sending commands waits for Redis");
                     sender.failed();
-                    self.redis.broken(number).await;
-                    number = 0;
+                    if shared::redis::is_of_the_server(&error) {
+                        tracing::debug!(%store, %error, "sending commands waits for Redis");
+                        self.redis.broken(number).await;
+                        number = 0;
+                    } else if self.presence.note_access(&store, Access::Commands, Some(error.to_string())) {
+                        tracing::error!(%store, %error, "Redis refuses {}", Access::Commands.as_str());
+                    }
                     tokio::time::sleep(backoff.failed(uuid::Uuid::new_v4().as_u64_pair().0)).await;
                 }
             }

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Serve;
-use crate::consumer::Consumer;
+use crate::consumer::{Consumer, Newcomers};
 use crate::database::SCHEMA;
 use crate::http::{App, router};
 use crate::presence::Presence;
@@ -43,6 +43,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let keys = Keys::new(&config.key_prefix);
     let presence = Presence::new(Duration::from_millis(config.heartbeat_max_age_ms));
     let waiting = Waiting::default();
+    let newcomers = (!config.stores_known_only).then(Newcomers::default);
     let app = App {
         reader,
         writer: writer.clone(),
@@ -51,6 +52,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         presence: presence.clone(),
         waiting: waiting.clone(),
         wakes: wakes.clone(),
+        newcomers: newcomers.clone(),
         started_at: Instant::now(),
         had_view: known > 0,
     };
@@ -66,6 +68,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         waiting,
         wakes: wakes.clone(),
         sweep_every: Duration::from_millis(config.sweep_interval_ms),
+        newcomers,
     };
     let publisher = Publisher {
         redis: RedisLink::new(client),

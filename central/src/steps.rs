@@ -424,7 +424,6 @@ mod tests {
         assert!(!is_asked());
         assert!(!view::look_after(&connection, &agent.id, NOW).expect("reads"), "nor later");
         let ready = agent.store(&connection).ready_epoch;
-        let mut agent = agent;
         let later = agent.entry(&Event::Ready { command_epoch: ready });
         agent.tell(&connection, &[later]);
         assert!(!agent.store(&connection).suspect, "it has changed no stock");
@@ -455,7 +454,8 @@ mod tests {
             let (most, count, sum) = longest.entry(kind).or_default();
             (*most, *count, *sum) = ((*most).max(took), *count + 1, *sum + took);
         };
-        let steps = |timed: &mut dyn FnMut(&'static str, &mut dyn FnMut(&Connection)), agent: &Agent| {
+        type Timed<'a> = &'a mut dyn FnMut(&'static str, &mut dyn FnMut(&Connection));
+        let steps = |timed: Timed<'_>, agent: &Agent| {
             while agent.store(&connection).steps {
                 timed("step", &mut |connection| {
                     step(connection, &agent.id, ROWS, NOW).expect("can be done");

@@ -262,6 +262,23 @@ pub fn all(connection: &Connection) -> rusqlite::Result<Vec<Store>> {
         .collect()
 }
 
+/// Up to `limit` of the stores that are wanted, by id, behind `after`, without the first `offset`.
+pub fn after(
+    connection: &Connection,
+    after: Option<&str>,
+    offset: usize,
+    limit: usize,
+    wanted: impl Fn(&Store) -> bool,
+) -> rusqlite::Result<Vec<Store>> {
+    connection
+        .prepare_cached(&format!("select {COLUMNS} from store where store_id > ?1 order by store_id"))?
+        .query_map([after.unwrap_or("")], Store::read)?
+        .filter(|store| store.as_ref().map_or(true, &wanted))
+        .skip(offset)
+        .take(limit)
+        .collect()
+}
+
 /// Makes a store known: from now on it gets an ack, and its events are read.
 pub fn discover(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite::Result<()> {
     let is_new = connection
@@ -275,6 +292,23 @@ pub fn discover(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite:
             .execute(params![id.as_str(), stock])?;
     }
     Ok(())
+}
+
+/// Stores of which no event was ever applied.
+pub fn count_unopened(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.prepare_cached("select count(*) from store where epoch = 0")?.query_row([], |row| row.get(0))
+}
+
+/// Forgets a store of which no event was ever applied: all that hangs on it is an empty stock. `false`: there is more.
+pub fn forget(connection: &Connection, id: &StoreId) -> rusqlite::Result<bool> {
+    let unopened = connection
+        .prepare_cached("select 1 from store where store_id = ?1 and epoch = 0 and command_epoch = 0")?
+        .exists([id.as_str()])?;
+    if unopened {
+        connection.prepare_cached("delete from stock where store_id = ?1")?.execute([id.as_str()])?;
+        connection.prepare_cached("delete from store where store_id = ?1")?.execute([id.as_str()])?;
+    }
+    Ok(unopened)
 }
 
 const OTHER_CASE: &str = "select store_id from store where store_id = ?1 collate nocase and store_id <> ?1 limit 1";
@@ -429,6 +463,39 @@ mod tests {
         assert!(adopt(&connection, &agent, 7));
         assert!(agent.tell(&connection, &opening).stuck.is_none());
         assert!(!agent.store(&connection).retired);
+    }
+
+    #[test]
+    fn only_a_store_that_has_sent_nothing_is_forgotten() {
+        let connection = database();
+        let (opened, nobody, retired) = (Agent::settled("s1", &connection), Agent::new("s2"), Agent::new("s3"));
+        for agent in [&nobody, &retired] {
+            discover(&connection, &agent.id, NOW).expect("is known");
+        }
+        retire(&connection, &retired);
+        assert_eq!(count_unopened(&connection).expect("reads"), 2);
+        assert!(!forget(&connection, &opened.id).expect("can be judged"));
+        for agent in [&nobody, &retired] {
+            assert!(forget(&connection, &agent.id).expect("is forgotten"));
+            assert!(!forget(&connection, &agent.id).expect("can be judged"), "it is no store any more");
+            discover(&connection, &agent.id, NOW).expect("comes again");
+        }
+        assert_eq!(all(&connection).expect("reads").len(), 3);
+    }
+
+    #[test]
+    fn pages_of_stores_begin_behind_a_store() {
+        let connection = database();
+        for id in ["a", "b", "c", "d"] {
+            discover(&connection, &Agent::new(id).id, NOW).expect("is known");
+        }
+        let page = |behind, offset, limit, except: &str| -> Vec<String> {
+            let found = after(&connection, behind, offset, limit, |store| store.id.as_str() != except);
+            found.expect("reads").iter().map(|store| store.id.to_string()).collect()
+        };
+        assert_eq!(page(None, 0, 2, ""), ["a", "b"]);
+        assert_eq!(page(Some("b"), 0, 9, ""), ["c", "d"]);
+        assert_eq!(page(None, 1, 2, "b"), ["c", "d"]);
     }
 
     #[test]

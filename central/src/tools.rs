@@ -11,7 +11,7 @@ use shared::redis::{Channel, Keys};
 use shared::sqlite::{copy, prepare, replace};
 use shared::time::Millis;
 
-use crate::config::{Backup, Database, Restore, Status};
+use crate::config::{Backup, Database, OneStore, Restore, Status};
 use crate::database::SCHEMA;
 use crate::{restore as question, stores, verify as auditor};
 
@@ -114,26 +114,99 @@ pub fn verify(database: &Database) -> anyhow::Result<()> {
     }
 }
 
+/// What a running central is asked with.
+struct Central {
+    client: reqwest::Client,
+    stores: String,
+}
+
+impl Central {
+    fn at(options: &Status) -> anyhow::Result<Self> {
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
+        Ok(Self { client, stores: format!("{}/v1/stores", options.url.trim_end_matches('/')) })
+    }
+
+    /// The status and the JSON of its answer. A problem is an error that says what is wrong.
+    async fn ask(
+        &self,
+        method: reqwest::Method,
+        url: &str,
+    ) -> anyhow::Result<(reqwest::StatusCode, serde_json::Value)> {
+        let answer = self.client.request(method, url).send().await;
+        let answer = answer.with_context(|| format!("no central answers at {url}"))?;
+        let status = answer.status();
+        let json: serde_json::Value = answer.json().await.with_context(|| format!("{url} does not speak JSON"))?;
+        if !status.is_success() {
+            bail!("{}: {}", json["title"].as_str().unwrap_or(status.as_str()), json["detail"].as_str().unwrap_or("-"));
+        }
+        Ok((status, json))
+    }
+
+    /// All stores, and what the list says besides.
+    async fn stores(&self) -> anyhow::Result<(Vec<serde_json::Value>, serde_json::Value)> {
+        let mut stores = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let url = format!("{}?size=1000{cursor}", self.stores);
+            let (_, mut page) = self.ask(reqwest::Method::GET, &url).await?;
+            stores.append(page["items"].as_array_mut().unwrap_or(&mut Vec::new()));
+            match page["nextCursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Ok((stores, page["newcomers"].take())),
+            }
+        }
+    }
+}
+
+/// What was entered in Redis and is no store, in a line.
+fn print_newcomers(newcomers: &serde_json::Value) {
+    let names: Vec<&str> =
+        newcomers["names"].as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect();
+    if let Some(count @ 1..) = newcomers["count"].as_u64() {
+        let more = if count > names.len() as u64 { ", ..." } else { "" };
+        println!("{count} ids were entered in Redis and are no stores: {}{more}", names.join(", "));
+    }
+    if let Some(why) = newcomers["heldBack"].as_str() {
+        println!("New stores wait: {why}");
+    }
+}
+
+/// `central stores list`: ids, a line each.
+pub async fn list_stores(options: &Status) -> anyhow::Result<()> {
+    let (stores, newcomers) = Central::at(options)?.stores().await?;
+    for store in &stores {
+        println!("{:<20} {}", store["storeId"].as_str().unwrap_or("-"), store["status"].as_str().unwrap_or("-"));
+    }
+    print_newcomers(&newcomers);
+    Ok(())
+}
+
+/// `central stores add`.
+pub async fn add_store(options: &OneStore) -> anyhow::Result<()> {
+    let (id, central) = (&options.store, Central::at(&options.central)?);
+    let (status, _) = central.ask(reqwest::Method::PUT, &format!("{}/{id}", central.stores)).await?;
+    let known = if status == reqwest::StatusCode::CREATED { "is known now" } else { "was known before" };
+    println!("{id} {known}.");
+    Ok(())
+}
+
+/// `central stores forget`.
+pub async fn forget_store(options: &OneStore) -> anyhow::Result<()> {
+    let (id, central) = (&options.store, Central::at(&options.central)?);
+    central.ask(reqwest::Method::DELETE, &format!("{}/{id}", central.stores)).await?;
+    println!("{id} is forgotten.");
+    Ok(())
+}
+
 /// `central status`: a line a store, those that need somebody first.
 pub async fn status(options: &Status) -> anyhow::Result<()> {
-    let url = format!("{}/v1/stores", options.url.trim_end_matches('/'));
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
-    let answer: serde_json::Value = client
-        .get(&url)
-        .send()
-        .await
-        .with_context(|| format!("no central answers at {url}"))?
-        .error_for_status()?
-        .json()
-        .await?;
-    let mut stores: Vec<&serde_json::Value> =
-        answer["items"].as_array().map_or(Vec::new(), |list| list.iter().collect());
+    let (mut stores, newcomers) = Central::at(options)?.stores().await?;
     stores.sort_by_key(|store| store["status"] == "online");
     println!(
         "{:<20} {:<12} {:>10} {:>10} {:>8} {:>6}  digest",
         "store", "status", "beat ms", "lag ms", "backlog", "open"
     );
-    for store in stores {
+    for store in &stores {
         let text = |name: &str| store[name].as_str().unwrap_or("-").to_owned();
         let number = |name: &str| store[name].as_i64().map_or("-".to_owned(), |number| number.to_string());
         println!(
@@ -150,8 +223,12 @@ pub async fn status(options: &Status) -> anyhow::Result<()> {
             println!("    {warning}");
         }
         for claim in store["claims"].as_array().into_iter().flatten() {
-            println!("    an agent claims epoch {}", claim["epoch"]);
+            match claim["items"].as_u64() {
+                Some(items) => println!("    an agent claims epoch {}, with {items} items", claim["epoch"]),
+                None => println!("    an agent has claimed epoch {}", claim["epoch"]),
+            }
         }
     }
+    print_newcomers(&newcomers);
     Ok(())
 }

@@ -15,8 +15,8 @@ pub struct Invalid(pub String);
 fn check(text: &str) -> Result<(), Invalid> {
     let bytes = text.as_bytes();
     let first = bytes.first().is_some_and(u8::is_ascii_alphanumeric);
-    let rest = bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-    if first && rest && bytes.len() <= 50 {
+    let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if first && bytes.len() <= 50 && bytes.iter().all(allowed) {
         Ok(())
     } else {
         Err(Invalid("an id is 1 to 50 letters, digits, '.', '_' or '-', and begins with a letter or digit".into()))

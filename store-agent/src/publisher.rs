@@ -11,7 +11,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Client, Pipeline, RedisResult};
 use shared::ids::StoreId;
 use shared::link::{Cursor, Entry, EntryId, Round, Sender, Step, TICK_MS};
-use shared::redis::{BEAT_LIFE, Beat, Channel, Keys};
+use shared::redis::{BEAT_LIFE, Beat, CLAIM_LIFE, Channel, Claim, Keys};
 use shared::retry::Backoff;
 use shared::sqlite::{Abort, Reader, WriteError, Writer};
 use shared::time::{Millis, Ticks};
@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::connectivity::{Connectivity, Link};
 use crate::ledger;
 
+/// Between two claims: several within the life of their key.
+const CLAIM_EVERY_MS: i64 = 4_000;
 /// Between two writes of how far central has acknowledged.
 const ACKED_EVERY_MS: i64 = 1_000;
 /// Body bytes of one round, at most: a round must be through within the time-out of its answer.
@@ -62,6 +64,9 @@ struct State {
     acked_saved_at: i64,
     beaten_at: i64,
     looked_at: i64,
+    /// Since when nothing is published, while Redis answers.
+    aside_since: Option<i64>,
+    claimed_at: i64,
     reached: bool,
     /// Body bytes that the next round may carry.
     round_bytes: usize,
@@ -80,6 +85,8 @@ impl Publisher {
             acked_saved_at: Ticks::LONG_AGO,
             beaten_at: Ticks::LONG_AGO,
             looked_at: Ticks::LONG_AGO,
+            aside_since: None,
+            claimed_at: Ticks::LONG_AGO,
             reached: true,
             round_bytes: ROUND_BYTES,
             warned_of_stores: false,
@@ -169,6 +176,9 @@ impl Publisher {
                 Step::Wait(until) => {
                     self.remember(state).await?;
                     if let Err(error) = self.beat_if_due(connection, state).await? {
+                        return Ok(Err(error));
+                    }
+                    if let Err(error) = self.claim_if_due(connection, state).await? {
                         return Ok(Err(error));
                     }
                     return Ok(Ok(self.pause(state, until)));
@@ -348,6 +358,47 @@ impl Publisher {
             }
         }
         Ok(result)
+    }
+
+    /// An agent that publishes nothing says that it is there, in a key of its own: a heartbeat belongs to the agent that
+    /// central follows. So central finds a new store before its first word to it, and people see an agent that has
+    /// stopped itself.
+    async fn claim_if_due(
+        &self,
+        connection: &mut MultiplexedConnection,
+        state: &mut State,
+    ) -> anyhow::Result<RedisResult<()>> {
+        if state.sender.is_live() {
+            state.aside_since = None;
+            return Ok(Ok(()));
+        }
+        let now = state.clock.ms();
+        let since = *state.aside_since.get_or_insert(now);
+        if now - state.claimed_at < CLAIM_EVERY_MS {
+            return Ok(Ok(()));
+        }
+        let beat = self.beat(state)?;
+        let claim = Claim {
+            process: self.process,
+            epoch: beat.epoch,
+            why: state.sender.stopped().map_or("waiting", |why| why.as_str()).to_owned(),
+            items: self.reader.point(ledger::head)?.items,
+            backlog: beat.backlog,
+            for_ms: (now - since).max(0).unsigned_abs(),
+            version: beat.version,
+        };
+        let text = serde_json::to_string(&claim).expect("a claim serialises");
+        let mut set = redis::cmd("SET");
+        set.arg(self.keys.claim(&self.store)).arg(text).arg("PX").arg(CLAIM_LIFE.as_millis() as u64);
+        let said = set.query_async::<()>(connection).await;
+        state.claimed_at = now;
+        match said {
+            // People see less; nothing else depends on it once the store is known.
+            Err(error) if !shared::redis::is_of_the_server(&error) => tracing::debug!(%error, "it may not claim"),
+            Err(error) => return Ok(Err(error)),
+            Ok(()) => {}
+        }
+        Ok(Ok(()))
     }
 
     fn pause(&self, state: &State, until: Option<i64>) -> Duration {

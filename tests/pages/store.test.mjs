@@ -127,3 +127,13 @@ onPage("a delivery note that is scanned books nothing", STORE, async (page) => {
   const { items } = await api(STORE, "events?size=1");
   assert.equal(items[0].reference, "88210045", "one event, with what was scanned");
 });
+
+onPage("a new database is announced", STORE, async (page) => {
+  await page.locator("#stock li").first().waitFor();
+  assert.equal(await page.locator("#new").isVisible(), false);
+  await page.route((url) => url.pathname === "/status", async (route) => {
+    const status = await (await route.fetch()).json();
+    await route.fulfill({ json: { ...status, new: true } });
+  });
+  await page.locator("#new", { hasText: "If this store has sold before" }).waitFor();
+});

@@ -56,6 +56,7 @@ impl Builder {
             central: None,
             stores: BTreeMap::new(),
             descriptors: None,
+            central_args: Vec::new(),
             dir,
         };
         world.start_redis().await;
@@ -92,6 +93,8 @@ pub struct World {
     central: Option<Process>,
     stores: BTreeMap<String, (Port, Option<Process>)>,
     descriptors: Option<u64>,
+    /// More options of central, from its next start on.
+    pub central_args: Vec<String>,
     dir: TempDir,
 }
 
@@ -306,6 +309,7 @@ impl World {
             format!("--sweep-interval-ms={}", self.options.sweep_ms),
         ];
         args.extend(self.tls_options());
+        args.extend(self.central_args.clone());
         self.central = Some(self.start_daemon("central", &args, "central"));
     }
 

@@ -9,7 +9,7 @@ use crate::{process, redis};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Smaller attacks on the test build with wider bounds, about two minutes; else a release build, about ten.
+    /// Smaller attacks on the test build with wider bounds, about a minute; else a release build, about ten.
     #[arg(long)]
     quick: bool,
     /// Only cases whose name contains this.

@@ -36,10 +36,10 @@ enum Command {
     Mutants(simulation::Mutants),
     /// Let everything go wrong that can, with real processes, and see that every promise is kept.
     Chaos(chaos::Options),
-    /// Replay full sets of real sales with a fault of each kind on the way; fails if their data is not there.
-    Replay(replay::Options),
     /// Attack a small chain with hostile clients, stores and contents of Redis, and see that every bound is held.
     Attack(attack::Options),
+    /// Replay full sets of real sales with a fault of each kind on the way; fails if their data is not there.
+    Replay(replay::Options),
     /// Run demo.http with a real client against a fresh central and two stores.
     HttpFile,
     /// Use the pages of a store and of central in a real browser.
@@ -53,8 +53,8 @@ fn main() -> ExitCode {
         Command::Simulate(options) => simulation::simulate(&options),
         Command::Mutants(options) => simulation::mutants(&options),
         Command::Chaos(options) => chaos::run(&options),
-        Command::Replay(options) => replay::run(&options),
         Command::Attack(options) => attack::run(&options),
+        Command::Replay(options) => replay::run(&options),
         Command::HttpFile => http_file::run(),
         Command::Pages => pages::run(),
     };

@@ -22,6 +22,7 @@ use shared::ids::StoreId;
 use shared::redis::Keys;
 use shared::sqlite::{Reader, Writer};
 
+use crate::consumer::Newcomers;
 use crate::presence::{Look, Presence, Unavailable};
 use crate::publisher::Wakes;
 use crate::redis_link::RedisLink;
@@ -44,6 +45,8 @@ pub struct App {
     pub waiting: Waiting,
     /// Wakes command senders.
     pub wakes: Wakes,
+    /// Ids that are no stores; `None`: nobody looks for new stores.
+    pub newcomers: Option<Newcomers>,
     /// When this process started.
     pub started_at: Instant,
     /// Whether the database knew a store when this process started.
@@ -172,6 +175,7 @@ mod tests {
             presence: Presence::new(Duration::from_secs(50)),
             waiting: Waiting::default(),
             wakes: Wakes::default(),
+            newcomers: None,
             started_at: Instant::now(),
             had_view: true,
         };

@@ -8,10 +8,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shared::http::{Body, Code, Problem, Query, Result, StorePath, Write};
+use shared::http::{Body, Code, List, Page, Problem, Query, Result, StorePath, Write, encode_cursor};
 use shared::ids::StoreId;
+use shared::redis::Claim;
 use shared::sqlite::Abort;
 use shared::time::Millis;
 use shared::wire::restore::Question;
@@ -21,16 +22,18 @@ use super::{App, Shared};
 use crate::idempotency::{self, Effect};
 use crate::presence::{Presence, Unavailable};
 use crate::restore::{Telling, question};
-use crate::stores::{self, Store};
+use crate::stores::{self, DigestState, Store};
 use crate::{items, purchases, view};
 
+/// What an agent claims that has not heard central's first word yet.
+const WAITING: &str = "waiting";
 /// A cursor that stands still for so long under a fresh heartbeat is an alarm, ms (L11).
 const STUCK_MS: i64 = 60_000;
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()
         .route("/stores", get(list))
-        .route("/stores/{storeId}", get(one).patch(change))
+        .route("/stores/{storeId}", get(one).put(add).patch(change).delete(forget))
         .route("/stores/{storeId}/snapshot", get(snapshot))
         .route("/stores/{storeId}/adopt", post(adopt))
         .route("/stores/{storeId}/resync", post(resync))
@@ -41,27 +44,81 @@ pub(super) fn router() -> Router<Arc<App>> {
 #[serde(deny_unknown_fields, default)]
 struct Filter {
     status: Option<String>,
+    page: Option<i64>,
+    size: Option<i64>,
+    cursor: Option<String>,
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<Value>> {
-    let rows = app
+/// Stores in order of their ids, and what was found of ids that are none.
+#[derive(Debug, Serialize)]
+struct Stores {
+    #[serde(flatten)]
+    list: List<Value>,
+    newcomers: Value,
+}
+
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<Stores>> {
+    let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
+    let after = page.after.as_ref().map(|after| after[0].clone());
+    let (limit, offset) = (page.size + 1, page.offset);
+    let judge = app.clone();
+    let views = app
         .reader
-        .scan(|connection| {
-            let (all, now) = (stores::all(connection)?, Millis::now());
-            all.into_iter()
-                .map(|store| Ok((open_purchases(connection, &store.id, now)?, store)))
+        .scan(move |connection| {
+            let now = Millis::now();
+            let wanted = |store: &Store| filter.status.as_ref().is_none_or(|wanted| judge.status(store) == wanted);
+            let found = stores::after(connection, after.as_deref(), offset, limit, wanted)?;
+            found
+                .iter()
+                .map(|store| {
+                    let other = stores::other_case(connection, &store.id)?;
+                    Ok(judge.store_view(store, open_purchases(connection, &store.id, now)?, other.is_some()))
+                })
                 .collect::<rusqlite::Result<Vec<_>>>()
         })
         .await?;
-    let same_but_case = |store: &Store| {
-        rows.iter().any(|(_, other)| other.id != store.id && other.id.as_str().eq_ignore_ascii_case(store.id.as_str()))
-    };
-    let items: Vec<Value> = rows
-        .iter()
-        .map(|(open, store)| app.store_view(store, *open, same_but_case(store)))
-        .filter(|view| filter.status.as_ref().is_none_or(|wanted| view["status"] == *wanted))
-        .collect();
-    Ok(Json(json!({"items": items, "nextCursor": null})))
+    let key = |view: &Value| encode_cursor(&[view["storeId"].as_str().unwrap_or_default()]);
+    let newcomers = app.newcomers.as_ref().map(|newcomers| {
+        let shown = newcomers.shown();
+        json!({"count": shown.count, "names": shown.names, "heldBack": shown.held_back})
+    });
+    Ok(Json(Stores { list: List::cut(views, &page, key), newcomers: newcomers.unwrap_or(Value::Null) }))
+}
+
+/// Makes a store known, so that its agent gets central's word, whether it has entered itself or not.
+async fn add(State(app): Shared, StorePath(id): StorePath) -> Result<Response> {
+    let now = Millis::now();
+    let new = {
+        let id = id.clone();
+        app.writer.write(move |connection| {
+            let new = stores::find(connection, &id)?.is_none();
+            stores::discover(connection, &id, now)?;
+            Ok::<_, Abort<Problem>>(new)
+        })
+    }
+    .await??;
+    if new {
+        tracing::info!(store = %id, "an operator adds a store");
+    }
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(app.said(&app.known(&id)?)?)).into_response())
+}
+
+/// Forgets a store that has never opened an epoch.
+async fn forget(State(app): Shared, StorePath(id): StorePath) -> Result<Json<Value>> {
+    app.known(&id)?;
+    let store = id.clone();
+    app.writer
+        .write(move |connection| match stores::forget(connection, &store)? {
+            true => Ok(()),
+            false if stores::find(connection, &store)?.is_none() => {
+                Err(Abort::Refused(Problem::new(Code::UnknownStore)))
+            }
+            false => Err(Abort::Refused(Problem::new(Code::StoreOpened).with("storeId", store.as_str()))),
+        })
+        .await??;
+    tracing::info!(store = %id, "an operator forgets a store");
+    Ok(Json(json!({"forgotten": id})))
 }
 
 async fn one(State(app): Shared, StorePath(id): StorePath) -> Result<Json<Value>> {
@@ -82,13 +139,16 @@ impl App {
         Ok(self.store_view(store, open, other.is_some()))
     }
 
-    fn store_view(&self, store: &Store, (open, overdue): (i64, i64), same_but_case: bool) -> Value {
+    /// Stable name of a store's status: the first that applies.
+    fn status(&self, store: &Store) -> &'static str {
         let sight = self.presence.sight(&store.id);
         let judged = self.presence.judge_remembered(store);
-        let status = match judged {
+        let has_stopped = sight.claim.is_some_and(|claim| claim.why != WAITING);
+        match judged {
             _ if store.retired => "retired",
             _ if store.fenced != 0 && sight.beat.as_ref().is_none_or(|beat| beat.epoch == store.fenced) => "fenced",
             _ if sight.quarantined.is_some() || sight.commands_stopped => "quarantined",
+            Err(Unavailable::Offline | Unavailable::NeverSeen) if has_stopped => "fenced",
             Err(Unavailable::NeverSeen) => "new",
             Err(Unavailable::Fenced) => "fenced",
             Err(Unavailable::Quarantined) => "quarantined",
@@ -97,8 +157,19 @@ impl App {
             Err(Unavailable::Paused) => "paused",
             Ok(()) if store.suspect => "suspect",
             Ok(()) => "online",
-        };
+        }
+    }
+
+    fn store_view(&self, store: &Store, (open, overdue): (i64, i64), same_but_case: bool) -> Value {
+        let sight = self.presence.sight(&store.id);
+        let status = self.status(store);
+        let stopped = sight.claim.as_ref().filter(|claim| claim.why != WAITING);
         let mut warnings = Vec::new();
+        if let Some(Claim { why, epoch, .. }) = stopped {
+            warnings.push(format!(
+                "an agent has stopped itself ({why}) with epoch {epoch}; it goes on selling at the till"
+            ));
+        }
         if sight.two_agents {
             warnings.push("two agents run under this id: stop one".to_owned());
         }
@@ -113,34 +184,59 @@ impl App {
         if let Some(why) = &sight.quarantined {
             warnings.push(why.clone());
         }
+        for (access, why) in &sight.refused {
+            warnings.push(format!("Redis refuses {}: {why}", access.as_str()));
+        }
         if sight.commands_stopped {
             warnings.push(
                 "it has executed commands that this database does not have: stop central and run `central restore`"
                     .into(),
             );
         }
-        let claims: Vec<Value> = store.claims().into_iter().map(|epoch| json!({"epoch": epoch})).collect();
-        let beat = sight.beat.as_ref();
+        let claims: Vec<Value> = store
+            .claims()
+            .into_iter()
+            .map(|epoch| match stopped.filter(|claim| claim.epoch == epoch) {
+                Some(claim) => {
+                    json!({"epoch": epoch, "items": claim.items, "backlog": claim.backlog, "forMs": claim.for_ms})
+                }
+                None => json!({"epoch": epoch}),
+            })
+            .collect();
+        // What the beat of another epoch says is nothing about the one that the view is of.
+        let beat = sight.beat.as_ref().filter(|beat| beat.epoch == store.cursor.epoch && status != "fenced");
+        let head = match (&sight.beat, beat) {
+            (_, Some(beat)) => Some(beat.head.max(store.cursor.seq)),
+            (None, None) if status != "fenced" => Some(store.cursor.seq),
+            _ => None,
+        };
+        let digest = if status == "fenced" { DigestState::Unknown } else { store.digest_state };
         json!({
             "storeId": store.id,
             "status": status,
             "onlineSale": store.online_sale,
             "lastBeatAgeMs": sight.beat_age_ms,
-            "lagMs": sight.lag_ms,
+            "lagMs": (status != "fenced").then_some(sight.lag_ms),
             "backlog": beat.map(|beat| beat.backlog),
             "oldestUnsentMs": beat.map(|beat| beat.oldest_unsent_ms),
             "epoch": store.cursor.epoch,
-            "head": beat.map_or(store.cursor.seq, |beat| {
-                if beat.epoch == store.cursor.epoch { beat.head.max(store.cursor.seq) } else { beat.head }
-            }),
+            "head": head,
             "applied": store.cursor.seq,
             "asOf": super::views::as_of(self, store),
-            "digest": store.digest_state.as_str(),
+            "digest": digest.as_str(),
             "digestValue": store.digest.to_string(),
             "openPurchases": open,
             "overduePurchases": overdue,
-            "agentVersion": beat.map(|beat| beat.version.clone()),
+            "agentVersion": sight.beat.as_ref().map(|beat| beat.version.clone()),
             "claims": claims,
+            "stoppedAgent": stopped.map(|claim| json!({
+                "epoch": claim.epoch,
+                "why": claim.why,
+                "items": claim.items,
+                "backlog": claim.backlog,
+                "forMs": claim.for_ms,
+                "agentVersion": claim.version,
+            })),
             "warnings": warnings,
         })
     }
@@ -238,6 +334,8 @@ async fn change(
 #[serde(deny_unknown_fields)]
 struct Adopt {
     epoch: u64,
+    /// What the claimant is expected to bring; 0 says that it may empty the store.
+    items: Option<u64>,
 }
 
 /// Takes back a retired store, or lets a refused epoch open after all.
@@ -249,12 +347,21 @@ async fn adopt(
 ) -> Result<Response> {
     app.known(&id)?;
     tracing::info!(store = %id, epoch = value.epoch, "an operator adopts an epoch");
+    let claim = app.presence.sight(&id).claim.filter(|claim| claim.epoch == value.epoch);
+    let brings = claim.map(|claim| claim.items);
     let now = Millis::now();
     app.operate(&id, write, json, StatusCode::ACCEPTED, move |connection, store| {
-        if store.adopt(connection, value.epoch, now)? {
-            return Ok(Vec::new());
+        let refused = |code| Err(Abort::Refused(Problem::new(code).with("storeId", store.id.as_str())));
+        if !store.claims().contains(&value.epoch) {
+            return refused(Code::UnknownClaim);
         }
-        Err(Abort::Refused(Problem::new(Code::UnknownClaim).with("storeId", store.id.as_str())))
+        // The own epoch's stock is the view's already.
+        let replaces = value.epoch != store.cursor.epoch && items::any(connection, &store.id)?;
+        if replaces && brings.unwrap_or(0) == 0 && value.items != Some(0) {
+            return refused(Code::EmptyClaim);
+        }
+        store.adopt(connection, value.epoch, now)?;
+        Ok(Vec::new())
     })
     .await
 }

@@ -75,6 +75,8 @@ codes! {
     StoreOnline "store_online" 409 "Store Online" false "The store's heartbeat is fresh: stop its agent before retiring it.";
     StoreRetired "store_retired" 409 "Store Retired" false "The store was retired. It comes back by adopting its epoch.";
     UnknownClaim "unknown_claim" 409 "Unknown Claim" false "No agent claims this epoch for the store: see the store's `claims`.";
+    EmptyClaim "empty_claim" 409 "Empty Claim" false "The agent that claims this epoch has no items, or how many is not known: adopting it may empty the store. Say `items: 0` if that is meant.";
+    StoreOpened "store_opened" 409 "Store Opened" false "The store has sent events: it can be retired, not forgotten.";
     CursorExpired "cursor_expired" 410 "Cursor Expired" false "What lies after this cursor is no longer kept. `oldest` is the first that is.";
     PreconditionFailed "precondition_failed" 412 "Precondition Failed" false "If-Match names no version of the item as it is. Read it again and decide anew.";
     IdempotencyKeyReused "idempotency_key_reused" 422 "Idempotency Key Reused" false "This key came with another request before. A new request takes a new key.";

@@ -23,11 +23,13 @@ pub fn of_central(keys: &Keys, joining: Joining) -> String {
         format!("%RW~{}", keys.of(any, "commands")),
         format!("%R~{}", keys.of(any, "commands:ack")),
         format!("%R~{}", keys.of(any, "heartbeat")),
+        format!("%R~{}", keys.of(any, "claim")),
         format!("&{}", keys.all_bells()),
-        "+xadd +xtrim +xinfo|stream +xrange +del +get +set +pttl +psubscribe +publish +time".to_owned(),
+        "+xadd +xtrim +xinfo|stream +xlen +memory|usage +xrange +del +getrange +set +pttl +psubscribe +publish +time"
+            .to_owned(),
     ];
     if joining == Joining::Discovered {
-        rules.push(format!("(%R~{} +smembers)", keys.stores()));
+        rules.push(format!("(%R~{} +memory|usage +scard +sscan)", keys.stores()));
     }
     rules.join(" ")
 }
@@ -40,8 +42,9 @@ pub fn of_store(keys: &Keys, store: &StoreId, joining: Joining) -> String {
         format!("%R~{}", keys.commands(store)),
         format!("%W~{}", keys.commands_ack(store)),
         format!("%RW~{}", keys.heartbeat(store)),
+        format!("%W~{}", keys.claim(store)),
         format!("&{}", keys.bell(store)),
-        "+xadd +xtrim +xinfo|stream +xread +del +get +set +pttl +publish +time".to_owned(),
+        "+xadd +xtrim +xinfo|stream +xlen +memory|usage +xread +del +getrange +set +pttl +publish +time".to_owned(),
     ];
     if joining == Joining::Discovered {
         // In brackets: on this key, which is everybody's, nothing but this.
@@ -66,8 +69,8 @@ mod tests {
         assert_eq!(
             of_store(&Keys::new("shelf"), &store, Joining::Listed),
             "%RW~shelf:{store-1}:events %R~shelf:{store-1}:events:ack %R~shelf:{store-1}:commands \
-             %W~shelf:{store-1}:commands:ack %RW~shelf:{store-1}:heartbeat &shelf:bell:9 \
-             +xadd +xtrim +xinfo|stream +xread +del +get +set +pttl +publish +time"
+             %W~shelf:{store-1}:commands:ack %RW~shelf:{store-1}:heartbeat %W~shelf:{store-1}:claim &shelf:bell:9 \
+             +xadd +xtrim +xinfo|stream +xlen +memory|usage +xread +del +getrange +set +pttl +publish +time"
         );
     }
 

@@ -3,7 +3,7 @@
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
-use super::Keys;
+use super::{Keys, Size, get_short, is_of_the_server, text_of};
 use crate::hash::{Digest, Hash};
 use crate::ids::StoreId;
 use crate::link::{Ack, Entry, EntryId, Found, Round, RoundReply, StreamEnds};
@@ -37,12 +37,11 @@ impl Channel {
 
     /// `GET ack`. A value that is no ack, or of another type, is as good as none: the receiver writes it again.
     pub async fn read_ack(&self, connection: &mut MultiplexedConnection) -> RedisResult<Option<Ack>> {
-        let reply = ::redis::cmd("GET").arg(&self.ack).query_async::<Value>(connection).await;
-        match reply {
-            Ok(value) => Ok(ack_of(value)),
-            Err(error) if is_wrong_type(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let mut pipe = Pipeline::with_capacity(1);
+        get_short(&mut pipe, &self.ack);
+        pipe.ignore_errors();
+        let mut replies = pipe.query_async::<Vec<Value>>(connection).await?;
+        ack_of(replies.pop())
     }
 
     /// `DEL stream`.
@@ -50,7 +49,7 @@ impl Channel {
         ::redis::cmd("DEL").arg(&self.stream).query_async(connection).await
     }
 
-    /// One round of rule L5. `entries` are those from `round.add_from` to `round.add_to`; `also` may add commands that
+    /// One round of rule L5, and a second call for the audit. `entries` are those from `round.add_from` to `round.add_to`; `also` may add commands that
     /// travel in the same pipeline, whose errors fail the round and whose replies are not looked at.
     pub async fn publish(
         &self,
@@ -70,25 +69,38 @@ impl Channel {
             pipe.cmd("PUBLISH").arg(channel).arg(message);
         }
         also(&mut pipe);
-        pipe.cmd("GET").arg(&self.ack);
+        get_short(&mut pipe, &self.ack);
         if round.audit {
-            pipe.cmd("XINFO").arg("STREAM").arg(&self.stream);
+            Size::ask(&mut pipe, &self.stream);
         }
         pipe.ignore_errors();
         let mut replies = pipe.query_async::<Vec<Value>>(connection).await?;
-        let stream = if round.audit { Some(found(replies.pop())?) } else { None };
-        let ack = match replies.pop() {
-            Some(Value::ServerError(error)) if !is_wrong_type(&error.clone().into()) => return Err(error.into()),
-            Some(value) => ack_of(value),
-            None => None,
-        };
+        let size = if round.audit { replies.pop().zip(replies.pop()) } else { None };
+        let ack = ack_of(replies.pop())?;
         for reply in replies {
             match reply {
                 Value::ServerError(error) if !is_published_already(&error.clone().into()) => return Err(error.into()),
                 _ => {}
             }
         }
+        let stream = match size {
+            Some((length, memory)) => Some(self.ends(connection, memory, length).await?),
+            None => None,
+        };
         Ok(RoundReply { ack, stream })
+    }
+
+    /// What stands in the stream. Its ends come with all that they hold, so one that is too large to be ours is not asked.
+    async fn ends(&self, connection: &mut MultiplexedConnection, memory: Value, length: Value) -> RedisResult<Found> {
+        match Size::of(memory, length)? {
+            Ok(size) if size.complaint().is_some() => return Ok(Found::Foreign),
+            // A key of another type is for `XINFO` to name.
+            Ok(_) | Err(_) => {}
+        }
+        let mut pipe = Pipeline::with_capacity(1);
+        pipe.cmd("XINFO").arg("STREAM").arg(&self.stream);
+        pipe.ignore_errors();
+        found(pipe.query_async::<Vec<Value>>(connection).await?.pop())
     }
 }
 
@@ -112,9 +124,12 @@ fn is_published_already(error: &RedisError) -> bool {
         && error.detail().is_some_and(|text| text.contains("equal or smaller") || text.contains("exhausted"))
 }
 
-fn ack_of(value: Value) -> Option<Ack> {
-    let text = Option::<String>::from_redis_value(value).ok()??;
-    text.parse().ok()
+fn ack_of(reply: Option<Value>) -> RedisResult<Option<Ack>> {
+    match reply {
+        Some(Value::ServerError(error)) if !is_wrong_type(&error.clone().into()) => Err(error.into()),
+        Some(value) => Ok(text_of(value).and_then(|text| text.parse().ok())),
+        None => Ok(None),
+    }
 }
 
 /// Reads `XINFO STREAM`.
@@ -214,12 +229,12 @@ pub enum Delivery {
 }
 
 impl Delivery {
-    /// Sorts the reply of one `XRANGE`.
+    /// Sorts the reply of one `XRANGE`. The error is one of the whole server.
     pub fn of(reply: Value) -> RedisResult<Self> {
         match reply {
             Value::ServerError(error) => {
                 let error = RedisError::from(error);
-                if is_wrong_type(&error) { Ok(Self::Unreadable(error.to_string())) } else { Err(error) }
+                if is_of_the_server(&error) { Err(error) } else { Ok(Self::Unreadable(error.to_string())) }
             }
             Value::Array(entries) => Ok(Self::Entries(entries.into_iter().map(decode_entry).collect())),
             _ => Ok(Self::Entries(Vec::new())),

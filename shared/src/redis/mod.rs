@@ -6,15 +6,18 @@
 pub mod acl;
 mod channel;
 mod client;
+mod size;
 
 pub use channel::{Channel, Delivery, Garbage, Received, decode_entry};
 pub use client::{
     CONNECT_TIMEOUT, Options, RESPONSE_TIMEOUT, client, connect, connect_blocking, password_in, subscribe,
 };
+pub use size::Size;
 
 use std::fmt;
 use std::time::Duration;
 
+use ::redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::StoreId;
@@ -22,6 +25,10 @@ use crate::time::Millis;
 
 /// Life of a heartbeat's key. Far beyond the age at which a store counts as stale, so that its age can still be told.
 pub const BEAT_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Life of a [`Claim`]'s key: an agent that is gone claims nothing.
+pub const CLAIM_LIFE: Duration = Duration::from_secs(15);
+/// Bytes read of an ack, a heartbeat or a claim. None is longer: whatever else stands there is cut off, and then it is none.
+const SHORT: usize = 4_096;
 /// Number of bell channels.
 const BELLS: u32 = 64;
 
@@ -66,7 +73,12 @@ impl Keys {
         self.of(store, "heartbeat")
     }
 
-    /// Set of all store ids: how central discovers a store.
+    /// The [`Claim`] of an agent that runs under this id and publishes nothing; written by such agents alone.
+    pub fn claim(&self, store: &StoreId) -> String {
+        self.of(store, "claim")
+    }
+
+    /// Set of all store ids: where central looks for new ones.
     pub fn stores(&self) -> String {
         format!("{}:stores", self.prefix)
     }
@@ -109,6 +121,52 @@ pub struct Beat {
     pub life_ms: i64,
 }
 
+/// What an agent says of itself that publishes nothing and beats no heart: one that waits for central's first word, or
+/// that has stopped itself (L6). Of several under one id the last to write is seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Claim {
+    /// Random number of the agent's process.
+    pub process: u64,
+    /// Its ledger's epoch.
+    pub epoch: u64,
+    /// `waiting`, or why it has stopped: `fenced`, `superseded`, `diverged`.
+    pub why: String,
+    /// Items that its database has.
+    pub items: u64,
+    /// Entries that central has not acknowledged.
+    pub backlog: u64,
+    /// For how long it has stood so, ms.
+    pub for_ms: u64,
+    /// Version of the agent.
+    pub version: String,
+}
+
+impl Claim {
+    /// Reads the reply to [`get_short`]. A value that is no claim is as good as none.
+    pub fn of(reply: Value) -> Option<Self> {
+        serde_json::from_str(&text_of(reply)?).ok()
+    }
+}
+
+/// Reads a key whose value is short, and no more of it than such a value may have.
+pub fn get_short(pipe: &mut Pipeline, key: &str) {
+    pipe.cmd("GETRANGE").arg(key).arg(0).arg(SHORT - 1);
+}
+
+/// The reply to [`get_short`]: the text, if there is any.
+pub fn text_of(reply: Value) -> Option<String> {
+    Option::<String>::from_redis_value(reply).ok()?.filter(|text| !text.is_empty())
+}
+
+/// Whether an error that Redis answered is one of the whole server, rather than of the key that was asked for: another
+/// connection, or some patience, is needed.
+pub fn is_of_the_server(error: &RedisError) -> bool {
+    let answered = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
+    let codes = ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "NOAUTH", "BUSY", "OOM", "MISCONF", "NOREPLICAS"];
+    !answered || error.code().is_some_and(|code| codes.contains(&code))
+}
+
 /// Redis's clock, from the reply of `TIME`.
 pub fn time(reply: (i64, i64)) -> Millis {
     Millis(reply.0.saturating_mul(1_000).saturating_add(reply.1 / 1_000))
@@ -117,6 +175,24 @@ pub fn time(reply: (i64, i64)) -> Millis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_keys_error_is_not_the_servers() {
+        let error = |code: &str| {
+            let line = format!("-{code} because\r\n");
+            match ::redis::parse_redis_value(line.as_bytes()).expect("a reply") {
+                Value::ServerError(error) => RedisError::from(error),
+                other => panic!("{other:?}"),
+            }
+        };
+        for code in ["NOPERM", "WRONGTYPE", "MOVED", "ERR"] {
+            assert!(!is_of_the_server(&error(code)), "{code}");
+        }
+        for code in ["LOADING", "OOM", "READONLY", "NOAUTH"] {
+            assert!(is_of_the_server(&error(code)), "{code}");
+        }
+        assert!(is_of_the_server(&(ErrorKind::Io, "gone").into()));
+    }
 
     #[test]
     fn keys_are_named_as_the_protocol_says() {

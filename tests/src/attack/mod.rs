@@ -99,7 +99,7 @@ pub async fn play(options: &Options) -> anyhow::Result<bool> {
     let cases: Vec<&Case> = CASES.iter().filter(|case| case.name.contains(only)).collect();
     ensure!(!cases.is_empty(), "no case has {only:?} in its name: {:?}", names());
     connections::raise_limit()?;
-    let rows = cases.into_iter().map(async |case| {
+    let rows = cases.into_iter().enumerate().map(async |(place, case)| {
         log.say(case.name, case.about);
         let began = Instant::now();
         // A world that does not come up panics with its logs: a case that could not be played, the others go on.
@@ -111,10 +111,12 @@ pub async fn play(options: &Options) -> anyhow::Result<bool> {
         };
         log.say(case.name, &format!("{} s: {}", began.elapsed().as_secs(), row.summary()));
         row.findings.iter().for_each(|finding| println!("{:>30}{finding}", ""));
-        row
+        (place, row)
     });
     // Times in milliseconds need a machine of their own; conditions do not.
-    let rows: Vec<Row> = stream::iter(rows).buffered(form.of(1, LANES)).collect().await;
+    let mut rows: Vec<(usize, Row)> = stream::iter(rows).buffer_unordered(form.of(1, LANES)).collect().await;
+    rows.sort_by_key(|(place, _)| *place);
+    let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
     report::print(&rows);
     Ok(rows.iter().all(|row| row.findings.is_empty()))
 }

@@ -166,6 +166,10 @@ fn query_start(target: &[u8]) -> usize {
 }
 
 fn path_byte(draft: &mut Draft, dice: &mut Dice) {
+    draft.is_loose = true;
+    if draft.target.is_empty() {
+        draft.target.push(b'/');
+    }
     let place = dice.below(draft.target.len() as u64) as usize;
     let byte = if dice.chance(500) { dice.below(256) as u8 } else { pick(dice, b"/.%?#&=;:@[]{}|\\^`\"<>~-_ +*") };
     match dice.below(3) {
@@ -173,11 +177,11 @@ fn path_byte(draft: &mut Draft, dice: &mut Dice) {
         1 => draft.target.insert(place, byte),
         _ => drop(draft.target.remove(place)),
     }
-    draft.is_loose = true;
 }
 
 fn path_encoding(draft: &mut Draft, dice: &mut Dice) {
-    let place = 1.max(dice.below(query_start(&draft.target) as u64) as usize).min(draft.target.len());
+    let end = query_start(&draft.target).max(1);
+    let place = (1 + dice.below(end as u64) as usize).min(draft.target.len());
     let own = draft.target.get(place).map_or("%2f".into(), |byte| format!("%{byte:02X}"));
     let text = pick(
         dice,

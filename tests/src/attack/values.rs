@@ -77,13 +77,16 @@ pub(super) async fn entry(arena: &mut Arena) -> anyhow::Result<()> {
     let mut redis = arena.redis().await?;
     let cursor = applied(&mut redis, HOSTILE).await?.cursor;
     arena.watch().await?;
-    let add = "redis.call('XADD', KEYS[1], ARGV[1], 'v', '1', 't', 'sold', 'i', 'op', 'b', \
-               string.rep('x', tonumber(ARGV[2])), 'c', ARGV[3], 'd', ARGV[3])";
-    let zero = "00000000000000000000000000000000";
-    let place = format!("{}-{}", cursor.epoch, cursor.seq + 1);
-    let bytes = arena.form.of(200, 48) << 20;
-    let add = redis::cmd("EVAL").arg(add).arg(1).arg(key(HOSTILE, "events")).arg(place).arg(bytes).arg(zero).to_owned();
-    let _: redis::Value = add.query_async(&mut redis).await?;
+    let (zero, bytes) = ("0".repeat(32), vec![b'x'; arena.form.of(200, 48) << 20]);
+    let mut add = redis::cmd("XADD");
+    add.arg(key(HOSTILE, "events"))
+        .arg(format!("{}-{}", cursor.epoch, cursor.seq + 1))
+        .arg("v")
+        .arg(1)
+        .arg("t")
+        .arg("sold");
+    add.arg("i").arg("op").arg("b").arg(bytes).arg("c").arg(&zero).arg("d").arg(&zero);
+    add.query_async::<()>(&mut redis).await?;
     sleep(arena.form.seconds(15, 4)).await;
     let _: i64 = redis::cmd("DEL").arg(key(HOSTILE, "events")).query_async(&mut redis).await?;
     Ok(())
@@ -144,7 +147,7 @@ pub(super) async fn denied(arena: &mut Arena) -> anyhow::Result<()> {
         redis::cmd("ACL").arg(&rules).query_async::<()>(redis).await
     };
     set(&mut redis, &[TILL, ONLINE]).await?;
-    sleep(arena.form.seconds(10, 4)).await;
+    sleep(arena.form.seconds(10, 7)).await;
     set(&mut redis, &["*"]).await?;
     Ok(())
 }

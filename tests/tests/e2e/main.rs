@@ -3,6 +3,7 @@
 mod acl;
 mod bad_input;
 mod flush;
+mod hostile_redis;
 mod last_unit;
 mod life;
 mod link;

@@ -12,7 +12,10 @@ const SOON: Duration = Duration::from_secs(15);
 async fn a_full_batch_that_does_not_fit_stops_no_sweep() {
     let world = Builder { sweep_ms: 300, ..Builder::default() }.start(&["s1"]).await;
     let mut redis = world.redis_connection().await;
+    let claim = r#"{"process":1,"epoch":7,"why":"waiting","items":0,"backlog":0,"forMs":0,"version":"1"}"#;
     let mut pipe = redis::pipe();
+    pipe.cmd("SET").arg("shelf:{ghost}:claim").arg(claim).ignore();
+    pipe.cmd("SET").arg("shelf:{late}:claim").arg(claim).ignore();
     pipe.cmd("SADD").arg("shelf:stores").arg("ghost").ignore();
     for seq in 5..3_000 {
         let add = pipe.cmd("XADD").arg("shelf:{ghost}:events").arg(format!("7-{seq}"));

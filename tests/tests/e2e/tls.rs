@@ -57,7 +57,7 @@ async fn a_server_that_is_not_the_right_one_is_not_talked_to_and_the_log_says_wh
         format!("--redis-cert-file={}", files.client.display()),
         format!("--redis-key-file={}", files.client_key.display()),
     ];
-    let all = [&[ca.clone()], own.as_slice()].concat();
+    let all = [std::slice::from_ref(&ca), own.as_slice()].concat();
     let cases = [
         (right.clone(), [&[other_ca], own.as_slice()].concat(), "UnknownIssuer: no CA in REDIS_CA_FILE"),
         (right.clone(), own.to_vec(), "UnknownIssuer: no CA in REDIS_CA_FILE"),
