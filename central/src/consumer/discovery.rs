@@ -130,8 +130,7 @@ impl Discovery {
             if !std::mem::replace(&mut place.warned, true) {
                 tracing::warn!(key = self.rounds.keys.stores(), why, "new stores are not found");
             }
-            *self.newcomers.0.write() =
-                Some(Shown { held_back: Some("the set of stores cannot be read"), ..Shown::default() });
+            self.show(Shown { held_back: Some("the set of stores cannot be read"), ..Shown::default() });
             return Ok(());
         }
         place.warned = false;

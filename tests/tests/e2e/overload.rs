@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use tests::{Client, Process, binary, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,8 +38,9 @@ impl Agent {
         let process = Process::start(Path::new("/bin/sh"), &args, &dir.path().join("log"));
         let port = until("the agent says its port", SOON, async || {
             let log = process.tail();
-            let port = log.split("listening on http://127.0.0.1:").nth(1).and_then(|rest| rest.lines().next());
-            port.and_then(|port| port.trim().parse().ok()).ok_or(log.clone())
+            let port =
+                log.split("listening on http://127.0.0.1:").nth(1).and_then(|rest| rest.split_whitespace().next());
+            port.and_then(|port| port.parse().ok()).ok_or(log.clone())
         })
         .await;
         let agent = Self { port, process, dir };
@@ -217,14 +218,4 @@ async fn a_stop_takes_no_longer_than_eight_seconds() {
     let ended = agent.ended(Duration::from_secs(9)).await;
     assert!(ended.success(), "{}", agent.process.tail());
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_query_of_many_parameters_is_refused_at_once() {
-    let agent = Agent::start(1_024).await;
-    let many: Vec<String> = (0..700).map(|number| format!("p{number}=1")).collect();
-    for query in [many.join("&"), format!("q={}", "x".repeat(9_000))] {
-        let refused: Value = agent.client().get(&format!("/v1/inventory?{query}")).await.expect(400);
-        assert_eq!(refused["code"], "invalid_request");
-    }
 }
