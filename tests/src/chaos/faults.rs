@@ -681,6 +681,9 @@ async fn backup(rig: &Rig, daemon: &Daemon, to: &Path) -> anyhow::Result<()> {
         let _ = std::fs::remove_file(to);
         bail!("backup of {}: {said}", daemon.name);
     }
+    // Here it stands for a file that was copied by hand, which nothing marks as a copy.
+    let schema = if daemon.who == Who::Central { central::database::SCHEMA } else { store_agent::ledger::SCHEMA };
+    shared::sqlite::put_in_service(&rusqlite::Connection::open(to)?, schema)?;
     rig.records.lock().expect("no thread panics").totals.copies += 1;
     Ok(())
 }

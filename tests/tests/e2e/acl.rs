@@ -153,7 +153,10 @@ async fn the_lines_work_when_pasted() {
     assert_eq!(world.redis(&["ACL", "LIST"]).await.expect("Redis answers"), users, "as a file");
     for args in [&["acl"] as &[&str], &["stores", "acl", "store-1"]] {
         let (done, line) = world.tool("central", args).await;
-        assert!(done && OPERATIONS.contains(&format!("\n    {line}")), "the operators are told another line than {line}");
+        assert!(
+            done && OPERATIONS.contains(&format!("\n    {line}")),
+            "the operators are told another line than {line}"
+        );
     }
     let (done, said) = world.tool("central", &["stores", "acl", "default"]).await;
     assert!(!done && said.contains("--user"), "{said}");

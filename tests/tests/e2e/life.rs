@@ -79,9 +79,10 @@ async fn a_new_machine_takes_over_from_central() {
 async fn an_old_copy_stops_itself_sells_on_and_takes_in_what_it_missed() {
     let mut world = world().await;
     let old = world.dir().join("yesterday.db");
-    let (done, said) =
-        world.tool("store-agent", &["backup", "--store-id", "s1", "--to", &old.display().to_string()]).await;
-    assert!(done, "{said}");
+    assert_eq!(world.terminate(&agent()), Some(0));
+    std::fs::copy(world.database("s1"), &old).expect("a copy by hand");
+    world.restart(&agent()).await;
+    world.converged(SOON).await;
     world.store("s1").post("/v1/purchase/tea", json!({"quantity": 10})).await.expect(200);
     world.converged(SOON).await;
     world.kill(&agent());
@@ -111,12 +112,70 @@ async fn an_old_copy_stops_itself_sells_on_and_takes_in_what_it_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_goes_back_by_a_restore_alone() {
+    let mut world = world().await;
+    let backup = world.dir().join("yesterday.db").display().to_string();
+    let (done, said) = world.tool("store-agent", &["backup", "--store-id", "s1", "--to", &backup]).await;
+    assert!(done && said.contains("restore --from"), "{said}");
+    world.store("s1").post("/v1/purchase/tea", json!({"quantity": 10})).await.expect(200);
+    world.converged(SOON).await;
+    world.kill(&agent());
+    let serve = ["serve", "--store-id", "s1", "--listen", "127.0.0.1:0"];
+    let (done, said) = world.tool("store-agent", &[&serve[..], &["--database-path", backup.as_str()]].concat()).await;
+    assert!(!done && said.contains("is a copy"), "{said}");
+
+    restored(&world, &["--from", &backup]).await;
+    world.restart(&agent()).await;
+    world.converged(SOON).await;
+    assert_eq!(world.store("s1").get("/v1/inventory/tea").await.expect(200)["quantity"], 40);
+
+    // Put in place by hand, and restored twice: what was there is kept once.
+    world.kill(&agent());
+    remove(&world, "s1");
+    std::fs::copy(&backup, world.database("s1")).expect("the copy goes back");
+    let (done, said) = world.tool("store-agent", &serve).await;
+    assert!(!done && said.contains("is a copy"), "{said}");
+    let central = format!("http://127.0.0.1:{}", world.central_port());
+    world.kill(&Daemon::Central);
+    let dir = world.dir().to_owned();
+    let kept = || {
+        let names = std::fs::read_dir(&dir).expect("reads").filter_map(Result::ok).map(|file| file.file_name());
+        // What SQLite keeps beside them does not count.
+        let is_kept = |name: &str| name.split_once(".before-restore-").is_some_and(|(_, at)| at.parse::<u64>().is_ok());
+        names.filter(|name| name.to_str().is_some_and(is_kept)).count()
+    };
+    let before = kept();
+    let (done, said) = world.tool("store-agent", &["restore", "--store-id", "s1", "--central", &central]).await;
+    assert!(!done && said.contains("does not answer"), "{said}");
+    assert_eq!(kept(), before, "nothing was done before central had answered");
+    world.restart(&Daemon::Central).await;
+    restored(&world, &[]).await;
+    assert_eq!(kept(), before + 1);
+    world.restart(&agent()).await;
+    world.converged(SOON).await;
+    assert_eq!(world.store("s1").get("/v1/inventory/tea").await.expect(200)["quantity"], 40);
+    audited(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mistyped_path_makes_no_folder_and_a_new_database_is_announced() {
+    let world = world().await;
+    let serve = ["serve", "--store-id", "s9", "--listen", "127.0.0.1:0", "--database-path"];
+    let mistyped = world.dir().join("fodler").join("s9.db").display().to_string();
+    let (done, said) = world.tool("store-agent", &[&serve[..], &[mistyped.as_str()]].concat()).await;
+    assert!(!done && said.contains("fodler does not exist"), "{said}");
+    let status = world.store("s1").get("/v1/status").await.expect(200);
+    assert_eq!((&status["items"], &status["new"]), (&json!(1), &json!(false)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_agent_with_a_known_id_is_refused_until_someone_chooses() {
     let mut world = world().await;
     assert_eq!(world.terminate(&agent()), Some(0));
     remove(&world, "s1");
     world.restart(&agent()).await;
     let store = world.store("s1");
+    assert_eq!(store.get("/v1/status").await.expect(200)["new"], true);
     store.post("/v1/inventory", json!({"productId": "new", "quantity": 1})).await.expect(201);
     until("it is fenced", SOON, async || {
         let status = store.get("/v1/status").await.body;
@@ -127,7 +186,7 @@ async fn an_empty_agent_with_a_known_id_is_refused_until_someone_chooses() {
     assert_eq!(seen["claims"].as_array().map(Vec::len), Some(1), "{seen}");
     assert_eq!(world.terminate(&agent()), Some(0));
     let (done, said) = world.tool("store-agent", &["restore", "--store-id", "s1"]).await;
-    assert!(!done && said.contains("--state"), "{said}");
+    assert!(!done && said.contains("--state") && said.contains("central was not asked yet"), "{said}");
     restored(&world, &["--state", "central"]).await;
     world.restart(&agent()).await;
     world.converged(SOON).await;

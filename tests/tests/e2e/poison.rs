@@ -97,6 +97,21 @@ async fn garbage_in_a_stream_is_cleared_and_others_do_not_notice() {
         world.store("s1").post("/v1/purchase/tea", json!({"quantity": 1})).await.expect(200);
         world.converged(SOON).await;
     }
+    // Nobody sells or asks: the store looks at its own stream, and central at its own.
+    for stream in ["shelf:{s1}:events", "shelf:{s1}:commands"] {
+        world.redis(&["DEL", stream]).await.expect("Redis answers");
+        world.redis(&["SET", stream, "not a stream"]).await.expect("Redis takes it");
+    }
+    until("the foreign keys are gone", SOON, async || {
+        let mut left = Vec::new();
+        for stream in ["shelf:{s1}:events", "shelf:{s1}:commands"] {
+            left.push(world.redis(&["TYPE", stream]).await.expect("Redis answers"));
+        }
+        let foreign = redis::Value::SimpleString("string".into());
+        if left.contains(&foreign) { Err(left) } else { Ok(()) }
+    })
+    .await;
+    world.online("s1").await;
     let central = world.central();
     until("a purchase is confirmed", SOON, async || {
         let answer = central.post_with("/v1/purchase/s1/tea", &[("prefer", "wait=5")], json!({"quantity": 1})).await;
