@@ -217,10 +217,16 @@ impl World {
         self.redis = Some(process);
     }
 
-    /// A connection to Redis.
+    /// A connection to Redis. What a busy machine does slowly is no error of it.
     pub async fn redis_connection(&self) -> redis::aio::MultiplexedConnection {
-        let client = redis::Client::open(self.redis_url()).expect("an address");
-        client.get_multiplexed_async_connection().await.expect("Redis answers")
+        self.connect_to_redis().await.expect("Redis answers")
+    }
+
+    async fn connect_to_redis(&self) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(LONG))
+            .set_response_timeout(Some(LONG));
+        redis::Client::open(self.redis_url())?.get_multiplexed_async_connection_with_config(&config).await
     }
 
     /// Runs a Redis command without arguments.
@@ -230,8 +236,7 @@ impl World {
 
     /// Runs a Redis command.
     pub async fn redis(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
-        let client = redis::Client::open(self.redis_url())?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut connection = self.connect_to_redis().await?;
         let (name, arguments) = words.split_first().expect("a command has a name");
         redis::cmd(name).arg(arguments).query_async(&mut connection).await
     }
