@@ -223,9 +223,8 @@ impl World {
     }
 
     async fn connect_to_redis(&self) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
-        let config = redis::AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(LONG))
-            .set_response_timeout(Some(LONG));
+        let config =
+            redis::AsyncConnectionConfig::new().set_connection_timeout(Some(LONG)).set_response_timeout(Some(LONG));
         redis::Client::open(self.redis_url())?.get_multiplexed_async_connection_with_config(&config).await
     }
 
