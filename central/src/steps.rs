@@ -435,6 +435,18 @@ mod tests {
         assert!(commands::is_resync_asked(&connection, &agent.id).expect("reads"));
     }
 
+    #[test]
+    fn an_idle_store_that_differs_is_asked_again_after_a_minute() {
+        let connection = database();
+        let agent = Agent::settled("s1", &connection);
+        let mut store = agent.store(&connection);
+        (store.suspect, store.digest_state, store.resync_at) = (true, DigestState::Different, Some(NOW));
+        store.save(&connection).expect("writes");
+        assert!(!view::look_after(&connection, &agent.id, NOW.plus(59_000)).expect("reads"));
+        assert!(view::look_after(&connection, &agent.id, NOW.plus(60_000)).expect("reads"));
+        assert!(!view::look_after(&connection, &agent.id, NOW.plus(120_000)).expect("reads"), "it has yet to answer");
+    }
+
     /// `STEPS_STORES=100 STEPS_ITEMS=10000 cargo test --release -p central how_long -- --nocapture` measures the longest
     /// transaction of each kind with a file on disk; by default it is only seen to work.
     #[test]

@@ -126,7 +126,7 @@ fn receive_batch(
     }
     let (mut last_digest, mut last_parked) = (None, false);
     for received in batch {
-        if (store.installing && !planted(Bug::EntriesOvertakeOutcomes)) || budget.is_spent() {
+        if store.installing || budget.is_spent() {
             applied.more = true;
             break;
         }
@@ -328,8 +328,7 @@ fn compare(
 /// On a sweep: a store that still differs is asked again. Its last resync may have been asked for within the minute in
 /// which something else went wrong, and an idle store sends nothing that would bring it up. Says whether it was asked.
 pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite::Result<bool> {
-    let due = |store: &Store| store.wants_resync() && !planted(Bug::SuspectNotAskedAgain);
-    let Some(mut store) = stores::find(connection, id)?.filter(due) else {
+    let Some(mut store) = stores::find(connection, id)?.filter(Store::wants_resync) else {
         return Ok(false);
     };
     let before = store.command_head;

@@ -48,16 +48,12 @@ pub enum Bug {
     UnnamedItemsStay,
     /// Central does not compare digests.
     DigestNotCompared,
-    /// A suspect store is asked once, whatever becomes of it.
-    SuspectNotAskedAgain,
     /// A new state's items do not reach the totals.
     TotalsNotMoved,
     /// Rows that had changed by themselves leave the totals wrong.
     TotalsNeverRecounted,
     /// Of the outcomes that came with a state only those of the first step are settled.
     OutcomesHalfSettled,
-    /// Entries are applied before the outcomes that came with the state before them.
-    EntriesOvertakeOutcomes,
     /// The store executes a command again that it has executed.
     NoDedupeByCommand,
     /// The store executes commands of any command epoch.
@@ -82,12 +78,6 @@ pub enum Bug {
     RestoreRepeatsKnown,
     /// A restore does not take over what waits to be picked and what was answered.
     RestoreWithoutOutcomes,
-    /// A shortage that a restore finds has the id of the operation behind it.
-    ShortageSharesId,
-    /// A restore records again a shortage that an earlier one had found.
-    ShortageRepeated,
-    /// A cancel that is recorded again over a confirmation gives nothing back.
-    CancelWithoutUnits,
     /// A restored ledger claims entries that left its log.
     RestoreClaimsAll,
     /// An opening's command epoch does not repeat what is unsettled.
@@ -117,11 +107,9 @@ pub const BUGS: &[Bug] = &[
     Bug::OutcomesLeftOut,
     Bug::UnnamedItemsStay,
     Bug::DigestNotCompared,
-    Bug::SuspectNotAskedAgain,
     Bug::TotalsNotMoved,
     Bug::TotalsNeverRecounted,
     Bug::OutcomesHalfSettled,
-    Bug::EntriesOvertakeOutcomes,
     Bug::NoDedupeByCommand,
     Bug::CommandEpochNameIgnored,
     Bug::DeadlineIgnored,
@@ -134,9 +122,6 @@ pub const BUGS: &[Bug] = &[
     Bug::RestoreForgetsOwn,
     Bug::RestoreRepeatsKnown,
     Bug::RestoreWithoutOutcomes,
-    Bug::ShortageSharesId,
-    Bug::ShortageRepeated,
-    Bug::CancelWithoutUnits,
     Bug::RestoreClaimsAll,
     Bug::UnsettledNotRepeated,
 ];

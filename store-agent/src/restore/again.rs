@@ -3,7 +3,6 @@
 use rusqlite::Connection;
 use shared::domain::{Change, Item, apply};
 use shared::ids::OperationId;
-use shared::planted::{Bug, planted};
 use shared::time::Millis;
 use shared::wire::{Event, Fact, Kind, Outcome, PurchaseRef};
 
@@ -25,7 +24,7 @@ pub(super) fn record(
     let (Some((kind, mut original)), Ok(operation)) = (fact(kind, body), OperationId::parse(operation)) else {
         return Ok(false);
     };
-    let is_found_anew = kind == Kind::Shortage && original.replayed && !planted(Bug::ShortageRepeated);
+    let is_found_anew = kind == Kind::Shortage && original.replayed;
     if kind == Kind::LowStock || is_found_anew || is_settled(connection, kind, &original)? {
         return Ok(false);
     }
@@ -72,9 +71,6 @@ fn is_settled(connection: &Connection, kind: Kind, fact: &Fact) -> rusqlite::Res
 /// A shortage is an entry of its own, so it has an id of its own: central may have heard of it and not yet of the operation
 /// behind it. It follows from the operation's, so that the same one found twice is the same.
 fn of_shortage(operation: &OperationId) -> OperationId {
-    if planted(Bug::ShortageSharesId) {
-        return operation.clone();
-    }
     OperationId::from_key("shortage", operation.as_str())
 }
 
@@ -85,7 +81,7 @@ fn units_back(connection: &Connection, kind: Kind, fact: &Fact) -> rusqlite::Res
     };
     let attempt = commands::find_outcome(connection, &purchase.attempt)?;
     let is_taken = attempt.is_some_and(|attempt| attempt.kind == Kind::PurchaseConfirmed);
-    Ok((is_taken && !planted(Bug::CancelWithoutUnits)).then_some(purchase.quantity))
+    Ok(is_taken.then_some(purchase.quantity))
 }
 
 /// What happens to the item as it is now. Its quantity moves by the difference of then; if there are fewer units in the

@@ -298,6 +298,10 @@ impl World {
             return;
         }
         let number = self.dice.below(self.agents.len() as u64) as usize;
+        if !is_open(&self.agents[number]) {
+            // No agent serves with it, so a copy of it does nothing either.
+            return;
+        }
         let store = self.agents[number].store.clone();
         let file = copy(&self.agents[number].file);
         let process = self.dice.roll();
