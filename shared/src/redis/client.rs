@@ -28,7 +28,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where Redis is and how it is reached.
 #[derive(Clone, clap::Args)]
 pub struct Options {
-    /// Address of Redis: redis://[user[:password]@]host[:port], or rediss:// for TLS.
+    /// Address of Redis, such as redis://user:password@host:6379; rediss:// for TLS.
     #[arg(
         id = "redis_url",
         long = "redis-url",
