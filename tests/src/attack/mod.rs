@@ -2,7 +2,7 @@
 //!
 //! [`play`] goes through the cases, each in a world of its own: Redis, central, two stores. While an attack goes on a till
 //! sells at the store that is attacked, a buyer buys at another one, and memory and descriptors of both processes are
-//! watched ([`probes`]). A case is bounded in number and time and ends by itself; afterwards everything must be well again:
+//! watched (`probes`). A case is bounded in number and time and ends by itself; afterwards everything must be well again:
 //! service, memory, and central equal to the stores. All of it stays on 127.0.0.0/8; tills and buyers come from 127.0.0.1,
 //! the attack from other addresses, so that a limit for each peer can tell them apart.
 
