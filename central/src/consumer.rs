@@ -194,14 +194,15 @@ impl MainLane {
             }
             let due = self.queue.take(pace.stores());
             match self.round(&mut connection, &due, pace).await {
-                Ok(more) => {
+                Ok(Left { more, unread: left }) => {
+                    // Once is enough: under steady traffic there is always more.
                     if let Some(unread) = &mut unread {
-                        unread.retain(|id| more.contains(id) || (!due.contains(id) && !self.queue.is_apart(id)));
+                        unread.retain(|id| left.contains(id) || (!due.contains(id) && !self.queue.is_apart(id)));
                         if unread.is_empty() && !presence.has_swept() {
                             presence.note_swept();
                         }
                     }
-                    more.into_iter().for_each(|id| self.queue.ring(id));
+                    more.into_iter().chain(left).for_each(|id| self.queue.ring(id));
                 }
                 Err(Failure::Busy) => {
                     due.into_iter().for_each(|id| self.queue.ring(id));
@@ -248,22 +249,22 @@ impl MainLane {
         Ok(all)
     }
 
-    /// Looks, reads, applies, acknowledges. Returns the stores that have more to say.
+    /// Looks, reads, applies, acknowledges.
     async fn round(
         &self,
         connection: &mut MultiplexedConnection,
         due: &[StoreId],
         pace: &mut Pace,
-    ) -> Result<Vec<StoreId>, Failure> {
+    ) -> Result<Left, Failure> {
         let read_at = Millis::now();
-        let (mut wanted, mut more) = (Vec::new(), Vec::new());
+        let (mut wanted, mut unread) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         for Found { id, cursor, size, look } in self.rounds.look(connection, due).await? {
             match size {
                 Err(why) => self.rounds.cannot_be_read(&id, &why),
                 Ok(size) if size.entries == 0 => self.rounds.has_nothing(&id, cursor, &look, read_at),
                 Ok(size) if size.bytes > BYTES_A_STORE => self.queue.set_apart(&id),
-                Ok(size) if bytes > 0 && bytes + size.bytes > pace.bytes() => more.push(id),
+                Ok(size) if bytes > 0 && bytes + size.bytes > pace.bytes() => unread.push(id),
                 Ok(size) => {
                     bytes += size.bytes;
                     wanted.push(Wanted { id, cursor, look, count: 0 });
@@ -285,9 +286,17 @@ impl MainLane {
             pace.worked();
         }
         let taken = self.rounds.take_in(connection, wanted, deliveries, read_at).await?;
-        more.extend(taken.into_iter().filter(|(_, more)| *more).map(|(id, _)| id));
-        Ok(more)
+        let more = taken.into_iter().filter(|(_, more)| *more).map(|(id, _)| id).collect();
+        Ok(Left { more, unread })
     }
+}
+
+/// What a round left for the next one.
+struct Left {
+    /// Stores that have more to say.
+    more: Vec<StoreId>,
+    /// Stores that were not read: together with the others they had too much.
+    unread: Vec<StoreId>,
 }
 
 /// How much is read at once: what took too long is half as much the next time.
