@@ -202,7 +202,8 @@ impl MainLane {
                             presence.note_swept();
                         }
                     }
-                    more.into_iter().chain(left).for_each(|id| self.queue.ring(id));
+                    more.into_iter().for_each(|id| self.queue.ring(id));
+                    self.queue.put_back(left);
                 }
                 Err(Failure::Busy) => {
                     due.into_iter().for_each(|id| self.queue.ring(id));

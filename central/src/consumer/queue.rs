@@ -4,7 +4,7 @@
 //! are remembered, whoever rings. Nobody waits for ever: stores are taken in turn, wherever bells ring most.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ops::Bound::{Excluded, Unbounded};
+use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,14 +21,20 @@ pub(super) struct Queue {
     sweep: Arc<Notify>,
 }
 
-#[derive(Default)]
 struct State {
     /// `None`: not told yet.
     known: Option<Arc<HashSet<StoreId>>>,
     due: BTreeSet<StoreId>,
-    last: Option<StoreId>,
+    /// Whose turn it is in the main lane.
+    turn: Bound<StoreId>,
     slow: BTreeMap<StoreId, Slow>,
     last_slow: Option<StoreId>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { known: None, due: BTreeSet::new(), turn: Unbounded, slow: BTreeMap::new(), last_slow: None }
+    }
 }
 
 /// A store in the slow lane.
@@ -97,7 +103,7 @@ impl Queue {
     /// Up to so many stores of the main lane, in turn.
     pub(super) fn take(&self, most: usize) -> Vec<StoreId> {
         let mut state = self.lock();
-        let from = state.last.clone().map_or(Unbounded, Excluded);
+        let from = state.turn.clone();
         let behind: Vec<StoreId> = state.due.range((from, Unbounded)).take(most).cloned().collect();
         let mut taken = behind;
         let rest = most - taken.len();
@@ -107,9 +113,16 @@ impl Queue {
             state.due.remove(id);
         }
         if let Some(last) = taken.last() {
-            state.last = Some(last.clone());
+            state.turn = Excluded(last.clone());
         }
         taken
+    }
+
+    /// These were taken and had to wait, in this order: they are due, and the first of them comes first.
+    pub(super) fn put_back(&self, waiting: Vec<StoreId>) {
+        let Some(first) = waiting.first().cloned() else { return };
+        waiting.into_iter().for_each(|id| self.ring(id));
+        self.lock().turn = Included(first);
     }
 
     /// Whether the main lane has nothing to do.
@@ -230,6 +243,21 @@ mod tests {
             queue.ring(id("b"));
         }
         assert_eq!(looked_at.len(), 4, "{looked_at:?}");
+    }
+
+    #[test]
+    fn who_had_to_wait_comes_first_in_the_next_round() {
+        let queue = queue(&["a", "b", "c", "d"]);
+        let mut read = Vec::new();
+        for _ in 0..2 {
+            // All have news all the time, and a round has room for two of them.
+            queue.ring_all();
+            let mut taken = queue.take(256);
+            let waiting = taken.split_off(2);
+            read.extend(taken);
+            queue.put_back(waiting);
+        }
+        assert_eq!(read, ["a", "b", "c", "d"].map(id));
     }
 
     #[tokio::test]
