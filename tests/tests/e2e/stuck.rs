@@ -53,21 +53,22 @@ async fn purchases_that_wait_for_a_store_that_hangs_keep_out_no_reader() {
     let agent = Daemon::Store("s1".into());
     world.running(&agent).signal(Signal::SIGSTOP);
     let central = world.central();
-    // Above the 1,024 requests that may be at work at once.
-    let waits: Vec<_> = (0..1_100)
-        .map(|_| {
+    // Above the 1,024 requests that may be at work at once; never so many that have yet to begin their wait.
+    let mut waits = Vec::new();
+    for waiting in [275, 550, 825, 1_100] {
+        waits.extend((0..275).map(|_| {
             let central = central.clone();
             tokio::spawn(async move {
                 let wait = [("prefer", "wait=20")];
                 central.post_with("/v1/purchase/s1/tea", &wait, json!({"quantity": 1})).await
             })
+        }));
+        until("all of them wait", SOON, async || {
+            let open = central.get("/v1/stores/s1").await.expect(200)["openPurchases"].clone();
+            if open == waiting { Ok(()) } else { Err(open) }
         })
-        .collect();
-    until("all of them wait", SOON, async || {
-        let open = central.get("/v1/stores/s1").await.expect(200)["openPurchases"].clone();
-        if open == 1_100 { Ok(()) } else { Err(open) }
-    })
-    .await;
+        .await;
+    }
     assert_eq!(central.get("/v1/inventory/s1/tea").await.expect(200)["pending"], 1_100);
     world.running(&agent).signal(Signal::SIGCONT);
     for wait in waits {
