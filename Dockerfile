@@ -4,9 +4,9 @@
 #   docker build --target store-agent -t shelfstream-store-agent .
 
 FROM rust:1.95-slim-bookworm AS build
-# SQLite, zstd, BLAKE3 and ring (TLS) are compiled from source. The slim image has a C compiler today; this says that it is needed.
+# SQLite, zstd, BLAKE3, ring (TLS) and jemalloc are compiled from source.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev make \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY . .

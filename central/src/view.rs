@@ -32,7 +32,7 @@ pub struct Budget {
 
 impl Budget {
     /// Of a transaction for which nobody waits longer than some tens of milliseconds.
-    pub const FULL: u64 = 2_000;
+    pub const FULL: u64 = 1_000;
     /// An entry's own row, its item, total and cursor.
     const ENTRY: u64 = 2;
 

@@ -9,6 +9,11 @@ use store_agent::tools;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+/// Gives memory back after a flood of connections, SQLite's too; the C library keeps it. `.cargo/config.toml` has its settings.
+#[cfg(unix)]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     shared::daemon::run_main(run())
 }

@@ -15,7 +15,7 @@ use shared::time::Millis;
 
 use super::redis::{Call, Redis};
 use super::sending::{Progress, Sending};
-use super::{BUDGET, EVENT_BATCH, STEP, WINDOW};
+use super::{EVENT_BATCH, WINDOW};
 
 /// Where the consumer stands with one store.
 enum Consuming {
@@ -37,6 +37,8 @@ pub(super) struct Central {
     pub(super) network: bool,
     /// Its clock's error, ms.
     pub(super) skew: i64,
+    /// Rows that it writes in one transaction, about.
+    budget: u64,
     keys: Keys,
     consuming: BTreeMap<StoreId, Consuming>,
     sending: BTreeMap<StoreId, Sending>,
@@ -44,12 +46,13 @@ pub(super) struct Central {
 
 impl Central {
     /// A process over a file.
-    pub(super) fn start(file: Connection, keys: &Keys) -> Self {
+    pub(super) fn start(file: Connection, keys: &Keys, budget: u64) -> Self {
         Self {
             file,
             runs: true,
             network: true,
             skew: 0,
+            budget,
             keys: keys.clone(),
             consuming: BTreeMap::new(),
             sending: BTreeMap::new(),
@@ -132,7 +135,7 @@ impl Central {
             Consuming::Apply(batch) => {
                 let batch: Vec<Received> = batch.into_iter().map(Ok).collect();
                 let mut ack = None;
-                let mut budget = Budget::new(BUDGET);
+                let mut budget = Budget::new(self.budget);
                 let end = batch.iter().flatten().next_back().map(shared::link::Entry::cursor);
                 let outlived = commit(&self.file, &mut |connection| {
                     ack = Some(view::receive(connection, store, &batch, clock, &mut budget)?.ack);
@@ -169,11 +172,12 @@ impl Central {
         if !is_due && !totals::is_recounting(&self.file).expect("the view can be read") {
             return false;
         }
+        let rows = (self.budget / 2) as usize;
         commit(&self.file, &mut |connection| {
             if is_due {
-                steps::step(connection, store, STEP, clock).map(|_| ())
+                steps::step(connection, store, rows, clock).map(|_| ())
             } else {
-                totals::recount_step(connection, STEP).map(|_| ())
+                totals::recount_step(connection, rows).map(|_| ())
             }
         });
         true

@@ -22,11 +22,9 @@ use std::collections::BTreeMap;
 const WINDOW: u64 = 6;
 /// Entries that central reads at once.
 const EVENT_BATCH: usize = 5;
-/// Rows that central writes in one transaction of its consumer, about: an entry is two, hence one entry at a time, and
-/// outcomes that came with a state one by one.
-const BUDGET: u64 = 2;
-/// Rows of one step of what central does besides.
-const STEP: usize = 1;
+/// Rows that central writes in one transaction, a seed each: one entry at a time, and outcomes that came with a state one
+/// by one; a few; whole batches.
+const BUDGETS: [u64; 3] = [2, 8, 200];
 /// Commands that an agent reads at once.
 const COMMAND_BATCH: usize = 3;
 

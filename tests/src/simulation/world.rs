@@ -11,7 +11,7 @@ use super::central::Central;
 use super::redis::Redis;
 use super::sending::Progress;
 use super::traffic::Look;
-use super::{Outcome, humans};
+use super::{BUDGETS, Outcome, humans};
 use crate::Dice;
 use crate::history::{History, judge};
 
@@ -84,10 +84,11 @@ impl World {
             (0..1 + dice.below(2)).map(|n| StoreId::parse(&format!("s{n}")).expect("a valid id")).collect();
         let products = ["ale", "bun", "cod"].map(|name| ProductId::parse(name).expect("a valid id")).to_vec();
         let file = shared::sqlite::memory(central::database::SCHEMA).expect("a database in memory");
+        let budget = BUDGETS[dice.below(BUDGETS.len() as u64) as usize];
         let mut world = Self {
             now: START,
             redis: Redis::default(),
-            central: Central::start(file, &keys),
+            central: Central::start(file, &keys, budget),
             agents: Vec::new(),
             copies: Vec::new(),
             looks: Vec::new(),
