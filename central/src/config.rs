@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use shared::daemon::LogFormat;
-use shared::ids::StoreId;
+use protocol::ids::StoreId;
+use runtime::daemon::LogFormat;
 
 /// Central of a chain of stores: the global view of their stock, and online purchases that the stores confirm.
 #[derive(Debug, Parser)]
@@ -79,7 +79,7 @@ pub struct Restore {
     pub from: Option<PathBuf>,
     /// Where Redis is and how it is reached; what the stores have acknowledged is looked up there if it answers.
     #[command(flatten)]
-    pub redis: shared::redis::Options,
+    pub redis: runtime::redis::Options,
     /// Prefix of all Redis keys.
     #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
     pub key_prefix: String,
@@ -139,7 +139,7 @@ pub struct StoreAcl {
 pub struct Serve {
     /// Where Redis is and how it is reached.
     #[command(flatten)]
-    pub redis: shared::redis::Options,
+    pub redis: runtime::redis::Options,
     /// The database file; made if it does not exist.
     #[arg(long, env = "DATABASE_PATH", default_value = "central.db")]
     pub database_path: PathBuf,

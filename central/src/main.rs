@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use central::config::{Cli, Command, Serve, Stores};
-use central::{acl, tools};
+use central::operators::acl;
+use central::operators::tools;
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -15,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    shared::daemon::run_main(run())
+    runtime::daemon::run_main(run())
 }
 
 async fn run() -> anyhow::Result<()> {
-    match Cli::parse_from(shared::daemon::arguments()).command {
+    match Cli::parse_from(runtime::daemon::arguments()).command {
         Command::Serve(options) => serve(options).await,
         Command::Restore(options) => tools::restore(&options).await,
         Command::Backup(options) => tools::backup(&options),
@@ -34,13 +35,13 @@ async fn run() -> anyhow::Result<()> {
 }
 
 async fn serve(config: Serve) -> anyhow::Result<()> {
-    shared::daemon::start_log(config.log_format);
+    runtime::daemon::start_log(config.log_format);
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let stop = CancellationToken::new();
     let signals = stop.clone();
     let signalled = tokio::spawn(async move {
-        let result = shared::daemon::asked_to_stop().await;
+        let result = runtime::daemon::asked_to_stop().await;
         signals.cancel();
         result
     });

@@ -4,30 +4,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use shared::daemon::{LinkThreads, Tasks};
-use shared::http::{Edge, Room};
-use shared::redis::Keys;
-use shared::sqlite::{Guard, Reader, Writer};
-use shared::time::Ticks;
+use runtime::clock::Ticks;
+use runtime::daemon::{LinkThreads, Tasks};
+use runtime::http::{Edge, Room};
+use runtime::redis::Keys;
+use runtime::sqlite::{Guard, Reader, Writer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Serve;
-use crate::consumer::{Consumer, Newcomers};
-use crate::database::SCHEMA;
 use crate::http::{App, router};
-use crate::presence::Presence;
-use crate::publisher::{Publisher, Wakes};
-use crate::redis_link::RedisLink;
-use crate::steps::Steps;
-use crate::waiting::Waiting;
-use crate::{maintenance, stores};
+use crate::links::consumer::{Consumer, Newcomers};
+use crate::links::presence::Presence;
+use crate::links::publisher::{Publisher, Wakes};
+use crate::links::redis_link::RedisLink;
+use crate::links::waiting::Waiting;
+use crate::operators::maintenance;
+use crate::projection::steps::Steps;
+use crate::storage::database::SCHEMA;
+use crate::storage::stores;
 
 /// Serves until `stop`, or until a part fails: then an error says which.
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
-    let client = shared::redis::client(&config.redis)?;
+    let client = runtime::redis::client(&config.redis)?;
     let path = config.database_path;
-    let (connection, _lock) = shared::sqlite::open(&path, SCHEMA)?;
+    let (connection, _lock) = runtime::sqlite::open(&path, SCHEMA)?;
     let known = stores::all(&connection)?.len();
     let wakes = Wakes::default();
     let committed = wakes.clone();
@@ -92,20 +93,20 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     }
     tracing::info!(database = %path.display(), stores = known, "listening on http://{address}");
     if let Some(file) = &config.address_file {
-        shared::daemon::tell_address(file, address)?;
+        runtime::daemon::tell_address(file, address)?;
     }
     let mut tasks = Tasks::new(stop.clone());
     let served = stop.clone();
-    let room = Room::within(shared::daemon::raise_descriptors()?);
+    let room = Room::within(runtime::daemon::raise_descriptors()?);
     tasks.add(
         "http",
-        async move { Ok(shared::http::serve(listener, router(Arc::new(app), edge), room, served).await?) },
+        async move { Ok(runtime::http::serve(listener, router(Arc::new(app), edge), room, served).await?) },
     );
     tasks.add_on(&link, "consumer", consumer.run(stop.clone()));
     tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
     tasks.add_on(&link, "steps", steps.run(stop.clone()));
     tasks.add_on(&link, "maintenance", maintenance::run(writer, link_reader, stop.clone()));
-    let inspection = shared::sqlite::inspect_daily(path.clone());
+    let inspection = runtime::sqlite::inspect_daily(path.clone());
     tasks.add("inspection", async move {
         tokio::select! {
             () = stop.cancelled() => Ok(()),
@@ -118,7 +119,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     });
     let ended = tasks.run().await;
     if let Err(error) = &ended {
-        shared::sqlite::note_damage(&path, error.chain());
+        runtime::sqlite::note_damage(&path, error.chain());
     }
     ended
 }

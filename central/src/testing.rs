@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use protocol::domain::Item;
+use protocol::hash::Digest;
+use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::link::{Cursor, Entry, Past};
+use protocol::time::Millis;
+use protocol::wire::{About, Event, Fact, Kind, Named, Outcome, SnapshotEnd, SnapshotPage};
+use runtime::redis::Received;
 use rusqlite::Connection;
-use shared::domain::Item;
-use shared::hash::Digest;
-use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
-use shared::link::{Cursor, Entry, Past};
-use shared::redis::Received;
-use shared::time::Millis;
-use shared::wire::{About, Event, Fact, Kind, Named, Outcome, SnapshotEnd, SnapshotPage};
 
-use crate::stores::{self, Store};
-use crate::view::{self, Applied, Budget};
-use crate::{database, purchases, steps, totals};
+use crate::projection::steps;
+use crate::projection::view::{self, Applied, Budget};
+use crate::promises::purchases;
+use crate::storage::database;
+use crate::storage::stores::{self, Store};
+use crate::storage::totals;
 
 /// Items or outcomes on a page of an agent's, at most.
 const PAGE: usize = 200;
@@ -21,7 +24,7 @@ const PAGE: usize = 200;
 pub(crate) const NOW: Millis = Millis(1_800_000_000_000);
 
 pub(crate) fn database() -> Connection {
-    shared::sqlite::memory(database::SCHEMA).expect("a database in memory")
+    runtime::sqlite::memory(database::SCHEMA).expect("a database in memory")
 }
 
 pub(crate) fn product(name: &str) -> ProductId {

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use shared::daemon::LogFormat;
-use shared::ids::StoreId;
+use protocol::ids::StoreId;
+use runtime::daemon::LogFormat;
 
 /// A store's agent: sells with or without a network, and keeps central up to date.
 #[derive(Debug, Parser)]
@@ -60,7 +60,7 @@ pub struct Restore {
     pub central: String,
     /// Where Redis is and how it is reached; what this store still has there is taken back if it answers.
     #[command(flatten)]
-    pub redis: shared::redis::Options,
+    pub redis: runtime::redis::Options,
     /// Prefix of all Redis keys.
     #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
     pub key_prefix: String,
@@ -113,7 +113,7 @@ pub struct Serve {
     pub store_id: StoreId,
     /// Where Redis is and how it is reached.
     #[command(flatten)]
-    pub redis: shared::redis::Options,
+    pub redis: runtime::redis::Options,
     /// The database file; made if it does not exist [default: STORE_ID.db].
     #[arg(long, env = "DATABASE_PATH")]
     pub database_path: Option<PathBuf>,

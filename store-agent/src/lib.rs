@@ -4,20 +4,12 @@
 //! of central takes effect once. An agent whose database is not the one that central follows stops publishing, and
 //! goes on selling.
 
-pub mod commands;
 pub mod config;
-pub mod connectivity;
 pub mod http;
-pub mod idempotency;
 pub mod ledger;
-pub mod maintenance;
+pub mod links;
 pub mod operations;
-pub mod publisher;
-pub mod purchases;
-pub mod receiver;
-pub mod restore;
+pub mod operators;
 pub mod run;
 #[cfg(test)]
 mod testing;
-pub mod tools;
-pub mod verify;

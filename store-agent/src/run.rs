@@ -4,28 +4,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use shared::daemon::{LinkThreads, Tasks};
-use shared::http::{Edge, Room};
-use shared::redis::Keys;
-use shared::sqlite::{Guard, Reader, Writer};
-use shared::time::Millis;
+use runtime::daemon::{LinkThreads, Tasks};
+use runtime::http::{Edge, Room};
+use runtime::redis::Keys;
+use runtime::sqlite::{Guard, Reader, Writer};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Serve;
-use crate::connectivity::Connectivity;
 use crate::http::{App, IMPORTS, router};
-use crate::publisher::Publisher;
-use crate::receiver::Receiver;
-use crate::{ledger, maintenance};
+use crate::ledger;
+use crate::links::connectivity::Connectivity;
+use crate::links::publisher::Publisher;
+use crate::links::receiver::Receiver;
+use crate::operators::maintenance;
 
 /// Serves until `stop`, or until a part fails: then an error says which.
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
-    let client = shared::redis::client(&config.redis)?;
+    let client = runtime::redis::client(&config.redis)?;
     let path = config.database();
-    let (connection, _lock) = shared::sqlite::open(&path, ledger::SCHEMA)?;
-    let is_new = ledger::initialise(&connection, &config.store_id, Millis::now())?;
+    let (connection, _lock) = runtime::sqlite::open(&path, ledger::SCHEMA)?;
+    let is_new = ledger::initialise(&connection, &config.store_id, runtime::clock::now())?;
     let head = ledger::head(&connection)?;
     let committed = Arc::new(Notify::new());
     let bell = committed.clone();
@@ -38,13 +38,13 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let link = LinkThreads::start()?;
     let link_reader = Reader::open(&path, 2, 1).context("the database cannot be read")?;
     let keys = Keys::new(&config.key_prefix);
-    let connectivity = Connectivity::new(Millis::now());
+    let connectivity = Connectivity::new(runtime::clock::now());
     let app = App {
         store: config.store_id.clone(),
         reader,
         writer: writer.clone(),
         connectivity: connectivity.clone(),
-        started_at: Millis::now(),
+        started_at: runtime::clock::now(),
         imports: Arc::new(Semaphore::new(IMPORTS)),
     };
     let publisher = Publisher {
@@ -87,19 +87,19 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         "listening on http://{address}"
     );
     if let Some(file) = &config.address_file {
-        shared::daemon::tell_address(file, address)?;
+        runtime::daemon::tell_address(file, address)?;
     }
     let mut tasks = Tasks::new(stop.clone());
     let served = stop.clone();
-    let room = Room::within(shared::daemon::raise_descriptors()?);
+    let room = Room::within(runtime::daemon::raise_descriptors()?);
     tasks.add(
         "http",
-        async move { Ok(shared::http::serve(listener, router(Arc::new(app), edge), room, served).await?) },
+        async move { Ok(runtime::http::serve(listener, router(Arc::new(app), edge), room, served).await?) },
     );
     tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
     tasks.add_on(&link, "receiver", receiver.run(stop.clone()));
     tasks.add_on(&link, "maintenance", maintenance::run(writer, stop.clone()));
-    let inspection = shared::sqlite::inspect_daily(path.clone());
+    let inspection = runtime::sqlite::inspect_daily(path.clone());
     tasks.add("inspection", async move {
         tokio::select! {
             () = stop.cancelled() => Ok(()),
@@ -112,7 +112,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     });
     let ended = tasks.run().await;
     if let Err(error) = &ended {
-        shared::sqlite::note_damage(&path, error.chain());
+        runtime::sqlite::note_damage(&path, error.chain());
     }
     ended
 }

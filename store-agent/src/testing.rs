@@ -1,13 +1,13 @@
 //! A store as the unit tests need it, and how SQLite answers a query.
 
+use protocol::domain::{Guard, Operation};
+use protocol::ids::{OperationId, ProductId, StoreId};
+use protocol::time::Millis;
+use protocol::wire::About;
 use rusqlite::Connection;
-use shared::domain::{Guard, Operation};
-use shared::ids::{OperationId, ProductId, StoreId};
-use shared::time::Millis;
-use shared::wire::About;
 
 use crate::ledger::{self, SCHEMA};
-use crate::operations::{Request, perform};
+use crate::operations::till::{Request, perform};
 
 pub(crate) const NOW: Millis = Millis(1_700_000_000_000);
 
@@ -35,7 +35,7 @@ pub(crate) fn act(connection: &Connection, id: &str, name: &str, does: Operation
 
 /// A new store with these items and so many units of each.
 pub(crate) fn store(items: &[(&str, i64)]) -> Connection {
-    let connection = shared::sqlite::memory(SCHEMA).expect("opens");
+    let connection = runtime::sqlite::memory(SCHEMA).expect("opens");
     ledger::initialise(&connection, &StoreId::parse("s1").expect("valid"), NOW).expect("is new");
     for (name, quantity) in items {
         let create = Operation::Create { name: (*name).into(), quantity: *quantity, low_at: None };

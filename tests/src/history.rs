@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use protocol::ids::{ProductId, StoreId};
+use protocol::wire::{Kind, Outcome};
 use rusqlite::{Connection, params};
-use shared::ids::{ProductId, StoreId};
-use shared::wire::{Kind, Outcome};
 
 /// What a client knows of something it asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,9 +120,11 @@ pub fn judge(
     stores: &[(StoreId, &Connection)],
 ) -> rusqlite::Result<Vec<String>> {
     let mut found = history.violations.clone();
-    found.extend(central::verify::verify(central)?.differences.into_iter().map(|text| format!("P6: central: {text}")));
+    found.extend(
+        central::operators::verify::verify(central)?.differences.into_iter().map(|text| format!("P6: central: {text}")),
+    );
     for (store, connection) in stores {
-        let audit = store_agent::verify::verify(connection)?;
+        let audit = store_agent::operators::verify::verify(connection)?;
         found.extend(audit.differences.into_iter().map(|text| format!("P6: {store}: {text}")));
         found.extend(compare(store, connection, central)?);
     }
@@ -136,7 +138,7 @@ pub fn judge(
 fn compare(store: &StoreId, connection: &Connection, central: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut found = Vec::new();
     let head = store_agent::ledger::head(connection)?;
-    let Some(seen) = central::stores::find(central, store)? else {
+    let Some(seen) = central::storage::stores::find(central, store)? else {
         return Ok(vec![format!("P6: central does not know {store}")]);
     };
     if seen.cursor != head.cursor {

@@ -1,9 +1,9 @@
 //! An event that this version of central does not understand.
 
+use protocol::link::{Entry, EntryId};
+use protocol::time::Millis;
+use runtime::sqlite::{DigestColumn, HashColumn};
 use rusqlite::{Connection, params};
-use shared::link::{Entry, EntryId};
-use shared::sqlite::{DigestColumn, HashColumn};
-use shared::time::Millis;
 use store_agent::ledger;
 
 /// Writes into a store's ledger, in the caller's transaction, what only a later version of the agent would.

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use protocol::ids::StoreId;
+use runtime::redis::Keys;
+use runtime::redis::acl::{self, Joining};
 use serde_json::json;
-use shared::ids::StoreId;
-use shared::redis::Keys;
-use shared::redis::acl::{self, Joining};
 use tempfile::TempDir;
 
 use crate::port::Port;

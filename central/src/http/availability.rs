@@ -7,17 +7,16 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use protocol::domain::Item;
+use protocol::ids::{ProductId, StoreId};
+use runtime::http::{Code, Prefer, Problem, ProductPath, Query, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shared::domain::Item;
-use shared::http::{Code, Prefer, Problem, ProductPath, Query, Result};
-use shared::ids::{ProductId, StoreId};
-use shared::time::Millis;
 
 use super::views::{ItemView, LAG, value};
 use super::{App, Shared};
-use crate::items;
-use crate::stores::{self, Store};
+use crate::storage::items;
+use crate::storage::stores::{self, Store};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new().route("/availability", get(many)).route("/availability/{productId}", get(one))
@@ -33,7 +32,7 @@ pub(super) fn offers(
             "select item.store_id from item join store on store.store_id = item.store_id and store.stock = item.stock \
              where item.product_id = ?1 order by item.store_id",
         )?
-        .query_map([product.as_str()], |row| shared::sqlite::parsed(row, 0))?
+        .query_map([product.as_str()], |row| runtime::sqlite::parsed(row, 0))?
         .collect::<rusqlite::Result<_>>()?;
     let mut offers = Vec::with_capacity(ids.len());
     for id in ids {
@@ -78,7 +77,7 @@ struct Filter {
 
 /// `None`: no store has the product.
 fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Option<Availability>> {
-    let now = Millis::now();
+    let now = runtime::clock::now();
     let (offers, name) = app.reader.point(|connection| {
         use rusqlite::OptionalExtension;
         let name = connection

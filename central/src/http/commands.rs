@@ -5,13 +5,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
+use runtime::http::{IdPath, List, Page, Prefer, Problem, Query, Result, encode_cursor};
 use rusqlite::ToSql;
 use serde::Deserialize;
-use shared::http::{IdPath, List, Page, Prefer, Problem, Query, Result, encode_cursor};
 
 use super::views::CommandView;
 use super::{App, Shared};
-use crate::commands::{self, Request};
+use crate::promises::commands::{self, Request};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new().route("/commands", get(list)).route("/commands/{id}", get(one))

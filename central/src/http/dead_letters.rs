@@ -5,13 +5,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use protocol::time::Millis;
+use protocol::wire::Event;
+use runtime::http::{Code, IdPath, OptionalBody, Problem, Query, Result};
+use runtime::sqlite::Abort;
 use rusqlite::params;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::http::{Code, IdPath, OptionalBody, Problem, Query, Result};
-use shared::sqlite::Abort;
-use shared::time::Millis;
-use shared::wire::Event;
 
 use super::{App, Shared};
 
@@ -65,7 +65,7 @@ struct Replay {
 /// has the effect of everything it ever sent.
 async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Replay>) -> Result<Json<Value>> {
     let wakes = app.wakes.clone();
-    let now = Millis::now();
+    let now = runtime::clock::now();
     let (replayed, left) = app
         .writer
         .write(move |connection| {
@@ -83,9 +83,10 @@ async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Rep
                     continue;
                 }
                 connection.execute("delete from dead_letter where id = ?1", params![id])?;
-                let known = store.parse().ok().map(|id| crate::stores::find(connection, &id)).transpose()?.flatten();
+                let known =
+                    store.parse().ok().map(|id| crate::storage::stores::find(connection, &id)).transpose()?.flatten();
                 if let Some(mut store) = known {
-                    crate::view::ask_resync(connection, &mut store, now)?;
+                    crate::projection::view::ask_resync(connection, &mut store, now)?;
                     store.save(connection)?;
                     wakes.mark(&store.id);
                 }

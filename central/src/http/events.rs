@@ -5,12 +5,12 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
+use protocol::time::Millis;
+use protocol::wire::Event;
+use runtime::http::{Page, Problem, Query, Result};
 use rusqlite::ToSql;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::http::{Page, Problem, Query, Result};
-use shared::time::Millis;
-use shared::wire::Event;
 
 use super::{App, Shared};
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
+use runtime::http::{Code, IdPath, Problem, Result, Write, fingerprint};
 use serde_json::{Value, json};
-use shared::http::{Code, IdPath, Problem, Result, Write, fingerprint};
 
 use super::{App, Shared};
-use crate::idempotency::{self, Key, Record};
-use crate::{commands, purchases};
+use crate::promises::commands;
+use crate::promises::purchases;
+use crate::storage::idempotency::{self, Key, Record};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new().route("/idempotency/{id}", get(one))
@@ -27,11 +28,11 @@ pub(super) fn key_of(write: &Write, json: &Value) -> Option<Key> {
 pub(super) fn known(
     connection: &rusqlite::Connection,
     key: Option<&Key>,
-) -> std::result::Result<Option<Record>, shared::sqlite::Abort<Problem>> {
+) -> std::result::Result<Option<Record>, runtime::sqlite::Abort<Problem>> {
     let Some(key) = key else { return Ok(None) };
     match idempotency::find(connection, &key.key)? {
         Some(record) if record.fingerprint != key.fingerprint => {
-            Err(shared::sqlite::Abort::Refused(Problem::new(Code::IdempotencyKeyReused)))
+            Err(runtime::sqlite::Abort::Refused(Problem::new(Code::IdempotencyKeyReused)))
         }
         found => Ok(found),
     }
@@ -45,8 +46,8 @@ impl App {
         }
         match self.reader.point(|connection| Ok(known(connection, key)))? {
             Ok(found) => Ok(found),
-            Err(shared::sqlite::Abort::Refused(problem)) => Err(problem),
-            Err(shared::sqlite::Abort::Database(error)) => Err(error.into()),
+            Err(runtime::sqlite::Abort::Refused(problem)) => Err(problem),
+            Err(runtime::sqlite::Abort::Database(error)) => Err(error.into()),
         }
     }
 }

@@ -8,19 +8,19 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use rusqlite::ToSql;
-use serde::Deserialize;
-use shared::http::{
+use protocol::ids::{ProductId, StoreId};
+use protocol::wire::Position;
+use runtime::http::{
     Code, Etags, ItemPath, List, Page, Prefer, Problem, Query, Result, StorePath, encode_cursor, not_modified,
 };
-use shared::ids::{ProductId, StoreId};
-use shared::wire::Position;
+use rusqlite::ToSql;
+use serde::Deserialize;
 
 use super::views::{ItemView, LAG, value};
 use super::{App, Shared};
-use crate::items;
-use crate::stores::{self, Store};
-use shared::sqlite::parsed;
+use crate::storage::items;
+use crate::storage::stores::{self, Store};
+use runtime::sqlite::parsed;
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()
@@ -99,7 +99,7 @@ async fn list(app: Arc<App>, prefer: Prefer, filter: Filter) -> Result<Response>
     Ok(([(LAG, value(&lag_ms.to_string()))], Json(list)).into_response())
 }
 
-type Row = (StoreId, ProductId, shared::domain::Item, i64);
+type Row = (StoreId, ProductId, protocol::domain::Item, i64);
 
 fn select(connection: &rusqlite::Connection, filter: &Filter, page: &Page) -> rusqlite::Result<Vec<Row>> {
     let mut sql = format!(

@@ -7,24 +7,24 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{post, put};
 use axum::{Json, Router};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use shared::domain::{Guard, Operation, Reason};
-use shared::http::{
+use protocol::domain::{Guard, Operation, Reason};
+use protocol::ids::{OperationId, ProductId, StoreId};
+use protocol::wire::{About, Command, Kind, Position};
+use runtime::http::{
     Body, Code, CountQuantity, Delta, ItemPath, Name, Prefer, Problem, Quantity, Result, StorePath, Text, Threshold,
     Write,
 };
-use shared::ids::{OperationId, ProductId, StoreId};
-use shared::sqlite::Abort;
-use shared::time::Millis;
-use shared::wire::{About, Command, Kind, Position};
+use runtime::sqlite::Abort;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::idempotency::{key_of, known};
 use super::views::{CommandView, ItemView, POSITION, value};
 use super::{App, Shared};
-use crate::commands::{self, Status};
-use crate::idempotency::{self, Effect};
-use crate::{items, stores};
+use crate::promises::commands::{self, Status};
+use crate::storage::idempotency::{self, Effect};
+use crate::storage::items;
+use crate::storage::stores;
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()
@@ -191,7 +191,7 @@ async fn perform(app: Arc<App>, ask: Ask, write: Write, prefer: Prefer, json: Va
         },
     };
     let judge = app.clone();
-    let now = Millis::now();
+    let now = runtime::clock::now();
     let (target, replayed) = app
         .writer
         .write(move |connection| {

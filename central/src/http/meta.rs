@@ -25,7 +25,7 @@ pub(super) fn router() -> Router<Arc<App>> {
         .route("/page.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
         .route("/health", get(|| async { Json(json!({"status": "OK"})) }))
         .route("/ready", get(ready))
-        .route("/problems/{id}", get(shared::http::describe))
+        .route("/problems/{id}", get(runtime::http::describe))
 }
 
 fn asset(kind: &'static str, text: &'static str) -> Response {

@@ -17,17 +17,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use shared::http::{Edge, Problem};
-use shared::ids::StoreId;
-use shared::redis::Keys;
-use shared::sqlite::{Reader, Writer};
+use protocol::ids::StoreId;
+use runtime::http::{Edge, Problem};
+use runtime::redis::Keys;
+use runtime::sqlite::{Reader, Writer};
 
-use crate::consumer::Newcomers;
-use crate::presence::{Look, Presence, Unavailable};
-use crate::publisher::Wakes;
-use crate::redis_link::RedisLink;
-use crate::stores::Store;
-use crate::waiting::Waiting;
+use crate::links::consumer::Newcomers;
+use crate::links::presence::{Look, Presence, Unavailable};
+use crate::links::publisher::Wakes;
+use crate::links::redis_link::RedisLink;
+use crate::links::waiting::Waiting;
+use crate::storage::stores::Store;
 
 /// What handlers use.
 pub struct App {
@@ -70,7 +70,7 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
         .merge(idempotency::router())
         .merge(dead_letters::router())
         .with_state(app);
-    shared::http::finish(routes, edge)
+    runtime::http::finish(routes, edge)
 }
 
 impl App {
@@ -94,7 +94,7 @@ impl App {
 
     fn still_reachable(&self, store: &Store, look: &Look) -> Result<(), Problem> {
         if store.retired {
-            return Err(Problem::new(shared::http::Code::StoreRetired).with("storeId", store.id.as_str()));
+            return Err(Problem::new(runtime::http::Code::StoreRetired).with("storeId", store.id.as_str()));
         }
         match self.presence.judge(store, look) {
             // Its stock is looked after as ever.
@@ -107,7 +107,7 @@ impl App {
     async fn reachable(&self, id: &StoreId) -> Result<(Store, Look), Problem> {
         let store = self.known(id)?;
         if store.retired {
-            return Err(Problem::new(shared::http::Code::StoreRetired).with("storeId", id.as_str()));
+            return Err(Problem::new(runtime::http::Code::StoreRetired).with("storeId", id.as_str()));
         }
         let (number, mut connection) =
             self.redis.get().await.map_err(|_| self.unavailable(id, Unavailable::Redis, None))?;
@@ -126,15 +126,15 @@ impl App {
 
     /// A store that central has heard of.
     fn known(&self, id: &StoreId) -> Result<Store, Problem> {
-        use shared::http::Code;
-        if let Some(store) = self.reader.point(|connection| crate::stores::find(connection, id))? {
+        use runtime::http::Code;
+        if let Some(store) = self.reader.point(|connection| crate::storage::stores::find(connection, id))? {
             return Ok(store);
         }
         if !self.presence.has_swept() && !self.had_view {
             return Err(self.unavailable(id, Unavailable::Starting, None));
         }
         let mut problem = Problem::new(Code::UnknownStore).with("storeId", id.as_str());
-        if let Some(other) = self.reader.point(|connection| crate::stores::other_case(connection, id))? {
+        if let Some(other) = self.reader.point(|connection| crate::storage::stores::other_case(connection, id))? {
             problem = problem.with("didYouMean", other.as_str());
         }
         Err(problem)
@@ -142,7 +142,7 @@ impl App {
 
     fn unavailable(&self, id: &StoreId, why: Unavailable, age_ms: Option<i64>) -> Problem {
         let age = age_ms.or_else(|| self.presence.sight(id).beat_age_ms);
-        Problem::new(shared::http::Code::StoreUnavailable)
+        Problem::new(runtime::http::Code::StoreUnavailable)
             .detail(format!("the store gets nothing from here at present: {}", why.as_str()))
             .with("storeId", id.as_str())
             .with("reason", why.as_str())
@@ -154,8 +154,8 @@ impl App {
 mod tests {
     use std::time::Duration;
 
-    use shared::redis::Beat;
-    use shared::time::Millis;
+    use protocol::time::Millis;
+    use runtime::redis::Beat;
 
     use super::*;
     use crate::testing::{Agent, database};
@@ -163,13 +163,13 @@ mod tests {
     fn app() -> (tempfile::TempDir, App) {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("central.db");
-        let (connection, _lock) = shared::sqlite::open(&path, crate::database::SCHEMA).expect("opens");
+        let (connection, _lock) = runtime::sqlite::open(&path, crate::storage::database::SCHEMA).expect("opens");
         let (writer, _ended) = Writer::start(connection, || {});
         let app = App {
             reader: Reader::open(&path, 1, 1).expect("opens"),
             writer,
             redis: RedisLink::new(
-                shared::redis::client(&shared::redis::Options::at("redis://127.0.0.1:1")).expect("an address"),
+                runtime::redis::client(&runtime::redis::Options::at("redis://127.0.0.1:1")).expect("an address"),
             ),
             keys: Keys::new("shelf"),
             presence: Presence::new(Duration::from_secs(50)),

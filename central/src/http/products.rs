@@ -5,9 +5,9 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
+use runtime::http::{List, Page, Problem, Query, Result, encode_cursor};
 use rusqlite::ToSql;
 use serde::{Deserialize, Serialize};
-use shared::http::{List, Page, Problem, Query, Result, encode_cursor};
 
 use super::{App, Shared};
 

@@ -7,25 +7,27 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use rusqlite::ToSql;
-use serde::Deserialize;
-use serde_json::{Value, json};
-use shared::domain::Rejection;
-use shared::http::{
+use protocol::domain::Rejection;
+use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::time::Millis;
+use protocol::wire::About;
+use runtime::http::{
     Body, Bounded, Code, IdPath, ItemPath, List, OptionalBody, Page, Prefer, Problem, Quantity, Query, Result, Text,
     Write, encode_cursor,
 };
-use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
-use shared::sqlite::Abort;
-use shared::time::Millis;
-use shared::wire::About;
+use runtime::sqlite::Abort;
+use rusqlite::ToSql;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::idempotency::{key_of, known};
 use super::views::{ItemView, POSITION, PurchaseView, value};
 use super::{App, Shared};
-use crate::idempotency::{self, Effect};
-use crate::purchases::{self, Cancelled, Purchase, Status};
-use crate::{commands, items, stores};
+use crate::promises::commands;
+use crate::promises::purchases::{self, Cancelled, Purchase, Status};
+use crate::storage::idempotency::{self, Effect};
+use crate::storage::items;
+use crate::storage::stores;
 
 /// Time to live of a purchase when nothing is said, s.
 const TTL_SECONDS: i64 = 60;
@@ -76,7 +78,7 @@ async fn buy(
         ttl_ms: value.ttl_seconds.map_or(TTL_SECONDS, |ttl| ttl.0) * 1_000,
         redis_now: look.redis_now,
     };
-    let now = Millis::now();
+    let now = runtime::clock::now();
     let begun = {
         let (judge, ask, store_id) = (app.clone(), ask.clone(), store_id.clone());
         app.writer.write(move |connection| {
@@ -180,7 +182,7 @@ impl App {
             None => json!({"storeId": purchase.store, "productId": purchase.product}),
         };
         json["purchase"] =
-            serde_json::to_value(PurchaseView::of(purchase, Millis::now())).map_err(Problem::internal)?;
+            serde_json::to_value(PurchaseView::of(purchase, runtime::clock::now())).map_err(Problem::internal)?;
         Ok(json)
     }
 
@@ -250,7 +252,7 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<L
         .await?;
     let List { items, next_cursor } =
         List::cut(rows, &page, |purchase: &Purchase| encode_cursor(&[&purchase.number.to_string()]));
-    let now = Millis::now();
+    let now = runtime::clock::now();
     Ok(Json(List { items: items.iter().map(|purchase| PurchaseView::of(purchase, now)).collect(), next_cursor }))
 }
 
@@ -290,7 +292,7 @@ async fn one(State(app): Shared, IdPath(id): IdPath, prefer: Prefer) -> Result<R
 }
 
 fn said(purchase: &Purchase, status: StatusCode, prefer: Prefer) -> Response {
-    let mut response = (status, Json(PurchaseView::of(purchase, Millis::now()))).into_response();
+    let mut response = (status, Json(PurchaseView::of(purchase, runtime::clock::now()))).into_response();
     response.headers_mut().extend(prefer.applied());
     if status == StatusCode::ACCEPTED {
         let headers = response.headers_mut();
@@ -327,7 +329,7 @@ async fn cancel(
     };
     let command = OperationId::from_uuid(uuid::Uuid::now_v7());
     let wakes = app.wakes.clone();
-    let now = Millis::now();
+    let now = runtime::clock::now();
     let (asked, replayed) = app
         .writer
         .write(move |connection| {

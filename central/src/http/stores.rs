@@ -8,22 +8,24 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use protocol::ids::StoreId;
+use protocol::time::Millis;
+use protocol::wire::restore::Question;
+use runtime::http::{Body, Code, List, Page, Problem, Query, Result, StorePath, Write, encode_cursor};
+use runtime::redis::Claim;
+use runtime::sqlite::Abort;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shared::http::{Body, Code, List, Page, Problem, Query, Result, StorePath, Write, encode_cursor};
-use shared::ids::StoreId;
-use shared::redis::Claim;
-use shared::sqlite::Abort;
-use shared::time::Millis;
-use shared::wire::restore::Question;
 
 use super::idempotency::{key_of, known};
 use super::{App, Shared};
-use crate::idempotency::{self, Effect};
-use crate::presence::{Presence, Unavailable};
-use crate::restore::{Telling, question};
-use crate::stores::{self, DigestState, Store};
-use crate::{items, purchases, view};
+use crate::links::presence::{Presence, Unavailable};
+use crate::operators::restore::{Telling, question};
+use crate::projection::view;
+use crate::promises::purchases;
+use crate::storage::idempotency::{self, Effect};
+use crate::storage::items;
+use crate::storage::stores::{self, DigestState, Store};
 
 /// What an agent claims that has not heard central's first word yet.
 const WAITING: &str = "waiting";
@@ -65,7 +67,7 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<S
     let views = app
         .reader
         .scan(move |connection| {
-            let now = Millis::now();
+            let now = runtime::clock::now();
             let wanted = |store: &Store| filter.status.as_ref().is_none_or(|wanted| judge.status(store) == wanted);
             let found = stores::after(connection, after.as_deref(), offset, limit, wanted)?;
             found
@@ -87,7 +89,7 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<S
 
 /// Makes a store known, so that its agent gets central's word, whether it has entered itself or not.
 async fn add(State(app): Shared, StorePath(id): StorePath) -> Result<Response> {
-    let now = Millis::now();
+    let now = runtime::clock::now();
     let new = {
         let id = id.clone();
         app.writer.write(move |connection| {
@@ -134,7 +136,10 @@ fn open_purchases(connection: &rusqlite::Connection, store: &StoreId, now: Milli
 impl App {
     fn said(&self, store: &Store) -> Result<Value> {
         let (open, other) = self.reader.point(|connection| {
-            Ok((open_purchases(connection, &store.id, Millis::now())?, stores::other_case(connection, &store.id)?))
+            Ok((
+                open_purchases(connection, &store.id, runtime::clock::now())?,
+                stores::other_case(connection, &store.id)?,
+            ))
         })?;
         Ok(self.store_view(store, open, other.is_some()))
     }
@@ -270,7 +275,7 @@ impl App {
     ) -> Result<Response> {
         let key = key_of(&write, &json);
         let (wakes, store_id) = (self.wakes.clone(), id.clone());
-        let now = Millis::now();
+        let now = runtime::clock::now();
         let (settled, replayed) = self
             .writer
             .write(move |connection| {
@@ -322,7 +327,7 @@ async fn change(
         return Err(Problem::new(Code::StoreOnline).with("storeId", id.as_str()));
     }
     tracing::info!(store = %id, online_sale = value.online_sale, retired = value.retired, "an operator changes a store");
-    let now = Millis::now();
+    let now = runtime::clock::now();
     app.operate(&id, write, json, StatusCode::OK, move |connection, store| {
         store.online_sale = value.online_sale.unwrap_or(store.online_sale);
         if value.retired == Some(true) { Ok(store.retire(connection, now)?) } else { Ok(Vec::new()) }
@@ -349,7 +354,7 @@ async fn adopt(
     tracing::info!(store = %id, epoch = value.epoch, "an operator adopts an epoch");
     let claim = app.presence.sight(&id).claim.filter(|claim| claim.epoch == value.epoch);
     let brings = claim.map(|claim| claim.items);
-    let now = Millis::now();
+    let now = runtime::clock::now();
     app.operate(&id, write, json, StatusCode::ACCEPTED, move |connection, store| {
         let refused = |code| Err(Abort::Refused(Problem::new(code).with("storeId", store.id.as_str())));
         if !store.claims().contains(&value.epoch) {
@@ -369,7 +374,7 @@ async fn adopt(
 /// Asks the store for its whole state.
 async fn resync(State(app): Shared, StorePath(id): StorePath, write: Write) -> Result<Response> {
     app.known(&id)?;
-    let now = Millis::now();
+    let now = runtime::clock::now();
     app.operate(&id, write, Value::Null, StatusCode::ACCEPTED, move |connection, store| {
         if store.retired {
             return Err(Abort::Refused(Problem::new(Code::StoreRetired).with("storeId", store.id.as_str())));
@@ -385,10 +390,10 @@ async fn resync(State(app): Shared, StorePath(id): StorePath, write: Write) -> R
 /// The question of `store-agent restore` (L10): gives out an epoch and tells what is known of the store. A store that
 /// central never heard of is known from then on.
 async fn restore(State(app): Shared, StorePath(id): StorePath, Body { value, .. }: Body<Question>) -> Result<Response> {
-    if value.epoch > shared::link::NUMBER_MAX {
+    if value.epoch > protocol::link::NUMBER_MAX {
         return Err(Problem::invalid("/epoch", "no epoch is so great"));
     }
-    let now = Millis::now();
+    let now = runtime::clock::now();
     let (store, asked) = (id.clone(), value.clone());
     let epoch = app
         .writer

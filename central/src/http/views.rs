@@ -1,17 +1,18 @@
 //! What clients see of items, purchases, commands and stores.
 
 use axum::http::{HeaderName, HeaderValue};
+use protocol::domain::Item;
+use protocol::ids::{ProductId, StoreId};
+use protocol::time::Millis;
+use runtime::http::Problem;
 use serde::Serialize;
 use serde_json::Value;
-use shared::domain::Item;
-use shared::http::Problem;
-use shared::ids::{ProductId, StoreId};
-use shared::time::Millis;
 
 use super::App;
-use crate::purchases::{Purchase, Status};
-use crate::stores::Store;
-use crate::{commands, items};
+use crate::promises::commands;
+use crate::promises::purchases::{Purchase, Status};
+use crate::storage::items;
+use crate::storage::stores::Store;
 
 /// Header of every read of the view: age of the oldest entry known to exist and not applied.
 pub(super) const LAG: HeaderName = HeaderName::from_static("x-projection-lag-ms");

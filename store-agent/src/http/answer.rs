@@ -2,16 +2,16 @@
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use protocol::domain::Item;
+use protocol::ids::{OperationId, ProductId, StoreId};
+use protocol::time::Millis;
+use runtime::http::{Code, Problem, Result, Write, fingerprint};
+use runtime::sqlite::Abort;
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use shared::domain::Item;
-use shared::http::{Code, Problem, Result, Write, fingerprint};
-use shared::ids::{OperationId, ProductId, StoreId};
-use shared::sqlite::Abort;
-use shared::time::Millis;
 
 use super::{App, POSITION};
-use crate::idempotency::{self, Key, Record};
+use crate::ledger::idempotency::{self, Key, Record};
 
 /// An item as clients see it.
 pub(super) fn item_view(store: &StoreId, product: &ProductId, item: &Item) -> Value {
@@ -72,7 +72,7 @@ impl App {
             fingerprint: fingerprint(&write.method, &write.path, json),
             route: format!("{} {}", write.method, write.path),
         });
-        let now = Millis::now();
+        let now = runtime::clock::now();
         let store = self.store.clone();
         let (status, body, position, replayed) = self
             .writer

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use protocol::time::Millis;
+use protocol::wire::Command;
+use runtime::http::{Code, IdPath, OptionalBody, Problem, Result};
+use runtime::sqlite::Abort;
 use rusqlite::params;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::http::{Code, IdPath, OptionalBody, Problem, Result};
-use shared::sqlite::Abort;
-use shared::time::Millis;
-use shared::wire::Command;
 
 use super::{App, Shared};
 

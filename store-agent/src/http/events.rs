@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
+use protocol::ids::StoreId;
+use protocol::link::EntryId;
+use protocol::time::Millis;
+use protocol::wire::Event;
+use runtime::http::{Code, Page, Problem, Query, Result};
 use rusqlite::ToSql;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::http::{Code, Page, Problem, Query, Result};
-use shared::ids::StoreId;
-use shared::link::EntryId;
-use shared::time::Millis;
-use shared::wire::Event;
 
 use super::{App, Shared};
 

@@ -19,15 +19,15 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use csv::{ByteRecord, StringRecord};
 use futures_util::{Stream, StreamExt};
+use protocol::domain::{Guard, Item, Operation, Rejection};
+use protocol::ids::{OperationId, ProductId};
+use protocol::time::Millis;
+use protocol::wire::About;
+use runtime::http::{Bounded as Number, Code, Name, Patience, Problem, Query, Result, Upload, Write};
+use runtime::sqlite::{Abort, WriteError};
 use rusqlite::Connection;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use shared::domain::{Guard, Item, Operation, Rejection};
-use shared::http::{Bounded as Number, Code, Name, Patience, Problem, Query, Result, Upload, Write};
-use shared::ids::{OperationId, ProductId};
-use shared::sqlite::{Abort, WriteError};
-use shared::time::Millis;
-use shared::wire::About;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::io::{StreamReader, SyncIoBridge};
@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{App, Shared};
 use crate::ledger;
-use crate::operations::{Request, perform};
+use crate::operations::till::{Request, perform};
 
 /// Lines in one transaction: so few that a sale hardly notices.
 const BATCH: usize = 200;
@@ -306,7 +306,7 @@ type LineResult = (u64, &'static str, Option<Value>);
 
 /// One transaction. A trial run is taken back as a whole.
 async fn take_in(app: &App, batch: Vec<Line>, about: About, dry_run: bool) -> Result<Vec<LineResult>> {
-    let now = Millis::now();
+    let now = runtime::clock::now();
     let batch = Arc::new(batch);
     loop {
         let (lines, about) = (batch.clone(), about.clone());

@@ -7,23 +7,23 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use rusqlite::ToSql;
-use serde::Deserialize;
-use serde_json::{Value, json};
-use shared::domain::{Guard, Operation, Reason, Rejection};
-use shared::http::{
+use protocol::domain::{Guard, Operation, Reason, Rejection};
+use protocol::ids::ProductId;
+use protocol::time::Millis;
+use protocol::wire::{About, Kind, Position};
+use runtime::http::{
     Body, Code, CountQuantity, Delta, Etags, List, Name, Page, Problem, ProductPath, Quantity, Query, Result, Text,
     Threshold, Write, encode_cursor, not_modified,
 };
-use shared::ids::ProductId;
-use shared::sqlite::{Abort, parsed};
-use shared::time::Millis;
-use shared::wire::{About, Kind, Position};
+use runtime::sqlite::{Abort, parsed};
+use rusqlite::ToSql;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::answer::{Call, Done, etag, item_view};
 use super::{App, Shared};
 use crate::ledger::{self, ITEM_COLUMNS, read_item};
-use crate::operations::{Request, perform};
+use crate::operations::till::{Request, perform};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()

@@ -7,13 +7,13 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use runtime::http::{Code, IdPath, OptionalBody, Problem, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::http::{Code, IdPath, OptionalBody, Problem, Result};
-use shared::time::Millis;
 
 use super::{App, Shared};
-use crate::{idempotency, ledger};
+use crate::ledger;
+use crate::ledger::idempotency;
 
 const PAGE: &str = include_str!("../pages/page.html");
 const STYLE: &str = include_str!("../pages/page.css");
@@ -27,7 +27,7 @@ pub(super) fn router() -> Router<Arc<App>> {
         .route("/health", get(|| async { Json(json!({"status": "OK"})) }))
         .route("/ready", get(ready))
         .route("/status", get(status))
-        .route("/problems/{id}", get(shared::http::describe))
+        .route("/problems/{id}", get(runtime::http::describe))
         .route("/connected", post(connect))
         .route("/disconnected", post(disconnect))
         .route("/idempotency/{id}", get(key))
@@ -107,7 +107,7 @@ async fn status(State(app): Shared) -> Result<Json<Value>> {
         "head": head.cursor.seq,
         "acked": backlog.acked,
         "backlog": backlog.entries,
-        "oldestUnsentMs": backlog.oldest.map_or(0, |oldest| Millis::now().since(oldest)),
+        "oldestUnsentMs": backlog.oldest.map_or(0, |oldest| runtime::clock::now().since(oldest)),
         "commands": commands.id().to_string(),
         "digest": head.digest.to_string(),
         "items": head.items,
@@ -119,7 +119,7 @@ async fn status(State(app): Shared) -> Result<Json<Value>> {
     })))
 }
 
-fn switched(switch: crate::connectivity::Switch) -> Json<Value> {
+fn switched(switch: crate::links::connectivity::Switch) -> Json<Value> {
     Json(json!({"connected": switch.connected, "since": switch.since}))
 }
 
@@ -128,7 +128,7 @@ fn switched(switch: crate::connectivity::Switch) -> Json<Value> {
 struct Connect {}
 
 async fn connect(State(app): Shared, _body: OptionalBody<Connect>) -> Json<Value> {
-    switched(app.connectivity.set(true, false, Millis::now()))
+    switched(app.connectivity.set(true, false, runtime::clock::now()))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -138,7 +138,7 @@ struct Disconnect {
 }
 
 async fn disconnect(State(app): Shared, body: OptionalBody<Disconnect>) -> Json<Value> {
-    switched(app.connectivity.set(false, body.value.abrupt.unwrap_or(false), Millis::now()))
+    switched(app.connectivity.set(false, body.value.abrupt.unwrap_or(false), runtime::clock::now()))
 }
 
 async fn key(State(app): Shared, IdPath(key): IdPath) -> Result<Json<Value>> {

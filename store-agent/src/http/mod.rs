@@ -15,14 +15,14 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
-use shared::http::Edge;
-use shared::ids::StoreId;
-use shared::sqlite::{Reader, Writer};
-use shared::time::Millis;
+use protocol::ids::StoreId;
+use protocol::time::Millis;
+use runtime::http::Edge;
+use runtime::sqlite::{Reader, Writer};
 use tokio::sync::Semaphore;
 
-use crate::connectivity::Connectivity;
 use crate::ledger;
+use crate::links::connectivity::Connectivity;
 
 /// Imports at once; more are told to come back.
 pub const IMPORTS: usize = 4;
@@ -59,7 +59,7 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
         .merge(dead_letters::router())
         .layer(axum::middleware::from_fn_with_state(app.clone(), say_where))
         .with_state(app);
-    shared::http::finish(routes, edge)
+    runtime::http::finish(routes, edge)
 }
 
 /// Every answer says where the ledger stands, and that the agent is fenced if it is.
@@ -81,19 +81,19 @@ async fn say_where(State(app): Shared, request: Request, next: Next) -> Response
 mod tests {
     use axum::body::{Body, to_bytes};
     use axum::http::{HeaderMap, Method};
+    use runtime::sqlite::Abort;
     use rusqlite::Connection;
     use serde_json::{Value, json};
-    use shared::sqlite::Abort;
     use tower::ServiceExt;
 
     use super::*;
-    use crate::idempotency;
+    use crate::ledger::idempotency;
 
     /// A store with a file of its own.
     struct Shop {
         routes: Router,
         writer: Writer,
-        _kept: (shared::sqlite::FileLock, tempfile::TempDir),
+        _kept: (runtime::sqlite::FileLock, tempfile::TempDir),
     }
 
     struct Answer {
@@ -107,15 +107,15 @@ mod tests {
             let dir = tempfile::tempdir().expect("a directory");
             let path = dir.path().join("s1.db");
             let store = StoreId::parse("s1").expect("valid");
-            let (connection, lock) = shared::sqlite::open(&path, ledger::SCHEMA).expect("opens");
-            ledger::initialise(&connection, &store, Millis::now()).expect("is new");
+            let (connection, lock) = runtime::sqlite::open(&path, ledger::SCHEMA).expect("opens");
+            ledger::initialise(&connection, &store, runtime::clock::now()).expect("is new");
             let (writer, _) = Writer::start(connection, || {});
             let app = App {
                 store,
                 reader: Reader::open(&path, 2, 2).expect("opens"),
                 writer: writer.clone(),
-                connectivity: Connectivity::new(Millis::now()),
-                started_at: Millis::now(),
+                connectivity: Connectivity::new(runtime::clock::now()),
+                started_at: runtime::clock::now(),
                 imports: Arc::new(Semaphore::new(IMPORTS)),
             };
             Self { routes: router(Arc::new(app), Edge::default()), writer, _kept: (lock, dir) }
@@ -169,7 +169,7 @@ mod tests {
         restored.post("/inventory", "other", json!({"productId": "tea", "quantity": 7})).await;
         restored
             .change(move |connection| {
-                idempotency::remember_known(connection, ids.iter().map(String::as_str), Millis::now())
+                idempotency::remember_known(connection, ids.iter().map(String::as_str), runtime::clock::now())
             })
             .await;
         for _ in 0..2 {

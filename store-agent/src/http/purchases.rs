@@ -7,19 +7,19 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use protocol::domain::Rejection;
+use protocol::ids::{PurchaseId, StoreId};
+use protocol::wire::About;
+use runtime::http::{Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, Text, Write, encode_cursor};
+use runtime::sqlite::Abort;
 use rusqlite::ToSql;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shared::domain::Rejection;
-use shared::http::{Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, Text, Write, encode_cursor};
-use shared::ids::{PurchaseId, StoreId};
-use shared::sqlite::Abort;
-use shared::wire::About;
 
 use super::answer::{Call, Done};
 use super::{App, Shared};
 use crate::ledger;
-use crate::purchases::{self, Purchase};
+use crate::operations::purchases::{self, Purchase};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()

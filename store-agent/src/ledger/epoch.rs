@@ -1,14 +1,14 @@
 //! Epochs of the ledger (L9): each opens with the whole state, and nothing of an older one is published any more.
 
+use protocol::hash::{Digest, Hash};
+use protocol::ids::{OperationId, StoreId};
+use protocol::link::{Cursor, Past};
+use protocol::planted::{Bug, planted};
+use protocol::time::Millis;
+use protocol::wire::{Event, Named, Outcome, SnapshotEnd, SnapshotPage};
+use runtime::sqlite::{DigestColumn, HashColumn, cursor_at};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
-use shared::hash::{Digest, Hash};
-use shared::ids::{OperationId, StoreId};
-use shared::link::{Cursor, Past};
-use shared::planted::{Bug, planted};
-use shared::sqlite::{DigestColumn, HashColumn, cursor_at};
-use shared::time::Millis;
-use shared::wire::{Event, Named, Outcome, SnapshotEnd, SnapshotPage};
 
 use super::{Head, all_items, append, head, save_head};
 
@@ -67,7 +67,7 @@ pub fn claim(connection: &Connection, store: &StoreId) -> Result<bool, Initialis
 }
 
 /// Opens an epoch later than the own one, which ends here. `proven`: where central was when it refused the own one, if
-/// the log [continues](shared::link::Log::continues) that.
+/// the log [continues](protocol::link::Log::continues) that.
 pub fn open_epoch(connection: &Connection, proven: Option<Cursor>, now: Millis) -> rusqlite::Result<Cursor> {
     let mut head = head(connection)?;
     let mut past = lineage(connection)?;
@@ -131,7 +131,7 @@ pub(super) fn continues(connection: &Connection, epoch: u64, receiver: &Cursor) 
         .prepare_cached("select body from ledger where epoch = ?1 and seq = 1")?
         .query_row([epoch], |row| row.get(0))
         .optional()?;
-    let said = said.and_then(|body| Event::decode(shared::link::OPENED, &body).ok());
+    let said = said.and_then(|body| Event::decode(protocol::link::OPENED, &body).ok());
     Ok(match said {
         Some(Event::Opened { lineage }) => lineage.iter().all(|past| past.proven != Some(*receiver)),
         _ => false,

@@ -1,10 +1,10 @@
 //! The stock: what the ledger adds up to.
 
+use protocol::domain::Item;
+use protocol::ids::ProductId;
+use protocol::time::Millis;
+use runtime::sqlite::parsed;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use shared::domain::Item;
-use shared::ids::ProductId;
-use shared::sqlite::parsed;
-use shared::time::Millis;
 
 use super::Head;
 

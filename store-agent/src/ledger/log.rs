@@ -2,11 +2,11 @@
 
 use std::cell::Cell;
 
+use protocol::hash::Hash;
+use protocol::link::{Cursor, Entry, EntryId};
+use protocol::time::Millis;
+use runtime::sqlite::{DigestColumn, HashColumn};
 use rusqlite::{Connection, OptionalExtension, params};
-use shared::hash::Hash;
-use shared::link::{Cursor, Entry, EntryId};
-use shared::sqlite::{DigestColumn, HashColumn};
-use shared::time::Millis;
 
 /// The present epoch of the ledger.
 pub struct Log<'a> {
@@ -25,7 +25,7 @@ impl<'a> Log<'a> {
     }
 }
 
-impl shared::link::Log for Log<'_> {
+impl protocol::link::Log for Log<'_> {
     fn head(&self) -> Cursor {
         self.head
     }
@@ -142,7 +142,7 @@ pub fn store_acked(connection: &Connection, epoch: u64, seq: u64) -> rusqlite::R
 
 #[cfg(test)]
 mod tests {
-    use shared::link::Log as _;
+    use protocol::link::Log as _;
 
     use super::*;
     use crate::ledger;

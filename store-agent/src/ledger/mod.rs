@@ -4,6 +4,7 @@
 //! chained by hash; each entry carries the digest of the whole stock after it. Nothing here knows a clock.
 
 mod epoch;
+pub mod idempotency;
 mod items;
 mod log;
 mod retention;
@@ -16,13 +17,13 @@ pub use retention::{prune, prune_entries};
 
 pub(crate) use items::put_item;
 
+use protocol::hash::Digest;
+use protocol::ids::{OperationId, StoreId};
+use protocol::link::{Cursor, Entry};
+use protocol::time::Millis;
+use protocol::wire::Event;
+use runtime::sqlite::{DigestColumn, HashColumn, Schema, cursor_at, parsed};
 use rusqlite::{Connection, params};
-use shared::hash::Digest;
-use shared::ids::{OperationId, StoreId};
-use shared::link::{Cursor, Entry};
-use shared::sqlite::{DigestColumn, HashColumn, Schema, cursor_at, parsed};
-use shared::time::Millis;
-use shared::wire::Event;
 
 /// Numbered migrations; `application_id` is "SHST".
 pub const SCHEMA: Schema = Schema {

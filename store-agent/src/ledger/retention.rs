@@ -1,10 +1,10 @@
 //! What the store forgets, and when: acknowledged entries, outcomes and keys, purchases that are over, dead letters.
 //! In steps of a bounded size, each found by an index, so that no sale waits for long.
 
+use protocol::time::Millis;
 use rusqlite::{Connection, params};
-use shared::time::Millis;
 
-use crate::idempotency;
+use crate::ledger::idempotency;
 
 /// How long an entry is kept beyond its acknowledgement, and a command's answer, a purchase that is over and a dead letter
 /// beyond their day, ms: thirty days (L1).
@@ -56,7 +56,7 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
 
 /// Forgets a batch of the oldest entries, recorded before a time, that lie below the acknowledged one, which always
 /// stays, as do those of an earlier epoch until central has accepted the present one: they may have to prove something
-/// ([`continues`](shared::link::Log::continues)). Says whether there may be more. What is left has no holes: it begins at the first entry that is too young.
+/// ([`continues`](protocol::link::Log::continues)). Says whether there may be more. What is left has no holes: it begins at the first entry that is too young.
 pub fn prune_entries(connection: &Connection, before: Millis) -> rusqlite::Result<bool> {
     let now = before.plus(RETENTION_MS);
     let oldest: Vec<(u64, u64, Millis, bool)> = connection

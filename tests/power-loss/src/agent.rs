@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use protocol::domain::{Guard, Operation as Act, Reason};
+use protocol::hash::Hash;
+use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::link::{Cursor, Entry};
+use protocol::time::Millis;
+use protocol::wire::{About, Command, PurchaseRef};
+use runtime::redis::Received;
+use runtime::sqlite::{Abort, Schema};
 use rusqlite::{Connection, OptionalExtension};
-use shared::domain::{Guard, Operation as Act, Reason};
-use shared::hash::Hash;
-use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
-use shared::link::{Cursor, Entry};
-use shared::redis::Received;
-use shared::sqlite::{Abort, Schema};
-use shared::time::Millis;
-use shared::wire::{About, Command, PurchaseRef};
-use store_agent::idempotency::{self, Key};
-use store_agent::operations::{Request, perform};
-use store_agent::{commands, ledger, purchases, verify};
+use store_agent::ledger;
+use store_agent::ledger::idempotency::{self, Key};
+use store_agent::operations::commands;
+use store_agent::operations::purchases;
+use store_agent::operations::till::{Request, perform};
+use store_agent::operators::verify;
 
 use crate::Dice;
 use crate::machine::Daemon;
@@ -260,7 +263,7 @@ impl Daemon for Agent {
     }
 }
 
-fn refused(abort: Abort<shared::domain::Rejection>) -> Abort<String> {
+fn refused(abort: Abort<protocol::domain::Rejection>) -> Abort<String> {
     match abort {
         Abort::Refused(rejection) => Abort::Refused(rejection.code().into()),
         Abort::Database(error) => Abort::Database(error),

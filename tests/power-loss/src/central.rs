@@ -2,19 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use central::idempotency::{self, Effect, Key};
-use central::purchases::{Ask, Cancelled};
-use central::view::Budget;
-use central::{commands, database, items, purchases, steps, stores, totals, verify, view};
+use central::operators::verify;
+use central::projection::steps;
+use central::projection::view;
+use central::projection::view::Budget;
+use central::promises::commands;
+use central::promises::purchases;
+use central::promises::purchases::{Ask, Cancelled};
+use central::storage::database;
+use central::storage::idempotency::{self, Effect, Key};
+use central::storage::items;
+use central::storage::stores;
+use central::storage::totals;
+use protocol::domain::{Guard, Rejection};
+use protocol::ids::{OperationId, PurchaseId, StoreId};
+use protocol::link::Entry;
+use protocol::time::Millis;
+use protocol::wire::About;
+use runtime::redis::Received;
+use runtime::sqlite::{Abort, Schema, memory};
 use rusqlite::Connection;
-use shared::domain::{Guard, Rejection};
-use shared::ids::{OperationId, PurchaseId, StoreId};
-use shared::link::Entry;
-use shared::redis::Received;
-use shared::sqlite::{Abort, Schema, memory};
-use shared::time::Millis;
-use shared::wire::About;
-use store_agent::{ledger, operations};
+use store_agent::ledger;
+use store_agent::operations::till;
 
 use crate::Dice;
 use crate::agent::{act, product};
@@ -167,10 +176,10 @@ impl Source {
         let from = if done.epoch == asked.epoch { done.seq + 1 } else { 1 };
         let batch = commands::entries(known, &self.id, asked.epoch, from, asked.seq)?;
         let batch: Vec<Received> = batch.into_iter().map(Ok).collect();
-        store_agent::commands::receive(&self.file, &batch, now, now)?;
+        store_agent::operations::commands::receive(&self.file, &batch, now, now)?;
         for _ in 0..dice.between(0, 6) {
             let product = product(dice);
-            let request = operations::Request {
+            let request = till::Request {
                 operation_id: OperationId::from_uuid(dice.uuid()),
                 operation: act(&self.file, &product, dice),
                 product,
@@ -179,7 +188,7 @@ impl Source {
                 command: None,
                 purchase: None,
             };
-            match operations::perform(&self.file, &request, now) {
+            match till::perform(&self.file, &request, now) {
                 Ok(_) | Err(Abort::Refused(_)) => {}
                 Err(Abort::Database(error)) => return Err(error),
             }

@@ -12,9 +12,9 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use futures_util::future::{join, join_all};
+use runtime::sqlite::{Abort, Schema, WriteError, Writer, memory, open_with};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
-use shared::sqlite::{Abort, Schema, WriteError, Writer, memory, open_with};
 use tokio::runtime::Runtime;
 
 use crate::disk::Moment;

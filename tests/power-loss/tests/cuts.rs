@@ -10,7 +10,7 @@ use power_loss::central::Central;
 use power_loss::machine::{Daemon, Report, Setup, play};
 use power_loss::{Disk, Mount, Syncs};
 
-/// As in production: an honest disk, and the pragmas of `shared::sqlite`.
+/// As in production: an honest disk, and the pragmas of `runtime::sqlite`.
 const PRODUCTION: Setup = Setup { cuts: 8, syncs: Syncs::Honest, synchronous: None };
 
 /// The seeds to play on the honest disk, eight cuts each.

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use protocol::ids::StoreId;
 use redis::aio::MultiplexedConnection;
-use shared::ids::StoreId;
-use shared::redis::Keys;
+use runtime::redis::Keys;
 use tokio::time::sleep;
 
 use super::arena::{Arena, answer};

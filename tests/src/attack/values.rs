@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::sys::signal::Signal;
+use protocol::link::{Ack, Entry};
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
-use shared::link::{Ack, Entry};
 use tokio::time::sleep;
 
 use super::arena::{Arena, HOSTILE, ONLINE, TILL, wait_until};

@@ -28,7 +28,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let held = tokio::select! {
         held = attack::play(&options) => held?,
         // What was started ends with the runtime, which drops everybody who holds it.
-        signal = shared::daemon::asked_to_stop() => {
+        signal = runtime::daemon::asked_to_stop() => {
             signal?;
             println!("stopped in the middle: no verdict");
             return Ok(ExitCode::FAILURE);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use shared::planted::{BUGS, Bug, plant};
+use protocol::planted::{BUGS, Bug, plant};
 use tests::simulation;
 
 #[derive(Parser)]

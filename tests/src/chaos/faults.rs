@@ -452,7 +452,7 @@ async fn unknown_event(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
         let file = Connection::open(&daemon.database)?;
         let transaction = file.unchecked_transaction()?;
         let operation = format!("news-{:x}", plan.dice.roll());
-        let at = record_unknown(&transaction, &operation, shared::time::Millis::now())?;
+        let at = record_unknown(&transaction, &operation, runtime::clock::now())?;
         transaction.commit()?;
         Ok::<_, rusqlite::Error>(at)
     })();
@@ -682,8 +682,9 @@ async fn backup(rig: &Rig, daemon: &Daemon, to: &Path) -> anyhow::Result<()> {
         bail!("backup of {}: {said}", daemon.name);
     }
     // Here it stands for a file that was copied by hand, which nothing marks as a copy.
-    let schema = if daemon.who == Who::Central { central::database::SCHEMA } else { store_agent::ledger::SCHEMA };
-    shared::sqlite::put_in_service(&rusqlite::Connection::open(to)?, schema)?;
+    let schema =
+        if daemon.who == Who::Central { central::storage::database::SCHEMA } else { store_agent::ledger::SCHEMA };
+    runtime::sqlite::put_in_service(&rusqlite::Connection::open(to)?, schema)?;
     rig.records.lock().expect("no thread panics").totals.copies += 1;
     Ok(())
 }

@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use protocol::ids::StoreId;
 use rusqlite::Connection;
-use shared::ids::StoreId;
 
 use crate::Dice;
 use crate::history::judge;

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
+use protocol::ids::StoreId;
 use redis::{RedisResult, Value};
+use runtime::redis::Keys;
 use serde_json::Value as Json;
-use shared::ids::StoreId;
-use shared::redis::Keys;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use protocol::ids::ProductId;
 use reqwest::Method;
+use runtime::http::fingerprint;
 use serde_json::{Value, json};
-use shared::http::fingerprint;
-use shared::ids::ProductId;
-use shared::time::Millis;
-use store_agent::idempotency::Key;
+use store_agent::ledger::idempotency::Key;
 
 use super::rig::{Rig, Who};
 use crate::Dice;
@@ -184,7 +183,7 @@ impl Task<'_> {
         let path = self.path.strip_prefix("/v1").unwrap_or(self.path);
         let fingerprint = fingerprint(self.method.as_str(), path, &self.body);
         let key = Key { key: key.to_owned(), fingerprint, route: String::new() };
-        let now = Millis::now();
+        let now = runtime::clock::now();
         [-DAY_MS, 0, DAY_MS].map(|away| key.operation(now.plus(away)).to_string())
     }
 }

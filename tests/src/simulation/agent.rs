@@ -1,13 +1,14 @@
 //! A store's agent: the production ledger, operations and command execution over SQLite in memory, with its two loops
 //! taken apart into single steps.
 
+use protocol::ids::{OperationId, StoreId};
+use protocol::link::{Ack, Entry};
+use protocol::time::Millis;
+use protocol::wire::{Command, Kind};
+use runtime::redis::{BEAT_LIFE, Beat, Channel, Keys, Received};
 use rusqlite::Connection;
-use shared::ids::{OperationId, StoreId};
-use shared::link::{Ack, Entry};
-use shared::redis::{BEAT_LIFE, Beat, Channel, Keys, Received};
-use shared::time::Millis;
-use shared::wire::{Command, Kind};
-use store_agent::{commands, ledger};
+use store_agent::ledger;
+use store_agent::operations::commands;
 
 use super::central::before;
 use super::redis::{Call, Redis};

@@ -4,14 +4,18 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use central::view::Budget;
-use central::{commands, steps, stores, totals, view};
+use central::projection::steps;
+use central::projection::view;
+use central::projection::view::Budget;
+use central::promises::commands;
+use central::storage::stores;
+use central::storage::totals;
+use protocol::ids::StoreId;
+use protocol::link::{Ack, Cursor, Entry, EntryId};
+use protocol::planted::{Bug, planted};
+use protocol::time::Millis;
+use runtime::redis::{Channel, Keys, Received};
 use rusqlite::Connection;
-use shared::ids::StoreId;
-use shared::link::{Ack, Cursor, Entry, EntryId};
-use shared::planted::{Bug, planted};
-use shared::redis::{Channel, Keys, Received};
-use shared::time::Millis;
 
 use super::redis::{Call, Redis};
 use super::sending::{Progress, Sending};
@@ -136,7 +140,7 @@ impl Central {
                 let batch: Vec<Received> = batch.into_iter().map(Ok).collect();
                 let mut ack = None;
                 let mut budget = Budget::new(self.budget);
-                let end = batch.iter().flatten().next_back().map(shared::link::Entry::cursor);
+                let end = batch.iter().flatten().next_back().map(protocol::link::Entry::cursor);
                 let outlived = commit(&self.file, &mut |connection| {
                     ack = Some(view::receive(connection, store, &batch, clock, &mut budget)?.ack);
                     Ok(())

@@ -1,8 +1,8 @@
 //! What goes wrong.
 
-use shared::hash::Hash;
-use shared::ids::{ProductId, StoreId};
-use shared::time::Millis;
+use protocol::hash::Hash;
+use protocol::ids::{ProductId, StoreId};
+use protocol::time::Millis;
 use store_agent::ledger;
 
 use super::agent::{Agent, copy};
@@ -140,7 +140,7 @@ impl World {
         for agent in &self.agents {
             ledger::prune_entries(&agent.file, later).expect("pruning works");
         }
-        central::maintenance::prune_commands(&self.central.file, later).expect("pruning works");
+        central::operators::maintenance::prune_commands(&self.central.file, later).expect("pruning works");
         let after: i64 = self.agents.iter().map(entries).sum();
         if after < before {
             self.pruned = true;
@@ -153,9 +153,9 @@ impl World {
     fn corrupt_view(&mut self) {
         let Some(id) = self.dice.pick(&self.stores).cloned() else { return };
         let file = &self.central.file;
-        let stock = central::items::of_store(file, &id).expect("the view can be read");
+        let stock = central::storage::items::of_store(file, &id).expect("the view can be read");
         let (Some((product, mut item)), Some(mut store)) =
-            (self.dice.pick(&stock).cloned(), central::stores::find(file, &id).expect("the view can be read"))
+            (self.dice.pick(&stock).cloned(), central::storage::stores::find(file, &id).expect("the view can be read"))
         else {
             return;
         };
@@ -166,7 +166,7 @@ impl World {
         }
         item.quantity += 1;
         let product = if self.dice.chance(500) { ProductId::parse("dud").expect("a valid id") } else { product };
-        central::items::put(file, &mut store, &product, &item).expect("the view can be written");
+        central::storage::items::put(file, &mut store, &product, &item).expect("the view can be written");
         store.save(file).expect("the view can be written");
         self.happened("view and its digest corrupted");
     }
@@ -180,7 +180,7 @@ impl World {
         let (clock, risk) = (self.central.clock(self.now), self.risk());
         let mut ended = None;
         let end = super::world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
-            let Some(mut store) = central::stores::find(connection, &id)? else { return Ok(()) };
+            let Some(mut store) = central::storage::stores::find(connection, &id)? else { return Ok(()) };
             if !store.retired {
                 ended = Some(store.retire(connection, clock)?);
                 store.save(connection)?;
@@ -202,7 +202,7 @@ impl World {
         let (clock, risk) = (self.central.clock(self.now), self.risk());
         let mut adopted = false;
         let end = super::world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
-            let Some(mut store) = central::stores::find(connection, id)?.filter(|store| store.retired) else {
+            let Some(mut store) = central::storage::stores::find(connection, id)?.filter(|store| store.retired) else {
                 return Ok(());
             };
             if let Some(epoch) = store.claims().first() {
@@ -331,7 +331,7 @@ impl World {
         let late = self.dice.chance(500);
         self.agents[number].crash(late, &mut self.redis);
         let store = self.agents[number].store.clone();
-        let file = shared::sqlite::memory(ledger::SCHEMA).expect("a database in memory");
+        let file = runtime::sqlite::memory(ledger::SCHEMA).expect("a database in memory");
         ledger::claim(&file, &store).expect("a new database becomes this store's");
         self.agents[number].file = file;
         self.happened("store's disk lost");
@@ -390,7 +390,7 @@ impl World {
                 _ => 0,
             }
         };
-        central::restore::reopen(&self.central.file, acked, clock).expect("the view can be written");
+        central::operators::restore::reopen(&self.central.file, acked, clock).expect("the view can be written");
         self.say(|| "central restore".into());
     }
 
@@ -402,24 +402,25 @@ impl World {
             return;
         }
         let store = self.agents[number].store.clone();
-        let known = central::stores::find(&self.central.file, &store).expect("the view can be read");
+        let known = central::storage::stores::find(&self.central.file, &store).expect("the view can be read");
         if known.is_some_and(|known| known.retired) {
             return self.happened("restore of a retired store refused");
         }
         if self.agents[number].network {
             self.redis.call(&super::redis::Call::Delete(self.keys.events(&store)), self.now);
         }
-        let question = store_agent::restore::question(&self.agents[number].file).expect("a ledger can be read");
+        let question =
+            store_agent::operators::restore::question(&self.agents[number].file).expect("a ledger can be read");
         let times = if self.dice.chance(100) { 2 } else { 1 };
         let mut given = None;
         for _ in 0..times {
             let clock = self.central.clock(self.now);
             let risk = self.risk();
             let end = super::world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
-                match central::restore::question(connection, &store, &question, clock) {
+                match central::operators::restore::question(connection, &store, &question, clock) {
                     Ok(epoch) => given = Some(epoch),
-                    Err(shared::sqlite::Abort::Refused(_)) => given = None,
-                    Err(shared::sqlite::Abort::Database(error)) => return Err(error),
+                    Err(runtime::sqlite::Abort::Refused(_)) => given = None,
+                    Err(runtime::sqlite::Abort::Database(error)) => return Err(error),
                 }
                 Ok(())
             });
@@ -447,11 +448,11 @@ impl World {
         &self,
         store: &StoreId,
         epoch: u64,
-        question: shared::wire::restore::Question,
-    ) -> shared::wire::restore::Answer {
+        question: protocol::wire::restore::Question,
+    ) -> protocol::wire::restore::Answer {
         let clock = self.central.clock(self.now);
-        let mut telling = central::restore::Telling::new(store.clone(), epoch, question, clock);
-        let mut hearing = shared::wire::restore::Hearing::default();
+        let mut telling = central::operators::restore::Telling::new(store.clone(), epoch, question, clock);
+        let mut hearing = protocol::wire::restore::Hearing::default();
         while !telling.is_over() {
             if let Some(line) = telling.next(&self.central.file).expect("nobody else asks") {
                 hearing.hear(&serde_json::to_vec(&line).expect("a line serialises")).expect("a line can be read");
@@ -460,8 +461,8 @@ impl World {
         hearing.finish().expect("all was told")
     }
 
-    fn answer(&mut self, number: usize, answer: &shared::wire::restore::Answer) {
-        use store_agent::restore::{Choice, Refusal, carry_out};
+    fn answer(&mut self, number: usize, answer: &protocol::wire::restore::Answer) {
+        use store_agent::operators::restore::{Choice, Refusal, carry_out};
         let clock = self.agents[number].clock(self.now);
         let mut choice = None;
         loop {
@@ -471,8 +472,8 @@ impl World {
             let end = super::world::commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
                 match carry_out(connection, answer, choice, clock) {
                     Ok(done) => report = Some(done),
-                    Err(shared::sqlite::Abort::Refused(why)) => refusal = Some(why),
-                    Err(shared::sqlite::Abort::Database(error)) => return Err(error),
+                    Err(runtime::sqlite::Abort::Refused(why)) => refusal = Some(why),
+                    Err(runtime::sqlite::Abort::Database(error)) => return Err(error),
                 }
                 Ok(())
             });

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use shared::ids::StoreId;
-use shared::link::{Ack, Entry, EntryId, Found, StreamEnds};
-use shared::redis::Beat;
+use protocol::ids::StoreId;
+use protocol::link::{Ack, Entry, EntryId, Found, StreamEnds};
+use runtime::redis::Beat;
 
 /// One stream. Its last id outlives trimming, but not `DEL`.
 #[derive(Debug, Clone, Default)]

@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
-use shared::link::{Ack, Cursor, Entry, Found, Log, RoundReply, Sender, Step};
-use shared::redis::Channel;
+use protocol::link::{Ack, Cursor, Entry, Found, Log, RoundReply, Sender, Step};
+use runtime::redis::Channel;
 
 use super::redis::{Call, Redis, Reply};
 
@@ -42,7 +42,7 @@ pub(super) enum Progress {
 impl Sending {
     /// With a small window, so that it is full now and then.
     pub(super) fn new(channel: Channel, window: u64) -> Self {
-        Self { sender: Sender::new(window, shared::link::TICK_MS), channel, flight: None }
+        Self { sender: Sender::new(window, protocol::link::TICK_MS), channel, flight: None }
     }
 
     /// One command, or the beginning of a step. `beat` travels with each round.
@@ -140,6 +140,6 @@ impl Sending {
     /// The process dies: its memory with it.
     pub(super) fn forget(&mut self, window: u64, late: bool, redis: &mut Redis) {
         self.disconnect(late, redis);
-        self.sender = Sender::new(window, shared::link::TICK_MS);
+        self.sender = Sender::new(window, protocol::link::TICK_MS);
     }
 }

@@ -1,13 +1,16 @@
 //! Tills, staff, online buyers and item commands.
 
-use central::presence::{Look as Seen, Presence};
-use central::{commands as asked, items, purchases, stores};
-use shared::domain::{Guard, Operation, Reason, Rejection};
-use shared::ids::{OperationId, ProductId, PurchaseId, StoreId};
-use shared::sqlite::Abort;
-use shared::time::Millis;
-use shared::wire::{About, Command};
-use store_agent::operations::{Request, perform};
+use central::links::presence::{Look as Seen, Presence};
+use central::promises::commands as asked;
+use central::promises::purchases;
+use central::storage::items;
+use central::storage::stores;
+use protocol::domain::{Guard, Operation, Reason, Rejection};
+use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::time::Millis;
+use protocol::wire::{About, Command};
+use runtime::sqlite::Abort;
+use store_agent::operations::till::{Request, perform};
 
 use super::world::{Commit, World, commit};
 use crate::history::{self, Bought, Told};
@@ -232,7 +235,7 @@ impl World {
         let purchase = waiting.parse().expect("an id");
         let mut product = None;
         let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
-            match store_agent::purchases::pick(connection, purchase, &operation, &About::default(), clock) {
+            match store_agent::operations::purchases::pick(connection, purchase, &operation, &About::default(), clock) {
                 Ok(picked) => product = picked.map(|picked| picked.purchase.reference.product_id),
                 Err(Abort::Refused(_)) => {}
                 Err(Abort::Database(error)) => return Err(error),

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use protocol::ids::{ProductId, StoreId};
+use runtime::redis::Keys;
 use rusqlite::Connection;
-use shared::ids::{ProductId, StoreId};
-use shared::redis::Keys;
 
 use super::agent::Agent;
 use super::central::Central;
@@ -83,7 +83,7 @@ impl World {
         let stores: Vec<StoreId> =
             (0..1 + dice.below(2)).map(|n| StoreId::parse(&format!("s{n}")).expect("a valid id")).collect();
         let products = ["ale", "bun", "cod"].map(|name| ProductId::parse(name).expect("a valid id")).to_vec();
-        let file = shared::sqlite::memory(central::database::SCHEMA).expect("a database in memory");
+        let file = runtime::sqlite::memory(central::storage::database::SCHEMA).expect("a database in memory");
         let budget = BUDGETS[dice.below(BUDGETS.len() as u64) as usize];
         let mut world = Self {
             now: START,
@@ -115,8 +115,8 @@ impl World {
 
     /// A new machine for a store: an empty database and a process.
     pub(super) fn new_agent(&mut self, store: &StoreId) -> Agent {
-        let file = shared::sqlite::memory(store_agent::ledger::SCHEMA).expect("a database in memory");
-        let clock = shared::time::Millis(self.now);
+        let file = runtime::sqlite::memory(store_agent::ledger::SCHEMA).expect("a database in memory");
+        let clock = protocol::time::Millis(self.now);
         store_agent::ledger::initialise(&file, store, clock).expect("a new database is this store's");
         let process = self.dice.roll();
         Agent::start(store, file, &self.keys, process)
@@ -251,9 +251,9 @@ impl World {
         }
         if let (None, Some(why)) = (stopped_before, stopped) {
             self.count(match why {
-                shared::link::Stopped::Fenced => "agent stopped: fenced",
-                shared::link::Stopped::Superseded => "agent stopped: superseded",
-                shared::link::Stopped::Diverged => "agent stopped: diverged",
+                protocol::link::Stopped::Fenced => "agent stopped: fenced",
+                protocol::link::Stopped::Superseded => "agent stopped: superseded",
+                protocol::link::Stopped::Diverged => "agent stopped: diverged",
             });
             self.say(|| format!("agent {number} stops: {why:?}"));
         }
@@ -336,7 +336,7 @@ impl World {
             return self.work_steps(&store);
         }
         let dice = &mut self.dice;
-        let before = central::stores::find(&self.central.file, &store).expect("the view can be read");
+        let before = central::storage::stores::find(&self.central.file, &store).expect("the view can be read");
         if again > 0 {
             *self.counts.entry("entries delivered twice").or_default() += 1;
         }
@@ -344,7 +344,7 @@ impl World {
             end = commit(file, dice, risk, job);
             end == Commit::Done
         });
-        let after = central::stores::find(&self.central.file, &store).expect("the view can be read");
+        let after = central::storage::stores::find(&self.central.file, &store).expect("the view can be read");
         if let (Some(before), Some(after)) = (before, after) {
             if before.installing && before.cursor == after.cursor {
                 self.count("entries waited for a state's outcomes");
@@ -365,7 +365,7 @@ impl World {
     fn work_steps(&mut self, store: &StoreId) {
         let (now, risk) = (self.now, self.risk());
         let (mut end, dice) = (Commit::Done, &mut self.dice);
-        let recounts = central::totals::is_recounting(&self.central.file).expect("the view can be read");
+        let recounts = central::storage::totals::is_recounting(&self.central.file).expect("the view can be read");
         self.central.step(store, now, |file, job| {
             end = commit(file, dice, risk, job);
             end == Commit::Done
@@ -389,10 +389,10 @@ impl World {
             Progress::StartedOver => self.count("stream started over"),
             Progress::Acked(seq) => {
                 if self.dice.chance(500) {
-                    let epoch = central::commands::head(&self.central.file, &store).expect("a head").epoch;
+                    let epoch = central::promises::commands::head(&self.central.file, &store).expect("a head").epoch;
                     let risk = self.risk();
                     let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
-                        central::stores::store_command_acked(connection, &store, epoch, seq)
+                        central::storage::stores::store_command_acked(connection, &store, epoch, seq)
                     });
                     self.after_central_commit(end);
                 }
@@ -400,7 +400,7 @@ impl World {
             Progress::OpenEpoch(_) => {
                 let (clock, risk) = (self.central.clock(self.now), self.risk());
                 let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
-                    central::commands::reopen(connection, &store, 0, clock)
+                    central::promises::commands::reopen(connection, &store, 0, clock)
                 });
                 if end == Commit::Done {
                     self.central.epoch_opened(&store);
@@ -416,19 +416,20 @@ impl World {
             let head = store_agent::ledger::head(&agent.file).expect("a ledger has a head").cursor.id();
             format!("agent of {} at {head}, runs {}, {:?}", agent.store, agent.runs, agent.sending.sender)
         });
-        let stores = central::stores::all(&self.central.file).expect("the view can be read").into_iter().map(|store| {
-            let stopped = self.central.is_stopped(&store.id);
-            format!(
-                "{} at {}, retired {}, fenced {}, suspect {}, settling {}, commands at {} stopped {stopped}",
-                store.id,
-                store.cursor.id(),
-                store.retired,
-                store.fenced,
-                store.suspect,
-                store.is_settling(),
-                store.command_head.id()
-            )
-        });
+        let stores =
+            central::storage::stores::all(&self.central.file).expect("the view can be read").into_iter().map(|store| {
+                let stopped = self.central.is_stopped(&store.id);
+                format!(
+                    "{} at {}, retired {}, fenced {}, suspect {}, settling {}, commands at {} stopped {stopped}",
+                    store.id,
+                    store.cursor.id(),
+                    store.retired,
+                    store.fenced,
+                    store.suspect,
+                    store.is_settling(),
+                    store.command_head.id()
+                )
+            });
         agents.chain(stores).collect::<Vec<_>>().join("; ")
     }
 
@@ -458,7 +459,9 @@ impl World {
                 let mut of_store = self.agents.iter().filter(|agent| agent.store == *store);
                 let (Some(agent), None) = (of_store.next(), of_store.next()) else { return false };
                 let head = store_agent::ledger::head(&agent.file).expect("a ledger has a head");
-                let Some(seen) = central::stores::find(&self.central.file, store).expect("the view can be read") else {
+                let Some(seen) =
+                    central::storage::stores::find(&self.central.file, store).expect("the view can be read")
+                else {
                     return false;
                 };
                 let open: i64 = self
@@ -471,13 +474,14 @@ impl World {
                         |row| row.get(0),
                     )
                     .expect("the view can be read");
-                let rows = central::items::digest(&self.central.file, seen.stock).expect("the view can be read");
+                let rows =
+                    central::storage::items::digest(&self.central.file, seen.stock).expect("the view can be read");
                 seen.cursor == head.cursor
                     && seen.digest == head.digest
                     && rows == head.digest
                     && !seen.wants_resync()
                     && !seen.steps
-                    && !central::totals::is_recounting(&self.central.file).expect("the view can be read")
+                    && !central::storage::totals::is_recounting(&self.central.file).expect("the view can be read")
                     && !seen.retired
                     && !seen.is_settling()
                     && open == 0

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use protocol::link::{Cursor, Entry};
 use serde_json::{Value, json};
-use shared::link::{Cursor, Entry};
 use tests::{Builder, Daemon, World, until};
 
 const SOON: Duration = Duration::from_secs(20);

@@ -125,7 +125,7 @@ async fn an_idle_store_has_no_backlog() {
         .await;
     }
     // What was acknowledged is also on disk soon, without anything else being written.
-    let file = shared::sqlite::read_only(&world.dir().join("s1.db")).expect("the store's database");
+    let file = runtime::sqlite::read_only(&world.dir().join("s1.db")).expect("the store's database");
     until("the ack is on disk", Duration::from_secs(5), async || {
         let (acked, head): (i64, i64) =
             file.query_row("select acked, seq from meta", [], |row| Ok((row.get(0)?, row.get(1)?))).expect("one row");

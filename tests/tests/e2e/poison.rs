@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use protocol::link::Entry;
+use runtime::sqlite::{DigestColumn, HashColumn};
 use rusqlite::Connection;
 use serde_json::json;
-use shared::link::Entry;
-use shared::sqlite::{DigestColumn, HashColumn};
 use store_agent::ledger;
 use tests::{Builder, Daemon, World, until};
 

@@ -1,0 +1,381 @@
+//! Follows all stores (L2).
+//!
+//! News comes by the bell; a sweep of all known stores every few seconds finds what a lost bell did not say. Most stores
+//! share the main lane: one round is one look at many stores, one pipelined read of those that have something, few
+//! commits of bounded size, one pipelined write of acks. A store whose stream is large or cannot be read in time goes to the slow lane,
+//! where it is read alone, over other connections and by other tasks: nobody waits for it. Bells and newcomers have
+//! connections and tasks of their own, too.
+
+mod bells;
+mod discovery;
+mod queue;
+mod round;
+mod slow;
+
+pub use discovery::Newcomers;
+
+use std::collections::{BTreeSet, HashSet};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use protocol::ids::StoreId;
+use protocol::link::Ack;
+use protocol::retry::Backoff;
+use redis::aio::MultiplexedConnection;
+use runtime::redis::Keys;
+use runtime::sqlite::{Reader, Writer};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::links::presence::Presence;
+use crate::links::publisher::Wakes;
+use crate::links::waiting::Waiting;
+use crate::projection::view;
+use crate::storage::stores;
+use bells::{Bells, OwnBell};
+use discovery::Discovery;
+use queue::Queue;
+use round::{Found, Rounds, Wanted};
+use slow::SlowLane;
+
+/// Stores looked at in one round.
+const STORES_A_ROUND: usize = 256;
+/// Entries read in one round, over all its stores.
+const ENTRIES_A_ROUND: usize = 4_096;
+/// Bytes read in one round, over all its stores.
+const BYTES_A_ROUND: u64 = 32 << 20;
+/// A store whose stream is larger is read apart.
+const BYTES_A_STORE: u64 = 8 << 20;
+/// How often what is read at once can be halved.
+const HALVINGS: u32 = 10;
+/// Rounds that must work before twice as much is read again.
+const ROUNDS_TO_RECOVER: u32 = 32;
+/// When too many writes are waiting.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// What the consumer works with.
+pub struct Consumer {
+    /// Where Redis is.
+    pub client: redis::Client,
+    /// How its keys are named.
+    pub keys: Keys,
+    /// Applies.
+    pub writer: Writer,
+    /// Knows the cursors.
+    pub reader: Reader,
+    /// Learns who is there.
+    pub presence: Presence,
+    /// Hears what was settled.
+    pub waiting: Waiting,
+    /// Hears of commands that applying has made.
+    pub wakes: Wakes,
+    /// How often all known stores are looked at.
+    pub sweep_every: Duration,
+    /// Learns which ids are no stores yet; `None`: nobody looks for new stores.
+    pub newcomers: Option<Newcomers>,
+}
+
+impl Consumer {
+    /// Runs until told to stop. Redis may come and go; an error of the database ends it.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let queue = Queue::default();
+        let own_bell = OwnBell::new(self.sweep_every);
+        let rounds = Rounds {
+            keys: self.keys.clone(),
+            writer: self.writer,
+            reader: self.reader,
+            presence: self.presence,
+            waiting: self.waiting,
+            wakes: self.wakes,
+        };
+        let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+        let bells =
+            Bells { client: self.client.clone(), keys: self.keys.clone(), queue: queue.clone(), own: own_bell.clone() };
+        tasks.spawn(bells.run());
+        for _ in 0..slow::WORKERS {
+            let lane = SlowLane { client: self.client.clone(), queue: queue.clone(), rounds: rounds.clone() };
+            tasks.spawn(lane.run());
+        }
+        let newcomers = self.newcomers;
+        if let Some(newcomers) = newcomers.clone() {
+            let discovery = Discovery {
+                client: self.client.clone(),
+                queue: queue.clone(),
+                rounds: rounds.clone(),
+                every: self.sweep_every,
+                newcomers,
+            };
+            tasks.spawn(discovery.run());
+        }
+        let main = MainLane { client: self.client, queue, rounds, own_bell, sweep_every: self.sweep_every, newcomers };
+        tasks.spawn(main.run());
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            Some(ended) = tasks.join_next() => ended?,
+        }
+    }
+}
+
+/// The lane of all stores that hold up nobody.
+struct MainLane {
+    client: redis::Client,
+    queue: Queue,
+    rounds: Rounds,
+    own_bell: OwnBell,
+    sweep_every: Duration,
+    newcomers: Option<Newcomers>,
+}
+
+impl MainLane {
+    async fn run(self) -> anyhow::Result<()> {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let mut pace = Pace::default();
+        loop {
+            match self.follow(&mut backoff, &mut pace).await {
+                Err(Failure::Slow) => {
+                    tracing::warn!(halved = pace.halved, "reading took too long; less is read at once");
+                    continue;
+                }
+                // Only the step that was too much at once is tried again.
+                Err(Failure::Busy) => {}
+                Err(Failure::Redis(error)) => {
+                    if self.rounds.presence.note_redis(false) {
+                        tracing::warn!(%error, "Redis cannot be reached; reads go on, purchases are refused");
+                    }
+                }
+                Err(Failure::Fatal(error)) => return Err(error),
+                Ok(never) => match never {},
+            }
+            tokio::time::sleep(backoff.failed(uuid::Uuid::new_v4().as_u64_pair().0)).await;
+        }
+    }
+
+    /// Follows the stores on one connection until something fails.
+    async fn follow(&self, backoff: &mut Backoff, pace: &mut Pace) -> Result<Infallible, Failure> {
+        let presence = &self.rounds.presence;
+        let mut connection = runtime::redis::connect(&self.client).await?;
+        let mut sweep = tokio::time::interval(self.sweep_every);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Stores not looked at since this connection was made.
+        let mut unread: Option<BTreeSet<StoreId>> = None;
+        loop {
+            let mut sweeps = false;
+            if self.queue.is_idle() {
+                tokio::select! {
+                    _ = sweep.tick() => sweeps = true,
+                    () = self.queue.sweep_wanted() => sweeps = true,
+                    () = self.queue.rung() => {}
+                }
+            } else {
+                sweeps = sweep.tick().now_or_never().is_some();
+            }
+            if sweeps {
+                match self.sweep(&mut connection).await {
+                    Ok(all) => {
+                        self.own_bell.ring(&mut connection, &self.rounds.keys).await?;
+                        // With an empty database nobody can tell who is a store before new ones were looked for.
+                        let looked = self.newcomers.as_ref().is_none_or(Newcomers::were_looked_for);
+                        if unread.is_none() && (looked || !all.is_empty()) {
+                            unread = Some(all.into_iter().collect());
+                        }
+                        self.queue.ring_all();
+                        if presence.note_redis(true) {
+                            tracing::info!("Redis answers");
+                        }
+                        backoff.succeeded();
+                    }
+                    Err(Failure::Busy) => {
+                        sweep.reset_immediately();
+                        tokio::time::sleep(BUSY_PAUSE).await;
+                    }
+                    Err(failure) => return Err(failure),
+                }
+            }
+            let due = self.queue.take(pace.stores());
+            match self.round(&mut connection, &due, pace).await {
+                Ok(Left { more, unread: left }) => {
+                    // Once is enough: under steady traffic there is always more.
+                    if let Some(unread) = &mut unread {
+                        unread.retain(|id| left.contains(id) || (!due.contains(id) && !self.queue.is_apart(id)));
+                        if unread.is_empty() && !presence.has_swept() {
+                            presence.note_swept();
+                        }
+                    }
+                    more.into_iter().for_each(|id| self.queue.ring(id));
+                    self.queue.put_back(left);
+                }
+                Err(Failure::Busy) => {
+                    due.into_iter().for_each(|id| self.queue.ring(id));
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// Says who is a store, and writes every store's ack again; returns all stores.
+    async fn sweep(&self, connection: &mut MultiplexedConnection) -> Result<HashSet<StoreId>, Failure> {
+        let known = self.rounds.reader.scan(stores::all).await.map_err(fatal)?;
+        let all: HashSet<StoreId> = known.iter().map(|store| store.id.clone()).collect();
+        self.queue.set_known(all.clone());
+        self.rounds.presence.retain(&all);
+        let suspects: Vec<StoreId> =
+            known.iter().filter(|store| store.wants_resync()).map(|store| store.id.clone()).collect();
+        if !suspects.is_empty() {
+            let now = runtime::clock::now();
+            let asked = self
+                .rounds
+                .write(move |connection| {
+                    suspects
+                        .into_iter()
+                        .filter_map(|id| match view::look_after(connection, &id, now) {
+                            Ok(asked) => asked.then_some(Ok(id)),
+                            Err(error) => Some(Err(error)),
+                        })
+                        .collect::<rusqlite::Result<Vec<_>>>()
+                })
+                .await?;
+            asked.iter().for_each(|id| self.rounds.wakes.wake(id));
+        }
+        // A store that is read apart is told there.
+        let acks: Vec<(StoreId, Ack)> = known
+            .iter()
+            .filter(|store| !self.queue.is_apart(&store.id))
+            .map(|store| (store.id.clone(), store.ack()))
+            .collect();
+        for acks in acks.chunks(STORES_A_ROUND) {
+            self.rounds.tell(connection, acks).await?;
+        }
+        Ok(all)
+    }
+
+    /// Looks, reads, applies, acknowledges.
+    async fn round(
+        &self,
+        connection: &mut MultiplexedConnection,
+        due: &[StoreId],
+        pace: &mut Pace,
+    ) -> Result<Left, Failure> {
+        let read_at = runtime::clock::now();
+        let (mut wanted, mut unread) = (Vec::new(), Vec::new());
+        let mut bytes = 0;
+        for Found { id, cursor, size, look } in self.rounds.look(connection, due).await? {
+            match size {
+                Err(why) => self.rounds.cannot_be_read(&id, &why),
+                Ok(size) if size.entries == 0 => self.rounds.has_nothing(&id, cursor, &look, read_at),
+                Ok(size) if size.bytes > BYTES_A_STORE => self.queue.set_apart(&id),
+                Ok(size) if bytes > 0 && bytes + size.bytes > pace.bytes() => unread.push(id),
+                Ok(size) => {
+                    bytes += size.bytes;
+                    wanted.push(Wanted { id, cursor, look, count: 0 });
+                }
+            }
+        }
+        let count = pace.entries(wanted.len());
+        wanted.iter_mut().for_each(|wanted| wanted.count = count);
+        let deliveries = match self.rounds.read(connection, &wanted).await {
+            Err(Failure::Slow) => {
+                // Whichever it was: alone they hold up nobody, and those that can be read come back.
+                wanted.iter().for_each(|wanted| self.queue.set_apart(&wanted.id));
+                pace.timed_out();
+                return Err(Failure::Slow);
+            }
+            deliveries => deliveries?,
+        };
+        if !wanted.is_empty() {
+            pace.worked();
+        }
+        let taken = self.rounds.take_in(connection, wanted, deliveries, read_at).await?;
+        let more = taken.into_iter().filter(|(_, more)| *more).map(|(id, _)| id).collect();
+        Ok(Left { more, unread })
+    }
+}
+
+/// What a round left for the next one.
+struct Left {
+    /// Stores that have more to say.
+    more: Vec<StoreId>,
+    /// Stores that were not read: together with the others they had too much.
+    unread: Vec<StoreId>,
+}
+
+/// How much is read at once: what took too long is half as much the next time.
+#[derive(Debug, Default)]
+struct Pace {
+    halved: u32,
+    worked: u32,
+}
+
+impl Pace {
+    /// Stores of a round.
+    fn stores(&self) -> usize {
+        (STORES_A_ROUND >> self.halved).max(1)
+    }
+
+    /// Bytes of a round, unless one store alone has more.
+    fn bytes(&self) -> u64 {
+        BYTES_A_ROUND >> self.halved
+    }
+
+    /// Entries to ask each of so many stores for.
+    fn entries(&self, stores: usize) -> usize {
+        ((ENTRIES_A_ROUND / stores.max(1)).clamp(64, 1_024) >> self.halved).max(1)
+    }
+
+    fn worked(&mut self) {
+        self.worked += 1;
+        if self.worked >= ROUNDS_TO_RECOVER {
+            self.worked = 0;
+            self.halved = self.halved.saturating_sub(1);
+        }
+    }
+
+    fn timed_out(&mut self) {
+        self.worked = 0;
+        self.halved = (self.halved + 1).min(HALVINGS);
+    }
+}
+
+/// Why following ended.
+enum Failure {
+    /// Wait and try again.
+    Redis(redis::RedisError),
+    /// Reading took too long; try again with less at once.
+    Slow,
+    /// Too many writes are waiting; try again in a moment.
+    Busy,
+    /// The process must stop.
+    Fatal(anyhow::Error),
+}
+
+impl From<redis::RedisError> for Failure {
+    fn from(error: redis::RedisError) -> Self {
+        Self::Redis(error)
+    }
+}
+
+fn fatal(error: impl std::fmt::Display) -> Failure {
+    Failure::Fatal(anyhow::anyhow!("{error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_took_too_long_is_halved_and_recovers() {
+        let mut pace = Pace::default();
+        assert_eq!((pace.stores(), pace.bytes(), pace.entries(256), pace.entries(1)), (256, 32 << 20, 64, 1_024));
+        pace.timed_out();
+        assert_eq!((pace.stores(), pace.bytes(), pace.entries(256), pace.entries(1)), (128, 16 << 20, 32, 512));
+        for _ in 0..ROUNDS_TO_RECOVER {
+            pace.worked();
+        }
+        assert_eq!(pace.stores(), 256);
+        for _ in 0..20 {
+            pace.timed_out();
+        }
+        assert_eq!((pace.stores(), pace.entries(1)), (1, 1));
+    }
+}

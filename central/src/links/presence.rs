@@ -1,0 +1,556 @@
+//! Who is there (P8, L13): heartbeats as last read from Redis. Only Redis's clock decides how old one is.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use protocol::ids::StoreId;
+use protocol::link::EntryId;
+use protocol::time::Millis;
+use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, Pipeline, RedisResult, Value};
+use runtime::redis::{Beat, Claim, Keys};
+
+use crate::storage::stores::Store;
+
+/// Two process numbers that each came back after the other, within this time, are two agents.
+const ALTERNATION: Duration = Duration::from_secs(120);
+/// A store that announces entries of which nothing has come for so long gets no purchase: it would not execute it.
+const STANDSTILL: Duration = Duration::from_secs(10);
+/// One of two agents that was not heard for so long is gone: also an idle agent beats every 10 s.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// A store's heartbeat as read at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Look {
+    /// The beat, if its key is there.
+    pub beat: Option<Beat>,
+    /// Its age by Redis's clock, ms.
+    pub age_ms: i64,
+    /// Redis's clock at that moment.
+    pub redis_now: Millis,
+}
+
+/// Why a store gets no remote purchase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Its heartbeat is too old, or it said good-bye.
+    Offline,
+    /// Its heartbeat was never seen.
+    NeverSeen,
+    /// What central knows of it is not up to date yet.
+    CatchingUp,
+    /// An operator paused it.
+    Paused,
+    /// Its agent was refused: a copy, a clone, or one that was replaced.
+    Fenced,
+    /// Its stream or commands cannot be followed.
+    Quarantined,
+    /// Redis cannot be reached, so nothing is known.
+    Redis,
+    /// Central has not looked yet.
+    Starting,
+}
+
+impl Unavailable {
+    /// Stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Offline => "offline",
+            Self::NeverSeen => "never_seen",
+            Self::CatchingUp => "catching_up",
+            Self::Paused => "paused",
+            Self::Fenced => "fenced",
+            Self::Quarantined => "quarantined",
+            Self::Redis => "redis",
+            Self::Starting => "starting",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    beat: Option<Beat>,
+    /// When the beat was set, by this process's monotonic clock.
+    beaten_at: Option<Instant>,
+    /// Its key was not there at the last look: it left in good order, or Redis was wiped.
+    gone: bool,
+    /// The process before the present one, and when it was last seen.
+    other_process: Option<(u64, Instant)>,
+    two_agents: bool,
+    /// Since when something is known to exist that is not applied.
+    lagging_since: Option<Instant>,
+    /// Where it has stood, and since when, with more announced.
+    standing: Option<(EntryId, Instant)>,
+    /// Why its stream cannot be followed.
+    stuck: Option<(String, Instant)>,
+    quarantined: Option<String>,
+    /// Its command sender has stopped itself.
+    commands_stopped: bool,
+    /// What Redis refuses central for this store, and in which words.
+    refused: BTreeMap<Access, String>,
+    /// What an agent that publishes nothing says of itself, and since when it does not.
+    claim: Option<(Claim, Option<Instant>)>,
+    /// Central's time of the last look after which everything known was applied.
+    current_at: Millis,
+    /// A head that a beat announced and that is not reached yet, and the time of that look.
+    owed: Option<(Millis, EntryId)>,
+}
+
+/// What central does with one of a store's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Reads its heartbeat.
+    Heartbeat,
+    /// Writes the ack of its events.
+    Ack,
+    /// Sends commands and reads their ack.
+    Commands,
+}
+
+impl Access {
+    /// In words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Heartbeat => "reading its heartbeat",
+            Self::Ack => "acknowledging its events",
+            Self::Commands => "sending it commands",
+        }
+    }
+}
+
+/// What is known of all stores' presence; lives in memory only. Cheap to clone.
+#[derive(Clone)]
+pub struct Presence {
+    stores: Arc<RwLock<HashMap<StoreId, Seen>>>,
+    health: Arc<RwLock<Health>>,
+    max_age: Duration,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Health {
+    redis_since: Option<Instant>,
+    lost_at: Option<Instant>,
+    swept: bool,
+}
+
+/// What operators see of a store's presence.
+#[derive(Debug, Clone, Default)]
+pub struct Sight {
+    /// The last beat seen.
+    pub beat: Option<Beat>,
+    /// Its age now, ms.
+    pub beat_age_ms: Option<i64>,
+    /// Its key is gone: it counts no longer, however young it is.
+    pub gone: bool,
+    /// Age of the oldest entry known to exist and not applied, ms; 0: none.
+    pub lag_ms: i64,
+    /// More is announced than is applied, and for some time nothing was.
+    pub stands_still: bool,
+    /// Two agents beat under one id.
+    pub two_agents: bool,
+    /// Why its stream has stood still, and for how long, ms.
+    pub stuck: Option<(String, i64)>,
+    /// Why its link is broken.
+    pub quarantined: Option<String>,
+    /// Central's command sender for it has stopped.
+    pub commands_stopped: bool,
+    /// What Redis refuses central for this store, and in which words.
+    pub refused: BTreeMap<Access, String>,
+    /// What an agent says of itself that runs under this id and publishes nothing.
+    pub claim: Option<Claim>,
+    /// Central's time of the last look after which everything known was applied.
+    pub current_at: Millis,
+}
+
+impl Presence {
+    /// Nothing seen yet. A beat older than `max_age` counts as stale.
+    pub fn new(max_age: Duration) -> Self {
+        Self { stores: Arc::default(), health: Arc::default(), max_age }
+    }
+
+    /// The commands that read a store's beat, for [`Presence::look_of`].
+    pub fn ask(pipe: &mut Pipeline, keys: &Keys, store: &StoreId) {
+        let key = keys.heartbeat(store);
+        runtime::redis::get_short(pipe, &key);
+        pipe.cmd("PTTL").arg(&key);
+    }
+
+    /// Reads the replies to [`Presence::ask`]. A value that is no beat is as good as none.
+    pub fn look_of(get: Value, pttl: Value, redis_now: Millis) -> Look {
+        let beat = runtime::redis::text_of(get).and_then(|text| serde_json::from_str::<Beat>(&text).ok());
+        let left = i64::from_redis_value(pttl).unwrap_or(-2);
+        match beat {
+            Some(beat) if left >= 0 => {
+                let age_ms = beat.life_ms.saturating_sub(left).max(0);
+                Look { beat: Some(beat), age_ms, redis_now }
+            }
+            _ => Look { beat: None, age_ms: 0, redis_now },
+        }
+    }
+
+    /// Reads one store's beat and Redis's clock now.
+    pub async fn look(connection: &mut MultiplexedConnection, keys: &Keys, store: &StoreId) -> RedisResult<Look> {
+        let mut pipe = Pipeline::with_capacity(3);
+        Self::ask(&mut pipe, keys, store);
+        pipe.cmd("TIME");
+        pipe.ignore_errors();
+        let replies: Vec<Value> = pipe.query_async(connection).await?;
+        let [get, pttl, time]: [Value; 3] = replies
+            .try_into()
+            .map_err(|_| redis::RedisError::from((redis::ErrorKind::UnexpectedReturnType, "three replies expected")))?;
+        let time = <(i64, i64)>::from_redis_value(time)?;
+        Ok(Self::look_of(get, pttl, runtime::redis::time(time)))
+    }
+
+    /// Remembers a look.
+    pub fn note(&self, store: &StoreId, look: &Look) {
+        let mut stores = self.stores.write();
+        let seen = stores.entry(store.clone()).or_default();
+        let Some(beat) = &look.beat else {
+            // The last beat stays, to tell its age.
+            seen.gone = true;
+            return;
+        };
+        if let Some(last) = &seen.beat
+            && last.process != beat.process
+        {
+            let other = seen.other_process.filter(|(_, at)| at.elapsed() < ALTERNATION);
+            seen.two_agents = other.is_some_and(|(process, _)| process == beat.process);
+            seen.other_process = Some((last.process, Instant::now()));
+        }
+        seen.beaten_at = Instant::now().checked_sub(Duration::from_millis(look.age_ms.unsigned_abs()));
+        seen.beat = Some(beat.clone());
+        seen.gone = false;
+    }
+
+    /// Remembers how far a store's events are applied after a look at its stream and beat. `all`: nothing of the stream
+    /// was left behind. Says whether the view is current: all that the beat announces is applied, too.
+    pub fn note_applied(&self, store: &StoreId, applied: EntryId, look: &Look, at: Millis, all: bool) -> bool {
+        let reached = |place: EntryId| place.epoch == applied.epoch && place.seq <= applied.seq;
+        let head = look.beat.as_ref().map(|beat| EntryId { epoch: beat.epoch, seq: beat.head });
+        let mut stores = self.stores.write();
+        let seen = stores.entry(store.clone()).or_default();
+        let is_behind = head.is_some_and(|head| !reached(head));
+        seen.standing = is_behind
+            .then(|| seen.standing.filter(|(place, _)| *place == applied).unwrap_or((applied, Instant::now())));
+        // Under steady sales there is always something newer: what an earlier beat announced counts for its own time.
+        if let Some((asked_at, place)) = seen.owed
+            && (reached(place) || place.epoch < applied.epoch)
+        {
+            if reached(place) {
+                seen.current_at = asked_at;
+            }
+            (seen.owed, seen.lagging_since) = (None, None);
+        }
+        if all && head.is_none_or(reached) {
+            (seen.owed, seen.lagging_since) = (None, None);
+            if head.is_some() {
+                seen.current_at = at;
+            }
+            return head.is_some();
+        }
+        let mut age_ms = 0;
+        if let (Some(head), Some(beat)) = (head.filter(|head| !reached(*head)), &look.beat) {
+            seen.owed.get_or_insert((at, head));
+            age_ms = beat.oldest_unsent_ms.saturating_add(look.age_ms).max(0).unsigned_abs();
+        }
+        let now = Instant::now();
+        seen.lagging_since.get_or_insert(now.checked_sub(Duration::from_millis(age_ms)).unwrap_or(now));
+        false
+    }
+
+    /// Remembers why a store's stream stands still, or that it does not. Says whether the reason is new.
+    pub fn note_stuck(&self, store: &StoreId, why: Option<String>) -> bool {
+        let mut stores = self.stores.write();
+        let seen = stores.entry(store.clone()).or_default();
+        let news = why.is_some() && why.as_ref() != seen.stuck.as_ref().map(|(why, _)| why);
+        seen.stuck = why.map(|why| {
+            let since = seen.stuck.as_ref().map_or_else(Instant::now, |(_, since)| *since);
+            (why, since)
+        });
+        news
+    }
+
+    /// Remembers that a store's link is broken, or whole again. Says whether that is new.
+    pub fn note_quarantined(&self, store: &StoreId, why: Option<String>) -> bool {
+        let mut stores = self.stores.write();
+        let seen = stores.entry(store.clone()).or_default();
+        let news = seen.quarantined.is_some() != why.is_some();
+        seen.quarantined = why;
+        news
+    }
+
+    /// Remembers that Redis refuses something for a store, or that it does not. Says whether a refusal is new.
+    pub fn note_access(&self, store: &StoreId, access: Access, refused: Option<String>) -> bool {
+        let mut stores = self.stores.write();
+        let seen = stores.entry(store.clone()).or_default();
+        match refused {
+            Some(why) => seen.refused.insert(access, why).is_none(),
+            None => {
+                seen.refused.remove(&access);
+                false
+            }
+        }
+    }
+
+    /// Remembers what an agent says of itself that publishes nothing, or that there is none.
+    pub fn note_claim(&self, store: &StoreId, claim: Option<Claim>) {
+        let mut stores = self.stores.write();
+        let seen = stores.entry(store.clone()).or_default();
+        if seen.claim.as_ref().map(|(claim, _)| claim) != claim.as_ref() {
+            seen.claim = claim.map(|claim| {
+                let since = Instant::now().checked_sub(Duration::from_millis(claim.for_ms));
+                (claim, since)
+            });
+        }
+    }
+
+    /// Forgets everything of ids that are no stores.
+    pub fn retain(&self, known: &HashSet<StoreId>) {
+        self.stores.write().retain(|id, _| known.contains(id));
+    }
+
+    /// Remembers whether central's command sender for a store has stopped itself.
+    pub fn note_commands_stopped(&self, store: &StoreId, stopped: bool) {
+        self.stores.write().entry(store.clone()).or_default().commands_stopped = stopped;
+    }
+
+    /// Redis answered, or it did not. Says whether that is new.
+    pub fn note_redis(&self, reachable: bool) -> bool {
+        let mut health = self.health.write();
+        let is_first = health.redis_since.is_none() && health.lost_at.is_none();
+        let news = is_first || reachable != health.redis_since.is_some();
+        if reachable {
+            health.redis_since.get_or_insert_with(Instant::now);
+            health.lost_at = None;
+        } else {
+            health.redis_since = None;
+            health.lost_at.get_or_insert_with(Instant::now);
+        }
+        news
+    }
+
+    /// All known stores have been looked at once.
+    pub fn note_swept(&self) {
+        self.health.write().swept = true;
+    }
+
+    /// Whether Redis answered the last call.
+    pub fn is_redis_reachable(&self) -> bool {
+        self.health.read().redis_since.is_some()
+    }
+
+    /// How long Redis has not answered.
+    pub fn redis_lost_for(&self) -> Option<Duration> {
+        self.health.read().lost_at.map(|at| at.elapsed())
+    }
+
+    /// Whether all known stores have been looked at once since the start.
+    pub fn has_swept(&self) -> bool {
+        self.health.read().swept
+    }
+
+    /// What is known of one store's presence.
+    pub fn sight(&self, store: &StoreId) -> Sight {
+        let stores = self.stores.read();
+        let Some(seen) = stores.get(store) else { return Sight::default() };
+        let millis = |since: Instant| i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
+        Sight {
+            beat: seen.beat.clone(),
+            beat_age_ms: seen.beaten_at.map(millis),
+            gone: seen.gone,
+            lag_ms: seen.lagging_since.map_or(0, millis),
+            stands_still: seen.standing.is_some_and(|(_, since)| since.elapsed() > STANDSTILL),
+            two_agents: seen.two_agents && seen.other_process.is_some_and(|(_, at)| at.elapsed() < SILENCE),
+            stuck: seen.stuck.as_ref().map(|(why, since)| (why.clone(), millis(*since))),
+            quarantined: seen.quarantined.clone(),
+            commands_stopped: seen.commands_stopped,
+            refused: seen.refused.clone(),
+            // One that goes on beats its heart before its claim has gone.
+            claim: seen.claim.as_ref().and_then(|(claim, since)| {
+                let same = seen.beat.as_ref().is_some_and(|beat| beat.process == claim.process);
+                (!same || seen.beaten_at <= *since).then(|| claim.clone())
+            }),
+            current_at: seen.current_at,
+        }
+    }
+
+    /// May the store get a purchase, as far as can be told without asking Redis again? For reads.
+    pub fn judge_remembered(&self, store: &Store) -> Result<(), Unavailable> {
+        if !self.is_redis_reachable() {
+            return Err(if self.has_swept() { Unavailable::Redis } else { Unavailable::Starting });
+        }
+        let sight = self.sight(&store.id);
+        let look = Look {
+            age_ms: sight.beat_age_ms.unwrap_or(i64::MAX),
+            beat: sight.beat_age_ms.and(sight.beat.clone()).filter(|_| !sight.gone),
+            redis_now: Millis(0),
+        };
+        self.judge(store, &look)
+    }
+
+    /// May the store get a purchase, given a fresh look (P8, L13)?
+    pub fn judge(&self, store: &Store, look: &Look) -> Result<(), Unavailable> {
+        let sight = self.sight(&store.id);
+        let Some(beat) = &look.beat else {
+            let ever = sight.beat.is_some() || store.cursor.epoch > 0;
+            return Err(if ever { Unavailable::Offline } else { Unavailable::NeverSeen });
+        };
+        if look.age_ms > i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX) {
+            return Err(Unavailable::Offline);
+        }
+        if store.fenced != 0 && store.fenced == beat.epoch {
+            return Err(Unavailable::Fenced);
+        }
+        let is_cut = sight.refused.contains_key(&Access::Ack) || sight.refused.contains_key(&Access::Commands);
+        if sight.quarantined.is_some() || sight.commands_stopped || is_cut {
+            return Err(Unavailable::Quarantined);
+        }
+        if beat.epoch != store.cursor.epoch || store.is_settling() || sight.stands_still {
+            return Err(Unavailable::CatchingUp);
+        }
+        if !store.online_sale {
+            return Err(Unavailable::Paused);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(head: u64) -> Look {
+        let beat = Beat {
+            process: 1,
+            epoch: 7,
+            head,
+            backlog: 0,
+            oldest_unsent_ms: 0,
+            version: String::new(),
+            life_ms: 60_000,
+        };
+        Look { beat: Some(beat), age_ms: 100, redis_now: Millis(0) }
+    }
+
+    fn at(seq: u64) -> EntryId {
+        EntryId { epoch: 7, seq }
+    }
+
+    #[test]
+    fn a_store_is_current_as_of_the_look_whose_announcement_is_applied() {
+        let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
+        let sight = || presence.sight(&store);
+        assert!(!presence.note_applied(&store, at(1_024), &look(5_000), Millis(10), false));
+        assert_eq!(sight().current_at, Millis(0));
+        assert!(sight().lag_ms >= 100);
+        // It goes on selling: the head is never reached at once, but what was announced before is.
+        assert!(!presence.note_applied(&store, at(5_001), &look(6_000), Millis(20), true));
+        assert_eq!(sight().current_at, Millis(10));
+        assert!(presence.note_applied(&store, at(6_000), &look(6_000), Millis(30), true));
+        assert_eq!((sight().current_at, sight().lag_ms), (Millis(30), 0));
+        assert!(!presence.note_applied(&store, at(6_000), &look(6_000), Millis(40), false), "stuck");
+        assert_eq!(sight().current_at, Millis(30));
+    }
+
+    #[test]
+    fn a_store_of_which_nothing_comes_any_more_gets_no_purchase() {
+        let connection = crate::testing::database();
+        let store = crate::testing::Agent::settled("s1", &connection).store(&connection);
+        let presence = Presence::new(Duration::from_secs(50));
+        let wait = |presence: &Presence| {
+            let mut stores = presence.stores.write();
+            let standing = &mut stores.entry(store.id.clone()).or_default().standing;
+            *standing = standing.and_then(|(place, at)| Some((place, at.checked_sub(STANDSTILL * 2)?)));
+        };
+        let judged = |head| presence.judge(&store, &look(head));
+        presence.note_applied(&store.id, at(5), &look(9), Millis(1), false);
+        assert_eq!(judged(9), Ok(()), "it may come any moment");
+        // Under steady load there is always more, and always some of it comes.
+        wait(&presence);
+        presence.note_applied(&store.id, at(6), &look(20), Millis(2), true);
+        assert_eq!(judged(20), Ok(()));
+        wait(&presence);
+        presence.note_applied(&store.id, at(6), &look(30), Millis(3), false);
+        assert_eq!(judged(30), Err(Unavailable::CatchingUp));
+        presence.note_applied(&store.id, at(30), &look(30), Millis(4), true);
+        assert_eq!(judged(30), Ok(()));
+        // One that was idle for long is behind only since it announced something.
+        wait(&presence);
+        presence.note_applied(&store.id, at(30), &look(31), Millis(5), true);
+        assert_eq!(judged(31), Ok(()));
+    }
+
+    #[test]
+    fn a_beat_that_is_gone_keeps_its_age_and_counts_no_longer() {
+        let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
+        presence.note(&store, &look(1));
+        presence.note(&store, &Look::default());
+        let sight = presence.sight(&store);
+        assert!(sight.gone && sight.beat_age_ms.is_some_and(|age| (100..10_000).contains(&age)), "{sight:?}");
+        presence.note(&store, &look(1));
+        assert!(!presence.sight(&store).gone);
+    }
+
+    #[test]
+    fn of_two_agents_one_is_gone_once_it_was_not_heard_for_a_while() {
+        let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
+        let beat = |process| {
+            let mut look = look(1);
+            look.beat.as_mut().expect("is there").process = process;
+            presence.note(&store, &look);
+            presence.sight(&store).two_agents
+        };
+        assert!(!beat(1) && !beat(2), "a restart");
+        assert!(beat(1) && beat(2), "they alternate");
+        let silent_for = |silence: Duration| {
+            let mut stores = presence.stores.write();
+            let (_, at) = stores.get_mut(&store).and_then(|seen| seen.other_process.as_mut()).expect("another one");
+            *at = Instant::now().checked_sub(silence).expect("this machine runs for longer");
+        };
+        silent_for(Duration::from_secs(12));
+        assert!(beat(2), "an idle agent beats every 10 s");
+        silent_for(Duration::from_secs(16));
+        assert!(!beat(2));
+        assert!(beat(1), "it comes back");
+    }
+
+    #[test]
+    fn an_agent_that_goes_on_claims_nothing_any_more() {
+        let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
+        let claim = |process, for_ms| {
+            let why = "fenced".to_owned();
+            presence.note_claim(
+                &store,
+                Some(Claim { process, epoch: 9, why, items: 2, backlog: 3, for_ms, version: String::new() }),
+            );
+            presence.sight(&store).claim
+        };
+        assert!(claim(1, 0).is_some());
+        // Its beat is 100 ms old.
+        presence.note(&store, &look(1));
+        assert!(claim(1, 10).is_some(), "it has beaten before it stopped");
+        assert!(claim(1, 5_000).is_none(), "it beats again");
+        assert!(claim(2, 5_000).is_some(), "another one");
+        presence.retain(&HashSet::new());
+        assert!(presence.sight(&store).claim.is_none() && presence.stores.read().is_empty());
+    }
+
+    #[test]
+    fn numbers_from_redis_may_be_anything() {
+        let beat = |life: i64| {
+            let mut beat = look(1).beat.expect("is there");
+            (beat.life_ms, beat.oldest_unsent_ms, beat.head) = (life, i64::MAX, u64::MAX);
+            Value::BulkString(serde_json::to_string(&beat).expect("serialises").into_bytes())
+        };
+        let store = StoreId::parse("s1").expect("valid");
+        let presence = Presence::new(Duration::from_secs(50));
+        for (life, left) in [(i64::MIN, i64::MAX), (i64::MAX, 0)] {
+            let look = Presence::look_of(beat(life), Value::Int(left), Millis(0));
+            presence.note(&store, &look);
+            presence.note_applied(&store, at(1), &look, Millis(1), true);
+        }
+    }
+}

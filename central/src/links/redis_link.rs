@@ -1,0 +1,66 @@
+//! The connection to Redis that central's tasks share.
+//!
+//! A call that fails leaves the connection's state unknown, so it is dropped for everybody: each connection has a
+//! number, and a sender that finds a new number starts over (rules L3, L4).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Client, ErrorKind, RedisError, RedisResult};
+use tokio::sync::Mutex;
+
+/// After connecting has failed, others fail at once for this long instead of queueing up to try.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A shared connection that is opened when needed. Cheap to clone.
+#[derive(Clone)]
+pub struct RedisLink {
+    client: Client,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    number: u64,
+    connection: Option<MultiplexedConnection>,
+    failed_at: Option<Instant>,
+}
+
+impl RedisLink {
+    /// Not connected yet.
+    pub fn new(client: Client) -> Self {
+        Self { client, state: Arc::default() }
+    }
+
+    /// The present connection and its number.
+    pub async fn get(&self) -> RedisResult<(u64, MultiplexedConnection)> {
+        let mut state = self.state.lock().await;
+        if let Some(connection) = &state.connection {
+            return Ok((state.number, connection.clone()));
+        }
+        if state.failed_at.is_some_and(|at| at.elapsed() < PAUSE) {
+            return Err(RedisError::from((ErrorKind::Io, "Redis could not be reached a moment ago")));
+        }
+        match runtime::redis::connect(&self.client).await {
+            Ok(connection) => {
+                state.number += 1;
+                state.failed_at = None;
+                state.connection = Some(connection.clone());
+                Ok((state.number, connection))
+            }
+            Err(error) => {
+                state.failed_at = Some(Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    /// A call on this connection failed: nobody is to use it again.
+    pub async fn broken(&self, number: u64) {
+        let mut state = self.state.lock().await;
+        if state.number == number {
+            state.connection = None;
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What operators and the daemon itself do about the database: backup, restore, verify, retention, Redis users.
+
+pub mod acl;
+pub mod maintenance;
+pub mod restore;
+pub mod tools;
+pub mod verify;

@@ -1,0 +1,391 @@
+//! The question of a restore (L10): a store's agent asks for a new epoch, and for what central knows of its store.
+//!
+//! **Guarantees.** After the question nothing of an older epoch is applied any more, whatever is still on the way;
+//! whoever else runs under the store's id is superseded; of several who ask only the last gets in. The answer is one
+//! consistent state with the cursor at which it stands. Giving out the epoch is a short transaction; the state is told
+//! afterwards, in bounded reads beside the writer, and stands still meanwhile: nothing of the store is applied until its
+//! new epoch opens.
+
+use std::collections::VecDeque;
+
+use protocol::hash::{Digest, Hash};
+use protocol::ids::StoreId;
+use protocol::link::Cursor;
+use protocol::time::Millis;
+use protocol::wire::restore::{Counts, Header, KnownEntry, Line, Question, Span};
+use protocol::wire::{Event, Named};
+use runtime::sqlite::{Abort, HashColumn, parsed};
+use rusqlite::{Connection, params};
+
+use crate::projection::replay;
+use crate::projection::view;
+use crate::promises::commands;
+use crate::storage::items;
+use crate::storage::outcomes;
+use crate::storage::stocks;
+use crate::storage::stores::{self, Store};
+use crate::storage::totals;
+
+/// How far back entries are told even if the asker has nothing there, ms: the store's own retention.
+const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
+
+/// Items, outcomes or entries of one line.
+const PART: usize = 500;
+/// Spans of the asker's log that are looked at.
+const SPANS_MAX: usize = 1_000;
+
+/// Why a question is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The outcomes of its last state are being settled: ask again in a moment.
+    #[error("the store's state has just arrived and is being taken in")]
+    Installing,
+    /// Someone asked after this one, or an epoch has opened: what was told so far is worth nothing.
+    #[error("another restore of this store has begun")]
+    Overtaken,
+}
+
+/// Gives out an epoch, in the caller's transaction. A store that is not known yet gets a row.
+pub fn question(connection: &Connection, id: &StoreId, asked: &Question, now: Millis) -> Result<u64, Abort<Refusal>> {
+    stores::discover(connection, id, now)?;
+    let mut store = stores::find(connection, id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    if store.installing {
+        return Err(Abort::Refused(Refusal::Installing));
+    }
+    if store.cursor.epoch > 0 {
+        stores::add_to_lineage(connection, id, &store.cursor)?;
+    }
+    let wall = u64::try_from(now.0).unwrap_or(1);
+    let epoch = wall.max(store.cursor.epoch + 1).max(asked.epoch.saturating_add(1));
+    store.cursor = Cursor { epoch, seq: 0, hash: Hash::ZERO };
+    store.fenced = 0;
+    store.adopt = None;
+    store.opening = false;
+    stocks::give_up(connection, &mut store)?;
+    store.save(connection)?;
+    Ok(epoch)
+}
+
+/// Where the answer to a question has come to: each step reads a little and tells a line.
+#[derive(Debug)]
+pub struct Telling {
+    id: StoreId,
+    epoch: u64,
+    asked: Vec<Span>,
+    now: Millis,
+    step: Step,
+    told: Counts,
+}
+
+#[derive(Debug)]
+enum Step {
+    Begin,
+    /// Adds up the view's rows, to compare them with what the store said.
+    Check(Box<Store>, String, Digest),
+    /// Tells the view's rows behind a product.
+    Rows(Box<Store>, String),
+    /// Tells the items that the ledger adds up to, because the view's rows were damaged.
+    Replayed(Box<Store>, VecDeque<Named>),
+    /// Tells outcomes behind a command.
+    Outcomes(Box<Store>, String),
+    /// Tells entries of these spans.
+    Entries(Box<Store>, VecDeque<Span>),
+    Ended,
+}
+
+impl Telling {
+    /// The answer to a question for which this epoch was given out.
+    pub fn new(id: StoreId, epoch: u64, asked: Question, now: Millis) -> Self {
+        Self { id, epoch, asked: asked.log, now, step: Step::Begin, told: Counts::default() }
+    }
+
+    /// Whether the last line has been told.
+    pub fn is_over(&self) -> bool {
+        matches!(self.step, Step::Ended)
+    }
+
+    /// Reads on. `None`: this step had nothing to tell.
+    pub fn next(&mut self, connection: &Connection) -> Result<Option<Line>, Abort<Refusal>> {
+        let (step, line) = match std::mem::replace(&mut self.step, Step::Ended) {
+            Step::Begin => {
+                let store = self.still(connection)?;
+                let header = Header {
+                    store_id: self.id.to_string(),
+                    epoch: self.epoch,
+                    lineage: stores::lineage(connection, &self.id)?,
+                    complete: store.complete,
+                    state: store.state,
+                    covers: covers(connection, &store)?,
+                };
+                (Step::Check(store.into(), String::new(), Digest::default()), Some(Line::Header(header)))
+            }
+            Step::Check(store, after, digest) => {
+                let next = items::between(connection, store.stock, &after, totals::END, PART)?;
+                let digest = next.iter().fold(digest, |sum, (product, item)| sum.replace(product, None, Some(item)));
+                match next.last().filter(|_| next.len() == PART) {
+                    Some((last, _)) => (Step::Check(store, last.to_string(), digest), None),
+                    None => (Self::state(connection, store, digest)?, None),
+                }
+            }
+            Step::Rows(store, after) => {
+                let next = items::between(connection, store.stock, &after, totals::END, PART)?;
+                let next: Vec<Named> = next.into_iter().map(|(product_id, item)| Named { product_id, item }).collect();
+                match next.last().map(|last| last.product_id.to_string()) {
+                    Some(last) => (Step::Rows(store, last), Some(self.items(next))),
+                    None => (Step::Outcomes(store, String::new()), None),
+                }
+            }
+            Step::Replayed(store, mut left) => {
+                let rest = left.split_off(PART.min(left.len()));
+                match left.is_empty() {
+                    true => (Step::Outcomes(store, String::new()), None),
+                    false => (Step::Replayed(store, rest), Some(self.items(left.into()))),
+                }
+            }
+            Step::Outcomes(store, after) => {
+                let next = outcomes::behind(connection, &self.id, &after, PART)?;
+                match next.last().map(|last| last.command.to_string()) {
+                    Some(last) => {
+                        self.told.outcomes += next.len() as u64;
+                        (Step::Outcomes(store, last), Some(Line::Outcomes(next)))
+                    }
+                    None => {
+                        let spans = wanted(connection, &store, &self.asked, self.now)?;
+                        (Step::Entries(store, spans), None)
+                    }
+                }
+            }
+            Step::Entries(store, mut spans) => match spans.pop_front() {
+                Some(span) => {
+                    let next = entries(connection, &store, &span)?;
+                    if let Some(last) = next.last().filter(|last| last.seq < span.last) {
+                        spans.push_front(Span { first: last.seq + 1, ..span });
+                    }
+                    self.told.entries += next.len() as u64;
+                    (Step::Entries(store, spans), Some(Line::Entries(next)))
+                }
+                // Whatever was read until now is one state only if it still stands.
+                None => self.still(connection).map(|_| (Step::Ended, Some(Line::End(self.told))))?,
+            },
+            Step::Ended => (Step::Ended, None),
+        };
+        self.step = step;
+        Ok(line)
+    }
+
+    /// The store, as long as it waits for the epoch that was given out.
+    fn still(&self, connection: &Connection) -> Result<Store, Abort<Refusal>> {
+        stores::find(connection, &self.id)?
+            .filter(|store| store.cursor == Cursor { epoch: self.epoch, seq: 0, hash: Hash::ZERO })
+            .ok_or(Abort::Refused(Refusal::Overtaken))
+    }
+
+    /// How the stock at the state's cursor is told. A view that is not what the store said there was damaged, or there is
+    /// an entry that was not understood: then the ledger tells.
+    fn state(connection: &Connection, store: Box<Store>, rows: Digest) -> rusqlite::Result<Step> {
+        if rows == view::said(connection, &store)?.unwrap_or(store.digest) {
+            return Ok(Step::Rows(store, String::new()));
+        }
+        tracing::warn!(store = %store.id, "the view is not what the store said: the state comes from the ledger");
+        let stock = replay::stock(connection, &store)?;
+        let stock = stock.into_iter().map(|(product_id, item)| Named { product_id, item }).collect();
+        Ok(Step::Replayed(store, stock))
+    }
+
+    fn items(&mut self, items: Vec<Named>) -> Line {
+        self.told.items += items.len() as u64;
+        Line::Items(items)
+    }
+}
+
+/// `central restore` (L8): this database is an older copy. Every store gets a new command epoch, so that whatever the lost
+/// one had sent and this one does not know is never taken for this one's. `acked`: the command epoch that a store has last
+/// acknowledged, 0 if that is not known.
+pub fn reopen(
+    connection: &Connection,
+    mut acked: impl FnMut(&StoreId) -> u64,
+    now: Millis,
+) -> rusqlite::Result<Vec<StoreId>> {
+    let mut reopened = Vec::new();
+    for store in stores::all(connection)?.into_iter().filter(|store| store.cursor.epoch > 0) {
+        commands::reopen(connection, &store.id, acked(&store.id), now)?;
+        reopened.push(store.id);
+    }
+    Ok(reopened)
+}
+
+/// Lineage of the opening that the view grew from.
+fn covers(connection: &Connection, store: &Store) -> rusqlite::Result<Vec<Cursor>> {
+    if !store.complete {
+        return Ok(Vec::new());
+    }
+    let body: String = connection
+        .prepare_cached("select body from event where store_id = ?1 and epoch = ?2 and seq = 1")?
+        .query_row(params![store.id.as_str(), store.state.epoch], |row| row.get(0))?;
+    Ok(match Event::decode(protocol::link::OPENED, &body) {
+        Ok(Event::Opened { lineage }) => lineage.into_iter().map(|past| past.end).collect(),
+        _ => Vec::new(),
+    })
+}
+
+const LAST: &str = "select max(seq) from event where store_id = ?1 and epoch = ?2";
+const RECEIVED: &str = "select received_at from event where store_id = ?1 and epoch = ?2 and seq = ?3";
+const ENTRIES: &str = "select seq, hash, operation_id, product_id from event \
+     where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq limit ?5";
+
+/// The spans of entries up to the state's cursor that are told: all within the retention, and older ones that the asker
+/// has itself. Each epoch of the ledger begins at 1 and has no gap, in the order in which it was received.
+fn wanted(connection: &Connection, store: &Store, asked: &[Span], now: Millis) -> rusqlite::Result<VecDeque<Span>> {
+    let mut wanted = VecDeque::new();
+    if !store.complete {
+        return Ok(wanted);
+    }
+    let mut epochs = stores::known(connection, store)?.epochs;
+    epochs.sort_unstable();
+    epochs.dedup();
+    for epoch in epochs.into_iter().filter(|epoch| *epoch <= store.state.epoch) {
+        let last: Option<u64> =
+            connection.prepare_cached(LAST)?.query_row(params![store.id.as_str(), epoch], |row| row.get(0))?;
+        let last = if epoch == store.state.epoch { last.map(|last| last.min(store.state.seq)) } else { last };
+        let Some(last) = last else { continue };
+        let mut received = connection.prepare_cached(RECEIVED)?;
+        let (mut first, mut end) = (1, last + 1);
+        while first < end {
+            let middle = first + (end - first) / 2;
+            let at: i64 = received.query_row(params![store.id.as_str(), epoch, middle], |row| row.get(0))?;
+            if at >= now.0 - RETENTION_MS { end = middle } else { first = middle + 1 }
+        }
+        let of_epoch = asked.iter().take(SPANS_MAX).filter(|span| span.epoch == epoch);
+        let mut spans: Vec<Span> = of_epoch.copied().chain([Span { epoch, first, last }]).collect();
+        spans.sort_by_key(|span| span.first);
+        let mut next = 1;
+        for span in spans {
+            let (first, last) = (span.first.max(next), span.last.min(last));
+            if first <= last {
+                wanted.push_back(Span { epoch, first, last });
+                next = last + 1;
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// The next entries of a span.
+fn entries(connection: &Connection, store: &Store, span: &Span) -> rusqlite::Result<Vec<KnownEntry>> {
+    connection
+        .prepare_cached(ENTRIES)?
+        .query_map(params![store.id.as_str(), span.epoch, span.first, span.last, PART], |row| {
+            Ok(KnownEntry {
+                epoch: span.epoch,
+                seq: row.get(0)?,
+                hash: row.get::<_, HashColumn>(1)?.0,
+                operation: row.get(2)?,
+                product_id: if row.get_ref(3)?.as_str_or_null()?.is_some() { Some(parsed(row, 3)?) } else { None },
+            })
+        })?
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Agent, NOW, database, plan};
+    use protocol::wire::restore::{Answer, Hearing};
+
+    #[test]
+    fn a_store_that_is_ready_for_more_than_this_database_knows_gets_a_greater_epoch() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let beyond = agent.store(&connection).command_head.epoch + 3_600_000;
+        let ready = agent.entry(&Event::Ready { command_epoch: beyond });
+        agent.tell(&connection, &[ready]);
+        let store = agent.store(&connection);
+        assert!(store.command_head.epoch > beyond && store.is_settling());
+        agent.get_ready(&connection);
+        assert!(!agent.store(&connection).is_settling());
+    }
+
+    fn ask(connection: &Connection, agent: &Agent, asked: &Question) -> Answer {
+        let epoch = question(connection, &agent.id, asked, NOW).expect("answers");
+        let mut telling = Telling::new(agent.id.clone(), epoch, asked.clone(), NOW);
+        let mut hearing = Hearing::default();
+        while !telling.is_over() {
+            if let Some(line) = telling.next(connection).expect("reads") {
+                hearing.hear(&serde_json::to_vec(&line).expect("serialises")).expect("is understood");
+            }
+        }
+        hearing.finish().expect("is complete")
+    }
+
+    #[test]
+    fn after_the_question_nothing_of_an_older_epoch_is_applied() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let at = agent.store(&connection).cursor;
+        let asked = Question { epoch: at.epoch, log: Vec::new() };
+        let first = ask(&connection, &agent, &asked);
+        assert_eq!((first.state, first.lineage.last()), (at, Some(&at)));
+        let on_its_way = agent.entry(&Event::Ready { command_epoch: 1 });
+        agent.tell(&connection, &[on_its_way]);
+        let given = Cursor { epoch: first.epoch, ..Cursor::default() };
+        assert_eq!(agent.store(&connection).cursor, given);
+        // Of two that ask only the last gets in.
+        let second = ask(&connection, &agent, &asked);
+        let late = agent.open(first.epoch, &first.lineage);
+        agent.tell(&connection, &late);
+        assert_eq!(agent.store(&connection).cursor, Cursor { epoch: second.epoch, ..Cursor::default() });
+        let opening = agent.open(second.epoch, &second.lineage);
+        agent.tell(&connection, &opening);
+        assert_eq!(agent.store(&connection).cursor, agent.head);
+    }
+
+    #[test]
+    fn what_is_told_after_another_question_is_worth_nothing() {
+        let connection = database();
+        let agent = Agent::settled("s1", &connection);
+        let asked = Question { epoch: 7, log: Vec::new() };
+        let epoch = question(&connection, &agent.id, &asked, NOW).expect("answers");
+        let mut telling = Telling::new(agent.id.clone(), epoch, asked.clone(), NOW);
+        assert!(matches!(telling.next(&connection), Ok(Some(Line::Header(_)))));
+        question(&connection, &agent.id, &asked, NOW).expect("answers");
+        let mut lines = 0;
+        let end = loop {
+            match telling.next(&connection) {
+                Ok(_) => lines += 1,
+                Err(Abort::Refused(refusal)) => break refusal,
+                Err(Abort::Database(error)) => panic!("{error}"),
+            }
+            assert!(lines < 20, "it ends");
+        };
+        assert_eq!(end, Refusal::Overtaken);
+    }
+
+    #[test]
+    fn a_store_of_any_size_is_told_in_parts() {
+        let connection = database();
+        let mut agent = Agent::new("s1");
+        agent.stock_up(2_345);
+        let opening = agent.open(7, &[]);
+        agent.tell(&connection, &opening);
+        agent.settle_in(&connection);
+        let opened = agent.head;
+        agent.get_ready(&connection);
+        let old = NOW.0 - RETENTION_MS - 1;
+        connection
+            .execute("update event set received_at = ?1 where seq <= ?2", [old, opened.seq as i64])
+            .expect("writes");
+        let asked = Question { epoch: 7, log: vec![Span { epoch: 7, first: 2, last: 4 }] };
+        let answer = ask(&connection, &agent, &asked);
+        assert_eq!(answer.items.len(), 2_345);
+        let told: Vec<u64> = answer.entries.iter().map(|entry| entry.seq).collect();
+        assert_eq!(told, [2, 3, 4, agent.head.seq], "those asked about, and the young");
+        // A damaged view is not handed out.
+        connection.execute("update item set quantity = quantity + 1 where product_id = 'p-01000'", []).expect("writes");
+        let again = ask(&connection, &agent, &asked);
+        assert_eq!(again.items, answer.items);
+        for sql in [LAST, RECEIVED, ENTRIES] {
+            let plan = plan(&connection, sql);
+            assert!(plan.starts_with("SEARCH event") && !plan.contains("TEMP"), "{sql}: {plan}");
+        }
+    }
+}

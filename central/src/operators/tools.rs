@@ -1,0 +1,235 @@
+//! What people run beside the daemon: restore, backup, verify, status.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use protocol::ids::StoreId;
+use runtime::redis::{Channel, Keys};
+use runtime::sqlite::{copy, prepare, replace};
+use rusqlite::{Connection, OpenFlags};
+
+use crate::config::{Backup, Database, OneStore, Restore, Status};
+use crate::operators::restore as question;
+use crate::operators::verify as auditor;
+use crate::storage::database::SCHEMA;
+use crate::storage::stores;
+
+/// `central restore`: an older copy goes into service.
+pub async fn restore(options: &Restore) -> anyhow::Result<()> {
+    let path = &options.database.database_path;
+    let client = runtime::redis::client(&options.redis)?;
+    let _lock = runtime::sqlite::lock(path)?;
+    if let Some(from) = &options.from {
+        put_in_place(from, path)?;
+    } else if !path.exists() {
+        bail!("{} does not exist: give --from with a backup", path.display());
+    }
+    let connection = runtime::sqlite::open_to_restore(path, SCHEMA)?;
+    let known: Vec<StoreId> = stores::all(&connection)?.into_iter().map(|store| store.id).collect();
+    let acked = acknowledged(&client, &Keys::new(&options.key_prefix), &known).await;
+    if acked.is_none() {
+        println!("Redis does not answer: epochs go by this machine's clock, so be sure that it is right.");
+    }
+    let acked = acked.unwrap_or_default();
+    let transaction = connection.unchecked_transaction()?;
+    let reopened =
+        question::reopen(&transaction, |store| acked.get(store).copied().unwrap_or_default(), runtime::clock::now())?;
+    runtime::sqlite::put_in_service(&transaction, SCHEMA)?;
+    transaction.commit()?;
+    println!("{} stores get a new command epoch, and tell again what this copy does not know.", reopened.len());
+    println!("Purchases and keys of after the backup that no store has heard of are forgotten.");
+    println!("Done. Start central now.");
+    Ok(())
+}
+
+/// The backup is checked and copied before anything happens to the database that is there, damaged or not.
+fn put_in_place(from: &Path, path: &Path) -> anyhow::Result<()> {
+    let same =
+        |one: &Path, other: &Path| one.canonicalize().ok().is_some_and(|one| other.canonicalize().ok() == Some(one));
+    if same(from, path) {
+        bail!("{} is the database itself: give --from a backup, or leave it out", from.display());
+    }
+    let backup = open_to_read(from)?;
+    runtime::sqlite::check(&backup, from, SCHEMA)
+        .with_context(|| format!("{} cannot go into service", from.display()))?;
+    prepare(&backup, path).with_context(|| format!("{} cannot be read", from.display()))?;
+    if let Some(kept) = replace(path, runtime::clock::now())? {
+        println!("The database as it was is kept in {}.", kept.display());
+    }
+    Ok(())
+}
+
+/// The command epoch that each store has acknowledged last; `None`: Redis does not answer.
+async fn acknowledged(client: &redis::Client, keys: &Keys, known: &[StoreId]) -> Option<HashMap<StoreId, u64>> {
+    let mut connection = runtime::redis::connect(client).await.ok()?;
+    let mut acked = HashMap::new();
+    for store in known {
+        let ack = Channel::commands(keys, store).read_ack(&mut connection).await.ok()?;
+        acked.insert(store.clone(), ack.map_or(0, |ack| ack.cursor.epoch));
+    }
+    Some(acked)
+}
+
+fn open_to_read(path: &Path) -> anyhow::Result<Connection> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    let application: i32 = connection
+        .pragma_query_value(None, "application_id", |row| row.get(0))
+        .with_context(|| format!("{} cannot be read", path.display()))?;
+    if !SCHEMA.owns(application) {
+        bail!("{} is not central's", path.display());
+    }
+    Ok(connection)
+}
+
+/// `central backup`: one consistent copy, compact, on disk when this returns.
+pub fn backup(options: &Backup) -> anyhow::Result<()> {
+    copy(&open_to_read(&options.database.database_path)?, &options.to)?;
+    println!("{} is written. It goes back only by `central restore --from`.", options.to.display());
+    Ok(())
+}
+
+/// `central verify`: prints every difference; fails if there is one.
+pub fn verify(database: &Database) -> anyhow::Result<()> {
+    let mut connection = open_to_read(&database.database_path)?;
+    let transaction = connection.transaction()?;
+    let report = auditor::verify(&transaction)?;
+    for difference in &report.differences {
+        println!("DIFFERENCE  {difference}");
+    }
+    println!(
+        "{} entries of {} stores, {} items and {} purchases looked at.",
+        report.entries, report.stores, report.items, report.purchases
+    );
+    if report.forgotten_pages > 0 {
+        println!("{} pages of replaced states are forgotten: their hashes are taken as given.", report.forgotten_pages);
+    }
+    if report.differences.is_empty() {
+        println!("All is well: view, totals, hashes, digests and purchases are what the ledgers add up to.");
+        Ok(())
+    } else {
+        bail!("{} differences", report.differences.len())
+    }
+}
+
+/// What a running central is asked with.
+struct Central {
+    client: reqwest::Client,
+    stores: String,
+}
+
+impl Central {
+    fn at(options: &Status) -> anyhow::Result<Self> {
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
+        Ok(Self { client, stores: format!("{}/v1/stores", options.url.trim_end_matches('/')) })
+    }
+
+    /// The status and the JSON of its answer. A problem is an error that says what is wrong.
+    async fn ask(
+        &self,
+        method: reqwest::Method,
+        url: &str,
+    ) -> anyhow::Result<(reqwest::StatusCode, serde_json::Value)> {
+        let answer = self.client.request(method, url).send().await;
+        let answer = answer.with_context(|| format!("no central answers at {url}"))?;
+        let status = answer.status();
+        let json: serde_json::Value = answer.json().await.with_context(|| format!("{url} does not speak JSON"))?;
+        if !status.is_success() {
+            bail!("{}: {}", json["title"].as_str().unwrap_or(status.as_str()), json["detail"].as_str().unwrap_or("-"));
+        }
+        Ok((status, json))
+    }
+
+    /// All stores, and what the list says besides.
+    async fn stores(&self) -> anyhow::Result<(Vec<serde_json::Value>, serde_json::Value)> {
+        let mut stores = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let url = format!("{}?size=1000{cursor}", self.stores);
+            let (_, mut page) = self.ask(reqwest::Method::GET, &url).await?;
+            stores.append(page["items"].as_array_mut().unwrap_or(&mut Vec::new()));
+            match page["nextCursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return Ok((stores, page["newcomers"].take())),
+            }
+        }
+    }
+}
+
+/// What was entered in Redis and is no store, in a line.
+fn print_newcomers(newcomers: &serde_json::Value) {
+    let names: Vec<&str> =
+        newcomers["names"].as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect();
+    if let Some(count @ 1..) = newcomers["count"].as_u64() {
+        let more = if count > names.len() as u64 { ", ..." } else { "" };
+        println!("{count} ids were entered in Redis and are no stores: {}{more}", names.join(", "));
+    }
+    if let Some(why) = newcomers["heldBack"].as_str() {
+        println!("New stores wait: {why}");
+    }
+}
+
+/// `central stores list`: ids, a line each.
+pub async fn list_stores(options: &Status) -> anyhow::Result<()> {
+    let (stores, newcomers) = Central::at(options)?.stores().await?;
+    for store in &stores {
+        println!("{:<20} {}", store["storeId"].as_str().unwrap_or("-"), store["status"].as_str().unwrap_or("-"));
+    }
+    print_newcomers(&newcomers);
+    Ok(())
+}
+
+/// `central stores add`.
+pub async fn add_store(options: &OneStore) -> anyhow::Result<()> {
+    let (id, central) = (&options.store, Central::at(&options.central)?);
+    let (status, _) = central.ask(reqwest::Method::PUT, &format!("{}/{id}", central.stores)).await?;
+    let known = if status == reqwest::StatusCode::CREATED { "is known now" } else { "was known before" };
+    println!("{id} {known}.");
+    Ok(())
+}
+
+/// `central stores forget`.
+pub async fn forget_store(options: &OneStore) -> anyhow::Result<()> {
+    let (id, central) = (&options.store, Central::at(&options.central)?);
+    central.ask(reqwest::Method::DELETE, &format!("{}/{id}", central.stores)).await?;
+    println!("{id} is forgotten.");
+    Ok(())
+}
+
+/// `central status`: a line a store, those that need somebody first.
+pub async fn status(options: &Status) -> anyhow::Result<()> {
+    let (mut stores, newcomers) = Central::at(options)?.stores().await?;
+    stores.sort_by_key(|store| store["status"] == "online");
+    println!(
+        "{:<20} {:<12} {:>10} {:>10} {:>8} {:>6}  digest",
+        "store", "status", "beat ms", "lag ms", "backlog", "open"
+    );
+    for store in &stores {
+        let text = |name: &str| store[name].as_str().unwrap_or("-").to_owned();
+        let number = |name: &str| store[name].as_i64().map_or("-".to_owned(), |number| number.to_string());
+        println!(
+            "{:<20} {:<12} {:>10} {:>10} {:>8} {:>6}  {}",
+            text("storeId"),
+            text("status"),
+            number("lastBeatAgeMs"),
+            number("lagMs"),
+            number("backlog"),
+            number("openPurchases"),
+            text("digest")
+        );
+        for warning in store["warnings"].as_array().into_iter().flatten().filter_map(|warning| warning.as_str()) {
+            println!("    {warning}");
+        }
+        for claim in store["claims"].as_array().into_iter().flatten() {
+            match claim["items"].as_u64() {
+                Some(items) => println!("    an agent claims epoch {}, with {items} items", claim["epoch"]),
+                None => println!("    an agent has claimed epoch {}", claim["epoch"]),
+            }
+        }
+    }
+    print_newcomers(&newcomers);
+    Ok(())
+}

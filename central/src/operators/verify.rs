@@ -1,0 +1,256 @@
+//! The auditor: recomputes the view from the ledgers that it was made from.
+//!
+//! For each store: the chain of hashes, gaplessness, the cursor, every entry's difference, and the items and digest that
+//! the entries add up to. Then the chain's totals, and that each purchase has the outcome that some entry gave it.
+
+use std::collections::BTreeMap;
+
+use protocol::domain::Item;
+use protocol::hash::{Hash, chain};
+use protocol::ids::ProductId;
+use protocol::link::{Cursor, EntryId};
+use protocol::wire::{Command, Event, Position};
+use runtime::sqlite::{DigestColumn, HashColumn};
+use rusqlite::{Connection, params};
+
+use crate::projection::view;
+use crate::storage::items;
+use crate::storage::stores::{self, DigestState, Store};
+use crate::storage::totals;
+
+/// What was looked at, and what was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Stores.
+    pub stores: u64,
+    /// Entries of their ledgers.
+    pub entries: u64,
+    /// Items of the view.
+    pub items: u64,
+    /// Purchases.
+    pub purchases: u64,
+    /// Pages of states that a later one has replaced: their hashes are taken as given.
+    pub forgotten_pages: u64,
+    /// Differences, for people. Empty: all is well.
+    pub differences: Vec<String>,
+}
+
+/// What has arrived of a state.
+#[derive(Default)]
+struct LaidAside {
+    items: BTreeMap<ProductId, Item>,
+    pages: u64,
+    named: u64,
+    /// Some pages' bodies are forgotten.
+    forgotten: bool,
+}
+
+/// Audits a database in one read transaction of the caller's.
+pub fn verify(connection: &Connection) -> rusqlite::Result<Report> {
+    let mut report = Report::default();
+    let check: String = connection.pragma_query_value(None, "integrity_check", |row| row.get(0))?;
+    if check != "ok" {
+        report.differences.push(format!("the file is damaged: {check}"));
+    }
+    for store in stores::all(connection)? {
+        report.stores += 1;
+        verify_store(connection, &store, &mut report)?;
+        verify_commands(connection, &store, &mut report)?;
+    }
+    verify_intervals(connection, &mut report)?;
+    for totals::Difference { product, what, total, sum } in totals::differences(connection)? {
+        report.differences.push(format!("product {product}: {sum} {what}, the total says {total}"));
+    }
+    verify_purchases(connection, &mut report)?;
+    Ok(report)
+}
+
+fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> rusqlite::Result<()> {
+    let mut note = |text: String| report.differences.push(format!("store {}: {text}", store.id));
+    let mut statement = connection.prepare(
+        "select epoch, seq, type, operation_id, body, digest, hash from event where store_id = ?1 \
+         order by epoch, seq",
+    )?;
+    let mut rows = statement.query([store.id.as_str()])?;
+    let mut before: Option<Cursor> = None;
+    let mut stock: BTreeMap<ProductId, Item> = BTreeMap::new();
+    let mut laid_aside = LaidAside::default();
+    let (mut entries, mut forgotten_pages) = (0, 0);
+    // Whether all of the stock is known there: not behind pages whose bodies are forgotten, nor behind what was not
+    // understood.
+    let mut is_known = true;
+    while let Some(row) = rows.next()? {
+        entries += 1;
+        let at = EntryId { epoch: row.get(0)?, seq: row.get(1)? };
+        let (kind, operation, body): (String, String, String) = (row.get(2)?, row.get(3)?, row.get(4)?);
+        let digest = row.get::<_, Option<DigestColumn>>(5)?.map(|digest| digest.0);
+        let hash = row.get::<_, HashColumn>(6)?.0;
+        let same_epoch = before.filter(|before| before.epoch == at.epoch);
+        let expected = same_epoch
+            .map_or(EntryId { epoch: at.epoch, seq: 1 }, |before| EntryId { epoch: at.epoch, seq: before.seq + 1 });
+        if at != expected {
+            note(format!("entry {at} stands where {expected} should"));
+        }
+        let hash_before = same_epoch.map_or(Hash::ZERO, |before| before.hash);
+        let is_forgotten = kind == "snapshot_page" && body.is_empty() && at < store.base;
+        if is_forgotten {
+            forgotten_pages += 1;
+        } else if chain(hash_before, at.epoch, at.seq, &kind, &operation, &body, digest) != hash {
+            note(format!("entry {at}: its hash does not fit its content"));
+        }
+        before = Some(Cursor { epoch: at.epoch, seq: at.seq, hash });
+        if same_epoch.is_none() {
+            laid_aside = LaidAside::default();
+        }
+        // What lies behind the state is an opening that has not arrived in full.
+        if at > store.state.id() {
+            continue;
+        }
+        match Event::decode(&kind, &body) {
+            Ok(Event::Fact(_, fact)) => {
+                let Some(after) = fact.item else { continue };
+                let units = stock.get(&fact.product_id).map_or(0, |item| item.quantity);
+                if is_known && units + fact.delta != after.quantity {
+                    note(format!(
+                        "entry {at}: {units} units of {} and a difference of {} do not make {}",
+                        fact.product_id, fact.delta, after.quantity
+                    ));
+                }
+                stock.insert(fact.product_id, after);
+            }
+            Ok(Event::SnapshotPage(page)) => {
+                laid_aside.pages += 1;
+                laid_aside.named += page.items.len() as u64;
+                laid_aside.items.extend(page.items.into_iter().map(|named| (named.product_id, named.item)));
+            }
+            Ok(Event::SnapshotEnd(end)) => {
+                let arrived = std::mem::take(&mut laid_aside);
+                if arrived.forgotten {
+                    (stock, is_known) = (BTreeMap::new(), false);
+                } else if (arrived.pages, arrived.named) == (end.pages, end.count) {
+                    (stock, is_known) = (arrived.items, true);
+                }
+            }
+            Ok(Event::Ready { command_epoch }) => {
+                if opened_for(connection, store, command_epoch)?.is_some_and(|epoch| epoch != at.epoch) {
+                    note(format!("entry {at}: command epoch {command_epoch} was opened for another epoch"));
+                }
+            }
+            // Others change no stock.
+            Ok(_) => {}
+            Err(_) if is_forgotten => laid_aside.forgotten = true,
+            // It lies in the dead letters; if it has changed stock, the digest differs and a resync follows.
+            Err(_) => is_known = false,
+        }
+    }
+    let last = last_of(connection, store)?;
+    if store.cursor.seq > 0 && last != Some(store.cursor) {
+        note(format!("the cursor is at {}, its epoch's last entry is {last:?}", store.cursor.id()));
+    }
+    let view: BTreeMap<ProductId, Item> = items::of_store(connection, &store.id)?.into_iter().collect();
+    let digest = items::digest(connection, store.stock)?;
+    if digest != store.digest {
+        note(format!("the view's digest is {digest}, the running one says {}", store.digest));
+    }
+    if !store.suspect {
+        for product in view.keys().chain(stock.keys()).collect::<std::collections::BTreeSet<_>>() {
+            let (seen, proven) = (view.get(product), stock.get(product));
+            if seen != proven {
+                let units = |item: Option<&Item>| item.map_or("no such item".into(), |item| item.quantity.to_string());
+                note(format!("{product}: the ledger adds up to {}, the view says {}", units(proven), units(seen)));
+            }
+        }
+        let said = view::said(connection, store)?;
+        if store.digest_state == DigestState::Equal && said.is_some_and(|said| said != digest) {
+            note("the store's own digest at the cursor is another".into());
+        }
+    }
+    report.entries += entries;
+    report.forgotten_pages += forgotten_pages;
+    report.items += view.len() as u64;
+    Ok(())
+}
+
+/// The event epoch that a command epoch was opened for (L8), while the log still tells.
+fn opened_for(connection: &Connection, store: &Store, command_epoch: u64) -> rusqlite::Result<Option<u64>> {
+    let mut statement =
+        connection.prepare_cached("select type, body from command where store_id = ?1 and epoch = ?2 and seq = 1")?;
+    let mut rows = statement.query(params![store.id.as_str(), command_epoch])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    Ok(match Command::decode(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?) {
+        Ok(Command::Opened { for_epoch }) => Some(for_epoch),
+        _ => None,
+    })
+}
+
+fn last_of(connection: &Connection, store: &Store) -> rusqlite::Result<Option<Cursor>> {
+    let mut statement = connection.prepare_cached(
+        "select epoch, seq, hash from event where store_id = ?1 and epoch = ?2 order by seq desc limit 1",
+    )?;
+    let mut rows = statement.query(params![store.id.as_str(), store.cursor.epoch])?;
+    rows.next()?.map(|row| runtime::sqlite::cursor_at(row, 0)).transpose()
+}
+
+fn verify_commands(connection: &Connection, store: &Store, report: &mut Report) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "select seq, type, command_id, body, hash from command where store_id = ?1 and epoch = ?2 order by seq",
+    )?;
+    let mut rows = statement.query(params![store.id.as_str(), store.command_head.epoch])?;
+    let mut before: Option<(u64, Hash)> = None;
+    while let Some(row) = rows.next()? {
+        let (seq, kind, id, body): (u64, String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        let hash = row.get::<_, HashColumn>(4)?.0;
+        let known = if seq == 1 { Some((0, Hash::ZERO)) } else { before };
+        let fits = known.is_none_or(|(last, known)| {
+            last + 1 == seq && chain(known, store.command_head.epoch, seq, &kind, &id, &body, None) == hash
+        });
+        if !fits {
+            report.differences.push(format!("store {}: command {seq} does not fit its log", store.id));
+        }
+        before = Some((seq, hash));
+    }
+    let head = (store.command_head.seq, store.command_head.hash);
+    if store.command_head.seq > 0 && before != Some(head) {
+        report.differences.push(format!("store {}: the command log does not end at its head", store.id));
+    }
+    Ok(())
+}
+
+/// No product of a store is counted twice.
+fn verify_intervals(connection: &Connection, report: &mut Report) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(
+        "select one.store_id, one.counted_after, one.counted_to from stock as one join stock as other \
+         on other.store_id = one.store_id and other.stock <> one.stock and other.counted_after < other.counted_to \
+         and other.counted_after <= one.counted_after and one.counted_after < other.counted_to \
+         where one.counted_after < one.counted_to",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (store, after, to): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        report.differences.push(format!("store {store}: products in ({after:?}, {to:?}] are counted twice"));
+    }
+    Ok(())
+}
+
+/// A purchase that has ended did so by an entry of its store's ledger, or because the store was retired.
+fn verify_purchases(connection: &Connection, report: &mut Report) -> rusqlite::Result<()> {
+    report.purchases = connection.query_row("select count(*) from purchase", [], |row| row.get(0))?;
+    let mut statement = connection.prepare(
+        "select purchase_id, status, position from purchase where status <> 'pending' \
+         and coalesce(code, '') <> 'store_retired'",
+    )?;
+    let mut entry = connection.prepare("select 1 from event where store_id = ?1 and epoch = ?2 and seq = ?3")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (id, status, position): (String, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let at: Option<Position> = position.as_deref().and_then(|text| text.parse().ok());
+        let said = match &at {
+            Some(at) => entry.exists(params![at.store.as_str(), at.at.epoch, at.at.seq])?,
+            None => false,
+        };
+        if !said {
+            report.differences.push(format!("purchase {id}: {status}, but no entry at {position:?} says so"));
+        }
+    }
+    Ok(())
+}

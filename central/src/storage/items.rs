@@ -1,0 +1,164 @@
+//! The view's items. Every change of one goes through [`put`], which keeps the store's digest and the product's totals
+//! with it. An item belongs to a [stock](crate::storage::stocks); the view is the stock that its store's row names.
+
+use protocol::domain::Item;
+use protocol::hash::Digest;
+use protocol::ids::{ProductId, StoreId};
+use protocol::time::Millis;
+use runtime::sqlite::parsed;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::storage::stores::Store;
+use crate::storage::totals;
+
+/// Columns of an item, in the order that [`read_item`] expects.
+pub const COLUMNS: &str = "item.name, item.quantity, item.reserved, item.allotted, item.allotment_wanted, \
+     item.discontinued, item.low_at, item.low, item.version, item.updated_at";
+
+/// Reads [`COLUMNS`] starting at a column.
+pub fn read_item(row: &Row<'_>, first: usize) -> rusqlite::Result<Item> {
+    Ok(Item {
+        name: row.get(first)?,
+        quantity: row.get(first + 1)?,
+        reserved: row.get(first + 2)?,
+        allotted: row.get(first + 3)?,
+        allotment_wanted: row.get(first + 4)?,
+        discontinued: row.get(first + 5)?,
+        low_at: row.get(first + 6)?,
+        low: row.get(first + 7)?,
+        version: row.get(first + 8)?,
+        updated_at: Millis(row.get(first + 9)?),
+    })
+}
+
+/// A product of a store whose id differs in case only.
+pub const OTHER_CASE: &str = "select product_id from store join item on item.stock = store.stock \
+     where store.store_id = ?1 and item.product_id = ?2 collate nocase limit 1";
+
+/// One item of the view.
+pub fn find(connection: &Connection, store: &StoreId, product: &ProductId) -> rusqlite::Result<Option<Item>> {
+    connection
+        .prepare_cached(&format!(
+            "select {COLUMNS} from store join item on item.stock = store.stock and item.product_id = ?2 \
+             where store.store_id = ?1"
+        ))?
+        .query_row([store.as_str(), product.as_str()], |row| read_item(row, 0))
+        .optional()
+}
+
+/// One item of a stock.
+pub fn of(connection: &Connection, stock: i64, product: &ProductId) -> rusqlite::Result<Option<Item>> {
+    connection
+        .prepare_cached(&format!("select {COLUMNS} from item where stock = ?1 and product_id = ?2"))?
+        .query_row(params![stock, product.as_str()], |row| read_item(row, 0))
+        .optional()
+}
+
+/// Makes an item of the view what the store says it is.
+pub fn put(connection: &Connection, store: &mut Store, product: &ProductId, after: &Item) -> rusqlite::Result<()> {
+    let before = of(connection, store.stock, product)?;
+    store.digest = store.digest.replace(product, before.as_ref(), Some(after));
+    if totals::counts(connection, store.stock, product)? {
+        totals::count(connection, product, before.as_ref(), Some(after))?;
+    }
+    write(connection, &store.id, store.stock, product, after)
+}
+
+/// Writes a row, and nothing else.
+pub fn write(
+    connection: &Connection,
+    store: &StoreId,
+    stock: i64,
+    product: &ProductId,
+    item: &Item,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "insert into item (stock, product_id, store_id, name, quantity, reserved, allotted, allotment_wanted, \
+             discontinued, low_at, low, version, updated_at) \
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) \
+             on conflict (stock, product_id) do update set name = excluded.name, quantity = excluded.quantity, \
+             reserved = excluded.reserved, allotted = excluded.allotted, \
+             allotment_wanted = excluded.allotment_wanted, discontinued = excluded.discontinued, \
+             low_at = excluded.low_at, low = excluded.low, version = excluded.version, \
+             updated_at = excluded.updated_at",
+        )?
+        .execute(params![
+            stock,
+            product.as_str(),
+            store.as_str(),
+            item.name,
+            item.quantity,
+            item.reserved,
+            item.allotted,
+            item.allotment_wanted,
+            item.discontinued,
+            item.low_at,
+            item.low,
+            item.version,
+            item.updated_at.0,
+        ])?;
+    Ok(())
+}
+
+/// Rows of a stock with products in (`after`, `to`], in order, at most `rows` of them.
+pub fn between(
+    connection: &Connection,
+    stock: i64,
+    after: &str,
+    to: &str,
+    rows: usize,
+) -> rusqlite::Result<Vec<(ProductId, Item)>> {
+    connection
+        .prepare_cached(&format!(
+            "select product_id, {COLUMNS} from item where stock = ?1 and product_id > ?2 and product_id <= ?3 \
+             order by product_id limit ?4"
+        ))?
+        .query_map(params![stock, after, to, rows], |row| Ok((parsed(row, 0)?, read_item(row, 1)?)))?
+        .collect()
+}
+
+/// Whether the view has any of a store.
+pub fn any(connection: &Connection, store: &StoreId) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("select 1 from store join item on item.stock = store.stock where store.store_id = ?1 limit 1")?
+        .exists([store.as_str()])
+}
+
+/// All items of a store, by product.
+pub fn of_store(connection: &Connection, store: &StoreId) -> rusqlite::Result<Vec<(ProductId, Item)>> {
+    connection
+        .prepare_cached(&format!(
+            "select product_id, {COLUMNS} from store join item on item.stock = store.stock \
+             where store.store_id = ?1 order by product_id"
+        ))?
+        .query_map([store.as_str()], |row| Ok((parsed(row, 0)?, read_item(row, 1)?)))?
+        .collect()
+}
+
+/// Digest of a stock's rows, however many they are.
+pub fn digest(connection: &Connection, stock: i64) -> rusqlite::Result<Digest> {
+    let mut statement =
+        connection.prepare_cached(&format!("select product_id, {COLUMNS} from item where stock = ?1"))?;
+    let mut rows = statement.query([stock])?;
+    let mut digest = Digest::default();
+    while let Some(row) = rows.next()? {
+        digest = digest.replace(&parsed(row, 0)?, None, Some(&read_item(row, 1)?));
+    }
+    Ok(digest)
+}
+
+/// Units of one item in purchases that were sent to the store and are not settled.
+pub fn pending(connection: &Connection, store: &StoreId, product: &ProductId) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached(
+            "select coalesce(sum(quantity), 0) from purchase \
+             where store_id = ?1 and product_id = ?2 and status = 'pending'",
+        )?
+        .query_row([store.as_str(), product.as_str()], |row| row.get(0))
+}
+
+/// What central would sell of an item in one purchase, if the store may sell at all.
+pub fn online_available(item: &Item, pending: i64) -> i64 {
+    if item.discontinued { 0 } else { (item.available() + item.allotted - pending).max(0) }
+}

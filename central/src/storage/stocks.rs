@@ -1,0 +1,181 @@
+//! Stocks: states of a store's items. One is shown; a whole state that arrives (L7) is staged beside it, page by page,
+//! takes its place at once, and the old one is removed in steps.
+//!
+//! **Guarantees.** An arriving state takes effect as a whole or not at all, however many transactions it took to arrive,
+//! and the transaction in which it does is as short for a large store as for a small one.
+
+use protocol::hash::Digest;
+use protocol::ids::StoreId;
+use protocol::link::EntryId;
+use protocol::planted::{Bug, planted};
+use protocol::wire::{Outcome, SnapshotEnd, SnapshotPage};
+use runtime::sqlite::DigestColumn;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::storage::items;
+use crate::storage::stores::Store;
+use crate::storage::totals;
+
+/// The stock of a store that has just become known: empty, and counted.
+pub fn first(connection: &Connection, store: &StoreId) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("insert into stock (store_id, state, counted_to) values (?1, 'current', ?2)")?
+        .execute([store.as_str(), totals::END])?;
+    Ok(connection.last_insert_rowid())
+}
+
+/// What has arrived of a state.
+#[derive(Debug, Default)]
+struct Staged {
+    digest: Digest,
+    pages: u64,
+    items: u64,
+    outcomes: u64,
+    first: EntryId,
+}
+
+fn staged(connection: &Connection, store: &mut Store, at: EntryId) -> rusqlite::Result<Staged> {
+    if store.staged == 0 {
+        connection
+            .prepare_cached(
+                "insert into stock (store_id, state, first_epoch, first_seq) values (?1, 'staged', ?2, ?3)",
+            )?
+            .execute(params![store.id.as_str(), at.epoch, at.seq])?;
+        store.staged = connection.last_insert_rowid();
+    }
+    connection
+        .prepare_cached("select digest, pages, items, outcomes, first_epoch, first_seq from stock where stock = ?1")?
+        .query_row([store.staged], |row| {
+            Ok(Staged {
+                digest: row.get::<_, DigestColumn>(0)?.0,
+                pages: row.get(1)?,
+                items: row.get(2)?,
+                outcomes: row.get(3)?,
+                first: EntryId { epoch: row.get(4)?, seq: row.get(5)? },
+            })
+        })
+}
+
+/// A page of a state that arrives; it stands at `at` in the ledger. Says how many rows that was.
+pub fn stage(connection: &Connection, store: &mut Store, at: EntryId, page: &SnapshotPage) -> rusqlite::Result<u64> {
+    let mut staged = staged(connection, store, at)?;
+    for named in &page.items {
+        let before = items::of(connection, store.staged, &named.product_id)?;
+        staged.digest = staged.digest.replace(&named.product_id, before.as_ref(), Some(&named.item));
+        items::write(connection, &store.id, store.staged, &named.product_id, &named.item)?;
+    }
+    for outcome in &page.outcomes {
+        staged.outcomes += 1;
+        connection.prepare_cached("insert into staged_outcome (stock, number, body) values (?1, ?2, ?3)")?.execute(
+            params![store.staged, staged.outcomes, serde_json::to_string(outcome).expect("an outcome serialises")],
+        )?;
+    }
+    staged.pages += 1;
+    staged.items += page.items.len() as u64;
+    connection
+        .prepare_cached("update stock set digest = ?2, pages = ?3, items = ?4, outcomes = ?5 where stock = ?1")?
+        .execute(params![store.staged, DigestColumn(staged.digest), staged.pages, staged.items, staged.outcomes,])?;
+    Ok((page.items.len() + page.outcomes.len()) as u64)
+}
+
+/// `snapshot_end`, at `at`: the state that has arrived is shown from now on. `false`: pages of it are missing, and it is
+/// given up.
+pub fn switch(connection: &Connection, store: &mut Store, at: EntryId, end: &SnapshotEnd) -> rusqlite::Result<bool> {
+    let arrived = staged(connection, store, at)?;
+    if (arrived.pages, arrived.items) != (end.pages, end.count) {
+        give_up(connection, store)?;
+        return Ok(false);
+    }
+    if planted(Bug::UnnamedItemsStay) {
+        connection.execute(
+            "insert or ignore into item select ?2, product_id, store_id, name, quantity, reserved, allotted, \
+             allotment_wanted, discontinued, low_at, low, version, updated_at from item where stock = ?1",
+            [store.stock, store.staged],
+        )?;
+    }
+    connection
+        .prepare_cached("update stock set state = 'discarded', digest = ?2 where stock = ?1")?
+        .execute(params![store.stock, DigestColumn(store.digest)])?;
+    connection.prepare_cached("update stock set state = 'current' where stock = ?1")?.execute([store.staged])?;
+    (store.stock, store.staged) = (store.staged, 0);
+    store.digest = arrived.digest;
+    store.base = arrived.first;
+    store.installing = arrived.outcomes > 0;
+    store.steps = true;
+    Ok(true)
+}
+
+/// What has arrived of a state will never be complete.
+pub fn give_up(connection: &Connection, store: &mut Store) -> rusqlite::Result<()> {
+    if store.staged != 0 {
+        connection.prepare_cached("update stock set state = 'discarded' where stock = ?1")?.execute([store.staged])?;
+        store.staged = 0;
+        store.steps = true;
+    }
+    Ok(())
+}
+
+/// The next outcomes that came with the stock that is shown, in order; what cannot be read any more is left out.
+pub fn outcomes(connection: &Connection, stock: i64, rows: u64) -> rusqlite::Result<Vec<(i64, Option<Outcome>)>> {
+    connection
+        .prepare_cached("select number, body from staged_outcome where stock = ?1 order by number limit ?2")?
+        .query_map(params![stock, rows], |row| Ok((row.get(0)?, serde_json::from_str(row.get_ref(1)?.as_str()?).ok())))?
+        .collect()
+}
+
+/// One of [`outcomes`] is settled.
+pub fn forget_outcome(connection: &Connection, stock: i64, number: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("delete from staged_outcome where stock = ?1 and number = ?2")?
+        .execute([stock, number])?;
+    Ok(())
+}
+
+/// One step of removing what is no longer shown, at most so many rows. What of it is still counted, because the store
+/// was retired, leaves the totals with it. Says whether there was something to do.
+pub fn remove_step(connection: &Connection, store: &StoreId, rows: usize) -> rusqlite::Result<bool> {
+    let oldest: Option<(i64, Digest, String, String)> = connection
+        .prepare_cached(
+            "select stock, digest, counted_after, counted_to from stock indexed by stock_discarded \
+             where store_id = ?1 and state = 'discarded' limit 1",
+        )?
+        .query_row([store.as_str()], |row| {
+            Ok((row.get(0)?, row.get::<_, DigestColumn>(1)?.0, row.get(2)?, row.get(3)?))
+        })
+        .optional()?;
+    let Some((stock, mut digest, counted_after, counted_to)) = oldest else { return Ok(false) };
+    let next = items::between(connection, stock, "", totals::END, rows)?;
+    for (product, item) in &next {
+        digest = digest.replace(product, Some(item), None);
+        if (counted_after.as_str()..=counted_to.as_str()).contains(&product.as_str())
+            && product.as_str() != counted_after
+        {
+            totals::count(connection, product, Some(item), None)?;
+        }
+        connection
+            .prepare_cached("delete from item where stock = ?1 and product_id = ?2")?
+            .execute(params![stock, product.as_str()])?;
+    }
+    connection
+        .prepare_cached("update stock set digest = ?2 where stock = ?1")?
+        .execute(params![stock, DigestColumn(digest)])?;
+    if !next.is_empty() {
+        return Ok(true);
+    }
+    let outcomes = connection
+        .prepare_cached(
+            "delete from staged_outcome where stock = ?1 and number in \
+             (select number from staged_outcome where stock = ?1 order by number limit ?2)",
+        )?
+        .execute(params![stock, rows])?;
+    if outcomes > 0 {
+        return Ok(true);
+    }
+    connection.prepare_cached("delete from stock where stock = ?1")?.execute([stock])?;
+    if digest != Digest::default() {
+        // A row had changed by itself: what it was counted with is not what was taken out.
+        tracing::warn!(%store, "rows were not what had been applied: the chain's totals are summed anew");
+        totals::begin_recount(connection)?;
+    }
+    Ok(true)
+}

@@ -1,0 +1,13 @@
+//! The words and rules that a store's agent and central both speak.
+//!
+//! Identifiers, the stock domain, events and commands, and the rules of the link between a store and central. None of it
+//! knows a clock, a socket or a database; those are arguments.
+
+pub mod domain;
+pub mod hash;
+pub mod ids;
+pub mod link;
+pub mod planted;
+pub mod retry;
+pub mod time;
+pub mod wire;

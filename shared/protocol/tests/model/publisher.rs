@@ -1,0 +1,167 @@
+//! The sending side as a process: the production [`Sender`], its connection, and what an old connection still has on
+//! the way.
+//!
+//! A call is asked for in one step, each of its Redis commands is another, and its reply is judged in one more; the
+//! log, Redis and the other side may move between any two of them. Time is two values: the sender is asked at
+//! [`LONG`] ("whatever it waits for has passed") or at 0 ("it has not"), and every reply arrives at 0, so all orders of ticks and commits are there
+//! without a clock in the state.
+
+use std::collections::VecDeque;
+
+use protocol::link::{Ack, Cursor, Log, Round, RoundReply, Sender, Step};
+
+use crate::redis::{Cmd, Payload, Redis, Reply, Row};
+
+/// Unacknowledged entries in the stream, at most.
+pub(crate) const WINDOW: u64 = 2;
+const TICK: i64 = 1;
+/// Beyond everything that a sender waits for.
+const LONG: i64 = TICK * protocol::link::IDLE_TICKS;
+
+/// A sender's log: what [`Log`] asks for, and the entries themselves.
+pub(crate) trait Rows<P>: Log {
+    /// The entry at a place of the present epoch, if it is kept.
+    fn row(&self, seq: u64) -> Option<&Row<P>>;
+}
+
+/// Bugs that can be planted in how the sender is driven.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wiring {
+    /// The stream is never looked at.
+    pub(crate) no_audit: bool,
+    /// What the ack says of the other end's hash is taken on trust.
+    pub(crate) ack_hash_ignored: bool,
+    /// No bug: Redis executes a whole pipeline in one step, where the model has too many other steps to explore.
+    pub(crate) pipelines_whole: bool,
+}
+
+/// What a step of the process has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// There was nothing to do.
+    Nothing,
+    /// Something, and there may be more.
+    Stepped,
+    /// The reply moved the acknowledged place, which is to be stored beside the log.
+    Acked(u64),
+    /// A round's reply sent it back to the start, though the ack was read.
+    StartedOver,
+    /// It asks for a new epoch: the owner opens it, then says so.
+    OpenEpoch(Option<Cursor>),
+}
+
+/// A call on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Call<P> {
+    step: Step,
+    left: VecDeque<Cmd<P>>,
+    reply: RoundReply,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Publisher<P> {
+    pub(crate) sender: Sender,
+    call: Option<Call<P>>,
+    /// Commands of an old connection that Redis has not executed yet.
+    pub(crate) late: VecDeque<Cmd<P>>,
+}
+
+impl<P: Payload> Publisher<P> {
+    pub(crate) fn new() -> Self {
+        Self { sender: Sender::new(WINDOW, TICK), call: None, late: VecDeque::new() }
+    }
+
+    /// Whether a call is on its way.
+    pub(crate) fn is_calling(&self) -> bool {
+        self.call.is_some()
+    }
+
+    /// Whether commands that write would be left over if the connection broke now.
+    pub(crate) fn would_be_late(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| call.left.iter().any(Cmd::writes))
+    }
+
+    /// Asks, executes one Redis command, or judges the reply. `tick`: whether T has passed.
+    pub(crate) fn step(&mut self, tick: bool, log: &impl Rows<P>, redis: &mut Redis<P>, wiring: Wiring) -> Done {
+        let Some(call) = &mut self.call else { return self.ask(if tick { LONG } else { 0 }, log) };
+        if call.left.is_empty() {
+            return self.judge(log, wiring);
+        }
+        while let Some(cmd) = call.left.pop_front() {
+            match redis.execute(&cmd) {
+                Reply::Done => {}
+                Reply::Ack(ack) => call.reply.ack = ack,
+                Reply::Found(found) => call.reply.stream = Some(found),
+            }
+            if !wiring.pipelines_whole {
+                break;
+            }
+        }
+        Done::Stepped
+    }
+
+    fn ask(&mut self, now: i64, log: &impl Rows<P>) -> Done {
+        let step = self.sender.next(now, log);
+        let left = match step {
+            Step::Wait(_) => return Done::Nothing,
+            Step::OpenEpoch { proven } => return Done::OpenEpoch(proven),
+            Step::ReadAck => VecDeque::from([Cmd::GetAck]),
+            Step::Clear => VecDeque::from([Cmd::Delete]),
+            Step::Publish(round) => pipeline(&round, log),
+        };
+        self.call = Some(Call { step, left, reply: RoundReply { ack: None, stream: None } });
+        Done::Stepped
+    }
+
+    fn judge(&mut self, log: &impl Rows<P>, wiring: Wiring) -> Done {
+        let Some(mut call) = self.call.take() else { return Done::Nothing };
+        if let (true, Some(Ack { cursor, .. })) = (wiring.ack_hash_ignored, &mut call.reply.ack) {
+            cursor.hash = log.hash_at(cursor.seq).unwrap_or(cursor.hash);
+        }
+        if wiring.no_audit {
+            call.reply.stream = None;
+        }
+        let moved = match call.step {
+            Step::ReadAck => self.sender.ack_read(0, call.reply.ack, log),
+            Step::Publish(round) => self.sender.round_done(0, &round, &call.reply, log),
+            Step::Clear => {
+                self.sender.cleared();
+                None
+            }
+            Step::OpenEpoch { .. } | Step::Wait(_) => None,
+        };
+        let started_over = matches!(call.step, Step::Publish(_)) && call.reply.ack.is_some() && self.is_starting(log);
+        match moved {
+            _ if started_over => Done::StartedOver,
+            Some(acked) => Done::Acked(acked),
+            None => Done::Stepped,
+        }
+    }
+
+    fn is_starting(&self, log: &impl Rows<P>) -> bool {
+        self.sender.clone().next(0, log) == Step::ReadAck
+    }
+
+    /// The connection breaks, with a call on its way or none. With `late` Redis executes later what it has not yet.
+    pub(crate) fn broken(&mut self, late: bool) {
+        if let (Some(call), true) = (self.call.take(), late) {
+            self.late.extend(call.left.into_iter().filter(Cmd::writes));
+        }
+        self.sender.failed();
+    }
+
+    /// The process ends and starts again.
+    pub(crate) fn crashed(&mut self, late: bool) {
+        self.broken(late);
+        self.sender = Sender::new(WINDOW, TICK);
+    }
+}
+
+fn pipeline<P: Payload>(round: &Round, log: &impl Rows<P>) -> VecDeque<Cmd<P>> {
+    let mut left = VecDeque::new();
+    left.extend(round.trim_below.map(Cmd::TrimBelow));
+    left.extend((round.add_from..=round.add_to).filter_map(|seq| log.row(seq)).cloned().map(Cmd::Add));
+    left.push_back(Cmd::GetAck);
+    left.extend(round.audit.then_some(Cmd::Info));
+    left
+}

@@ -1,0 +1,325 @@
+//! Copies of a database, and one database in the place of another.
+//!
+//! **Guarantees.** A copy is consistent, compact, marked as one, and on disk when it is said to be; one that was not
+//! finished has another name. Whenever a process dies or the power fails while a database is replaced, its path holds
+//! the old one whole or the new one, or it is refused; and the old one is kept whole.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+use super::open::{INCOMING, beside, folder, mark_as_copy};
+use super::read_only;
+use protocol::time::Millis;
+
+/// Behind the name of a copy while it is written.
+const WRITING: &str = ".writing";
+/// Behind the name of a database, before a time: it as it was before a restore.
+const KEPT: &str = ".before-restore-";
+/// What SQLite keeps beside a database.
+const LOG: &str = "-wal";
+const INDEX: &str = "-shm";
+
+/// Why there is no copy.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// A copy never overwrites anything.
+    #[error("{0} exists already")]
+    Exists(PathBuf),
+    /// The name cannot be given to SQLite.
+    #[error("{0} is not a name in UTF-8")]
+    Name(PathBuf),
+    /// A write-ahead log whose database is not here, and which is kept nowhere else.
+    #[error("{0} holds writes of a database that is not here: put that back beside it, or move it away")]
+    LeftBehind(PathBuf),
+    /// The file system.
+    #[error("{path}: {error}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// SQLite.
+    #[error("cannot write {path}: {error}")]
+    Sqlite {
+        /// Which file.
+        path: PathBuf,
+        /// What SQLite says.
+        error: rusqlite::Error,
+    },
+}
+
+/// Writes a copy of one moment's state, also while another process writes to the database.
+pub fn copy(connection: &Connection, to: &Path) -> Result<(), CopyError> {
+    if to.exists() {
+        return Err(CopyError::Exists(to.into()));
+    }
+    write(connection, to)
+}
+
+fn write(connection: &Connection, to: &Path) -> Result<(), CopyError> {
+    let writing = beside(to, WRITING);
+    let name = writing.to_str().ok_or_else(|| CopyError::Name(to.into()))?;
+    let sqlite = |error| CopyError::Sqlite { path: to.into(), error };
+    Step::Remove(writing.clone()).carry_out()?;
+    connection.execute("vacuum into ?1", [name]).map_err(sqlite)?;
+    mark_as_copy(&Connection::open(&writing).map_err(sqlite)?).map_err(sqlite)?;
+    Step::Sync(writing.clone()).carry_out()?;
+    Step::Rename(writing, to.into()).carry_out()?;
+    Step::Sync(folder(to).into()).carry_out()
+}
+
+/// Keeps a database as it is under a name beside it, before something is done that cannot be taken back. One that was kept
+/// before will do if it `is_same`.
+pub fn copy_aside(
+    connection: &Connection,
+    path: &Path,
+    now: Millis,
+    is_same: impl Fn(&Connection) -> rusqlite::Result<bool>,
+) -> Result<PathBuf, CopyError> {
+    let is_as_now = |kept: &PathBuf| read_only(kept).and_then(|kept| is_same(&kept)).unwrap_or(false);
+    if let Some(kept) = kept(path)?.into_iter().find(is_as_now) {
+        return Ok(kept);
+    }
+    let kept = aside(path, now);
+    copy(connection, &kept)?;
+    Ok(kept)
+}
+
+/// Makes a copy wait to take the place of the database at a path. The caller holds the lock of that.
+pub fn prepare(connection: &Connection, path: &Path) -> Result<PathBuf, CopyError> {
+    let incoming = beside(path, INCOMING);
+    write(connection, &incoming)?;
+    Ok(incoming)
+}
+
+/// Puts the copy that waits in the place of the database, damaged or not, which is kept under another name. The caller
+/// holds the lock. If this did not come to its end it is done again from [`prepare`].
+pub fn replace(path: &Path, now: Millis) -> Result<Option<PathBuf>, CopyError> {
+    let was_there = path.exists();
+    let kept = aside(path, now);
+    for step in steps(path, &kept)? {
+        step.carry_out()?;
+    }
+    Ok(was_there.then_some(kept))
+}
+
+/// The log is kept before the database, so that one without its newest writes is never found under either name.
+fn steps(path: &Path, kept: &Path) -> Result<Vec<Step>, CopyError> {
+    let (log, directory) = (beside(path, LOG), Step::Sync(folder(path).into()));
+    let mut steps = Vec::new();
+    if path.exists() {
+        steps.extend(log.exists().then(|| Step::Keep(log.clone(), beside(kept, LOG))));
+        steps.extend([Step::Keep(path.into(), kept.into()), directory.clone(), Step::Remove(path.into())]);
+    } else if !is_kept(path, &log)? {
+        return Err(CopyError::LeftBehind(log));
+    }
+    // What is left of the old one must be gone before the new one is there: SQLite would take it for the new one's.
+    steps.extend([directory.clone(), Step::Remove(log), Step::Remove(beside(path, INDEX)), directory.clone()]);
+    steps.extend([Step::Rename(beside(path, INCOMING), path.into()), directory]);
+    Ok(steps)
+}
+
+/// Whether a log has nothing in it that is not kept: an earlier attempt came as far as that.
+fn is_kept(path: &Path, log: &Path) -> Result<bool, CopyError> {
+    let content = match std::fs::read(log) {
+        Ok(content) if !content.is_empty() => content,
+        _ => return Ok(true),
+    };
+    let kept = kept(path)?;
+    Ok(kept.iter().any(|kept| std::fs::read(beside(kept, LOG)).is_ok_and(|kept| kept == content)))
+}
+
+/// Databases kept beside a path.
+fn kept(path: &Path) -> Result<Vec<PathBuf>, CopyError> {
+    let io = |error| CopyError::Io { path: folder(path).into(), error };
+    let beginning = beside(path, KEPT);
+    let of_this = |name: &Path| {
+        let (name, beginning) = (name.file_name()?.to_str()?, beginning.file_name()?.to_str()?);
+        name.strip_prefix(beginning)?.parse::<i64>().ok()
+    };
+    let mut found = Vec::new();
+    for file in std::fs::read_dir(folder(path)).map_err(io)? {
+        let file = file.map_err(io)?.path();
+        found.extend(of_this(&file).map(|_| file));
+    }
+    Ok(found)
+}
+
+fn aside(path: &Path, now: Millis) -> PathBuf {
+    beside(path, &format!("{KEPT}{}", now.0))
+}
+
+/// What one call of the system does to a file.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Gives it a second name; a copy where the file system knows no such thing.
+    Keep(PathBuf, PathBuf),
+    /// Takes it away, if it is there.
+    Remove(PathBuf),
+    /// Gives it another name.
+    Rename(PathBuf, PathBuf),
+    /// Waits until it, file or directory, is on disk.
+    Sync(PathBuf),
+}
+
+impl Step {
+    fn carry_out(&self) -> Result<(), CopyError> {
+        let (path, result) = match self {
+            Self::Keep(from, to) => (from, std::fs::hard_link(from, to).or_else(|_| duplicate(from, to))),
+            Self::Remove(path) => (path, std::fs::remove_file(path)),
+            Self::Rename(from, to) => (from, std::fs::rename(from, to)),
+            Self::Sync(path) => (path, File::open(path).and_then(|file| file.sync_all())),
+        };
+        match result {
+            Err(error) if matches!(self, Self::Remove(_)) && error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|error| CopyError::Io { path: path.clone(), error }),
+        }
+    }
+}
+
+fn duplicate(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::copy(from, to)?;
+    File::open(to)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::{OpenError, Schema, open, open_to_restore, put_in_service};
+
+    const SCHEMA: Schema = Schema { application_id: 7, migrations: &["create table a (x integer) strict"] };
+    const LATER: Schema = Schema {
+        application_id: 7,
+        migrations: &["create table a (x integer) strict", "create table b (x integer) strict"],
+    };
+    const NOW: Millis = Millis(1);
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let dir = std::env::temp_dir().join(format!("shelfstream-{}-{name}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&dir);
+            std::fs::create_dir_all(&dir).expect("creates");
+            Self(dir)
+        }
+
+        fn database(&self) -> PathBuf {
+            self.0.join("a.db")
+        }
+
+        /// A database whose process was killed: one row is in the file, one in the log.
+        fn killed(&self) -> PathBuf {
+            let path = self.database();
+            let (connection, lock) = open(&path, SCHEMA).expect("opens");
+            connection.execute_batch("insert into a values (1); pragma wal_checkpoint(truncate)").expect("writes");
+            connection.execute("insert into a values (2)", []).expect("writes");
+            let log = std::fs::read(beside(&path, LOG)).expect("reads");
+            let file = std::fs::read(&path).expect("reads");
+            drop((connection, lock));
+            std::fs::write(&path, file).expect("writes");
+            std::fs::write(beside(&path, LOG), log).expect("writes");
+            path
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn rows(connection: &Connection) -> Vec<i64> {
+        let mut statement = connection.prepare("select x from a order by x").expect("is valid");
+        let rows = statement.query_map([], |row| row.get(0)).expect("runs");
+        rows.collect::<rusqlite::Result<_>>().expect("reads")
+    }
+
+    /// The database that is to come in.
+    fn new() -> Connection {
+        let connection = crate::sqlite::memory(SCHEMA).expect("opens");
+        connection.execute("insert into a values (3)", []).expect("writes");
+        connection
+    }
+
+    #[test]
+    fn a_crash_at_any_point_of_a_replacement_loses_nothing_and_opens_nothing_old() {
+        let all = {
+            let folder = Folder::new("count");
+            steps(&folder.killed(), Path::new("kept")).expect("is planned").len()
+        };
+        assert_eq!(all, 10);
+        for done in 0..=all {
+            let folder = Folder::new(&format!("crash-{done}"));
+            let path = folder.killed();
+            prepare(&new(), &path).expect("is prepared");
+            let first = aside(&path, NOW);
+            for step in steps(&path, &first).expect("is planned").iter().take(done) {
+                step.carry_out().expect("works");
+            }
+            match open(&path, SCHEMA) {
+                Ok((connection, _lock)) => assert_eq!(rows(&connection), [1, 2], "after {done} steps"),
+                Err(OpenError::Unfinished { .. } | OpenError::Copy(_)) => {}
+                Err(error) => panic!("after {done} steps: {error}"),
+            }
+            // Again, from the beginning.
+            prepare(&new(), &path).expect("is prepared");
+            replace(&path, NOW.plus(1)).expect("works");
+            let connection = open_to_restore(&path, SCHEMA).expect("opens");
+            assert_eq!(rows(&connection), [3], "after {done} steps");
+            let kept = kept(&path).expect("reads");
+            let is_whole = |path: &PathBuf| Connection::open(path).is_ok_and(|old| rows(&old) == [1, 2]);
+            let is_new = |path: &PathBuf| Connection::open(path).is_ok_and(|old| rows(&old) == [3]);
+            assert!(kept.iter().any(is_whole), "after {done} steps");
+            assert!(kept.iter().all(|kept| is_whole(kept) || is_new(kept)), "after {done} steps");
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_kept_nowhere_is_not_taken_away() {
+        let folder = Folder::new("log");
+        let path = folder.killed();
+        std::fs::remove_file(&path).expect("removes");
+        prepare(&new(), &path).expect("is prepared");
+        assert!(matches!(replace(&path, NOW), Err(CopyError::LeftBehind(_))));
+        assert!(beside(&path, LOG).exists());
+    }
+
+    #[test]
+    fn a_copy_is_served_only_once_it_was_restored() {
+        let folder = Folder::new("mark");
+        let path = folder.killed();
+        let backup = folder.0.join("backup.db");
+        let (connection, lock) = open(&path, SCHEMA).expect("opens");
+        copy(&connection, &backup).expect("is written");
+        assert!(matches!(copy(&connection, &backup), Err(CopyError::Exists(_))));
+        drop((connection, lock));
+        assert!(open(&path, SCHEMA).is_ok(), "the database itself has no mark");
+        let refused = open(&backup, SCHEMA).expect_err("is a copy").to_string();
+        assert!(refused.contains("restore"), "{refused}");
+        // A copy of it is one, too, and an upgrade does not change that.
+        let restored = open_to_restore(&backup, LATER).expect("opens");
+        assert!(matches!(open(&backup, LATER), Err(OpenError::Copy(_))));
+        let transaction = restored.unchecked_transaction().expect("begins");
+        put_in_service(&transaction, LATER).expect("writes");
+        transaction.commit().expect("commits");
+        drop(restored);
+        assert_eq!(rows(&open(&backup, LATER).expect("is a database").0), [1, 2]);
+    }
+
+    #[test]
+    fn what_is_kept_already_is_not_kept_again() {
+        let folder = Folder::new("kept");
+        let path = folder.killed();
+        let (connection, _lock) = open(&path, SCHEMA).expect("opens");
+        let same = |kept: &Connection| Ok(rows(kept) == rows(&connection));
+        let first = copy_aside(&connection, &path, NOW, same).expect("is kept");
+        std::fs::write(beside(&aside(&path, NOW.plus(1)), WRITING), "half of it").expect("writes");
+        assert_eq!(copy_aside(&connection, &path, NOW.plus(2), same).expect("is kept"), first);
+        connection.execute("insert into a values (4)", []).expect("writes");
+        assert_ne!(copy_aside(&connection, &path, NOW.plus(2), same).expect("is kept"), first);
+    }
+}

@@ -1,0 +1,147 @@
+//! First answers by the caller's key, kept in the transaction of the effect.
+
+use protocol::hash::Hash;
+use protocol::ids::OperationId;
+use protocol::time::Millis;
+use rusqlite::{Connection, OptionalExtension, params};
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+/// How long a key is remembered: seven days.
+const RETENTION_DAYS: i64 = 7;
+/// The same in ms.
+pub const RETENTION_MS: i64 = RETENTION_DAYS * DAY_MS;
+/// How long an operation stays known after a restore, ms: no key that is older can name it.
+pub const KNOWN_MS: i64 = RETENTION_MS + DAY_MS;
+
+/// A key and the request it came with.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// As sent.
+    pub key: String,
+    /// Of method, path and body.
+    pub fingerprint: [u8; 16],
+    /// Method and path.
+    pub route: String,
+}
+
+impl Key {
+    /// The operation that a write under this key is if it is done now. The day is in it, because a key that is used
+    /// again when it has been forgotten is another operation; so is the request, because after a restore that is all
+    /// by which another one under the same key can be told.
+    pub fn operation(&self, now: Millis) -> OperationId {
+        self.operation_of(now.0.div_euclid(DAY_MS))
+    }
+
+    fn operation_of(&self, day: i64) -> OperationId {
+        OperationId::from_key(&format!("{day} {}", Hash(self.fingerprint)), &self.key)
+    }
+}
+
+/// Whether a write under this key was done before a restore: with central's state its effect came back, but not its
+/// answer.
+pub fn is_known(connection: &Connection, key: &Key, now: Millis) -> rusqlite::Result<bool> {
+    let any: bool =
+        connection.prepare_cached("select exists (select 1 from known_operation)")?.query_row([], |row| row.get(0))?;
+    if !any {
+        return Ok(false);
+    }
+    let today = now.0.div_euclid(DAY_MS);
+    let mut known = connection.prepare_cached("select exists (select 1 from known_operation where id = ?1)")?;
+    for day in today - RETENTION_DAYS..=today {
+        if known.query_row([key.operation_of(day).as_str()], |row| row.get(0))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Keeps the ids of operations whose effects a restore takes in.
+pub fn remember_known<'a>(
+    connection: &Connection,
+    ids: impl IntoIterator<Item = &'a str>,
+    now: Millis,
+) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached("insert or replace into known_operation (id, at) values (?1, ?2)")?;
+    for id in ids {
+        insert.execute(params![id, now.0])?;
+    }
+    Ok(())
+}
+
+/// The first answer.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Of method, path and body.
+    pub fingerprint: Vec<u8>,
+    /// Method and path, for people.
+    pub route: String,
+    /// When.
+    pub at: Millis,
+    /// Its status.
+    pub status: u16,
+    /// Its JSON.
+    pub body: String,
+    /// Its `Shelf-Position`.
+    pub position: String,
+}
+
+/// What is known of a key.
+pub fn find(connection: &Connection, key: &str) -> rusqlite::Result<Option<Record>> {
+    connection
+        .prepare_cached("select fingerprint, route, at, status, body, position from idempotency where key = ?1")?
+        .query_row([key], |row| {
+            Ok(Record {
+                fingerprint: row.get(0)?,
+                route: row.get(1)?,
+                at: Millis(row.get(2)?),
+                status: row.get(3)?,
+                body: row.get(4)?,
+                position: row.get(5)?,
+            })
+        })
+        .optional()
+}
+
+/// Keeps the first answer.
+pub fn bind(
+    connection: &Connection,
+    key: &Key,
+    status: u16,
+    body: &str,
+    position: &str,
+    now: Millis,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "insert into idempotency (key, fingerprint, route, at, status, body, position) \
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![key.key, key.fingerprint.as_slice(), key.route, now.0, status, body, position])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::SCHEMA;
+
+    fn key(key: &str, fingerprint: u8) -> Key {
+        Key { key: key.into(), fingerprint: [fingerprint; 16], route: String::new() }
+    }
+
+    #[test]
+    fn an_operation_is_known_for_as_long_as_its_key_and_the_key_names_another_one_then() {
+        let connection = runtime::sqlite::memory(SCHEMA).expect("opens");
+        let first = Millis(1_700_000_000_000);
+        let id = key("k", 1).operation(first);
+        remember_known(&connection, [id.as_str()], first).expect("writes");
+        let known = |key: Key, at| is_known(&connection, &key, at).expect("reads");
+        for later in [0, DAY_MS, RETENTION_MS] {
+            assert!(known(key("k", 1), first.plus(later)), "{later}");
+        }
+        assert!(!known(key("k", 1), first.plus(KNOWN_MS)));
+        assert_ne!(key("k", 1).operation(first.plus(RETENTION_MS)), id);
+        assert!(!known(key("k", 2), first), "another request");
+        assert!(!known(key("l", 1), first), "another key");
+    }
+}

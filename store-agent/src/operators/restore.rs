@@ -1,0 +1,468 @@
+//! The answer of a restore (L10): a new machine, an old copy, a fork or a stopped agent takes in what central knows.
+//!
+//! **Guarantees.** One transaction. Central's state becomes the store's, and whatever only this database knows is
+//! recorded again on top, once, by its difference and under its old name: both really happened. If it can only be one
+//! or the other, nothing is changed and a human is asked.
+
+mod again;
+pub mod ask;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use protocol::domain::Item;
+use protocol::hash::{Digest, Hash};
+use protocol::ids::ProductId;
+use protocol::link::{Cursor, EntryId, Past};
+use protocol::planted::{Bug, planted};
+use protocol::time::Millis;
+use protocol::wire::restore::{Answer, Question, Span};
+use protocol::wire::{Event, Kind, Outcome};
+use runtime::sqlite::{Abort, HashColumn};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::ledger::idempotency;
+use crate::ledger::{self, Head};
+use crate::operations::commands;
+use crate::operations::purchases;
+
+/// Which state stands when only a human can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// This database's.
+    Own,
+    /// Central's; what only this database knows is left out.
+    Central,
+}
+
+/// Why nothing was done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Ask again: the epoch given out is not later than the own one.
+    #[error("central gave out epoch {0}, which is not later than the own one: ask again")]
+    AskAgain(u64),
+    /// Only a human can choose.
+    #[error(
+        "nothing in this database is known to central, and it is not empty ({entries} entries): say which state stands, \
+         --state own (central takes this database's) or --state central (this database's entries are left out)"
+    )]
+    NeedsChoice {
+        /// Entries of the own ledger.
+        entries: u64,
+    },
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The epoch opened.
+    pub epoch: u64,
+    /// Whose state it opened with.
+    pub state: Choice,
+    /// The newest own entry that central has.
+    pub shared: Option<EntryId>,
+    /// Own entries recorded again.
+    pub recorded_again: u64,
+    /// Own entries that were left out, because central knows them or they answer what it has settled.
+    pub left_out: u64,
+    /// Items that both sides have not alike, and that either has touched after the newest shared entry: to be counted.
+    pub recount: BTreeSet<ProductId>,
+}
+
+/// An own entry.
+struct Own {
+    id: EntryId,
+    hash: Hash,
+    operation: String,
+    kind: String,
+    body: String,
+    product: Option<ProductId>,
+}
+
+/// What to ask central.
+pub fn question(connection: &Connection) -> rusqlite::Result<Question> {
+    Ok(Question { epoch: ledger::head(connection)?.cursor.epoch, log: spans(connection)? })
+}
+
+/// Which entries the own log has.
+pub fn spans(connection: &Connection) -> rusqlite::Result<Vec<Span>> {
+    connection
+        .prepare_cached("select epoch, min(seq), max(seq) from ledger group by epoch order by epoch")?
+        .query_map([], |row| Ok(Span { epoch: row.get(0)?, first: row.get(1)?, last: row.get(2)? }))?
+        .collect()
+}
+
+/// Carries out central's answer, in the caller's transaction.
+pub fn carry_out(
+    connection: &Connection,
+    answer: &Answer,
+    choice: Option<Choice>,
+    now: Millis,
+) -> Result<Report, Abort<Refusal>> {
+    let mut head = ledger::head(connection)?;
+    if answer.epoch <= head.cursor.epoch {
+        return Err(Abort::Refused(Refusal::AskAgain(answer.epoch)));
+    }
+    let own = own_entries(connection)?;
+    let known: HashMap<EntryId, Hash> = answer.entries.iter().map(|entry| (entry.id(), entry.hash)).collect();
+    // A log that has something else at the end of what is covered forked from it before: where, nobody can tell.
+    let forked = |past: &Cursor| own.iter().any(|own| own.id == past.id() && own.hash != past.hash);
+    let covers: Vec<&Cursor> = answer.covers.iter().filter(|past| !forked(past)).collect();
+    let is_shared = |own: &&Own| match known.get(&own.id) {
+        Some(hash) => *hash == own.hash,
+        None => covers.iter().any(|past| past.epoch == own.id.epoch && own.id.seq <= past.seq),
+    };
+    let shared = own.iter().rev().find(is_shared).map(|own| own.id);
+    let in_history = answer.complete && is_in_history(connection, &head, &answer.state)?;
+    let reaches_back = own.iter().any(|own| own.id == answer.state.id());
+    let state = if !answer.complete {
+        Choice::Own
+    } else if shared.is_none() && !own.is_empty() {
+        let entries = own.len() as u64;
+        choice.ok_or(Abort::Refused(Refusal::NeedsChoice { entries }))?
+    } else if in_history && !reaches_back {
+        Choice::Own
+    } else {
+        Choice::Central
+    };
+    // What the epoch is said to continue. In central's state there is no more of the own log than what is shared: the
+    // rest leaves it, and must not count as covered when a clone of this database asks later.
+    let own_past = match (state, in_history) {
+        (Choice::Own, _) => Some(own_past(connection, &head, None)?),
+        (Choice::Central, true) => {
+            Some(own_past(connection, &head, Some(&answer.state).filter(|_| !planted(Bug::RestoreClaimsAll)))?)
+        }
+        (Choice::Central, false) => None,
+    };
+    let past = lineage(own_past, answer);
+    let mut report =
+        Report { epoch: answer.epoch, state, shared, recorded_again: 0, left_out: 0, recount: BTreeSet::new() };
+    if state == Choice::Own {
+        ledger::begin_epoch(connection, &mut head, answer.epoch, &past, now)?;
+        ledger::save_head(connection, &head)?;
+        return Ok(report);
+    }
+    let after = |id: EntryId| shared.is_none_or(|shared| id > shared);
+    let unshared: Vec<&Own> = own.iter().filter(|own| after(own.id)).collect();
+    if !own.is_empty() {
+        let both: HashSet<EntryId> = own.iter().filter(is_shared).map(|own| own.id).collect();
+        let theirs = answer.entries.iter().filter(|entry| after(entry.id()) && !both.contains(&entry.id()));
+        let touched = unshared.iter().filter_map(|own| own.product.as_ref());
+        let touched: BTreeSet<&ProductId> =
+            touched.chain(theirs.filter_map(|entry| entry.product_id.as_ref())).collect();
+        let said: HashMap<&ProductId, &Item> =
+            answer.items.iter().map(|named| (&named.product_id, &named.item)).collect();
+        for product in touched {
+            if ledger::find_item(connection, product)?.as_ref() != said.get(product).copied() {
+                report.recount.insert(product.clone());
+            }
+        }
+    }
+    for own in &unshared {
+        connection
+            .prepare_cached("delete from ledger where epoch = ?1 and seq = ?2")?
+            .execute(params![own.id.epoch, own.id.seq])?;
+    }
+    take_state(connection, &mut head, answer)?;
+    ledger::begin_epoch(connection, &mut head, answer.epoch, &past, now)?;
+    // With nothing shared a human has said that central's state is all there is.
+    let repeats = shared.is_some() && !planted(Bug::RestoreForgetsOwn);
+    let repeated = if repeats { unshared.as_slice() } else { &[] };
+    let operations: HashSet<&str> = answer.entries.iter().map(|entry| entry.operation.as_str()).collect();
+    for own in repeated {
+        if (!operations.contains(own.operation.as_str()) || planted(Bug::RestoreRepeatsKnown))
+            && again::record(connection, &mut head, &own.operation, &own.kind, &own.body, now)?
+        {
+            report.recorded_again += 1;
+        }
+    }
+    idempotency::remember_known(connection, operations.iter().copied(), now)?;
+    let of_items = unshared.iter().filter(|own| fact(&own.kind, &own.body).is_some()).count() as u64;
+    report.left_out = of_items - report.recorded_again;
+    ledger::save_head(connection, &head)?;
+    Ok(report)
+}
+
+fn own_entries(connection: &Connection) -> rusqlite::Result<Vec<Own>> {
+    connection
+        .prepare_cached(
+            "select epoch, seq, hash, operation_id, type, body, product_id from ledger order by epoch, seq",
+        )?
+        .query_map([], |row| {
+            let product: Option<String> = row.get(6)?;
+            Ok(Own {
+                id: EntryId { epoch: row.get(0)?, seq: row.get(1)? },
+                hash: row.get::<_, HashColumn>(2)?.0,
+                operation: row.get(3)?,
+                kind: row.get(4)?,
+                body: row.get(5)?,
+                product: product.and_then(|text| ProductId::parse(&text).ok()),
+            })
+        })?
+        .collect()
+}
+
+/// Whether a cursor lies in what this database has been through, as far as it can still tell.
+fn is_in_history(connection: &Connection, head: &Head, cursor: &Cursor) -> rusqlite::Result<bool> {
+    let mut past: Vec<Cursor> = ledger::lineage(connection)?.into_iter().map(|past| past.end).collect();
+    past.push(head.cursor);
+    let Some(end) = past.iter().find(|end| end.epoch == cursor.epoch && end.seq >= cursor.seq) else {
+        return Ok(false);
+    };
+    if end.seq == cursor.seq {
+        return Ok(end.hash == cursor.hash);
+    }
+    let own: Option<Hash> = connection
+        .prepare_cached("select hash from ledger where epoch = ?1 and seq = ?2")?
+        .query_row(params![cursor.epoch, cursor.seq], |row| Ok(row.get::<_, HashColumn>(0)?.0))
+        .optional()?;
+    Ok(own.is_none_or(|own| own == cursor.hash))
+}
+
+/// The own lineage with the own head, or as it was at `end`.
+fn own_past(connection: &Connection, head: &Head, end: Option<&Cursor>) -> rusqlite::Result<Vec<Past>> {
+    let mut past = ledger::lineage(connection)?;
+    let end = end.unwrap_or(&head.cursor);
+    past.retain(|past| past.end.epoch < end.epoch);
+    if end.epoch > 0 {
+        past.push(Past::ended(*end));
+    }
+    Ok(past)
+}
+
+/// The own past, and central's for epochs that are missing there; else central's.
+fn lineage(own: Option<Vec<Past>>, answer: &Answer) -> Vec<Past> {
+    let mut past = own.unwrap_or_default();
+    let known: HashSet<u64> = past.iter().map(|past| past.end.epoch).collect();
+    let missing = answer.lineage.iter().filter(|end| !known.contains(&end.epoch));
+    past.extend(missing.copied().map(Past::ended));
+    past.sort();
+    past
+}
+
+/// The state becomes central's.
+fn take_state(connection: &Connection, head: &mut Head, answer: &Answer) -> rusqlite::Result<()> {
+    for table in ["item", "outcome", "purchase"] {
+        connection.execute(&format!("delete from {table}"), [])?;
+    }
+    head.digest = Digest::default();
+    head.items = 0;
+    for named in &answer.items {
+        ledger::put_item(connection, head, &named.product_id, None, &named.item)?;
+    }
+    let mut of_purchases: Vec<&Outcome> = Vec::new();
+    for outcome in &answer.outcomes {
+        if planted(Bug::RestoreWithoutOutcomes) {
+            break;
+        }
+        commands::keep(connection, outcome)?;
+        if outcome.purchase.as_ref().is_some_and(|purchase| purchase.attempt == outcome.command) {
+            of_purchases.push(outcome);
+        }
+    }
+    of_purchases.sort_by_key(|outcome| outcome.at);
+    for outcome in of_purchases {
+        let Some(purchase) = &outcome.purchase else { continue };
+        if !matches!(outcome.kind, Kind::PurchaseConfirmed | Kind::PurchaseCancelled) {
+            continue;
+        }
+        purchases::confirm(connection, purchase, outcome.at)?;
+        if outcome.kind == Kind::PurchaseCancelled {
+            purchases::cancel(connection, purchase.purchase_id, outcome.at)?;
+        } else if outcome.picked {
+            purchases::set_picked(connection, purchase.purchase_id, outcome.at)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether an entry tells of something that happened, rather than of the link's own affairs.
+fn fact(kind: &str, body: &str) -> Option<(Kind, protocol::wire::Fact)> {
+    match Event::decode(kind, body) {
+        Ok(Event::Fact(kind, fact)) => Some((kind, fact)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::domain::Operation;
+    use protocol::link::Entry;
+    use protocol::wire::restore::KnownEntry;
+    use protocol::wire::{About, Command, Named, PurchaseRef};
+
+    use super::*;
+    use crate::testing::{self, NOW, operation};
+
+    fn ale() -> ProductId {
+        testing::product("ale")
+    }
+
+    fn act(connection: &Connection, id: &str, does: Operation) {
+        testing::act(connection, id, "ale", does, NOW);
+    }
+
+    fn store() -> Connection {
+        testing::store(&[("ale", 5), ("bun", 5)])
+    }
+
+    fn copy(from: &Connection) -> Connection {
+        let mut to = Connection::open_in_memory().expect("opens");
+        let backup = rusqlite::backup::Backup::new(from, &mut to).expect("both are open");
+        backup.run_to_completion(1_000, std::time::Duration::ZERO, None).expect("nobody writes");
+        drop(backup);
+        to
+    }
+
+    fn units(connection: &Connection) -> i64 {
+        ledger::find_item(connection, &ale()).expect("reads").expect("an ale").quantity
+    }
+
+    /// Types and differences of the entries about ale in the present epoch.
+    fn recorded(connection: &Connection) -> Vec<(String, i64)> {
+        let sql = "select type, delta from ledger join meta using (epoch) where product_id = 'ale' order by ledger.seq";
+        let mut statement = connection.prepare(sql).expect("is valid");
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("runs");
+        rows.collect::<rusqlite::Result<_>>().expect("reads")
+    }
+
+    /// What central answers when it has this store's ledger but for its last entries.
+    fn answer(known: &Connection, but: u64) -> Answer {
+        let own = own_entries(known).expect("reads");
+        let head = ledger::head(known).expect("a head").cursor;
+        let state = own.iter().find(|entry| entry.id.seq == head.seq - but && entry.id.epoch == head.epoch);
+        let state = state.map(|entry| Cursor { epoch: entry.id.epoch, seq: entry.id.seq, hash: entry.hash });
+        let state = state.expect("an entry");
+        let mut stock = HashMap::new();
+        let mut entries = Vec::new();
+        for entry in own.iter().filter(|entry| entry.id <= state.id()) {
+            if let Ok(Event::SnapshotPage(page)) = Event::decode(&entry.kind, &entry.body) {
+                stock.extend(page.items.into_iter().map(|named| (named.product_id, named.item)));
+            }
+            if let Some((_, fact)) = fact(&entry.kind, &entry.body) {
+                stock.extend(fact.item.map(|item| (fact.product_id, item)));
+            }
+            entries.push(KnownEntry {
+                epoch: entry.id.epoch,
+                seq: entry.id.seq,
+                hash: entry.hash,
+                operation: entry.operation.clone(),
+                product_id: entry.product.clone(),
+            });
+        }
+        let outcomes = known
+            .prepare("select body from outcome")
+            .expect("is valid")
+            .query_map([], |row| Ok(serde_json::from_str(&row.get::<_, String>(0)?).expect("an outcome")))
+            .expect("runs")
+            .collect::<rusqlite::Result<_>>()
+            .expect("reads");
+        let past = ledger::lineage(known).expect("reads").into_iter().map(|past| past.end).collect::<Vec<_>>();
+        Answer {
+            store_id: "s1".into(),
+            epoch: head.epoch + 1_000,
+            lineage: past.iter().copied().chain([state]).collect(),
+            complete: true,
+            state,
+            covers: past,
+            items: stock.into_iter().map(|(product_id, item)| Named { product_id, item }).collect(),
+            outcomes,
+            entries,
+        }
+    }
+
+    fn restore(connection: &Connection, answer: &Answer) -> Report {
+        let report = carry_out(connection, answer, None, NOW.plus(10)).expect("is carried out");
+        let audit = crate::operators::verify::verify(connection).expect("reads");
+        assert!(audit.differences.is_empty(), "{:?}", audit.differences);
+        report
+    }
+
+    /// An old copy that sold 4, and the store as central has it, which sold 3.
+    fn forked() -> (Connection, Connection) {
+        let old = store();
+        let live = copy(&old);
+        act(&old, "sale", Operation::Sell { quantity: 4 });
+        act(&live, "other", Operation::Sell { quantity: 3 });
+        (old, live)
+    }
+
+    #[test]
+    fn a_shortage_and_the_sale_behind_it_are_told_apart() {
+        let (old, live) = forked();
+        let first = copy(&old);
+        restore(&first, &answer(&live, 0));
+        assert_eq!(recorded(&first), [("shortage".into(), 2), ("sold".into(), -4)]);
+        // Central has heard of the shortage, and not yet of the sale, when the same old copy is restored again.
+        restore(&old, &answer(&first, 1));
+        assert_eq!((units(&old), recorded(&old)), (0, vec![("sold".into(), -4)]));
+    }
+
+    #[test]
+    fn a_shortage_is_found_anew_by_each_restore() {
+        let (old, live) = forked();
+        let first = copy(&old);
+        restore(&first, &answer(&live, 0));
+        // Meanwhile another copy was restored where there were units enough.
+        act(&live, "delivery", Operation::Receive { quantity: 10 });
+        restore(&old, &answer(&live, 0));
+        assert_eq!(recorded(&old), [("sold".into(), -4)]);
+        let report = restore(&first, &answer(&old, 0));
+        assert_eq!((units(&first), report.recorded_again), (8, 0));
+    }
+
+    fn attempt() -> PurchaseRef {
+        PurchaseRef {
+            purchase_id: "00000000-0000-0000-0000-000000000001".parse().expect("an id"),
+            attempt: operation("attempt"),
+            product_id: ale(),
+            quantity: 2,
+            reference: None,
+            created_at: NOW,
+            expires_at: NOW.plus(60_000),
+        }
+    }
+
+    /// Executes commands of a new command epoch.
+    fn execute(connection: &Connection, commands: &[(&str, Command)]) {
+        let for_epoch = ledger::head(connection).expect("a head").cursor.epoch;
+        let mut sent = Cursor { epoch: 7, ..Cursor::default() };
+        for (id, command) in [("opened", Command::Opened { for_epoch })].iter().chain(commands) {
+            let entry = Entry::follow(&sent, command.kind(), id, command.encode(), None);
+            sent = entry.cursor();
+            commands::receive(connection, &[Ok(entry)], NOW, NOW).expect("executes");
+        }
+    }
+
+    #[test]
+    fn a_cancel_that_found_nothing_gives_back_what_central_knows_to_be_taken() {
+        let old = store();
+        let live = copy(&old);
+        let purchase = Command::Purchase { purchase: attempt(), deadline: NOW.plus(60_000), about: About::default() };
+        execute(&live, &[("attempt", purchase)]);
+        assert_eq!(units(&live), 3);
+        let cancel = Command::Cancel { purchase: attempt(), forced: true, about: About::default() };
+        execute(&old, &[("cancel", cancel)]);
+        assert_eq!(recorded(&old).last(), Some(&("purchase_cancelled".into(), 0)));
+        restore(&old, &answer(&live, 0));
+        assert_eq!((units(&old), recorded(&old)), (5, vec![("purchase_cancelled".into(), 2)]));
+        let row = purchases::find(&old, attempt().purchase_id).expect("reads").expect("is known");
+        assert!(row.is_cancelled);
+    }
+
+    #[test]
+    fn only_what_the_two_sides_have_not_alike_is_to_be_counted() {
+        let (old, live) = forked();
+        testing::act(&old, "bun-1", "bun", Operation::Sell { quantity: 1 }, NOW);
+        let first = copy(&old);
+        let report = restore(&first, &answer(&live, 0));
+        assert_eq!(report.recount.iter().map(ProductId::as_str).collect::<Vec<_>>(), ["ale", "bun"]);
+        // Now central has all of that; a purchase that was refused on one side has touched ale, and changed nothing.
+        let again = copy(&first);
+        let too_many = PurchaseRef { quantity: 100, ..attempt() };
+        let command = Command::Purchase { purchase: too_many, deadline: NOW.plus(60_000), about: About::default() };
+        execute(&again, &[("attempt", command)]);
+        assert_eq!(recorded(&again).last(), Some(&("purchase_rejected".into(), 0)));
+        let report = restore(&again, &answer(&first, 0));
+        assert!(report.recount.is_empty(), "{:?}", report.recount);
+    }
+}

@@ -1,0 +1,318 @@
+//! What people run beside the daemon: restore, backup, verify, status.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use protocol::ids::StoreId;
+use protocol::wire::Position;
+use runtime::redis::{Channel, Keys};
+use runtime::sqlite::{Abort, OpenError, copy, copy_aside, prepare, replace};
+use rusqlite::{Connection, OpenFlags};
+
+use crate::config::{Backup, Database, Restore, State, Status};
+use crate::ledger;
+use crate::operators::restore::{self, Choice, Report};
+use crate::operators::verify as auditor;
+
+/// Items named in a report; more are only counted.
+const NAMED: usize = 40;
+
+/// What a restore begins with.
+enum Found {
+    /// Nothing, or nothing that can be read.
+    Nothing,
+    /// This store's database, or a copy of it.
+    Database(Connection),
+    /// Whatever is there: this backup takes its place.
+    Backup(Connection),
+}
+
+/// `store-agent restore`: looks at all that could stand in the way, then asks central, and carries out its answer in one
+/// transaction. Before the question nothing is changed but that a backup, or a new database, takes its place.
+pub async fn restore(options: &Restore) -> anyhow::Result<()> {
+    let path = options.database.path();
+    let client = runtime::redis::client(&options.redis)?;
+    let _lock = runtime::sqlite::lock(&path)?;
+    let found = match &options.from {
+        Some(from) => Found::Backup(backup_to_restore(from, options)?),
+        None => look(&path, options)?,
+    };
+    let central = look_at_central(options).await?;
+    let connection = match found {
+        Found::Database(connection) => {
+            expect_choice(options, &connection, &central).await?;
+            let now = ledger::cursor(&connection)?;
+            let is_same = |kept: &Connection| Ok(ledger::cursor(kept)? == now);
+            let kept = copy_aside(&connection, &path, runtime::clock::now(), is_same)?;
+            println!("The database as it was is kept in {}.", kept.display());
+            connection
+        }
+        Found::Backup(backup) => {
+            expect_choice(options, &backup, &central).await?;
+            put_in_place(&backup, &path)?
+        }
+        Found::Nothing => {
+            central.expect_known(options)?;
+            put_in_place(&new_database(options)?, &path)?
+        }
+    };
+    take_back(options, &client).await;
+    let question = restore::question(&connection)?;
+    let answer = restore::ask::ask(&options.central, &options.database.store_id, &question).await?;
+    println!(
+        "Central gave out epoch {}. {}",
+        answer.epoch,
+        if answer.complete {
+            format!("Its state stands at {}: {} items.", answer.state.id(), answer.items.len())
+        } else {
+            "It has never had this store's whole state.".to_owned()
+        }
+    );
+    let choice = options.state.map(|state| match state {
+        State::Own => Choice::Own,
+        State::Central => Choice::Central,
+    });
+    let transaction = connection.unchecked_transaction()?;
+    match restore::carry_out(&transaction, &answer, choice, runtime::clock::now()) {
+        Ok(report) => {
+            runtime::sqlite::put_in_service(&transaction, ledger::SCHEMA)?;
+            transaction.commit()?;
+            print!("{}", told(&report));
+            Ok(())
+        }
+        Err(Abort::Refused(refusal)) => bail!(
+            "{refusal}.\nThe restore was begun and must be finished: from now on central waits for this one. \
+             See docs/OPERATIONS.md, \"Backup and restore\""
+        ),
+        Err(Abort::Database(error)) => Err(error.into()),
+    }
+}
+
+/// Opens what is there. The caller holds the lock.
+fn look(path: &Path, options: &Restore) -> anyhow::Result<Found> {
+    let is_there = std::fs::metadata(path).is_ok_and(|file| file.len() > 0);
+    if !is_there {
+        return Ok(Found::Nothing);
+    }
+    match runtime::sqlite::open_to_restore(path, ledger::SCHEMA) {
+        Err(OpenError::Corrupt { report, .. }) => {
+            println!("The database is damaged ({}).", report.lines().next().unwrap_or_default());
+            println!("What it had not sent cannot be read.");
+            Ok(Found::Nothing)
+        }
+        Err(error) => Err(error.into()),
+        Ok(connection) => {
+            let transaction = connection.unchecked_transaction()?;
+            let is_new = ledger::claim(&transaction, &options.database.store_id)?;
+            drop(transaction);
+            Ok(if is_new { Found::Nothing } else { Found::Database(connection) })
+        }
+    }
+}
+
+/// Puts a copy of a database in the place of what is at a path, which is kept. The caller holds the lock.
+fn put_in_place(database: &Connection, path: &Path) -> anyhow::Result<Connection> {
+    prepare(database, path)?;
+    if let Some(kept) = replace(path, runtime::clock::now())? {
+        println!("The database as it was is kept in {}.", kept.display());
+    }
+    Ok(runtime::sqlite::open_to_restore(path, ledger::SCHEMA)?)
+}
+
+/// The backup that is to go into service: this store's, whole, and understood.
+fn backup_to_restore(from: &Path, options: &Restore) -> anyhow::Result<Connection> {
+    let same =
+        from.canonicalize().is_ok_and(|from| options.database.path().canonicalize().is_ok_and(|path| path == from));
+    if same {
+        bail!("{} is the database itself: give --from a backup, or leave it out", from.display());
+    }
+    let store = &options.database.store_id;
+    let backup = open_to_read(&Database { store_id: store.clone(), database_path: Some(from.into()) })?;
+    runtime::sqlite::check(&backup, from, ledger::SCHEMA)
+        .with_context(|| format!("{} cannot go into service", from.display()))?;
+    Ok(backup)
+}
+
+/// A database that has nothing in it, and an epoch only once central has answered.
+fn new_database(options: &Restore) -> anyhow::Result<Connection> {
+    let connection = runtime::sqlite::memory(ledger::SCHEMA)?;
+    ledger::claim(&connection, &options.database.store_id)?;
+    Ok(connection)
+}
+
+/// What central says of the store before it is asked anything that changes something.
+struct Central {
+    address: String,
+    client: reqwest::Client,
+    /// `None`: it has never heard of it.
+    store: Option<serde_json::Value>,
+}
+
+/// Whether central answers, is central, and lets this store be restored.
+async fn look_at_central(options: &Restore) -> anyhow::Result<Central> {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?;
+    let mut central = Central { address: options.central.trim_end_matches('/').to_owned(), client, store: None };
+    let root = central.get("/").await?.unwrap_or_default();
+    if root["service"] != "Central Server" {
+        bail!("what answers at {} is not central", options.central);
+    }
+    let store = &options.database.store_id;
+    central.store = central.get(&format!("/v1/stores/{store}")).await?;
+    if central.store.as_ref().is_some_and(|known| known["status"] == "retired") {
+        bail!("central has retired {store}: take it back there first (POST /v1/stores/{store}/adopt)");
+    }
+    Ok(central)
+}
+
+impl Central {
+    /// `None`: 404.
+    async fn get(&self, path: &str) -> anyhow::Result<Option<serde_json::Value>> {
+        let request = self.client.get(format!("{}{path}", self.address)).header("Accept", "application/json");
+        let unreachable = || format!("central does not answer at {}: it must be reachable for a restore", self.address);
+        let response = request.send().await.with_context(unreachable)?;
+        if response.status() == reqwest::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let told = response.error_for_status().with_context(unreachable)?.json().await;
+        Ok(Some(told.with_context(|| format!("what answers at {} is not central", self.address))?))
+    }
+
+    /// A new database for a store that central has never heard of is no restore, but a name that was mistyped.
+    fn expect_known(&self, options: &Restore) -> anyhow::Result<()> {
+        if self.store.is_none() {
+            let (address, store) = (&self.address, &options.database.store_id);
+            bail!(
+                "central at {address} does not know store {store}: a new store needs no restore, just start its agent"
+            );
+        }
+        Ok(())
+    }
+
+    /// Epochs of the store that central's ledger has, the newest first.
+    async fn epochs(&self, store: &StoreId) -> anyhow::Result<Vec<u64>> {
+        let list =
+            self.get(&format!("/v1/events?storeId={store}&type=epoch_opened&size=1000")).await?.unwrap_or_default();
+        let positions = list["items"].as_array().into_iter().flatten().filter_map(|event| event["position"].as_str());
+        Ok(positions.filter_map(|text| Some(text.parse::<Position>().ok()?.at.epoch)).collect())
+    }
+}
+
+/// If central knows nothing of this database a human must have chosen before central is asked. An epoch that both know is
+/// enough to share something; the answer itself has the last word.
+async fn expect_choice(options: &Restore, own: &Connection, central: &Central) -> anyhow::Result<()> {
+    let epochs = restore::spans(own)?.iter().map(|span| span.epoch).collect::<Vec<_>>();
+    let Some(store) = central.store.as_ref().filter(|_| options.state.is_none() && !epochs.is_empty()) else {
+        return Ok(());
+    };
+    if store["epoch"].as_u64().is_some_and(|epoch| epochs.contains(&epoch)) {
+        return Ok(());
+    }
+    let known = central.epochs(&options.database.store_id).await?;
+    if !known.is_empty() && known.iter().all(|epoch| !epochs.contains(epoch)) {
+        let entries = own.query_row("select count(*) from ledger", [], |row| row.get(0))?;
+        bail!("{}.\nNothing was changed, and central was not asked yet", restore::Refusal::NeedsChoice { entries });
+    }
+    Ok(())
+}
+
+/// What this store still has in Redis must not be taken for what it says from now on. Central drops it anyway.
+async fn take_back(options: &Restore, client: &redis::Client) {
+    let keys = Keys::new(&options.key_prefix);
+    let deleted = async {
+        let mut connection = runtime::redis::connect(client).await?;
+        Channel::events(&keys, &options.database.store_id).clear(&mut connection).await
+    };
+    if let Err(error) = deleted.await {
+        println!("Redis does not answer ({error}); that is no hindrance.");
+    }
+}
+
+fn told(report: &Report) -> String {
+    let mut text = match report.state {
+        Choice::Own => "This database's own state stands; central takes it over.\n".to_owned(),
+        Choice::Central => format!(
+            "The store's state is central's now. Of this database {} entries that central did not have were recorded \
+             again, {} were left out.\n",
+            report.recorded_again, report.left_out
+        ),
+    };
+    if !report.recount.is_empty() {
+        let names: Vec<&str> = report.recount.iter().take(NAMED).map(protocol::ids::ProductId::as_str).collect();
+        let more = report.recount.len().saturating_sub(NAMED);
+        text.push_str(&format!("Please count these {} items: {}", report.recount.len(), names.join(", ")));
+        text.push_str(&if more > 0 { format!(" and {more} more.\n") } else { ".\n".to_owned() });
+    }
+    text.push_str("Done. Start the agent now.\n");
+    text
+}
+
+fn open_to_read(database: &Database) -> anyhow::Result<Connection> {
+    let path = database.path();
+    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    let store = ledger::store_id(&connection).with_context(|| format!("{} is not an agent's", path.display()))?;
+    if store != database.store_id {
+        bail!("{} belongs to store {store}, not to {}", path.display(), database.store_id);
+    }
+    Ok(connection)
+}
+
+/// `store-agent backup`: one consistent copy, compact, on disk when this returns.
+pub fn backup(options: &Backup) -> anyhow::Result<()> {
+    let connection = open_to_read(&options.database)?;
+    copy(&connection, &options.to)?;
+    let copied = Connection::open_with_flags(&options.to, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let head = ledger::cursor(&copied)?.id();
+    println!(
+        "{} holds the store up to {head}. It goes back only by `store-agent restore --from`.",
+        options.to.display()
+    );
+    Ok(())
+}
+
+/// `store-agent verify`: prints every difference; fails if there is one.
+pub fn verify(database: &Database) -> anyhow::Result<()> {
+    let mut connection = open_to_read(database)?;
+    let transaction = connection.transaction()?;
+    let report = auditor::verify(&transaction)?;
+    for difference in &report.differences {
+        println!("DIFFERENCE  {difference}");
+    }
+    println!("{} entries and {} items of {} looked at.", report.entries, report.items, database.store_id);
+    if report.unproven > 0 {
+        println!("{} items lie before what is kept of the ledger: their stock is taken as it is.", report.unproven);
+    }
+    if report.not_understood > 0 {
+        println!("{} entries were written by a later version.", report.not_understood);
+    }
+    if report.differences.is_empty() {
+        println!("All is well: stock, sums, hashes and digest are what the ledger adds up to.");
+        Ok(())
+    } else {
+        bail!("{} differences", report.differences.len())
+    }
+}
+
+/// `store-agent status`: what `/status` says, a line each.
+pub async fn status(options: &Status) -> anyhow::Result<()> {
+    let url = format!("{}/v1/status", options.url.trim_end_matches('/'));
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
+    let answer: serde_json::Map<String, serde_json::Value> = client
+        .get(&url)
+        .send()
+        .await
+        .with_context(|| format!("no agent answers at {url}"))?
+        .error_for_status()?
+        .json()
+        .await?;
+    for (name, value) in &answer {
+        match value {
+            serde_json::Value::Null => {}
+            serde_json::Value::String(text) => println!("{name:<16}{text}"),
+            other => println!("{name:<16}{other}"),
+        }
+    }
+    Ok(())
+}
