@@ -11,6 +11,7 @@ mod process;
 mod redis;
 mod replay;
 mod simulation;
+mod structure;
 mod test;
 
 use std::process::ExitCode;
@@ -42,6 +43,8 @@ enum Command {
     Replay(replay::Options),
     /// Run demo.http with a real client against a fresh central and two stores.
     HttpFile,
+    /// See that imports point downwards only, and that every rule that is cited is defined.
+    Structure,
     /// Use the pages of a store and of central in a real browser.
     Pages,
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Attack(options) => attack::run(&options),
         Command::Replay(options) => replay::run(&options),
         Command::HttpFile => http_file::run(),
+        Command::Structure => structure::run(),
         Command::Pages => pages::run(),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };

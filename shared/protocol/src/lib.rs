@@ -8,6 +8,7 @@ pub mod hash;
 pub mod ids;
 pub mod link;
 pub mod planted;
+pub mod position;
 pub mod retry;
 pub mod time;
 pub mod wire;

@@ -14,7 +14,7 @@ pub use rejection::Rejection;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::Position;
+use crate::position::Position;
 
 /// Greatest number of units in one operation.
 pub const QUANTITY_MAX: i64 = 1_000_000;

@@ -5,7 +5,7 @@
 //! receiver knows (an older copy, a clone) stops itself. Rules L1 to L8 of `docs/PROTOCOL.md`.
 //!
 //! Both directions use the same code: [`Sender`] is the publishing side, [`receive`] and [`accepts_epoch`] the other.
-//! It is a pure state machine; `crate::redis`, the simulator and the model checker carry out its steps.
+//! It is a pure state machine; the daemons, the simulator and the model checker carry out its steps.
 
 mod lineage;
 mod receiver;
@@ -22,6 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::{Digest, Hash};
 use crate::ids::Invalid;
+use crate::position::number;
+pub use crate::position::{EntryId, NUMBER_MAX};
 
 /// T of the protocol: how often a sender looks after entries that are not acknowledged, in milliseconds.
 pub const TICK_MS: i64 = 2_000;
@@ -34,40 +36,6 @@ pub const IDLE_TICKS: i64 = 5;
 pub const FULL_WINDOW_MS: i64 = 2;
 /// W of the protocol: entries published and not acknowledged, at most.
 pub const WINDOW: u64 = 2_000;
-
-/// The place of an entry: `<epoch>-<seq>`, which is also its id in the Redis stream.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntryId {
-    /// One life of a log.
-    pub epoch: u64,
-    /// Gapless from 1 within the epoch.
-    pub seq: u64,
-}
-
-impl fmt::Display for EntryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.epoch, self.seq)
-    }
-}
-
-impl FromStr for EntryId {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let invalid = || Invalid("an entry's id is <epoch>-<seq>".into());
-        let (epoch, seq) = text.split_once('-').ok_or_else(invalid)?;
-        Ok(Self { epoch: number(epoch).ok_or_else(invalid)?, seq: number(seq).ok_or_else(invalid)? })
-    }
-}
-
-/// Greatest epoch and sequence number: far beyond any real one, and with room to count on from in 64 signed bits.
-pub const NUMBER_MAX: u64 = 1 << 62;
-
-fn number(text: &str) -> Option<u64> {
-    if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok().filter(|number| *number <= NUMBER_MAX)
-}
 
 /// How far a log has been written, acknowledged or applied: a place and the chain hash there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -11,13 +11,10 @@ pub mod restore;
 pub use command::{About, Command, PurchaseRef};
 pub use event::{Event, Fact, Kind, Named, Outcome, SnapshotEnd, SnapshotPage};
 
-use std::fmt;
-use std::str::FromStr;
+use serde::Serialize;
 
-use serde::{Deserialize, Serialize};
-
-use crate::ids::{Invalid, StoreId};
-use crate::link::{EntryId, NUMBER_MAX};
+use crate::position::NUMBER_MAX;
+pub use crate::position::Position;
 
 /// `v` of every entry written by this version.
 pub const FORMAT: u32 = 1;
@@ -30,44 +27,6 @@ pub struct NotUnderstood(pub String);
 impl From<serde_json::Error> for NotUnderstood {
     fn from(error: serde_json::Error) -> Self {
         Self(error.to_string())
-    }
-}
-
-/// A place in one store's ledger, as clients see it: `<storeId>:<epoch>-<seq>`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Position {
-    /// Whose ledger.
-    pub store: StoreId,
-    /// Where.
-    pub at: EntryId,
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.store, self.at)
-    }
-}
-
-impl FromStr for Position {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let (store, at) =
-            text.split_once(':').ok_or_else(|| Invalid("a position is <storeId>:<epoch>-<seq>".into()))?;
-        Ok(Self { store: store.parse()?, at: at.parse()? })
-    }
-}
-
-impl TryFrom<String> for Position {
-    type Error = Invalid;
-    fn try_from(text: String) -> Result<Self, Invalid> {
-        text.parse()
-    }
-}
-
-impl From<Position> for String {
-    fn from(position: Position) -> String {
-        position.to_string()
     }
 }
 
