@@ -9,7 +9,8 @@ use store_agent::operators::tools;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Gives memory back after a flood of connections, SQLite's too; the C library keeps it. `.cargo/config.toml` has its settings.
+/// Gives memory back after a flood of connections, which the C library keeps. For Rust alone, not for SQLite: in the place of the
+/// C library's own it hangs under libfaketime. `.cargo/config.toml` has its settings.
 #[cfg(unix)]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -24,6 +24,7 @@ pub use client::{Answer, Client};
 pub use dice::Dice;
 pub use process::Process;
 pub use till::Till;
+pub use unknown::record_unknown;
 pub use world::{Builder, Daemon, World, binary};
 
 use std::fmt::Debug;

@@ -1,4 +1,4 @@
-//! An event that this version of central does not understand.
+//! Entries that this version of central does not understand.
 
 use protocol::link::{Entry, EntryId};
 use protocol::time::Millis;
@@ -7,9 +7,15 @@ use rusqlite::{Connection, params};
 use store_agent::ledger;
 
 /// Writes into a store's ledger, in the caller's transaction, what only a later version of the agent would.
-pub(crate) fn record_unknown(file: &Connection, operation: &str, now: Millis) -> rusqlite::Result<EntryId> {
+pub fn record_unknown(
+    file: &Connection,
+    kind: &str,
+    body: &str,
+    operation: &str,
+    now: Millis,
+) -> rusqlite::Result<EntryId> {
     let mut head = ledger::head(file)?;
-    let entry = Entry::follow(&head.cursor, "teleported", operation, "{}".into(), Some(head.digest));
+    let entry = Entry::follow(&head.cursor, kind, operation, body.to_owned(), Some(head.digest));
     file.execute(
         "insert into ledger (epoch, seq, type, operation_id, body, digest, hash, recorded_at) \
          values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",

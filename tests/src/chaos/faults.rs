@@ -452,7 +452,7 @@ async fn unknown_event(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
         let file = Connection::open(&daemon.database)?;
         let transaction = file.unchecked_transaction()?;
         let operation = format!("news-{:x}", plan.dice.roll());
-        let at = record_unknown(&transaction, &operation, runtime::clock::now())?;
+        let at = record_unknown(&transaction, "teleported", "{}", &operation, runtime::clock::now())?;
         transaction.commit()?;
         Ok::<_, rusqlite::Error>(at)
     })();

@@ -224,7 +224,8 @@ impl World {
         if ledger::head(file).expect("a ledger has a head").cursor.epoch == 0 {
             return;
         }
-        record_unknown(file, &format!("news-{}", self.next_id), Millis(self.now)).expect("the ledger can be written");
+        let operation = format!("news-{}", self.next_id);
+        record_unknown(file, "teleported", "{}", &operation, Millis(self.now)).expect("the ledger can be written");
         self.happened("unknown event");
     }
 

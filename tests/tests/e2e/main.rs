@@ -2,6 +2,7 @@
 
 mod acl;
 mod bad_input;
+mod compatibility;
 mod flush;
 mod hostile_redis;
 mod last_unit;

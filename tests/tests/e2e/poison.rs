@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use protocol::link::Entry;
-use runtime::sqlite::{DigestColumn, HashColumn};
+use protocol::time::Millis;
 use rusqlite::Connection;
 use serde_json::json;
-use store_agent::ledger;
-use tests::{Builder, Daemon, World, until};
+use tests::{Builder, Daemon, World, record_unknown, until};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -23,24 +21,7 @@ async fn world() -> World {
 /// Adds an entry to a ledger that no process has open, as a later version of the agent might have.
 fn record(world: &World, store: &str, kind: &str, body: &str) {
     let file = Connection::open(world.database(store)).expect("opens");
-    let mut head = ledger::head(&file).expect("a head");
-    let entry = Entry::follow(&head.cursor, kind, "news", body.to_owned(), Some(head.digest));
-    file.execute(
-        "insert into ledger (epoch, seq, type, operation_id, body, digest, hash, recorded_at) \
-         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
-        rusqlite::params![
-            entry.id.epoch,
-            entry.id.seq,
-            entry.kind,
-            entry.operation,
-            entry.body,
-            DigestColumn(head.digest),
-            HashColumn(entry.hash)
-        ],
-    )
-    .expect("writes");
-    head.cursor = entry.cursor();
-    ledger::save_head(&file, &head).expect("writes");
+    record_unknown(&file, kind, body, "news", Millis(0)).expect("writes");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
