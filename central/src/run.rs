@@ -8,7 +8,6 @@ use runtime::clock::Ticks;
 use runtime::daemon::{LinkThreads, Tasks};
 use runtime::http::{Edge, Room};
 use runtime::redis::Keys;
-use runtime::sqlite::{Guard, Reader, Writer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -21,33 +20,23 @@ use crate::links::redis_link::RedisLink;
 use crate::links::waiting::Waiting;
 use crate::operators::maintenance;
 use crate::projection::steps::Steps;
-use crate::storage::database::SCHEMA;
-use crate::storage::stores;
+use crate::storage::Db;
+use crate::storage::files::{self, Opened};
 
 /// Serves until `stop`, or until a part fails: then an error says which.
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let client = runtime::redis::client(&config.redis)?;
     let path = config.database_path;
-    let (connection, _lock) = runtime::sqlite::open(&path, SCHEMA)?;
-    let known = stores::all(&connection)?.len();
-    let wakes = Wakes::default();
-    let committed = wakes.clone();
-    let guard = Guard::of(&path).context("the database's files cannot be looked at")?;
-    let (writer, writer_ended) = Writer::start_guarded(connection, guard, move || committed.committed());
-    // Of those that serve, at most half read lists: sales need the others.
-    let threads = std::thread::available_parallelism()?.get();
-    let reader = Reader::open(&path, threads, (threads / 2).max(2)).context("the database cannot be read")?;
+    let Opened { clients, writer, link_reader, writer_ended, known, lock: _lock } = files::open(&path)?;
     // What clients ask for keeps the link from nothing: it has threads and connections of its own.
     let link = LinkThreads::start()?;
-    // Consumer, publisher, maintenance and the steps scan one thing at a time each: none of them waits for another.
-    let link_reader = Reader::open(&path, 2, 4).context("the database cannot be read")?;
+    let wakes = Wakes::default();
     let keys = Keys::new(&config.key_prefix);
     let presence = Presence::new(Duration::from_millis(config.heartbeat_max_age_ms));
     let waiting = Waiting::default();
     let newcomers = (!config.stores_known_only).then(Newcomers::default);
     let app = App {
-        reader,
-        writer: writer.clone(),
+        db: clients,
         redis: RedisLink::new(client.clone()),
         keys: keys.clone(),
         presence: presence.clone(),
@@ -105,8 +94,8 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     tasks.add_on(&link, "consumer", consumer.run(stop.clone()));
     tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
     tasks.add_on(&link, "steps", steps.run(stop.clone()));
-    tasks.add_on(&link, "maintenance", maintenance::run(writer, link_reader, stop.clone()));
-    let inspection = runtime::sqlite::inspect_daily(path.clone());
+    tasks.add_on(&link, "maintenance", maintenance::run(Db::new(link_reader, writer), stop.clone()));
+    let inspection = files::inspect_daily(path.clone());
     tasks.add("inspection", async move {
         tokio::select! {
             () = stop.cancelled() => Ok(()),
@@ -119,7 +108,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     });
     let ended = tasks.run().await;
     if let Err(error) = &ended {
-        runtime::sqlite::note_damage(&path, error.chain());
+        files::note_damage(&path, error.chain());
     }
     ended
 }

@@ -146,6 +146,19 @@ impl Agent {
         while totals::recount_step(connection, steps::ROWS).expect("can be done") {}
     }
 
+    /// Central has received all up to there at this time.
+    pub(crate) fn was_heard(&self, connection: &Connection, upto: Cursor, at: Millis) {
+        let sql = "update event set received_at = ?1 where store_id = ?2 and (epoch, seq) <= (?3, ?4)";
+        let params = rusqlite::params![at.0, self.id.as_str(), upto.epoch, upto.seq];
+        connection.execute(sql, params).expect("writes");
+    }
+
+    /// A row of the view changes by itself.
+    pub(crate) fn damage(&self, connection: &Connection, product: &str) {
+        let sql = "update item set quantity = quantity + 1 where store_id = ?1 and product_id = ?2";
+        connection.execute(sql, [self.id.as_str(), product]).expect("writes");
+    }
+
     pub(crate) fn store(&self, connection: &Connection) -> Store {
         stores::find(connection, &self.id).expect("can be read").expect("is known")
     }

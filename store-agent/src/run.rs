@@ -7,7 +7,7 @@ use anyhow::Context;
 use runtime::daemon::{LinkThreads, Tasks};
 use runtime::http::{Edge, Room};
 use runtime::redis::Keys;
-use runtime::sqlite::{Guard, Reader, Writer};
+use runtime::sqlite::{Db, Guard, Reader, Writer};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     // Of those that serve, at most half read lists: sales need the others.
     let threads = std::thread::available_parallelism()?.get();
     let reader = Reader::open(&path, threads, (threads / 2).max(2)).context("the database cannot be read")?;
+    let db = Db::new(reader, writer.clone());
     // What clients ask for keeps the link from nothing: it has threads and connections of its own.
     let link = LinkThreads::start()?;
     let link_reader = Reader::open(&path, 2, 1).context("the database cannot be read")?;
@@ -41,8 +42,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let connectivity = Connectivity::new(runtime::clock::now());
     let app = App {
         store: config.store_id.clone(),
-        reader,
-        writer: writer.clone(),
+        db: db.clone(),
         connectivity: connectivity.clone(),
         started_at: runtime::clock::now(),
         imports: Arc::new(Semaphore::new(IMPORTS)),
@@ -58,14 +58,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         beat_every: Duration::from_millis(config.heartbeat_interval_ms),
         process: uuid::Uuid::new_v4().as_u64_pair().0,
     };
-    let receiver = Receiver {
-        client,
-        keys,
-        store: config.store_id.clone(),
-        writer: writer.clone(),
-        reader: link_reader,
-        connectivity,
-    };
+    let receiver = Receiver { client, keys, store: config.store_id.clone(), writer, reader: link_reader, connectivity };
     let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts, stop: stop.clone() };
 
     let address = listener.local_addr()?;
@@ -98,7 +91,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     );
     tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
     tasks.add_on(&link, "receiver", receiver.run(stop.clone()));
-    tasks.add_on(&link, "maintenance", maintenance::run(writer, stop.clone()));
+    tasks.add_on(&link, "maintenance", maintenance::run(db, stop.clone()));
     let inspection = runtime::sqlite::inspect_daily(path.clone());
     tasks.add("inspection", async move {
         tokio::select! {

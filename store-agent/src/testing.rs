@@ -1,10 +1,10 @@
-//! A store as the unit tests need it, and how SQLite answers a query.
+//! A store as the unit tests need it.
 
 use protocol::domain::{Guard, Operation};
 use protocol::ids::{OperationId, ProductId, StoreId};
 use protocol::time::Millis;
 use protocol::wire::About;
-use rusqlite::Connection;
+use runtime::sqlite::Connection;
 
 use crate::ledger::{self, SCHEMA};
 use crate::operations::till::{Request, perform};
@@ -51,12 +51,4 @@ pub(crate) fn ledger(entries: i64) -> Connection {
         act(&connection, &format!("o{number}"), "tea", Operation::Receive { quantity: 1 }, NOW.plus(number));
     }
     connection
-}
-
-/// How SQLite would answer a query, one line a step.
-pub(crate) fn plan(connection: &Connection, sql: &str) -> String {
-    let mut statement = connection.prepare(&format!("explain query plan {sql}")).expect("is valid");
-    let nulls = vec![rusqlite::types::Null; statement.parameter_count()];
-    let steps = statement.query_map(rusqlite::params_from_iter(nulls), |row| row.get::<_, String>(3)).expect("runs");
-    steps.collect::<rusqlite::Result<Vec<_>>>().expect("reads").join("\n")
 }

@@ -3,45 +3,19 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use protocol::domain::Item;
 use protocol::ids::{ProductId, StoreId};
-use runtime::http::{Code, Prefer, Problem, ProductPath, Query, Result};
+use runtime::http::{Code, List, Prefer, Problem, ProductPath, Query, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::views::{ItemView, LAG, value};
 use super::{App, Shared};
-use crate::storage::items;
-use crate::storage::stores::{self, Store};
+use crate::storage::queries::{offers, products};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new().route("/availability", get(many)).route("/availability/{productId}", get(one))
-}
-
-/// Every store that has the product, without retired ones: its state, the item, and units on their way to being sold.
-pub(super) fn offers(
-    connection: &rusqlite::Connection,
-    product: &ProductId,
-) -> rusqlite::Result<Vec<(Store, Item, i64)>> {
-    let ids: Vec<StoreId> = connection
-        .prepare_cached(
-            "select item.store_id from item join store on store.store_id = item.store_id and store.stock = item.stock \
-             where item.product_id = ?1 order by item.store_id",
-        )?
-        .query_map([product.as_str()], |row| runtime::sqlite::parsed(row, 0))?
-        .collect::<rusqlite::Result<_>>()?;
-    let mut offers = Vec::with_capacity(ids.len());
-    for id in ids {
-        let Some(store) = stores::find(connection, &id)?.filter(|store| !store.retired) else { continue };
-        let Some(item) = items::find(connection, &id, product)? else { continue };
-        let pending = items::pending(connection, &id, product)?;
-        offers.push((store, item, pending));
-    }
-    Ok(offers)
 }
 
 #[derive(Debug, Serialize)]
@@ -50,6 +24,14 @@ struct StoreItem {
     #[serde(flatten)]
     item: ItemView,
     lag_ms: i64,
+}
+
+/// A store of which too little is known.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LeftOut {
+    store_id: StoreId,
+    reason: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -64,7 +46,7 @@ struct Availability {
     online_available: i64,
     in_transit: i64,
     stores: Vec<StoreItem>,
-    left_out: Vec<Value>,
+    left_out: Vec<LeftOut>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -76,16 +58,12 @@ struct Filter {
 }
 
 /// `None`: no store has the product.
-fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Option<Availability>> {
+async fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Option<Availability>> {
     let now = runtime::clock::now();
-    let (offers, name) = app.reader.point(|connection| {
-        use rusqlite::OptionalExtension;
-        let name = connection
-            .prepare_cached("select name from product where product_id = ?1")?
-            .query_row([product.as_str()], |row| row.get(0))
-            .optional()?;
-        Ok((offers(connection, product)?, name.unwrap_or_default()))
-    })?;
+    let found = app.db.read(|connection| {
+        Ok((offers::of_product(connection, product)?, products::name(connection, product)?.unwrap_or_default()))
+    });
+    let (offers, name) = found.await?;
     let mut all = Availability {
         product_id: product.clone(),
         name,
@@ -98,21 +76,22 @@ fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Option<Avai
         stores: Vec::new(),
         left_out: Vec::new(),
     };
-    for (store, item, pending) in offers {
+    for offer in offers {
+        let store = &offer.store;
         if filter.store_id.as_ref().is_some_and(|wanted| *wanted != store.id) {
             continue;
         }
-        let view = ItemView::of(app, &store, product.clone(), &item, pending);
+        let view = ItemView::of(app, store, product.clone(), &offer.item, offer.pending);
         let age_ms = now.since(view.as_of);
         if filter.max_staleness_ms.is_some_and(|most| age_ms > most) {
-            let reason = app.presence.judge_remembered(&store).err().map_or("stale", |why| why.as_str());
-            all.left_out.push(json!({"storeId": store.id, "reason": reason}));
+            let reason = app.presence.judge_remembered(store).err().map_or("stale", |why| why.as_str());
+            all.left_out.push(LeftOut { store_id: store.id.clone(), reason });
             continue;
         }
-        all.quantity += item.quantity;
-        all.reserved += item.reserved;
-        all.allotted += item.allotted;
-        all.available += item.available();
+        all.quantity += view.quantity;
+        all.reserved += view.reserved;
+        all.allotted += view.allotted;
+        all.available += view.available;
         all.online_available += view.online_available;
         let lag_ms = app.presence.sight(&store.id).lag_ms;
         all.stores.push(StoreItem { item: view, lag_ms });
@@ -135,17 +114,17 @@ async fn one(
 ) -> Result<Response> {
     checked(&filter)?;
     app.caught_up(&filter.min_position, &prefer).await?;
-    let Some(found) = gather(&app, &product, &filter)? else {
+    let Some(found) = gather(&app, &product, &filter).await? else {
         return Err(Problem::new(Code::UnknownProduct).with("productId", product.as_str()));
     };
     if found.stores.is_empty() {
         return Err(Problem::new(Code::StoreUnavailable)
             .detail("what is known of every store that has it is older than maxStalenessMs")
             .with("reason", "offline")
-            .with("leftOut", found.left_out));
+            .with("leftOut", serde_json::to_value(found.left_out).map_err(Problem::internal)?));
     }
     let lag = found.stores.iter().map(|store| store.lag_ms).max().unwrap_or(0);
-    Ok((StatusCode::OK, [(LAG, value(&lag.to_string()))], Json(found)).into_response())
+    Ok(([(LAG, value(&lag.to_string()))], Json(found)).into_response())
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -154,21 +133,29 @@ struct Wanted {
     product_id: Vec<String>,
 }
 
+#[derive(Debug, Serialize)]
+struct Availabilities {
+    #[serde(flatten)]
+    list: List<Availability>,
+    /// Products that no store has.
+    unknown: Vec<ProductId>,
+}
+
 async fn many(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Response> {
     if !(1..=100).contains(&wanted.product_id.len()) {
         return Err(Problem::invalid("?productId", "1 to 100 products are needed"));
     }
-    let (mut found, mut unknown, mut lag) = (Vec::new(), Vec::new(), 0);
+    let (mut items, mut unknown, mut lag) = (Vec::new(), Vec::new(), 0);
     for text in &wanted.product_id {
         let product = ProductId::parse(text).map_err(|error| Problem::invalid("?productId", error.to_string()))?;
-        match gather(&app, &product, &Filter::default())? {
+        match gather(&app, &product, &Filter::default()).await? {
             Some(availability) => {
                 lag = lag.max(availability.stores.iter().map(|store| store.lag_ms).max().unwrap_or(0));
-                found.push(availability);
+                items.push(availability);
             }
             None => unknown.push(product),
         }
     }
-    let body = json!({"items": found, "nextCursor": null, "unknown": unknown});
+    let body = Availabilities { list: List { items, next_cursor: None }, unknown };
     Ok(([(LAG, value(&lag.to_string()))], Json(body)).into_response())
 }

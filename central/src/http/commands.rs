@@ -5,13 +5,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use runtime::http::{IdPath, List, Page, Prefer, Problem, Query, Result, encode_cursor};
-use rusqlite::ToSql;
+use runtime::http::{IdPath, List, Page, Prefer, Query, Result, encode_cursor};
 use serde::Deserialize;
 
-use super::views::CommandView;
+use super::views::{CommandView, behind_number};
 use super::{App, Shared};
-use crate::promises::commands::{self, Request};
+use crate::promises::commands::Request;
+use crate::storage::queries::commands;
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new().route("/commands", get(list)).route("/commands/{id}", get(one))
@@ -29,29 +29,9 @@ struct Filter {
 
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<CommandView>>> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
-    let mut sql = format!("select {} from request where true", commands::COLUMNS);
-    let mut values: Vec<Box<dyn ToSql + Send>> = Vec::new();
-    for (column, wanted) in [("store_id", filter.store_id), ("status", filter.status)] {
-        if let Some(wanted) = wanted {
-            sql.push_str(&format!(" and {column} = ?"));
-            values.push(Box::new(wanted));
-        }
-    }
-    if let Some(after) = &page.after {
-        let number: i64 = after[0].parse().map_err(|_| Problem::invalid("?cursor", "not a cursor of this list"))?;
-        sql.push_str(" and number < ?");
-        values.push(Box::new(number));
-    }
-    sql.push_str(&format!(" order by number desc limit {} offset {}", page.limit(), page.offset));
-    let rows = app
-        .reader
-        .scan(move |connection| {
-            connection
-                .prepare_cached(&sql)?
-                .query_map(rusqlite::params_from_iter(values), Request::read)?
-                .collect::<rusqlite::Result<Vec<_>>>()
-        })
-        .await?;
+    let slice = behind_number(&page)?;
+    let filter = commands::Filter { store: filter.store_id, status: filter.status };
+    let rows = app.db.scan(move |connection| commands::list(connection, &filter, &slice)).await?;
     let List { items, next_cursor } =
         List::cut(rows, &page, |request: &Request| encode_cursor(&[&request.number.to_string()]));
     Ok(Json(List { items: items.iter().map(CommandView::of).collect(), next_cursor }))

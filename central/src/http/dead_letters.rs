@@ -5,15 +5,16 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use protocol::ids::StoreId;
 use protocol::time::Millis;
 use protocol::wire::Event;
-use runtime::http::{Code, IdPath, OptionalBody, Problem, Query, Result};
-use runtime::sqlite::Abort;
-use rusqlite::params;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use runtime::http::{Code, IdPath, List, OptionalBody, Problem, Query, Result};
+use serde::{Deserialize, Serialize};
 
 use super::{App, Shared};
+use crate::projection::view;
+use crate::storage::queries::dead_letters::{self, Letter};
+use crate::storage::{Abort, Connection, JobResult, stores};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()
@@ -28,31 +29,37 @@ struct Filter {
     store_id: Option<String>,
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<Value>> {
-    let items: Vec<Value> = app
-        .reader
-        .scan(move |connection| {
-            connection
-                .prepare_cached(
-                    "select id, store_id, entry_id, type, operation_id, reason, received_at, substr(body, 1, 1000) \
-                     from dead_letter where ?1 is null or store_id = ?1 order by id desc limit 1000",
-                )?
-                .query_map([filter.store_id], |row| {
-                    Ok(json!({
-                        "id": row.get::<_, i64>(0)?.to_string(),
-                        "storeId": row.get::<_, String>(1)?,
-                        "entryId": row.get::<_, String>(2)?,
-                        "type": row.get::<_, String>(3)?,
-                        "operationId": row.get::<_, String>(4)?,
-                        "reason": row.get::<_, String>(5)?,
-                        "receivedAt": Millis(row.get(6)?),
-                        "body": row.get::<_, String>(7)?,
-                    }))
-                })?
-                .collect::<rusqlite::Result<Vec<_>>>()
-        })
-        .await?;
-    Ok(Json(json!({"items": items, "nextCursor": null})))
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LetterView {
+    id: String,
+    store_id: String,
+    entry_id: String,
+    r#type: String,
+    operation_id: String,
+    reason: String,
+    received_at: Millis,
+    body: String,
+}
+
+impl From<Letter> for LetterView {
+    fn from(letter: Letter) -> Self {
+        Self {
+            id: letter.id.to_string(),
+            store_id: letter.store,
+            entry_id: letter.entry,
+            r#type: letter.kind,
+            operation_id: letter.operation,
+            reason: letter.reason,
+            received_at: letter.received_at,
+            body: letter.body,
+        }
+    }
+}
+
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<LetterView>>> {
+    let letters = app.db.scan(move |connection| dead_letters::list(connection, filter.store_id.as_deref())).await?;
+    Ok(Json(List { items: letters.into_iter().map(LetterView::from).collect(), next_cursor: None }))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -61,52 +68,64 @@ struct Replay {
     ids: Option<Vec<String>>,
 }
 
-/// After an upgrade: what is understood now leaves the dead letters, and its store is asked for its whole state, which
-/// has the effect of everything it ever sent.
-async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Replay>) -> Result<Json<Value>> {
-    let wakes = app.wakes.clone();
-    let now = runtime::clock::now();
-    let (replayed, left) = app
-        .writer
-        .write(move |connection| {
-            let letters: Vec<(i64, String, String, String)> = connection
-                .prepare_cached("select id, store_id, type, body from dead_letter order by id")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?
-                .collect::<rusqlite::Result<_>>()?;
-            let (mut replayed, mut left) = (Vec::new(), Vec::new());
-            for (id, store, kind, body) in letters {
-                if value.ids.as_ref().is_some_and(|ids| !ids.contains(&id.to_string())) {
-                    continue;
-                }
-                if Event::decode(&kind, &body).is_err() {
-                    left.push(id.to_string());
-                    continue;
-                }
-                connection.execute("delete from dead_letter where id = ?1", params![id])?;
-                let known =
-                    store.parse().ok().map(|id| crate::storage::stores::find(connection, &id)).transpose()?.flatten();
-                if let Some(mut store) = known {
-                    crate::projection::view::ask_resync(connection, &mut store, now)?;
-                    store.save(connection)?;
-                    wakes.mark(&store.id);
-                }
-                replayed.push(id.to_string());
-            }
-            Ok::<_, Abort<Problem>>((replayed, left))
-        })
-        .await??;
-    Ok(Json(json!({"replayed": replayed, "notUnderstood": left})))
+/// What became of the letters.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Replayed {
+    replayed: Vec<String>,
+    not_understood: Vec<String>,
+    /// Stores that were asked for their whole state.
+    #[serde(skip)]
+    asked: Vec<StoreId>,
 }
 
-async fn discard(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Value>> {
+async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Replay>) -> Result<Json<Replayed>> {
+    let wakes = app.wakes.clone();
+    let now = runtime::clock::now();
+    let job = move |connection: &Connection| {
+        understand(connection, value.ids.as_deref(), now).map_err(Abort::<Problem>::Database)
+    };
+    let replayed = app.db.write_then(job, move |replayed| replayed.asked.iter().for_each(|store| wakes.wake(store)));
+    Ok(Json(replayed.await??))
+}
+
+/// After an upgrade: what is understood now leaves the dead letters, and its store is asked for its whole state, which
+/// has the effect of everything it ever sent.
+fn understand(connection: &Connection, ids: Option<&[String]>, now: Millis) -> JobResult<Replayed> {
+    let mut done = Replayed::default();
+    for letter in dead_letters::all(connection)? {
+        let id = letter.id.to_string();
+        if ids.is_some_and(|ids| !ids.contains(&id)) {
+            continue;
+        }
+        if Event::decode(&letter.kind, &letter.body).is_err() {
+            done.not_understood.push(id);
+            continue;
+        }
+        dead_letters::remove(connection, letter.id)?;
+        let known = letter.store.parse().ok().map(|store| stores::find(connection, &store)).transpose()?.flatten();
+        if let Some(mut store) = known {
+            view::ask_resync(connection, &mut store, now)?;
+            store.save(connection)?;
+            done.asked.push(store.id);
+        }
+        done.replayed.push(id);
+    }
+    Ok(done)
+}
+
+#[derive(Debug, Serialize)]
+struct Discarded {
+    discarded: String,
+}
+
+async fn discard(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Discarded>> {
     let number: i64 = id.parse().map_err(|_| Problem::new(Code::UnknownId))?;
-    app.writer
-        .write(move |connection| {
-            match connection.execute("delete from dead_letter where id = ?1", params![number])? {
-                0 => Err(Abort::Refused(Problem::new(Code::UnknownId))),
-                _ => Ok(()),
-            }
+    app.db
+        .write(move |connection| match dead_letters::remove(connection, number)? {
+            true => Ok(()),
+            false => Err(Abort::from(Problem::new(Code::UnknownId))),
         })
         .await??;
-    Ok(Json(json!({"discarded": id})))
+    Ok(Json(Discarded { discarded: id }))
 }

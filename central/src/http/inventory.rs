@@ -13,14 +13,13 @@ use protocol::wire::Position;
 use runtime::http::{
     Code, Etags, ItemPath, List, Page, Prefer, Problem, Query, Result, StorePath, encode_cursor, not_modified,
 };
-use rusqlite::ToSql;
 use serde::Deserialize;
 
-use super::views::{ItemView, LAG, value};
+use super::views::{ItemView, LAG, search, slice, value};
 use super::{App, Shared};
 use crate::storage::items;
+use crate::storage::queries::items as listed;
 use crate::storage::stores::{self, Store};
-use runtime::sqlite::parsed;
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()
@@ -62,7 +61,7 @@ async fn of_store(
     if filter.store_id.is_some() {
         return Err(Problem::invalid("?storeId", "the path names the store"));
     }
-    app.known(&store)?;
+    app.known(&store).await?;
     filter.store_id = Some(store);
     filter.retired = Some(true);
     list(app, prefer, filter).await
@@ -70,81 +69,33 @@ async fn of_store(
 
 async fn list(app: Arc<App>, prefer: Prefer, filter: Filter) -> Result<Response> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 2)?;
-    if filter.q.as_ref().is_some_and(|q| !(2..=100).contains(&q.chars().count())) {
-        return Err(Problem::invalid("?q", "q is 2 to 100 characters"));
-    }
+    let slice = slice(&page, |after| Ok((after[0].clone(), after[1].clone())))?;
+    let wanted = listed::Filter {
+        store: filter.store_id,
+        product: filter.product_id,
+        q: search(filter.q)?,
+        discontinued: filter.discontinued == Some(true),
+        retired: filter.retired == Some(true),
+    };
     app.caught_up(&filter.min_position, &prefer).await?;
-    let (stores, rows) = app
-        .reader
-        .scan({
-            let page = page.clone();
-            move |connection| {
-                let stores: HashMap<StoreId, Store> =
-                    stores::all(connection)?.into_iter().map(|store| (store.id.clone(), store)).collect();
-                Ok((stores, select(connection, &filter, &page)?))
-            }
-        })
-        .await?;
+    let found = app.db.scan(move |connection| {
+        let stores: HashMap<StoreId, Store> =
+            stores::all(connection)?.into_iter().map(|store| (store.id.clone(), store)).collect();
+        Ok((stores, listed::list(connection, &wanted, &slice)?))
+    });
+    let (stores, rows) = found.await?;
     let mut lag_ms = 0;
     let views = rows
         .into_iter()
-        .filter_map(|(store, product, item, pending)| {
-            let store = stores.get(&store)?;
+        .filter_map(|row| {
+            let store = stores.get(&row.store)?;
             lag_ms = lag_ms.max(app.presence.sight(&store.id).lag_ms);
-            Some(ItemView::of(&app, store, product, &item, pending))
+            Some(ItemView::of(&app, store, row.product, &row.item, row.pending))
         })
         .collect();
     let list =
         List::cut(views, &page, |item: &ItemView| encode_cursor(&[item.store_id.as_str(), item.product_id.as_str()]));
     Ok(([(LAG, value(&lag_ms.to_string()))], Json(list)).into_response())
-}
-
-type Row = (StoreId, ProductId, protocol::domain::Item, i64);
-
-fn select(connection: &rusqlite::Connection, filter: &Filter, page: &Page) -> rusqlite::Result<Vec<Row>> {
-    let mut sql = format!(
-        "select item.store_id, item.product_id, {}, (select coalesce(sum(purchase.quantity), 0) from purchase \
-         where purchase.store_id = item.store_id and purchase.product_id = item.product_id \
-         and purchase.status = 'pending') from store cross join item on item.stock = store.stock where true",
-        items::COLUMNS
-    );
-    let mut values: Vec<Box<dyn ToSql>> = Vec::new();
-    let mut and = |condition: &str, given: Vec<Box<dyn ToSql>>| {
-        sql.push_str(" and ");
-        sql.push_str(condition);
-        values.extend(given);
-    };
-    if let Some(store) = &filter.store_id {
-        and("store.store_id = ?", vec![Box::new(store.to_string())]);
-    }
-    if let Some(product) = &filter.product_id {
-        and("item.product_id = ?", vec![Box::new(product.to_string())]);
-    }
-    if let Some(q) = &filter.q {
-        let pattern = format!("%{}%", q.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_"));
-        and(
-            "(item.product_id like ? escape '\\' or item.name like ? escape '\\')",
-            vec![Box::new(pattern.clone()), Box::new(pattern)],
-        );
-    }
-    if filter.discontinued != Some(true) {
-        and("(item.discontinued = 0 or item.quantity > 0)", vec![]);
-    }
-    if filter.retired != Some(true) {
-        and("store.retired = 0", vec![]);
-    }
-    if let Some(after) = &page.after {
-        let key = |part: usize| Box::new(after[part].clone()) as Box<dyn ToSql>;
-        and("store.store_id >= ?", vec![key(0)]);
-        and("item.product_id > case when store.store_id = ? then ? else '' end", vec![key(0), key(1)]);
-    }
-    sql.push_str(&format!(" order by store.store_id, item.product_id limit {} offset {}", page.limit(), page.offset));
-    connection
-        .prepare_cached(&sql)?
-        .query_map(rusqlite::params_from_iter(values), |row| {
-            Ok((parsed(row, 0)?, parsed(row, 1)?, items::read_item(row, 2)?, row.get(12)?))
-        })?
-        .collect()
 }
 
 async fn one(
@@ -155,16 +106,16 @@ async fn one(
     Query(positions): Query<Positions>,
 ) -> Result<Response> {
     app.caught_up(&positions.min_position, &prefer).await?;
-    let found = app.reader.point(|connection| {
+    let found = app.db.read(|connection| {
         let Some(store) = stores::find(connection, &store_id)? else { return Ok(None) };
         let item = items::find(connection, &store_id, &product_id)?;
         let pending = items::pending(connection, &store_id, &product_id)?;
         Ok(Some((store, item, pending)))
-    })?;
-    let Some((store, item, pending)) = found else {
-        return Err(app.known(&store_id).err().unwrap_or_else(|| Problem::new(Code::UnknownStore)));
+    });
+    let Some((store, item, pending)) = found.await? else {
+        return Err(app.known(&store_id).await.err().unwrap_or_else(|| Problem::new(Code::UnknownStore)));
     };
-    let Some(item) = item else { return Err(app.unknown_product(&store, &product_id)) };
+    let Some(item) = item else { return Err(app.unknown_product(&store, &product_id).await) };
     let lag = (LAG, value(&app.presence.sight(&store_id).lag_ms.to_string()));
     let view = ItemView::of(&app, &store, product_id, &item, pending);
     // While an epoch opens the view is still that of the one before.
@@ -178,17 +129,11 @@ async fn one(
 
 impl App {
     /// 404, or 503 while what the store has is not known in full.
-    pub(super) fn unknown_product(&self, store: &Store, product: &ProductId) -> Problem {
+    pub(super) async fn unknown_product(&self, store: &Store, product: &ProductId) -> Problem {
         if store.opening || !store.complete {
             return Problem::new(Code::NotCaughtUp).detail("the store's state has not arrived in full");
         }
-        let other: rusqlite::Result<Option<String>> = self.reader.point(|connection| {
-            use rusqlite::OptionalExtension;
-            connection
-                .prepare_cached(items::OTHER_CASE)?
-                .query_row([store.id.as_str(), product.as_str()], |row| row.get(0))
-                .optional()
-        });
+        let other = self.db.read(|connection| listed::other_case(connection, &store.id, product)).await;
         let problem = Problem::new(Code::UnknownProduct)
             .detail(format!("{} has no product {product}", store.id))
             .with("storeId", store.id.as_str())
@@ -212,7 +157,7 @@ impl App {
         let mut wait = None;
         loop {
             applied.borrow_and_update();
-            let reached = self.reader.point(|connection| {
+            let reached = self.db.read(|connection| {
                 for position in &wanted {
                     let store = stores::find(connection, &position.store)?;
                     if !store.is_some_and(|store| !store.opening && store.cursor.id() >= position.at) {
@@ -220,8 +165,8 @@ impl App {
                     }
                 }
                 Ok(true)
-            })?;
-            if reached {
+            });
+            if reached.await? {
                 return Ok(());
             }
             let behind = || Problem::new(Code::NotCaughtUp);

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use serde_json::json;
+use serde::Serialize;
 
 use super::{App, Shared};
 
@@ -23,9 +23,37 @@ pub(super) fn router() -> Router<Arc<App>> {
         .route("/", get(root))
         .route("/page.css", get(|| async { asset("text/css; charset=utf-8", STYLE) }))
         .route("/page.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
-        .route("/health", get(|| async { Json(json!({"status": "OK"})) }))
+        .route("/health", get(|| async { Json(Health { status: "OK" }) }))
         .route("/ready", get(ready))
         .route("/problems/{id}", get(runtime::http::describe))
+}
+
+#[derive(Debug, Serialize)]
+struct Health {
+    status: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct About {
+    service: &'static str,
+    status: &'static str,
+    redis: &'static str,
+    version: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Readiness {
+    status: &'static str,
+    checks: Checks,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Checks {
+    database: &'static str,
+    redis: &'static str,
+    /// All known stores were read once.
+    stores_read: bool,
 }
 
 fn asset(kind: &'static str, text: &'static str) -> Response {
@@ -51,7 +79,7 @@ fn root_as(State(app): Shared, headers: &HeaderMap) -> Response {
     }
     let redis = if app.presence.is_redis_reachable() { "up" } else { "down" };
     let version = env!("CARGO_PKG_VERSION");
-    Json(json!({"service": "Central Server", "status": "OK", "redis": redis, "version": version})).into_response()
+    Json(About { service: "Central Server", status: "OK", redis, version }).into_response()
 }
 
 /// Ready once all known stores were read once, or with a view from before when Redis stays away.
@@ -65,11 +93,7 @@ async fn ready(State(app): Shared) -> Response {
         (true, true) => "ready",
         (true, false) => "degraded",
     };
-    let checks = json!({
-        "database": "up",
-        "redis": if redis { "up" } else { "down" },
-        "storesRead": swept,
-    });
+    let checks = Checks { database: "up", redis: if redis { "up" } else { "down" }, stores_read: swept };
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (code, Json(json!({"status": status, "checks": checks}))).into_response()
+    (code, Json(Readiness { status, checks })).into_response()
 }

@@ -12,29 +12,28 @@ mod products;
 mod purchases;
 mod stores;
 mod views;
+mod write;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
 use protocol::ids::StoreId;
-use runtime::http::{Edge, Problem};
+use runtime::http::{Code, Edge, Problem};
 use runtime::redis::Keys;
-use runtime::sqlite::{Reader, Writer};
 
 use crate::links::consumer::Newcomers;
 use crate::links::presence::{Look, Presence, Unavailable};
 use crate::links::publisher::Wakes;
 use crate::links::redis_link::RedisLink;
 use crate::links::waiting::Waiting;
+use crate::storage::Db;
 use crate::storage::stores::Store;
 
 /// What handlers use.
 pub struct App {
-    /// Reads the view.
-    pub reader: Reader,
-    /// Records purchases and commands.
-    pub writer: Writer,
+    /// The view, and what was promised.
+    pub db: Db,
     /// Asks for heartbeats.
     pub redis: RedisLink,
     /// How keys are named.
@@ -94,7 +93,7 @@ impl App {
 
     fn still_reachable(&self, store: &Store, look: &Look) -> Result<(), Problem> {
         if store.retired {
-            return Err(Problem::new(runtime::http::Code::StoreRetired).with("storeId", store.id.as_str()));
+            return Err(Problem::new(Code::StoreRetired).with("storeId", store.id.as_str()));
         }
         match self.presence.judge(store, look) {
             // Its stock is looked after as ever.
@@ -105,9 +104,9 @@ impl App {
 
     /// A store that may be asked for something, or the reason why not, in the order of API rule 9.
     async fn reachable(&self, id: &StoreId) -> Result<(Store, Look), Problem> {
-        let store = self.known(id)?;
+        let store = self.known(id).await?;
         if store.retired {
-            return Err(Problem::new(runtime::http::Code::StoreRetired).with("storeId", id.as_str()));
+            return Err(Problem::new(Code::StoreRetired).with("storeId", id.as_str()));
         }
         let (number, mut connection) =
             self.redis.get().await.map_err(|_| self.unavailable(id, Unavailable::Redis, None))?;
@@ -125,16 +124,15 @@ impl App {
     }
 
     /// A store that central has heard of.
-    fn known(&self, id: &StoreId) -> Result<Store, Problem> {
-        use runtime::http::Code;
-        if let Some(store) = self.reader.point(|connection| crate::storage::stores::find(connection, id))? {
+    async fn known(&self, id: &StoreId) -> Result<Store, Problem> {
+        if let Some(store) = self.db.read(|connection| crate::storage::stores::find(connection, id)).await? {
             return Ok(store);
         }
         if !self.presence.has_swept() && !self.had_view {
             return Err(self.unavailable(id, Unavailable::Starting, None));
         }
         let mut problem = Problem::new(Code::UnknownStore).with("storeId", id.as_str());
-        if let Some(other) = self.reader.point(|connection| crate::storage::stores::other_case(connection, id))? {
+        if let Some(other) = self.db.read(|connection| crate::storage::stores::other_case(connection, id)).await? {
             problem = problem.with("didYouMean", other.as_str());
         }
         Err(problem)
@@ -142,7 +140,7 @@ impl App {
 
     fn unavailable(&self, id: &StoreId, why: Unavailable, age_ms: Option<i64>) -> Problem {
         let age = age_ms.or_else(|| self.presence.sight(id).beat_age_ms);
-        Problem::new(runtime::http::Code::StoreUnavailable)
+        Problem::new(Code::StoreUnavailable)
             .detail(format!("the store gets nothing from here at present: {}", why.as_str()))
             .with("storeId", id.as_str())
             .with("reason", why.as_str())
@@ -160,14 +158,11 @@ mod tests {
     use super::*;
     use crate::testing::{Agent, database};
 
-    fn app() -> (tempfile::TempDir, App) {
+    pub(super) fn app() -> (tempfile::TempDir, App) {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("central.db");
-        let (connection, _lock) = runtime::sqlite::open(&path, crate::storage::database::SCHEMA).expect("opens");
-        let (writer, _ended) = Writer::start(connection, || {});
         let app = App {
-            reader: Reader::open(&path, 1, 1).expect("opens"),
-            writer,
+            db: crate::storage::files::open(&path).expect("opens").clients,
             redis: RedisLink::new(
                 runtime::redis::client(&runtime::redis::Options::at("redis://127.0.0.1:1")).expect("an address"),
             ),

@@ -3,31 +3,29 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{StatusCode, header};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use protocol::domain::Rejection;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::time::Millis;
-use protocol::wire::About;
+use runtime::http::requests::Reference;
 use runtime::http::{
     Body, Bounded, Code, IdPath, ItemPath, List, OptionalBody, Page, Prefer, Problem, Quantity, Query, Result, Text,
     Write, encode_cursor,
 };
-use runtime::sqlite::Abort;
-use rusqlite::ToSql;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
-use super::idempotency::{key_of, known};
-use super::views::{ItemView, POSITION, PurchaseView, value};
+use super::views::{ItemView, PurchaseView, behind_number};
+use super::write::{Done, Headers, Target, about, key_of};
 use super::{App, Shared};
 use crate::promises::commands;
 use crate::promises::purchases::{self, Cancelled, Purchase, Status};
-use crate::storage::idempotency::{self, Effect};
-use crate::storage::items;
-use crate::storage::stores;
+use crate::storage::idempotency::Effect;
+use crate::storage::queries::{offers, purchases as listed};
+use crate::storage::stores::{self, Store};
+use crate::storage::{Connection, items};
 
 /// Time to live of a purchase when nothing is said, s.
 const TTL_SECONDS: i64 = 60;
@@ -48,7 +46,7 @@ struct Buy {
     quantity: Quantity,
     customer_id: Option<Text<0, 100>>,
     ttl_seconds: Option<Bounded<1, 3_600>>,
-    reference: Option<Text<0, 100>>,
+    reference: Reference,
 }
 
 async fn buy(
@@ -60,55 +58,39 @@ async fn buy(
 ) -> Result<Response> {
     refuse_if_match(&write)?;
     let key = key_of(&write, &json);
-    if let Some(record) = app.replay(key.as_ref())? {
-        return bought(&app, &record.target, &prefer, true).await;
+    if let Some(record) = app.replay(key.as_ref()).await? {
+        return app.bought(&record.target, &prefer, true).await;
     }
     let (_, look) = app.sellable(&store_id).await?;
     let ask = purchases::Ask {
         id: PurchaseId::new(uuid::Uuid::now_v7()),
-        product: product_id,
+        product: product_id.clone(),
         quantity: value.quantity.0,
         customer: value.customer_id.map(|text| text.0),
-        about: About {
-            reference: value.reference.map(|text| text.0),
-            actor: write.actor,
-            traceparent: Some(write.traceparent),
-            occurred_at: None,
-        },
+        about: about(write, value.reference.map(|text| text.0)),
         ttl_ms: value.ttl_seconds.map_or(TTL_SECONDS, |ttl| ttl.0) * 1_000,
         redis_now: look.redis_now,
     };
-    let now = runtime::clock::now();
-    let begun = {
-        let (judge, ask, store_id) = (app.clone(), ask.clone(), store_id.clone());
-        app.writer.write(move |connection| {
-            if let Some(record) = known(connection, key.as_ref())? {
-                return Ok((record.target, true));
-            }
-            let found = stores::find(connection, &store_id)?;
-            let mut store = found.ok_or_else(|| Abort::Refused(Problem::new(Code::UnknownStore)))?;
-            judge.still_sellable(&store, &look).map_err(Abort::Refused)?;
+    let target = Target { effect: Effect::Purchase, id: ask.id.to_string(), store: store_id.clone() };
+    let (judge, quantity) = (app.clone(), ask.quantity);
+    let begun = app
+        .write(key, target, move |connection, store, now| {
+            judge.still_sellable(store, &look)?;
             if commands::is_full(connection, &store.id)? {
-                return Err(Abort::Refused(Problem::new(Code::Overloaded)));
+                return Err(Problem::new(Code::Overloaded).into());
             }
-            purchases::begin(connection, &mut store, &ask, now).map_err(refused)?;
-            store.save(connection)?;
-            if let Some(key) = &key {
-                idempotency::bind(connection, key, Effect::Purchase, &ask.id.to_string(), now)?;
-            }
-            judge.wakes.mark(&store_id);
-            Ok((ask.id.to_string(), false))
+            purchases::begin(connection, store, &ask, now)?;
+            Ok(Done::with(()))
         })
-    }
-    .await?;
+        .await;
     match begun {
-        Ok((id, replayed)) => bought(&app, &id, &prefer, replayed).await,
+        Ok(written) => app.bought(&written.target, &prefer, written.value.is_none()).await,
         Err(problem) if problem.code() == Code::InsufficientStock => {
-            let others = app.alternatives(&store_id, &ask.product, ask.quantity)?;
-            Err(problem.with("storeId", store_id.as_str()).with("alternatives", others))
+            let others = app.alternatives(&store_id, &product_id, quantity).await?;
+            Err(named(problem.with("storeId", store_id.as_str()), others)?)
         }
         Err(problem) if problem.code() == Code::UnknownProduct => {
-            Err(app.unknown_product(&app.known(&store_id)?, &ask.product))
+            Err(app.unknown_product(&app.known(&store_id).await?, &product_id).await)
         }
         Err(problem) => Err(problem),
     }
@@ -122,48 +104,68 @@ fn refuse_if_match(write: &Write) -> Result<()> {
     }
 }
 
-fn refused(abort: Abort<Rejection>) -> Abort<Problem> {
-    match abort {
-        Abort::Refused(rejection) => Abort::Refused(rejection.into()),
-        Abort::Database(error) => Abort::Database(error),
-    }
+/// The item of the store's reply, or of the view while there is none, and the purchase.
+#[derive(Debug, Serialize)]
+struct Bought {
+    #[serde(flatten)]
+    item: BoughtItem,
+    purchase: PurchaseView,
 }
 
-/// Waits for a purchase's outcome and says it, with the item after it.
-async fn bought(app: &App, id: &str, prefer: &Prefer, replayed: bool) -> Result<Response> {
-    let purchase = app.await_purchase(id, prefer, |purchase| purchase.status != Status::Pending).await?;
-    let mut headers: Vec<(HeaderName, HeaderValue)> = prefer.applied().into_iter().collect();
-    if replayed {
-        headers.push((HeaderName::from_static("idempotency-replayed"), HeaderValue::from_static("true")));
-    }
-    if let Some(position) = &purchase.position {
-        headers.push((POSITION, value(&position.to_string())));
-    }
-    headers.push((header::LOCATION, value(&format!("/v1/purchases/{id}"))));
-    let mut response = match purchase.status {
-        Status::Confirmed => (StatusCode::OK, Json(app.item_of(&purchase)?)).into_response(),
-        Status::Pending => {
-            headers.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
-            (StatusCode::ACCEPTED, Json(app.item_of(&purchase)?)).into_response()
-        }
-        Status::Rejected | Status::Expired | Status::Cancelled => app.why_not(&purchase)?.into_response(),
-    };
-    response.headers_mut().extend(headers);
-    Ok(response)
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum BoughtItem {
+    Shown(Box<ItemView>),
+    /// The view no longer has it.
+    #[serde(rename_all = "camelCase")]
+    Gone {
+        store_id: StoreId,
+        product_id: ProductId,
+    },
+}
+
+/// A store that would sell so many.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Alternative {
+    store_id: StoreId,
+    online_available: i64,
+}
+
+/// A refusal that names other stores.
+fn named(problem: Problem, others: Vec<Alternative>) -> Result<Problem> {
+    Ok(problem.with("alternatives", serde_json::to_value(others).map_err(Problem::internal)?))
 }
 
 impl App {
-    /// A purchase, once it is as wanted or the wait is over.
-    async fn await_purchase(&self, id: &str, prefer: &Prefer, wanted: impl Fn(&Purchase) -> bool) -> Result<Purchase> {
-        let unknown = || Problem::new(Code::UnknownId);
-        let key: PurchaseId = id.parse().map_err(|_| unknown())?;
-        let look = || self.reader.point(|connection| purchases::find(connection, key))?.ok_or_else(unknown);
-        self.waiting.until(&key.to_string(), || prefer.wait(), look, wanted).await
+    /// Waits for a purchase's outcome and says it, with the item after it.
+    async fn bought(&self, id: &str, prefer: &Prefer, is_replay: bool) -> Result<Response> {
+        let purchase = self.await_purchase(id, prefer).await?;
+        let headers = Headers::new(Some(prefer), is_replay, purchase.position.as_ref())
+            .with(header::LOCATION, &format!("/v1/purchases/{id}"));
+        Ok(match purchase.status {
+            Status::Confirmed => headers.on(Json(self.item_of(&purchase).await?)),
+            Status::Pending => headers.on((StatusCode::ACCEPTED, Json(self.item_of(&purchase).await?))),
+            Status::Rejected | Status::Expired | Status::Cancelled => headers.on(self.why_not(&purchase).await?),
+        })
     }
 
-    /// The item of the store's reply, or of the view while there is none, and the purchase.
-    fn item_of(&self, purchase: &Purchase) -> Result<Value> {
-        let found = self.reader.point(|connection| {
+    /// A purchase, once it is no longer pending or the wait is over.
+    async fn await_purchase(&self, id: &str, prefer: &Prefer) -> Result<Purchase> {
+        let key: PurchaseId = id.parse().map_err(|_| Problem::new(Code::UnknownId))?;
+        let look = || self.purchase(key);
+        self.waiting
+            .until(&key.to_string(), || prefer.wait(), look, |purchase| purchase.status != Status::Pending)
+            .await
+    }
+
+    async fn purchase(&self, id: PurchaseId) -> Result<Purchase> {
+        let found = self.db.read(|connection| purchases::find(connection, id)).await?;
+        found.ok_or_else(|| Problem::new(Code::UnknownId))
+    }
+
+    async fn item_of(&self, purchase: &Purchase) -> Result<Bought> {
+        let found = self.db.read(|connection| {
             let request = commands::find(connection, purchase.attempt.as_str())?;
             let replied = request.and_then(|request| request.outcome).and_then(|outcome| outcome.item);
             let item = match replied.filter(|_| purchase.status == Status::Confirmed) {
@@ -173,28 +175,28 @@ impl App {
             let store = stores::find(connection, &purchase.store)?;
             let pending = items::pending(connection, &purchase.store, &purchase.product)?;
             Ok(store.zip(item).map(|(store, item)| (store, item, pending)))
-        })?;
-        let mut json = match found {
+        });
+        let product_id = purchase.product.clone();
+        let item = match found.await? {
             Some((store, item, pending)) => {
-                let view = ItemView::of(self, &store, purchase.product.clone(), &item, pending);
-                serde_json::to_value(view).map_err(Problem::internal)?
+                BoughtItem::Shown(ItemView::of(self, &store, product_id, &item, pending).into())
             }
-            None => json!({"storeId": purchase.store, "productId": purchase.product}),
+            None => BoughtItem::Gone { store_id: purchase.store.clone(), product_id },
         };
-        json["purchase"] =
-            serde_json::to_value(PurchaseView::of(purchase, runtime::clock::now())).map_err(Problem::internal)?;
-        Ok(json)
+        Ok(Bought { item, purchase: PurchaseView::of(purchase, runtime::clock::now()) })
     }
 
     /// The problem that a purchase ended with.
-    fn why_not(&self, purchase: &Purchase) -> Result<Problem> {
-        let request = self.reader.point(|connection| commands::find(connection, purchase.attempt.as_str()))?;
+    async fn why_not(&self, purchase: &Purchase) -> Result<Problem> {
+        let request = self.db.read(|connection| commands::find(connection, purchase.attempt.as_str())).await?;
         let rejection = request.and_then(|request| request.outcome).and_then(|outcome| outcome.rejection);
         let code = match purchase.status {
             Status::Expired => Code::PurchaseExpired,
             Status::Rejected => purchase.code.as_deref().and_then(Code::from_name).unwrap_or(Code::InsufficientStock),
             // Also `store_retired`: an operator ended it.
-            _ => purchase.code.as_deref().and_then(Code::from_name).unwrap_or(Code::PurchaseCancelled),
+            Status::Cancelled | Status::Pending | Status::Confirmed => {
+                purchase.code.as_deref().and_then(Code::from_name).unwrap_or(Code::PurchaseCancelled)
+            }
         };
         let problem = match rejection.filter(|rejection| rejection.code() == code.as_str()) {
             Some(rejection) => Problem::from(rejection),
@@ -204,23 +206,21 @@ impl App {
         if code != Code::InsufficientStock {
             return Ok(problem);
         }
-        let others = self.alternatives(&purchase.store, &purchase.product, purchase.quantity)?;
-        Ok(problem.with("alternatives", others))
+        named(problem, self.alternatives(&purchase.store, &purchase.product, purchase.quantity).await?)
     }
 
     /// Other stores that would sell so many now, those with most first.
-    fn alternatives(&self, except: &StoreId, product: &ProductId, quantity: i64) -> Result<Value> {
-        let mut found = Vec::new();
-        let offers = self.reader.point(|connection| super::availability::offers(connection, product))?;
-        for (store, item, pending) in offers {
-            let view = ItemView::of(self, &store, product.clone(), &item, pending);
-            if store.id != *except && view.online_available >= quantity {
-                found.push((view.online_available, store.id));
-            }
-        }
-        found.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    async fn alternatives(&self, except: &StoreId, product: &ProductId, quantity: i64) -> Result<Vec<Alternative>> {
+        let offers = self.db.read(|connection| offers::of_product(connection, product)).await?;
+        let mut found: Vec<Alternative> = offers
+            .into_iter()
+            .map(|offer| ItemView::of(self, &offer.store, product.clone(), &offer.item, offer.pending))
+            .filter(|view| view.store_id != *except && view.online_available >= quantity)
+            .map(|view| Alternative { store_id: view.store_id, online_available: view.online_available })
+            .collect();
+        found.sort_by(|a, b| b.online_available.cmp(&a.online_available).then_with(|| a.store_id.cmp(&b.store_id)));
         found.truncate(ALTERNATIVES);
-        Ok(found.into_iter().map(|(units, store)| json!({"storeId": store, "onlineAvailable": units})).collect())
+        Ok(found)
     }
 }
 
@@ -240,73 +240,35 @@ struct Filter {
 
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<PurchaseView>>> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
-    let (sql, values) = select(filter, &page)?;
-    let rows = app
-        .reader
-        .scan(move |connection| {
-            connection
-                .prepare_cached(&sql)?
-                .query_map(rusqlite::params_from_iter(values), Purchase::read)?
-                .collect::<rusqlite::Result<Vec<_>>>()
-        })
-        .await?;
+    let since =
+        filter.since.map(|since| Millis::parse(&since).ok_or_else(|| Problem::invalid("?since", "a time is RFC 3339")));
+    let wanted = listed::Filter {
+        store: filter.store_id,
+        status: filter.status,
+        customer: filter.customer_id,
+        reference: filter.reference,
+        product: filter.product_id,
+        since: since.transpose()?,
+    };
+    let slice = behind_number(&page)?;
+    let rows = app.db.scan(move |connection| listed::list(connection, &wanted, &slice)).await?;
     let List { items, next_cursor } =
         List::cut(rows, &page, |purchase: &Purchase| encode_cursor(&[&purchase.number.to_string()]));
     let now = runtime::clock::now();
     Ok(Json(List { items: items.iter().map(|purchase| PurchaseView::of(purchase, now)).collect(), next_cursor }))
 }
 
-fn select(filter: Filter, page: &Page) -> Result<(String, Vec<Box<dyn ToSql + Send>>)> {
-    let mut sql = format!("select {} from purchase where true", purchases::COLUMNS);
-    let mut values: Vec<Box<dyn ToSql + Send>> = Vec::new();
-    let columns = [
-        ("store_id", filter.store_id),
-        ("status", filter.status),
-        ("customer_id", filter.customer_id),
-        ("reference", filter.reference),
-        ("product_id", filter.product_id),
-    ];
-    for (column, wanted) in columns {
-        if let Some(wanted) = wanted {
-            sql.push_str(&format!(" and {column} = ?"));
-            values.push(Box::new(wanted));
-        }
-    }
-    if let Some(since) = filter.since {
-        let since = Millis::parse(&since).ok_or_else(|| Problem::invalid("?since", "a time is RFC 3339"))?;
-        sql.push_str(" and created_at >= ?");
-        values.push(Box::new(since.0));
-    }
-    if let Some(after) = &page.after {
-        let number: i64 = after[0].parse().map_err(|_| Problem::invalid("?cursor", "not a cursor of this list"))?;
-        sql.push_str(" and number < ?");
-        values.push(Box::new(number));
-    }
-    sql.push_str(&format!(" order by number desc limit {} offset {}", page.limit(), page.offset));
-    Ok((sql, values))
-}
-
 async fn one(State(app): Shared, IdPath(id): IdPath, prefer: Prefer) -> Result<Response> {
-    let purchase = app.await_purchase(&id, &prefer.only_if_asked(), |found| found.status != Status::Pending).await?;
-    Ok(said(&purchase, StatusCode::OK, prefer))
-}
-
-fn said(purchase: &Purchase, status: StatusCode, prefer: Prefer) -> Response {
-    let mut response = (status, Json(PurchaseView::of(purchase, runtime::clock::now()))).into_response();
-    response.headers_mut().extend(prefer.applied());
-    if status == StatusCode::ACCEPTED {
-        let headers = response.headers_mut();
-        headers.insert(header::LOCATION, value(&format!("/v1/purchases/{}", purchase.id)));
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    response
+    let purchase = app.await_purchase(&id, &prefer.only_if_asked()).await?;
+    let headers = Headers::new(Some(&prefer), false, None);
+    Ok(headers.on(Json(PurchaseView::of(&purchase, runtime::clock::now()))))
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Cancel {
     reason: Option<Text<0, 100>>,
-    reference: Option<Text<0, 100>>,
+    reference: Reference,
 }
 
 async fn cancel(
@@ -318,76 +280,40 @@ async fn cancel(
 ) -> Result<Response> {
     refuse_if_match(&write)?;
     let key = key_of(&write, &json);
-    app.replay(key.as_ref())?;
-    let unknown = || Problem::new(Code::UnknownId);
-    let purchase_id: PurchaseId = id.parse().map_err(|_| unknown())?;
-    let about = About {
-        reference: value.reference.or(value.reason).map(|text| text.0),
-        actor: write.actor,
-        traceparent: Some(write.traceparent),
-        occurred_at: None,
-    };
+    app.replay(key.as_ref()).await?;
+    let purchase_id: PurchaseId = id.parse().map_err(|_| Problem::new(Code::UnknownId))?;
+    let store = app.purchase(purchase_id).await?.store;
+    let target = Target { effect: Effect::Cancel, id: purchase_id.to_string(), store };
+    let about = about(write, value.reference.or(value.reason).map(|text| text.0));
     let command = OperationId::from_uuid(uuid::Uuid::now_v7());
-    let wakes = app.wakes.clone();
-    let now = runtime::clock::now();
-    let (asked, replayed) = app
-        .writer
-        .write(move |connection| {
-            let bound = known(connection, key.as_ref())?;
-            let found = purchases::find(connection, purchase_id)?;
-            let purchase = found.ok_or_else(|| Abort::Refused(unknown()))?;
-            let found = stores::find(connection, &purchase.store)?;
-            let mut store = found.ok_or_else(|| Abort::Refused(Problem::new(Code::UnknownStore)))?;
-            let cancelled = purchases::cancel(connection, &mut store, &purchase, command, &about, now);
-            let cancelled = cancelled.map_err(refused)?;
-            store.save(connection)?;
-            if let (Some(key), None) = (&key, &bound) {
-                idempotency::bind(connection, key, Effect::Cancel, &purchase_id.to_string(), now)?;
-            }
-            wakes.mark(&store.id);
-            Ok::<_, Abort<Problem>>((cancelled, bound.is_some()))
-        })
-        .await??;
-    if let Cancelled::Asked(command) = asked {
-        let request = app.await_command(command.as_str(), &prefer).await?;
-        let rejection = request.outcome.as_ref().and_then(|outcome| outcome.rejection.as_ref());
-        // Retiring the store has ended a pending purchase, too: then the cancel has its way.
-        let purchase = app.reader.point(|connection| purchases::find(connection, purchase_id))?;
-        let confirmed = purchase.is_some_and(|purchase| purchase.status == Status::Confirmed);
-        if let (true, Some(rejection @ (Rejection::AlreadyPicked | Rejection::StoreRetired))) = (confirmed, rejection) {
-            return Err(Problem::from(rejection).with("purchaseId", id));
+    let act = move |connection: &Connection, store: &mut Store, now| {
+        let purchase = purchases::find(connection, purchase_id)?.ok_or_else(|| Problem::new(Code::UnknownId))?;
+        Ok(Done::with(purchases::cancel(connection, store, &purchase, command.clone(), &about, now)?))
+    };
+    let mut written = app.write(key, target.clone(), act.clone()).await?;
+    let is_replay = written.value.is_none();
+    if is_replay {
+        // A repetition asks again: it finds the cancel that is on its way, or that the purchase has ended.
+        written = app.write(None, target, act).await?;
+    }
+    let rejection = match written.value {
+        Some(Cancelled::Asked(command)) => app.await_command(command.as_str(), &prefer).await?.outcome,
+        Some(Cancelled::Ended) | None => None,
+    };
+    let rejection = rejection.and_then(|outcome| outcome.rejection);
+    let purchase = app.purchase(purchase_id).await?;
+    // Retiring the store has ended a pending purchase, too: then the cancel has its way.
+    let confirmed = purchase.status == Status::Confirmed;
+    if let (true, Some(rejection @ (Rejection::AlreadyPicked | Rejection::StoreRetired))) = (confirmed, &rejection) {
+        return Err(Problem::from(rejection).with("purchaseId", id));
+    }
+    let view = Json(PurchaseView::of(&purchase, runtime::clock::now()));
+    let headers = Headers::new(Some(&prefer), is_replay, None);
+    Ok(match purchase.status {
+        Status::Pending | Status::Confirmed => {
+            let headers = headers.with(header::LOCATION, &format!("/v1/purchases/{}", purchase.id));
+            headers.on((StatusCode::ACCEPTED, view))
         }
-    }
-    let purchase = app.reader.point(|connection| purchases::find(connection, purchase_id))?;
-    let purchase = purchase.ok_or_else(|| Problem::new(Code::UnknownId))?;
-    let open = matches!(purchase.status, Status::Pending | Status::Confirmed);
-    let mut response = said(&purchase, if open { StatusCode::ACCEPTED } else { StatusCode::OK }, prefer);
-    if replayed {
-        response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
-    }
-    Ok(response)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{database, plan};
-
-    #[test]
-    fn no_list_of_one_store_status_or_customer_reads_all_purchases() {
-        let connection = database();
-        let text = || Some("pending".to_owned());
-        let filters = [
-            Filter { status: text(), ..Filter::default() },
-            Filter { status: text(), store_id: text(), ..Filter::default() },
-            Filter { customer_id: text(), ..Filter::default() },
-            Filter { reference: text(), ..Filter::default() },
-        ];
-        for filter in filters {
-            let page = Page::of(None, None, None, 1).expect("valid");
-            let (sql, _) = select(filter, &page).expect("valid");
-            let plan = plan(&connection, &sql);
-            assert!(!plan.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
-        }
-    }
+        Status::Rejected | Status::Expired | Status::Cancelled => headers.on(view),
+    })
 }

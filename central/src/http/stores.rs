@@ -8,24 +8,25 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use protocol::ids::StoreId;
+use protocol::domain::Item;
+use protocol::ids::{ProductId, StoreId};
 use protocol::time::Millis;
 use protocol::wire::restore::Question;
 use runtime::http::{Body, Code, List, Page, Problem, Query, Result, StorePath, Write, encode_cursor};
 use runtime::redis::Claim;
-use runtime::sqlite::Abort;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::idempotency::{key_of, known};
+use super::views::slice;
+use super::write::{Done, Headers, Target, key_of};
 use super::{App, Shared};
 use crate::links::presence::{Presence, Unavailable};
 use crate::operators::restore::{Telling, question};
 use crate::projection::view;
 use crate::promises::purchases;
-use crate::storage::idempotency::{self, Effect};
-use crate::storage::items;
+use crate::storage::idempotency::Effect;
 use crate::storage::stores::{self, DigestState, Store};
+use crate::storage::{Abort, Connection, JobResult, items};
 
 /// What an agent claims that has not heard central's first word yet.
 const WAITING: &str = "waiting";
@@ -55,93 +56,160 @@ struct Filter {
 #[derive(Debug, Serialize)]
 struct Stores {
     #[serde(flatten)]
-    list: List<Value>,
-    newcomers: Value,
+    list: List<StoreView>,
+    /// `null`: nobody looks for new stores.
+    newcomers: Option<NewcomersView>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NewcomersView {
+    count: usize,
+    names: Vec<StoreId>,
+    held_back: Option<&'static str>,
+}
+
+/// A store as operators see it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StoreView {
+    store_id: StoreId,
+    status: &'static str,
+    online_sale: bool,
+    last_beat_age_ms: Option<i64>,
+    lag_ms: Option<i64>,
+    backlog: Option<u64>,
+    oldest_unsent_ms: Option<i64>,
+    epoch: u64,
+    head: Option<u64>,
+    applied: u64,
+    as_of: Millis,
+    digest: &'static str,
+    digest_value: String,
+    open_purchases: i64,
+    overdue_purchases: i64,
+    agent_version: Option<String>,
+    claims: Vec<ClaimView>,
+    stopped_agent: Option<StoppedView>,
+    warnings: Vec<String>,
+}
+
+/// An epoch that may be adopted.
+#[derive(Debug, Serialize)]
+struct ClaimView {
+    epoch: u64,
+    /// Absent: the agent that claims it does not say.
+    #[serde(flatten)]
+    brings: Option<BringsView>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BringsView {
+    items: u64,
+    backlog: u64,
+    for_ms: u64,
+}
+
+impl From<&Claim> for BringsView {
+    fn from(claim: &Claim) -> Self {
+        Self { items: claim.items, backlog: claim.backlog, for_ms: claim.for_ms }
+    }
+}
+
+/// An agent that has stopped itself.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StoppedView {
+    epoch: u64,
+    why: String,
+    #[serde(flatten)]
+    brings: BringsView,
+    agent_version: String,
+}
+
+/// What the database says besides a store's row.
+struct Beside {
+    /// Purchases that are pending.
+    open: i64,
+    /// Of these, overdue.
+    overdue: i64,
+    /// Another store's id differs in case only.
+    same_but_case: bool,
+}
+
+impl Beside {
+    fn of(connection: &Connection, store: &StoreId, now: Millis) -> JobResult<Self> {
+        let (open, overdue) = purchases::open(connection, store, now)?;
+        Ok(Self { open, overdue, same_but_case: stores::other_case(connection, store)?.is_some() })
+    }
 }
 
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<Stores>> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
-    let after = page.after.as_ref().map(|after| after[0].clone());
-    let (limit, offset) = (page.size + 1, page.offset);
+    let slice = slice(&page, |after| Ok(after[0].clone()))?;
     let judge = app.clone();
-    let views = app
-        .reader
-        .scan(move |connection| {
-            let now = runtime::clock::now();
-            let wanted = |store: &Store| filter.status.as_ref().is_none_or(|wanted| judge.status(store) == wanted);
-            let found = stores::after(connection, after.as_deref(), offset, limit, wanted)?;
-            found
-                .iter()
-                .map(|store| {
-                    let other = stores::other_case(connection, &store.id)?;
-                    Ok(judge.store_view(store, open_purchases(connection, &store.id, now)?, other.is_some()))
-                })
-                .collect::<rusqlite::Result<Vec<_>>>()
-        })
-        .await?;
-    let key = |view: &Value| encode_cursor(&[view["storeId"].as_str().unwrap_or_default()]);
+    let now = runtime::clock::now();
+    let views = app.db.scan(move |connection| {
+        let wanted = |store: &Store| filter.status.as_ref().is_none_or(|wanted| judge.status(store) == wanted);
+        let found = stores::after(connection, slice.after.as_deref(), slice.offset, slice.limit, wanted)?;
+        found.iter().map(|store| Ok(judge.store_view(store, &Beside::of(connection, &store.id, now)?))).collect()
+    });
+    let views: Vec<StoreView> = views.await?;
     let newcomers = app.newcomers.as_ref().map(|newcomers| {
         let shown = newcomers.shown();
-        json!({"count": shown.count, "names": shown.names, "heldBack": shown.held_back})
+        NewcomersView { count: shown.count, names: shown.names, held_back: shown.held_back }
     });
-    Ok(Json(Stores { list: List::cut(views, &page, key), newcomers: newcomers.unwrap_or(Value::Null) }))
+    let list = List::cut(views, &page, |view: &StoreView| encode_cursor(&[view.store_id.as_str()]));
+    Ok(Json(Stores { list, newcomers }))
 }
 
 /// Makes a store known, so that its agent gets central's word, whether it has entered itself or not.
 async fn add(State(app): Shared, StorePath(id): StorePath) -> Result<Response> {
     let now = runtime::clock::now();
-    let new = {
-        let id = id.clone();
-        app.writer.write(move |connection| {
-            let new = stores::find(connection, &id)?.is_none();
-            stores::discover(connection, &id, now)?;
-            Ok::<_, Abort<Problem>>(new)
-        })
-    }
-    .await??;
-    if new {
+    let store = id.clone();
+    let job = move |connection: &Connection| {
+        let is_new = stores::find(connection, &store)?.is_none();
+        stores::discover(connection, &store, now)?;
+        Ok::<_, Abort<Problem>>(is_new)
+    };
+    let is_new = app.db.write(job).await??;
+    if is_new {
         tracing::info!(store = %id, "an operator adds a store");
     }
-    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(app.said(&app.known(&id)?)?)).into_response())
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(app.view_of(&id).await?)).into_response())
+}
+
+#[derive(Debug, Serialize)]
+struct Forgotten {
+    forgotten: StoreId,
 }
 
 /// Forgets a store that has never opened an epoch.
-async fn forget(State(app): Shared, StorePath(id): StorePath) -> Result<Json<Value>> {
-    app.known(&id)?;
+async fn forget(State(app): Shared, StorePath(id): StorePath) -> Result<Json<Forgotten>> {
+    app.known(&id).await?;
     let store = id.clone();
-    app.writer
-        .write(move |connection| match stores::forget(connection, &store)? {
-            true => Ok(()),
-            false if stores::find(connection, &store)?.is_none() => {
-                Err(Abort::Refused(Problem::new(Code::UnknownStore)))
-            }
-            false => Err(Abort::Refused(Problem::new(Code::StoreOpened).with("storeId", store.as_str()))),
-        })
-        .await??;
+    let job = move |connection: &Connection| match stores::forget(connection, &store)? {
+        true => Ok(()),
+        false if stores::find(connection, &store)?.is_none() => Err(Abort::from(Problem::new(Code::UnknownStore))),
+        false => Err(Problem::new(Code::StoreOpened).with("storeId", store.as_str()).into()),
+    };
+    app.db.write(job).await??;
     tracing::info!(store = %id, "an operator forgets a store");
-    Ok(Json(json!({"forgotten": id})))
+    Ok(Json(Forgotten { forgotten: id }))
 }
 
-async fn one(State(app): Shared, StorePath(id): StorePath) -> Result<Json<Value>> {
-    let store = app.known(&id)?;
-    app.said(&store).map(Json)
-}
-
-/// How many of a store's purchases are pending, and how many of these are overdue.
-fn open_purchases(connection: &rusqlite::Connection, store: &StoreId, now: Millis) -> rusqlite::Result<(i64, i64)> {
-    purchases::open(connection, store, now)
+async fn one(State(app): Shared, StorePath(id): StorePath) -> Result<Json<StoreView>> {
+    app.view_of(&id).await.map(Json)
 }
 
 impl App {
-    fn said(&self, store: &Store) -> Result<Value> {
-        let (open, other) = self.reader.point(|connection| {
-            Ok((
-                open_purchases(connection, &store.id, runtime::clock::now())?,
-                stores::other_case(connection, &store.id)?,
-            ))
-        })?;
-        Ok(self.store_view(store, open, other.is_some()))
+    async fn view_of(&self, id: &StoreId) -> Result<StoreView> {
+        let store = self.known(id).await?;
+        let now = runtime::clock::now();
+        let beside = self.db.read(|connection| Beside::of(connection, id, now)).await?;
+        Ok(self.store_view(&store, &beside))
     }
 
     /// Stable name of a store's status: the first that applies.
@@ -165,7 +233,7 @@ impl App {
         }
     }
 
-    fn store_view(&self, store: &Store, (open, overdue): (i64, i64), same_but_case: bool) -> Value {
+    fn store_view(&self, store: &Store, beside: &Beside) -> StoreView {
         let sight = self.presence.sight(&store.id);
         let status = self.status(store);
         let stopped = sight.claim.as_ref().filter(|claim| claim.why != WAITING);
@@ -178,7 +246,7 @@ impl App {
         if sight.two_agents {
             warnings.push("two agents run under this id: stop one".to_owned());
         }
-        if same_but_case {
+        if beside.same_but_case {
             warnings.push("another store's id differs in case only".to_owned());
         }
         if let Some((why, for_ms)) = &sight.stuck
@@ -198,16 +266,9 @@ impl App {
                     .into(),
             );
         }
-        let claims: Vec<Value> = store
-            .claims()
-            .into_iter()
-            .map(|epoch| match stopped.filter(|claim| claim.epoch == epoch) {
-                Some(claim) => {
-                    json!({"epoch": epoch, "items": claim.items, "backlog": claim.backlog, "forMs": claim.for_ms})
-                }
-                None => json!({"epoch": epoch}),
-            })
-            .collect();
+        let claimed_by = |epoch| stopped.filter(|claim| claim.epoch == epoch);
+        let claims = store.claims().into_iter();
+        let claims = claims.map(|epoch| ClaimView { epoch, brings: claimed_by(epoch).map(BringsView::from) }).collect();
         // What the beat of another epoch says is nothing about the one that the view is of.
         let beat = sight.beat.as_ref().filter(|beat| beat.epoch == store.cursor.epoch && status != "fenced");
         let head = match (&sight.beat, beat) {
@@ -216,34 +277,32 @@ impl App {
             _ => None,
         };
         let digest = if status == "fenced" { DigestState::Unknown } else { store.digest_state };
-        json!({
-            "storeId": store.id,
-            "status": status,
-            "onlineSale": store.online_sale,
-            "lastBeatAgeMs": sight.beat_age_ms,
-            "lagMs": (status != "fenced").then_some(sight.lag_ms),
-            "backlog": beat.map(|beat| beat.backlog),
-            "oldestUnsentMs": beat.map(|beat| beat.oldest_unsent_ms),
-            "epoch": store.cursor.epoch,
-            "head": head,
-            "applied": store.cursor.seq,
-            "asOf": super::views::as_of(self, store),
-            "digest": digest.as_str(),
-            "digestValue": store.digest.to_string(),
-            "openPurchases": open,
-            "overduePurchases": overdue,
-            "agentVersion": sight.beat.as_ref().map(|beat| beat.version.clone()),
-            "claims": claims,
-            "stoppedAgent": stopped.map(|claim| json!({
-                "epoch": claim.epoch,
-                "why": claim.why,
-                "items": claim.items,
-                "backlog": claim.backlog,
-                "forMs": claim.for_ms,
-                "agentVersion": claim.version,
-            })),
-            "warnings": warnings,
-        })
+        StoreView {
+            store_id: store.id.clone(),
+            status,
+            online_sale: store.online_sale,
+            last_beat_age_ms: sight.beat_age_ms,
+            lag_ms: (status != "fenced").then_some(sight.lag_ms),
+            backlog: beat.map(|beat| beat.backlog),
+            oldest_unsent_ms: beat.map(|beat| beat.oldest_unsent_ms),
+            epoch: store.cursor.epoch,
+            head,
+            applied: store.cursor.seq,
+            as_of: super::views::as_of(self, store),
+            digest: digest.as_str(),
+            digest_value: store.digest.to_string(),
+            open_purchases: beside.open,
+            overdue_purchases: beside.overdue,
+            agent_version: sight.beat.as_ref().map(|beat| beat.version.clone()),
+            claims,
+            stopped_agent: stopped.map(|claim| StoppedView {
+                epoch: claim.epoch,
+                why: claim.why.clone(),
+                brings: claim.into(),
+                agent_version: claim.version.clone(),
+            }),
+            warnings,
+        }
     }
 
     /// Whether its heartbeat is fresh, by Redis, now.
@@ -262,43 +321,24 @@ impl App {
         }
     }
 
-    /// Changes a store in one transaction and answers with it.
+    /// Changes a store, and answers with it. `change` returns what it has ended.
     async fn operate(
         &self,
         id: &StoreId,
         write: Write,
         json: Value,
         status: StatusCode,
-        change: impl FnOnce(&rusqlite::Connection, &mut Store) -> std::result::Result<Vec<String>, Abort<Problem>>
+        change: impl Fn(&Connection, &mut Store, Millis) -> std::result::Result<Vec<String>, Abort<Problem>>
         + Send
         + 'static,
     ) -> Result<Response> {
-        let key = key_of(&write, &json);
-        let (wakes, store_id) = (self.wakes.clone(), id.clone());
-        let now = runtime::clock::now();
-        let (settled, replayed) = self
-            .writer
-            .write(move |connection| {
-                if known(connection, key.as_ref())?.is_some() {
-                    return Ok((Vec::new(), true));
-                }
-                let found = stores::find(connection, &store_id)?;
-                let mut store = found.ok_or_else(|| Abort::Refused(Problem::new(Code::UnknownStore)))?;
-                let settled = change(connection, &mut store)?;
-                store.save(connection)?;
-                if let Some(key) = &key {
-                    idempotency::bind(connection, key, Effect::Store, store_id.as_str(), now)?;
-                }
-                wakes.mark(&store_id);
-                Ok::<_, Abort<Problem>>((settled, false))
-            })
-            .await??;
-        self.waiting.settled(&settled);
-        let mut response = (status, Json(self.said(&self.known(id)?)?)).into_response();
-        if replayed {
-            response.headers_mut().insert("idempotency-replayed", super::views::value("true"));
-        }
-        Ok(response)
+        let target = Target { effect: Effect::Store, id: id.to_string(), store: id.clone() };
+        let act = move |connection: &Connection, store: &mut Store, now| {
+            Ok(Done { value: (), settled: change(connection, store, now)? })
+        };
+        let written = self.write(key_of(&write, &json), target, act).await?;
+        let headers = Headers::new(None, written.value.is_none(), None);
+        Ok(headers.on((status, Json(self.view_of(id).await?))))
     }
 }
 
@@ -321,14 +361,13 @@ async fn change(
     if value.retired == Some(false) {
         return Err(Problem::invalid("/retired", "a retired store comes back by POST /stores/{storeId}/adopt"));
     }
-    let store = app.known(&id)?;
-    let is_new = app.replay(key_of(&write, &json).as_ref())?.is_none();
+    let store = app.known(&id).await?;
+    let is_new = app.replay(key_of(&write, &json).as_ref()).await?.is_none();
     if is_new && value.retired == Some(true) && !store.retired && app.is_beating(&store).await? {
         return Err(Problem::new(Code::StoreOnline).with("storeId", id.as_str()));
     }
     tracing::info!(store = %id, online_sale = value.online_sale, retired = value.retired, "an operator changes a store");
-    let now = runtime::clock::now();
-    app.operate(&id, write, json, StatusCode::OK, move |connection, store| {
+    app.operate(&id, write, json, StatusCode::OK, move |connection, store, now| {
         store.online_sale = value.online_sale.unwrap_or(store.online_sale);
         if value.retired == Some(true) { Ok(store.retire(connection, now)?) } else { Ok(Vec::new()) }
     })
@@ -350,13 +389,12 @@ async fn adopt(
     write: Write,
     Body { value, json }: Body<Adopt>,
 ) -> Result<Response> {
-    app.known(&id)?;
+    app.known(&id).await?;
     tracing::info!(store = %id, epoch = value.epoch, "an operator adopts an epoch");
     let claim = app.presence.sight(&id).claim.filter(|claim| claim.epoch == value.epoch);
     let brings = claim.map(|claim| claim.items);
-    let now = runtime::clock::now();
-    app.operate(&id, write, json, StatusCode::ACCEPTED, move |connection, store| {
-        let refused = |code| Err(Abort::Refused(Problem::new(code).with("storeId", store.id.as_str())));
+    app.operate(&id, write, json, StatusCode::ACCEPTED, move |connection, store, now| {
+        let refused = |code| Err(Problem::new(code).with("storeId", store.id.as_str()).into());
         if !store.claims().contains(&value.epoch) {
             return refused(Code::UnknownClaim);
         }
@@ -373,11 +411,10 @@ async fn adopt(
 
 /// Asks the store for its whole state.
 async fn resync(State(app): Shared, StorePath(id): StorePath, write: Write) -> Result<Response> {
-    app.known(&id)?;
-    let now = runtime::clock::now();
-    app.operate(&id, write, Value::Null, StatusCode::ACCEPTED, move |connection, store| {
+    app.known(&id).await?;
+    app.operate(&id, write, Value::Null, StatusCode::ACCEPTED, move |connection, store, now| {
         if store.retired {
-            return Err(Abort::Refused(Problem::new(Code::StoreRetired).with("storeId", store.id.as_str())));
+            return Err(Problem::new(Code::StoreRetired).with("storeId", store.id.as_str()).into());
         }
         // An operator need not wait for the minute to be over.
         store.resync_at = None;
@@ -395,67 +432,82 @@ async fn restore(State(app): Shared, StorePath(id): StorePath, Body { value, .. 
     }
     let now = runtime::clock::now();
     let (store, asked) = (id.clone(), value.clone());
-    let epoch = app
-        .writer
-        .write(move |connection| {
-            if stores::find(connection, &store)?.is_some_and(|store| store.retired) {
-                let problem = Problem::new(Code::StoreRetired).with("storeId", store.as_str());
-                return Err(Abort::Refused(problem.detail("adopt the store first: POST /stores/{storeId}/adopt")));
-            }
-            question(connection, &store, &asked, now).map_err(|abort| match abort {
-                Abort::Refused(refusal) => Abort::Refused(Problem::new(Code::NotCaughtUp).detail(refusal.to_string())),
-                Abort::Database(error) => Abort::Database(error),
-            })
+    let job = move |connection: &Connection| {
+        if stores::find(connection, &store)?.is_some_and(|store| store.retired) {
+            let problem = Problem::new(Code::StoreRetired).with("storeId", store.as_str());
+            return Err(problem.detail("adopt the store first: POST /stores/{storeId}/adopt").into());
+        }
+        question(connection, &store, &asked, now).map_err(|abort| match abort {
+            Abort::Refused(refusal) => Problem::new(Code::NotCaughtUp).detail(refusal.to_string()).into(),
+            Abort::Database(error) => Abort::Database(error),
         })
-        .await??;
+    };
+    let wakes = app.wakes.clone();
+    let epoch: u64 = app.db.write_then(job, move |_| wakes.steps().notify_one()).await??;
     tracing::warn!(store = %id, epoch, "a restore was begun: this epoch is expected");
-    app.wakes.steps().notify_one();
     // Each line is read when the one before has been sent: however large the store, little of it is in memory at once.
     let lines = futures_util::stream::try_unfold(
-        (app.reader.clone(), Telling::new(id, epoch, value, now)),
-        |(reader, telling)| async move {
+        (app.db.clone(), Telling::new(id, epoch, value, now)),
+        |(db, telling)| async move {
             if telling.is_over() {
                 return Ok::<_, std::io::Error>(None);
             }
-            let mut telling = telling;
-            let (telling, line) = reader
-                .scan(move |connection| Ok((telling.next(connection), telling)))
-                .await
-                .map(|(line, telling)| (telling, line))
-                .map_err(std::io::Error::other)?;
+            let step = db.scan(move |connection| {
+                let mut telling = telling.clone();
+                Ok((telling.next(connection), telling))
+            });
+            let (line, telling) = step.await.map_err(std::io::Error::other)?;
             // What breaks off has no last line, and the asker sees that.
             let line = line.map_err(|abort| std::io::Error::other(abort.to_string()))?;
             let mut text = line.map_or(Vec::new(), |line| serde_json::to_vec(&line).unwrap_or_default());
             if !text.is_empty() {
                 text.push(b'\n');
             }
-            Ok(Some((bytes::Bytes::from(text), (reader, telling))))
+            Ok(Some((bytes::Bytes::from(text), (db, telling))))
         },
     );
     let body = HttpBody::from_stream(lines);
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
+/// First line of a view's copy.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SnapshotHead {
+    store_id: StoreId,
+    position: String,
+    digest: String,
+}
+
+/// Each further line.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SnapshotItem {
+    product_id: ProductId,
+    item: Item,
+}
+
 /// The view's copy of a store, one JSON object a line.
 async fn snapshot(State(app): Shared, StorePath(id): StorePath) -> Result<Response> {
-    app.known(&id)?;
-    let text = app
-        .reader
-        .scan(move |connection| {
-            let store = stores::find(connection, &id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-            let mut text = json!({
-                "storeId": store.id,
-                "position": format!("{}:{}", store.id, store.state.id()),
-                "digest": store.digest.to_string(),
-            })
-            .to_string();
-            for (product, item) in items::of_store(connection, &id)? {
-                text.push('\n');
-                text.push_str(&json!({"productId": product, "item": item}).to_string());
-            }
-            text.push('\n');
-            Ok(text)
-        })
-        .await?;
+    app.known(&id).await?;
+    let found = app.db.scan(move |connection| {
+        let Some(store) = stores::find(connection, &id)? else { return Ok(None) };
+        let items = items::of_store(connection, &id)?;
+        Ok(Some(snapshot_of(store, items)))
+    });
+    let text = found.await?.ok_or_else(|| Problem::new(Code::UnknownStore))?;
+    let text = text.map_err(Problem::internal)?;
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], HttpBody::from(text)).into_response())
+}
+
+fn snapshot_of(store: Store, items: Vec<(ProductId, Item)>) -> serde_json::Result<String> {
+    let position = format!("{}:{}", store.id, store.state.id());
+    let head = SnapshotHead { store_id: store.id, position, digest: store.digest.to_string() };
+    let mut text = serde_json::to_string(&head)?;
+    for (product_id, item) in items {
+        text.push('\n');
+        text.push_str(&serde_json::to_string(&SnapshotItem { product_id, item })?);
+    }
+    text.push('\n');
+    Ok(text)
 }

@@ -4,7 +4,7 @@ use axum::http::{HeaderName, HeaderValue};
 use protocol::domain::Item;
 use protocol::ids::{ProductId, StoreId};
 use protocol::time::Millis;
-use runtime::http::Problem;
+use runtime::http::{Page, Problem, Result};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -12,6 +12,7 @@ use super::App;
 use crate::promises::commands;
 use crate::promises::purchases::{Purchase, Status};
 use crate::storage::items;
+use crate::storage::queries::Slice;
 use crate::storage::stores::Store;
 
 /// Header of every read of the view: age of the oldest entry known to exist and not applied.
@@ -179,4 +180,24 @@ impl CommandView {
 /// A header whose value is made of text that cannot break it.
 pub(super) fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The part of a list that a page is. `key` reads the key of the record after which it begins.
+pub(super) fn slice<K>(page: &Page, key: impl FnOnce(&[String]) -> Result<K>) -> Result<Slice<K>> {
+    let after = page.after.as_deref().map(key).transpose()?;
+    // One record more than wanted tells whether there is a next page.
+    Ok(Slice { after, offset: page.offset, limit: page.size + 1 })
+}
+
+/// The same of a list whose records have numbers.
+pub(super) fn behind_number(page: &Page) -> Result<Slice<i64>> {
+    slice(page, |after| after[0].parse().map_err(|_| Problem::invalid("?cursor", "not a cursor of this list")))
+}
+
+/// A part of a name or id that is looked for.
+pub(super) fn search(q: Option<String>) -> Result<Option<String>> {
+    match q {
+        Some(q) if !(2..=100).contains(&q.chars().count()) => Err(Problem::invalid("?q", "q is 2 to 100 characters")),
+        q => Ok(q),
+    }
 }

@@ -27,31 +27,15 @@ use crate::storage::stores;
 /// Between two writes of how far a store has acknowledged.
 const ACKED_EVERY_MS: i64 = 1_000;
 
-/// Who is to be woken when the next commit is on disk. Cheap to clone.
+/// Who is to be woken once a commit is on disk. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Wakes {
-    marked: Arc<Mutex<Vec<StoreId>>>,
     senders: Arc<Mutex<HashMap<StoreId, Arc<Notify>>>>,
     new: Arc<Notify>,
     steps: Arc<Notify>,
 }
 
 impl Wakes {
-    /// To be called inside a transaction that appends commands: wakes the store's sender once that is on disk.
-    pub fn mark(&self, store: &StoreId) {
-        self.marked.lock().push(store.clone());
-    }
-
-    /// The writer has committed.
-    pub fn committed(&self) {
-        let marked = std::mem::take(&mut *self.marked.lock());
-        for store in &marked {
-            self.wake(store);
-            // What an operator decides may leave something to do.
-            self.steps.notify_one();
-        }
-    }
-
     /// Notified when a store may have something left to do in [steps](crate::projection::steps).
     pub fn steps(&self) -> Arc<Notify> {
         self.steps.clone()

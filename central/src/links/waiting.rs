@@ -1,6 +1,7 @@
 //! Requests that wait for a store's answer, and those who wait for the view to reach a position.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -29,18 +30,18 @@ impl Default for Waiting {
 impl Waiting {
     /// Looks at one purchase or command until it is as wanted or the wait is over; then what was seen last is returned.
     /// `wait` begins the wait once the first look was in vain; `None`: it shall not be waited.
-    pub async fn until<T, E>(
+    pub async fn until<T, E, L: Future<Output = Result<T, E>>>(
         &self,
         name: &str,
         wait: impl FnOnce() -> Option<Wait>,
-        mut look: impl FnMut() -> Result<T, E>,
+        mut look: impl FnMut() -> L,
         wanted: impl Fn(&T) -> bool,
     ) -> Result<T, E> {
         let waiter = self.register(name);
         // Each listens before it looks, so that nothing is missed between the look and the wait.
         let mut settled = pin!(waiter.wake.notified());
         settled.as_mut().enable();
-        let found = look()?;
+        let found = look().await?;
         if wanted(&found) {
             return Ok(found);
         }
@@ -52,7 +53,7 @@ impl Waiting {
             };
             settled.set(waiter.wake.notified());
             settled.as_mut().enable();
-            let found = look()?;
+            let found = look().await?;
             if wanted(&found) || !in_time {
                 return Ok(found);
             }
@@ -130,7 +131,7 @@ mod tests {
                     looks.set(looks.get() + 1);
                     // It is settled while each of the two looks for the first time.
                     waiting.settled(&["p".to_owned()]);
-                    Ok::<_, Infallible>(looks.get())
+                    std::future::ready(Ok::<_, Infallible>(looks.get()))
                 };
                 waiting.until("p", wait(30_000), look, |looks| *looks == 2).await
             }
@@ -145,7 +146,7 @@ mod tests {
     async fn after_the_time_out_there_is_a_last_look() {
         let waiting = Waiting::default();
         let looks = Cell::new(0);
-        let look = || Ok::<_, Infallible>(looks.replace(looks.get() + 1));
+        let look = || std::future::ready(Ok::<_, Infallible>(looks.replace(looks.get() + 1)));
         assert_eq!(waiting.until("p", wait(20), look, |_| false).await, Ok(1));
         assert_eq!(waiting.until("p", || None, look, |_| false).await, Ok(2), "without a wait one look is all");
     }

@@ -1,109 +1,24 @@
 //! What is done every hour: forgetting what may be forgotten, in small batches, so that nobody's write waits for it, and
-//! looking whether the view's rows and the chain's totals are what they should be. How long what is kept stands in
-//! OPERATIONS.md, "Retention".
+//! looking whether the view's rows and the chain's totals are what they should be.
 
 use std::time::Duration;
 
 use protocol::ids::StoreId;
 use protocol::time::Millis;
-use runtime::sqlite::{Abort, Reader, WriteError, Writer};
-use rusqlite::{Connection, params};
 use tokio_util::sync::CancellationToken;
 
 use crate::projection::view;
-use crate::storage::idempotency;
-use crate::storage::stores;
-use crate::storage::totals;
+use crate::storage::retention::{self, COMMANDS_MS};
+use crate::storage::{Abort, Connection, Db, Error, JobResult, stores, totals};
 
-/// How long an acknowledged command and its answer are kept, ms: thirty days (L1).
-const COMMANDS_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
-/// How long a purchase that has ended, and is picked if it was confirmed, is kept, ms: 400 days.
-const PURCHASES_MS: i64 = 400 * 24 * 60 * 60 * 1_000;
-/// How long a dead letter is kept, ms: 90 days. The entry itself stays in the ledger.
-const DEAD_LETTERS_MS: i64 = 90 * 24 * 60 * 60 * 1_000;
 const EVERY: Duration = Duration::from_secs(60 * 60);
-/// Rows of a table looked at in one transaction.
-const BATCH: usize = 500;
 
-const KEYS: &str = "delete from idempotency where key in (select key from idempotency where at < ?1 limit ?2)";
-const OUTCOMES: &str = "select store_id, command_id, exists (select 1 from purchase \
-     where purchase.attempt = outcome.command_id and (purchase.status = 'pending' \
-     or purchase.status = 'confirmed' and purchase.picked_at is null)) from outcome where at < ?1 order by at limit ?2";
-const REQUESTS: &str = "delete from request where number in (select number from request \
-     where settled_at < ?1 and status <> 'pending' limit ?2)";
-const PURCHASES: &str = "delete from purchase where number in (select number from purchase indexed by purchase_by_age \
-     where settled_at is not null and (status <> 'confirmed' or picked_at is not null) and settled_at < ?1 \
-     order by settled_at limit ?2)";
-const DEAD_LETTERS: &str = "delete from dead_letter where id in (select id from \
-     (select id, received_at from dead_letter order by id limit ?2) where received_at < ?1)";
-// The oldest first: behind the first one that is too young there is none to forget.
-const COMMANDS: &str = "delete from command where store_id = ?1 and (epoch, seq) in (select epoch, seq from \
-     (select epoch, seq, created_at from command where store_id = ?1 and (epoch, seq) < (?2, ?3) \
-     order by epoch, seq limit ?5) where created_at < ?4)";
-
-/// One batch of each table. Says whether there may be more.
-pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
-    let mut more = prune_outcomes(connection, now)?;
-    for (sql, kept_ms) in [
-        (KEYS, idempotency::RETENTION_MS),
-        (REQUESTS, COMMANDS_MS),
-        (PURCHASES, PURCHASES_MS),
-        (DEAD_LETTERS, DEAD_LETTERS_MS),
-    ] {
-        more |= connection.prepare_cached(sql)?.execute(params![now.0 - kept_ms, BATCH])? == BATCH;
-    }
-    Ok(more)
-}
-
-/// The outcome of a purchase that is not settled, or not picked, is still needed: it is looked at again after the same
-/// time.
-fn prune_outcomes(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
-    let old: Vec<(String, String, bool)> = connection
-        .prepare_cached(OUTCOMES)?
-        .query_map(params![now.0 - COMMANDS_MS, BATCH], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    for (store, command, is_needed) in &old {
-        if *is_needed {
-            connection
-                .prepare_cached("update outcome set at = ?3 where store_id = ?1 and command_id = ?2")?
-                .execute(params![store, command, now.0])?;
-        } else {
-            connection
-                .prepare_cached("delete from outcome where store_id = ?1 and command_id = ?2")?
-                .execute([store, command])?;
-        }
-    }
-    Ok(old.len() == BATCH)
-}
-
-/// One batch of a store's commands that were appended before a time and lie below the acknowledged one. That one always
-/// stays: the next ack is judged by it. Says whether there may be more.
-fn prune_commands_of(connection: &Connection, id: &StoreId, before: Millis) -> rusqlite::Result<bool> {
-    let Some(store) = stores::find(connection, id)? else { return Ok(false) };
-    let forgotten = connection.prepare_cached(COMMANDS)?.execute(params![
-        id.as_str(),
-        store.command_head.epoch,
-        store.command_acked,
-        before.0,
-        BATCH,
-    ])?;
-    Ok(forgotten == BATCH)
-}
-
-/// Forgets all stores' acknowledged commands that were appended before a time.
-pub fn prune_commands(connection: &Connection, before: Millis) -> rusqlite::Result<()> {
-    for store in stores::all(connection)? {
-        while prune_commands_of(connection, &store.id, before)? {}
-    }
-    Ok(())
-}
-
-/// Prunes every hour until told to stop.
-pub async fn run(writer: Writer, reader: Reader, stop: CancellationToken) -> anyhow::Result<()> {
+/// Does it every hour until told to stop.
+pub async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            pruned = pass(&writer, &reader) => pruned?,
+            done = pass(&db) => done?,
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -112,148 +27,46 @@ pub async fn run(writer: Writer, reader: Reader, stop: CancellationToken) -> any
     }
 }
 
-async fn pass(writer: &Writer, reader: &Reader) -> anyhow::Result<()> {
+async fn pass(db: &Db) -> anyhow::Result<()> {
     let now = runtime::clock::now();
-    while batch(writer, move |connection| prune(connection, now)).await? {}
+    while batch(db, move |connection| retention::prune(connection, now)).await? {}
     let before = Millis(now.0 - COMMANDS_MS);
-    for store in reader.scan(stores::all).await? {
+    for store in db.scan(stores::all).await? {
         let id = store.id;
-        let old = reader.point(|connection| {
-            connection
-                .prepare_cached("select created_at < ?2 from command where store_id = ?1 order by epoch, seq limit 1")?
-                .query_map(params![id.as_str(), before.0], |row| row.get::<_, bool>(0))?
-                .next()
-                .unwrap_or(Ok(false))
-        })?;
-        let mut more = old;
+        let mut more = db.read(|connection| retention::has_old_commands(connection, &id, before)).await?;
         while more {
             let id = id.clone();
-            more = batch(writer, move |connection| prune_commands_of(connection, &id, before)).await?;
+            more = batch(db, move |connection| retention::prune_commands_of(connection, &id, before)).await?;
         }
-        inspect(writer, reader, id).await?;
+        inspect(db, id).await?;
     }
-    let differences = reader.scan(totals::differences).await?;
+    let differences = db.scan(totals::differences).await?;
     if !differences.is_empty() {
         tracing::error!(count = differences.len(), "totals are not what the items add up to: they are summed anew");
-        batch(writer, |connection| totals::begin_recount(connection).map(|()| false)).await?;
+        batch(db, |connection| totals::begin_recount(connection).map(|()| false)).await?;
     }
     Ok(())
 }
 
 /// Compares the rows of a store's view with its running digest, beside the writer; a store whose rows are not what they
 /// should be is asked for its whole state.
-async fn inspect(writer: &Writer, reader: &Reader, id: StoreId) -> anyhow::Result<()> {
+async fn inspect(db: &Db, id: StoreId) -> anyhow::Result<()> {
     let inspected = id.clone();
-    let Some(stock) = reader.scan(move |connection| view::unsound(connection, &inspected)).await? else {
+    let Some(stock) = db.scan(move |connection| view::unsound(connection, &inspected)).await? else {
         return Ok(());
     };
     tracing::error!(store = %id, "the view's rows are not what its digest says: the store is asked for its whole state");
     let now = runtime::clock::now();
-    batch(writer, move |connection| view::distrust(connection, &id, stock, now)).await?;
+    batch(db, move |connection| view::distrust(connection, &id, stock, now)).await?;
     Ok(())
 }
 
-async fn batch(
-    writer: &Writer,
-    job: impl FnOnce(&Connection) -> rusqlite::Result<bool> + Send + 'static,
-) -> anyhow::Result<bool> {
-    match writer.write(|connection| job(connection).map_err(Abort::<()>::Database)).await {
+/// One short transaction. Says what the job says, or `false` if it was not done.
+async fn batch(db: &Db, job: impl Fn(&Connection) -> JobResult<bool> + Send + 'static) -> anyhow::Result<bool> {
+    match db.write(move |connection| job(connection).map_err(Abort::<()>::Database)).await {
         Ok(done) => Ok(done.unwrap_or(false)),
         // When there is too much else to write it can wait for the next hour.
-        Err(WriteError::Overloaded) => Ok(false),
+        Err(Error::Busy) => Ok(false),
         Err(error) => Err(error.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::promises::purchases::{self, Status};
-    use crate::testing::{Agent, NOW, database, plan};
-    use protocol::ids::OperationId;
-    use protocol::wire::{About, Event, Fact, Kind};
-
-    #[test]
-    fn a_batch_reads_no_whole_table() {
-        let connection = database();
-        for sql in [KEYS, OUTCOMES, REQUESTS, COMMANDS, PURCHASES] {
-            let plan = plan(&connection, sql);
-            for table in ["idempotency", "outcome", "request", "command", "purchase"] {
-                assert!(!plan.contains(&format!("SCAN {table}")) && !plan.contains("TEMP"), "{sql}: {plan}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_outcome_of_a_purchase_that_waits_for_its_cancel_is_kept() {
-        let connection = database();
-        let mut agent = Agent::settled("s1", &connection);
-        let attempt = agent.buy(&connection, 1);
-        let id = crate::testing::purchase_id(1);
-        let purchase = || purchases::find(&connection, id).expect("reads").expect("is there");
-        let mut store = agent.store(&connection);
-        let cancel = OperationId::parse("cancel-1").expect("valid");
-        purchases::cancel(&connection, &mut store, &purchase(), cancel.clone(), &About::default(), NOW).expect("asks");
-        store.save(&connection).expect("writes");
-        // The store had confirmed it before it hears of the cancel, and is away for longer than outcomes are kept.
-        let tea = crate::testing::product("tea");
-        let said =
-            Fact { command: Some(attempt), purchase: Some(purchase().attempt_ref()), ..Fact::new(tea.clone(), NOW) };
-        let confirmed = agent.entry(&Event::Fact(Kind::PurchaseConfirmed, said));
-        agent.tell(&connection, &[confirmed]);
-        assert_eq!(purchase().status, Status::Pending, "the cancel's answer ends it");
-        let later = NOW.plus(COMMANDS_MS + 1);
-        assert!(!prune(&connection, later).expect("prunes"));
-        // An older version of the agent does not understand the cancel.
-        let refused = Fact { command: Some(cancel), rejection: None, ..Fact::new(tea, NOW) };
-        let refused = agent.entry(&Event::Fact(Kind::CommandRefused, refused));
-        agent.tell(&connection, &[refused]);
-        assert_eq!(purchase().status, Status::Confirmed);
-    }
-
-    #[test]
-    fn a_purchase_is_kept_until_it_has_ended_and_is_picked() {
-        let connection = database();
-        let agent = Agent::settled("s1", &connection);
-        for number in 1..=3 {
-            agent.buy(&connection, number);
-        }
-        let end = |number: u128, sql: &str| {
-            let sql = format!("update purchase set settled_at = {}, {sql} where purchase_id = ?1", NOW.0);
-            connection.execute(&sql, [crate::testing::purchase_id(number).to_string()]).expect("writes");
-        };
-        end(1, "status = 'confirmed'");
-        end(2, &format!("status = 'confirmed', picked_at = {}", NOW.0));
-        connection
-            .execute("insert into dead_letter values (null, 's1', '7-9', 'x', 'o', '{}', 'why', ?1)", [NOW.0])
-            .expect("writes");
-        let left = |table: &str| -> i64 {
-            connection.query_row(&format!("select count(*) from {table}"), [], |row| row.get(0)).expect("reads")
-        };
-        prune(&connection, NOW.plus(DEAD_LETTERS_MS)).expect("prunes");
-        assert_eq!((left("purchase"), left("dead_letter")), (3, 1));
-        prune(&connection, NOW.plus(PURCHASES_MS + 1)).expect("prunes");
-        assert_eq!((left("purchase"), left("dead_letter")), (2, 0));
-    }
-
-    #[test]
-    fn commands_go_in_batches_up_to_the_acknowledged_one() {
-        let connection = database();
-        let agent = Agent::settled("s1", &connection);
-        for number in 0..10 {
-            agent.buy(&connection, number);
-        }
-        let store = agent.store(&connection);
-        let left =
-            || connection.query_row("select count(*) from command", [], |row| row.get::<_, i64>(0)).expect("reads");
-        assert_eq!(left(), 11);
-        prune_commands(&connection, NOW.plus(1)).expect("prunes");
-        assert_eq!(left(), 11, "nothing is acknowledged");
-        stores::store_command_acked(&connection, &agent.id, store.command_head.epoch, 8).expect("writes");
-        prune_commands(&connection, NOW).expect("prunes");
-        assert_eq!(left(), 11, "all are young");
-        prune_commands(&connection, NOW.plus(1)).expect("prunes");
-        assert_eq!(left(), 4, "the acknowledged one stays");
-        assert!(!prune(&connection, NOW).expect("prunes"));
     }
 }

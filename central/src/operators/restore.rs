@@ -7,24 +7,21 @@
 //! new epoch opens.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use protocol::hash::{Digest, Hash};
 use protocol::ids::StoreId;
 use protocol::link::Cursor;
 use protocol::time::Millis;
-use protocol::wire::restore::{Counts, Header, KnownEntry, Line, Question, Span};
+use protocol::wire::restore::{Counts, Header, Line, Question, Span};
 use protocol::wire::{Event, Named};
-use runtime::sqlite::{Abort, HashColumn, parsed};
-use rusqlite::{Connection, params};
 
 use crate::projection::replay;
 use crate::projection::view;
 use crate::promises::commands;
-use crate::storage::items;
-use crate::storage::outcomes;
-use crate::storage::stocks;
+use crate::storage::queries::events;
 use crate::storage::stores::{self, Store};
-use crate::storage::totals;
+use crate::storage::{Abort, Connection, JobResult, items, outcomes, stocks, totals};
 
 /// How far back entries are told even if the asker has nothing there, ms: the store's own retention.
 const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
@@ -48,7 +45,7 @@ pub enum Refusal {
 /// Gives out an epoch, in the caller's transaction. A store that is not known yet gets a row.
 pub fn question(connection: &Connection, id: &StoreId, asked: &Question, now: Millis) -> Result<u64, Abort<Refusal>> {
     stores::discover(connection, id, now)?;
-    let mut store = stores::find(connection, id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+    let mut store = stores::find(connection, id)?.expect("a store that was just discovered is known");
     if store.installing {
         return Err(Abort::Refused(Refusal::Installing));
     }
@@ -66,26 +63,27 @@ pub fn question(connection: &Connection, id: &StoreId, asked: &Question, now: Mi
     Ok(epoch)
 }
 
-/// Where the answer to a question has come to: each step reads a little and tells a line.
-#[derive(Debug)]
+/// Where the answer to a question has come to: each step reads a little and tells a line. Cheap to clone, however large
+/// the store.
+#[derive(Debug, Clone)]
 pub struct Telling {
     id: StoreId,
     epoch: u64,
-    asked: Vec<Span>,
+    asked: Arc<[Span]>,
     now: Millis,
     step: Step,
     told: Counts,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Step {
     Begin,
     /// Adds up the view's rows, to compare them with what the store said.
     Check(Box<Store>, String, Digest),
     /// Tells the view's rows behind a product.
     Rows(Box<Store>, String),
-    /// Tells the items that the ledger adds up to, because the view's rows were damaged.
-    Replayed(Box<Store>, VecDeque<Named>),
+    /// Tells the items that the ledger adds up to, from this one on, because the view's rows were damaged.
+    Replayed(Box<Store>, Arc<[Named]>, usize),
     /// Tells outcomes behind a command.
     Outcomes(Box<Store>, String),
     /// Tells entries of these spans.
@@ -96,7 +94,7 @@ enum Step {
 impl Telling {
     /// The answer to a question for which this epoch was given out.
     pub fn new(id: StoreId, epoch: u64, asked: Question, now: Millis) -> Self {
-        Self { id, epoch, asked: asked.log, now, step: Step::Begin, told: Counts::default() }
+        Self { id, epoch, asked: asked.log.into(), now, step: Step::Begin, told: Counts::default() }
     }
 
     /// Whether the last line has been told.
@@ -135,11 +133,11 @@ impl Telling {
                     None => (Step::Outcomes(store, String::new()), None),
                 }
             }
-            Step::Replayed(store, mut left) => {
-                let rest = left.split_off(PART.min(left.len()));
-                match left.is_empty() {
-                    true => (Step::Outcomes(store, String::new()), None),
-                    false => (Step::Replayed(store, rest), Some(self.items(left.into()))),
+            Step::Replayed(store, stock, told) => {
+                let next: Vec<Named> = stock.iter().skip(told).take(PART).cloned().collect();
+                match next.len() {
+                    0 => (Step::Outcomes(store, String::new()), None),
+                    more => (Step::Replayed(store, stock, told + more), Some(self.items(next))),
                 }
             }
             Step::Outcomes(store, after) => {
@@ -157,7 +155,7 @@ impl Telling {
             }
             Step::Entries(store, mut spans) => match spans.pop_front() {
                 Some(span) => {
-                    let next = entries(connection, &store, &span)?;
+                    let next = events::known(connection, &self.id, &span, PART)?;
                     if let Some(last) = next.last().filter(|last| last.seq < span.last) {
                         spans.push_front(Span { first: last.seq + 1, ..span });
                     }
@@ -182,14 +180,14 @@ impl Telling {
 
     /// How the stock at the state's cursor is told. A view that is not what the store said there was damaged, or there is
     /// an entry that was not understood: then the ledger tells.
-    fn state(connection: &Connection, store: Box<Store>, rows: Digest) -> rusqlite::Result<Step> {
+    fn state(connection: &Connection, store: Box<Store>, rows: Digest) -> JobResult<Step> {
         if rows == view::said(connection, &store)?.unwrap_or(store.digest) {
             return Ok(Step::Rows(store, String::new()));
         }
         tracing::warn!(store = %store.id, "the view is not what the store said: the state comes from the ledger");
         let stock = replay::stock(connection, &store)?;
         let stock = stock.into_iter().map(|(product_id, item)| Named { product_id, item }).collect();
-        Ok(Step::Replayed(store, stock))
+        Ok(Step::Replayed(store, stock, 0))
     }
 
     fn items(&mut self, items: Vec<Named>) -> Line {
@@ -201,11 +199,7 @@ impl Telling {
 /// `central restore` (L8): this database is an older copy. Every store gets a new command epoch, so that whatever the lost
 /// one had sent and this one does not know is never taken for this one's. `acked`: the command epoch that a store has last
 /// acknowledged, 0 if that is not known.
-pub fn reopen(
-    connection: &Connection,
-    mut acked: impl FnMut(&StoreId) -> u64,
-    now: Millis,
-) -> rusqlite::Result<Vec<StoreId>> {
+pub fn reopen(connection: &Connection, mut acked: impl FnMut(&StoreId) -> u64, now: Millis) -> JobResult<Vec<StoreId>> {
     let mut reopened = Vec::new();
     for store in stores::all(connection)?.into_iter().filter(|store| store.cursor.epoch > 0) {
         commands::reopen(connection, &store.id, acked(&store.id), now)?;
@@ -215,27 +209,20 @@ pub fn reopen(
 }
 
 /// Lineage of the opening that the view grew from.
-fn covers(connection: &Connection, store: &Store) -> rusqlite::Result<Vec<Cursor>> {
+fn covers(connection: &Connection, store: &Store) -> JobResult<Vec<Cursor>> {
     if !store.complete {
         return Ok(Vec::new());
     }
-    let body: String = connection
-        .prepare_cached("select body from event where store_id = ?1 and epoch = ?2 and seq = 1")?
-        .query_row(params![store.id.as_str(), store.state.epoch], |row| row.get(0))?;
+    let body = events::opening(connection, &store.id, store.state.epoch)?;
     Ok(match Event::decode(protocol::link::OPENED, &body) {
         Ok(Event::Opened { lineage }) => lineage.into_iter().map(|past| past.end).collect(),
         _ => Vec::new(),
     })
 }
 
-const LAST: &str = "select max(seq) from event where store_id = ?1 and epoch = ?2";
-const RECEIVED: &str = "select received_at from event where store_id = ?1 and epoch = ?2 and seq = ?3";
-const ENTRIES: &str = "select seq, hash, operation_id, product_id from event \
-     where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq limit ?5";
-
 /// The spans of entries up to the state's cursor that are told: all within the retention, and older ones that the asker
-/// has itself. Each epoch of the ledger begins at 1 and has no gap, in the order in which it was received.
-fn wanted(connection: &Connection, store: &Store, asked: &[Span], now: Millis) -> rusqlite::Result<VecDeque<Span>> {
+/// has itself.
+fn wanted(connection: &Connection, store: &Store, asked: &[Span], now: Millis) -> JobResult<VecDeque<Span>> {
     let mut wanted = VecDeque::new();
     if !store.complete {
         return Ok(wanted);
@@ -244,17 +231,10 @@ fn wanted(connection: &Connection, store: &Store, asked: &[Span], now: Millis) -
     epochs.sort_unstable();
     epochs.dedup();
     for epoch in epochs.into_iter().filter(|epoch| *epoch <= store.state.epoch) {
-        let last: Option<u64> =
-            connection.prepare_cached(LAST)?.query_row(params![store.id.as_str(), epoch], |row| row.get(0))?;
+        let last = events::last(connection, &store.id, epoch)?;
         let last = if epoch == store.state.epoch { last.map(|last| last.min(store.state.seq)) } else { last };
         let Some(last) = last else { continue };
-        let mut received = connection.prepare_cached(RECEIVED)?;
-        let (mut first, mut end) = (1, last + 1);
-        while first < end {
-            let middle = first + (end - first) / 2;
-            let at: i64 = received.query_row(params![store.id.as_str(), epoch, middle], |row| row.get(0))?;
-            if at >= now.0 - RETENTION_MS { end = middle } else { first = middle + 1 }
-        }
+        let first = events::first_since(connection, &store.id, epoch, last, Millis(now.0 - RETENTION_MS))?;
         let of_epoch = asked.iter().take(SPANS_MAX).filter(|span| span.epoch == epoch);
         let mut spans: Vec<Span> = of_epoch.copied().chain([Span { epoch, first, last }]).collect();
         spans.sort_by_key(|span| span.first);
@@ -270,26 +250,10 @@ fn wanted(connection: &Connection, store: &Store, asked: &[Span], now: Millis) -
     Ok(wanted)
 }
 
-/// The next entries of a span.
-fn entries(connection: &Connection, store: &Store, span: &Span) -> rusqlite::Result<Vec<KnownEntry>> {
-    connection
-        .prepare_cached(ENTRIES)?
-        .query_map(params![store.id.as_str(), span.epoch, span.first, span.last, PART], |row| {
-            Ok(KnownEntry {
-                epoch: span.epoch,
-                seq: row.get(0)?,
-                hash: row.get::<_, HashColumn>(1)?.0,
-                operation: row.get(2)?,
-                product_id: if row.get_ref(3)?.as_str_or_null()?.is_some() { Some(parsed(row, 3)?) } else { None },
-            })
-        })?
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Agent, NOW, database, plan};
+    use crate::testing::{Agent, NOW, database};
     use protocol::wire::restore::{Answer, Hearing};
 
     #[test]
@@ -370,22 +334,15 @@ mod tests {
         agent.settle_in(&connection);
         let opened = agent.head;
         agent.get_ready(&connection);
-        let old = NOW.0 - RETENTION_MS - 1;
-        connection
-            .execute("update event set received_at = ?1 where seq <= ?2", [old, opened.seq as i64])
-            .expect("writes");
+        agent.was_heard(&connection, opened, Millis(NOW.0 - RETENTION_MS - 1));
         let asked = Question { epoch: 7, log: vec![Span { epoch: 7, first: 2, last: 4 }] };
         let answer = ask(&connection, &agent, &asked);
         assert_eq!(answer.items.len(), 2_345);
         let told: Vec<u64> = answer.entries.iter().map(|entry| entry.seq).collect();
         assert_eq!(told, [2, 3, 4, agent.head.seq], "those asked about, and the young");
         // A damaged view is not handed out.
-        connection.execute("update item set quantity = quantity + 1 where product_id = 'p-01000'", []).expect("writes");
+        agent.damage(&connection, "p-01000");
         let again = ask(&connection, &agent, &asked);
         assert_eq!(again.items, answer.items);
-        for sql in [LAST, RECEIVED, ENTRIES] {
-            let plan = plan(&connection, sql);
-            assert!(plan.starts_with("SEARCH event") && !plan.contains("TEMP"), "{sql}: {plan}");
-        }
     }
 }

@@ -1,63 +1,39 @@
 //! What people run beside the daemon: restore, backup, verify, status.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use protocol::ids::StoreId;
 use runtime::redis::{Channel, Keys};
-use runtime::sqlite::{copy, prepare, replace};
-use rusqlite::{Connection, OpenFlags};
 
 use crate::config::{Backup, Database, OneStore, Restore, Status};
 use crate::operators::restore as question;
 use crate::operators::verify as auditor;
-use crate::storage::database::SCHEMA;
+use crate::storage::files::{self, ToRestore};
 use crate::storage::stores;
 
 /// `central restore`: an older copy goes into service.
 pub async fn restore(options: &Restore) -> anyhow::Result<()> {
-    let path = &options.database.database_path;
     let client = runtime::redis::client(&options.redis)?;
-    let _lock = runtime::sqlite::lock(path)?;
-    if let Some(from) = &options.from {
-        put_in_place(from, path)?;
-    } else if !path.exists() {
-        bail!("{} does not exist: give --from with a backup", path.display());
+    let now = runtime::clock::now();
+    let (database, kept) = ToRestore::open(&options.database.database_path, options.from.as_deref(), now)?;
+    if let Some(kept) = kept {
+        println!("The database as it was is kept in {}.", kept.display());
     }
-    let connection = runtime::sqlite::open_to_restore(path, SCHEMA)?;
-    let known: Vec<StoreId> = stores::all(&connection)?.into_iter().map(|store| store.id).collect();
+    let known: Vec<StoreId> = database.read(stores::all)?.into_iter().map(|store| store.id).collect();
     let acked = acknowledged(&client, &Keys::new(&options.key_prefix), &known).await;
     if acked.is_none() {
         println!("Redis does not answer: epochs go by this machine's clock, so be sure that it is right.");
     }
     let acked = acked.unwrap_or_default();
-    let transaction = connection.unchecked_transaction()?;
-    let reopened =
-        question::reopen(&transaction, |store| acked.get(store).copied().unwrap_or_default(), runtime::clock::now())?;
-    runtime::sqlite::put_in_service(&transaction, SCHEMA)?;
-    transaction.commit()?;
+    let now = runtime::clock::now();
+    let reopened = database.put_in_service(|connection| {
+        question::reopen(connection, |store| acked.get(store).copied().unwrap_or_default(), now)
+    })?;
     println!("{} stores get a new command epoch, and tell again what this copy does not know.", reopened.len());
     println!("Purchases and keys of after the backup that no store has heard of are forgotten.");
     println!("Done. Start central now.");
-    Ok(())
-}
-
-/// The backup is checked and copied before anything happens to the database that is there, damaged or not.
-fn put_in_place(from: &Path, path: &Path) -> anyhow::Result<()> {
-    let same =
-        |one: &Path, other: &Path| one.canonicalize().ok().is_some_and(|one| other.canonicalize().ok() == Some(one));
-    if same(from, path) {
-        bail!("{} is the database itself: give --from a backup, or leave it out", from.display());
-    }
-    let backup = open_to_read(from)?;
-    runtime::sqlite::check(&backup, from, SCHEMA)
-        .with_context(|| format!("{} cannot go into service", from.display()))?;
-    prepare(&backup, path).with_context(|| format!("{} cannot be read", from.display()))?;
-    if let Some(kept) = replace(path, runtime::clock::now())? {
-        println!("The database as it was is kept in {}.", kept.display());
-    }
     Ok(())
 }
 
@@ -72,31 +48,16 @@ async fn acknowledged(client: &redis::Client, keys: &Keys, known: &[StoreId]) ->
     Some(acked)
 }
 
-fn open_to_read(path: &Path) -> anyhow::Result<Connection> {
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    connection.busy_timeout(Duration::from_secs(5))?;
-    let application: i32 = connection
-        .pragma_query_value(None, "application_id", |row| row.get(0))
-        .with_context(|| format!("{} cannot be read", path.display()))?;
-    if !SCHEMA.owns(application) {
-        bail!("{} is not central's", path.display());
-    }
-    Ok(connection)
-}
-
 /// `central backup`: one consistent copy, compact, on disk when this returns.
 pub fn backup(options: &Backup) -> anyhow::Result<()> {
-    copy(&open_to_read(&options.database.database_path)?, &options.to)?;
+    files::back_up(&options.database.database_path, &options.to)?;
     println!("{} is written. It goes back only by `central restore --from`.", options.to.display());
     Ok(())
 }
 
 /// `central verify`: prints every difference; fails if there is one.
 pub fn verify(database: &Database) -> anyhow::Result<()> {
-    let mut connection = open_to_read(&database.database_path)?;
-    let transaction = connection.transaction()?;
-    let report = auditor::verify(&transaction)?;
+    let report = files::read(&database.database_path, auditor::verify)?;
     for difference in &report.differences {
         println!("DIFFERENCE  {difference}");
     }

@@ -9,14 +9,12 @@ use protocol::domain::Item;
 use protocol::hash::{Hash, chain};
 use protocol::ids::ProductId;
 use protocol::link::{Cursor, EntryId};
-use protocol::wire::{Command, Event, Position};
-use runtime::sqlite::{DigestColumn, HashColumn};
-use rusqlite::{Connection, params};
+use protocol::wire::{Command, Event};
 
 use crate::projection::view;
-use crate::storage::items;
+use crate::storage::queries::audit::{self, Kept, Unproven};
 use crate::storage::stores::{self, DigestState, Store};
-use crate::storage::totals;
+use crate::storage::{Connection, JobResult, items, totals};
 
 /// What was looked at, and what was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,11 +44,10 @@ struct LaidAside {
 }
 
 /// Audits a database in one read transaction of the caller's.
-pub fn verify(connection: &Connection) -> rusqlite::Result<Report> {
+pub fn verify(connection: &Connection) -> JobResult<Report> {
     let mut report = Report::default();
-    let check: String = connection.pragma_query_value(None, "integrity_check", |row| row.get(0))?;
-    if check != "ok" {
-        report.differences.push(format!("the file is damaged: {check}"));
+    if let Some(damage) = audit::damage(connection)? {
+        report.differences.push(format!("the file is damaged: {damage}"));
     }
     for store in stores::all(connection)? {
         report.stores += 1;
@@ -65,13 +62,8 @@ pub fn verify(connection: &Connection) -> rusqlite::Result<Report> {
     Ok(report)
 }
 
-fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> rusqlite::Result<()> {
+fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> JobResult<()> {
     let mut note = |text: String| report.differences.push(format!("store {}: {text}", store.id));
-    let mut statement = connection.prepare(
-        "select epoch, seq, type, operation_id, body, digest, hash from event where store_id = ?1 \
-         order by epoch, seq",
-    )?;
-    let mut rows = statement.query([store.id.as_str()])?;
     let mut before: Option<Cursor> = None;
     let mut stock: BTreeMap<ProductId, Item> = BTreeMap::new();
     let mut laid_aside = LaidAside::default();
@@ -79,12 +71,8 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
     // Whether all of the stock is known there: not behind pages whose bodies are forgotten, nor behind what was not
     // understood.
     let mut is_known = true;
-    while let Some(row) = rows.next()? {
+    audit::each_entry(connection, &store.id, |Kept { at, kind, operation, body, digest, hash }| {
         entries += 1;
-        let at = EntryId { epoch: row.get(0)?, seq: row.get(1)? };
-        let (kind, operation, body): (String, String, String) = (row.get(2)?, row.get(3)?, row.get(4)?);
-        let digest = row.get::<_, Option<DigestColumn>>(5)?.map(|digest| digest.0);
-        let hash = row.get::<_, HashColumn>(6)?.0;
         let same_epoch = before.filter(|before| before.epoch == at.epoch);
         let expected = same_epoch
             .map_or(EntryId { epoch: at.epoch, seq: 1 }, |before| EntryId { epoch: at.epoch, seq: before.seq + 1 });
@@ -104,11 +92,11 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
         }
         // What lies behind the state is an opening that has not arrived in full.
         if at > store.state.id() {
-            continue;
+            return Ok(());
         }
         match Event::decode(&kind, &body) {
             Ok(Event::Fact(_, fact)) => {
-                let Some(after) = fact.item else { continue };
+                let Some(after) = fact.item else { return Ok(()) };
                 let units = stock.get(&fact.product_id).map_or(0, |item| item.quantity);
                 if is_known && units + fact.delta != after.quantity {
                     note(format!(
@@ -142,8 +130,9 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
             // It lies in the dead letters; if it has changed stock, the digest differs and a resync follows.
             Err(_) => is_known = false,
         }
-    }
-    let last = last_of(connection, store)?;
+        Ok(())
+    })?;
+    let last = audit::end_of(connection, &store.id, store.cursor.epoch)?;
     if store.cursor.seq > 0 && last != Some(store.cursor) {
         note(format!("the cursor is at {}, its epoch's last entry is {last:?}", store.cursor.id()));
     }
@@ -172,85 +161,46 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
 }
 
 /// The event epoch that a command epoch was opened for (L8), while the log still tells.
-fn opened_for(connection: &Connection, store: &Store, command_epoch: u64) -> rusqlite::Result<Option<u64>> {
-    let mut statement =
-        connection.prepare_cached("select type, body from command where store_id = ?1 and epoch = ?2 and seq = 1")?;
-    let mut rows = statement.query(params![store.id.as_str(), command_epoch])?;
-    let Some(row) = rows.next()? else { return Ok(None) };
-    Ok(match Command::decode(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?) {
+fn opened_for(connection: &Connection, store: &Store, command_epoch: u64) -> JobResult<Option<u64>> {
+    let Some((kind, body)) = audit::first_command(connection, &store.id, command_epoch)? else { return Ok(None) };
+    Ok(match Command::decode(&kind, &body) {
         Ok(Command::Opened { for_epoch }) => Some(for_epoch),
         _ => None,
     })
 }
 
-fn last_of(connection: &Connection, store: &Store) -> rusqlite::Result<Option<Cursor>> {
-    let mut statement = connection.prepare_cached(
-        "select epoch, seq, hash from event where store_id = ?1 and epoch = ?2 order by seq desc limit 1",
-    )?;
-    let mut rows = statement.query(params![store.id.as_str(), store.cursor.epoch])?;
-    rows.next()?.map(|row| runtime::sqlite::cursor_at(row, 0)).transpose()
-}
-
-fn verify_commands(connection: &Connection, store: &Store, report: &mut Report) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(
-        "select seq, type, command_id, body, hash from command where store_id = ?1 and epoch = ?2 order by seq",
-    )?;
-    let mut rows = statement.query(params![store.id.as_str(), store.command_head.epoch])?;
+fn verify_commands(connection: &Connection, store: &Store, report: &mut Report) -> JobResult<()> {
+    let head = store.command_head;
     let mut before: Option<(u64, Hash)> = None;
-    while let Some(row) = rows.next()? {
-        let (seq, kind, id, body): (u64, String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        let hash = row.get::<_, HashColumn>(4)?.0;
-        let known = if seq == 1 { Some((0, Hash::ZERO)) } else { before };
+    audit::each_command(connection, &store.id, head.epoch, |Kept { at, kind, operation, body, hash, .. }| {
+        let known = if at.seq == 1 { Some((0, Hash::ZERO)) } else { before };
         let fits = known.is_none_or(|(last, known)| {
-            last + 1 == seq && chain(known, store.command_head.epoch, seq, &kind, &id, &body, None) == hash
+            last + 1 == at.seq && chain(known, at.epoch, at.seq, &kind, &operation, &body, None) == hash
         });
         if !fits {
-            report.differences.push(format!("store {}: command {seq} does not fit its log", store.id));
+            report.differences.push(format!("store {}: command {} does not fit its log", store.id, at.seq));
         }
-        before = Some((seq, hash));
-    }
-    let head = (store.command_head.seq, store.command_head.hash);
-    if store.command_head.seq > 0 && before != Some(head) {
+        before = Some((at.seq, hash));
+    })?;
+    if head.seq > 0 && before != Some((head.seq, head.hash)) {
         report.differences.push(format!("store {}: the command log does not end at its head", store.id));
     }
     Ok(())
 }
 
 /// No product of a store is counted twice.
-fn verify_intervals(connection: &Connection, report: &mut Report) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare(
-        "select one.store_id, one.counted_after, one.counted_to from stock as one join stock as other \
-         on other.store_id = one.store_id and other.stock <> one.stock and other.counted_after < other.counted_to \
-         and other.counted_after <= one.counted_after and one.counted_after < other.counted_to \
-         where one.counted_after < one.counted_to",
-    )?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let (store, after, to): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+fn verify_intervals(connection: &Connection, report: &mut Report) -> JobResult<()> {
+    for (store, after, to) in audit::counted_twice(connection)? {
         report.differences.push(format!("store {store}: products in ({after:?}, {to:?}] are counted twice"));
     }
     Ok(())
 }
 
 /// A purchase that has ended did so by an entry of its store's ledger, or because the store was retired.
-fn verify_purchases(connection: &Connection, report: &mut Report) -> rusqlite::Result<()> {
-    report.purchases = connection.query_row("select count(*) from purchase", [], |row| row.get(0))?;
-    let mut statement = connection.prepare(
-        "select purchase_id, status, position from purchase where status <> 'pending' \
-         and coalesce(code, '') <> 'store_retired'",
-    )?;
-    let mut entry = connection.prepare("select 1 from event where store_id = ?1 and epoch = ?2 and seq = ?3")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let (id, status, position): (String, String, Option<String>) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let at: Option<Position> = position.as_deref().and_then(|text| text.parse().ok());
-        let said = match &at {
-            Some(at) => entry.exists(params![at.store.as_str(), at.at.epoch, at.at.seq])?,
-            None => false,
-        };
-        if !said {
-            report.differences.push(format!("purchase {id}: {status}, but no entry at {position:?} says so"));
-        }
+fn verify_purchases(connection: &Connection, report: &mut Report) -> JobResult<()> {
+    report.purchases = audit::count_purchases(connection)?;
+    for Unproven { purchase, status, position } in audit::unproven_purchases(connection)? {
+        report.differences.push(format!("purchase {purchase}: {status}, but no entry at {position:?} says so"));
     }
     Ok(())
 }

@@ -1,9 +1,15 @@
-//! The database: what is kept, and how it is read and written.
+//! The database: what is kept, and how it is read and written. No floor above names the engine or holds a statement:
+//! those write jobs, which call functions that are named after what they mean.
 
 pub mod database;
+pub mod files;
 pub mod idempotency;
 pub mod items;
 pub mod outcomes;
+pub mod queries;
+pub mod retention;
 pub mod stocks;
 pub mod stores;
 pub mod totals;
+
+pub use runtime::sqlite::{Abort, Connection, Db, Error, JobError, JobResult};

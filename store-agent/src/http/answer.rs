@@ -2,12 +2,11 @@
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use protocol::domain::Item;
+use protocol::domain::{Item, Rejection};
 use protocol::ids::{OperationId, ProductId, StoreId};
 use protocol::time::Millis;
 use runtime::http::{Code, Problem, Result, Write, fingerprint};
-use runtime::sqlite::Abort;
-use rusqlite::Connection;
+use runtime::sqlite::{Abort, Connection};
 use serde_json::{Value, json};
 
 use super::{App, POSITION};
@@ -60,12 +59,12 @@ pub(super) struct Call {
 }
 
 impl App {
-    /// Runs a write in one transaction with its key.
+    /// Runs a write in one transaction with its key. `act` is a part of the job, and may be run again.
     pub(super) async fn write(
         &self,
         write: &Write,
         json: &Value,
-        act: impl FnOnce(&Connection, Call) -> std::result::Result<Done, Abort<Problem>> + Send + 'static,
+        act: impl Fn(&Connection, Call) -> std::result::Result<Done, Abort<Problem>> + Send + 'static,
     ) -> Result<Response> {
         let key = write.key.clone().map(|key| Key {
             key,
@@ -74,11 +73,12 @@ impl App {
         });
         let now = runtime::clock::now();
         let store = self.store.clone();
+        let unnamed = OperationId::from_uuid(uuid::Uuid::now_v7());
         let (status, body, position, replayed) = self
-            .writer
+            .db
             .write(move |connection| {
                 let call = match &key {
-                    None => Call { operation: OperationId::from_uuid(uuid::Uuid::now_v7()), is_known: false, now },
+                    None => Call { operation: unnamed.clone(), is_known: false, now },
                     Some(key) => {
                         if let Some(record) = idempotency::find(connection, &key.key)? {
                             let Record { fingerprint, status, body, position, .. } = record;
@@ -102,6 +102,14 @@ impl App {
             })
             .await??;
         Ok(answer(status, body, &position, replayed))
+    }
+}
+
+/// A refusal as clients see it.
+pub(super) fn refused(abort: Abort<Rejection>) -> Abort<Problem> {
+    match abort {
+        Abort::Refused(rejection) => Abort::Refused(rejection.into()),
+        Abort::Database(error) => Abort::Database(error),
     }
 }
 

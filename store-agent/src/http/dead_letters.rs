@@ -5,15 +5,14 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use protocol::time::Millis;
 use protocol::wire::Command;
 use runtime::http::{Code, IdPath, OptionalBody, Problem, Result};
 use runtime::sqlite::Abort;
-use rusqlite::params;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{App, Shared};
+use crate::ledger::dead_letters::{self, DeadLetter};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()
@@ -23,29 +22,21 @@ pub(super) fn router() -> Router<Arc<App>> {
 }
 
 async fn list(State(app): Shared) -> Result<Json<Value>> {
-    let items: Vec<Value> = app
-        .reader
-        .scan(|connection| {
-            connection
-                .prepare_cached(
-                    "select id, entry_id, type, operation_id, reason, received_at, substr(body, 1, 1000) \
-                     from dead_letter order by id desc limit 1000",
-                )?
-                .query_map([], |row| {
-                    Ok(json!({
-                        "id": row.get::<_, i64>(0)?.to_string(),
-                        "entryId": row.get::<_, String>(1)?,
-                        "type": row.get::<_, String>(2)?,
-                        "operationId": row.get::<_, String>(3)?,
-                        "reason": row.get::<_, String>(4)?,
-                        "receivedAt": Millis(row.get(5)?),
-                        "body": row.get::<_, String>(6)?,
-                    }))
-                })?
-                .collect::<rusqlite::Result<Vec<_>>>()
-        })
-        .await?;
+    let letters = app.db.scan(dead_letters::newest).await?;
+    let items: Vec<Value> = letters.iter().map(view).collect();
     Ok(Json(json!({"items": items, "nextCursor": null})))
+}
+
+fn view(letter: &DeadLetter) -> Value {
+    json!({
+        "id": letter.id.to_string(),
+        "entryId": letter.entry_id,
+        "type": letter.kind,
+        "operationId": letter.operation,
+        "reason": letter.reason,
+        "receivedAt": letter.received_at,
+        "body": letter.body,
+    })
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -58,22 +49,19 @@ struct Replay {
 /// refused, and whoever asked has acted on that.
 async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Replay>) -> Result<Json<Value>> {
     let (replayed, left) = app
-        .writer
+        .db
         .write(move |connection| {
-            let letters: Vec<(i64, String, String)> = connection
-                .prepare_cached("select id, type, body from dead_letter order by id")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-                .collect::<rusqlite::Result<_>>()?;
             let (mut replayed, mut left) = (Vec::new(), Vec::new());
-            for (id, kind, body) in letters {
-                if value.ids.as_ref().is_some_and(|ids| !ids.contains(&id.to_string())) {
+            for letter in dead_letters::all(connection)? {
+                let id = letter.id.to_string();
+                if value.ids.as_ref().is_some_and(|ids| !ids.contains(&id)) {
                     continue;
                 }
-                if Command::decode(&kind, &body).is_ok() {
-                    connection.execute("delete from dead_letter where id = ?1", params![id])?;
-                    replayed.push(id.to_string());
+                if Command::decode(&letter.kind, &letter.body).is_ok() {
+                    dead_letters::discard(connection, letter.id)?;
+                    replayed.push(id);
                 } else {
-                    left.push(id.to_string());
+                    left.push(id);
                 }
             }
             Ok::<_, Abort<Problem>>((replayed, left))
@@ -84,13 +72,10 @@ async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Rep
 
 async fn discard(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Value>> {
     let number: i64 = id.parse().map_err(|_| Problem::new(Code::UnknownId))?;
-    app.writer
-        .write(move |connection| {
-            match connection.execute("delete from dead_letter where id = ?1", params![number])? {
-                0 => Err(Abort::Refused(Problem::new(Code::UnknownId))),
-                _ => Ok(()),
-            }
-        })
-        .await??;
+    let discarded =
+        app.db.write(move |connection| Ok::<_, Abort<Problem>>(dead_letters::discard(connection, number)?)).await??;
+    if !discarded {
+        return Err(Problem::new(Code::UnknownId));
+    }
     Ok(Json(json!({"discarded": id})))
 }

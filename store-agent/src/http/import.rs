@@ -24,8 +24,7 @@ use protocol::ids::{OperationId, ProductId};
 use protocol::time::Millis;
 use protocol::wire::About;
 use runtime::http::{Bounded as Number, Code, Name, Patience, Problem, Query, Result, Upload, Write};
-use runtime::sqlite::{Abort, WriteError};
-use rusqlite::Connection;
+use runtime::sqlite::{self, Abort, Connection, JobResult};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
@@ -208,6 +207,8 @@ impl Header {
 struct Line {
     number: u64,
     wish: std::result::Result<Wish, Problem>,
+    /// Names of what it may take to do it: a count and a change.
+    operations: [OperationId; 2],
 }
 
 struct Wish {
@@ -258,7 +259,7 @@ fn run(
                 Ok(text) => wish(&columns, &text),
                 Err(_) => Err(Problem::invalid("", "the line is not UTF-8")),
             };
-            batch.push(Line { number, wish });
+            batch.push(Line { number, wish, operations: [name(), name()] });
         }
         if batch.len() == BATCH || (!more && !batch.is_empty()) {
             let results = handle.block_on(take_in(app, std::mem::take(&mut batch), about.clone(), dry_run))?;
@@ -271,6 +272,10 @@ fn run(
             return Ok(report.tell(dry_run));
         }
     }
+}
+
+fn name() -> OperationId {
+    OperationId::from_uuid(uuid::Uuid::now_v7())
 }
 
 fn wish(columns: &Header, record: &StringRecord) -> std::result::Result<Wish, Problem> {
@@ -311,25 +316,23 @@ async fn take_in(app: &App, batch: Vec<Line>, about: About, dry_run: bool) -> Re
     loop {
         let (lines, about) = (batch.clone(), about.clone());
         let written = app
-            .writer
+            .db
             .write(move |connection| {
-                let results = lines
-                    .iter()
-                    .map(|line| one(connection, line, &about, now))
-                    .collect::<rusqlite::Result<Vec<_>>>()?;
+                let results =
+                    lines.iter().map(|line| one(connection, line, &about, now)).collect::<JobResult<Vec<_>>>()?;
                 if dry_run { Err(Abort::Refused(results)) } else { Ok(results) }
             })
             .await;
         match written {
             Ok(Ok(results) | Err(results)) => return Ok(results),
             // A long file waits for its turn instead of failing halfway.
-            Err(WriteError::Overloaded) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(sqlite::Error::Busy) => tokio::time::sleep(Duration::from_millis(20)).await,
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-fn one(connection: &Connection, line: &Line, about: &About, now: Millis) -> rusqlite::Result<LineResult> {
+fn one(connection: &Connection, line: &Line, about: &About, now: Millis) -> JobResult<LineResult> {
     let refused = |problem: &Problem| (line.number, "refused", Some(Value::Object(problem.to_json())));
     let wish = match &line.wish {
         Ok(wish) => wish,
@@ -337,32 +340,29 @@ fn one(connection: &Connection, line: &Line, about: &About, now: Millis) -> rusq
     };
     let item = ledger::find_item(connection, &wish.product)?;
     let (result, operations) = plan(wish, item.as_ref());
-    connection.prepare_cached("savepoint line")?.execute([])?;
-    for operation in operations {
-        let guard = Guard { expected_version: wish.version, if_match: None };
-        let counts = matches!(operation, Operation::Count { .. } | Operation::Create { .. });
-        let request = Request {
-            operation_id: OperationId::from_uuid(uuid::Uuid::now_v7()),
-            product: wish.product.clone(),
-            operation,
-            // A second operation of the same line finds the version of the first.
-            guard: if counts || result == "changed" { guard } else { Guard::default() },
-            about: about.clone(),
-            command: None,
-            purchase: None,
-        };
-        match perform(connection, &request, now) {
-            Ok(_) => {}
-            Err(Abort::Refused(rejection)) => {
-                connection.prepare_cached("rollback to line")?.execute([])?;
-                connection.prepare_cached("release line")?.execute([])?;
-                return Ok(refused(&Problem::from(Rejection::clone(&rejection))));
-            }
-            Err(Abort::Database(error)) => return Err(error),
+    let done = sqlite::attempt(connection, || {
+        for (operation, id) in operations.into_iter().zip(&line.operations) {
+            let guard = Guard { expected_version: wish.version, if_match: None };
+            let counts = matches!(operation, Operation::Count { .. } | Operation::Create { .. });
+            let request = Request {
+                operation_id: id.clone(),
+                product: wish.product.clone(),
+                operation,
+                // A second operation of the same line finds the version of the first.
+                guard: if counts || result == "changed" { guard } else { Guard::default() },
+                about: about.clone(),
+                command: None,
+                purchase: None,
+            };
+            perform(connection, &request, now)?;
         }
+        Ok::<_, Abort<Rejection>>(())
+    })?;
+    match done {
+        Ok(()) => Ok((line.number, result, None)),
+        Err(Abort::Refused(rejection)) => Ok(refused(&Problem::from(rejection))),
+        Err(Abort::Database(error)) => Err(error),
     }
-    connection.prepare_cached("release line")?.execute([])?;
-    Ok((line.number, result, None))
 }
 
 fn plan(wish: &Wish, item: Option<&Item>) -> (&'static str, Vec<Operation>) {
@@ -390,7 +390,7 @@ fn plan(wish: &Wish, item: Option<&Item>) -> (&'static str, Vec<Operation>) {
 }
 
 async fn export(State(app): Shared) -> Result<Response> {
-    let items = app.reader.scan(ledger::all_items).await?;
+    let items = app.db.scan(ledger::all_items).await?;
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(COLUMNS).map_err(Problem::internal)?;
     for (product, item) in &items {

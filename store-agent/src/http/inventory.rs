@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use protocol::domain::{Guard, Operation, Reason, Rejection};
+use protocol::domain::{Guard, Operation, Reason};
 use protocol::ids::ProductId;
 use protocol::time::Millis;
 use protocol::wire::{About, Kind, Position};
@@ -15,14 +15,12 @@ use runtime::http::{
     Body, Code, CountQuantity, Delta, Etags, List, Name, Page, Problem, ProductPath, Quantity, Query, Result, Text,
     Threshold, Write, encode_cursor, not_modified,
 };
-use runtime::sqlite::{Abort, parsed};
-use rusqlite::ToSql;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answer::{Call, Done, etag, item_view};
+use super::answer::{Call, Done, etag, item_view, refused};
 use super::{App, Shared};
-use crate::ledger::{self, ITEM_COLUMNS, read_item};
+use crate::ledger::{self, ItemFilter};
 use crate::operations::till::{Request, perform};
 
 pub(super) fn router() -> Router<Arc<App>> {
@@ -50,46 +48,23 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<L
     if filter.q.as_ref().is_some_and(|q| !(2..=100).contains(&q.chars().count())) {
         return Err(Problem::invalid("?q", "q is 2 to 100 characters"));
     }
-    let mut sql = format!("select product_id, {ITEM_COLUMNS} from item where true");
-    let mut values: Vec<Box<dyn ToSql + Send>> = Vec::new();
-    if let Some(q) = filter.q {
-        let pattern = format!("%{}%", q.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_"));
-        sql.push_str(" and (product_id like ? escape '\\' or name like ? escape '\\')");
-        values.push(Box::new(pattern.clone()));
-        values.push(Box::new(pattern));
-    }
-    if let Some(low) = filter.low {
-        sql.push_str(" and low = ?");
-        values.push(Box::new(low));
-    }
-    if filter.discontinued != Some(true) {
-        sql.push_str(" and (discontinued = 0 or quantity > 0)");
-    }
-    if let Some(after) = &page.after {
-        sql.push_str(" and product_id > ?");
-        values.push(Box::new(after[0].clone()));
-    }
-    sql.push_str(&format!(" order by product_id limit {} offset {}", page.limit(), page.offset));
-    let rows = app
-        .reader
-        .scan(move |connection| {
-            connection
-                .prepare_cached(&sql)?
-                .query_map(rusqlite::params_from_iter(values), |row| {
-                    Ok((parsed::<ProductId>(row, 0)?, read_item(row, 1)?))
-                })?
-                .collect::<rusqlite::Result<Vec<_>>>()
-        })
-        .await?;
+    let filter = ItemFilter {
+        text: filter.q,
+        low: filter.low,
+        with_discontinued: filter.discontinued == Some(true),
+        after: page.after.as_ref().map(|after| after[0].clone()),
+        limit: page.limit(),
+        offset: page.offset,
+    };
+    let rows = app.db.scan(move |connection| ledger::list_items(connection, &filter)).await?;
     let List { items, next_cursor } = List::cut(rows, &page, |(product, _)| encode_cursor(&[product.as_str()]));
     let items = items.iter().map(|(product, item)| item_view(&app.store, product, item)).collect();
     Ok(Json(List { items, next_cursor }))
 }
 
 async fn one(State(app): Shared, ProductPath(product): ProductPath, etags: Etags) -> Result<Response> {
-    let (found, head) =
-        app.reader.point(|connection| Ok((ledger::find_item(connection, &product)?, ledger::head(connection)?)))?;
-    let Some(item) = found else { return Err(app.unknown(&product)) };
+    let found = app.db.read(|connection| Ok((ledger::find_item(connection, &product)?, ledger::head(connection)?)));
+    let (Some(item), head) = found.await? else { return Err(app.unknown(&product).await) };
     let tag = etag(head.cursor.epoch, item.version);
     let header = [(header::ETAG, HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("")))];
     if not_modified(&etags, &tag) {
@@ -228,8 +203,8 @@ async fn sell(
 
 impl App {
     /// 404 that names a product which differs in case only.
-    fn unknown(&self, product: &ProductId) -> Problem {
-        let other = self.reader.point(|connection| ledger::find_item_in_any_case(connection, product));
+    async fn unknown(&self, product: &ProductId) -> Problem {
+        let other = self.db.read(|connection| ledger::find_item_in_any_case(connection, product)).await;
         let problem = Problem::new(Code::UnknownProduct)
             .detail(format!("this store has no product {product}"))
             .with("productId", product.as_str());
@@ -268,10 +243,17 @@ impl App {
                         position: ledger::head(connection)?.cursor.id().to_string(),
                     });
                 }
-                let request =
-                    Request { operation_id, product: of, operation, guard, about, command: None, purchase: None };
+                let request = Request {
+                    operation_id,
+                    product: of.clone(),
+                    operation: operation.clone(),
+                    guard: guard.clone(),
+                    about: about.clone(),
+                    command: None,
+                    purchase: None,
+                };
                 let performed = perform(connection, &request, now).map_err(refused)?;
-                let mut body = item_view(&store, &request.product, &performed.item);
+                let mut body = item_view(&store, &of, &performed.item);
                 if performed.kind == Kind::Counted {
                     body["difference"] = json!(performed.delta);
                 }
@@ -281,15 +263,8 @@ impl App {
             })
             .await;
         match done {
-            Err(problem) if problem.code() == Code::UnknownProduct => Err(self.unknown(&product)),
+            Err(problem) if problem.code() == Code::UnknownProduct => Err(self.unknown(&product).await),
             done => done,
         }
-    }
-}
-
-fn refused(abort: Abort<Rejection>) -> Abort<Problem> {
-    match abort {
-        Abort::Refused(rejection) => Abort::Refused(rejection.into()),
-        Abort::Database(error) => Abort::Database(error),
     }
 }

@@ -67,29 +67,24 @@ fn root_as_asked(app: &App, headers: &HeaderMap) -> Response {
 
 /// Depends on the database only, else an orchestrator would take tills out in an outage.
 async fn ready(State(app): Shared) -> Response {
-    let readable = app.reader.point(ledger::head).is_ok();
+    let readable = app.db.read(ledger::head).await.is_ok();
     let (code, text) = if readable { (StatusCode::OK, "up") } else { (StatusCode::SERVICE_UNAVAILABLE, "down") };
     let status = if readable { "ready" } else { "broken" };
     (code, Json(json!({"status": status, "checks": {"database": text}}))).into_response()
 }
 
-// Neither reads more than so many rows, whatever has piled up.
-const TO_PICK: &str = "select count(*) from (select 1 from purchase where status = 'confirmed' and picked_at is null \
-     limit 10000)";
-const LETTERS: &str = "select count(*) from (select 1 from dead_letter limit 10000)";
-
 async fn status(State(app): Shared) -> Result<Json<Value>> {
     let link = app.connectivity.link();
-    let (head, backlog, commands, waiting, letters) = app.reader.point(|connection| {
-        let count = |sql: &str| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0));
+    let read = app.db.read(|connection| {
         Ok((
             ledger::head(connection)?,
             ledger::backlog(connection, link.acked)?,
             ledger::command_cursor(connection)?.0,
-            count(TO_PICK)?,
-            count(LETTERS)?,
+            ledger::purchases::count_to_pick(connection)?,
+            ledger::dead_letters::count(connection)?,
         ))
-    })?;
+    });
+    let (head, backlog, commands, waiting, letters) = read.await?;
     let switch = app.connectivity.switch();
     let advice = link.stopped.map(|_| {
         "Another database of this store is the one that central follows. This one goes on selling but publishes \
@@ -142,21 +137,8 @@ async fn disconnect(State(app): Shared, body: OptionalBody<Disconnect>) -> Json<
 }
 
 async fn key(State(app): Shared, IdPath(key): IdPath) -> Result<Json<Value>> {
-    let record = app.reader.point(|connection| idempotency::find(connection, &key))?;
+    let record = app.db.read(|connection| idempotency::find(connection, &key)).await?;
     let record = record.ok_or_else(|| Problem::new(Code::UnknownId))?;
     let effect: Value = serde_json::from_str(&record.body).unwrap_or_default();
     Ok(Json(json!({"route": record.route, "at": record.at, "status": record.status, "effect": effect})))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{plan, store};
-
-    #[test]
-    fn what_the_status_counts_is_found_by_index() {
-        let connection = store(&[]);
-        let plan = plan(&connection, TO_PICK);
-        assert!(plan.contains("SCAN purchase USING INDEX purchase_to_pick"), "{plan}");
-    }
 }

@@ -18,7 +18,7 @@ use axum::response::Response;
 use protocol::ids::StoreId;
 use protocol::time::Millis;
 use runtime::http::Edge;
-use runtime::sqlite::{Reader, Writer};
+use runtime::sqlite::Db;
 use tokio::sync::Semaphore;
 
 use crate::ledger;
@@ -31,10 +31,8 @@ pub const IMPORTS: usize = 4;
 pub struct App {
     /// Which store this is.
     pub store: StoreId,
-    /// Reads the stock.
-    pub reader: Reader,
-    /// Records what tills and staff do.
-    pub writer: Writer,
+    /// The ledger.
+    pub db: Db,
     /// The switch.
     pub connectivity: Connectivity,
     /// When this process started.
@@ -66,7 +64,7 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
 async fn say_where(State(app): Shared, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     if !response.headers().contains_key(POSITION)
-        && let Ok(head) = app.reader.point(ledger::head)
+        && let Ok(head) = app.db.read(ledger::head).await
         && let Ok(position) = HeaderValue::from_str(&format!("{}:{}", app.store, head.cursor.id()))
     {
         response.headers_mut().insert(POSITION, position);
@@ -81,8 +79,7 @@ async fn say_where(State(app): Shared, request: Request, next: Next) -> Response
 mod tests {
     use axum::body::{Body, to_bytes};
     use axum::http::{HeaderMap, Method};
-    use runtime::sqlite::Abort;
-    use rusqlite::Connection;
+    use runtime::sqlite::{Abort, Connection, JobResult, Reader, Writer};
     use serde_json::{Value, json};
     use tower::ServiceExt;
 
@@ -92,7 +89,7 @@ mod tests {
     /// A store with a file of its own.
     struct Shop {
         routes: Router,
-        writer: Writer,
+        db: Db,
         _kept: (runtime::sqlite::FileLock, tempfile::TempDir),
     }
 
@@ -110,15 +107,15 @@ mod tests {
             let (connection, lock) = runtime::sqlite::open(&path, ledger::SCHEMA).expect("opens");
             ledger::initialise(&connection, &store, runtime::clock::now()).expect("is new");
             let (writer, _) = Writer::start(connection, || {});
+            let db = Db::new(Reader::open(&path, 2, 2).expect("opens"), writer);
             let app = App {
                 store,
-                reader: Reader::open(&path, 2, 2).expect("opens"),
-                writer: writer.clone(),
+                db: db.clone(),
                 connectivity: Connectivity::new(runtime::clock::now()),
                 started_at: runtime::clock::now(),
                 imports: Arc::new(Semaphore::new(IMPORTS)),
             };
-            Self { routes: router(Arc::new(app), Edge::default()), writer, _kept: (lock, dir) }
+            Self { routes: router(Arc::new(app), Edge::default()), db, _kept: (lock, dir) }
         }
 
         async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
@@ -146,8 +143,8 @@ mod tests {
             self.ask(Method::POST, "/import", &[("content-type", "text/csv")], text).await
         }
 
-        async fn change(&self, change: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static) {
-            let changed = self.writer.write(move |connection| Ok::<_, Abort<()>>(change(connection)?)).await;
+        async fn change(&self, change: impl Fn(&Connection) -> JobResult<()> + Send + 'static) {
+            let changed = self.db.write(move |connection| Ok::<_, Abort<()>>(change(connection)?)).await;
             changed.expect("the writer runs").expect("not refused");
         }
     }

@@ -7,19 +7,18 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use protocol::domain::Rejection;
 use protocol::ids::{PurchaseId, StoreId};
 use protocol::wire::About;
 use runtime::http::{Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, Text, Write, encode_cursor};
 use runtime::sqlite::Abort;
-use rusqlite::ToSql;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answer::{Call, Done};
+use super::answer::{Call, Done, refused};
 use super::{App, Shared};
 use crate::ledger;
-use crate::operations::purchases::{self, Purchase};
+use crate::ledger::purchases::{self, Purchase};
+use crate::operations::purchases::pick;
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()
@@ -57,36 +56,20 @@ struct Filter {
 
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<Value>>> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
-    let mut sql = format!("select {} from purchase where true", purchases::COLUMNS);
-    let mut values: Vec<Box<dyn ToSql + Send>> = Vec::new();
-    match filter.picked {
-        // Waiting to be picked; a cancelled one waits no more.
-        Some(false) => sql.push_str(" and picked_at is null and status = 'confirmed'"),
-        Some(true) => sql.push_str(" and picked_at is not null"),
-        None => {}
-    }
-    let columns = [("status", filter.status), ("product_id", filter.product_id), ("reference", filter.reference)];
-    for (column, wanted) in columns {
-        if let Some(wanted) = wanted {
-            sql.push_str(&format!(" and {column} = ?"));
-            values.push(Box::new(wanted));
-        }
-    }
-    if let Some(after) = &page.after {
-        let number: i64 = after[0].parse().map_err(|_| Problem::invalid("?cursor", "not a cursor of this list"))?;
-        sql.push_str(" and number < ?");
-        values.push(Box::new(number));
-    }
-    sql.push_str(&format!(" order by number desc limit {} offset {}", page.limit(), page.offset));
-    let rows = app
-        .reader
-        .scan(move |connection| {
-            connection
-                .prepare_cached(&sql)?
-                .query_map(rusqlite::params_from_iter(values), Purchase::read)?
-                .collect::<rusqlite::Result<Vec<_>>>()
-        })
-        .await?;
+    let before = page
+        .after
+        .as_ref()
+        .map(|after| after[0].parse::<i64>().map_err(|_| Problem::invalid("?cursor", "not a cursor of this list")));
+    let filter = purchases::Filter {
+        picked: filter.picked,
+        status: filter.status,
+        product_id: filter.product_id,
+        reference: filter.reference,
+        before: before.transpose()?,
+        limit: page.limit(),
+        offset: page.offset,
+    };
+    let rows = app.db.scan(move |connection| purchases::list(connection, &filter)).await?;
     let List { items, next_cursor } =
         List::cut(rows, &page, |purchase: &Purchase| encode_cursor(&[&purchase.number.to_string()]));
     Ok(Json(List { items: items.iter().map(|purchase| view(&app.store, purchase)).collect(), next_cursor }))
@@ -95,7 +78,7 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<L
 async fn one(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Value>> {
     let unknown = || Problem::new(Code::UnknownId);
     let id: PurchaseId = id.parse().map_err(|_| unknown())?;
-    let purchase = app.reader.point(|connection| purchases::find(connection, id))?.ok_or_else(unknown)?;
+    let purchase = app.db.read(|connection| purchases::find(connection, id)).await?.ok_or_else(unknown)?;
     Ok(Json(view(&app.store, &purchase)))
 }
 
@@ -121,10 +104,7 @@ async fn picked(
     };
     let store = app.store.clone();
     app.write(&write, &json, move |connection, Call { operation, now, .. }| {
-        let picked = purchases::pick(connection, id, &operation, &about, now).map_err(|abort| match abort {
-            Abort::Refused(rejection) => Abort::Refused(Problem::from(Rejection::clone(&rejection))),
-            Abort::Database(error) => Abort::Database(error),
-        })?;
+        let picked = pick(connection, id, &operation, &about, now).map_err(refused)?;
         let picked = picked.ok_or_else(|| Abort::Refused(unknown()))?;
         let position = match picked.position {
             Some(position) => position,

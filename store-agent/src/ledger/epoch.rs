@@ -5,12 +5,14 @@ use protocol::ids::{OperationId, StoreId};
 use protocol::link::{Cursor, Past};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
-use protocol::wire::{Event, Named, Outcome, SnapshotEnd, SnapshotPage};
+use protocol::wire::{Event, Named, SnapshotEnd, SnapshotPage};
 use runtime::sqlite::{DigestColumn, HashColumn, cursor_at};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
-use super::{Head, all_items, append, head, save_head};
+use super::head::{Head, append, head, save_head};
+use super::items::all_items;
+use super::outcomes;
 
 /// Items or outcomes on one page, at most.
 const PAGE: usize = 200;
@@ -52,17 +54,23 @@ pub fn initialise(connection: &Connection, store: &StoreId, now: Millis) -> Resu
 /// Makes a new database this store's, with nothing in it and no epoch; checks that an existing one is. Says whether it
 /// was new.
 pub fn claim(connection: &Connection, store: &StoreId) -> Result<bool, InitialiseError> {
+    let is_new = is_new(connection, store)?;
+    if is_new {
+        connection.execute(
+            "insert into meta (id, store_id, epoch, seq, hash, digest) values (1, ?1, 0, 0, ?2, ?3)",
+            params![store.as_str(), HashColumn(Hash::ZERO), DigestColumn(Digest::default())],
+        )?;
+    }
+    Ok(is_new)
+}
+
+/// Whether a database is nobody's yet; checks that one which is somebody's is this store's.
+pub fn is_new(connection: &Connection, store: &StoreId) -> Result<bool, InitialiseError> {
     let found: Option<String> = connection.query_row("select store_id from meta", [], |row| row.get(0)).optional()?;
     match found {
         Some(found) if found == store.as_str() => Ok(false),
         Some(found) => Err(InitialiseError::OtherStore { found, wanted: store.clone() }),
-        None => {
-            connection.execute(
-                "insert into meta (id, store_id, epoch, seq, hash, digest) values (1, ?1, 0, 0, ?2, ?3)",
-                params![store.as_str(), HashColumn(Hash::ZERO), DigestColumn(Digest::default())],
-            )?;
-            Ok(true)
-        }
+        None => Ok(true),
     }
 }
 
@@ -147,17 +155,8 @@ fn first_kept(connection: &Connection, epoch: u64) -> rusqlite::Result<u64> {
 /// The whole state as pages: behind `opened`, and in answer to a resync. The caller saves the head.
 pub fn write_pages(connection: &Connection, head: &mut Head, now: Millis) -> rusqlite::Result<()> {
     let items = if planted(Bug::OpeningWithoutState) { Vec::new() } else { all_items(connection)? };
-    let outcomes: Vec<Outcome> = connection
-        .prepare_cached("select body from outcome order by command_id")?
-        .query_map([], |row| row.get::<_, String>(0))?
-        .map(|body| {
-            serde_json::from_str(&body?).map_err(|error| {
-                rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
-            })
-        })
-        .collect::<rusqlite::Result<_>>()?;
+    let outcomes = if planted(Bug::OutcomesLeftOut) { Vec::new() } else { outcomes::all(connection)? };
     let count = items.len() as u64;
-    let outcomes = if planted(Bug::OutcomesLeftOut) { Vec::new() } else { outcomes };
     let items = cut(items.into_iter().map(|(product_id, item)| Named { product_id, item }));
     let items = items.into_iter().map(|items| SnapshotPage { items, outcomes: Vec::new() });
     let outcomes = cut(outcomes).into_iter().map(|outcomes| SnapshotPage { items: Vec::new(), outcomes });

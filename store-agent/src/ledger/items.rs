@@ -4,16 +4,16 @@ use protocol::domain::Item;
 use protocol::ids::ProductId;
 use protocol::time::Millis;
 use runtime::sqlite::parsed;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
 
-use super::Head;
+use super::head::Head;
 
 /// Columns of an item, in the order that [`read_item`] expects.
-pub const COLUMNS: &str = "name, quantity, reserved, allotted, allotment_wanted, discontinued, low_at, low, version, \
+const COLUMNS: &str = "name, quantity, reserved, allotted, allotment_wanted, discontinued, low_at, low, version, \
      updated_at";
 
 /// Reads [`COLUMNS`] starting at a column.
-pub fn read_item(row: &Row<'_>, first: usize) -> rusqlite::Result<Item> {
+fn read_item(row: &Row<'_>, first: usize) -> rusqlite::Result<Item> {
     Ok(Item {
         name: row.get(first)?,
         quantity: row.get(first + 1)?,
@@ -44,6 +44,52 @@ pub fn all_items(connection: &Connection) -> rusqlite::Result<Vec<(ProductId, It
     connection
         .prepare_cached(&format!("select product_id, {COLUMNS} from item order by product_id"))?
         .query_map([], |row| Ok((parsed(row, 0)?, read_item(row, 1)?)))?
+        .collect()
+}
+
+/// Which items a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct ItemFilter {
+    /// Whose id or name has this in it.
+    pub text: Option<String>,
+    /// Whose stock is low, or is not.
+    pub low: Option<bool>,
+    /// Also those that are discontinued and sold out.
+    pub with_discontinued: bool,
+    /// Whose id comes after this.
+    pub after: Option<String>,
+    /// At most so many.
+    pub limit: i64,
+    /// Behind so many.
+    pub offset: usize,
+}
+
+/// Items, by product.
+pub fn list_items(connection: &Connection, filter: &ItemFilter) -> rusqlite::Result<Vec<(ProductId, Item)>> {
+    let mut sql = format!("select product_id, {COLUMNS} from item where true");
+    let mut values: Vec<&dyn ToSql> = Vec::new();
+    let escaped = |text: &String| text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+    let pattern = filter.text.as_ref().map(|text| format!("%{}%", escaped(text)));
+    if let Some(pattern) = &pattern {
+        sql.push_str(" and (product_id like ? escape '\\' or name like ? escape '\\')");
+        values.push(pattern);
+        values.push(pattern);
+    }
+    if let Some(low) = &filter.low {
+        sql.push_str(" and low = ?");
+        values.push(low);
+    }
+    if !filter.with_discontinued {
+        sql.push_str(" and (discontinued = 0 or quantity > 0)");
+    }
+    if let Some(after) = &filter.after {
+        sql.push_str(" and product_id > ?");
+        values.push(after);
+    }
+    sql.push_str(&format!(" order by product_id limit {} offset {}", filter.limit, filter.offset));
+    connection
+        .prepare_cached(&sql)?
+        .query_map(params_from_iter(values), |row| Ok((parsed(row, 0)?, read_item(row, 1)?)))?
         .collect()
 }
 
@@ -90,7 +136,8 @@ pub(crate) fn put_item(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{plan, product, store};
+    use crate::ledger::testing::plan;
+    use crate::testing::{product, store};
 
     #[test]
     fn an_id_in_another_case_is_found_without_reading_all_items() {
@@ -99,5 +146,22 @@ mod tests {
         assert_eq!((found("tEA"), found("coffee")), (Some(product("Tea")), None));
         let plan = plan(&connection, IN_ANY_CASE);
         assert!(plan.starts_with("SEARCH") && !plan.contains("SCAN"), "{plan}");
+    }
+
+    #[test]
+    fn a_list_takes_what_is_searched_for_literally() {
+        let connection = store(&[("a_b", 1), ("axb", 1), ("c", 1)]);
+        let found = |text: &str, after: Option<&str>| {
+            let filter = ItemFilter {
+                text: (!text.is_empty()).then(|| text.into()),
+                after: after.map(Into::into),
+                limit: 10,
+                ..ItemFilter::default()
+            };
+            let found = list_items(&connection, &filter).expect("reads");
+            found.into_iter().map(|(product, _)| product.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!((found("a_b", None), found("%", None)), (vec!["a_b".into()], Vec::<String>::new()));
+        assert_eq!(found("", Some("a_b")), ["axb", "c"]);
     }
 }

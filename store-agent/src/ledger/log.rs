@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use protocol::hash::Hash;
+use protocol::ids::ProductId;
 use protocol::link::{Cursor, Entry, EntryId};
 use protocol::time::Millis;
 use runtime::sqlite::{DigestColumn, HashColumn};
@@ -21,7 +22,7 @@ pub struct Log<'a> {
 impl<'a> Log<'a> {
     /// The log as it is now.
     pub fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
-        Ok(Self { connection, head: super::head(connection)?.cursor, failed: Cell::default() })
+        Ok(Self { connection, head: super::head::head(connection)?.cursor, failed: Cell::default() })
     }
 }
 
@@ -140,6 +141,19 @@ pub fn store_acked(connection: &Connection, epoch: u64, seq: u64) -> rusqlite::R
     Ok(())
 }
 
+/// Whether an entry is kept.
+pub fn is_kept(connection: &Connection, at: EntryId) -> rusqlite::Result<bool> {
+    connection.prepare_cached("select 1 from ledger where epoch = ?1 and seq = ?2")?.exists(params![at.epoch, at.seq])
+}
+
+/// Sum of an item's changes after an entry.
+pub fn moved_since(connection: &Connection, product: &ProductId, at: EntryId) -> rusqlite::Result<i64> {
+    connection.prepare_cached(MOVED_SINCE)?.query_row(params![product.as_str(), at.epoch, at.seq], |row| row.get(0))
+}
+
+const MOVED_SINCE: &str =
+    "select coalesce(sum(delta), 0) from ledger where product_id = ?1 and (epoch, seq) > (?2, ?3)";
+
 #[cfg(test)]
 mod tests {
     use protocol::link::Log as _;
@@ -171,6 +185,19 @@ mod tests {
         assert_eq!(within(all[0].body.len() + all[1].body.len()), all[..2]);
         assert_eq!(within(all[0].body.len() + all[1].body.len() + 1), all[..2]);
         assert_eq!(within(1 << 20), all);
+    }
+
+    #[test]
+    fn what_an_item_has_moved_is_added_up_by_index() {
+        let connection = testing::ledger(5);
+        let head = ledger::head(&connection).expect("reads").cursor.id();
+        let since = |back| {
+            let at = EntryId { seq: head.seq - back, ..head };
+            moved_since(&connection, &testing::product("tea"), at).expect("reads")
+        };
+        assert_eq!((since(0), since(3)), (0, 3));
+        let plan = ledger::testing::plan(&connection, MOVED_SINCE);
+        assert!(plan.contains("COVERING INDEX ledger_by_product"), "{plan}");
     }
 
     #[test]

@@ -3,27 +3,31 @@
 //! **Guarantees.** An entry is appended in the transaction of its effect. Numbers are gapless within an epoch and
 //! chained by hash; each entry carries the digest of the whole stock after it. Nothing here knows a clock.
 
+pub mod dead_letters;
 mod epoch;
+pub mod events;
+mod head;
+pub mod history;
 pub mod idempotency;
 mod items;
 mod log;
+pub mod outcomes;
+pub mod purchases;
 mod retention;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub(crate) use epoch::begin_epoch;
-pub use epoch::{InitialiseError, claim, initialise, lineage, open_epoch, write_pages};
-pub use items::{COLUMNS as ITEM_COLUMNS, all_items, find_item, find_item_in_any_case, read_item};
-pub use log::{Backlog, Log, backlog, entries, entries_within, store_acked};
+pub use epoch::{InitialiseError, claim, initialise, is_new, lineage, open_epoch, write_pages};
+pub use head::{Head, append, command_cursor, cursor, head, save_head, store_id};
+pub use items::{ItemFilter, all_items, find_item, find_item_in_any_case, list_items};
+pub use log::{Backlog, Log, backlog, entries, entries_within, is_kept, moved_since, store_acked};
 pub use retention::{prune, prune_entries};
 
+pub(crate) use head::save_command_cursor;
 pub(crate) use items::put_item;
 
-use protocol::hash::Digest;
-use protocol::ids::{OperationId, StoreId};
-use protocol::link::{Cursor, Entry};
-use protocol::time::Millis;
-use protocol::wire::Event;
-use runtime::sqlite::{DigestColumn, HashColumn, Schema, cursor_at, parsed};
-use rusqlite::{Connection, params};
+use runtime::sqlite::Schema;
 
 /// Numbered migrations; `application_id` is "SHST".
 pub const SCHEMA: Schema = Schema {
@@ -33,88 +37,3 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0002_retention.sql"),
     ],
 };
-
-/// Where the ledger stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
-    /// The last entry.
-    pub cursor: Cursor,
-    /// Digest of the stock after it.
-    pub digest: Digest,
-    /// Number of items in it.
-    pub items: u64,
-}
-
-/// Where the ledger stands.
-pub fn head(connection: &Connection) -> rusqlite::Result<Head> {
-    connection.prepare_cached("select epoch, seq, hash, digest, items from meta")?.query_row([], |row| {
-        Ok(Head { cursor: cursor_at(row, 0)?, digest: row.get::<_, DigestColumn>(3)?.0, items: row.get(4)? })
-    })
-}
-
-/// The last entry, also of a copy that an older version has written.
-pub fn cursor(connection: &Connection) -> rusqlite::Result<Cursor> {
-    connection.prepare_cached("select epoch, seq, hash from meta")?.query_row([], |row| cursor_at(row, 0))
-}
-
-/// Whose ledger it is.
-pub fn store_id(connection: &Connection) -> rusqlite::Result<StoreId> {
-    connection.prepare_cached("select store_id from meta")?.query_row([], |row| parsed(row, 0))
-}
-
-/// How far the commands have been executed, and for which event epoch their epoch was opened.
-pub fn command_cursor(connection: &Connection) -> rusqlite::Result<(Cursor, u64)> {
-    connection
-        .prepare_cached("select command_epoch, command_seq, command_hash, command_for from meta")?
-        .query_row([], |row| Ok((cursor_at(row, 0)?, row.get(3)?)))
-}
-
-/// Appends an event whose effect on the stock, if any, is in the database already, and `digest` with it.
-pub fn append(
-    connection: &Connection,
-    head: &mut Head,
-    operation: &OperationId,
-    event: &Event,
-    now: Millis,
-) -> rusqlite::Result<Entry> {
-    let entry = Entry::follow(&head.cursor, event.kind(), operation.as_str(), event.encode(), Some(head.digest));
-    let fact = match event {
-        Event::Fact(_, fact) => Some(fact),
-        _ => None,
-    };
-    connection
-        .prepare_cached(
-            "insert into ledger (epoch, seq, type, operation_id, body, digest, hash, product_id, delta, reference, \
-             actor, recorded_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-        )?
-        .execute(params![
-            entry.id.epoch,
-            entry.id.seq,
-            entry.kind,
-            entry.operation,
-            entry.body,
-            DigestColumn(head.digest),
-            HashColumn(entry.hash),
-            fact.map(|fact| fact.product_id.as_str()),
-            fact.map_or(0, |fact| fact.delta),
-            fact.and_then(|fact| fact.about.reference.as_deref()),
-            fact.and_then(|fact| fact.about.actor.as_deref()),
-            now.0,
-        ])?;
-    head.cursor = entry.cursor();
-    Ok(entry)
-}
-
-/// Writes the head back, at the end of a transaction's appends.
-pub fn save_head(connection: &Connection, head: &Head) -> rusqlite::Result<()> {
-    connection.prepare_cached("update meta set epoch = ?1, seq = ?2, hash = ?3, digest = ?4, items = ?5")?.execute(
-        params![
-            head.cursor.epoch,
-            head.cursor.seq,
-            HashColumn(head.cursor.hash),
-            DigestColumn(head.digest),
-            head.items
-        ],
-    )?;
-    Ok(())
-}

@@ -4,7 +4,7 @@
 use protocol::time::Millis;
 use rusqlite::{Connection, params};
 
-use crate::ledger::idempotency;
+use super::idempotency;
 
 /// How long an entry is kept beyond its acknowledgement, and a command's answer, a purchase that is over and a dead letter
 /// beyond their day, ms: thirty days (L1).
@@ -92,8 +92,9 @@ fn is_old_behind(connection: &Connection, epoch: u64, seq: u64, before: Millis) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::testing::plan;
     use crate::ledger::{self, store_acked};
-    use crate::testing::{self, NOW, plan};
+    use crate::testing::{self, NOW};
 
     fn kept(connection: &Connection) -> Vec<u64> {
         let mut statement = connection.prepare("select seq from ledger order by epoch, seq").expect("prepares");

@@ -14,7 +14,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Client, Pipeline, RedisResult};
 use runtime::clock::Ticks;
 use runtime::redis::{BEAT_LIFE, Beat, CLAIM_LIFE, Channel, Claim, Keys};
-use runtime::sqlite::{Abort, Reader, WriteError, Writer};
+use runtime::sqlite::{Abort, Connection, JobResult, Reader, WriteError, Writer};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -428,10 +428,7 @@ impl Publisher {
 
     /// Says whether it was written. If too much else waits neither the acked place nor a new epoch is lost by trying
     /// again at the next step.
-    async fn write(
-        &self,
-        job: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<()> + Send + 'static,
-    ) -> anyhow::Result<bool> {
+    async fn write(&self, job: impl FnOnce(&Connection) -> JobResult<()> + Send + 'static) -> anyhow::Result<bool> {
         match self.writer.write(move |connection| job(connection).map_err(Abort::<()>::Database)).await {
             Ok(_) => Ok(true),
             Err(WriteError::Overloaded) => Ok(false),

@@ -9,14 +9,15 @@ use protocol::ids::{OperationId, ProductId};
 use protocol::link::{Cursor, Entry, Receipt, receive as judge};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
-use protocol::wire::{About, Command, Event, Fact, Kind, Outcome, PurchaseRef};
+use protocol::wire::{About, Command, Event, Fact, Kind, NotUnderstood, Outcome, PurchaseRef, Subject};
 use runtime::redis::Received;
-use runtime::sqlite::{Abort, HashColumn, in_savepoint, is_fatal};
-use rusqlite::{Connection, OptionalExtension, params};
+use runtime::sqlite::{Connection, JobResult, in_savepoint, is_fatal};
 
+use super::effect::{Effect, PurchaseChange, Told, record};
+use super::till::{self, Decided, Request, decide_request};
 use crate::ledger::{self, Head};
-use crate::operations::purchases;
-use crate::operations::till::{Request, perform_at};
+
+pub use crate::ledger::outcomes::find as find_outcome;
 
 /// What became of a batch.
 #[derive(Debug)]
@@ -32,12 +33,7 @@ pub struct Executed {
 /// Executes a batch of the command stream, in the caller's transaction. `redis_now`: Redis's clock, read behind the
 /// batch; deadlines are in that clock. If the database refuses the batch it is executed again one by one, and what the
 /// database refuses is parked (L11).
-pub fn receive(
-    connection: &Connection,
-    batch: &[Received],
-    redis_now: Millis,
-    now: Millis,
-) -> rusqlite::Result<Executed> {
+pub fn receive(connection: &Connection, batch: &[Received], redis_now: Millis, now: Millis) -> JobResult<Executed> {
     in_savepoint(connection, || receive_batch(connection, batch, redis_now, now, false)).or_else(|error| {
         if is_fatal(&error) {
             return Err(error);
@@ -52,12 +48,11 @@ fn receive_batch(
     redis_now: Millis,
     now: Millis,
     careful: bool,
-) -> rusqlite::Result<Executed> {
-    let (cursor, opened_for) = ledger::command_cursor(connection)?;
+) -> JobResult<Executed> {
+    let (cursor, mut opened_for) = ledger::command_cursor(connection)?;
     let mut head = ledger::head(connection)?;
     let before = head.cursor;
     let mut executed = Executed { cursor, commands: 0, stuck: None };
-    let mut opened_for = opened_for;
     for received in batch {
         let entry = match received {
             Ok(entry) => entry,
@@ -74,8 +69,7 @@ fn receive_batch(
                     Ok(()) => head = after,
                     Err(error) if is_fatal(&error) => return Err(error),
                     Err(error) => {
-                        let reason = format!("it cannot be executed: {error}");
-                        park(connection, &mut head, &operation_id(entry), entry, &reason, now)?;
+                        park(connection, &mut head, entry, &format!("it cannot be executed: {error}"), now)?;
                     }
                 }
             }
@@ -108,16 +102,7 @@ fn receive_batch(
         executed.commands += 1;
     }
     if executed.commands > 0 {
-        connection
-            .prepare_cached(
-                "update meta set command_epoch = ?1, command_seq = ?2, command_hash = ?3, command_for = ?4",
-            )?
-            .execute(params![
-                executed.cursor.epoch,
-                executed.cursor.seq,
-                HashColumn(executed.cursor.hash),
-                opened_for
-            ])?;
+        ledger::save_command_cursor(connection, &executed.cursor, opened_for)?;
     }
     if head.cursor != before {
         ledger::save_head(connection, &head)?;
@@ -132,312 +117,277 @@ fn operation_id(entry: &Entry) -> OperationId {
         .expect("an entry's place is visible ASCII")
 }
 
-fn execute(
+/// Loads what a command depends on, decides, and records.
+fn execute(connection: &Connection, head: &mut Head, entry: &Entry, redis_now: Millis, now: Millis) -> JobResult<()> {
+    let id = operation_id(entry);
+    let command = Command::decode(&entry.kind, &entry.body);
+    let known = load(connection, head, &id, entry, &command)?;
+    let effect = on_command(&id, entry, command, &known, redis_now, now);
+    record(connection, head, &id, known.till.item.as_ref(), &effect, now)?;
+    Ok(())
+}
+
+/// L11: in its place, but not possible here: it is answered, laid aside, and the link goes on.
+fn park(connection: &Connection, head: &mut Head, entry: &Entry, reason: &str, now: Millis) -> JobResult<()> {
+    let id = operation_id(entry);
+    let readable = Readable::of(entry);
+    let item = readable.item(connection)?;
+    let effect = parked(&id, entry, readable, reason, item.clone(), now);
+    record(connection, head, &id, item.as_ref(), &effect, now)?;
+    Ok(())
+}
+
+/// What a decision about a command depends on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The outcome of the same command, executed before.
+    pub outcome: Option<Outcome>,
+    /// For a cancel: the outcome of the attempt that it cancels.
+    pub attempt: Option<Outcome>,
+    /// The item that it is about.
+    pub till: till::Known,
+}
+
+fn load(
     connection: &Connection,
-    head: &mut Head,
+    head: &Head,
+    id: &OperationId,
     entry: &Entry,
+    command: &Result<Command, NotUnderstood>,
+) -> JobResult<Known> {
+    let outcome = ledger::outcomes::find(connection, id)?;
+    if outcome.is_some() && !planted(Bug::NoDedupeByCommand) {
+        return Ok(Known { outcome, ..Known::default() });
+    }
+    let with = |item| till::Known { epoch: head.cursor.epoch, item, moved_since_count: Some(0) };
+    let item_only = |product: &ProductId| ledger::find_item(connection, product).map(with);
+    let (attempt, till) = match command {
+        Ok(Command::Purchase { purchase, .. }) => (None, item_only(&purchase.product_id)?),
+        Ok(Command::Cancel { purchase, .. }) => {
+            (ledger::outcomes::find(connection, &purchase.attempt)?, item_only(&purchase.product_id)?)
+        }
+        Ok(Command::Operate { product_id, operation, .. }) => {
+            (None, till::load(connection, head, product_id, operation)?)
+        }
+        Ok(Command::Resync) => (None, till::Known::default()),
+        Ok(Command::Opened { .. }) | Err(_) => (None, with(Readable::of(entry).item(connection)?)),
+    };
+    Ok(Known { outcome, attempt, till })
+}
+
+/// Decides what a command does. `redis_now`: see [`receive`].
+pub fn on_command(
+    id: &OperationId,
+    entry: &Entry,
+    command: Result<Command, NotUnderstood>,
+    known: &Known,
     redis_now: Millis,
     now: Millis,
-) -> rusqlite::Result<()> {
-    let id = operation_id(entry);
-    if let Some(outcome) = find_outcome(connection, &id)?
-        && !planted(Bug::NoDedupeByCommand)
-    {
-        return repeat(connection, head, &id, outcome, now);
+) -> Effect {
+    if let Some(outcome) = known.outcome.as_ref().filter(|_| !planted(Bug::NoDedupeByCommand)) {
+        return Effect { told: vec![Told::Repeated(outcome.clone())], ..Effect::default() };
     }
-    match Command::decode(&entry.kind, &entry.body) {
+    let item = || known.till.item.clone();
+    let park = |reason: &str| parked(id, entry, Readable::of(entry), reason, item(), now);
+    match command {
         Ok(Command::Purchase { purchase, deadline, about }) => {
-            buy(connection, head, &id, purchase, redis_now > deadline && !planted(Bug::DeadlineIgnored), about, now)
+            let is_late = redis_now > deadline && !planted(Bug::DeadlineIgnored);
+            on_purchase(id, &purchase, is_late, about, &known.till, now)
         }
-        Ok(Command::Cancel { purchase, forced, about }) => cancel(connection, head, &id, purchase, forced, about, now),
+        Ok(Command::Cancel { purchase, forced, about }) => on_cancel(id, &purchase, forced, about, known, now),
         Ok(Command::Operate { product_id, operation, guard, about }) => {
-            operate(connection, head, &id, product_id, operation, guard, about, now)
-        }
-        Ok(Command::Resync) => {
-            ledger::write_pages(connection, head, now)?;
-            resynced(connection, head, &id, now)
-        }
-        Ok(Command::Opened { .. }) => park(connection, head, &id, entry, "an epoch opens at its first entry only", now),
-        Err(reason) => park(connection, head, &id, entry, &reason.to_string(), now),
-    }
-}
-
-/// Stands for "no product" where an event must name one.
-fn nothing() -> ProductId {
-    ProductId::parse("unknown").expect("a valid id")
-}
-
-fn buy(
-    connection: &Connection,
-    head: &mut Head,
-    id: &OperationId,
-    purchase: PurchaseRef,
-    too_late: bool,
-    about: About,
-    now: Millis,
-) -> rusqlite::Result<()> {
-    let request = Request {
-        operation_id: id.clone(),
-        product: purchase.product_id.clone(),
-        operation: Operation::Purchase { quantity: purchase.quantity },
-        guard: Guard::default(),
-        about,
-        command: Some(id.clone()),
-        purchase: Some(purchase.clone()),
-    };
-    let refused = if too_late {
-        Some((Kind::PurchaseExpired, Rejection::PurchaseExpired))
-    } else {
-        match perform_at(connection, head, &request, now) {
-            Ok(performed) => {
-                purchases::confirm(connection, &purchase, now)?;
-                keep(connection, &answered(&request, Kind::PurchaseConfirmed, None, Some(performed.item), now))?;
-                None
+            let answer = Answer { id, product: &product_id, purchase: None, about: &about, now };
+            let request = Request { guard, ..request(&answer, operation) };
+            match decide_request(&known.till, &request, now) {
+                Ok(Decided { item, kind, effect, .. }) => {
+                    Effect { outcomes: vec![answer.outcome(kind, None, Some(item))], ..effect }
+                }
+                Err(rejection) => answer.refuse(Kind::CommandRefused, rejection, item()),
             }
-            Err(Abort::Refused(rejection)) => Some((Kind::PurchaseRejected, rejection)),
-            Err(Abort::Database(error)) => return Err(error),
         }
-    };
-    match refused {
-        None => Ok(()),
-        Some((kind, rejection)) => refuse(connection, head, &request, kind, rejection, now),
+        Ok(Command::Resync) => resynced(id, now),
+        Ok(Command::Opened { .. }) => park("an epoch opens at its first entry only"),
+        Err(reason) => park(&reason.to_string()),
     }
 }
 
-/// Records a refusal: its outcome and the event that says so.
-fn refuse(
-    connection: &Connection,
-    head: &mut Head,
-    request: &Request,
-    kind: Kind,
-    rejection: Rejection,
+fn on_purchase(
+    id: &OperationId,
+    purchase: &PurchaseRef,
+    is_late: bool,
+    about: About,
+    known: &till::Known,
     now: Millis,
-) -> rusqlite::Result<()> {
-    let item = ledger::find_item(connection, &request.product)?;
-    say(connection, head, request, kind, Some(rejection), item, now)
+) -> Effect {
+    let answer = Answer { id, product: &purchase.product_id, purchase: Some(purchase), about: &about, now };
+    if is_late {
+        return answer.refuse(Kind::PurchaseExpired, Rejection::PurchaseExpired, known.item.clone());
+    }
+    match decide_request(known, &request(&answer, Operation::Purchase { quantity: purchase.quantity }), now) {
+        Ok(Decided { item, effect, .. }) => Effect {
+            purchase: Some(PurchaseChange::Confirmed(purchase.clone(), now)),
+            outcomes: vec![answer.outcome(Kind::PurchaseConfirmed, None, Some(item))],
+            ..effect
+        },
+        Err(rejection) => answer.refuse(Kind::PurchaseRejected, rejection, known.item.clone()),
+    }
 }
 
-/// Records an answer that changes no stock.
-fn say(
-    connection: &Connection,
-    head: &mut Head,
-    request: &Request,
-    kind: Kind,
-    rejection: Option<Rejection>,
-    item: Option<Item>,
+/// B5: in order behind the purchase's own command, which it ends in any case.
+fn on_cancel(
+    id: &OperationId,
+    purchase: &PurchaseRef,
+    forced: bool,
+    about: About,
+    known: &Known,
     now: Millis,
-) -> rusqlite::Result<()> {
-    keep(connection, &answered(request, kind, rejection.clone(), item.clone(), now))?;
-    let mut fact = Fact::new(request.product.clone(), now);
-    fact.item = item;
-    fact.about = request.about.clone();
-    fact.command.clone_from(&request.command);
-    fact.purchase.clone_from(&request.purchase);
-    fact.rejection = rejection;
-    ledger::append(connection, head, &request.operation_id, &Event::Fact(kind, fact), now).map(|_| ())
+) -> Effect {
+    let answer = Answer { id, product: &purchase.product_id, purchase: Some(purchase), about: &about, now };
+    let item = known.till.item.clone();
+    match &known.attempt {
+        // Never executed: from now on it never can be.
+        None => {
+            let mut effect = answer.tell(Kind::PurchaseCancelled, None, item.clone());
+            effect.outcomes.insert(0, cancelled(purchase, item, now));
+            effect
+        }
+        Some(target) if target.kind == Kind::PurchaseConfirmed => {
+            if target.picked && !forced {
+                return answer.refuse(Kind::CommandRefused, Rejection::AlreadyPicked, item);
+            }
+            let request = request(&answer, Operation::GiveBack { quantity: purchase.quantity });
+            match decide_request(&known.till, &request, now) {
+                Ok(Decided { item, effect, .. }) => Effect {
+                    purchase: Some(PurchaseChange::Cancelled(purchase.purchase_id, now)),
+                    outcomes: vec![
+                        cancelled(purchase, Some(item.clone()), now),
+                        answer.outcome(Kind::PurchaseCancelled, None, Some(item)),
+                    ],
+                    ..effect
+                },
+                Err(rejection) => answer.refuse(Kind::CommandRefused, rejection, item),
+            }
+        }
+        // Refused, expired or cancelled before: said again, under the cancel's own id, too.
+        Some(target) => Effect {
+            told: vec![Told::Repeated(target.clone())],
+            outcomes: vec![Outcome { command: id.clone(), ..target.clone() }],
+            ..Effect::default()
+        },
+    }
 }
 
-fn answered(request: &Request, kind: Kind, rejection: Option<Rejection>, item: Option<Item>, now: Millis) -> Outcome {
+/// What an attempt's own outcome becomes when it is cancelled.
+pub(crate) fn cancelled(purchase: &PurchaseRef, item: Option<Item>, now: Millis) -> Outcome {
     Outcome {
-        command: request.operation_id.clone(),
-        kind,
+        command: purchase.attempt.clone(),
+        kind: Kind::PurchaseCancelled,
         at: now,
-        product_id: request.product.clone(),
-        purchase: request.purchase.clone(),
-        rejection,
+        product_id: purchase.product_id.clone(),
+        purchase: Some(purchase.clone()),
+        rejection: None,
         item,
         picked: false,
     }
 }
 
-/// B5: in order behind the purchase's own command, which it ends in any case.
-fn cancel(
-    connection: &Connection,
-    head: &mut Head,
-    id: &OperationId,
-    purchase: PurchaseRef,
-    forced: bool,
-    about: About,
-    now: Millis,
-) -> rusqlite::Result<()> {
-    let request = Request {
-        operation_id: id.clone(),
-        product: purchase.product_id.clone(),
-        operation: Operation::GiveBack { quantity: purchase.quantity },
-        guard: Guard::default(),
-        about,
-        command: Some(id.clone()),
-        purchase: Some(purchase.clone()),
-    };
-    let target = find_outcome(connection, &purchase.attempt)?;
-    match target {
-        // Never executed: from now on it never can be.
-        None => {
-            let item = ledger::find_item(connection, &purchase.product_id)?;
-            keep_cancelled(connection, &purchase, item.clone(), now)?;
-            say(connection, head, &request, Kind::PurchaseCancelled, None, item, now)
-        }
-        Some(target) if target.kind == Kind::PurchaseConfirmed => {
-            if target.picked && !forced {
-                return refuse(connection, head, &request, Kind::CommandRefused, Rejection::AlreadyPicked, now);
-            }
-            match perform_at(connection, head, &request, now) {
-                Ok(performed) => {
-                    purchases::cancel(connection, purchase.purchase_id, now)?;
-                    keep_cancelled(connection, &purchase, Some(performed.item.clone()), now)?;
-                    let item = Some(performed.item);
-                    keep(connection, &answered(&request, Kind::PurchaseCancelled, None, item, now))
-                }
-                Err(Abort::Refused(rejection)) => {
-                    refuse(connection, head, &request, Kind::CommandRefused, rejection, now)
-                }
-                Err(Abort::Database(error)) => Err(error),
-            }
-        }
-        // Refused, expired or cancelled before: said again, under the cancel's own id, too.
-        Some(target) => {
-            keep(connection, &Outcome { command: id.clone(), ..target.clone() })?;
-            repeat(connection, head, id, target, now)
+/// The pages are the effect of a resync; the outcome is its answer, which also keeps it from running again.
+fn resynced(id: &OperationId, now: Millis) -> Effect {
+    let outcome = Outcome::of_resync(id.clone(), now);
+    Effect { told: vec![Told::State, Told::Repeated(outcome.clone())], outcomes: vec![outcome], ..Effect::default() }
+}
+
+/// What can be read of a command that is not understood: it tells central which product and purchase it was about.
+struct Readable {
+    subject: Subject,
+    purchase: Option<PurchaseRef>,
+}
+
+impl Readable {
+    fn of(entry: &Entry) -> Self {
+        let body: serde_json::Value = serde_json::from_str(&entry.body).unwrap_or_default();
+        let purchase: Option<PurchaseRef> = serde_json::from_value(body["purchase"].clone()).ok();
+        let named = body["productId"].as_str().and_then(|text| ProductId::parse(text).ok());
+        let product = purchase.as_ref().map(|purchase| purchase.product_id.clone()).or(named);
+        Self { subject: product.map_or(Subject::Nothing, Subject::Product), purchase }
+    }
+
+    fn item(&self, connection: &Connection) -> JobResult<Option<Item>> {
+        match &self.subject {
+            Subject::Product(product) => ledger::find_item(connection, product),
+            Subject::Nothing => Ok(None),
         }
     }
 }
 
-/// The attempt's own outcome becomes `cancelled`.
-pub(crate) fn keep_cancelled(
-    connection: &Connection,
-    purchase: &PurchaseRef,
-    item: Option<Item>,
-    now: Millis,
-) -> rusqlite::Result<()> {
-    keep(
-        connection,
-        &Outcome {
-            command: purchase.attempt.clone(),
-            kind: Kind::PurchaseCancelled,
-            at: now,
-            product_id: purchase.product_id.clone(),
-            purchase: Some(purchase.clone()),
-            rejection: None,
-            item,
-            picked: false,
-        },
-    )
-}
-
-#[expect(clippy::too_many_arguments, reason = "the members of one command, and where it is executed")]
-fn operate(
-    connection: &Connection,
-    head: &mut Head,
-    id: &OperationId,
-    product: ProductId,
-    operation: Operation,
-    guard: Guard,
-    about: About,
-    now: Millis,
-) -> rusqlite::Result<()> {
-    let request = Request {
-        operation_id: id.clone(),
-        product,
-        operation,
-        guard,
-        about,
-        command: Some(id.clone()),
-        purchase: None,
-    };
-    match perform_at(connection, head, &request, now) {
-        Ok(performed) => keep(connection, &answered(&request, performed.kind, None, Some(performed.item), now)),
-        Err(Abort::Refused(rejection)) => refuse(connection, head, &request, Kind::CommandRefused, rejection, now),
-        Err(Abort::Database(error)) => Err(error),
-    }
-}
-
-/// L11: in its place, but not understood: it is answered, laid aside, and the link goes on.
-fn park(
-    connection: &Connection,
-    head: &mut Head,
+fn parked(
     id: &OperationId,
     entry: &Entry,
+    Readable { subject, purchase }: Readable,
     reason: &str,
+    item: Option<Item>,
     now: Millis,
-) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "insert into dead_letter (entry_id, type, operation_id, body, reason, received_at) \
-             values (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?
-        .execute(params![entry.id.to_string(), entry.kind, entry.operation, entry.body, reason, now.0])?;
-    // Whatever of it can be read tells central which product and purchase it was about.
-    let body: serde_json::Value = serde_json::from_str(&entry.body).unwrap_or_default();
-    let purchase: Option<PurchaseRef> = serde_json::from_value(body["purchase"].clone()).ok();
-    let named = body["productId"].as_str().and_then(|text| ProductId::parse(text).ok());
-    let product = purchase.as_ref().map(|purchase| purchase.product_id.clone()).or(named).unwrap_or_else(nothing);
-    let kind =
-        if entry.kind == "purchase" && purchase.is_some() { Kind::PurchaseRejected } else { Kind::CommandRefused };
-    let request = Request {
-        operation_id: id.clone(),
-        product,
-        operation: Operation::GiveBack { quantity: 0 },
-        guard: Guard::default(),
-        about: About::default(),
-        command: Some(id.clone()),
-        purchase,
-    };
-    refuse(connection, head, &request, kind, Rejection::UnsupportedByStore { entry: entry.id.to_string() }, now)
+) -> Effect {
+    let is_purchase = entry.kind == "purchase" && purchase.is_some();
+    let kind = if is_purchase { Kind::PurchaseRejected } else { Kind::CommandRefused };
+    let about = About::default();
+    let product = subject.product_id();
+    let answer = Answer { id, product: &product, purchase: purchase.as_ref(), about: &about, now };
+    let effect = answer.refuse(kind, Rejection::UnsupportedByStore { entry: entry.id.to_string() }, item);
+    Effect { parked: Some((entry.clone(), reason.to_owned())), ..effect }
 }
 
-fn repeat(
-    connection: &Connection,
-    head: &mut Head,
-    id: &OperationId,
-    outcome: Outcome,
+/// What every answer to one command has in common.
+struct Answer<'a> {
+    id: &'a OperationId,
+    product: &'a ProductId,
+    purchase: Option<&'a PurchaseRef>,
+    about: &'a About,
     now: Millis,
-) -> rusqlite::Result<()> {
-    ledger::append(connection, head, id, &Event::OutcomeRepeated(outcome), now).map(|_| ())
 }
 
-/// The pages are the effect of a resync; this is its answer, which also keeps it from running again.
-fn resynced(connection: &Connection, head: &mut Head, id: &OperationId, now: Millis) -> rusqlite::Result<()> {
-    let outcome = Outcome {
-        command: id.clone(),
-        kind: Kind::ItemChanged,
-        at: now,
-        product_id: nothing(),
-        purchase: None,
-        rejection: None,
-        item: None,
-        picked: false,
-    };
-    keep(connection, &outcome)?;
-    repeat(connection, head, id, outcome, now)
-}
-
-/// The outcome kept for a command.
-pub fn find_outcome(connection: &Connection, id: &OperationId) -> rusqlite::Result<Option<Outcome>> {
-    let body: Option<String> = connection
-        .prepare_cached("select body from outcome where command_id = ?1")?
-        .query_row([id.as_str()], |row| row.get(0))
-        .optional()?;
-    body.map(|body| {
-        serde_json::from_str(&body)
-            .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
-    })
-    .transpose()
-}
-
-pub(crate) fn keep(connection: &Connection, outcome: &Outcome) -> rusqlite::Result<()> {
-    let body = serde_json::to_string(outcome).expect("an outcome serialises");
-    connection
-        .prepare_cached("insert or replace into outcome (command_id, body, at) values (?1, ?2, ?3)")?
-        .execute(params![outcome.command.as_str(), body, outcome.at.0])?;
-    Ok(())
-}
-
-/// Staff has picked the purchase that this command confirmed.
-pub(crate) fn mark_picked(connection: &Connection, attempt: &OperationId) -> rusqlite::Result<()> {
-    if let Some(outcome) = find_outcome(connection, attempt)? {
-        keep(connection, &Outcome { picked: true, ..outcome })?;
+impl Answer<'_> {
+    fn outcome(&self, kind: Kind, rejection: Option<Rejection>, item: Option<Item>) -> Outcome {
+        Outcome {
+            command: self.id.clone(),
+            kind,
+            at: self.now,
+            product_id: self.product.clone(),
+            purchase: self.purchase.cloned(),
+            rejection,
+            item,
+            picked: false,
+        }
     }
-    Ok(())
+
+    /// An answer that changes no stock.
+    fn tell(&self, kind: Kind, rejection: Option<Rejection>, item: Option<Item>) -> Effect {
+        let fact = Fact {
+            item: item.clone(),
+            about: self.about.clone(),
+            command: Some(self.id.clone()),
+            purchase: self.purchase.cloned(),
+            rejection: rejection.clone(),
+            ..Fact::new(self.product.clone(), self.now)
+        };
+        Effect { outcomes: vec![self.outcome(kind, rejection, item)], ..Effect::of([(kind, fact)]) }
+    }
+
+    fn refuse(&self, kind: Kind, rejection: Rejection, item: Option<Item>) -> Effect {
+        self.tell(kind, Some(rejection), item)
+    }
+}
+
+fn request(answer: &Answer<'_>, operation: Operation) -> Request {
+    Request {
+        operation_id: answer.id.clone(),
+        product: answer.product.clone(),
+        operation,
+        guard: Guard::default(),
+        about: answer.about.clone(),
+        command: Some(answer.id.clone()),
+        purchase: answer.purchase.cloned(),
+    }
 }
 
 #[cfg(test)]
@@ -479,8 +429,7 @@ mod tests {
             self.sent = entry.cursor();
             let executed = receive(&self.connection, &[Ok(entry)], NOW, NOW).expect("executes");
             assert_eq!((executed.commands, executed.stuck), (1, None));
-            let sql = "select type from ledger order by epoch desc, seq desc limit 1";
-            self.connection.query_row(sql, [], |row| row.get(0)).expect("an entry")
+            ledger::testing::last(&self.connection).0
         }
 
         fn units(&self) -> i64 {
@@ -527,5 +476,84 @@ mod tests {
         assert_eq!(world.send("cancel", &cancel()), "outcome_repeated");
         assert_eq!(world.send("another-cancel", &cancel()), "outcome_repeated");
         assert_eq!(world.units(), 5);
+    }
+
+    fn given(id: &str, command: Command, known: &Known, redis_now: Millis) -> Effect {
+        let at = Cursor { epoch: 7, seq: 1, ..Cursor::default() };
+        let entry = Entry::follow(&at, command.kind(), id, command.encode(), None);
+        on_command(&operation_id(&entry), &entry, Ok(command), known, redis_now, NOW)
+    }
+
+    fn ales(quantity: i64) -> Known {
+        let item = Item { quantity, version: 1, ..Item::default() };
+        Known { till: till::Known { epoch: 9, item: Some(item), moved_since_count: Some(0) }, ..Known::default() }
+    }
+
+    /// The kinds of facts told and their differences, and the outcomes kept.
+    type Said<'a> = (Vec<(Kind, i64)>, Vec<(&'a str, Kind)>);
+
+    fn said(effect: &Effect) -> Said<'_> {
+        let facts = effect.told.iter().filter_map(|told| match told {
+            Told::Fact(kind, fact) => Some((*kind, fact.delta)),
+            Told::Repeated(_) | Told::State => None,
+        });
+        (facts.collect(), effect.outcomes.iter().map(|kept| (kept.command.as_str(), kept.kind)).collect())
+    }
+
+    #[test]
+    fn a_purchase_is_confirmed_rejected_or_expired() {
+        use Kind::{PurchaseConfirmed, PurchaseExpired, PurchaseRejected};
+        let late = NOW.plus(60_001);
+        for (units, at, kind, delta) in
+            [(2, NOW, PurchaseConfirmed, -2), (1, NOW, PurchaseRejected, 0), (2, late, PurchaseExpired, 0)]
+        {
+            let effect = given("attempt", purchase(), &ales(units), at);
+            assert_eq!(said(&effect), (vec![(kind, delta)], vec![("attempt", kind)]));
+            let taken = PurchaseChange::Confirmed(attempt(), NOW);
+            assert_eq!(effect.purchase, (kind == PurchaseConfirmed).then_some(taken));
+        }
+    }
+
+    #[test]
+    fn a_cancel_ends_the_attempt_whatever_became_of_it() {
+        use Kind::{CommandRefused, PurchaseCancelled, PurchaseConfirmed, PurchaseExpired};
+        let attempted = |kind, picked| Outcome { kind, picked, ..cancelled(&attempt(), None, NOW) };
+        let given = |attempt: Option<Outcome>, forced| {
+            let command = Command::Cancel { purchase: self::attempt(), forced, about: About::default() };
+            given("cancel", command, &Known { attempt, ..ales(3) }, NOW)
+        };
+        let both = vec![("attempt", PurchaseCancelled), ("cancel", PurchaseCancelled)];
+        assert_eq!(said(&given(None, false)), (vec![(PurchaseCancelled, 0)], both.clone()));
+        let confirmed = attempted(PurchaseConfirmed, false);
+        assert_eq!(said(&given(Some(confirmed), false)), (vec![(PurchaseCancelled, 2)], both.clone()));
+        let picked = attempted(PurchaseConfirmed, true);
+        let refused = (vec![(CommandRefused, 0)], vec![("cancel", CommandRefused)]);
+        assert_eq!(said(&given(Some(picked.clone()), false)), refused);
+        assert_eq!(said(&given(Some(picked), true)), (vec![(PurchaseCancelled, 2)], both));
+        let expired = attempted(PurchaseExpired, false);
+        let again = given(Some(expired.clone()), true);
+        assert_eq!(said(&again).1, [("cancel", PurchaseExpired)]);
+        assert_eq!(again.told, [Told::Repeated(expired)]);
+    }
+
+    #[test]
+    fn a_command_that_has_an_outcome_does_nothing_more() {
+        let outcome = cancelled(&attempt(), None, NOW);
+        let known = Known { outcome: Some(outcome.clone()), ..ales(9) };
+        for command in [purchase(), cancel(), Command::Resync] {
+            let again = Effect { told: vec![Told::Repeated(outcome.clone())], ..Effect::default() };
+            assert_eq!(given("attempt", command, &known, NOW), again);
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_answered_and_laid_aside() {
+        let at = Cursor { epoch: 7, seq: 1, ..Cursor::default() };
+        let entry = Entry::follow(&at, "teleport", "t", r#"{"productId":"ale"}"#.into(), None);
+        let command = Command::decode(&entry.kind, &entry.body);
+        let effect = on_command(&operation_id(&entry), &entry, command, &ales(9), NOW, NOW);
+        assert_eq!(said(&effect), (vec![(Kind::CommandRefused, 0)], vec![("t", Kind::CommandRefused)]));
+        assert_eq!(effect.outcomes[0].product_id.as_str(), "ale");
+        assert_eq!(effect.parked.map(|(laid_aside, _)| laid_aside), Some(entry));
     }
 }

@@ -1,5 +1,8 @@
-//! What is done to the stock: operations of tills and staff, central's commands, purchases.
+//! What is done to the stock: operations of tills and staff, central's commands, purchases. Each loads what it touches,
+//! decides, which is pure, and saves what was decided.
 
 pub mod commands;
+pub mod effect;
+pub mod fold;
 pub mod purchases;
 pub mod till;

@@ -1,13 +1,13 @@
-//! What tills and staff do: decide, apply and record one operation, in one transaction.
+//! What tills and staff do: one operation on one item, in one transaction.
 
 use protocol::domain::{Change, Facts, Guard, Item, Operation, Rejection, apply, decide};
 use protocol::ids::{OperationId, ProductId};
 use protocol::link::EntryId;
 use protocol::time::Millis;
-use protocol::wire::{About, Event, Fact, Kind, Position, PurchaseRef};
-use runtime::sqlite::Abort;
-use rusqlite::{Connection, OptionalExtension, params};
+use protocol::wire::{About, Fact, Kind, PurchaseRef};
+use runtime::sqlite::{Abort, Connection, JobResult};
 
+use super::effect::{self, Effect};
 use crate::ledger::{self, Head};
 
 /// One operation on one item.
@@ -42,58 +42,94 @@ pub struct Performed {
     pub kind: Kind,
 }
 
-/// Decides, applies and records. Everything happens or, if it is refused, nothing.
+/// What a decision about an item depends on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The ledger's present epoch.
+    pub epoch: u64,
+    /// The item, if there is one.
+    pub item: Option<Item>,
+    /// For a count of an item: sum of its changes after the position at which the count was true; none: this ledger has
+    /// no such position.
+    pub moved_since_count: Option<i64>,
+}
+
+/// What a decision says: the change, and what else happened because of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// The item after it.
+    pub item: Item,
+    /// Change of the quantity.
+    pub delta: i64,
+    /// Under which name it is recorded.
+    pub kind: Kind,
+    /// All that is recorded, in order.
+    pub effect: Effect,
+}
+
+/// Loads, decides and records. Everything happens or, if it is refused, nothing.
 pub fn perform(connection: &Connection, request: &Request, now: Millis) -> Result<Performed, Abort<Rejection>> {
     let mut head = ledger::head(connection)?;
-    let performed = perform_at(connection, &mut head, request, now)?;
+    let known = load(connection, &head, &request.product, &request.operation)?;
+    let Decided { item, delta, kind, effect } = decide_request(&known, request, now).map_err(Abort::Refused)?;
+    let operation = &request.operation_id;
+    let position = effect::record(connection, &mut head, operation, known.item.as_ref(), &effect, now)?;
     ledger::save_head(connection, &head)?;
-    Ok(performed)
+    Ok(Performed { item, delta, position, kind })
 }
 
-/// As [`perform`], for a caller that has the head and saves it.
-pub fn perform_at(
+/// Loads what an operation on a product depends on.
+pub(super) fn load(
     connection: &Connection,
-    head: &mut Head,
-    request: &Request,
-    now: Millis,
-) -> Result<Performed, Abort<Rejection>> {
-    let before = ledger::find_item(connection, &request.product)?;
-    let moved_since_count = match &request.operation {
-        Operation::Count { counted_at: Some(at), .. } if before.is_some() => {
-            moved_since(connection, head, &request.product, at)?
+    head: &Head,
+    product: &ProductId,
+    operation: &Operation,
+) -> JobResult<Known> {
+    let item = ledger::find_item(connection, product)?;
+    let moved_since_count = match operation {
+        Operation::Count { counted_at: Some(at), .. } if item.is_some() => {
+            let is_ours = at.store == ledger::store_id(connection)? && at.at <= head.cursor.id();
+            if is_ours && ledger::is_kept(connection, at.at)? {
+                Some(ledger::moved_since(connection, product, at.at)?)
+            } else {
+                None
+            }
         }
-        _ => 0,
+        Operation::Count { .. }
+        | Operation::Create { .. }
+        | Operation::Sell { .. }
+        | Operation::Receive { .. }
+        | Operation::Adjust { .. }
+        | Operation::Change { .. }
+        | Operation::Purchase { .. }
+        | Operation::GiveBack { .. } => Some(0),
     };
-    let facts = Facts { epoch: head.cursor.epoch, moved_since_count };
-    let changes = decide(before.as_ref(), &request.operation, &request.guard, facts).map_err(Abort::Refused)?;
-    let mut current = before;
-    let mut first = None;
-    for change in &changes {
-        let performed = record(connection, head, request, current.as_ref(), change, now)?;
-        current = Some(performed.item.clone());
-        first.get_or_insert(performed);
-    }
-    first.ok_or(Abort::Database(rusqlite::Error::QueryReturnedNoRows))
+    Ok(Known { epoch: head.cursor.epoch, item, moved_since_count })
 }
 
-/// Records one change of an item and the event that tells of it.
-pub fn record(
-    connection: &Connection,
-    head: &mut Head,
-    request: &Request,
-    before: Option<&Item>,
-    change: &Change,
-    now: Millis,
-) -> rusqlite::Result<Performed> {
-    let item = apply(before, change, now);
-    let delta = item.quantity - before.map_or(0, |before| before.quantity);
-    if before != Some(&item) {
-        ledger::put_item(connection, head, &request.product, before, &item)?;
+/// Decides one operation on one item: what is recorded if it is done.
+pub fn decide_request(known: &Known, request: &Request, now: Millis) -> Result<Decided, Rejection> {
+    let moved_since_count = known.moved_since_count.ok_or(Rejection::UnknownPosition)?;
+    let facts = Facts { epoch: known.epoch, moved_since_count };
+    let changes = decide(known.item.as_ref(), &request.operation, &request.guard, facts)?;
+    let mut item = known.item.clone();
+    let mut told = Vec::with_capacity(changes.len());
+    for change in &changes {
+        let after = apply(item.as_ref(), change, now);
+        told.push((Kind::of(change), fact(request, change, item.as_ref(), &after, now)));
+        item = Some(after);
     }
-    let kind = Kind::of(change);
+    let (kind, first) = told.first().expect("what is not refused changes something");
+    let (kind, delta) = (*kind, first.delta);
+    let item = item.expect("there is an item after a change");
+    Ok(Decided { item, delta, kind, effect: Effect::of(told) })
+}
+
+/// The event that tells of one change.
+fn fact(request: &Request, change: &Change, before: Option<&Item>, after: &Item, now: Millis) -> Fact {
     let mut fact = Fact::new(request.product.clone(), now);
-    fact.delta = delta;
-    fact.item = Some(item.clone());
+    fact.delta = after.quantity - before.map_or(0, |before| before.quantity);
+    fact.item = Some(after.clone());
     fact.about = request.about.clone();
     fact.command.clone_from(&request.command);
     if *change != Change::FellLow {
@@ -105,29 +141,61 @@ pub fn record(
             fact.note.clone_from(note);
         }
         Operation::Count { count_ref, .. } => fact.count_ref.clone_from(count_ref),
-        _ => {}
+        Operation::Adjust { .. }
+        | Operation::Create { .. }
+        | Operation::Sell { .. }
+        | Operation::Receive { .. }
+        | Operation::Change { .. }
+        | Operation::Purchase { .. }
+        | Operation::GiveBack { .. } => {}
     }
-    let entry = ledger::append(connection, head, &request.operation_id, &Event::Fact(kind, fact), now)?;
-    Ok(Performed { item, delta, position: entry.id, kind })
+    fact
 }
 
-/// Sum of an item's changes after the position at which a count was true.
-fn moved_since(
-    connection: &Connection,
-    head: &Head,
-    product: &ProductId,
-    at: &Position,
-) -> Result<i64, Abort<Rejection>> {
-    let unknown = || Abort::Refused(Rejection::UnknownPosition);
-    if at.store != ledger::store_id(connection)? || at.at > head.cursor.id() {
-        return Err(unknown());
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operations::effect::Told;
+    use crate::testing::{operation, product};
+
+    const NOW: Millis = Millis(1_000);
+
+    fn request(does: Operation) -> Request {
+        Request {
+            operation_id: operation("o"),
+            product: product("ale"),
+            operation: does,
+            guard: Guard::default(),
+            about: About::default(),
+            command: None,
+            purchase: None,
+        }
     }
-    let known: Option<i64> = connection
-        .prepare_cached("select 1 from ledger where epoch = ?1 and seq = ?2")?
-        .query_row(params![at.at.epoch, at.at.seq], |row| row.get(0))
-        .optional()?;
-    known.ok_or_else(unknown)?;
-    Ok(connection
-        .prepare_cached("select coalesce(sum(delta), 0) from ledger where product_id = ?1 and (epoch, seq) > (?2, ?3)")?
-        .query_row(params![product.as_str(), at.at.epoch, at.at.seq], |row| row.get(0))?)
+
+    fn known(quantity: i64, low_at: Option<i64>) -> Known {
+        let item = Item { quantity, low_at, version: 1, ..Item::default() };
+        Known { epoch: 7, item: Some(item), moved_since_count: Some(0) }
+    }
+
+    #[test]
+    fn a_sale_that_leaves_little_is_told_as_two_facts_of_one_item() {
+        let sold = decide_request(&known(5, Some(3)), &request(Operation::Sell { quantity: 2 }), NOW);
+        let sold = sold.expect("there are enough");
+        assert_eq!((sold.kind, sold.delta, sold.item.quantity), (Kind::Sold, -2, 3));
+        let told = sold.effect.told.iter().map(|told| match told {
+            Told::Fact(kind, fact) => (*kind, fact.delta, fact.item.clone()),
+            Told::Repeated(_) | Told::State => panic!("a till tells facts"),
+        });
+        let item = Some(sold.item.clone());
+        assert_eq!(told.collect::<Vec<_>>(), [(Kind::Sold, -2, item.clone()), (Kind::LowStock, 0, item)]);
+    }
+
+    #[test]
+    fn a_count_at_a_place_that_is_not_known_is_refused_before_anything_else() {
+        let count = request(Operation::Count { quantity: 3, counted_at: None, count_ref: None });
+        let unknown = Known { moved_since_count: None, ..known(5, None) };
+        assert_eq!(decide_request(&unknown, &count, NOW), Err(Rejection::UnknownPosition));
+        let moved = Known { moved_since_count: Some(-1), ..known(5, None) };
+        assert_eq!(decide_request(&moved, &count, NOW).map(|counted| counted.item.quantity), Ok(2));
+    }
 }

@@ -10,20 +10,19 @@ pub mod ask;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use protocol::domain::Item;
-use protocol::hash::{Digest, Hash};
+use protocol::hash::Hash;
 use protocol::ids::ProductId;
 use protocol::link::{Cursor, EntryId, Past};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
-use protocol::wire::restore::{Answer, Question, Span};
-use protocol::wire::{Event, Kind, Outcome};
-use runtime::sqlite::{Abort, HashColumn};
-use rusqlite::{Connection, OptionalExtension, params};
+use protocol::wire::restore::{Answer, Question};
+use protocol::wire::{Kind, Outcome, PurchaseRef};
+use runtime::sqlite::{Abort, Connection, JobResult};
 
+use self::again::fact;
+use crate::ledger::history::{self, Kept};
 use crate::ledger::idempotency;
 use crate::ledger::{self, Head};
-use crate::operations::commands;
-use crate::operations::purchases;
 
 /// Which state stands when only a human can say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,27 +67,9 @@ pub struct Report {
     pub recount: BTreeSet<ProductId>,
 }
 
-/// An own entry.
-struct Own {
-    id: EntryId,
-    hash: Hash,
-    operation: String,
-    kind: String,
-    body: String,
-    product: Option<ProductId>,
-}
-
 /// What to ask central.
-pub fn question(connection: &Connection) -> rusqlite::Result<Question> {
-    Ok(Question { epoch: ledger::head(connection)?.cursor.epoch, log: spans(connection)? })
-}
-
-/// Which entries the own log has.
-pub fn spans(connection: &Connection) -> rusqlite::Result<Vec<Span>> {
-    connection
-        .prepare_cached("select epoch, min(seq), max(seq) from ledger group by epoch order by epoch")?
-        .query_map([], |row| Ok(Span { epoch: row.get(0)?, first: row.get(1)?, last: row.get(2)? }))?
-        .collect()
+pub fn question(connection: &Connection) -> JobResult<Question> {
+    Ok(Question { epoch: ledger::head(connection)?.cursor.epoch, log: history::spans(connection)? })
 }
 
 /// Carries out central's answer, in the caller's transaction.
@@ -104,16 +85,17 @@ pub fn carry_out(
     }
     let own = own_entries(connection)?;
     let known: HashMap<EntryId, Hash> = answer.entries.iter().map(|entry| (entry.id(), entry.hash)).collect();
+    let at = |own: &Kept| own.entry.id;
     // A log that has something else at the end of what is covered forked from it before: where, nobody can tell.
-    let forked = |past: &Cursor| own.iter().any(|own| own.id == past.id() && own.hash != past.hash);
+    let forked = |past: &Cursor| own.iter().any(|own| at(own) == past.id() && own.entry.hash != past.hash);
     let covers: Vec<&Cursor> = answer.covers.iter().filter(|past| !forked(past)).collect();
-    let is_shared = |own: &&Own| match known.get(&own.id) {
-        Some(hash) => *hash == own.hash,
-        None => covers.iter().any(|past| past.epoch == own.id.epoch && own.id.seq <= past.seq),
+    let is_shared = |own: &&Kept| match known.get(&at(own)) {
+        Some(hash) => *hash == own.entry.hash,
+        None => covers.iter().any(|past| past.epoch == at(own).epoch && at(own).seq <= past.seq),
     };
-    let shared = own.iter().rev().find(is_shared).map(|own| own.id);
-    let in_history = answer.complete && is_in_history(connection, &head, &answer.state)?;
-    let reaches_back = own.iter().any(|own| own.id == answer.state.id());
+    let shared = own.iter().rev().find(is_shared).map(at);
+    let in_history = answer.complete && history::contains(connection, &head.cursor, &answer.state)?;
+    let reaches_back = own.iter().any(|own| at(own) == answer.state.id());
     let state = if !answer.complete {
         Choice::Own
     } else if shared.is_none() && !own.is_empty() {
@@ -142,9 +124,9 @@ pub fn carry_out(
         return Ok(report);
     }
     let after = |id: EntryId| shared.is_none_or(|shared| id > shared);
-    let unshared: Vec<&Own> = own.iter().filter(|own| after(own.id)).collect();
+    let unshared: Vec<&Kept> = own.iter().filter(|own| after(at(own))).collect();
     if !own.is_empty() {
-        let both: HashSet<EntryId> = own.iter().filter(is_shared).map(|own| own.id).collect();
+        let both: HashSet<EntryId> = own.iter().filter(is_shared).map(at).collect();
         let theirs = answer.entries.iter().filter(|entry| after(entry.id()) && !both.contains(&entry.id()));
         let touched = unshared.iter().filter_map(|own| own.product.as_ref());
         let touched: BTreeSet<&ProductId> =
@@ -158,9 +140,7 @@ pub fn carry_out(
         }
     }
     for own in &unshared {
-        connection
-            .prepare_cached("delete from ledger where epoch = ?1 and seq = ?2")?
-            .execute(params![own.id.epoch, own.id.seq])?;
+        history::drop_entry(connection, at(own))?;
     }
     take_state(connection, &mut head, answer)?;
     ledger::begin_epoch(connection, &mut head, answer.epoch, &past, now)?;
@@ -169,57 +149,27 @@ pub fn carry_out(
     let repeated = if repeats { unshared.as_slice() } else { &[] };
     let operations: HashSet<&str> = answer.entries.iter().map(|entry| entry.operation.as_str()).collect();
     for own in repeated {
-        if (!operations.contains(own.operation.as_str()) || planted(Bug::RestoreRepeatsKnown))
-            && again::record(connection, &mut head, &own.operation, &own.kind, &own.body, now)?
+        if (!operations.contains(own.entry.operation.as_str()) || planted(Bug::RestoreRepeatsKnown))
+            && again::record(connection, &mut head, &own.entry, now)?
         {
             report.recorded_again += 1;
         }
     }
     idempotency::remember_known(connection, operations.iter().copied(), now)?;
-    let of_items = unshared.iter().filter(|own| fact(&own.kind, &own.body).is_some()).count() as u64;
+    let of_items = unshared.iter().filter(|own| fact(&own.entry).is_some()).count() as u64;
     report.left_out = of_items - report.recorded_again;
     ledger::save_head(connection, &head)?;
     Ok(report)
 }
 
-fn own_entries(connection: &Connection) -> rusqlite::Result<Vec<Own>> {
-    connection
-        .prepare_cached(
-            "select epoch, seq, hash, operation_id, type, body, product_id from ledger order by epoch, seq",
-        )?
-        .query_map([], |row| {
-            let product: Option<String> = row.get(6)?;
-            Ok(Own {
-                id: EntryId { epoch: row.get(0)?, seq: row.get(1)? },
-                hash: row.get::<_, HashColumn>(2)?.0,
-                operation: row.get(3)?,
-                kind: row.get(4)?,
-                body: row.get(5)?,
-                product: product.and_then(|text| ProductId::parse(&text).ok()),
-            })
-        })?
-        .collect()
-}
-
-/// Whether a cursor lies in what this database has been through, as far as it can still tell.
-fn is_in_history(connection: &Connection, head: &Head, cursor: &Cursor) -> rusqlite::Result<bool> {
-    let mut past: Vec<Cursor> = ledger::lineage(connection)?.into_iter().map(|past| past.end).collect();
-    past.push(head.cursor);
-    let Some(end) = past.iter().find(|end| end.epoch == cursor.epoch && end.seq >= cursor.seq) else {
-        return Ok(false);
-    };
-    if end.seq == cursor.seq {
-        return Ok(end.hash == cursor.hash);
-    }
-    let own: Option<Hash> = connection
-        .prepare_cached("select hash from ledger where epoch = ?1 and seq = ?2")?
-        .query_row(params![cursor.epoch, cursor.seq], |row| Ok(row.get::<_, HashColumn>(0)?.0))
-        .optional()?;
-    Ok(own.is_none_or(|own| own == cursor.hash))
+fn own_entries(connection: &Connection) -> JobResult<Vec<Kept>> {
+    let mut own = Vec::new();
+    history::walk(connection, |kept| own.push(kept))?;
+    Ok(own)
 }
 
 /// The own lineage with the own head, or as it was at `end`.
-fn own_past(connection: &Connection, head: &Head, end: Option<&Cursor>) -> rusqlite::Result<Vec<Past>> {
+fn own_past(connection: &Connection, head: &Head, end: Option<&Cursor>) -> JobResult<Vec<Past>> {
     let mut past = ledger::lineage(connection)?;
     let end = end.unwrap_or(&head.cursor);
     past.retain(|past| past.end.epoch < end.epoch);
@@ -240,47 +190,37 @@ fn lineage(own: Option<Vec<Past>>, answer: &Answer) -> Vec<Past> {
 }
 
 /// The state becomes central's.
-fn take_state(connection: &Connection, head: &mut Head, answer: &Answer) -> rusqlite::Result<()> {
-    for table in ["item", "outcome", "purchase"] {
-        connection.execute(&format!("delete from {table}"), [])?;
-    }
-    head.digest = Digest::default();
-    head.items = 0;
+fn take_state(connection: &Connection, head: &mut Head, answer: &Answer) -> JobResult<()> {
+    history::drop_state(connection, head)?;
     for named in &answer.items {
         ledger::put_item(connection, head, &named.product_id, None, &named.item)?;
     }
-    let mut of_purchases: Vec<&Outcome> = Vec::new();
-    for outcome in &answer.outcomes {
-        if planted(Bug::RestoreWithoutOutcomes) {
-            break;
-        }
-        commands::keep(connection, outcome)?;
-        if outcome.purchase.as_ref().is_some_and(|purchase| purchase.attempt == outcome.command) {
-            of_purchases.push(outcome);
-        }
+    let outcomes = if planted(Bug::RestoreWithoutOutcomes) { &[] } else { answer.outcomes.as_slice() };
+    for outcome in outcomes {
+        ledger::outcomes::keep(connection, outcome)?;
     }
-    of_purchases.sort_by_key(|outcome| outcome.at);
-    for outcome in of_purchases {
-        let Some(purchase) = &outcome.purchase else { continue };
-        if !matches!(outcome.kind, Kind::PurchaseConfirmed | Kind::PurchaseCancelled) {
+    // In the order in which their units left the shelf.
+    let mut attempts: Vec<(&Outcome, &PurchaseRef)> = outcomes.iter().filter_map(attempt).collect();
+    attempts.sort_by_key(|(outcome, _)| outcome.at);
+    for (outcome, purchase) in attempts {
+        let is_cancelled = outcome.kind == Kind::PurchaseCancelled;
+        if !is_cancelled && outcome.kind != Kind::PurchaseConfirmed {
             continue;
         }
-        purchases::confirm(connection, purchase, outcome.at)?;
-        if outcome.kind == Kind::PurchaseCancelled {
-            purchases::cancel(connection, purchase.purchase_id, outcome.at)?;
+        ledger::purchases::confirm(connection, purchase, outcome.at)?;
+        if is_cancelled {
+            ledger::purchases::cancel(connection, purchase.purchase_id, outcome.at)?;
         } else if outcome.picked {
-            purchases::set_picked(connection, purchase.purchase_id, outcome.at)?;
+            ledger::purchases::pick(connection, purchase.purchase_id, outcome.at)?;
         }
     }
     Ok(())
 }
 
-/// Whether an entry tells of something that happened, rather than of the link's own affairs.
-fn fact(kind: &str, body: &str) -> Option<(Kind, protocol::wire::Fact)> {
-    match Event::decode(kind, body) {
-        Ok(Event::Fact(kind, fact)) => Some((kind, fact)),
-        _ => None,
-    }
+/// An outcome that is the one of a purchase's attempt itself, rather than of its cancel.
+fn attempt(outcome: &Outcome) -> Option<(&Outcome, &PurchaseRef)> {
+    let purchase = outcome.purchase.as_ref()?;
+    (purchase.attempt == outcome.command).then_some((outcome, purchase))
 }
 
 #[cfg(test)]
@@ -288,9 +228,12 @@ mod tests {
     use protocol::domain::Operation;
     use protocol::link::Entry;
     use protocol::wire::restore::KnownEntry;
-    use protocol::wire::{About, Command, Named, PurchaseRef};
+    use protocol::wire::{About, Command, Event, Named};
 
     use super::*;
+    use crate::ledger::testing::copy;
+    use crate::operations::commands;
+    use crate::operations::fold::Stock;
     use crate::testing::{self, NOW, operation};
 
     fn ale() -> ProductId {
@@ -305,57 +248,35 @@ mod tests {
         testing::store(&[("ale", 5), ("bun", 5)])
     }
 
-    fn copy(from: &Connection) -> Connection {
-        let mut to = Connection::open_in_memory().expect("opens");
-        let backup = rusqlite::backup::Backup::new(from, &mut to).expect("both are open");
-        backup.run_to_completion(1_000, std::time::Duration::ZERO, None).expect("nobody writes");
-        drop(backup);
-        to
-    }
-
     fn units(connection: &Connection) -> i64 {
         ledger::find_item(connection, &ale()).expect("reads").expect("an ale").quantity
     }
 
-    /// Types and differences of the entries about ale in the present epoch.
     fn recorded(connection: &Connection) -> Vec<(String, i64)> {
-        let sql = "select type, delta from ledger join meta using (epoch) where product_id = 'ale' order by ledger.seq";
-        let mut statement = connection.prepare(sql).expect("is valid");
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("runs");
-        rows.collect::<rusqlite::Result<_>>().expect("reads")
+        ledger::testing::recorded(connection, "ale")
     }
 
     /// What central answers when it has this store's ledger but for its last entries.
     fn answer(known: &Connection, but: u64) -> Answer {
         let own = own_entries(known).expect("reads");
         let head = ledger::head(known).expect("a head").cursor;
-        let state = own.iter().find(|entry| entry.id.seq == head.seq - but && entry.id.epoch == head.epoch);
-        let state = state.map(|entry| Cursor { epoch: entry.id.epoch, seq: entry.id.seq, hash: entry.hash });
-        let state = state.expect("an entry");
-        let mut stock = HashMap::new();
-        let mut entries = Vec::new();
-        for entry in own.iter().filter(|entry| entry.id <= state.id()) {
-            if let Ok(Event::SnapshotPage(page)) = Event::decode(&entry.kind, &entry.body) {
-                stock.extend(page.items.into_iter().map(|named| (named.product_id, named.item)));
-            }
-            if let Some((_, fact)) = fact(&entry.kind, &entry.body) {
-                stock.extend(fact.item.map(|item| (fact.product_id, item)));
-            }
-            entries.push(KnownEntry {
-                epoch: entry.id.epoch,
-                seq: entry.id.seq,
-                hash: entry.hash,
-                operation: entry.operation.clone(),
-                product_id: entry.product.clone(),
-            });
+        let state = EntryId { seq: head.seq - but, ..head.id() };
+        let own: Vec<Entry> = own.into_iter().map(|own| own.entry).filter(|entry| entry.id <= state).collect();
+        let state = own.last().expect("an entry").cursor();
+        let mut stock = Stock::of_epoch(true);
+        for entry in own.iter().filter(|entry| entry.id.epoch == head.epoch) {
+            let event = Event::decode(&entry.kind, &entry.body).expect("is understood");
+            assert!(stock.add(&event).is_empty());
         }
-        let outcomes = known
-            .prepare("select body from outcome")
-            .expect("is valid")
-            .query_map([], |row| Ok(serde_json::from_str(&row.get::<_, String>(0)?).expect("an outcome")))
-            .expect("runs")
-            .collect::<rusqlite::Result<_>>()
-            .expect("reads");
+        let filed = |entry: &Entry| fact(entry).map(|(_, fact)| fact.product_id);
+        let entries = own.iter().map(|entry| KnownEntry {
+            epoch: entry.id.epoch,
+            seq: entry.id.seq,
+            hash: entry.hash,
+            operation: entry.operation.clone(),
+            product_id: filed(entry),
+        });
+        let named = |(product, item): (&ProductId, &Item)| Named { product_id: product.clone(), item: item.clone() };
         let past = ledger::lineage(known).expect("reads").into_iter().map(|past| past.end).collect::<Vec<_>>();
         Answer {
             store_id: "s1".into(),
@@ -364,9 +285,9 @@ mod tests {
             complete: true,
             state,
             covers: past,
-            items: stock.into_iter().map(|(product_id, item)| Named { product_id, item }).collect(),
-            outcomes,
-            entries,
+            items: stock.items().iter().map(named).collect(),
+            outcomes: ledger::outcomes::all(known).expect("reads"),
+            entries: entries.collect(),
         }
     }
 
@@ -445,7 +366,7 @@ mod tests {
         assert_eq!(recorded(&old).last(), Some(&("purchase_cancelled".into(), 0)));
         restore(&old, &answer(&live, 0));
         assert_eq!((units(&old), recorded(&old)), (5, vec![("purchase_cancelled".into(), 2)]));
-        let row = purchases::find(&old, attempt().purchase_id).expect("reads").expect("is known");
+        let row = ledger::purchases::find(&old, attempt().purchase_id).expect("reads").expect("is known");
         assert!(row.is_cancelled);
     }
 

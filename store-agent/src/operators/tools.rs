@@ -7,8 +7,7 @@ use anyhow::{Context, bail};
 use protocol::ids::StoreId;
 use protocol::wire::Position;
 use runtime::redis::{Channel, Keys};
-use runtime::sqlite::{Abort, OpenError, copy, copy_aside, prepare, replace};
-use rusqlite::{Connection, OpenFlags};
+use runtime::sqlite::{Abort, Connection, OpenError, copy, copy_aside, in_transaction, open_file, prepare, replace};
 
 use crate::config::{Backup, Database, Restore, State, Status};
 use crate::ledger;
@@ -73,11 +72,13 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
         State::Own => Choice::Own,
         State::Central => Choice::Central,
     });
-    let transaction = connection.unchecked_transaction()?;
-    match restore::carry_out(&transaction, &answer, choice, runtime::clock::now()) {
+    let done = in_transaction(&connection, |connection| {
+        let report = restore::carry_out(connection, &answer, choice, runtime::clock::now())?;
+        runtime::sqlite::put_in_service(connection, ledger::SCHEMA)?;
+        Ok(report)
+    });
+    match done {
         Ok(report) => {
-            runtime::sqlite::put_in_service(&transaction, ledger::SCHEMA)?;
-            transaction.commit()?;
             print!("{}", told(&report));
             Ok(())
         }
@@ -103,9 +104,7 @@ fn look(path: &Path, options: &Restore) -> anyhow::Result<Found> {
         }
         Err(error) => Err(error.into()),
         Ok(connection) => {
-            let transaction = connection.unchecked_transaction()?;
-            let is_new = ledger::claim(&transaction, &options.database.store_id)?;
-            drop(transaction);
+            let is_new = ledger::is_new(&connection, &options.database.store_id)?;
             Ok(if is_new { Found::Nothing } else { Found::Database(connection) })
         }
     }
@@ -201,7 +200,7 @@ impl Central {
 /// If central knows nothing of this database a human must have chosen before central is asked. An epoch that both know is
 /// enough to share something; the answer itself has the last word.
 async fn expect_choice(options: &Restore, own: &Connection, central: &Central) -> anyhow::Result<()> {
-    let epochs = restore::spans(own)?.iter().map(|span| span.epoch).collect::<Vec<_>>();
+    let epochs = ledger::history::spans(own)?.iter().map(|span| span.epoch).collect::<Vec<_>>();
     let Some(store) = central.store.as_ref().filter(|_| options.state.is_none() && !epochs.is_empty()) else {
         return Ok(());
     };
@@ -210,7 +209,7 @@ async fn expect_choice(options: &Restore, own: &Connection, central: &Central) -
     }
     let known = central.epochs(&options.database.store_id).await?;
     if !known.is_empty() && known.iter().all(|epoch| !epochs.contains(epoch)) {
-        let entries = own.query_row("select count(*) from ledger", [], |row| row.get(0))?;
+        let entries = ledger::history::count(own)?;
         bail!("{}.\nNothing was changed, and central was not asked yet", restore::Refusal::NeedsChoice { entries });
     }
     Ok(())
@@ -249,9 +248,7 @@ fn told(report: &Report) -> String {
 
 fn open_to_read(database: &Database) -> anyhow::Result<Connection> {
     let path = database.path();
-    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    connection.busy_timeout(Duration::from_secs(5))?;
+    let connection = open_file(&path).with_context(|| format!("cannot open {}", path.display()))?;
     let store = ledger::store_id(&connection).with_context(|| format!("{} is not an agent's", path.display()))?;
     if store != database.store_id {
         bail!("{} belongs to store {store}, not to {}", path.display(), database.store_id);
@@ -263,8 +260,7 @@ fn open_to_read(database: &Database) -> anyhow::Result<Connection> {
 pub fn backup(options: &Backup) -> anyhow::Result<()> {
     let connection = open_to_read(&options.database)?;
     copy(&connection, &options.to)?;
-    let copied = Connection::open_with_flags(&options.to, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let head = ledger::cursor(&copied)?.id();
+    let head = ledger::cursor(&open_file(&options.to)?)?.id();
     println!(
         "{} holds the store up to {head}. It goes back only by `store-agent restore --from`.",
         options.to.display()
@@ -274,9 +270,7 @@ pub fn backup(options: &Backup) -> anyhow::Result<()> {
 
 /// `store-agent verify`: prints every difference; fails if there is one.
 pub fn verify(database: &Database) -> anyhow::Result<()> {
-    let mut connection = open_to_read(database)?;
-    let transaction = connection.transaction()?;
-    let report = auditor::verify(&transaction)?;
+    let report = in_transaction(&open_to_read(database)?, auditor::verify)?;
     for difference in &report.differences {
         println!("DIFFERENCE  {difference}");
     }

@@ -3,17 +3,14 @@
 //! It checks the file, the ledger's chain of hashes and its gaplessness, that every entry's difference leads from the
 //! item before to the item after, and that items, head and digest are what the ledger adds up to.
 
-use std::collections::BTreeMap;
-
-use protocol::domain::Item;
 use protocol::hash::{Digest, Hash, chain};
-use protocol::ids::ProductId;
-use protocol::link::{Cursor, EntryId};
+use protocol::link::Cursor;
 use protocol::wire::Event;
-use runtime::sqlite::{DigestColumn, HashColumn};
-use rusqlite::Connection;
+use runtime::sqlite::{Connection, JobResult};
 
-use crate::ledger;
+use crate::ledger::history::{self, Kept};
+use crate::ledger::{self, Head};
+use crate::operations::fold::Stock;
 
 /// What was looked at, and what was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,19 +28,18 @@ pub struct Report {
 }
 
 /// Audits a database in one read transaction of the caller's.
-pub fn verify(connection: &Connection) -> rusqlite::Result<Report> {
+pub fn verify(connection: &Connection) -> JobResult<Report> {
     let mut report = Report::default();
-    let check: String = connection.pragma_query_value(None, "integrity_check", |row| row.get(0))?;
-    if check != "ok" {
-        report.differences.push(format!("the file is damaged: {check}"));
-    }
+    report.differences.extend(history::damage(connection)?.map(|damage| format!("the file is damaged: {damage}")));
     let head = ledger::head(connection)?;
-    let stock = walk(connection, &head, &mut report)?;
+    let mut audit = Audit { report, before: None, stock: Stock::default(), last_digest: None };
+    history::walk(connection, |kept| audit.see(&kept))?;
+    let (mut report, stock) = audit.finish(&head);
     let mut digest = Digest::default();
     for (product, item) in ledger::all_items(connection)? {
         report.items += 1;
         digest = digest.replace(&product, None, Some(&item));
-        match stock.get(&product) {
+        match stock.items().get(&product) {
             Some(proven) if *proven != item => report.differences.push(format!(
                 "item {product}: the ledger adds up to {} units (version {}), the stock says {} (version {})",
                 proven.quantity, proven.version, item.quantity, item.version
@@ -52,7 +48,7 @@ pub fn verify(connection: &Connection) -> rusqlite::Result<Report> {
             None => report.unproven += 1,
         }
     }
-    for product in stock.keys() {
+    for product in stock.items().keys() {
         if ledger::find_item(connection, product)?.is_none() {
             report.differences.push(format!("item {product}: in the ledger, not in the stock"));
         }
@@ -63,29 +59,24 @@ pub fn verify(connection: &Connection) -> rusqlite::Result<Report> {
     Ok(report)
 }
 
-/// Walks the ledger and returns the stock that the present epoch adds up to.
-fn walk(
-    connection: &Connection,
-    head: &ledger::Head,
-    report: &mut Report,
-) -> rusqlite::Result<BTreeMap<ProductId, Item>> {
-    let mut statement = connection
-        .prepare("select epoch, seq, type, operation_id, body, digest, hash, delta from ledger order by epoch, seq")?;
-    let mut rows = statement.query([])?;
-    let mut before: Option<Cursor> = None;
-    let mut stock = BTreeMap::new();
-    let mut laid_aside: BTreeMap<ProductId, Item> = BTreeMap::new();
-    let mut is_whole = false;
-    let mut last_digest = None;
-    while let Some(row) = rows.next()? {
-        report.entries += 1;
-        let at = EntryId { epoch: row.get(0)?, seq: row.get(1)? };
-        let (kind, operation, body): (String, String, String) = (row.get(2)?, row.get(3)?, row.get(4)?);
-        let (digest, hash) = (row.get::<_, DigestColumn>(5)?.0, row.get::<_, HashColumn>(6)?.0);
-        let same_epoch = before.filter(|before| before.epoch == at.epoch);
+/// A walk through the ledger.
+struct Audit {
+    report: Report,
+    /// The entry before.
+    before: Option<Cursor>,
+    /// What the present epoch adds up to.
+    stock: Stock,
+    last_digest: Option<Digest>,
+}
+
+impl Audit {
+    fn see(&mut self, Kept { entry, digest, product, delta }: &Kept) {
+        self.report.entries += 1;
+        let at = entry.id;
+        let same_epoch = self.before.filter(|before| before.epoch == at.epoch);
         let known_before = match same_epoch {
             Some(before) if at.seq != before.seq + 1 => {
-                report.differences.push(format!("entry {at}: does not follow {}", before.id()));
+                self.differ(format!("entry {at}: does not follow {}", before.id()));
                 None
             }
             Some(before) => Some(before.hash),
@@ -93,61 +84,84 @@ fn walk(
             // The first entry that is kept: what lay before it was pruned.
             None => None,
         };
-        if let Some(before) = known_before
-            && chain(before, at.epoch, at.seq, &kind, &operation, &body, Some(digest)) != hash
-        {
-            report.differences.push(format!("entry {at}: its hash does not fit its content"));
+        let hash = |before| chain(before, at.epoch, at.seq, &entry.kind, &entry.operation, &entry.body, Some(*digest));
+        if known_before.is_some_and(|before| hash(before) != entry.hash) {
+            self.differ(format!("entry {at}: its hash does not fit its content"));
         }
         if same_epoch.is_none() {
-            stock = BTreeMap::new();
-            laid_aside = BTreeMap::new();
-            is_whole = at.seq == 1;
+            self.stock = Stock::of_epoch(at.seq == 1);
         }
-        before = Some(Cursor { epoch: at.epoch, seq: at.seq, hash });
-        last_digest = Some(digest);
-        match Event::decode(&kind, &body) {
-            Ok(Event::Fact(_, fact)) => {
-                let Some(after) = fact.item else { continue };
-                let expected = stock.get(&fact.product_id).map(|item: &Item| item.quantity).or(is_whole.then_some(0));
-                if expected.is_some_and(|expected| expected + fact.delta != after.quantity) {
-                    report.differences.push(format!(
-                        "entry {at}: {} units of {} and a difference of {} do not make {}",
-                        expected.unwrap_or_default(),
-                        fact.product_id,
-                        fact.delta,
-                        after.quantity
-                    ));
-                }
-                if fact.delta != row.get::<_, i64>(7)? {
-                    report.differences.push(format!("entry {at}: its difference is not that of its body"));
-                }
-                stock.insert(fact.product_id, after);
-            }
-            Ok(Event::SnapshotPage(page)) => {
-                laid_aside.extend(page.items.into_iter().map(|named| (named.product_id, named.item)));
-            }
-            Ok(Event::SnapshotEnd(_)) => {
-                // The first one is what the epoch opens with; a later one repeats what the entries before it say.
-                if at.seq > 1 && stock.is_empty() && is_whole {
-                    stock = std::mem::take(&mut laid_aside);
-                } else {
-                    for (product, item) in std::mem::take(&mut laid_aside) {
-                        if stock.insert(product.clone(), item.clone()).is_some_and(|known| known != item) {
-                            report.differences.push(format!("entry {at}: says otherwise of {product} than the ledger"));
-                        }
-                    }
-                }
-            }
-            Ok(_) => {}
-            Err(_) => report.not_understood += 1,
+        self.before = Some(entry.cursor());
+        self.last_digest = Some(*digest);
+        let Ok(event) = Event::decode(&entry.kind, &entry.body) else {
+            self.report.not_understood += 1;
+            return;
+        };
+        for difference in self.stock.add(&event) {
+            self.differ(format!("entry {at}: {difference}"));
+        }
+        if self.stock.digest().is_some_and(|adds_up| adds_up != *digest) {
+            self.differ(format!("entry {at}: its digest is not that of the stock after it"));
+        }
+        let filed = match &event {
+            Event::Fact(_, fact) => (Some(&fact.product_id), fact.delta),
+            Event::OutcomeRepeated(_)
+            | Event::Opened { .. }
+            | Event::SnapshotPage(_)
+            | Event::SnapshotEnd(_)
+            | Event::Ready { .. } => (None, 0),
+        };
+        if filed != (product.as_ref(), *delta) {
+            self.differ(format!("entry {at}: its product or its difference is not that of its body"));
         }
     }
-    let end = before.unwrap_or_default();
-    if end != head.cursor {
-        report.differences.push(format!("the ledger ends at {}, its head is {}", end.id(), head.cursor.id()));
+
+    fn finish(mut self, head: &Head) -> (Report, Stock) {
+        let end = self.before.unwrap_or_default();
+        if end != head.cursor {
+            self.differ(format!("the ledger ends at {}, its head is {}", end.id(), head.cursor.id()));
+        }
+        if self.last_digest.is_some_and(|digest| digest != head.digest) {
+            self.differ("the last entry's digest is not the head's".into());
+        }
+        (self.report, self.stock)
     }
-    if last_digest.is_some_and(|digest| digest != head.digest) {
-        report.differences.push("the last entry's digest is not the head's".into());
+
+    fn differ(&mut self, difference: String) {
+        self.report.differences.push(difference);
     }
-    Ok(stock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::testing::meddle;
+    use crate::testing;
+
+    fn found(sql: &str) -> Vec<String> {
+        let connection = testing::ledger(4);
+        meddle(&connection, sql);
+        verify(&connection).expect("reads").differences
+    }
+
+    #[test]
+    fn each_lie_of_the_tables_is_found() {
+        assert_eq!(found(""), [""; 0]);
+        for (sql, what) in [
+            ("update item set quantity = 7", "the ledger adds up to"),
+            ("delete from item", "in the ledger, not in the stock"),
+            ("update ledger set delta = 9 where seq = 4", "is not that of its body"),
+            ("update ledger set body = replace(body, '\"delta\":1', '\"delta\":2') where seq = 4", "do not make"),
+            ("update ledger set operation_id = 'x' where seq = 4", "its hash does not fit"),
+            (
+                "update ledger set digest = (select digest from ledger where seq = 1) where seq = 4",
+                "digest is not that of",
+            ),
+            ("delete from ledger where seq = 4", "does not follow"),
+            ("update meta set seq = 9", "the ledger ends at"),
+        ] {
+            let found = found(sql);
+            assert!(found.iter().any(|difference| difference.contains(what)), "{sql}: {found:?}");
+        }
+    }
 }

@@ -140,7 +140,7 @@ impl World {
         for agent in &self.agents {
             ledger::prune_entries(&agent.file, later).expect("pruning works");
         }
-        central::operators::maintenance::prune_commands(&self.central.file, later).expect("pruning works");
+        central::storage::retention::prune_commands(&self.central.file, later).expect("pruning works");
         let after: i64 = self.agents.iter().map(entries).sum();
         if after < before {
             self.pruned = true;

@@ -147,6 +147,25 @@ impl Fact {
     }
 }
 
+/// What the answer to a command is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A product.
+    Product(ProductId),
+    /// None: the command is about the whole store, or nothing can be read of it.
+    Nothing,
+}
+
+impl Subject {
+    /// What stands in the member `productId`, which an answer always has. A store may have a product of that name.
+    pub fn product_id(&self) -> ProductId {
+        match self {
+            Self::Product(product) => product.clone(),
+            Self::Nothing => ProductId::parse("unknown").expect("a valid id"),
+        }
+    }
+}
+
 /// The answer to a command, kept by its id for the retention: a command seen again gets it again and has no effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -171,6 +190,22 @@ pub struct Outcome {
     /// For a confirmed purchase: picked by staff.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub picked: bool,
+}
+
+impl Outcome {
+    /// The answer to a resync: the whole state was sent again. It is written as a change of nothing.
+    pub fn of_resync(command: OperationId, at: Millis) -> Self {
+        Self {
+            command,
+            kind: Kind::ItemChanged,
+            at,
+            product_id: Subject::Nothing.product_id(),
+            purchase: None,
+            rejection: None,
+            item: None,
+            picked: false,
+        }
+    }
 }
 
 /// An item and what it is an item of.
@@ -373,6 +408,21 @@ mod tests {
         for event in events {
             assert_eq!(Event::decode(event.kind(), &event.encode()), Ok(event));
         }
+    }
+
+    #[test]
+    fn what_earlier_versions_wrote_about_nothing_is_what_is_written_now() {
+        let resync = r#"{"command":"c","kind":"item_changed","at":AT,"productId":"unknown"}"#;
+        let refused = r#"{"productId":"unknown","delta":0,"recordedAt":AT,"about":{},"command":"c"}"#;
+        let at = serde_json::to_string(&Millis(5)).expect("serialises");
+        let (resync, refused) = (resync.replace("AT", &at), refused.replace("AT", &at));
+        let command = OperationId::parse("c").expect("valid");
+        let outcome = Outcome::of_resync(command.clone(), Millis(5));
+        assert_eq!(Event::OutcomeRepeated(outcome.clone()).encode(), resync);
+        assert_eq!(Event::decode("outcome_repeated", &resync), Ok(Event::OutcomeRepeated(outcome)));
+        let fact = Fact { command: Some(command), ..Fact::new(Subject::Nothing.product_id(), Millis(5)) };
+        assert_eq!(Event::Fact(Kind::CommandRefused, fact.clone()).encode(), refused);
+        assert_eq!(Event::decode("command_refused", &refused), Ok(Event::Fact(Kind::CommandRefused, fact)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod event;
 pub mod restore;
 
 pub use command::{About, Command, PurchaseRef};
-pub use event::{Event, Fact, Kind, Named, Outcome, SnapshotEnd, SnapshotPage};
+pub use event::{Event, Fact, Kind, Named, Outcome, SnapshotEnd, SnapshotPage, Subject};
 
 use serde::Serialize;
 

@@ -11,6 +11,7 @@ mod page;
 mod patience;
 mod problem;
 mod query;
+pub mod requests;
 mod serve;
 mod strict;
 mod text;

@@ -212,12 +212,40 @@ impl From<rusqlite::Error> for Problem {
     }
 }
 
+impl From<crate::sqlite::Error> for Problem {
+    fn from(error: crate::sqlite::Error) -> Self {
+        use crate::sqlite::Error;
+        match error {
+            Error::Busy => Self::new(Code::Overloaded).detail(error.to_string()),
+            Error::Stopped => Self::new(Code::Restarting),
+            Error::Data(_) | Error::Fatal(_) => Self::internal(error),
+        }
+    }
+}
+
 impl From<crate::sqlite::WriteError> for Problem {
     fn from(error: crate::sqlite::WriteError) -> Self {
         match error {
             crate::sqlite::WriteError::Overloaded => Self::new(Code::Overloaded).detail(error.to_string()),
             crate::sqlite::WriteError::Stopped => Self::new(Code::Restarting),
             error => Self::internal(error),
+        }
+    }
+}
+
+/// What refuses a job may be said as it is: `?` takes the job's effect back.
+impl From<Problem> for crate::sqlite::Abort<Problem> {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
+/// A refusal of the domain as clients see it.
+impl From<crate::sqlite::Abort<Rejection>> for crate::sqlite::Abort<Problem> {
+    fn from(abort: crate::sqlite::Abort<Rejection>) -> Self {
+        match abort {
+            crate::sqlite::Abort::Refused(rejection) => Self::Refused(rejection.into()),
+            crate::sqlite::Abort::Database(error) => Self::Database(error),
         }
     }
 }

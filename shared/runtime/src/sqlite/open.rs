@@ -256,6 +256,13 @@ pub fn read_only(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// A file to look at or to copy from, whatever it is: nothing is checked, and nothing in it can be changed.
+pub fn open_file(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    Ok(connection)
+}
+
 fn connect(vfs: Option<&str>, path: &Path) -> rusqlite::Result<Connection> {
     let connection = match vfs {
         Some(vfs) => Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs)?,

@@ -111,6 +111,19 @@ impl Writer {
         T: Send + 'static,
         R: Send + 'static,
     {
+        self.write_then(job, |_| {}).await
+    }
+
+    /// The same, and `then` is called with what the job returned once that is on disk, whether or not anyone still waits.
+    pub async fn write_then<T, R>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, Abort<R>> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<Result<T, R>, WriteError>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
             let result = job(connection);
@@ -121,8 +134,14 @@ impl Writer {
                 Err(Abort::Database(error)) if is_fatal(&error) => (Err(WriteError::Stopped), Some(error)),
                 Err(Abort::Database(error)) => (Err(WriteError::Database(error)), None),
             };
-            // A caller that has gone needs no answer.
-            Done { keep, fatal, answer: Box::new(move || drop(answer.send(result))) }
+            let answer = move || {
+                if let Ok(Ok(value)) = &result {
+                    then(value);
+                }
+                // A caller that has gone needs no answer.
+                drop(answer.send(result));
+            };
+            Done { keep, fatal, answer: Box::new(answer) }
         });
         self.jobs.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => WriteError::Overloaded,

@@ -1,0 +1,132 @@
+//! Bodies of requests about an item, which both servers read alike: a store's agent carries them out, central sends them
+//! to the store as commands.
+
+use protocol::domain::{Operation, Reason};
+use protocol::ids::ProductId;
+use protocol::wire::Position;
+use serde::Deserialize;
+
+use super::{CountQuantity, Delta, Name, Problem, Quantity, Result, Text, Threshold};
+
+/// Receipt, order or delivery note.
+pub type Reference = Option<Text<0, 100>>;
+
+/// What a request asks of an item.
+#[derive(Debug)]
+pub struct Asked {
+    /// The operation.
+    pub operation: Operation,
+    /// The version that the item must have.
+    pub expected_version: Option<i64>,
+    /// Receipt, order or delivery note.
+    pub reference: Option<String>,
+}
+
+fn asked(operation: Operation, expected_version: Option<i64>, reference: Reference) -> Asked {
+    Asked { operation, expected_version, reference: reference.map(|text| text.0) }
+}
+
+/// A new item.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Create {
+    product_id: ProductId,
+    name: Option<Name>,
+    quantity: Option<CountQuantity>,
+    low_at: Option<Threshold>,
+    reference: Reference,
+}
+
+impl Create {
+    /// The product, and what is asked.
+    pub fn asked(self) -> (ProductId, Asked) {
+        let operation = Operation::Create {
+            name: self.name.map_or_else(|| self.product_id.to_string(), |name| name.0),
+            quantity: self.quantity.map_or(0, |quantity| quantity.0),
+            low_at: self.low_at.map(|at| at.0),
+        };
+        (self.product_id, asked(operation, None, self.reference))
+    }
+}
+
+/// What was counted.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Count {
+    quantity: CountQuantity,
+    counted_at: Option<Position>,
+    expected_version: Option<i64>,
+    count_ref: Option<Text<0, 100>>,
+    reference: Reference,
+}
+
+impl Count {
+    /// What is asked.
+    pub fn asked(self) -> Asked {
+        let operation = Operation::Count {
+            quantity: self.quantity.0,
+            counted_at: self.counted_at,
+            count_ref: self.count_ref.map(|text| text.0),
+        };
+        asked(operation, self.expected_version, self.reference)
+    }
+}
+
+/// Other members of an item.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Change {
+    name: Option<Name>,
+    discontinued: Option<bool>,
+    low_at: Option<Threshold>,
+    expected_version: Option<i64>,
+    reference: Reference,
+}
+
+impl Change {
+    /// What is asked; nothing is no change.
+    pub fn asked(self) -> Result<Asked> {
+        if self.name.is_none() && self.discontinued.is_none() && self.low_at.is_none() {
+            return Err(Problem::invalid("", "one of name, discontinued and lowAt is needed"));
+        }
+        let operation = Operation::Change {
+            name: self.name.map(|name| name.0),
+            discontinued: self.discontinued,
+            low_at: self.low_at.map(|at| at.0),
+        };
+        Ok(asked(operation, self.expected_version, self.reference))
+    }
+}
+
+/// A delivery.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Receive {
+    quantity: Quantity,
+    reference: Reference,
+}
+
+impl Receive {
+    /// What is asked.
+    pub fn asked(self) -> Asked {
+        asked(Operation::Receive { quantity: self.quantity.0 }, None, self.reference)
+    }
+}
+
+/// A correction.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Adjust {
+    delta: Delta,
+    reason: Reason,
+    note: Option<Text<0, 100>>,
+    reference: Reference,
+}
+
+impl Adjust {
+    /// What is asked.
+    pub fn asked(self) -> Asked {
+        let note = self.note.map(|text| text.0);
+        asked(Operation::Adjust { delta: self.delta.0, reason: self.reason, note }, None, self.reference)
+    }
+}

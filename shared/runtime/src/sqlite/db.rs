@@ -1,0 +1,129 @@
+//! A database as a daemon's floors use it: jobs that read and jobs that write.
+//!
+//! A job is synchronous and gets one connection inside one transaction. **It may be run again, so it has no effect but
+//! that on the database**: it is an `Fn`, which cannot give away what it holds. What is to happen in the process because
+//! of a write, such as waking a task, follows from what the job returned, and happens once that is on disk.
+
+use rusqlite::Connection;
+
+use super::{Abort, Error, JobResult, Reader, Writer};
+
+/// A database to read from and to write to. Cheap to clone.
+#[derive(Clone)]
+pub struct Db {
+    reader: Reader,
+    writer: Writer,
+}
+
+impl Db {
+    /// Reads and writes through these, which have the same file open.
+    pub fn new(reader: Reader, writer: Writer) -> Self {
+        Self { reader, writer }
+    }
+
+    /// A short read, which sees what was committed before. SQLite answers it on the calling thread: a hop to another one
+    /// would cost more than the read. Reading lists and anything else that may take long is [`scan`](Self::scan)'s.
+    #[expect(clippy::unused_async, reason = "an engine behind a socket has to be waited for")]
+    pub async fn read<T>(&self, job: impl Fn(&Connection) -> JobResult<T>) -> Result<T, Error> {
+        Ok(self.reader.point(job)?)
+    }
+
+    /// A read that may take long, of one consistent state, on a thread for such. Only so many run at once.
+    pub async fn scan<T: Send + 'static>(
+        &self,
+        job: impl Fn(&Connection) -> JobResult<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        Ok(self.reader.scan(job).await?)
+    }
+
+    /// A write. Its effect is on disk before this returns `Ok(Ok(_))`, and it had none if this returns a refusal. The job
+    /// goes on if the caller stops waiting.
+    pub async fn write<T, R>(
+        &self,
+        job: impl Fn(&Connection) -> Result<T, Abort<R>> + Send + 'static,
+    ) -> Result<Result<T, R>, Error>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+    {
+        self.write_then(job, |_| {}).await
+    }
+
+    /// The same, and what is to happen in this process because of it: `then` is called with what the job returned when
+    /// that is on disk, also if the caller has stopped waiting by then. It runs on the thread that writes, so it is quick.
+    pub async fn write_then<T, R>(
+        &self,
+        job: impl Fn(&Connection) -> Result<T, Abort<R>> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<Result<T, R>, Error>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+    {
+        Ok(self.writer.write_then(job, then).await?)
+    }
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Db").field("reader", &self.reader).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+
+    fn db() -> (tempfile::TempDir, Db) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.db");
+        let connection = Connection::open(&path).expect("opens");
+        connection.execute_batch("pragma journal_mode = wal; create table t (x integer) strict").expect("creates");
+        let reader = Reader::open(&path, 1, 1).expect("opens");
+        (dir, Db::new(reader, Writer::start(connection, || {}).0))
+    }
+
+    fn insert(x: i64) -> impl Fn(&Connection) -> Result<i64, Abort<&'static str>> {
+        move |connection| {
+            connection.execute("insert into t values (?1)", [x])?;
+            if x < 0 { Err(Abort::Refused("negative")) } else { Ok(x) }
+        }
+    }
+
+    fn sum(connection: &Connection) -> JobResult<i64> {
+        connection.query_row("select coalesce(sum(x), 0) from t", [], |row| row.get(0))
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_read_and_what_was_refused_is_not_there() {
+        let (_dir, db) = db();
+        assert_eq!(db.write(insert(2)).await.expect("writes"), Ok(2));
+        assert_eq!(db.write(insert(-1)).await.expect("answers"), Err("negative"));
+        assert_eq!(db.read(sum).await.expect("reads"), 2);
+        assert_eq!(db.scan(sum).await.expect("reads"), 2);
+        let bad =
+            db.write(|connection| Ok::<_, Abort<()>>(connection.execute("insert into t values ('x')", [])?)).await;
+        assert!(matches!(bad, Err(Error::Data(_))));
+    }
+
+    #[tokio::test]
+    async fn what_follows_from_a_write_happens_even_if_nobody_waits_and_not_if_it_was_refused() {
+        let (_dir, db) = db();
+        let heard = Arc::new(AtomicI64::new(0));
+        let hear = |heard: &Arc<AtomicI64>| {
+            let heard = heard.clone();
+            move |x: &i64| {
+                heard.fetch_add(*x, Ordering::SeqCst);
+            }
+        };
+        {
+            let mut gone = Box::pin(db.write_then(insert(3), hear(&heard)));
+            assert!(futures_util::poll!(gone.as_mut()).is_pending());
+        }
+        db.write_then(insert(-1), hear(&heard)).await.expect("answers").expect_err("is refused");
+        assert_eq!((heard.load(Ordering::SeqCst), db.read(sum).await.expect("reads")), (3, 3));
+    }
+}

@@ -1,0 +1,85 @@
+//! Commands of central that were in their place but not understood, or not possible (L11).
+
+use protocol::link::Entry;
+use protocol::time::Millis;
+use rusqlite::{Connection, params};
+
+/// Letters that a list shows, at most.
+const LISTED: usize = 1_000;
+/// Characters of a body that a list shows, at most.
+const SHOWN: usize = 1_000;
+// Reads no more than so many rows, whatever has piled up.
+const COUNT: &str = "select count(*) from (select 1 from dead_letter limit 10000)";
+
+/// A command that was laid aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its number here.
+    pub id: i64,
+    /// `<epoch>-<seq>` of the command.
+    pub entry_id: String,
+    /// `t` of the command.
+    pub kind: String,
+    /// The command's id.
+    pub operation: String,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub received_at: Millis,
+    /// The command's body, or its beginning.
+    pub body: String,
+}
+
+/// Lays a command aside.
+pub(crate) fn lay_aside(connection: &Connection, entry: &Entry, reason: &str, now: Millis) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "insert into dead_letter (entry_id, type, operation_id, body, reason, received_at) \
+             values (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![entry.id.to_string(), entry.kind, entry.operation, entry.body, reason, now.0])?;
+    Ok(())
+}
+
+/// The newest, with the beginnings of their bodies.
+pub fn newest(connection: &Connection) -> rusqlite::Result<Vec<DeadLetter>> {
+    read(
+        connection,
+        &format!(
+            "select id, entry_id, type, operation_id, reason, received_at, substr(body, 1, {SHOWN}) \
+             from dead_letter order by id desc limit {LISTED}"
+        ),
+    )
+}
+
+/// All of them, whole, the oldest first.
+pub fn all(connection: &Connection) -> rusqlite::Result<Vec<DeadLetter>> {
+    read(connection, "select id, entry_id, type, operation_id, reason, received_at, body from dead_letter order by id")
+}
+
+fn read(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<DeadLetter>> {
+    connection
+        .prepare_cached(sql)?
+        .query_map([], |row| {
+            Ok(DeadLetter {
+                id: row.get(0)?,
+                entry_id: row.get(1)?,
+                kind: row.get(2)?,
+                operation: row.get(3)?,
+                reason: row.get(4)?,
+                received_at: Millis(row.get(5)?),
+                body: row.get(6)?,
+            })
+        })?
+        .collect()
+}
+
+/// How many there are; 10,000 if there are more.
+pub fn count(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.prepare_cached(COUNT)?.query_row([], |row| row.get(0))
+}
+
+/// Takes one away. Says whether there was one.
+pub fn discard(connection: &Connection, id: i64) -> rusqlite::Result<bool> {
+    Ok(connection.prepare_cached("delete from dead_letter where id = ?1")?.execute([id])? > 0)
+}

@@ -1,0 +1,105 @@
+//! The whole log, for those who compare it with another or add it up again: restore and verify.
+
+use protocol::hash::{Digest, Hash};
+use protocol::ids::ProductId;
+use protocol::link::{Cursor, Entry, EntryId};
+use protocol::wire::restore::Span;
+use runtime::sqlite::{DigestColumn, HashColumn};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::epoch::lineage;
+use super::head::Head;
+
+/// An entry as it was recorded, with what the table says of it beside its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// As it travels.
+    pub entry: Entry,
+    /// Digest of the stock after it.
+    pub digest: Digest,
+    /// The product that it is filed under.
+    pub product: Option<ProductId>,
+    /// The change that it is filed with.
+    pub delta: i64,
+}
+
+/// Which entries the log has.
+pub fn spans(connection: &Connection) -> rusqlite::Result<Vec<Span>> {
+    connection
+        .prepare_cached("select epoch, min(seq), max(seq) from ledger group by epoch order by epoch")?
+        .query_map([], |row| Ok(Span { epoch: row.get(0)?, first: row.get(1)?, last: row.get(2)? }))?
+        .collect()
+}
+
+/// How many entries the log has.
+pub fn count(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("select count(*) from ledger", [], |row| row.get(0))
+}
+
+/// Shows each entry, in order.
+pub fn walk(connection: &Connection, mut see: impl FnMut(Kept)) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(
+        "select epoch, seq, type, operation_id, body, digest, hash, product_id, delta from ledger order by epoch, seq",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let digest = row.get::<_, DigestColumn>(5)?.0;
+        let product: Option<String> = row.get(7)?;
+        see(Kept {
+            entry: Entry {
+                id: EntryId { epoch: row.get(0)?, seq: row.get(1)? },
+                kind: row.get(2)?,
+                operation: row.get(3)?,
+                body: row.get(4)?,
+                digest: Some(digest),
+                hash: row.get::<_, HashColumn>(6)?.0,
+            },
+            digest,
+            product: product.and_then(|text| ProductId::parse(&text).ok()),
+            delta: row.get(8)?,
+        });
+    }
+    Ok(())
+}
+
+/// Whether a cursor lies in what this database has been through, as far as it can still tell.
+pub fn contains(connection: &Connection, head: &Cursor, cursor: &Cursor) -> rusqlite::Result<bool> {
+    let mut past: Vec<Cursor> = lineage(connection)?.into_iter().map(|past| past.end).collect();
+    past.push(*head);
+    let Some(end) = past.iter().find(|end| end.epoch == cursor.epoch && end.seq >= cursor.seq) else {
+        return Ok(false);
+    };
+    if end.seq == cursor.seq {
+        return Ok(end.hash == cursor.hash);
+    }
+    let own: Option<Hash> = connection
+        .prepare_cached("select hash from ledger where epoch = ?1 and seq = ?2")?
+        .query_row(params![cursor.epoch, cursor.seq], |row| Ok(row.get::<_, HashColumn>(0)?.0))
+        .optional()?;
+    Ok(own.is_none_or(|own| own == cursor.hash))
+}
+
+/// An entry leaves the log: a restore has found that it is not what happened here, or records it again.
+pub(crate) fn drop_entry(connection: &Connection, id: EntryId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("delete from ledger where epoch = ?1 and seq = ?2")?
+        .execute(params![id.epoch, id.seq])?;
+    Ok(())
+}
+
+/// Stock, outcomes and purchases are no more: another state takes their place. The head's digest and number of items go
+/// with them.
+pub(crate) fn drop_state(connection: &Connection, head: &mut Head) -> rusqlite::Result<()> {
+    for table in ["item", "outcome", "purchase"] {
+        connection.execute(&format!("delete from {table}"), [])?;
+    }
+    head.digest = Digest::default();
+    head.items = 0;
+    Ok(())
+}
+
+/// What SQLite says of the file; `None`: it is whole.
+pub fn damage(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let report: String = connection.pragma_query_value(None, "integrity_check", |row| row.get(0))?;
+    Ok((report != "ok").then_some(report))
+}
