@@ -19,7 +19,7 @@ use crate::links::publisher::{Publisher, Wakes};
 use crate::links::redis_link::RedisLink;
 use crate::links::waiting::Waiting;
 use crate::operators::maintenance;
-use crate::projection::steps::Steps;
+use crate::operators::steps::Steps;
 use crate::storage::Db;
 use crate::storage::files::{self, Opened};
 

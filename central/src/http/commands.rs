@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::views::{CommandView, behind_number};
 use super::{App, Shared};
-use crate::promises::commands::Request;
+use crate::storage::commands::Request;
 use crate::storage::queries::commands;
 
 pub(super) fn router() -> Router<Arc<App>> {

@@ -10,8 +10,8 @@ use runtime::http::{Code, IdPath, Problem, Result};
 use serde::Serialize;
 
 use super::{App, Shared};
-use crate::promises::{commands, purchases};
 use crate::storage::idempotency::{self, Effect};
+use crate::storage::{commands, purchases};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new().route("/idempotency/{id}", get(one))

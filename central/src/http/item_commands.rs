@@ -9,6 +9,7 @@ use axum::routing::{post, put};
 use axum::{Json, Router};
 use protocol::domain::{Guard, Operation};
 use protocol::ids::{OperationId, ProductId, StoreId};
+use protocol::promise::request::Status;
 use protocol::wire::{Command, Kind};
 use runtime::http::requests::{Adjust, Asked, Change, Count, Create, Receive};
 use runtime::http::{Body, Code, ItemPath, Prefer, Problem, Result, StorePath, Write};
@@ -18,10 +19,9 @@ use serde_json::Value;
 use super::views::{CommandView, ItemView};
 use super::write::{Done, Headers, Target, about, key_of};
 use super::{App, Shared};
-use crate::promises::commands::{self, Status};
 use crate::storage::idempotency::Effect;
 use crate::storage::queries::events;
-use crate::storage::{items, stores};
+use crate::storage::{commands, items, stores};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()

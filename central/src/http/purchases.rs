@@ -9,6 +9,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use protocol::domain::Rejection;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::promise::purchase::Status;
 use protocol::time::Millis;
 use runtime::http::requests::Reference;
 use runtime::http::{
@@ -20,12 +21,12 @@ use serde::{Deserialize, Serialize};
 use super::views::{ItemView, PurchaseView, behind_number};
 use super::write::{Done, Headers, Target, about, key_of};
 use super::{App, Shared};
-use crate::promises::commands;
-use crate::promises::purchases::{self, Cancelled, Purchase, Status};
+use crate::promises::purchases::{Ask, Cancelled, begin, cancel as ask_to_cancel};
 use crate::storage::idempotency::Effect;
+use crate::storage::purchases::{self, Purchase};
 use crate::storage::queries::{offers, purchases as listed};
 use crate::storage::stores::{self, Store};
-use crate::storage::{Connection, items};
+use crate::storage::{Connection, commands, items};
 
 /// Time to live of a purchase when nothing is said, s.
 const TTL_SECONDS: i64 = 60;
@@ -62,7 +63,7 @@ async fn buy(
         return app.bought(&record.target, &prefer, true).await;
     }
     let (_, look) = app.sellable(&store_id).await?;
-    let ask = purchases::Ask {
+    let ask = Ask {
         id: PurchaseId::new(uuid::Uuid::now_v7()),
         product: product_id.clone(),
         quantity: value.quantity.0,
@@ -79,7 +80,7 @@ async fn buy(
             if commands::is_full(connection, &store.id)? {
                 return Err(Problem::new(Code::Overloaded).into());
             }
-            purchases::begin(connection, store, &ask, now)?;
+            begin(connection, store, &ask, now)?;
             Ok(Done::with(()))
         })
         .await;
@@ -288,7 +289,7 @@ async fn cancel(
     let command = OperationId::from_uuid(uuid::Uuid::now_v7());
     let act = move |connection: &Connection, store: &mut Store, now| {
         let purchase = purchases::find(connection, purchase_id)?.ok_or_else(|| Problem::new(Code::UnknownId))?;
-        Ok(Done::with(purchases::cancel(connection, store, &purchase, command.clone(), &about, now)?))
+        Ok(Done::with(ask_to_cancel(connection, store, &purchase, command.clone(), &about, now)?))
     };
     let mut written = app.write(key, target.clone(), act.clone()).await?;
     let is_replay = written.value.is_none();

@@ -23,8 +23,9 @@ use super::{App, Shared};
 use crate::links::presence::{Presence, Unavailable};
 use crate::operators::restore::{Telling, question};
 use crate::projection::view;
-use crate::promises::purchases;
+use crate::promises::stores as chain;
 use crate::storage::idempotency::Effect;
+use crate::storage::purchases;
 use crate::storage::stores::{self, DigestState, Store};
 use crate::storage::{Abort, Connection, JobResult, items};
 
@@ -369,7 +370,7 @@ async fn change(
     tracing::info!(store = %id, online_sale = value.online_sale, retired = value.retired, "an operator changes a store");
     app.operate(&id, write, json, StatusCode::OK, move |connection, store, now| {
         store.online_sale = value.online_sale.unwrap_or(store.online_sale);
-        if value.retired == Some(true) { Ok(store.retire(connection, now)?) } else { Ok(Vec::new()) }
+        if value.retired == Some(true) { Ok(chain::retire(connection, store, now)?) } else { Ok(Vec::new()) }
     })
     .await
 }
@@ -403,7 +404,7 @@ async fn adopt(
         if replaces && brings.unwrap_or(0) == 0 && value.items != Some(0) {
             return refused(Code::EmptyClaim);
         }
-        store.adopt(connection, value.epoch, now)?;
+        chain::adopt(connection, store, value.epoch, now)?;
         Ok(Vec::new())
     })
     .await

@@ -3,15 +3,16 @@
 use axum::http::{HeaderName, HeaderValue};
 use protocol::domain::Item;
 use protocol::ids::{ProductId, StoreId};
+use protocol::promise::purchase::Status;
 use protocol::time::Millis;
 use runtime::http::{Page, Problem, Result};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::App;
-use crate::promises::commands;
-use crate::promises::purchases::{Purchase, Status};
+use crate::storage::commands;
 use crate::storage::items;
+use crate::storage::purchases::Purchase;
 use crate::storage::queries::Slice;
 use crate::storage::stores::Store;
 

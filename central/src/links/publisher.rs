@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::links::presence::{Access, Presence};
 use crate::links::redis_link::RedisLink;
-use crate::promises::commands;
+use crate::promises::commands::reopen;
+use crate::storage::commands;
 use crate::storage::stores;
 
 /// Between two writes of how far a store has acknowledged.
@@ -239,7 +240,7 @@ impl Publisher {
     async fn open_epoch(&self, store: &StoreId) -> anyhow::Result<()> {
         let store = store.clone();
         let now = runtime::clock::now();
-        self.write(move |connection| commands::reopen(connection, &store, 0, now)).await
+        self.write(move |connection| reopen(connection, &store, 0, now)).await
     }
 
     /// Stores the acknowledged place now and then: it only decides what may be pruned.

@@ -3,5 +3,6 @@
 pub mod acl;
 pub mod maintenance;
 pub mod restore;
+pub mod steps;
 pub mod tools;
 pub mod verify;

@@ -11,6 +11,7 @@ use protocol::ids::ProductId;
 use protocol::link::{Cursor, EntryId};
 use protocol::wire::{Command, Event};
 
+use crate::projection::fold::Stock;
 use crate::projection::view;
 use crate::storage::queries::audit::{self, Kept, Unproven};
 use crate::storage::stores::{self, DigestState, Store};
@@ -31,16 +32,6 @@ pub struct Report {
     pub forgotten_pages: u64,
     /// Differences, for people. Empty: all is well.
     pub differences: Vec<String>,
-}
-
-/// What has arrived of a state.
-#[derive(Default)]
-struct LaidAside {
-    items: BTreeMap<ProductId, Item>,
-    pages: u64,
-    named: u64,
-    /// Some pages' bodies are forgotten.
-    forgotten: bool,
 }
 
 /// Audits a database in one read transaction of the caller's.
@@ -65,12 +56,8 @@ pub fn verify(connection: &Connection) -> JobResult<Report> {
 fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> JobResult<()> {
     let mut note = |text: String| report.differences.push(format!("store {}: {text}", store.id));
     let mut before: Option<Cursor> = None;
-    let mut stock: BTreeMap<ProductId, Item> = BTreeMap::new();
-    let mut laid_aside = LaidAside::default();
+    let mut stock = Stock::default();
     let (mut entries, mut forgotten_pages) = (0, 0);
-    // Whether all of the stock is known there: not behind pages whose bodies are forgotten, nor behind what was not
-    // understood.
-    let mut is_known = true;
     audit::each_entry(connection, &store.id, |Kept { at, kind, operation, body, digest, hash }| {
         entries += 1;
         let same_epoch = before.filter(|before| before.epoch == at.epoch);
@@ -88,47 +75,34 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
         }
         before = Some(Cursor { epoch: at.epoch, seq: at.seq, hash });
         if same_epoch.is_none() {
-            laid_aside = LaidAside::default();
+            stock.give_up();
         }
         // What lies behind the state is an opening that has not arrived in full.
         if at > store.state.id() {
             return Ok(());
         }
         match Event::decode(&kind, &body) {
-            Ok(Event::Fact(_, fact)) => {
-                let Some(after) = fact.item else { return Ok(()) };
-                let units = stock.get(&fact.product_id).map_or(0, |item| item.quantity);
-                if is_known && units + fact.delta != after.quantity {
-                    note(format!(
-                        "entry {at}: {units} units of {} and a difference of {} do not make {}",
-                        fact.product_id, fact.delta, after.quantity
-                    ));
+            Ok(event) => {
+                if let (Event::Fact(_, fact), true) = (&event, stock.is_known())
+                    && let Some(after) = &fact.item
+                {
+                    let units = stock.items().get(&fact.product_id).map_or(0, |item| item.quantity);
+                    if units + fact.delta != after.quantity {
+                        note(format!(
+                            "entry {at}: {units} units of {} and a difference of {} do not make {}",
+                            fact.product_id, fact.delta, after.quantity
+                        ));
+                    }
                 }
-                stock.insert(fact.product_id, after);
-            }
-            Ok(Event::SnapshotPage(page)) => {
-                laid_aside.pages += 1;
-                laid_aside.named += page.items.len() as u64;
-                laid_aside.items.extend(page.items.into_iter().map(|named| (named.product_id, named.item)));
-            }
-            Ok(Event::SnapshotEnd(end)) => {
-                let arrived = std::mem::take(&mut laid_aside);
-                if arrived.forgotten {
-                    (stock, is_known) = (BTreeMap::new(), false);
-                } else if (arrived.pages, arrived.named) == (end.pages, end.count) {
-                    (stock, is_known) = (arrived.items, true);
-                }
-            }
-            Ok(Event::Ready { command_epoch }) => {
-                if opened_for(connection, store, command_epoch)?.is_some_and(|epoch| epoch != at.epoch) {
+                if let Event::Ready { command_epoch } = &event
+                    && opened_for(connection, store, *command_epoch)?.is_some_and(|epoch| epoch != at.epoch)
+                {
                     note(format!("entry {at}: command epoch {command_epoch} was opened for another epoch"));
                 }
+                stock.apply(&event);
             }
-            // Others change no stock.
-            Ok(_) => {}
-            Err(_) if is_forgotten => laid_aside.forgotten = true,
-            // It lies in the dead letters; if it has changed stock, the digest differs and a resync follows.
-            Err(_) => is_known = false,
+            Err(_) if is_forgotten => stock.skip_page(),
+            Err(_) => stock.skip(),
         }
         Ok(())
     })?;
@@ -142,8 +116,8 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
         note(format!("the view's digest is {digest}, the running one says {}", store.digest));
     }
     if !store.suspect {
-        for product in view.keys().chain(stock.keys()).collect::<std::collections::BTreeSet<_>>() {
-            let (seen, proven) = (view.get(product), stock.get(product));
+        for product in view.keys().chain(stock.items().keys()).collect::<std::collections::BTreeSet<_>>() {
+            let (seen, proven) = (view.get(product), stock.items().get(product));
             if seen != proven {
                 let units = |item: Option<&Item>| item.map_or("no such item".into(), |item| item.quantity.to_string());
                 note(format!("{product}: the ledger adds up to {}, the view says {}", units(proven), units(seen)));

@@ -1,6 +1,10 @@
-//! From the stores' events to the stock that is shown.
+//! From the stores' events to the stock that is shown: a batch loads what it touches, folds it in memory, and saves it
+//! once.
 
+pub mod fold;
+mod install;
 pub mod replay;
-pub mod settle;
+mod settle;
 pub mod steps;
+pub mod touched;
 pub mod view;

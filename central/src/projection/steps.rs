@@ -5,33 +5,21 @@
 //! **Guarantees.** A step is one short transaction, and the database says what is left: after a crash it goes on from
 //! there. Nobody waits for the last step, but entries of the same store for its outcomes.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use protocol::ids::StoreId;
 use protocol::time::Millis;
-use runtime::sqlite::{Abort, Reader, WriteError, Writer};
-use rusqlite::{Connection, params};
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
+use rusqlite::Connection;
 
-use crate::links::publisher::Wakes;
-use crate::links::waiting::Waiting;
-use crate::projection::settle::{self, Settled};
+use crate::projection::install::{ROWS_AN_OUTCOME, install};
+use crate::projection::touched::Settled;
+use crate::storage::ledger;
 use crate::storage::stocks;
-use crate::storage::stores::{self, Store};
+use crate::storage::stores;
 use crate::storage::totals;
 
 /// Rows of one step.
 pub const ROWS: usize = 500;
-/// How many rows settling one outcome is worth.
-pub const ROWS_AN_OUTCOME: u64 = 5;
 /// Pages forgotten in a step of so many rows: a page is as long as the items on it.
 const ROWS_A_PAGE: usize = 25;
-/// How often is looked even when nobody says that there is something to do.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// When too many writes are waiting.
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a step did.
 #[derive(Debug, Default)]
@@ -42,14 +30,6 @@ pub struct Stepped {
     pub has_commands: bool,
 }
 
-/// Stores that have something left to do.
-pub fn due(connection: &Connection) -> rusqlite::Result<Vec<StoreId>> {
-    connection
-        .prepare_cached("select store_id from store indexed by store_with_steps where steps = 1 order by store_id")?
-        .query_map([], |row| runtime::sqlite::parsed(row, 0))?
-        .collect()
-}
-
 /// One step for a store, of so many rows, in the caller's transaction.
 pub fn step(connection: &Connection, id: &StoreId, rows: usize, now: Millis) -> rusqlite::Result<Stepped> {
     let mut stepped = Stepped::default();
@@ -57,102 +37,30 @@ pub fn step(connection: &Connection, id: &StoreId, rows: usize, now: Millis) -> 
     let before = store.command_head;
     if store.installing {
         let outcomes = (rows as u64 / ROWS_AN_OUTCOME).max(1);
-        settle::install(connection, &mut store, outcomes, now, &mut stepped.settled)?;
+        install(connection, &mut store, outcomes, now, &mut stepped.settled)?;
     } else {
         store.steps = totals::step(connection, &store, rows)?
             || stocks::remove_step(connection, id, rows)?
-            || forget_pages(connection, &store, (rows / ROWS_A_PAGE).max(1))?;
+            || ledger::forget_pages(connection, &store, (rows / ROWS_A_PAGE).max(1))?;
     }
     store.save(connection)?;
     stepped.has_commands = store.command_head != before;
     Ok(stepped)
 }
 
-const PAGES: &str = "select chain_seq from event indexed by event_page where store_id = ?1 and type = 'snapshot_page' \
-     and body <> '' and (epoch, seq) < (?2, ?3) limit ?4";
-
-/// Pages before those of the state that was installed last prove nothing any more: their places and hashes stay.
-fn forget_pages(connection: &Connection, store: &Store, pages: usize) -> rusqlite::Result<bool> {
-    let forgotten = connection
-        .prepare_cached(&format!("update event set body = '' where chain_seq in ({PAGES})"))?
-        .execute(params![store.id.as_str(), store.base.epoch, store.base.seq, pages])?;
-    Ok(forgotten > 0)
-}
-
-/// What the steps work with.
-pub struct Steps {
-    /// Does them.
-    pub writer: Writer,
-    /// Knows what is due.
-    pub reader: Reader,
-    /// Hears what was settled.
-    pub waiting: Waiting,
-    /// Hears of commands that settling has made, and says when there is something to do.
-    pub wakes: Wakes,
-}
-
-impl Steps {
-    /// Runs until told to stop; an error of the database ends it.
-    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let woken: Arc<Notify> = self.wakes.steps();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                done = self.round() => if done? { continue },
-            }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = woken.notified() => {}
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-            }
-        }
-    }
-
-    /// One step for each store that has something to do, and one of summing totals. Says whether there was any.
-    async fn round(&self) -> anyhow::Result<bool> {
-        let (due, recounts) =
-            self.reader.point(|connection| Ok((due(connection)?, totals::is_recounting(connection)?)))?;
-        for id in &due {
-            let store = id.clone();
-            let stepped = self.write(move |connection| step(connection, &store, ROWS, runtime::clock::now())).await?;
-            if stepped.has_commands {
-                self.wakes.wake(id);
-            }
-            self.waiting.settled(&stepped.settled);
-        }
-        if recounts {
-            self.write(|connection| totals::recount_step(connection, ROWS)).await?;
-        }
-        Ok(recounts || !due.is_empty())
-    }
-
-    /// Everything can wait while there is too much else to write.
-    async fn write<T: Default + Send + 'static>(
-        &self,
-        job: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> anyhow::Result<T> {
-        match self.writer.write(|connection| job(connection).map_err(Abort::<()>::Database)).await {
-            Ok(done) => Ok(done.unwrap_or_default()),
-            Err(WriteError::Overloaded) => {
-                tokio::time::sleep(BUSY_PAUSE).await;
-                Ok(T::default())
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use protocol::promise::purchase::Status;
     use protocol::wire::{Event, Kind, Outcome};
     use runtime::redis::Received;
+    use runtime::sqlite::Abort;
 
     use super::*;
     use crate::operators::verify::verify;
     use crate::projection::view::{self, Budget};
-    use crate::promises::commands;
-    use crate::storage::items;
-    use crate::storage::stores::DigestState;
+    use crate::promises::stores::{adopt, retire};
+    use crate::storage::stores::{DigestState, Store};
+    use crate::storage::{commands, items, purchases};
     use crate::testing::{Agent, NOW, database, plan, product};
 
     /// Rows that one transaction may change: the budget counts an entry as two, and its own row, item and total make three;
@@ -230,10 +138,10 @@ mod tests {
         let opening = agent.open(9, &lineage);
         meter.tell(&agent, &opening);
         meter.steps(&agent);
-        meter.change(&agent, |connection, store| drop(store.retire(connection, NOW).expect("retires")));
+        meter.change(&agent, |connection, store| drop(retire(connection, store, NOW).expect("retires")));
         meter.steps(&agent);
         assert_eq!(total(&connection, "p-19999"), (0, 0));
-        meter.change(&agent, |connection, store| assert!(store.adopt(connection, 9, NOW).expect("adopts")));
+        meter.change(&agent, |connection, store| assert!(adopt(connection, store, 9, NOW).expect("adopts")));
         meter.steps(&agent);
         assert_eq!(total(&connection, "p-19999"), (7, 1));
         let asked = protocol::wire::restore::Question { epoch: 9, log: Vec::new() };
@@ -243,7 +151,7 @@ mod tests {
         assert!(meter.greatest <= ROWS_MAX, "{} rows in one of {} transactions", meter.greatest, meter.transactions);
         assert!(meter.transactions > 80, "{}", meter.transactions);
         assert_eq!(differences(&connection), [""; 0]);
-        assert!(plan(&connection, PAGES).contains("event_page"));
+        assert!(plan(&connection, ledger::PAGES).contains("event_page"));
     }
 
     fn said(number: usize) -> Outcome {
@@ -314,9 +222,9 @@ mod tests {
                 }
                 1 => Meter::new(&connection).change(&agent, |connection, store| {
                     if store.retired {
-                        assert!(store.adopt(connection, 7, NOW).expect("adopts"));
+                        assert!(adopt(connection, store, 7, NOW).expect("adopts"));
                     } else {
-                        store.retire(connection, NOW).expect("retires");
+                        retire(connection, store, NOW).expect("retires");
                     }
                 }),
                 _ => {
@@ -342,15 +250,14 @@ mod tests {
         let connection = database();
         let mut agent = Agent::settled("s1", &connection);
         let attempt = agent.buy(&connection, 1);
-        let purchase =
-            crate::promises::purchases::find(&connection, crate::testing::purchase_id(1)).expect("reads").expect("is");
+        let purchase = purchases::find(&connection, crate::testing::purchase_id(1)).expect("reads").expect("is");
         let confirmed =
             Outcome { kind: Kind::PurchaseConfirmed, purchase: Some(purchase.attempt_ref()), ..said(99_999) };
         let confirmed = Outcome { command: attempt, ..confirmed };
         let mut batch = agent.state((0..5).map(said).chain([confirmed]).collect());
         batch.push(agent.sale());
         let status = || {
-            let found = crate::promises::purchases::find(&connection, crate::testing::purchase_id(1));
+            let found = purchases::find(&connection, crate::testing::purchase_id(1));
             found.expect("reads").expect("is there").status
         };
         let (mut calls, mut installing) = (0, false);
@@ -363,7 +270,7 @@ mod tests {
             calls += 1;
             installing = agent.store(&connection).installing;
             assert!(!installing || left.len() == 1, "the sale waits");
-            let confirmed = status() == crate::promises::purchases::Status::Confirmed;
+            let confirmed = status() == Status::Confirmed;
             assert!(confirmed || !left.is_empty(), "before the sale is applied");
             assert!(!confirmed || left.len() <= 1, "not before the state is shown");
             if installing && calls % 2 == 0 {
@@ -374,8 +281,7 @@ mod tests {
             }
         }
         assert!(calls > 5, "{calls}");
-        let settled =
-            crate::promises::purchases::find(&connection, crate::testing::purchase_id(1)).expect("reads").expect("is");
+        let settled = purchases::find(&connection, crate::testing::purchase_id(1)).expect("reads").expect("is");
         let sale = agent.head.seq;
         assert_eq!(settled.position.map(|position| position.at.seq), Some(sale - 1), "where the state ended");
     }
@@ -508,8 +414,8 @@ mod tests {
                 });
                 steps(&mut timed, agent);
             };
-            change("retire", &|connection, store| drop(store.retire(connection, NOW).expect("retires")));
-            change("adopt", &|connection, store| assert!(store.adopt(connection, 9, NOW).expect("adopts")));
+            change("retire", &|connection, store| drop(retire(connection, store, NOW).expect("retires")));
+            change("adopt", &|connection, store| assert!(adopt(connection, store, 9, NOW).expect("adopts")));
             timed("restore's question", &mut |connection| {
                 let asked = protocol::wire::restore::Question { epoch: 9, log: Vec::new() };
                 crate::operators::restore::question(connection, &agent.id, &asked, NOW).expect("answers");

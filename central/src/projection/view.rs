@@ -1,7 +1,8 @@
 //! Applying a store's events: rules L2, L7, L11 and L12.
 //!
 //! **Guarantees.** Each entry of a ledger is applied once and in order, with the cursor, the totals and what it settles
-//! in one transaction. An entry that does not fit is never applied. An opening state takes effect as a whole or not at
+//! in one transaction; entries that follow one another are loaded, folded and saved together. An entry that does not fit is
+//! never applied. An opening state takes effect as a whole or not at
 //! all. After each batch the view's digest has been compared with the store's. A transaction does no more than its
 //! [`Budget`] allows, however much a store has to say.
 
@@ -10,17 +11,21 @@ use protocol::ids::{OperationId, StoreId};
 use protocol::link::{Ack, Entry, Receipt, accepts_epoch, receive as judge};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
-use protocol::wire::{Command, Event, Position};
+use protocol::wire::{Command, Event, NotUnderstood};
 use runtime::redis::Received;
-use rusqlite::{Connection, params};
+use runtime::sqlite::{in_savepoint, is_fatal};
+use rusqlite::Connection;
 
-use crate::projection::settle::{self, Settled};
-use crate::projection::steps::ROWS_AN_OUTCOME;
-use crate::promises::commands;
+use crate::projection::fold::{self, Effect};
+use crate::projection::install::{ROWS_AN_OUTCOME, install};
+use crate::projection::settle::Settling;
+use crate::projection::touched::{Needs, Settled, Touched};
+use crate::promises::commands::open_epoch;
+use crate::storage::commands;
 use crate::storage::items;
+use crate::storage::ledger;
 use crate::storage::stocks;
 use crate::storage::stores::{self, DigestState, Store};
-use runtime::sqlite::{DigestColumn, HashColumn, in_savepoint, is_fatal};
 
 /// A resync is asked for at most this often for one store.
 const RESYNC_EVERY_MS: i64 = 60_000;
@@ -51,6 +56,11 @@ impl Budget {
     /// Whether so little is left that another store is better served by the next transaction.
     pub fn is_low(&self) -> bool {
         self.rows < Self::FULL / 4
+    }
+
+    /// How many entries may be begun.
+    fn entries(&self) -> usize {
+        usize::try_from(self.rows.div_ceil(Self::ENTRY)).unwrap_or(usize::MAX)
     }
 
     fn spend(&mut self, rows: u64) {
@@ -124,10 +134,11 @@ fn receive_batch(
     let was_installing = store.installing;
     if was_installing {
         let outcomes = (budget.rows / ROWS_AN_OUTCOME).max(1);
-        budget.spend(settle::install(connection, &mut store, outcomes, now, &mut applied.settled)?);
+        budget.spend(install(connection, &mut store, outcomes, now, &mut applied.settled)?);
     }
     let (mut last_digest, mut last_parked) = (None, false);
-    for received in batch {
+    let mut left = batch;
+    while let [received, behind @ ..] = left {
         if store.installing || budget.is_spent() {
             applied.more = true;
             break;
@@ -139,15 +150,21 @@ fn receive_batch(
                 break;
             }
         };
+        let mut taken = 1;
         match judge(&store.cursor, entry) {
-            Receipt::Known => continue,
+            Receipt::Known => {
+                left = behind;
+                continue;
+            }
             Receipt::Next => {
+                let run = run(entry, behind, if careful { 1 } else { budget.entries() });
                 let done = if careful {
-                    apply_or_park(connection, &mut store, entry, now, &mut applied.settled)?
+                    apply_or_park(connection, &mut store, &run, now, &mut applied.settled)?
                 } else {
-                    apply(connection, &mut store, entry, now, &mut applied.settled)?
+                    apply(connection, &mut store, &run, now, &mut applied.settled)?
                 };
-                budget.spend(Budget::ENTRY + done.staged);
+                taken = run.len();
+                budget.spend(Budget::ENTRY * taken as u64 + done.staged);
                 last_parked = done.parked;
             }
             Receipt::Opens => {
@@ -161,8 +178,9 @@ fn receive_batch(
                 break;
             }
         }
-        applied.entries += 1;
-        last_digest = entry.digest;
+        applied.entries += taken as u64;
+        last_digest = left[taken - 1].as_ref().map_or(None, |entry| entry.digest);
+        left = &left[taken..];
     }
     if applied.entries > 0 && !store.opening {
         store.state = store.cursor;
@@ -177,26 +195,59 @@ fn receive_batch(
     Ok(applied)
 }
 
-/// What applying an entry did.
+/// An entry, and what it says as far as it is understood.
+type Read<'a> = (&'a Entry, Result<Event, NotUnderstood>);
+
+fn read(entry: &Entry) -> Read<'_> {
+    (entry, Event::decode(&entry.kind, &entry.body))
+}
+
+/// Whether an event may touch more than can be named beforehand: then it is applied alone.
+fn is_alone(event: &Result<Event, NotUnderstood>) -> bool {
+    match event {
+        Ok(Event::SnapshotPage(_) | Event::SnapshotEnd(_) | Event::Ready { .. }) => true,
+        Ok(Event::Fact(..) | Event::OutcomeRepeated(_) | Event::Opened { .. }) | Err(_) => false,
+    }
+}
+
+/// The entries that are applied together: `first`, which comes next, and those that follow it, at most so many.
+fn run<'a>(first: &'a Entry, behind: &'a [Received], most: usize) -> Vec<Read<'a>> {
+    let mut run = vec![read(first)];
+    let mut cursor = first.cursor();
+    for entry in behind.iter().map_while(|received| received.as_ref().ok()) {
+        if is_alone(&run[0].1) || run.len() >= most || judge(&cursor, entry) != Receipt::Next {
+            break;
+        }
+        let next = read(entry);
+        if is_alone(&next.1) {
+            break;
+        }
+        cursor = entry.cursor();
+        run.push(next);
+    }
+    run
+}
+
+/// What applying a run did.
 #[derive(Debug, Default)]
 struct Done {
     /// Rows that it laid aside.
     staged: u64,
-    /// It was not understood.
+    /// Its last entry was not understood.
     parked: bool,
 }
 
-/// The next entry of the epoch, which the database may refuse.
+/// A run of one entry, which the database may refuse (L11).
 fn apply_or_park(
     connection: &Connection,
     store: &mut Store,
-    entry: &Entry,
+    run: &[Read<'_>],
     now: Millis,
     settled: &mut Settled,
 ) -> rusqlite::Result<Done> {
     let mut after = store.clone();
     let mut news = Settled::new();
-    match in_savepoint(connection, || apply(connection, &mut after, entry, now, &mut news)) {
+    match in_savepoint(connection, || apply(connection, &mut after, run, now, &mut news)) {
         Ok(done) => {
             *store = after;
             settled.append(&mut news);
@@ -204,76 +255,123 @@ fn apply_or_park(
         }
         Err(error) if is_fatal(&error) => Err(error),
         Err(error) => {
-            store.cursor = entry.cursor();
-            park(connection, store, entry, &format!("it cannot be applied: {error}"), now)?;
+            for (entry, _) in run {
+                store.cursor = entry.cursor();
+                ledger::park(connection, &store.id, entry, &format!("it cannot be applied: {error}"), now)?;
+                ledger::append(connection, &store.id, entry, None, now)?;
+            }
+            store.suspect = true;
             if store.opening {
                 // It may have been what was to complete the state.
                 store.digest_state = DigestState::Different;
             }
-            keep(connection, store, entry, None, now)?;
             Ok(Done { staged: 0, parked: true })
         }
     }
 }
 
-/// The next entry of the epoch.
+/// Applies the next entries of the epoch: loads what they touch, folds them, saves it.
 fn apply(
     connection: &Connection,
     store: &mut Store,
-    entry: &Entry,
+    run: &[Read<'_>],
     now: Millis,
     settled: &mut Settled,
 ) -> rusqlite::Result<Done> {
-    let position = Position { store: store.id.clone(), at: entry.id };
-    let mut done = Done::default();
-    store.cursor = entry.cursor();
-    let event = match Event::decode(&entry.kind, &entry.body) {
-        Ok(event) => event,
-        Err(reason) => {
-            park(connection, store, entry, &reason.to_string(), now)?;
-            keep(connection, store, entry, None, now)?;
-            return Ok(Done { parked: true, ..done });
-        }
-    };
-    match &event {
-        Event::Fact(kind, fact) => {
-            if let Some(item) = &fact.item {
-                items::put(connection, store, &fact.product_id, item)?;
-            }
-            settle::fact(connection, store, *kind, fact, &position, now, settled)?;
-        }
-        Event::OutcomeRepeated(outcome) => {
-            let also = Some(entry.operation.as_str());
-            settle::outcome(connection, store, outcome, also, &position, now, settled)?;
-        }
-        Event::Opened { .. } => {
-            park(connection, store, entry, "an epoch opens at its first entry only", now)?;
-            done.parked = true;
-        }
-        Event::SnapshotPage(page) => done.staged = stocks::stage(connection, store, entry.id, page)?,
-        Event::SnapshotEnd(end) => {
-            if stocks::switch(connection, store, entry.id, end)? {
-                store.opening = false;
-                store.complete = true;
-                store.suspect = false;
-            } else {
-                park(connection, store, entry, "pages of the state are missing", now)?;
-                done.parked = true;
-                if store.opening {
-                    // There is nothing to compare with until it has come in full.
-                    store.digest_state = DigestState::Different;
-                }
-            }
-        }
-        Event::Ready { command_epoch } => {
-            store.ready_epoch = *command_epoch;
-            if *command_epoch > store.command_head.epoch && !store.retired {
-                // This database was set back, and nobody could tell then how far the store had come.
-                commands::open_epoch(connection, store, entry.id.epoch, *command_epoch, now)?;
-            }
+    if let [(entry, Ok(event))] = run
+        && is_alone(&run[0].1)
+    {
+        return apply_state(connection, store, entry, event, now);
+    }
+    let mut needs = Needs::default();
+    for (entry, event) in run {
+        if let Ok(event) = event {
+            needs.add(event, &entry.operation);
         }
     }
-    keep(connection, store, entry, Some(&event), now)?;
+    let mut touched = Touched::load(connection, store, needs)?;
+    let parked: Vec<Option<String>> =
+        run.iter().map(|(entry, event)| fold_one(&mut touched, &store.id, entry, event, now)).collect();
+    settled.append(&mut touched.save(connection, store, now)?);
+    for ((entry, event), reason) in run.iter().zip(&parked) {
+        if let Some(reason) = reason {
+            ledger::park(connection, &store.id, entry, reason, now)?;
+            store.suspect = true;
+        }
+        let fact = match event {
+            Ok(Event::Fact(_, fact)) => Some(fact),
+            Ok(_) | Err(_) => None,
+        };
+        ledger::append(connection, &store.id, entry, fact, now)?;
+        store.cursor = entry.cursor();
+    }
+    Ok(Done { staged: 0, parked: parked.last().is_some_and(Option::is_some) })
+}
+
+/// One entry of a run, in memory. L11: if it is not understood, why.
+fn fold_one(
+    touched: &mut Touched,
+    store: &StoreId,
+    entry: &Entry,
+    event: &Result<Event, NotUnderstood>,
+    now: Millis,
+) -> Option<String> {
+    let event = match event {
+        Ok(event) => event,
+        Err(reason) => return Some(reason.to_string()),
+    };
+    if let Effect::Put(product, item) = fold::effect(event) {
+        touched.put(product, item);
+    }
+    let mut settling = Settling::at(touched, store, entry.id, now);
+    match event {
+        Event::Fact(kind, fact) => settling.fact(*kind, fact),
+        Event::OutcomeRepeated(outcome) => {
+            settling.outcome(outcome, OperationId::parse(&entry.operation).ok().as_ref())
+        }
+        Event::Opened { .. } => return Some("an epoch opens at its first entry only".to_owned()),
+        // These are applied alone.
+        Event::SnapshotPage(_) | Event::SnapshotEnd(_) | Event::Ready { .. } => {}
+    }
+    None
+}
+
+/// A part of a whole state, or the word that the store is ready for a command epoch.
+fn apply_state(
+    connection: &Connection,
+    store: &mut Store,
+    entry: &Entry,
+    event: &Event,
+    now: Millis,
+) -> rusqlite::Result<Done> {
+    let mut done = Done::default();
+    store.cursor = entry.cursor();
+    match fold::effect(event) {
+        Effect::Stage(page) => done.staged = stocks::stage(connection, store, entry.id, page)?,
+        Effect::Install(end) if stocks::switch(connection, store, entry.id, end)? => {
+            store.opening = false;
+            store.complete = true;
+            store.suspect = false;
+        }
+        Effect::Install(_) => {
+            ledger::park(connection, &store.id, entry, "pages of the state are missing", now)?;
+            store.suspect = true;
+            done.parked = true;
+            if store.opening {
+                // There is nothing to compare with until it has come in full.
+                store.digest_state = DigestState::Different;
+            }
+        }
+        Effect::Put(..) | Effect::None => {}
+    }
+    if let Event::Ready { command_epoch } = event {
+        store.ready_epoch = *command_epoch;
+        if *command_epoch > store.command_head.epoch && !store.retired {
+            // This database was set back, and nobody could tell then how far the store had come.
+            open_epoch(connection, store, entry.id.epoch, *command_epoch, now)?;
+        }
+    }
+    ledger::append(connection, &store.id, entry, None, now)?;
     Ok(done)
 }
 
@@ -303,8 +401,9 @@ fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) 
     store.digest_state = DigestState::Unknown;
     stores::set_lineage(connection, &store.id, &lineage)?;
     stocks::give_up(connection, store)?;
-    commands::open_epoch(connection, store, entry.id.epoch, store.ready_epoch, now)?;
-    keep(connection, store, entry, None, now)?;
+    let beyond = store.ready_epoch;
+    open_epoch(connection, store, entry.id.epoch, beyond, now)?;
+    ledger::append(connection, &store.id, entry, None, now)?;
     Ok(None)
 }
 
@@ -344,10 +443,7 @@ pub fn said(connection: &Connection, store: &Store) -> rusqlite::Result<Option<D
     if planted(Bug::DigestNotCompared) {
         return Ok(None);
     }
-    let mut statement =
-        connection.prepare_cached("select digest from event where store_id = ?1 and epoch = ?2 and seq = ?3")?;
-    let mut rows = statement.query(params![store.id.as_str(), store.state.epoch, store.state.seq])?;
-    Ok(rows.next()?.map(|row| row.get::<_, Option<DigestColumn>>(0)).transpose()?.flatten().map(|digest| digest.0))
+    ledger::digest_at(connection, &store.id, store.state.id())
 }
 
 /// The stock that a store's view shows, if its rows are not what its running digest and, as long as nothing was amiss, the
@@ -391,56 +487,178 @@ pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> ru
     commands::append(connection, store, &id, &Command::Resync, now)
 }
 
-/// L11: not understood, but in its place: the link goes on, the entry waits for someone who understands it.
-fn park(connection: &Connection, store: &mut Store, entry: &Entry, reason: &str, now: Millis) -> rusqlite::Result<()> {
-    store.suspect = true;
-    connection
-        .prepare_cached(
-            "insert into dead_letter (store_id, entry_id, type, operation_id, body, reason, received_at) \
-             values (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?
-        .execute(params![
-            store.id.as_str(),
-            entry.id.to_string(),
-            entry.kind,
-            entry.operation,
-            entry.body,
-            reason,
-            now.0
-        ])?;
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use protocol::domain::{Item, Rejection};
+    use protocol::wire::{About, Fact, Kind, Outcome, PurchaseRef};
 
-/// The entry itself, for ever: central's ledger is the store's backup.
-fn keep(
-    connection: &Connection,
-    store: &Store,
-    entry: &Entry,
-    event: Option<&Event>,
-    now: Millis,
-) -> rusqlite::Result<()> {
-    let fact = match event {
-        Some(Event::Fact(_, fact)) => Some(fact),
-        _ => None,
-    };
-    connection
-        .prepare_cached(
-            "insert into event (store_id, epoch, seq, type, operation_id, body, digest, hash, product_id, delta, \
-             reference, received_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-        )?
-        .execute(params![
-            store.id.as_str(),
-            entry.id.epoch,
-            entry.id.seq,
-            entry.kind,
-            entry.operation,
-            entry.body,
-            entry.digest.map(DigestColumn),
-            HashColumn(entry.hash),
-            fact.map(|fact| fact.product_id.as_str()),
-            fact.map_or(0, |fact| fact.delta),
-            fact.and_then(|fact| fact.about.reference.as_deref()),
-            now.0,
-        ])?;
-    Ok(())
+    use super::*;
+    use crate::promises::{purchases::cancel, stores::retire};
+    use crate::storage::purchases;
+    use crate::testing::{Agent, NOW, database, product, purchase_id};
+
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, sides: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % sides
+        }
+    }
+
+    /// A store with purchases that are pending, or whose cancel is asked for, or that retiring the store has ended.
+    fn world(seed: u64) -> (Connection, Agent) {
+        let connection = database();
+        let agent = Agent::settled("s1", &connection);
+        (1..=4).for_each(|number| drop(agent.buy(&connection, number)));
+        let mut store = agent.store(&connection);
+        for number in [2, 3] {
+            let purchase = purchases::find(&connection, purchase_id(number)).expect("reads").expect("is there");
+            let id = OperationId::parse(&format!("cancel-{number}")).expect("valid");
+            cancel(&connection, &mut store, &purchase, id, &About::default(), NOW).expect("asks");
+        }
+        if seed.is_multiple_of(3) {
+            retire(&connection, &mut store, NOW).expect("retires");
+        }
+        store.save(&connection).expect("writes");
+        (connection, agent)
+    }
+
+    fn replied(dice: &mut Dice) -> (Kind, PurchaseRef) {
+        let kinds = [
+            Kind::PurchaseConfirmed,
+            Kind::PurchaseConfirmed,
+            Kind::PurchaseRejected,
+            Kind::PurchaseExpired,
+            Kind::PurchaseCancelled,
+            Kind::PurchasePicked,
+        ];
+        let kind = kinds[dice.below(6) as usize];
+        // Central does not know the last two, nor any second attempt.
+        let id = purchase_id(u128::from(1 + dice.below(6)));
+        let attempt = OperationId::attempt(&id, if dice.below(8) == 0 { 2 } else { 1 });
+        let product_id = product("tea");
+        let expires_at = NOW.plus(60_000);
+        (
+            kind,
+            PurchaseRef {
+                purchase_id: id,
+                attempt,
+                product_id,
+                quantity: 1,
+                reference: None,
+                created_at: NOW,
+                expires_at,
+            },
+        )
+    }
+
+    fn next(agent: &mut Agent, dice: &mut Dice, command_epoch: u64) -> Vec<Received> {
+        let fact = || Fact::new(product("tea"), NOW);
+        let some_command = |dice: &mut Dice| {
+            let number = 1 + dice.below(5);
+            if dice.below(2) == 0 {
+                OperationId::parse(&format!("cancel-{number}")).expect("valid")
+            } else {
+                OperationId::attempt(&purchase_id(number.into()), 1)
+            }
+        };
+        let one = match dice.below(12) {
+            0 => agent.sale(),
+            1 => {
+                let name = ["Tea", "Green tea", "Black tea"][dice.below(3) as usize].to_owned();
+                let item = Item { name, quantity: dice.below(9) as i64, version: 3, ..Item::default() };
+                agent.entry(&Event::Fact(Kind::ItemChanged, Fact { item: Some(item), ..fact() }))
+            }
+            2..=5 => {
+                let (kind, purchase) = replied(dice);
+                let by = dice.below(3);
+                let command = match by {
+                    0 => None,
+                    1 => Some(purchase.attempt.clone()),
+                    _ => Some(some_command(dice)),
+                };
+                agent.entry(&Event::Fact(kind, Fact { command, purchase: Some(purchase), ..fact() }))
+            }
+            6 | 7 => {
+                let (kind, purchase) = replied(dice);
+                let said = Outcome {
+                    command: purchase.attempt.clone(),
+                    kind,
+                    at: NOW,
+                    product_id: product("tea"),
+                    purchase: Some(purchase),
+                    rejection: None,
+                    item: None,
+                    picked: dice.below(2) == 0,
+                };
+                let event = Event::OutcomeRepeated(said);
+                let by = some_command(dice);
+                let entry = Entry::follow(&agent.head, event.kind(), by.as_str(), event.encode(), None);
+                agent.head = entry.cursor();
+                Ok(entry)
+            }
+            8 => {
+                let rejection = Some(Rejection::AlreadyPicked);
+                let refused = Fact { command: Some(some_command(dice)), rejection, ..fact() };
+                agent.entry(&Event::Fact(Kind::CommandRefused, refused))
+            }
+            9 => agent.unknown(),
+            10 => agent.entry(&Event::Ready { command_epoch }),
+            _ => return agent.state(Vec::new()),
+        };
+        vec![one]
+    }
+
+    /// Every row of every table, as text.
+    fn rows(connection: &Connection) -> Vec<String> {
+        let mut rows = Vec::new();
+        for table in
+            ["store", "stock", "item", "product", "event", "request", "outcome", "command", "purchase", "dead_letter"]
+        {
+            let mut statement = connection.prepare(&format!("select * from {table}")).expect("is valid");
+            let columns = statement.column_count();
+            let mut found = statement.query([]).expect("reads");
+            while let Some(row) = found.next().expect("reads") {
+                let values: Vec<String> =
+                    (0..columns).map(|column| format!("{:?}", row.get_ref(column).expect("reads"))).collect();
+                rows.push(format!("{table} {}", values.join(" ")));
+            }
+        }
+        rows
+    }
+
+    #[test]
+    fn entries_applied_together_leave_what_they_leave_one_by_one() {
+        let (mut given_back, mut recreated) = (0, 0);
+        for seed in 0..60 {
+            let (together, mut agent) = world(seed);
+            let (apart, _) = world(seed);
+            assert_eq!(rows(&together), rows(&apart));
+            let mut dice = Dice(seed);
+            let command_epoch = agent.store(&together).command_head.epoch;
+            let mut batch = Vec::new();
+            for _ in 0..30 {
+                batch.extend(next(&mut agent, &mut dice, command_epoch));
+            }
+            let receive = |connection: &Connection, careful| {
+                let mut budget = Budget::new(u64::MAX);
+                let applied = receive_batch(connection, &agent.id, &batch, NOW, &mut budget, careful).expect("applies");
+                assert_eq!((applied.entries, applied.stuck), (batch.len() as u64, None));
+                (applied.settled, applied.has_commands)
+            };
+            let (mut all, mut each) = (receive(&together, false), receive(&apart, true));
+            all.0.sort_unstable();
+            each.0.sort_unstable();
+            assert_eq!(all, each, "seed {seed}");
+            for (together, apart) in rows(&together).iter().zip(&rows(&apart)) {
+                assert_eq!(together, apart, "seed {seed}");
+            }
+            assert_eq!(rows(&together).len(), rows(&apart).len(), "seed {seed}");
+            let asked_back = "select count(*) from request where command_id like '%:back:%'";
+            given_back += together.query_row(asked_back, [], |row| row.get::<_, i64>(0)).expect("reads");
+            recreated += usize::from(purchases::find(&together, purchase_id(5)).expect("reads").is_some());
+        }
+        assert!(given_back > 20 && recreated > 20, "{given_back} {recreated}");
+    }
 }

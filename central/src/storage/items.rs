@@ -57,9 +57,23 @@ pub fn of(connection: &Connection, stock: i64, product: &ProductId) -> rusqlite:
 /// Makes an item of the view what the store says it is.
 pub fn put(connection: &Connection, store: &mut Store, product: &ProductId, after: &Item) -> rusqlite::Result<()> {
     let before = of(connection, store.stock, product)?;
-    store.digest = store.digest.replace(product, before.as_ref(), Some(after));
+    let is_renamed = before.as_ref().is_none_or(|before| before.name != after.name);
+    replace(connection, store, product, before.as_ref(), after, is_renamed)
+}
+
+/// As [`put`], for an item that was read before. `is_renamed`: it was given a name since, be it the one that it had.
+pub fn replace(
+    connection: &Connection,
+    store: &mut Store,
+    product: &ProductId,
+    before: Option<&Item>,
+    after: &Item,
+    is_renamed: bool,
+) -> rusqlite::Result<()> {
+    store.digest = store.digest.replace(product, before, Some(after));
     if totals::counts(connection, store.stock, product)? {
-        totals::count(connection, product, before.as_ref(), Some(after))?;
+        let name = is_renamed.then_some(after.name.as_str());
+        totals::count_as(connection, product, name, before, Some(after))?;
     }
     write(connection, &store.id, store.stock, product, after)
 }

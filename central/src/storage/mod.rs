@@ -1,11 +1,14 @@
 //! The database: what is kept, and how it is read and written. No floor above names the engine or holds a statement:
 //! those write jobs, which call functions that are named after what they mean.
 
+pub mod commands;
 pub mod database;
 pub mod files;
 pub mod idempotency;
 pub mod items;
+pub mod ledger;
 pub mod outcomes;
+pub mod purchases;
 pub mod queries;
 pub mod retention;
 pub mod stocks;

@@ -102,9 +102,11 @@ pub fn has_old_commands(connection: &Connection, id: &StoreId, before: Millis) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::promises::purchases::{self, Status};
+    use crate::promises::purchases::cancel as ask_to_cancel;
+    use crate::storage::purchases;
     use crate::testing::{Agent, NOW, database, plan};
     use protocol::ids::OperationId;
+    use protocol::promise::purchase::Status;
     use protocol::wire::{About, Event, Fact, Kind};
 
     #[test]
@@ -127,7 +129,7 @@ mod tests {
         let purchase = || purchases::find(&connection, id).expect("reads").expect("is there");
         let mut store = agent.store(&connection);
         let cancel = OperationId::parse("cancel-1").expect("valid");
-        purchases::cancel(&connection, &mut store, &purchase(), cancel.clone(), &About::default(), NOW).expect("asks");
+        ask_to_cancel(&connection, &mut store, &purchase(), cancel.clone(), &About::default(), NOW).expect("asks");
         store.save(&connection).expect("writes");
         // The store had confirmed it before it hears of the cancel, and is away for longer than outcomes are kept.
         let tea = crate::testing::product("tea");

@@ -25,11 +25,30 @@ pub fn first(connection: &Connection, store: &StoreId) -> rusqlite::Result<i64> 
 }
 
 /// What has arrived of a state.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// Its pages.
+    pub pages: u64,
+    /// Items named on them.
+    pub items: u64,
+}
+
+impl Arrival {
+    /// One more page.
+    pub fn add(&mut self, page: &SnapshotPage) {
+        self.pages += 1;
+        self.items += page.items.len() as u64;
+    }
+
+    /// Whether no page is missing.
+    pub fn is_whole(&self, end: &SnapshotEnd) -> bool {
+        (self.pages, self.items) == (end.pages, end.count)
+    }
+}
+
 struct Staged {
     digest: Digest,
-    pages: u64,
-    items: u64,
+    arrival: Arrival,
     outcomes: u64,
     first: EntryId,
 }
@@ -48,8 +67,7 @@ fn staged(connection: &Connection, store: &mut Store, at: EntryId) -> rusqlite::
         .query_row([store.staged], |row| {
             Ok(Staged {
                 digest: row.get::<_, DigestColumn>(0)?.0,
-                pages: row.get(1)?,
-                items: row.get(2)?,
+                arrival: Arrival { pages: row.get(1)?, items: row.get(2)? },
                 outcomes: row.get(3)?,
                 first: EntryId { epoch: row.get(4)?, seq: row.get(5)? },
             })
@@ -70,11 +88,11 @@ pub fn stage(connection: &Connection, store: &mut Store, at: EntryId, page: &Sna
             params![store.staged, staged.outcomes, serde_json::to_string(outcome).expect("an outcome serialises")],
         )?;
     }
-    staged.pages += 1;
-    staged.items += page.items.len() as u64;
+    staged.arrival.add(page);
+    let Arrival { pages, items } = staged.arrival;
     connection
         .prepare_cached("update stock set digest = ?2, pages = ?3, items = ?4, outcomes = ?5 where stock = ?1")?
-        .execute(params![store.staged, DigestColumn(staged.digest), staged.pages, staged.items, staged.outcomes,])?;
+        .execute(params![store.staged, DigestColumn(staged.digest), pages, items, staged.outcomes])?;
     Ok((page.items.len() + page.outcomes.len()) as u64)
 }
 
@@ -82,7 +100,7 @@ pub fn stage(connection: &Connection, store: &mut Store, at: EntryId, page: &Sna
 /// given up.
 pub fn switch(connection: &Connection, store: &mut Store, at: EntryId, end: &SnapshotEnd) -> rusqlite::Result<bool> {
     let arrived = staged(connection, store, at)?;
-    if (arrived.pages, arrived.items) != (end.pages, end.count) {
+    if !arrived.arrival.is_whole(end) {
         give_up(connection, store)?;
         return Ok(false);
     }

@@ -6,8 +6,6 @@ use protocol::link::{Ack, Cursor, EntryId, Known, Past};
 use protocol::time::Millis;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::promises::commands;
-use crate::promises::purchases;
 use crate::storage::stocks;
 use runtime::sqlite::{DigestColumn, HashColumn, cursor_at, parsed};
 
@@ -143,42 +141,6 @@ impl Store {
         claims
     }
 
-    /// Takes it out of the chain (API rule 19): ends everything that is open with it, and refuses it until it is adopted.
-    /// Returns what was ended.
-    pub fn retire(&mut self, connection: &Connection, now: Millis) -> rusqlite::Result<Vec<String>> {
-        if self.retired {
-            return Ok(Vec::new());
-        }
-        let mut ended = purchases::void(connection, &self.id, now)?;
-        ended.extend(commands::void(connection, &self.id, now)?);
-        self.retired = true;
-        self.steps = true;
-        self.adopt = None;
-        self.reopen_commands(connection, now)?;
-        Ok(ended)
-    }
-
-    /// Takes back what is retired, or lets a refused epoch open after all. `false`: nobody claims this epoch.
-    pub fn adopt(&mut self, connection: &Connection, epoch: u64, now: Millis) -> rusqlite::Result<bool> {
-        if !self.claims().contains(&epoch) {
-            return Ok(false);
-        }
-        if self.fenced == epoch {
-            self.fenced = 0;
-        }
-        if epoch != self.cursor.epoch {
-            // It takes effect when that epoch's opening is read.
-            self.adopt = Some(epoch);
-            return Ok(true);
-        }
-        if self.retired {
-            self.take_back();
-            self.reopen_commands(connection, now)?;
-            purchases::ask_back(connection, self, now)?;
-        }
-        Ok(true)
-    }
-
     /// Puts it in the chain again.
     pub fn take_back(&mut self) {
         self.steps |= self.retired;
@@ -190,29 +152,21 @@ impl Store {
         self.digest_state == DigestState::Different && !self.retired
     }
 
-    /// Commands that were ended are still in the log: a new epoch leaves them out, so that they are never executed.
-    fn reopen_commands(&mut self, connection: &Connection, now: Millis) -> rusqlite::Result<()> {
-        if self.cursor.epoch == 0 {
-            return Ok(());
-        }
-        let (for_epoch, beyond) = (self.cursor.epoch, self.ready_epoch);
-        commands::open_epoch(connection, self, for_epoch, beyond, now)
-    }
-
     /// Whether it still has to say that it is ready for the present command epoch (L8).
     pub fn is_settling(&self) -> bool {
         self.opening || !self.complete || self.cursor.seq == 0 || self.ready_epoch != self.command_head.epoch
     }
 
-    /// Writes back everything that applying events and appending commands changes.
+    /// Writes back the event side and what operators decided. The command link's columns are written by
+    /// [`commands`](crate::storage::commands) and [`store_command_acked`] alone, `as_of` by [`note_as_of`].
     pub fn save(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection
             .prepare_cached(
                 "update store set epoch = ?2, seq = ?3, hash = ?4, fenced = ?5, adopt = ?6, digest = ?7, \
                  digest_state = ?8, opening = ?9, complete = ?10, state_epoch = ?11, state_seq = ?12, \
-                 state_hash = ?13, as_of = ?14, command_epoch = ?15, command_seq = ?16, command_hash = ?17, \
-                 ready_epoch = ?18, suspect = ?19, resync_at = ?20, online_sale = ?21, retired = ?22, stock = ?23, \
-                 staged = ?24, installing = ?25, steps = ?26, base_epoch = ?27, base_seq = ?28 where store_id = ?1",
+                 state_hash = ?13, ready_epoch = ?14, suspect = ?15, resync_at = ?16, online_sale = ?17, \
+                 retired = ?18, stock = ?19, staged = ?20, installing = ?21, steps = ?22, base_epoch = ?23, \
+                 base_seq = ?24 where store_id = ?1",
             )?
             .execute(params![
                 self.id.as_str(),
@@ -228,10 +182,6 @@ impl Store {
                 self.state.epoch,
                 self.state.seq,
                 HashColumn(self.state.hash),
-                self.as_of.0,
-                self.command_head.epoch,
-                self.command_head.seq,
-                HashColumn(self.command_head.hash),
                 self.ready_epoch,
                 self.suspect,
                 self.resync_at.map(|at| at.0),
@@ -278,6 +228,14 @@ pub fn after(
         .filter(|store| store.as_ref().map_or(true, &wanted))
         .skip(offset)
         .take(limit)
+        .collect()
+}
+
+/// Stores that have something left to do in [steps](crate::projection::steps).
+pub fn with_steps(connection: &Connection) -> rusqlite::Result<Vec<StoreId>> {
+    connection
+        .prepare_cached("select store_id from store indexed by store_with_steps where steps = 1 order by store_id")?
+        .query_map([], |row| parsed(row, 0))?
         .collect()
 }
 
@@ -380,20 +338,22 @@ pub fn store_command_acked(connection: &Connection, id: &StoreId, epoch: u64, se
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::promises::purchases::Status;
+    use crate::promises::stores::{adopt as take_back, retire as take_out};
+    use crate::storage::{commands, purchases};
     use crate::testing::{Agent, NOW, database, plan, purchase_id};
     use protocol::domain::Rejection;
+    use protocol::promise::{purchase, request};
 
     fn retire(connection: &Connection, agent: &Agent) -> Vec<String> {
         let mut store = agent.store(connection);
-        let ended = store.retire(connection, NOW).expect("retires");
+        let ended = take_out(connection, &mut store, NOW).expect("retires");
         store.save(connection).expect("is saved");
         ended
     }
 
     fn adopt(connection: &Connection, agent: &Agent, epoch: u64) -> bool {
         let mut store = agent.store(connection);
-        let adopted = store.adopt(connection, epoch, NOW).expect("can be judged");
+        let adopted = take_back(connection, &mut store, epoch, NOW).expect("can be judged");
         store.save(connection).expect("is saved");
         adopted
     }
@@ -412,10 +372,10 @@ mod tests {
         let ended = retire(&connection, &agent);
         assert!(ended.contains(&attempt.to_string()) && ended.contains(&purchase_id(1).to_string()), "{ended:?}");
         let request = commands::find(&connection, attempt.as_str()).expect("can be read").expect("is there");
-        assert_eq!(request.status, commands::Status::Refused);
+        assert_eq!(request.status, request::Status::Refused);
         assert_eq!(request.outcome.and_then(|outcome| outcome.rejection), Some(Rejection::StoreRetired));
         let purchase = purchases::find(&connection, purchase_id(1)).expect("can be read").expect("is there");
-        assert_eq!((purchase.status, purchase.code.as_deref()), (Status::Cancelled, Some("store_retired")));
+        assert_eq!((purchase.status, purchase.code.as_deref()), (purchase::Status::Cancelled, Some("store_retired")));
         assert_eq!(commands_of(&connection, &agent.store(&connection)), ["opened"], "the purchase left the log");
 
         let before = agent.store(&connection).command_head.epoch;

@@ -34,10 +34,20 @@ pub fn count(
     before: Option<&Item>,
     after: Option<&Item>,
 ) -> rusqlite::Result<()> {
+    let renamed = after.filter(|item| before.is_none_or(|before| before.name != item.name));
+    count_as(connection, product, renamed.map(|item| item.name.as_str()), before, after)
+}
+
+/// As [`count`]. `renamed`: the name set last, in the order in which events reach central, is the product's.
+pub fn count_as(
+    connection: &Connection,
+    product: &ProductId,
+    renamed: Option<&str>,
+    before: Option<&Item>,
+    after: Option<&Item>,
+) -> rusqlite::Result<()> {
     let member = |item: Option<&Item>, of: fn(&Item) -> i64| item.map_or(0, of);
     let change = |of: fn(&Item) -> i64| member(after, of) - member(before, of);
-    // The name set last, in the order in which events reach central, is the product's.
-    let renamed = after.filter(|item| before.is_none_or(|before| before.name != item.name)).map(|item| &item.name);
     let moved = params![
         product.as_str(),
         renamed,

@@ -9,6 +9,7 @@ pub mod ids;
 pub mod link;
 pub mod planted;
 pub mod position;
+pub mod promise;
 pub mod retry;
 pub mod time;
 pub mod wire;

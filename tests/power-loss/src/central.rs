@@ -6,12 +6,12 @@ use central::operators::verify;
 use central::projection::steps;
 use central::projection::view;
 use central::projection::view::Budget;
-use central::promises::commands;
-use central::promises::purchases;
-use central::promises::purchases::{Ask, Cancelled};
+use central::promises::purchases::{Ask, Cancelled, begin, cancel};
+use central::storage::commands;
 use central::storage::database;
 use central::storage::idempotency::{self, Effect, Key};
 use central::storage::items;
+use central::storage::purchases;
 use central::storage::stores;
 use central::storage::totals;
 use protocol::domain::{Guard, Rejection};
@@ -260,7 +260,7 @@ impl Daemon for Central {
                 if store.is_settling() {
                     return Err(Abort::Refused("store_unavailable".into()));
                 }
-                purchases::begin(connection, &mut store, ask, *now).map_err(refused)?;
+                begin(connection, &mut store, ask, *now).map_err(refused)?;
                 store.save(connection)?;
                 bind(connection, key, Effect::Purchase, ask.id, *now)?;
                 Ok(names)
@@ -271,7 +271,7 @@ impl Daemon for Central {
                 let purchase = found.ok_or_else(|| Abort::Refused("unknown_id".into()))?;
                 let mut store = known(connection, &purchase.store)?;
                 let about = About::default();
-                let cancelled = purchases::cancel(connection, &mut store, &purchase, command.clone(), &about, *now);
+                let cancelled = cancel(connection, &mut store, &purchase, command.clone(), &about, *now);
                 let cancelled = cancelled.map_err(refused)?;
                 store.save(connection)?;
                 if !is_bound {

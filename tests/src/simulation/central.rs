@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use central::projection::steps;
 use central::projection::view;
 use central::projection::view::Budget;
-use central::promises::commands;
+use central::storage::commands;
 use central::storage::stores;
 use central::storage::totals;
 use protocol::ids::StoreId;

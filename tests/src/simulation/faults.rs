@@ -182,7 +182,7 @@ impl World {
         let end = super::world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
             let Some(mut store) = central::storage::stores::find(connection, &id)? else { return Ok(()) };
             if !store.retired {
-                ended = Some(store.retire(connection, clock)?);
+                ended = Some(central::promises::stores::retire(connection, &mut store, clock)?);
                 store.save(connection)?;
             }
             Ok(())
@@ -206,7 +206,7 @@ impl World {
                 return Ok(());
             };
             if let Some(epoch) = store.claims().first() {
-                adopted = store.adopt(connection, *epoch, clock)?;
+                adopted = central::promises::stores::adopt(connection, &mut store, *epoch, clock)?;
                 store.save(connection)?;
             }
             Ok(())

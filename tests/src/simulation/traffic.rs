@@ -1,9 +1,10 @@
 //! Tills, staff, online buyers and item commands.
 
 use central::links::presence::{Look as Seen, Presence};
-use central::promises::commands as asked;
-use central::promises::purchases;
+use central::promises::purchases::{Ask, begin, cancel};
+use central::storage::commands as asked;
 use central::storage::items;
+use central::storage::purchases;
 use central::storage::stores;
 use protocol::domain::{Guard, Operation, Reason, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
@@ -137,7 +138,7 @@ impl World {
             return;
         }
         let id = PurchaseId::new(uuid::Uuid::from_u128(u128::from(self.name())));
-        let ask = purchases::Ask {
+        let ask = Ask {
             id,
             product: look.product.clone(),
             quantity: look.quantity,
@@ -153,7 +154,7 @@ impl World {
             if store.is_settling() {
                 return Ok(());
             }
-            match purchases::begin(connection, &mut store, &ask, clock) {
+            match begin(connection, &mut store, &ask, clock) {
                 Ok(()) => {
                     begun = true;
                     store.save(connection)
@@ -190,9 +191,9 @@ impl World {
         let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
             let Some(purchase) = purchases::find(connection, id.parse().expect("an id"))? else { return Ok(()) };
             let Some(mut store) = stores::find(connection, &purchase.store)? else { return Ok(()) };
-            match purchases::cancel(connection, &mut store, &purchase, command.clone(), &About::default(), clock) {
+            match cancel(connection, &mut store, &purchase, command.clone(), &About::default(), clock) {
                 Ok(_) => {
-                    was_pending = purchase.status == purchases::Status::Pending;
+                    was_pending = purchase.status == protocol::promise::purchase::Status::Pending;
                     store.save(connection)
                 }
                 Err(Abort::Refused(rejection)) => {

@@ -389,7 +389,7 @@ impl World {
             Progress::StartedOver => self.count("stream started over"),
             Progress::Acked(seq) => {
                 if self.dice.chance(500) {
-                    let epoch = central::promises::commands::head(&self.central.file, &store).expect("a head").epoch;
+                    let epoch = central::storage::commands::head(&self.central.file, &store).expect("a head").epoch;
                     let risk = self.risk();
                     let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
                         central::storage::stores::store_command_acked(connection, &store, epoch, seq)

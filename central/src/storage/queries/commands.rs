@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 use super::{Select, Slice};
-use crate::promises::commands::{COLUMNS, Request};
+use crate::storage::commands::{COLUMNS, Request};
 
 /// Which commands; what is not given is not compared.
 #[derive(Debug, Clone, Default)]

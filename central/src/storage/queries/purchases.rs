@@ -4,7 +4,7 @@ use protocol::time::Millis;
 use rusqlite::Connection;
 
 use super::{Select, Slice};
-use crate::promises::purchases::{COLUMNS, Purchase};
+use crate::storage::purchases::{COLUMNS, Purchase};
 
 /// Which purchases; what is not given is not compared.
 #[derive(Debug, Clone, Default)]

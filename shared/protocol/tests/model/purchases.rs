@@ -1,17 +1,18 @@
 //! The command link at full length, and over it purchases, cancels, expiry, picking and a till.
 //!
 //! Events come back in order, one transaction each, at any time: `link` shows that this is what the event link does.
-//! Production code driven: [`protocol::link::Sender`], [`protocol::link::receive`], [`protocol::domain::decide`]. The rules
-//! B1 to B6 and L8 are in `till`, after the daemons' SQL.
+//! Production code driven: [`protocol::link::Sender`], [`protocol::link::receive`], [`protocol::domain::decide`],
+//! [`protocol::promise::purchase::Life`]. What central and the store load and save is in `till`.
 
 use protocol::link::{Ack, Cursor, Log};
+use protocol::promise::purchase::Status;
 use stateright::{Model, Property};
 
 use crate::publisher::{Done, Publisher, Wiring};
 use crate::receiver::{Receiver, go_through};
 use crate::redis::{Cmd, Redis, Row};
 use crate::run::{Converging, Seen};
-use crate::till::{Central, Command, Event, Kind, Status, Store};
+use crate::till::{Central, Command, Event, Kind, Store};
 
 /// Bounds, and bugs to plant.
 #[derive(Clone, Copy, Default)]
@@ -199,13 +200,14 @@ impl Purchases {
     fn settle(&self, state: &mut State) {
         let event = state.store.ledger[state.central.read];
         self.note(state, event);
-        let pending =
-            |state: &State, number| state.central.purchases.get(&number).map(|one| one.status) == Some(Status::Pending);
+        let pending = |state: &State, number| {
+            state.central.purchases.get(&number).map(|one| one.status()) == Some(Status::Pending)
+        };
         if let Event::Said { purchase, kind: Kind::Confirmed, .. } = event {
             let planted =
                 if pending(state, purchase) { self.bounds.cancel_forgotten } else { self.bounds.settle_twice };
             if let (true, Some(known)) = (planted, state.central.purchases.get_mut(&purchase)) {
-                known.status = Status::Confirmed;
+                known.life.status = Status::Confirmed;
             }
         }
         if state.central.apply(event) {
@@ -220,14 +222,14 @@ impl Purchases {
             _ => return,
         };
         let known = state.central.purchases.get(&purchase);
-        let status = known.map(|known| known.status);
+        let status = known.map(|known| known.status());
         self.seen.note(match (kind, status) {
             (_, None) => RECREATED,
             (Kind::Expired, _) => EXPIRED,
             (Kind::Rejected, _) => REJECTED,
             (Kind::Refused, _) => CANCEL_REFUSED,
             (Kind::Cancelled, Some(Status::Confirmed)) => CANCELLED_AFTER,
-            (Kind::Confirmed, Some(Status::Pending)) if known.is_some_and(|known| known.cancel_requested) => {
+            (Kind::Confirmed, Some(Status::Pending)) if known.is_some_and(|known| known.life.cancel_requested) => {
                 CANCEL_BEFORE_CONFIRMED
             }
             _ => return,
@@ -262,7 +264,7 @@ impl Purchases {
 fn tell(state: &mut State) {
     for (number, purchase) in &state.central.purchases {
         let told = &mut state.told[usize::from(*number)];
-        let now = (purchase.status != Status::Pending).then_some(purchase.status);
+        let now = (purchase.status() != Status::Pending).then_some(purchase.status());
         let fits = told.is_none() || *told == now || (*told, now) == (Some(Status::Confirmed), Some(Status::Cancelled));
         // A copy of central learns again what it had known; only the end of that may be held against it.
         state.contradicted |= !fits && now.is_some() && !state.restored;
@@ -298,15 +300,15 @@ fn settled(state: &State) -> bool {
         && requests.is_empty()
         && !state.central.retired
         && !state.central.is_settling()
-        && purchases.values().all(|purchase| purchase.status != Status::Pending)
+        && purchases.values().all(|purchase| purchase.status() != Status::Pending)
 }
 
 /// What must be true once everything has settled.
 fn balances(units: i64, state: &State) -> bool {
-    let confirmed = state.central.purchases.values().filter(|one| one.status == Status::Confirmed).count() as i64;
+    let confirmed = state.central.purchases.values().filter(|one| one.status() == Status::Confirmed).count() as i64;
     let told = state.central.purchases.iter().all(|(number, purchase)| {
         let told = state.told[usize::from(*number)];
-        told == Some(purchase.status) || (told, purchase.status) == (Some(Status::Confirmed), Status::Cancelled)
+        told == Some(purchase.status()) || (told, purchase.status()) == (Some(Status::Confirmed), Status::Cancelled)
     });
     units - state.store.sold - state.store.quantity == confirmed
         && state.central.quantity == state.store.quantity
@@ -518,11 +520,11 @@ impl Model for Purchases {
                     .central
                     .purchases
                     .iter()
-                    .all(|(number, purchase)| purchase.status != Status::Confirmed || state.store.has_taken(*number))
+                    .all(|(number, purchase)| purchase.status() != Status::Confirmed || state.store.has_taken(*number))
             }),
             Property::always("cancelled while pending is never confirmed", |_, state: &State| {
                 let mut purchases = state.central.purchases.values();
-                !purchases.any(|one| one.cancelled_while_pending && one.status == Status::Confirmed)
+                !purchases.any(|one| one.cancelled_while_pending && one.status() == Status::Confirmed)
             }),
             Property::always("central's sender never stops", |_, state: &State| {
                 state.publisher.sender.stopped().is_none()

@@ -1,13 +1,14 @@
-//! The store and central as far as purchases are concerned: rules B1 to B6 in the smallest form, one function for one
-//! transaction. The daemons keep these rules beside their SQL (`central/src/promises/purchases.rs`, `central/src/projection/settle.rs`,
-//! `central/src/promises/commands.rs`, `store-agent/src/operations/commands.rs`); what is written here has the same names and the same
-//! order of cases. The stock itself is production's [`decide`] and [`apply`].
+//! The store and central as far as purchases are concerned: rules B1 to B6 and L8 in the smallest form, one function for
+//! one transaction. What becomes of a purchase at central is decided by production's [`Life`], the stock by production's
+//! [`decide`] and [`apply`]; written here is what central loads and saves, and what the store does with a command
+//! (`store-agent/src/operations/commands.rs`), in the same order of cases.
 
 use std::collections::BTreeMap;
 
 use protocol::domain::{Change, Facts, Guard, Item, Operation, apply, decide};
 use protocol::hash::Hash;
 use protocol::link::{Cursor, Log, OPENED};
+use protocol::promise::purchase::{Cancelling, Life, Refused, Reply, Status, Transition};
 use protocol::time::Millis;
 
 use crate::publisher::Rows;
@@ -191,23 +192,18 @@ impl Store {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Status {
-    Pending,
-    Confirmed,
-    Rejected,
-    Expired,
-    Cancelled,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Purchase {
-    pub(crate) status: Status,
-    pub(crate) cancel_requested: bool,
-    pub(crate) picked: bool,
-    /// It ended because the store was retired.
-    pub(crate) voided: bool,
+    pub(crate) life: Life,
+    /// The last that was heard of its attempt is `confirmed`.
+    confirmed_heard: bool,
     /// For the model only: a cancel was accepted while it was pending.
     pub(crate) cancelled_while_pending: bool,
+}
+
+impl Purchase {
+    pub(crate) fn status(&self) -> Status {
+        self.life.status
+    }
 }
 
 /// Central's database.
@@ -283,28 +279,21 @@ impl Central {
 
     /// B1. `false`: refused.
     pub(crate) fn begin(&mut self, purchase: u8, deadline: u8) -> bool {
-        let pending = self.purchases.values().filter(|purchase| purchase.status == Status::Pending).count() as i64;
+        let pending = self.purchases.values().filter(|purchase| purchase.status() == Status::Pending).count() as i64;
         if self.retired || self.is_settling() || self.quantity - pending < 1 || self.purchases.contains_key(&purchase) {
             return false;
         }
-        self.purchases.insert(purchase, PENDING);
+        self.purchases.insert(purchase, NEW);
         self.ask(Command::Purchase { id: Id::Buy(purchase), deadline });
         true
     }
 
     /// B5. `false`: there is nothing to cancel, or it is asked already.
     pub(crate) fn cancel(&mut self, number: u8, unique: u8) -> bool {
-        let asked = self.is_cancel_asked(number);
+        let (retired, asked) = (self.retired, self.is_cancel_asked(number));
         let Some(purchase) = self.purchases.get_mut(&number) else { return false };
-        let forced = match purchase.status {
-            Status::Pending => true,
-            Status::Confirmed if !purchase.picked => false,
-            _ => return false,
-        };
-        if asked || self.retired {
-            return false;
-        }
-        purchase.cancel_requested = true;
+        let Ok(Cancelling::Ask { forced }) = purchase.life.on_cancel(retired, asked) else { return false };
+        purchase.life = purchase.life.after(Transition::CancelRequested);
         purchase.cancelled_while_pending |= forced;
         self.ask(Command::Cancel { id: Id::Cancel(number, unique), forced });
         true
@@ -318,8 +307,8 @@ impl Central {
     pub(crate) fn retire(&mut self, epoch: u64) {
         self.retired = true;
         self.requests.clear();
-        for purchase in self.purchases.values_mut().filter(|purchase| purchase.status == Status::Pending) {
-            (purchase.status, purchase.voided) = (Status::Cancelled, true);
+        for purchase in self.purchases.values_mut() {
+            purchase.life = purchase.life.after(purchase.life.on_retire());
         }
         self.open_epoch(epoch);
     }
@@ -328,10 +317,8 @@ impl Central {
     pub(crate) fn adopt(&mut self, epoch: u64) {
         self.retired = false;
         self.open_epoch(epoch);
-        let voided = |(number, purchase): (&u8, &Purchase)| purchase.voided.then_some(*number);
-        let voided: Vec<u8> = self.purchases.iter().filter_map(voided).collect();
-        for number in voided {
-            self.give_back(number);
+        for number in self.purchases.keys().copied().collect::<Vec<u8>>() {
+            self.settle(number, |life| life.on_take_back());
         }
     }
 
@@ -354,16 +341,27 @@ impl Central {
             Event::Repeated { by, purchase, kind } => (Some(by), purchase, kind),
         };
         by.into_iter().for_each(|by| self.answer(by));
-        if kind == Kind::Refused {
-            if let Some(purchase) = self.purchases.get_mut(&number).filter(|known| known.status == Status::Confirmed) {
-                purchase.cancel_requested = false;
+        let reply = match kind {
+            Kind::Refused => {
+                let Some(purchase) = self.purchases.get(&number) else { return false };
+                let is_confirmed = purchase.confirmed_heard;
+                return self.settle(number, |life| life.on_refusal(Refused::Cancel { is_confirmed }));
             }
-            return false;
-        }
-        if kind != Kind::Picked {
+            Kind::Confirmed => Reply::Confirmed { picked: false },
+            Kind::Rejected => Reply::Rejected,
+            Kind::Expired => Reply::Expired,
+            Kind::Cancelled => Reply::Cancelled,
+            Kind::Picked => Reply::Picked,
+        };
+        if reply != Reply::Picked {
             self.answer(Id::Buy(number));
         }
-        self.settle(number, kind)
+        let is_new = !self.purchases.contains_key(&number);
+        let purchase = self.purchases.entry(number).or_insert(NEW);
+        if reply != Reply::Picked {
+            purchase.confirmed_heard = reply == Reply::Confirmed { picked: false };
+        }
+        self.settle(number, |life| if is_new { Life::on_first_reply(reply) } else { life.on_reply(reply, true) })
     }
 
     fn answer(&mut self, answered: Id) {
@@ -373,29 +371,12 @@ impl Central {
         });
     }
 
-    fn settle(&mut self, number: u8, kind: Kind) -> bool {
-        let is_new = !self.purchases.contains_key(&number);
-        let purchase = self.purchases.entry(number).or_insert(PENDING);
-        let said = match kind {
-            Kind::Confirmed => Status::Confirmed,
-            Kind::Rejected => Status::Rejected,
-            Kind::Expired => Status::Expired,
-            Kind::Cancelled => Status::Cancelled,
-            Kind::Picked if is_new => Status::Confirmed,
-            Kind::Picked | Kind::Refused => {
-                purchase.picked |= kind == Kind::Picked;
-                return false;
-            }
-        };
-        match (said, purchase.status) {
-            (Status::Confirmed, Status::Pending) if purchase.cancel_requested => {}
-            (_, Status::Pending) => purchase.status = said,
-            (Status::Cancelled, Status::Confirmed) => purchase.status = said,
-            (Status::Confirmed, Status::Confirmed) => {}
-            (Status::Confirmed, _) => return self.give_back(number),
-            _ => {}
-        }
-        false
+    /// Decides about a purchase, and saves what becomes of it. `true`: units are asked back.
+    fn settle(&mut self, number: u8, decide: impl FnOnce(&Life) -> Transition) -> bool {
+        let Some(purchase) = self.purchases.get_mut(&number) else { return false };
+        let transition = decide(&purchase.life);
+        purchase.life = purchase.life.after(transition);
+        transition == Transition::GiveBack && self.give_back(number)
     }
 
     /// B6: the store took units for a purchase that is settled otherwise.
@@ -409,10 +390,4 @@ impl Central {
     }
 }
 
-const PENDING: Purchase = Purchase {
-    status: Status::Pending,
-    cancel_requested: false,
-    picked: false,
-    voided: false,
-    cancelled_while_pending: false,
-};
+const NEW: Purchase = Purchase { life: Life::PENDING, confirmed_heard: false, cancelled_while_pending: false };

@@ -1,0 +1,85 @@
+//! Carries out what is left to be done after a store's state has changed as a whole, in
+//! [steps](crate::projection::steps) of one short transaction each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::sqlite::{Abort, Reader, WriteError, Writer};
+use rusqlite::Connection;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::links::publisher::Wakes;
+use crate::links::waiting::Waiting;
+use crate::projection::steps::{ROWS, step};
+use crate::storage::stores;
+use crate::storage::totals;
+
+/// How often is looked even when nobody says that there is something to do.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// When too many writes are waiting.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// What the steps work with.
+pub struct Steps {
+    /// Does them.
+    pub writer: Writer,
+    /// Knows what is due.
+    pub reader: Reader,
+    /// Hears what was settled.
+    pub waiting: Waiting,
+    /// Hears of commands that settling has made, and says when there is something to do.
+    pub wakes: Wakes,
+}
+
+impl Steps {
+    /// Runs until told to stop; an error of the database ends it.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let woken: Arc<Notify> = self.wakes.steps();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                done = self.round() => if done? { continue },
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = woken.notified() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// One step for each store that has something to do, and one of summing totals. Says whether there was any.
+    async fn round(&self) -> anyhow::Result<bool> {
+        let (due, recounts) = self
+            .reader
+            .point(|connection| Ok((stores::with_steps(connection)?, totals::is_recounting(connection)?)))?;
+        for id in &due {
+            let store = id.clone();
+            let stepped = self.write(move |connection| step(connection, &store, ROWS, runtime::clock::now())).await?;
+            if stepped.has_commands {
+                self.wakes.wake(id);
+            }
+            self.waiting.settled(&stepped.settled);
+        }
+        if recounts {
+            self.write(|connection| totals::recount_step(connection, ROWS)).await?;
+        }
+        Ok(recounts || !due.is_empty())
+    }
+
+    /// Everything can wait while there is too much else to write.
+    async fn write<T: Default + Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        match self.writer.write(|connection| job(connection).map_err(Abort::<()>::Database)).await {
+            Ok(done) => Ok(done.unwrap_or_default()),
+            Err(WriteError::Overloaded) => {
+                tokio::time::sleep(BUSY_PAUSE).await;
+                Ok(T::default())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The outcomes that came with a state (L7): settled after it is shown, in steps, before any entry behind it is applied.
+
+use protocol::planted::{Bug, planted};
+use protocol::time::Millis;
+use protocol::wire::Outcome;
+use runtime::sqlite::{in_savepoint, is_fatal};
+use rusqlite::Connection;
+
+use crate::projection::settle::Settling;
+use crate::projection::touched::{Needs, Settled, Touched};
+use crate::storage::stocks;
+use crate::storage::stores::Store;
+
+/// How many rows settling one outcome is worth.
+pub(super) const ROWS_AN_OUTCOME: u64 = 5;
+
+/// Settles the next outcomes that came with the state that is shown since it has arrived, where its `snapshot_end`
+/// stands. Says how many rows that was worth. Only after the switch: what they took is out of its items already, so that for
+/// a moment too little is on offer, and never too much.
+pub(super) fn install(
+    connection: &Connection,
+    store: &mut Store,
+    outcomes: u64,
+    now: Millis,
+    settled: &mut Settled,
+) -> rusqlite::Result<u64> {
+    let next = stocks::outcomes(connection, store.stock, outcomes)?;
+    let said: Vec<&Outcome> = next.iter().filter_map(|(_, said)| said.as_ref()).collect();
+    match settle(connection, store, &said, now) {
+        Ok(mut news) => settled.append(&mut news),
+        Err(error) if is_fatal(&error) => return Err(error),
+        // One that the database refuses must not hold up the others (L11).
+        Err(_) => {
+            for one in said {
+                match settle(connection, store, &[one], now) {
+                    Ok(mut news) => settled.append(&mut news),
+                    Err(error) if is_fatal(&error) => return Err(error),
+                    Err(error) => {
+                        tracing::error!(store = %store.id, command = %one.command, %error, "an outcome is left out")
+                    }
+                }
+            }
+        }
+    }
+    for (number, _) in &next {
+        stocks::forget_outcome(connection, store.stock, *number)?;
+    }
+    store.installing = next.len() as u64 == outcomes && !planted(Bug::OutcomesHalfSettled);
+    Ok(next.len() as u64 * ROWS_AN_OUTCOME)
+}
+
+/// All of these, or none.
+fn settle(connection: &Connection, store: &mut Store, said: &[&Outcome], now: Millis) -> rusqlite::Result<Settled> {
+    let mut after = store.clone();
+    let settled = in_savepoint(connection, || {
+        let mut needs = Needs::default();
+        said.iter().for_each(|outcome| needs.add_outcome(outcome));
+        let mut touched = Touched::load(connection, &after, needs)?;
+        for outcome in said {
+            Settling::at(&mut touched, &store.id, store.cursor.id(), now).outcome(outcome, None);
+        }
+        touched.save(connection, &mut after, now)
+    })?;
+    *store = after;
+    Ok(settled)
+}

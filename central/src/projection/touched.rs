@@ -1,0 +1,231 @@
+//! What a run of a store's entries touches: loaded before the first is folded, changed in memory, saved once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::domain::Item;
+use protocol::ids::{OperationId, ProductId, PurchaseId};
+use protocol::link::EntryId;
+use protocol::promise::request::Status;
+use protocol::time::Millis;
+use protocol::wire::{Command, Event, Fact, Kind, Outcome, Position};
+use rusqlite::Connection;
+
+use crate::projection::fold::{self, Effect};
+use crate::storage::commands::{self, Asked};
+use crate::storage::items;
+use crate::storage::outcomes;
+use crate::storage::purchases::{self, Purchase};
+use crate::storage::stores::Store;
+
+/// Names of what has been settled, for whoever waits for it.
+pub type Settled = Vec<String>;
+
+/// The keys of everything that a run may touch, known before anything is read.
+#[derive(Debug, Default)]
+pub(super) struct Needs {
+    items: BTreeSet<ProductId>,
+    purchases: BTreeSet<PurchaseId>,
+    requests: BTreeSet<OperationId>,
+    outcomes: BTreeSet<OperationId>,
+    /// Commands that were refused: what they were about is touched, too.
+    refused: BTreeSet<OperationId>,
+}
+
+impl Needs {
+    /// Of an event, and of the operation that its entry names.
+    pub(super) fn add(&mut self, event: &Event, operation: &str) {
+        if let Effect::Put(product, _) = fold::effect(event) {
+            self.items.insert(product.clone());
+        }
+        match event {
+            Event::Fact(kind, fact) => self.add_fact(*kind, fact),
+            Event::OutcomeRepeated(outcome) => {
+                self.requests.extend(OperationId::parse(operation).ok());
+                self.add_outcome(outcome);
+            }
+            Event::Opened { .. } | Event::SnapshotPage(_) | Event::SnapshotEnd(_) | Event::Ready { .. } => {}
+        }
+    }
+
+    fn add_fact(&mut self, kind: Kind, fact: &Fact) {
+        self.requests.extend(fact.command.clone());
+        if kind == Kind::CommandRefused {
+            self.refused.extend(fact.command.clone());
+        } else if let Some(purchase) = &fact.purchase {
+            self.purchases.insert(purchase.purchase_id);
+            self.requests.insert(purchase.attempt.clone());
+            self.outcomes.insert(purchase.attempt.clone());
+        }
+    }
+
+    /// Of an outcome that is said again, or comes with a state.
+    pub(super) fn add_outcome(&mut self, outcome: &Outcome) {
+        self.requests.insert(outcome.command.clone());
+        if outcome.kind == Kind::CommandRefused {
+            self.refused.insert(outcome.command.clone());
+        } else if let Some(purchase) = &outcome.purchase {
+            self.purchases.insert(purchase.purchase_id);
+            self.requests.insert(purchase.attempt.clone());
+            self.outcomes.insert(purchase.attempt.clone());
+        }
+    }
+}
+
+/// An item of the stock that is shown.
+#[derive(Debug, Default)]
+struct Shown {
+    before: Option<Item>,
+    /// None: no event has touched it yet.
+    after: Option<Item>,
+    is_renamed: bool,
+}
+
+/// What has to be written of a purchase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Nothing.
+    None,
+    /// What a transition changes.
+    Transition,
+    /// All of it: it became known again when so many were touched.
+    New(usize),
+}
+
+/// A purchase, and what has to be written of it.
+#[derive(Debug)]
+pub(super) struct Promised {
+    pub(super) purchase: Purchase,
+    pub(super) change: Change,
+}
+
+/// A request, and the answer that it takes.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) asked: Asked,
+    pub(super) answer: Option<(Status, Outcome, Position)>,
+}
+
+/// What a run touches.
+#[derive(Debug)]
+pub(super) struct Touched {
+    items: BTreeMap<ProductId, Shown>,
+    pub(super) purchases: BTreeMap<PurchaseId, Promised>,
+    pub(super) requests: BTreeMap<OperationId, Answered>,
+    outcomes: BTreeMap<OperationId, Outcome>,
+    outcomes_changed: BTreeSet<OperationId>,
+    /// Unanswered cancels of these purchases, at this store.
+    pub(super) cancels: BTreeMap<PurchaseId, BTreeSet<OperationId>>,
+    /// What the store is asked for, in order.
+    commands: Vec<(OperationId, Command)>,
+    command_head: EntryId,
+    /// Purchases and requests that were settled.
+    pub(super) settled: Settled,
+}
+
+impl Touched {
+    /// Reads all of it.
+    pub(super) fn load(connection: &Connection, store: &Store, needs: Needs) -> rusqlite::Result<Self> {
+        let Needs { items, purchases: mut named, requests, outcomes: mut attempts, refused } = needs;
+        let mut touched = Self {
+            items: BTreeMap::new(),
+            purchases: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            outcomes_changed: BTreeSet::new(),
+            cancels: BTreeMap::new(),
+            commands: Vec::new(),
+            command_head: store.command_head.id(),
+            settled: Settled::new(),
+        };
+        for product in items {
+            let before = items::of(connection, store.stock, &product)?;
+            touched.items.insert(product, Shown { before, ..Shown::default() });
+        }
+        for id in requests {
+            if let Some(asked) = commands::asked(connection, &id)? {
+                named.extend(asked.purchase.filter(|_| refused.contains(&id)));
+                touched.requests.insert(id, Answered { asked, answer: None });
+            }
+        }
+        for id in named {
+            if let Some(purchase) = purchases::find(connection, id)? {
+                attempts.insert(purchase.attempt.clone());
+                touched.purchases.insert(id, Promised { purchase, change: Change::None });
+            }
+            let asked = commands::unanswered_cancels(connection, &store.id, id)?;
+            touched.cancels.insert(id, asked.into_iter().collect());
+        }
+        for attempt in attempts {
+            if let Some(outcome) = outcomes::find(connection, &store.id, &attempt)? {
+                touched.outcomes.insert(attempt, outcome);
+            }
+        }
+        Ok(touched)
+    }
+
+    /// An item is what the store says it is.
+    pub(super) fn put(&mut self, product: &ProductId, item: &Item) {
+        let shown = self.items.entry(product.clone()).or_default();
+        let known = shown.after.as_ref().or(shown.before.as_ref());
+        shown.is_renamed |= known.is_none_or(|known| known.name != item.name);
+        shown.after = Some(item.clone());
+    }
+
+    /// What the store has said of a command last.
+    pub(super) fn outcome(&self, command: &OperationId) -> Option<&Outcome> {
+        self.outcomes.get(command)
+    }
+
+    /// Keeps what the store says of a command.
+    pub(super) fn keep(&mut self, outcome: Outcome) {
+        self.outcomes_changed.insert(outcome.command.clone());
+        self.outcomes.insert(outcome.command.clone(), outcome);
+    }
+
+    /// Where the command log will stand once all of it is saved.
+    pub(super) fn command_head(&self) -> EntryId {
+        EntryId { seq: self.command_head.seq + self.commands.len() as u64, ..self.command_head }
+    }
+
+    /// A purchase that central does not know (any more) is known again.
+    pub(super) fn recreate(&mut self, purchase: Purchase) {
+        let change = Change::New(self.purchases.len());
+        self.purchases.insert(purchase.id, Promised { purchase, change });
+    }
+
+    /// Asks the store for something.
+    pub(super) fn ask(&mut self, id: OperationId, command: Command) {
+        self.commands.push((id, command));
+    }
+
+    /// Writes what has changed. Moves the store's digest and its command head.
+    pub(super) fn save(self, connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<Settled> {
+        for (product, shown) in &self.items {
+            if let Some(after) = &shown.after {
+                items::replace(connection, store, product, shown.before.as_ref(), after, shown.is_renamed)?;
+            }
+        }
+        for command in &self.outcomes_changed {
+            outcomes::keep(connection, &store.id, &self.outcomes[command], now)?;
+        }
+        for (id, answered) in &self.requests {
+            if let Some((status, outcome, position)) = &answered.answer {
+                commands::save_answer(connection, id, *status, outcome, Some(position), now)?;
+            }
+        }
+        let mut new = BTreeMap::new();
+        for Promised { purchase, change } in self.purchases.values() {
+            match change {
+                Change::None => {}
+                Change::Transition => purchases::save_transition(connection, purchase)?,
+                Change::New(number) => drop(new.insert(number, purchase)),
+            }
+        }
+        // In the order in which they became known again.
+        new.values().try_for_each(|purchase| purchases::insert(connection, purchase))?;
+        for (id, command) in &self.commands {
+            commands::append(connection, store, id, command, now)?;
+        }
+        Ok(self.settled)
+    }
+}

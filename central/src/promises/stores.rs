@@ -1,0 +1,111 @@
+//! Taking a store out of the chain, and back into it: what becomes of what is open with it (API rule 19, B5).
+
+use std::collections::BTreeMap;
+
+use protocol::domain::Rejection;
+use protocol::ids::{ProductId, PurchaseId};
+use protocol::promise::purchase::Transition;
+use protocol::promise::request::Status;
+use protocol::time::Millis;
+use protocol::wire::{Kind, Outcome};
+use rusqlite::Connection;
+
+use crate::promises::commands::open_epoch;
+use crate::promises::purchases::{Said, change, compensation};
+use crate::storage::commands::{self, Unanswered};
+use crate::storage::purchases::{self, Purchase};
+use crate::storage::stores::Store;
+
+/// Takes a store out of the chain: ends everything that is open with it, and refuses it until it is adopted. Returns
+/// what was ended.
+pub fn retire(connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<Vec<String>> {
+    if store.retired {
+        return Ok(Vec::new());
+    }
+    let requests = commands::unanswered(connection, &store.id)?;
+    let pending = purchases::pending(connection, &store.id)?;
+    let mut ended: Vec<String> = pending.iter().map(|purchase| purchase.id.to_string()).collect();
+    let mut touched: BTreeMap<PurchaseId, Purchase> = pending.into_iter().map(|one| (one.id, one)).collect();
+    for id in requests.iter().filter(|request| request.kind == "cancel").filter_map(|request| request.purchase) {
+        if !touched.contains_key(&id)
+            && let Some(purchase) = purchases::find(connection, id)?
+        {
+            touched.insert(id, purchase);
+        }
+    }
+    for purchase in touched.values_mut() {
+        let transition = purchase.life().on_retire();
+        if transition != Transition::Stands {
+            change(purchase, transition, &Said::NOTHING, now);
+            purchases::save_transition(connection, purchase)?;
+        }
+    }
+    for request in requests {
+        commands::save_answer(connection, &request.id, Status::Refused, &never_answered(&request, now), None, now)?;
+        ended.push(request.id.to_string());
+    }
+    store.retired = true;
+    store.steps = true;
+    store.adopt = None;
+    reopen_commands(connection, store, now)?;
+    Ok(ended)
+}
+
+/// What whoever waits for a request hears once its store is retired.
+fn never_answered(request: &Unanswered, now: Millis) -> Outcome {
+    // A resync is about no product; an outcome names one.
+    let unknown = || ProductId::parse("unknown").expect("a valid id");
+    Outcome {
+        command: request.id.clone(),
+        kind: if request.kind == "purchase" { Kind::PurchaseCancelled } else { Kind::CommandRefused },
+        at: now,
+        product_id: request.product.clone().unwrap_or_else(unknown),
+        purchase: None,
+        rejection: Some(Rejection::StoreRetired),
+        item: None,
+        picked: false,
+    }
+}
+
+/// Takes back what is retired, or lets a refused epoch open after all. `false`: nobody claims this epoch.
+pub fn adopt(connection: &Connection, store: &mut Store, epoch: u64, now: Millis) -> rusqlite::Result<bool> {
+    if !store.claims().contains(&epoch) {
+        return Ok(false);
+    }
+    if store.fenced == epoch {
+        store.fenced = 0;
+    }
+    if epoch != store.cursor.epoch {
+        // It takes effect when that epoch's opening is read.
+        store.adopt = Some(epoch);
+        return Ok(true);
+    }
+    if store.retired {
+        store.take_back();
+        reopen_commands(connection, store, now)?;
+        ask_back(connection, store, now)?;
+    }
+    Ok(true)
+}
+
+/// Units that the store may have taken for purchases that retiring it has ended.
+fn ask_back(connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<()> {
+    for purchase in purchases::voided(connection, &store.id)? {
+        if purchase.life().on_take_back() == Transition::GiveBack
+            && commands::unanswered_cancels(connection, &store.id, purchase.id)?.is_empty()
+            && let Some((id, command)) = compensation(&purchase.attempt_ref(), store.command_head.id())
+        {
+            commands::append(connection, store, &id, &command, now)?;
+        }
+    }
+    Ok(())
+}
+
+/// Commands that were ended are still in the log: a new epoch leaves them out, so that they are never executed.
+fn reopen_commands(connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<()> {
+    if store.cursor.epoch == 0 {
+        return Ok(());
+    }
+    let (for_epoch, beyond) = (store.cursor.epoch, store.ready_epoch);
+    open_epoch(connection, store, for_epoch, beyond, now)
+}

@@ -1,0 +1,505 @@
+//! The command link's log and the requests in it: what central asks of a store, in order, and the epochs it is sent in
+//! (L8).
+//!
+//! A command is a *request* that outlives epochs, and an *entry* of the log for each epoch in which it was sent. A
+//! request leaves the pending state only by the store's answer, or because the store was retired.
+
+use std::cell::Cell;
+
+use protocol::hash::Hash;
+use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::link::{Cursor, Entry, EntryId};
+use protocol::promise::request::Status;
+use protocol::time::Millis;
+use protocol::wire::{Command, Outcome, Position};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::storage::stores::Store;
+use runtime::sqlite::{HashColumn, cursor_at, parsed};
+
+/// Requests of one store that may be unanswered: what a new command epoch repeats and what retiring ends is done in one
+/// transaction.
+const UNANSWERED_MAX: usize = 2_000;
+
+/// Whether a store has so many requests to answer that it gets no more.
+pub fn is_full(connection: &Connection, store: &StoreId) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "select exists (select 1 from request indexed by request_pending \
+             where store_id = ?1 and status = 'pending' order by number limit 1 offset ?2)",
+        )?
+        .query_row(params![store.as_str(), UNANSWERED_MAX - 1], |row| row.get(0))
+}
+
+/// Asks the store for something: the request, and its entry in the log. Moves the store's command head.
+pub fn append(
+    connection: &Connection,
+    store: &mut Store,
+    id: &OperationId,
+    command: &Command,
+    now: Millis,
+) -> rusqlite::Result<()> {
+    let (product, purchase): (Option<&ProductId>, Option<PurchaseId>) = match command {
+        Command::Purchase { purchase, .. } | Command::Cancel { purchase, .. } => {
+            (Some(&purchase.product_id), Some(purchase.purchase_id))
+        }
+        Command::Operate { product_id, .. } => (Some(product_id), None),
+        Command::Opened { .. } | Command::Resync => (None, None),
+    };
+    let body = command.encode();
+    connection
+        .prepare_cached(
+            "insert into request (command_id, store_id, type, operation, body, status, product_id, purchase_id, \
+             created_at) values (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            id.as_str(),
+            store.id.as_str(),
+            command.kind(),
+            name(command),
+            body,
+            product.map(ProductId::as_str),
+            purchase.map(|id| id.to_string()),
+            now.0,
+        ])?;
+    log(connection, store, id.as_str(), command.kind(), body, now)?;
+    save_head(connection, store)
+}
+
+/// What a client calls it.
+fn name(command: &Command) -> &'static str {
+    use protocol::domain::Operation;
+    match command {
+        Command::Operate { operation, .. } => match operation {
+            Operation::Create { .. } => "create",
+            Operation::Receive { .. } => "receive",
+            Operation::Adjust { .. } => "adjust",
+            Operation::Count { .. } => "count",
+            Operation::Change { .. } => "change",
+            Operation::Sell { .. } => "sell",
+            Operation::Purchase { .. } => "purchase",
+            Operation::GiveBack { .. } => "give_back",
+        },
+        other => other.kind(),
+    }
+}
+
+fn log(
+    connection: &Connection,
+    store: &mut Store,
+    id: &str,
+    kind: &str,
+    body: String,
+    now: Millis,
+) -> rusqlite::Result<()> {
+    let entry = Entry::follow(&store.command_head, kind, id, body, None);
+    connection
+        .prepare_cached(
+            "insert into command (store_id, epoch, seq, command_id, type, body, hash, created_at) \
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            store.id.as_str(),
+            entry.id.epoch,
+            entry.id.seq,
+            id,
+            kind,
+            entry.body,
+            HashColumn(entry.hash),
+            now.0,
+        ])?;
+    store.command_head = entry.cursor();
+    Ok(())
+}
+
+/// A store's unanswered requests. The store's whole history must not be read for them, hence the index by name.
+const PENDING: &str =
+    "from request indexed by request_pending where store_id = ?1 and status = 'pending' order by number";
+const CANCELS_OF_STORE: &str = "select command_id from request indexed by request_pending_by_purchase \
+     where purchase_id = ?1 and type = 'cancel' and status = 'pending' and store_id = ?2";
+const IS_RESYNC_ASKED: &str = "select exists (select 1 from request indexed by request_pending_by_type \
+     where store_id = ?1 and type = 'resync' and status = 'pending')";
+
+/// A request that the store has not answered.
+#[derive(Debug, Clone)]
+pub struct Unanswered {
+    /// The command.
+    pub id: OperationId,
+    /// Its type on the link.
+    pub kind: String,
+    /// Its body on the link.
+    pub body: String,
+    /// The product it is about.
+    pub product: Option<ProductId>,
+    /// The purchase it is about.
+    pub purchase: Option<PurchaseId>,
+}
+
+/// A store's unanswered requests, in the order asked.
+pub fn unanswered(connection: &Connection, store: &StoreId) -> rusqlite::Result<Vec<Unanswered>> {
+    connection
+        .prepare_cached(&format!("select command_id, type, body, product_id, purchase_id {PENDING}"))?
+        .query_map([store.as_str()], |row| {
+            let has = |column| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str_or_null()?.is_some());
+            Ok(Unanswered {
+                id: parsed(row, 0)?,
+                kind: row.get(1)?,
+                body: row.get(2)?,
+                product: if has(3)? { Some(parsed(row, 3)?) } else { None },
+                purchase: if has(4)? { Some(parsed(row, 4)?) } else { None },
+            })
+        })?
+        .collect()
+}
+
+/// Begins the log anew in a greater command epoch, with these entries (id, type, body). Moves the store's command head.
+pub fn begin_epoch(
+    connection: &Connection,
+    store: &mut Store,
+    epoch: u64,
+    entries: impl IntoIterator<Item = (String, String, String)>,
+    now: Millis,
+) -> rusqlite::Result<()> {
+    store.command_head = Cursor { epoch, seq: 0, hash: Hash::ZERO };
+    connection
+        .prepare_cached("update store set command_acked = 0 where store_id = ?1")?
+        .execute([store.id.as_str()])?;
+    for (id, kind, body) in entries {
+        log(connection, store, &id, &kind, body, now)?;
+    }
+    save_head(connection, store)
+}
+
+/// Of the store's row what belongs to the command link: nothing else writes it.
+fn save_head(connection: &Connection, store: &Store) -> rusqlite::Result<()> {
+    let head = &store.command_head;
+    connection
+        .prepare_cached("update store set command_epoch = ?2, command_seq = ?3, command_hash = ?4 where store_id = ?1")?
+        .execute(params![store.id.as_str(), head.epoch, head.seq, HashColumn(head.hash)])?;
+    Ok(())
+}
+
+/// The log as the sender sees it.
+pub struct Log<'a> {
+    /// Where it is.
+    pub connection: &'a Connection,
+    /// Whose.
+    pub store: &'a StoreId,
+    /// Its head, read once: what is committed later is for the next step.
+    pub head: Cursor,
+    /// The first read that failed: an entry that cannot be read must not pass for one that is gone.
+    pub failed: Cell<Option<rusqlite::Error>>,
+}
+
+impl protocol::link::Log for Log<'_> {
+    fn head(&self) -> Cursor {
+        self.head
+    }
+
+    fn hash_at(&self, seq: u64) -> Option<Hash> {
+        if seq == 0 {
+            return Some(Hash::ZERO);
+        }
+        if seq >= self.head.seq {
+            return (seq == self.head.seq).then_some(self.head.hash);
+        }
+        let found = self
+            .connection
+            .prepare_cached("select hash from command where store_id = ?1 and epoch = ?2 and seq = ?3")
+            .and_then(|mut statement| {
+                statement
+                    .query_row(params![self.store.as_str(), self.head.epoch, seq], |row| row.get::<_, HashColumn>(0))
+                    .optional()
+            });
+        match found {
+            Ok(hash) => hash.map(|hash| hash.0),
+            Err(error) => {
+                self.failed.set(Some(error));
+                None
+            }
+        }
+    }
+
+    fn content_at(&self, seq: u64) -> Option<Hash> {
+        if seq > self.head.seq {
+            return None;
+        }
+        match entries(self.connection, self.store, self.head.epoch, seq, seq) {
+            Ok(found) => found.first().map(Entry::content),
+            Err(error) => {
+                self.failed.set(Some(error));
+                None
+            }
+        }
+    }
+}
+
+/// Head of a store's command log.
+pub fn head(connection: &Connection, store: &StoreId) -> rusqlite::Result<Cursor> {
+    connection
+        .prepare_cached("select command_epoch, command_seq, command_hash from store where store_id = ?1")?
+        .query_row([store.as_str()], |row| cursor_at(row, 0))
+        .optional()
+        .map(Option::unwrap_or_default)
+}
+
+/// Entries `from` to `to` of an epoch.
+pub fn entries(
+    connection: &Connection,
+    store: &StoreId,
+    epoch: u64,
+    from: u64,
+    to: u64,
+) -> rusqlite::Result<Vec<Entry>> {
+    connection
+        .prepare_cached(
+            "select seq, type, command_id, body, hash from command \
+             where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq",
+        )?
+        .query_map(params![store.as_str(), epoch, from, to], |row| {
+            Ok(Entry {
+                id: EntryId { epoch, seq: row.get(0)? },
+                kind: row.get(1)?,
+                operation: row.get(2)?,
+                body: row.get(3)?,
+                digest: None,
+                hash: row.get::<_, HashColumn>(4)?.0,
+            })
+        })?
+        .collect()
+}
+
+/// A request and its answer.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Order in which it was asked.
+    pub number: i64,
+    /// The command.
+    pub id: OperationId,
+    /// Of which store.
+    pub store: StoreId,
+    /// What was asked, as clients call it.
+    pub operation: String,
+    /// What became of it.
+    pub status: Status,
+    /// The product it is about.
+    pub product: Option<String>,
+    /// When it was asked.
+    pub created_at: Millis,
+    /// When the answer was applied.
+    pub settled_at: Option<Millis>,
+    /// The answer.
+    pub outcome: Option<Outcome>,
+    /// The store's position of the answer.
+    pub position: Option<Position>,
+}
+
+/// Columns of a request, in the order that [`Request::read`] expects.
+pub const COLUMNS: &str =
+    "number, command_id, store_id, operation, status, product_id, created_at, settled_at, outcome, position";
+
+impl Request {
+    /// Reads [`COLUMNS`].
+    pub fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        let outcome = row.get::<_, Option<String>>(8)?.map(|text| serde_json::from_str(&text)).transpose();
+        let outcome = outcome.map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(8, rusqlite::types::Type::Text, Box::new(error))
+        })?;
+        Ok(Self {
+            number: row.get(0)?,
+            id: parsed(row, 1)?,
+            store: parsed(row, 2)?,
+            operation: row.get(3)?,
+            status: parsed(row, 4)?,
+            product: row.get(5)?,
+            created_at: Millis(row.get(6)?),
+            settled_at: row.get::<_, Option<i64>>(7)?.map(Millis),
+            outcome,
+            position: row.get::<_, Option<String>>(9)?.and_then(|text| text.parse().ok()),
+        })
+    }
+}
+
+/// One request.
+pub fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Request>> {
+    connection
+        .prepare_cached(&format!("select {COLUMNS} from request where command_id = ?1"))?
+        .query_row([id], Request::read)
+        .optional()
+}
+
+/// What an answer to a request has to know of it.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Its type on the link.
+    pub kind: String,
+    /// The purchase it is about.
+    pub purchase: Option<PurchaseId>,
+    /// What became of it.
+    pub status: Status,
+    /// Whether the store has answered it.
+    pub is_answered: bool,
+}
+
+/// A request that is answered.
+pub fn asked(connection: &Connection, id: &OperationId) -> rusqlite::Result<Option<Asked>> {
+    connection
+        .prepare_cached("select type, purchase_id, status, position is not null from request where command_id = ?1")?
+        .query_row([id.as_str()], |row| {
+            let is_of_purchase = row.get_ref(1)?.as_str_or_null()?.is_some();
+            Ok(Asked {
+                kind: row.get(0)?,
+                purchase: if is_of_purchase { Some(parsed(row, 1)?) } else { None },
+                status: parsed(row, 2)?,
+                is_answered: row.get(3)?,
+            })
+        })
+        .optional()
+}
+
+/// Records the answer to a request. `position`: where the store said so; none: it was ended without the store's word.
+pub fn save_answer(
+    connection: &Connection,
+    id: &OperationId,
+    status: Status,
+    outcome: &Outcome,
+    position: Option<&Position>,
+    now: Millis,
+) -> rusqlite::Result<()> {
+    let outcome = serde_json::to_string(outcome).expect("an outcome serialises");
+    connection
+        .prepare_cached(
+            "update request set status = ?2, outcome = ?3, position = ?4, settled_at = ?5 where command_id = ?1",
+        )?
+        .execute(params![id.as_str(), status.as_str(), outcome, position.map(ToString::to_string), now.0])?;
+    Ok(())
+}
+
+/// The unanswered cancels of a purchase at a store.
+pub fn unanswered_cancels(
+    connection: &Connection,
+    store: &StoreId,
+    purchase: PurchaseId,
+) -> rusqlite::Result<Vec<OperationId>> {
+    connection
+        .prepare_cached(CANCELS_OF_STORE)?
+        .query_map([purchase.to_string().as_str(), store.as_str()], |row| parsed(row, 0))?
+        .collect()
+}
+
+/// Whether a resync is still unanswered.
+pub fn is_resync_asked(connection: &Connection, store: &StoreId) -> rusqlite::Result<bool> {
+    connection.prepare_cached(IS_RESYNC_ASKED)?.query_row([store.as_str()], |row| row.get(0))
+}
+
+const UNANSWERED_CANCEL: &str = "select command_id from request indexed by request_pending_by_purchase \
+     where purchase_id = ?1 and type = 'cancel' and status = 'pending' order by number limit 1";
+
+/// The cancel of a purchase that is still unanswered.
+pub fn unanswered_cancel(connection: &Connection, id: PurchaseId) -> rusqlite::Result<Option<OperationId>> {
+    connection.prepare_cached(UNANSWERED_CANCEL)?.query_row([id.to_string()], |row| parsed(row, 0)).optional()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Agent, NOW, database, plan, product};
+    use protocol::domain::{Guard, Item, Operation};
+    use protocol::wire::{About, Event, Fact, Kind};
+
+    /// Central asked for five units of tea, the store took them in, and was retired before it could say so. Returns the
+    /// command and the store's answer.
+    fn retired_before_the_answer(connection: &Connection, agent: &Agent) -> (OperationId, Fact) {
+        let id = OperationId::parse("more-tea").expect("valid");
+        let command = Command::Operate {
+            product_id: product("tea"),
+            operation: Operation::Receive { quantity: 5 },
+            guard: Guard::default(),
+            about: About::default(),
+        };
+        let mut store = agent.store(connection);
+        append(connection, &mut store, &id, &command, NOW).expect("writes");
+        crate::promises::stores::retire(connection, &mut store, NOW).expect("retires");
+        store.save(connection).expect("writes");
+        let told = find(connection, id.as_str()).expect("reads").expect("is there");
+        assert_eq!((told.status, told.position), (Status::Refused, None));
+        let item = Item { name: "Tea".into(), quantity: 15, version: 2, ..Item::default() };
+        let done = Fact { delta: 5, item: Some(item), command: Some(id.clone()), ..Fact::new(product("tea"), NOW) };
+        (id, done)
+    }
+
+    fn assert_done(connection: &Connection, id: &OperationId) {
+        let told = find(connection, id.as_str()).expect("reads").expect("is there");
+        assert_eq!(told.status, Status::Done);
+        assert_eq!(told.outcome.and_then(|outcome| outcome.rejection), None);
+        assert!(told.position.is_some());
+    }
+
+    #[test]
+    fn a_command_that_took_effect_before_its_store_was_retired_is_told_as_done_once_that_is_known() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let (id, done) = retired_before_the_answer(&connection, &agent);
+        let late = agent.entry(&Event::Fact(Kind::Received, done));
+        let applied = agent.tell(&connection, &[late]);
+        assert!(applied.settled.contains(&id.to_string()), "whoever waits hears of it");
+        assert_done(&connection, &id);
+    }
+
+    #[test]
+    fn a_state_that_a_retired_store_comes_back_with_tells_the_truth_too() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let (id, done) = retired_before_the_answer(&connection, &agent);
+        let mut store = agent.store(&connection);
+        assert!(crate::promises::stores::adopt(&connection, &mut store, 7, NOW).expect("can be judged"));
+        store.save(&connection).expect("writes");
+        let said = Outcome {
+            command: id.clone(),
+            kind: Kind::Received,
+            at: NOW,
+            product_id: product("tea"),
+            purchase: None,
+            rejection: None,
+            item: done.item,
+            picked: false,
+        };
+        let state = agent.state(vec![said]);
+        agent.tell(&connection, &state);
+        agent.settle_in(&connection);
+        assert_done(&connection, &id);
+    }
+
+    #[test]
+    fn a_store_that_answers_nothing_gets_no_more() {
+        let connection = database();
+        let agent = Agent::settled("s1", &connection);
+        let mut store = agent.store(&connection);
+        for number in 0..UNANSWERED_MAX {
+            assert!(!is_full(&connection, &agent.id).expect("reads"), "{number}");
+            let id = OperationId::parse(&format!("resync-{number}")).expect("valid");
+            append(&connection, &mut store, &id, &Command::Resync, NOW).expect("writes");
+        }
+        assert!(is_full(&connection, &agent.id).expect("reads"));
+        let other = Agent::settled("s2", &connection);
+        assert!(!is_full(&connection, &other.id).expect("reads"));
+    }
+
+    #[test]
+    fn what_is_unanswered_is_found_without_reading_what_was_answered() {
+        let connection = database();
+        let pending = format!("select command_id {PENDING}");
+        for sql in [pending.as_str(), CANCELS_OF_STORE, UNANSWERED_CANCEL, IS_RESYNC_ASKED] {
+            let plan = plan(&connection, sql);
+            assert!(plan.contains("request_pending") && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+            assert!(!plan.contains("SCAN request"), "{sql}: {plan}");
+        }
+        let agent = Agent::settled("s1", &connection);
+        agent.buy(&connection, 1);
+        let id = crate::testing::purchase_id(1);
+        assert_eq!(unanswered(&connection, &agent.id).expect("reads")[0].purchase, Some(id));
+        assert_eq!(unanswered_cancels(&connection, &agent.id, id).expect("reads"), []);
+        assert_eq!(unanswered_cancel(&connection, id).expect("reads"), None);
+        assert!(!is_resync_asked(&connection, &agent.id).expect("reads"));
+    }
+}

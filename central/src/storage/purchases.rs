@@ -1,0 +1,201 @@
+//! Rows of `purchase`: what central has promised to buyers.
+
+use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::promise::purchase::{Life, Status};
+use protocol::time::Millis;
+use protocol::wire::{Position, PurchaseRef};
+use runtime::sqlite::parsed;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+/// A row of `purchase`.
+#[derive(Debug, Clone)]
+pub struct Purchase {
+    /// Order in which it was asked.
+    pub number: i64,
+    /// Which.
+    pub id: PurchaseId,
+    /// At which store.
+    pub store: StoreId,
+    /// What.
+    pub product: ProductId,
+    /// How many.
+    pub quantity: i64,
+    /// The command that carries it.
+    pub attempt: OperationId,
+    /// Where it is in its life.
+    pub status: Status,
+    /// Why it was not confirmed, or how it ended.
+    pub code: Option<String>,
+    /// The shop's order number.
+    pub reference: Option<String>,
+    /// The shop's customer; never leaves central.
+    pub customer: Option<String>,
+    /// When it was asked.
+    pub created_at: Millis,
+    /// End of its time to live.
+    pub expires_at: Millis,
+    /// When its cancellation was asked for.
+    pub cancel_requested_at: Option<Millis>,
+    /// When its outcome was applied.
+    pub settled_at: Option<Millis>,
+    /// When staff picked it.
+    pub picked_at: Option<Millis>,
+    /// The store's position of its outcome.
+    pub position: Option<Position>,
+}
+
+/// Columns of a purchase, in the order that [`Purchase::read`] expects.
+pub const COLUMNS: &str = "number, purchase_id, store_id, product_id, quantity, attempt, status, code, reference, \
+     customer_id, created_at, expires_at, cancel_requested_at, settled_at, picked_at, position";
+
+impl Purchase {
+    /// Reads [`COLUMNS`].
+    pub fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let time = |column| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(Millis));
+        Ok(Self {
+            number: row.get(0)?,
+            id: parsed(row, 1)?,
+            store: parsed(row, 2)?,
+            product: parsed(row, 3)?,
+            quantity: row.get(4)?,
+            attempt: OperationId::parse(row.get_ref(5)?.as_str()?).map_err(|error| {
+                rusqlite::Error::FromSqlConversionFailure(5, rusqlite::types::Type::Text, Box::new(error))
+            })?,
+            status: parsed(row, 6)?,
+            code: row.get(7)?,
+            reference: row.get(8)?,
+            customer: row.get(9)?,
+            created_at: Millis(row.get(10)?),
+            expires_at: Millis(row.get(11)?),
+            cancel_requested_at: time(12)?,
+            settled_at: time(13)?,
+            picked_at: time(14)?,
+            position: row.get::<_, Option<String>>(15)?.and_then(|text| text.parse().ok()),
+        })
+    }
+
+    /// The attempt as it travels.
+    pub fn attempt_ref(&self) -> PurchaseRef {
+        PurchaseRef {
+            purchase_id: self.id,
+            attempt: self.attempt.clone(),
+            product_id: self.product.clone(),
+            quantity: self.quantity,
+            reference: self.reference.clone(),
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+        }
+    }
+
+    /// What decides about it.
+    pub fn life(&self) -> Life {
+        Life {
+            status: self.status,
+            cancel_requested: self.cancel_requested_at.is_some(),
+            picked: self.picked_at.is_some(),
+            // Whatever else cancels one says where the store said so.
+            voided: self.status == Status::Cancelled && self.position.is_none(),
+        }
+    }
+}
+
+/// One purchase.
+pub fn find(connection: &Connection, id: PurchaseId) -> rusqlite::Result<Option<Purchase>> {
+    connection
+        .prepare_cached(&format!("select {COLUMNS} from purchase where purchase_id = ?1"))?
+        .query_row([id.to_string()], Purchase::read)
+        .optional()
+}
+
+/// Records a purchase; its number is the next one.
+pub fn insert(connection: &Connection, purchase: &Purchase) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "insert into purchase (purchase_id, store_id, product_id, quantity, attempt, status, code, reference, \
+             customer_id, created_at, expires_at, cancel_requested_at, settled_at, picked_at, position) \
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        )?
+        .execute(params![
+            purchase.id.to_string(),
+            purchase.store.as_str(),
+            purchase.product.as_str(),
+            purchase.quantity,
+            purchase.attempt.as_str(),
+            purchase.status.as_str(),
+            purchase.code,
+            purchase.reference,
+            purchase.customer,
+            purchase.created_at.0,
+            purchase.expires_at.0,
+            purchase.cancel_requested_at.map(|at| at.0),
+            purchase.settled_at.map(|at| at.0),
+            purchase.picked_at.map(|at| at.0),
+            purchase.position.as_ref().map(ToString::to_string),
+        ])?;
+    Ok(())
+}
+
+/// Saves what has become of a purchase: the columns that a transition changes.
+pub fn save_transition(connection: &Connection, purchase: &Purchase) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "update purchase set status = ?2, code = ?3, cancel_requested_at = ?4, settled_at = ?5, picked_at = ?6, \
+             position = ?7 where purchase_id = ?1",
+        )?
+        .execute(params![
+            purchase.id.to_string(),
+            purchase.status.as_str(),
+            purchase.code,
+            purchase.cancel_requested_at.map(|at| at.0),
+            purchase.settled_at.map(|at| at.0),
+            purchase.picked_at.map(|at| at.0),
+            purchase.position.as_ref().map(ToString::to_string),
+        ])?;
+    Ok(())
+}
+
+const PENDING: &str = "from purchase indexed by purchase_open where store_id = ?1 and status = 'pending'";
+const VOIDED: &str = "from purchase indexed by purchase_voided \
+     where store_id = ?1 and code = 'store_retired' and position is null order by number";
+const OPEN: &str = "select count(*), count(*) filter (where expires_at < ?2) from purchase indexed by purchase_open \
+     where store_id = ?1 and status = 'pending'";
+
+/// A store's pending purchases.
+pub fn pending(connection: &Connection, store: &StoreId) -> rusqlite::Result<Vec<Purchase>> {
+    connection
+        .prepare_cached(&format!("select {COLUMNS} {PENDING}"))?
+        .query_map([store.as_str()], Purchase::read)?
+        .collect()
+}
+
+/// Purchases that retiring a store has ended, and that the store has not answered since, in the order asked.
+pub fn voided(connection: &Connection, store: &StoreId) -> rusqlite::Result<Vec<Purchase>> {
+    connection
+        .prepare_cached(&format!("select {COLUMNS} {VOIDED}"))?
+        .query_map([store.as_str()], Purchase::read)?
+        .collect()
+}
+
+/// How many of a store's purchases are pending, and how many of these are overdue.
+pub fn open(connection: &Connection, store: &StoreId, now: Millis) -> rusqlite::Result<(i64, i64)> {
+    connection.prepare_cached(OPEN)?.query_row((store.as_str(), now.0), |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Agent, NOW, database, plan};
+
+    #[test]
+    fn open_purchases_are_found_without_reading_those_that_ended() {
+        let connection = database();
+        for sql in [OPEN, &format!("select number {PENDING}"), &format!("select number {VOIDED}")] {
+            let plan = plan(&connection, sql);
+            assert!(plan.starts_with("SEARCH") && !plan.contains("SCAN"), "{sql}: {plan}");
+        }
+        let agent = Agent::settled("s1", &connection);
+        agent.buy(&connection, 1);
+        assert_eq!(open(&connection, &agent.id, NOW).expect("reads"), (1, 0));
+        assert_eq!(open(&connection, &agent.id, NOW.plus(60_001)).expect("reads"), (1, 1));
+    }
+}

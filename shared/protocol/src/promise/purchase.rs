@@ -1,0 +1,397 @@
+//! An online purchase's life at central (B3, B5, B6).
+//!
+//! **Guarantees.** Only the store's reply settles a purchase, once: `pending` becomes `confirmed`, `rejected`, `expired` or
+//! `cancelled`, and only `confirmed` may change again, to `cancelled`, until it is picked. A purchase whose cancel was
+//! accepted while it was pending never becomes `confirmed`. Units that a store takes for a purchase that is settled
+//! otherwise are asked back.
+
+use crate::domain::Rejection;
+use crate::planted::{Bug, planted};
+use crate::wire::Kind;
+
+/// Where a purchase is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// The store has not answered.
+    Pending,
+    /// The store took the units.
+    Confirmed,
+    /// The store could not.
+    Rejected,
+    /// The store heard of it too late.
+    Expired,
+    /// Cancelled; units that were taken are back.
+    Cancelled,
+}
+
+impl Status {
+    /// Stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Confirmed => "confirmed",
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl std::str::FromStr for Status {
+    type Err = crate::ids::Invalid;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Pending, Self::Confirmed, Self::Rejected, Self::Expired, Self::Cancelled]
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| crate::ids::Invalid(format!("no purchase status {text:?}")))
+    }
+}
+
+/// What the store says of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reply {
+    /// It took the units.
+    Confirmed {
+        /// Staff has picked them since: an outcome that is repeated says so.
+        picked: bool,
+    },
+    /// It could not.
+    Rejected,
+    /// It heard of it too late.
+    Expired,
+    /// It holds nothing of it, and never will.
+    Cancelled,
+    /// Staff has picked it.
+    Picked,
+}
+
+impl Reply {
+    /// The reply that an event of this kind is. `None`: it says nothing of a purchase's life.
+    pub fn of(kind: Kind, picked: bool) -> Option<Self> {
+        match kind {
+            Kind::PurchaseConfirmed => Some(Self::Confirmed { picked }),
+            Kind::PurchaseRejected => Some(Self::Rejected),
+            Kind::PurchaseExpired => Some(Self::Expired),
+            Kind::PurchaseCancelled => Some(Self::Cancelled),
+            Kind::PurchasePicked => Some(Self::Picked),
+            Kind::ItemCreated
+            | Kind::ItemChanged
+            | Kind::Received
+            | Kind::Sold
+            | Kind::Adjusted
+            | Kind::Counted
+            | Kind::CommandRefused
+            | Kind::Shortage
+            | Kind::LowStock => None,
+        }
+    }
+
+    fn settled(self) -> Transition {
+        let (status, picked) = match self {
+            Self::Confirmed { picked } => (Status::Confirmed, picked),
+            Self::Picked => (Status::Confirmed, true),
+            Self::Rejected => (Status::Rejected, false),
+            Self::Expired => (Status::Expired, false),
+            Self::Cancelled => (Status::Cancelled, false),
+        };
+        Transition::Settled { status, picked }
+    }
+}
+
+/// What decides about a purchase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Life {
+    /// Where it is.
+    pub status: Status,
+    /// A cancel was accepted, and was neither executed nor refused.
+    pub cancel_requested: bool,
+    /// Staff has picked it.
+    pub picked: bool,
+    /// Retiring its store has ended it, and the store has not said since that it holds nothing of it.
+    pub voided: bool,
+}
+
+/// What becomes of a purchase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transition {
+    /// Nothing.
+    Stands,
+    /// The store's reply settles it.
+    Settled {
+        /// How.
+        status: Status,
+        /// Staff has picked it already.
+        picked: bool,
+    },
+    /// Staff has picked it.
+    Picked,
+    /// Retiring the store had ended it; the store has said now that it holds nothing of it.
+    Proven,
+    /// B6: it stands, and the store shall give back what it took.
+    GiveBack,
+    /// A cancel was accepted.
+    CancelRequested,
+    /// The cancel was refused, or ended without an answer: another may be asked for.
+    CancelEnded {
+        /// The store's `confirmed` had waited for the cancel's answer: it settles the purchase now.
+        confirmed: bool,
+    },
+    /// Retiring its store ends it.
+    Voided,
+}
+
+/// What a cancel comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelling {
+    /// The store is to be asked.
+    Ask {
+        /// Give the units back even if they were picked: the buyer was told that it never will be confirmed.
+        forced: bool,
+    },
+    /// It was asked before, and has not answered.
+    Asked,
+    /// It had ended before; nothing to do.
+    Ended,
+}
+
+/// What the store refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The purchase itself: the store's version does not understand it.
+    Purchase,
+    /// A cancel: it was picked, or the store's version does not understand the cancel.
+    Cancel {
+        /// The last that the store said of the attempt is `confirmed`.
+        is_confirmed: bool,
+    },
+}
+
+impl Life {
+    /// As it begins (B1).
+    pub const PENDING: Self = Self { status: Status::Pending, cancel_requested: false, picked: false, voided: false };
+
+    /// B3: what a reply makes of a purchase that central does not know (any more). It begins as [`Life::PENDING`].
+    pub fn on_first_reply(reply: Reply) -> Transition {
+        reply.settled()
+    }
+
+    /// B3, B5, B6: what a reply makes of it. `is_present`: it is about the present attempt, and comes from its store.
+    pub fn on_reply(&self, reply: Reply, is_present: bool) -> Transition {
+        let compensate = if planted(Bug::NothingGivenBack) { Transition::Stands } else { Transition::GiveBack };
+        match (reply, self.status) {
+            (Reply::Picked, _) if is_present => Transition::Picked,
+            // The cancel follows in order: its answer ends the purchase, not this.
+            (Reply::Confirmed { .. }, Status::Pending)
+                if is_present && self.cancel_requested && !planted(Bug::ConfirmedAfterCancel) =>
+            {
+                Transition::Stands
+            }
+            (reply, _) if planted(Bug::SettleTwice) && reply != Reply::Picked => reply.settled(),
+            (_, Status::Pending) | (Reply::Cancelled, Status::Confirmed) if is_present && reply != Reply::Picked => {
+                reply.settled()
+            }
+            (Reply::Confirmed { .. }, Status::Confirmed) if is_present => Transition::Stands,
+            (Reply::Rejected | Reply::Expired | Reply::Cancelled, _) if is_present && self.voided => Transition::Proven,
+            (Reply::Confirmed { .. }, _) => compensate,
+            (Reply::Rejected | Reply::Expired | Reply::Cancelled | Reply::Picked, _) => Transition::Stands,
+        }
+    }
+
+    /// What the refusal of a command that was about it makes of it.
+    pub fn on_refusal(&self, refused: Refused) -> Transition {
+        match refused {
+            Refused::Purchase if self.status == Status::Pending => Reply::Rejected.settled(),
+            Refused::Purchase => Transition::Stands,
+            Refused::Cancel { is_confirmed } => {
+                Transition::CancelEnded { confirmed: is_confirmed && self.status == Status::Pending }
+            }
+        }
+    }
+
+    /// B5: whether the store is to be asked to cancel. From then on a pending purchase can never end `confirmed`.
+    /// `is_asked`: a cancel of it is unanswered.
+    pub fn on_cancel(&self, is_retired: bool, is_asked: bool) -> Result<Cancelling, Rejection> {
+        let forced = match self.status {
+            Status::Pending => true,
+            Status::Confirmed if self.picked => return Err(Rejection::AlreadyPicked),
+            Status::Confirmed => false,
+            Status::Rejected | Status::Expired | Status::Cancelled => return Ok(Cancelling::Ended),
+        };
+        if is_retired {
+            return Err(Rejection::StoreRetired);
+        }
+        Ok(if is_asked { Cancelling::Asked } else { Cancelling::Ask { forced } })
+    }
+
+    /// B5: its store is retired; every request that is open with it ends without an answer.
+    pub fn on_retire(&self) -> Transition {
+        match self.status {
+            Status::Pending => Transition::Voided,
+            Status::Confirmed if self.cancel_requested => Transition::CancelEnded { confirmed: false },
+            Status::Confirmed | Status::Rejected | Status::Expired | Status::Cancelled => Transition::Stands,
+        }
+    }
+
+    /// Its store is taken back: it may have taken units, and the `confirmed` that said so may have come before, waiting
+    /// for the answer to a cancel that was ended, too.
+    pub fn on_take_back(&self) -> Transition {
+        if self.voided && !planted(Bug::NothingGivenBack) { Transition::GiveBack } else { Transition::Stands }
+    }
+
+    /// The life after a transition.
+    #[must_use]
+    pub fn after(self, transition: Transition) -> Self {
+        match transition {
+            Transition::Stands | Transition::GiveBack => self,
+            Transition::Settled { status, picked } => {
+                Self { status, picked: self.picked || picked, voided: false, ..self }
+            }
+            Transition::Picked => Self { picked: true, ..self },
+            Transition::Proven => Self { voided: false, ..self },
+            Transition::CancelRequested => Self { cancel_requested: true, ..self },
+            Transition::CancelEnded { confirmed } => Self {
+                status: if confirmed { Status::Confirmed } else { self.status },
+                cancel_requested: false,
+                ..self
+            },
+            Transition::Voided => Self { status: Status::Cancelled, voided: true, ..self },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CONFIRMED: Life = Life { status: Status::Confirmed, ..Life::PENDING };
+    const TAKEN: Reply = Reply::Confirmed { picked: false };
+
+    fn settled(status: Status) -> Transition {
+        Transition::Settled { status, picked: false }
+    }
+
+    #[test]
+    fn the_first_reply_settles_a_pending_purchase() {
+        for (reply, status) in [
+            (TAKEN, Status::Confirmed),
+            (Reply::Rejected, Status::Rejected),
+            (Reply::Expired, Status::Expired),
+            (Reply::Cancelled, Status::Cancelled),
+        ] {
+            assert_eq!(Life::PENDING.on_reply(reply, true), settled(status));
+            assert_eq!(Life::on_first_reply(reply), settled(status), "nor does central have to know it");
+        }
+        let picked = Transition::Settled { status: Status::Confirmed, picked: true };
+        assert_eq!(Life::PENDING.on_reply(Reply::Confirmed { picked: true }, true), picked);
+        assert_eq!(Life::on_first_reply(Reply::Picked), picked);
+    }
+
+    #[test]
+    fn a_confirmation_waits_for_the_cancel_that_follows_it() {
+        let cancelling = Life { cancel_requested: true, ..Life::PENDING };
+        assert_eq!(cancelling.on_reply(TAKEN, true), Transition::Stands);
+        assert_eq!(cancelling.on_reply(Reply::Cancelled, true), settled(Status::Cancelled));
+        let refused = cancelling.on_refusal(Refused::Cancel { is_confirmed: true });
+        assert_eq!(cancelling.after(refused), CONFIRMED, "the cancel was not understood: the confirmation stands");
+        let unknown = cancelling.on_refusal(Refused::Cancel { is_confirmed: false });
+        assert_eq!(cancelling.after(unknown), Life::PENDING);
+    }
+
+    #[test]
+    fn units_taken_for_what_is_settled_otherwise_or_elsewhere_are_asked_back() {
+        for status in [Status::Rejected, Status::Expired, Status::Cancelled] {
+            assert_eq!(Life { status, ..Life::PENDING }.on_reply(TAKEN, true), Transition::GiveBack);
+        }
+        assert_eq!(CONFIRMED.on_reply(TAKEN, true), Transition::Stands);
+        for life in [Life::PENDING, CONFIRMED] {
+            assert_eq!(life.on_reply(TAKEN, false), Transition::GiveBack, "another attempt");
+        }
+    }
+
+    #[test]
+    fn a_cancel_is_asked_once_and_not_of_what_was_picked() {
+        assert_eq!(Life::PENDING.on_cancel(false, false), Ok(Cancelling::Ask { forced: true }));
+        assert_eq!(CONFIRMED.on_cancel(false, false), Ok(Cancelling::Ask { forced: false }));
+        assert_eq!(CONFIRMED.on_cancel(false, true), Ok(Cancelling::Asked));
+        assert_eq!(CONFIRMED.on_cancel(true, false), Err(Rejection::StoreRetired));
+        assert_eq!(Life { picked: true, ..CONFIRMED }.on_cancel(false, false), Err(Rejection::AlreadyPicked));
+        let ended = Life { status: Status::Expired, ..Life::PENDING };
+        assert_eq!(ended.on_cancel(true, false), Ok(Cancelling::Ended));
+    }
+
+    #[test]
+    fn retiring_ends_what_is_pending_until_the_store_tells_the_truth() {
+        let voided = Life::PENDING.after(Life::PENDING.on_retire());
+        assert_eq!((voided.status, voided.voided), (Status::Cancelled, true));
+        assert_eq!(voided.on_take_back(), Transition::GiveBack);
+        assert_eq!(voided.on_reply(TAKEN, true), Transition::GiveBack);
+        for nothing in [Reply::Rejected, Reply::Expired, Reply::Cancelled] {
+            assert_eq!(voided.on_reply(nothing, true), Transition::Proven);
+        }
+        let proven = voided.after(Transition::Proven);
+        assert_eq!((proven.status, proven.on_take_back()), (Status::Cancelled, Transition::Stands));
+        let cancelling = Life { cancel_requested: true, ..CONFIRMED };
+        assert_eq!(cancelling.after(cancelling.on_retire()), CONFIRMED, "it stands, and may be cancelled again");
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Reply(Reply, bool),
+        Refused(Refused),
+        Cancel,
+        Retire,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let reply = prop_oneof![
+            any::<bool>().prop_map(|picked| Reply::Confirmed { picked }),
+            Just(Reply::Rejected),
+            Just(Reply::Expired),
+            Just(Reply::Cancelled),
+            Just(Reply::Picked),
+        ];
+        let refused = prop_oneof![
+            Just(Refused::Purchase),
+            // One that is not understood may leave it confirmed: the test above.
+            Just(Refused::Cancel { is_confirmed: false }),
+        ];
+        let step = prop_oneof![
+            6 => (reply, any::<bool>()).prop_map(|(reply, present)| Step::Reply(reply, present)),
+            1 => refused.prop_map(Step::Refused),
+            2 => Just(Step::Cancel),
+            1 => Just(Step::Retire),
+        ];
+        proptest::collection::vec(step, 0..30)
+    }
+
+    proptest! {
+        #[test]
+        fn a_purchase_has_one_outcome(steps in steps()) {
+            let mut life = Life::PENDING;
+            for step in steps {
+                let before = life;
+                let transition = match step {
+                    Step::Reply(reply, is_present) => life.on_reply(reply, is_present),
+                    Step::Refused(refused) => life.on_refusal(refused),
+                    Step::Cancel => match life.on_cancel(false, false) {
+                        Ok(Cancelling::Ask { .. }) => Transition::CancelRequested,
+                        Ok(Cancelling::Asked | Cancelling::Ended) | Err(_) => Transition::Stands,
+                    },
+                    Step::Retire => life.on_retire(),
+                };
+                life = life.after(transition);
+                let settled_again = before.status != Status::Pending && before.status != life.status;
+                prop_assert!(
+                    !settled_again || (before.status, life.status) == (Status::Confirmed, Status::Cancelled),
+                    "{before:?} became {life:?}"
+                );
+                let confirmed = before.status == Status::Pending && life.status == Status::Confirmed;
+                prop_assert!(!(confirmed && before.cancel_requested), "a cancel was accepted before");
+                prop_assert!(!before.picked || life.picked);
+                prop_assert!(!life.voided || life.status == Status::Cancelled);
+            }
+        }
+    }
+}
