@@ -61,7 +61,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         newcomers,
     };
     let publisher = Publisher {
-        redis: RedisLink::new(client),
+        client,
         keys,
         writer: writer.clone(),
         reader: link_reader.clone(),

@@ -45,7 +45,7 @@ const HOUSES: &[House] = &[
     House {
         source: "shared/protocol/src",
         name: "protocol",
-        floors: &["wire", "link", "hash", "domain", "position", "ids", "time", "retry", "planted"],
+        floors: &["promise", "wire", "link", "hash", "domain", "position", "ids", "time", "retry", "planted"],
         kept: &[("rusqlite", &[]), ("redis", &[]), ("tokio", &[]), ("runtime", &[])],
     },
 ];

@@ -110,7 +110,7 @@ impl App {
         }
         let (number, mut connection) =
             self.redis.get().await.map_err(|_| self.unavailable(id, Unavailable::Redis, None))?;
-        let look = match Presence::look(&mut connection, &self.keys, id).await {
+        let look = match Look::read(&mut connection, &self.keys, id).await {
             Ok(look) => look,
             Err(error) => {
                 tracing::debug!(%error, "a heartbeat cannot be read");

@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::views::slice;
 use super::write::{Done, Headers, Target, key_of};
 use super::{App, Shared};
-use crate::links::presence::{Presence, Unavailable};
+use crate::links::presence::{Look, Unavailable};
 use crate::operators::restore::{Telling, question};
 use crate::projection::view;
 use crate::promises::stores as chain;
@@ -310,7 +310,7 @@ impl App {
     async fn is_beating(&self, store: &Store) -> Result<bool> {
         let unavailable = || self.unavailable(&store.id, Unavailable::Redis, None);
         let (number, mut connection) = self.redis.get().await.map_err(|_| unavailable())?;
-        match Presence::look(&mut connection, &self.keys, &store.id).await {
+        match Look::read(&mut connection, &self.keys, &store.id).await {
             Ok(look) => {
                 self.presence.note(&store.id, &look);
                 Ok(look.beat.is_some() && self.presence.judge(store, &look) != Err(Unavailable::Offline))

@@ -13,6 +13,7 @@ mod round;
 mod slow;
 
 pub use discovery::Newcomers;
+pub use round::{Batch, Judged, Seen, apply_some};
 
 use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
@@ -20,10 +21,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use protocol::ids::StoreId;
-use protocol::link::Ack;
+use protocol::link::{Ack, Bounds, Fetch};
 use protocol::retry::Backoff;
-use redis::aio::MultiplexedConnection;
 use runtime::redis::Keys;
+use runtime::redis::MultiplexedConnection;
 use runtime::sqlite::{Reader, Writer};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -32,11 +33,12 @@ use crate::links::presence::Presence;
 use crate::links::publisher::Wakes;
 use crate::links::waiting::Waiting;
 use crate::projection::view;
+use crate::storage::JobResult;
 use crate::storage::stores;
 use bells::{Bells, OwnBell};
 use discovery::Discovery;
 use queue::Queue;
-use round::{Found, Rounds, Wanted};
+use round::Rounds;
 use slow::SlowLane;
 
 /// Stores looked at in one round.
@@ -57,7 +59,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// What the consumer works with.
 pub struct Consumer {
     /// Where Redis is.
-    pub client: redis::Client,
+    pub client: runtime::redis::Client,
     /// How its keys are named.
     pub keys: Keys,
     /// Applies.
@@ -119,7 +121,7 @@ impl Consumer {
 
 /// The lane of all stores that hold up nobody.
 struct MainLane {
-    client: redis::Client,
+    client: runtime::redis::Client,
     queue: Queue,
     rounds: Rounds,
     own_bell: OwnBell,
@@ -233,7 +235,7 @@ impl MainLane {
                             Ok(asked) => asked.then_some(Ok(id)),
                             Err(error) => Some(Err(error)),
                         })
-                        .collect::<rusqlite::Result<Vec<_>>>()
+                        .collect::<JobResult<Vec<_>>>()
                 })
                 .await?;
             asked.iter().for_each(|id| self.rounds.wakes.wake(id));
@@ -258,37 +260,20 @@ impl MainLane {
         pace: &mut Pace,
     ) -> Result<Left, Failure> {
         let read_at = runtime::clock::now();
-        let (mut wanted, mut unread) = (Vec::new(), Vec::new());
-        let mut bytes = 0;
-        for Found { id, cursor, size, look } in self.rounds.look(connection, due).await? {
-            match size {
-                Err(why) => self.rounds.cannot_be_read(&id, &why),
-                Ok(size) if size.entries == 0 => self.rounds.has_nothing(&id, cursor, &look, read_at),
-                Ok(size) if size.bytes > BYTES_A_STORE => self.queue.set_apart(&id),
-                Ok(size) if bytes > 0 && bytes + size.bytes > pace.bytes() => unread.push(id),
-                Ok(size) => {
-                    bytes += size.bytes;
-                    wanted.push(Wanted { id, cursor, look, count: 0 });
-                }
-            }
-        }
-        let count = pace.entries(wanted.len());
-        wanted.iter_mut().for_each(|wanted| wanted.count = count);
-        let deliveries = match self.rounds.read(connection, &wanted).await {
+        let mut fetch = Fetch::of(due.to_vec(), pace.bounds());
+        let ended = self.rounds.carry_out(connection, &mut fetch, Vec::new(), read_at).await;
+        fetch.apart().iter().for_each(|id| self.queue.set_apart(id));
+        match ended {
+            Ok(true) => pace.worked(),
+            Ok(false) => {}
             Err(Failure::Slow) => {
-                // Whichever it was: alone they hold up nobody, and those that can be read come back.
-                wanted.iter().for_each(|wanted| self.queue.set_apart(&wanted.id));
                 pace.timed_out();
                 return Err(Failure::Slow);
             }
-            deliveries => deliveries?,
-        };
-        if !wanted.is_empty() {
-            pace.worked();
+            Err(failure) => return Err(failure),
         }
-        let taken = self.rounds.take_in(connection, wanted, deliveries, read_at).await?;
-        let more = taken.into_iter().filter(|(_, more)| *more).map(|(id, _)| id).collect();
-        Ok(Left { more, unread })
+        let more = fetch.more().iter().filter(|(_, more)| **more).map(|(id, _)| id.clone()).collect();
+        Ok(Left { more, unread: fetch.unread().to_vec() })
     }
 }
 
@@ -313,14 +298,16 @@ impl Pace {
         (STORES_A_ROUND >> self.halved).max(1)
     }
 
-    /// Bytes of a round, unless one store alone has more.
-    fn bytes(&self) -> u64 {
-        BYTES_A_ROUND >> self.halved
-    }
-
-    /// Entries to ask each of so many stores for.
-    fn entries(&self, stores: usize) -> usize {
-        ((ENTRIES_A_ROUND / stores.max(1)).clamp(64, 1_024) >> self.halved).max(1)
+    /// How much a round may read.
+    fn bounds(&self) -> Bounds {
+        let halved = |entries: usize| (entries >> self.halved).max(1);
+        Bounds {
+            bytes: BYTES_A_ROUND >> self.halved,
+            bytes_a_stream: BYTES_A_STORE,
+            entries: halved(ENTRIES_A_ROUND),
+            entries_least: halved(64),
+            entries_most: halved(1_024),
+        }
     }
 
     fn worked(&mut self) {
@@ -340,7 +327,7 @@ impl Pace {
 /// Why following ended.
 enum Failure {
     /// Wait and try again.
-    Redis(redis::RedisError),
+    Redis(runtime::redis::RedisError),
     /// Reading took too long; try again with less at once.
     Slow,
     /// Too many writes are waiting; try again in a moment.
@@ -349,8 +336,8 @@ enum Failure {
     Fatal(anyhow::Error),
 }
 
-impl From<redis::RedisError> for Failure {
-    fn from(error: redis::RedisError) -> Self {
+impl From<runtime::redis::RedisError> for Failure {
+    fn from(error: runtime::redis::RedisError) -> Self {
         Self::Redis(error)
     }
 }
@@ -366,9 +353,10 @@ mod tests {
     #[test]
     fn what_took_too_long_is_halved_and_recovers() {
         let mut pace = Pace::default();
-        assert_eq!((pace.stores(), pace.bytes(), pace.entries(256), pace.entries(1)), (256, 32 << 20, 64, 1_024));
+        let said = |pace: &Pace| (pace.stores(), pace.bounds().bytes, pace.bounds().entries_least);
+        assert_eq!(said(&pace), (256, 32 << 20, 64));
         pace.timed_out();
-        assert_eq!((pace.stores(), pace.bytes(), pace.entries(256), pace.entries(1)), (128, 16 << 20, 32, 512));
+        assert_eq!(said(&pace), (128, 16 << 20, 32));
         for _ in 0..ROUNDS_TO_RECOVER {
             pace.worked();
         }
@@ -376,6 +364,6 @@ mod tests {
         for _ in 0..20 {
             pace.timed_out();
         }
-        assert_eq!((pace.stores(), pace.entries(1)), (1, 1));
+        assert_eq!((pace.stores(), pace.bounds().entries_most), (1, 1));
     }
 }

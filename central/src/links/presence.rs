@@ -8,11 +8,11 @@ use parking_lot::RwLock;
 use protocol::ids::StoreId;
 use protocol::link::EntryId;
 use protocol::time::Millis;
-use redis::aio::MultiplexedConnection;
-use redis::{FromRedisValue, Pipeline, RedisResult, Value};
-use runtime::redis::{Beat, Claim, Keys};
+use runtime::redis::{Beat, Claim};
 
 use crate::storage::stores::Store;
+
+pub use runtime::redis::Look;
 
 /// Two process numbers that each came back after the other, within this time, are two agents.
 const ALTERNATION: Duration = Duration::from_secs(120);
@@ -20,17 +20,6 @@ const ALTERNATION: Duration = Duration::from_secs(120);
 const STANDSTILL: Duration = Duration::from_secs(10);
 /// One of two agents that was not heard for so long is gone: also an idle agent beats every 10 s.
 const SILENCE: Duration = Duration::from_secs(15);
-
-/// A store's heartbeat as read at one moment.
-#[derive(Debug, Clone, Default)]
-pub struct Look {
-    /// The beat, if its key is there.
-    pub beat: Option<Beat>,
-    /// Its age by Redis's clock, ms.
-    pub age_ms: i64,
-    /// Redis's clock at that moment.
-    pub redis_now: Millis,
-}
 
 /// Why a store gets no remote purchase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,40 +157,6 @@ impl Presence {
     /// Nothing seen yet. A beat older than `max_age` counts as stale.
     pub fn new(max_age: Duration) -> Self {
         Self { stores: Arc::default(), health: Arc::default(), max_age }
-    }
-
-    /// The commands that read a store's beat, for [`Presence::look_of`].
-    pub fn ask(pipe: &mut Pipeline, keys: &Keys, store: &StoreId) {
-        let key = keys.heartbeat(store);
-        runtime::redis::get_short(pipe, &key);
-        pipe.cmd("PTTL").arg(&key);
-    }
-
-    /// Reads the replies to [`Presence::ask`]. A value that is no beat is as good as none.
-    pub fn look_of(get: Value, pttl: Value, redis_now: Millis) -> Look {
-        let beat = runtime::redis::text_of(get).and_then(|text| serde_json::from_str::<Beat>(&text).ok());
-        let left = i64::from_redis_value(pttl).unwrap_or(-2);
-        match beat {
-            Some(beat) if left >= 0 => {
-                let age_ms = beat.life_ms.saturating_sub(left).max(0);
-                Look { beat: Some(beat), age_ms, redis_now }
-            }
-            _ => Look { beat: None, age_ms: 0, redis_now },
-        }
-    }
-
-    /// Reads one store's beat and Redis's clock now.
-    pub async fn look(connection: &mut MultiplexedConnection, keys: &Keys, store: &StoreId) -> RedisResult<Look> {
-        let mut pipe = Pipeline::with_capacity(3);
-        Self::ask(&mut pipe, keys, store);
-        pipe.cmd("TIME");
-        pipe.ignore_errors();
-        let replies: Vec<Value> = pipe.query_async(connection).await?;
-        let [get, pttl, time]: [Value; 3] = replies
-            .try_into()
-            .map_err(|_| redis::RedisError::from((redis::ErrorKind::UnexpectedReturnType, "three replies expected")))?;
-        let time = <(i64, i64)>::from_redis_value(time)?;
-        Ok(Self::look_of(get, pttl, runtime::redis::time(time)))
     }
 
     /// Remembers a look.
@@ -540,6 +495,7 @@ mod tests {
 
     #[test]
     fn numbers_from_redis_may_be_anything() {
+        use redis::Value;
         let beat = |life: i64| {
             let mut beat = look(1).beat.expect("is there");
             (beat.life_ms, beat.oldest_unsent_ms, beat.head) = (life, i64::MAX, u64::MAX);
@@ -548,7 +504,7 @@ mod tests {
         let store = StoreId::parse("s1").expect("valid");
         let presence = Presence::new(Duration::from_secs(50));
         for (life, left) in [(i64::MIN, i64::MAX), (i64::MAX, 0)] {
-            let look = Presence::look_of(beat(life), Value::Int(left), Millis(0));
+            let look = Look::of(beat(life), Value::Int(left), Millis(0));
             presence.note(&store, &look);
             presence.note_applied(&store, at(1), &look, Millis(1), true);
         }

@@ -1,38 +1,42 @@
-//! Sends commands: one [`Sender`] a store, all over one shared connection (L3 to L6).
+//! Sends commands (L3 to L6): the driver of all stores' [`Publishers`], over one connection.
 //!
-//! Each store that has got a command has a task that sleeps until more were committed, or until its sender wants to look
-//! after what is not acknowledged. What Redis refuses for one store is that store's affair: the others' connection stays.
+//! One batch is one read of the logs of all stores that have something to do, one write of what is to be stored, and one
+//! pipeline of what is to be sent. What Redis refuses for one store is that store's affair: the others' connection stays.
 
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use protocol::ids::StoreId;
-use protocol::link::{Cursor, Round, Sender, Step};
+use protocol::link::{Entry, Excerpt, Needs, Pace, Publishers, Reply, Round, Step};
 use protocol::retry::Backoff;
+use protocol::time::Millis;
 use runtime::clock::Ticks;
-use runtime::redis::{Channel, Keys};
-use runtime::sqlite::{Abort, Reader, WriteError, Writer};
+use runtime::redis::Client;
+use runtime::redis::MultiplexedConnection;
+use runtime::redis::{Call, Channel, Keys};
+use runtime::sqlite::{Abort, Connection, JobResult, Reader, WriteError, Writer};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::links::presence::{Access, Presence};
-use crate::links::redis_link::RedisLink;
 use crate::promises::commands::reopen;
 use crate::storage::commands;
 use crate::storage::stores;
 
-/// Between two writes of how far a store has acknowledged.
-const ACKED_EVERY_MS: i64 = 1_000;
+/// Stores in one batch, at most.
+const STORES_A_BATCH: usize = 128;
+/// Body bytes of one batch, at most, unless one entry a store has more: it must be through within the time-out of its
+/// answer.
+const BYTES_A_BATCH: usize = 4 << 20;
 
 /// Who is to be woken once a commit is on disk. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Wakes {
-    senders: Arc<Mutex<HashMap<StoreId, Arc<Notify>>>>,
-    new: Arc<Notify>,
+    woken: Arc<Mutex<BTreeSet<StoreId>>>,
+    rung: Arc<Notify>,
     steps: Arc<Notify>,
 }
 
@@ -42,35 +46,21 @@ impl Wakes {
         self.steps.clone()
     }
 
-    /// Wakes a store's sender.
+    /// Wakes a store's publisher.
     pub fn wake(&self, store: &StoreId) {
-        let mut senders = self.senders.lock();
-        match senders.get(store) {
-            Some(sender) => sender.notify_one(),
-            None => {
-                let sender = Arc::new(Notify::new());
-                sender.notify_one();
-                senders.insert(store.clone(), sender);
-                self.new.notify_one();
-            }
-        }
+        self.woken.lock().insert(store.clone());
+        self.rung.notify_one();
     }
 
-    fn of(&self, store: &StoreId) -> Arc<Notify> {
-        self.senders.lock().entry(store.clone()).or_default().clone()
-    }
-
-    /// The store's sender is about to end: who wakes it from now on gets a new one.
-    fn leave(&self, store: &StoreId) {
-        self.senders.lock().remove(store);
+    fn take(&self) -> BTreeSet<StoreId> {
+        std::mem::take(&mut *self.woken.lock())
     }
 }
 
-/// What a sender works with.
-#[derive(Clone)]
+/// What sending takes.
 pub struct Publisher {
-    /// The shared connection.
-    pub redis: RedisLink,
+    /// Where Redis is.
+    pub client: Client,
     /// How keys are named.
     pub keys: Keys,
     /// Opens epochs.
@@ -86,195 +76,201 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Runs a task for each store that has got a command, until told to stop.
+    /// Runs until told to stop. Redis may come and go; an error of the database ends it.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut running: HashSet<StoreId> = HashSet::new();
-        let mut tasks: JoinSet<anyhow::Result<StoreId>> = JoinSet::new();
-        for store in self.reader.scan(stores::all).await? {
-            self.wakes.wake(&store.id);
-        }
-        loop {
-            let woken: Vec<StoreId> = self.wakes.senders.lock().keys().cloned().collect();
-            for store in woken {
-                if running.insert(store.clone()) {
-                    tasks.spawn(self.clone().send(store));
-                }
-            }
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = self.wakes.new.notified() => {}
-                Some(ended) = tasks.join_next() => drop(running.remove(&ended??)),
-            }
-        }
-    }
-
-    /// Sends one store's commands; ends when there are none, and returns whose.
-    async fn send(self, store: StoreId) -> anyhow::Result<StoreId> {
-        let mut wake = self.wakes.of(&store);
-        let channel = Channel::commands(&self.keys, &store);
-        let mut sender = Sender::default();
+        let mut logs = Publishers::new(Pace::default());
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-        let mut number = 0;
-        let mut acked = Acked { unsaved: None, saved_at: Ticks::LONG_AGO };
+        let mut connection = None;
+        for store in self.reader.scan(stores::all).await? {
+            logs.wake(&store.id);
+        }
         loop {
-            let read_head = || self.reader.point(|connection| commands::head(connection, &store));
-            let mut head = read_head()?;
-            if head.epoch == 0 {
-                // A command that is committed after this look wakes another task.
-                self.wakes.leave(&store);
-                head = read_head()?;
-                if head.epoch == 0 {
-                    return Ok(store);
-                }
-                wake = self.wakes.of(&store);
-            }
-            let step = self.with_log(&store, head, |log| sender.next(self.clock.ms(), log))?;
-            if let Step::Wait(until) = step {
-                let due = until.map(|until| Duration::from_millis((until - self.clock.ms()).max(1) as u64));
+            self.wakes.take().iter().for_each(|store| logs.wake(store));
+            if logs.next_due().is_none_or(|due| due > self.clock.ms()) {
+                let pause = logs.next_due().map(|due| pause(due, self.clock.ms()));
                 tokio::select! {
-                    () = wake.notified() => {}
-                    () = sleep_or_never(due) => {}
+                    () = stop.cancelled() => return Ok(()),
+                    () = self.wakes.rung.notified() => {}
+                    () = sleep_or_never(pause) => {}
                 }
                 continue;
             }
-            if let Step::OpenEpoch { .. } = step {
-                self.open_epoch(&store).await?;
-                sender.epoch_opened();
-                continue;
-            }
-            // Reading the ack may be allowed where sending is not.
-            let sends = matches!(step, Step::Publish(_));
-            match self.carry_out(&store, head, &channel, &mut sender, step, &mut number).await? {
-                Ok(moved) => {
-                    if sends {
-                        backoff.succeeded();
-                        self.presence.note_access(&store, Access::Commands, None);
-                    }
-                    self.presence.note_commands_stopped(&store, sender.stopped().is_some());
-                    self.remember(&store, head.epoch, moved, &mut acked).await?;
-                }
+            let went_well = match self.connected(&mut connection).await {
+                Ok(connection) => self.batch(&mut logs, connection).await?,
+                Err(error) => Err(error),
+            };
+            match went_well {
+                Ok(()) => backoff.succeeded(),
                 Err(error) => {
-                    sender.failed();
-                    if runtime::redis::is_of_the_server(&error) {
-                        tracing::debug!(%store, %error, "sending commands waits for Redis");
-                        self.redis.broken(number).await;
-                        number = 0;
-                    } else if self.presence.note_access(&store, Access::Commands, Some(error.to_string())) {
-                        tracing::error!(%store, %error, "Redis refuses {}", Access::Commands.as_str());
+                    tracing::debug!(%error, "sending commands waits for Redis");
+                    connection = None;
+                    logs.lost();
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(backoff.failed(dice())) => {}
                     }
-                    tokio::time::sleep(backoff.failed(uuid::Uuid::new_v4().as_u64_pair().0)).await;
                 }
+            }
+            if stop.is_cancelled() {
+                return Ok(());
             }
         }
     }
 
-    /// One step over Redis. The outer error is the database's and ends the process; the inner one is Redis's.
-    async fn carry_out(
+    async fn connected<'a>(
         &self,
-        store: &StoreId,
-        head: Cursor,
-        channel: &Channel,
-        sender: &mut Sender,
-        step: Step,
-        number: &mut u64,
-    ) -> anyhow::Result<redis::RedisResult<Option<u64>>> {
-        let (present, mut connection) = match self.redis.get().await {
-            Ok(found) => found,
+        connection: &'a mut Option<MultiplexedConnection>,
+    ) -> runtime::redis::RedisResult<&'a mut MultiplexedConnection> {
+        match connection {
+            Some(connection) => Ok(connection),
+            None => Ok(connection.insert(runtime::redis::connect(&self.client).await?)),
+        }
+    }
+
+    /// One step of each store that has something to do. The outer error is the database's and ends the process; the inner
+    /// one is of Redis as a whole.
+    async fn batch(
+        &self,
+        logs: &mut Publishers<StoreId>,
+        connection: &mut MultiplexedConnection,
+    ) -> anyhow::Result<runtime::redis::RedisResult<()>> {
+        let taken = logs.take(self.clock.ms(), STORES_A_BATCH);
+        let excerpts: Vec<Excerpt> = self.reader.point(|connection| {
+            taken.iter().map(|(store, needs)| excerpt(connection, store, needs)).collect::<JobResult<_>>()
+        })?;
+        let (mut to_store, mut to_send) = (Vec::new(), Vec::new());
+        for ((store, _), log) in taken.into_iter().zip(&excerpts) {
+            let step = logs.next(self.clock.ms(), &store, log);
+            if let Some(publisher) = logs.of(&store) {
+                self.presence.note_commands_stopped(&store, publisher.stopped().is_some());
+            }
+            match step {
+                Step::Wait(_) => {}
+                Step::OpenEpoch { .. } | Step::StoreAcked(_) => to_store.push((store, step)),
+                Step::ReadAck | Step::Clear | Step::Publish(_) => to_send.push((store, step)),
+            }
+        }
+        if !to_store.is_empty() {
+            for (store, reply) in self.store(to_store).await? {
+                logs.reply(self.clock.ms(), &store, reply, dice());
+            }
+        }
+        if to_send.is_empty() {
+            return Ok(Ok(()));
+        }
+        let bytes = BYTES_A_BATCH / to_send.len();
+        let calls: Vec<Call> = self.reader.point(|connection| {
+            to_send
+                .iter()
+                .map(|(store, step)| {
+                    let entries = match step {
+                        Step::Publish(round) => entries(connection, store, round, bytes)?,
+                        Step::ReadAck | Step::Clear | Step::OpenEpoch { .. } | Step::StoreAcked(_) | Step::Wait(_) => {
+                            Vec::new()
+                        }
+                    };
+                    Ok(Call { channel: Channel::commands(&self.keys, store), step: *step, entries, beat: None })
+                })
+                .collect::<JobResult<_>>()
+        })?;
+        let replies = match runtime::redis::carry_out(connection, &calls).await {
+            Ok(replies) => replies,
             Err(error) => return Ok(Err(error)),
         };
-        if *number != present {
-            // Nothing may be published before the ack was read on this connection (L3).
-            let first = *number == 0;
-            *number = present;
-            sender.failed();
-            if !first {
-                return Ok(Ok(None));
-            }
-        }
-        Ok(match step {
-            Step::ReadAck => match channel.read_ack(&mut connection).await {
-                Ok(ack) => Ok(self.with_log(store, head, |log| sender.ack_read(self.clock.ms(), ack, log))?),
-                Err(error) => Err(error),
-            },
-            Step::Clear => channel.clear(&mut connection).await.map(|()| {
-                sender.cleared();
-                None
-            }),
-            Step::Publish(round) => {
-                let entries = self.entries(store, head, &round)?;
-                match channel.publish(&mut connection, &round, &entries, |_| {}).await {
-                    Ok(reply) => {
-                        let now = self.clock.ms();
-                        Ok(self.with_log(store, head, |log| sender.round_done(now, &round, &reply, log))?)
+        for ((store, step), reply) in to_send.iter().zip(replies) {
+            let reply = match reply {
+                Ok(reply) => {
+                    // Reading the ack may be allowed where sending is not.
+                    if matches!(step, Step::Publish(_)) {
+                        self.presence.note_access(store, Access::Commands, None);
                     }
-                    Err(error) => Err(error),
+                    reply
                 }
-            }
-            Step::OpenEpoch { .. } | Step::Wait(_) => Ok(None),
-        })
-    }
-
-    fn with_log<T>(
-        &self,
-        store: &StoreId,
-        head: Cursor,
-        judge: impl FnOnce(&commands::Log<'_>) -> T,
-    ) -> anyhow::Result<T> {
-        Ok(self.reader.point(|connection| {
-            let log = commands::Log { connection, store, head, failed: Cell::default() };
-            let judged = judge(&log);
-            log.failed.take().map_or(Ok(judged), Err)
-        })?)
-    }
-
-    fn entries(&self, store: &StoreId, head: Cursor, round: &Round) -> anyhow::Result<Vec<protocol::link::Entry>> {
-        if round.add_to < round.add_from {
-            return Ok(Vec::new());
+                Err(error) => {
+                    if self.presence.note_access(store, Access::Commands, Some(error.to_string())) {
+                        tracing::error!(%store, %error, "Redis refuses {}", Access::Commands.as_str());
+                    }
+                    Reply::Refused
+                }
+            };
+            logs.reply(self.clock.ms(), store, reply, dice());
         }
-        Ok(self
-            .reader
-            .point(|connection| commands::entries(connection, store, head.epoch, round.add_from, round.add_to))?)
+        Ok(Ok(()))
     }
 
-    /// L8: the log does not reach back to what the store knows.
-    async fn open_epoch(&self, store: &StoreId) -> anyhow::Result<()> {
-        let store = store.clone();
+    /// One transaction for all stores.
+    async fn store(&self, steps: Vec<(StoreId, Step)>) -> anyhow::Result<Vec<(StoreId, Reply)>> {
         let now = runtime::clock::now();
-        self.write(move |connection| reopen(connection, &store, 0, now)).await
+        let job = steps.clone();
+        let stored = self.writer.write(move |connection| {
+            job.iter()
+                .map(|(store, step)| store_step(connection, store, step, now))
+                .collect::<JobResult<Vec<_>>>()
+                .map_err(Abort::<()>::Database)
+        });
+        let replies = match stored.await {
+            Ok(Ok(replies)) => replies,
+            // Neither the acked place nor a new epoch is lost by trying again later.
+            Ok(Err(())) | Err(WriteError::Overloaded) => steps.iter().map(|(_, step)| not_stored(step)).collect(),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(steps.into_iter().map(|(store, _)| store).zip(replies).collect())
     }
+}
 
-    /// Stores the acknowledged place now and then: it only decides what may be pruned.
-    async fn remember(&self, store: &StoreId, epoch: u64, moved: Option<u64>, acked: &mut Acked) -> anyhow::Result<()> {
-        acked.unsaved = moved.or(acked.unsaved);
-        let now = self.clock.ms();
-        let Some(seq) = acked.unsaved.filter(|_| now - acked.saved_at >= ACKED_EVERY_MS) else { return Ok(()) };
-        acked.saved_at = now;
-        acked.unsaved = None;
-        let store = store.clone();
-        self.write(move |connection| stores::store_command_acked(connection, &store, epoch, seq)).await
+fn not_stored(step: &Step) -> Reply {
+    match step {
+        Step::StoreAcked(_) => Reply::Stored(false),
+        Step::OpenEpoch { .. } | Step::ReadAck | Step::Clear | Step::Publish(_) | Step::Wait(_) => Reply::Refused,
     }
+}
 
-    async fn write(
-        &self,
-        job: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<()> + Send + 'static,
-    ) -> anyhow::Result<()> {
-        match self.writer.write(move |connection| job(connection).map_err(Abort::<()>::Database)).await {
-            Ok(_) => Ok(()),
-            // Neither the acked place nor a new epoch is lost by trying again at the next step.
-            Err(WriteError::Overloaded) => Ok(()),
-            Err(error) => Err(error.into()),
+/// What a store's publisher needs to know of its log.
+pub fn excerpt(connection: &Connection, store: &StoreId, needs: &Needs) -> JobResult<Excerpt> {
+    let head = commands::head(connection, store)?;
+    let log = commands::Log { connection, store, head, failed: Cell::default() };
+    let excerpt = Excerpt::of(&log, needs);
+    log.failed.take().map_or(Ok(excerpt), Err)
+}
+
+/// The entries of a round, as many as fit.
+pub fn entries(connection: &Connection, store: &StoreId, round: &Round, bytes: usize) -> JobResult<Vec<Entry>> {
+    if round.add_to < round.add_from {
+        return Ok(Vec::new());
+    }
+    let entries = commands::entries(connection, store, round.epoch, round.add_from, round.add_to)?;
+    Ok(round.fitting(entries, bytes))
+}
+
+/// Carries out a step that writes. An epoch is opened only in the log that was judged: accepting an event epoch may have
+/// opened another one meanwhile (L8).
+pub fn store_step(connection: &Connection, store: &StoreId, step: &Step, now: Millis) -> JobResult<Reply> {
+    match step {
+        Step::OpenEpoch { judged, .. } => {
+            if commands::head(connection, store)?.epoch == judged.epoch {
+                reopen(connection, store, 0, now)?;
+            }
+            Ok(Reply::Opened)
         }
+        Step::StoreAcked(place) => {
+            stores::store_command_acked(connection, store, place.epoch, place.seq)?;
+            Ok(Reply::Stored(true))
+        }
+        Step::ReadAck | Step::Clear | Step::Publish(_) | Step::Wait(_) => Ok(Reply::Lost),
     }
 }
 
-struct Acked {
-    unsaved: Option<u64>,
-    saved_at: i64,
+fn dice() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
 }
 
-async fn sleep_or_never(due: Option<Duration>) {
-    match due {
-        Some(due) => tokio::time::sleep(due).await,
+fn pause(until: i64, now: i64) -> Duration {
+    Duration::from_millis(u64::try_from(until.saturating_sub(now)).unwrap_or(0).max(1))
+}
+
+async fn sleep_or_never(pause: Option<Duration>) {
+    match pause {
+        Some(pause) => tokio::time::sleep(pause).await,
         None => std::future::pending().await,
     }
 }

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
-use redis::{Client, ErrorKind, RedisError, RedisResult};
+use runtime::redis::MultiplexedConnection;
+use runtime::redis::{Client, ErrorKind, RedisError, RedisResult};
 use tokio::sync::Mutex;
 
 /// After connecting has failed, others fail at once for this long instead of queueing up to try.

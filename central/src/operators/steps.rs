@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::sqlite::{Abort, Reader, WriteError, Writer};
-use rusqlite::Connection;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +13,7 @@ use crate::links::waiting::Waiting;
 use crate::projection::steps::{ROWS, step};
 use crate::storage::stores;
 use crate::storage::totals;
+use crate::storage::{Connection, JobResult};
 
 /// How often is looked even when nobody says that there is something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -71,7 +71,7 @@ impl Steps {
     /// Everything can wait while there is too much else to write.
     async fn write<T: Default + Send + 'static>(
         &self,
-        job: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        job: impl FnOnce(&Connection) -> JobResult<T> + Send + 'static,
     ) -> anyhow::Result<T> {
         match self.writer.write(|connection| job(connection).map_err(Abort::<()>::Database)).await {
             Ok(done) => Ok(done.unwrap_or_default()),

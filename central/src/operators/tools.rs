@@ -38,7 +38,11 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
 }
 
 /// The command epoch that each store has acknowledged last; `None`: Redis does not answer.
-async fn acknowledged(client: &redis::Client, keys: &Keys, known: &[StoreId]) -> Option<HashMap<StoreId, u64>> {
+async fn acknowledged(
+    client: &runtime::redis::Client,
+    keys: &Keys,
+    known: &[StoreId],
+) -> Option<HashMap<StoreId, u64>> {
     let mut connection = runtime::redis::connect(client).await.ok()?;
     let mut acked = HashMap::new();
     for store in known {

@@ -4,12 +4,12 @@ use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::Outcome;
 use runtime::sqlite::{in_savepoint, is_fatal};
-use rusqlite::Connection;
 
 use crate::projection::settle::Settling;
 use crate::projection::touched::{Needs, Settled, Touched};
 use crate::storage::stocks;
 use crate::storage::stores::Store;
+use crate::storage::{Connection, JobResult};
 
 /// How many rows settling one outcome is worth.
 pub(super) const ROWS_AN_OUTCOME: u64 = 5;
@@ -23,7 +23,7 @@ pub(super) fn install(
     outcomes: u64,
     now: Millis,
     settled: &mut Settled,
-) -> rusqlite::Result<u64> {
+) -> JobResult<u64> {
     let next = stocks::outcomes(connection, store.stock, outcomes)?;
     let said: Vec<&Outcome> = next.iter().filter_map(|(_, said)| said.as_ref()).collect();
     match settle(connection, store, &said, now) {
@@ -50,7 +50,7 @@ pub(super) fn install(
 }
 
 /// All of these, or none.
-fn settle(connection: &Connection, store: &mut Store, said: &[&Outcome], now: Millis) -> rusqlite::Result<Settled> {
+fn settle(connection: &Connection, store: &mut Store, said: &[&Outcome], now: Millis) -> JobResult<Settled> {
     let mut after = store.clone();
     let settled = in_savepoint(connection, || {
         let mut needs = Needs::default();

@@ -7,7 +7,6 @@
 
 use protocol::ids::StoreId;
 use protocol::time::Millis;
-use rusqlite::Connection;
 
 use crate::projection::install::{ROWS_AN_OUTCOME, install};
 use crate::projection::touched::Settled;
@@ -15,6 +14,7 @@ use crate::storage::ledger;
 use crate::storage::stocks;
 use crate::storage::stores;
 use crate::storage::totals;
+use crate::storage::{Connection, JobResult};
 
 /// Rows of one step.
 pub const ROWS: usize = 500;
@@ -31,7 +31,7 @@ pub struct Stepped {
 }
 
 /// One step for a store, of so many rows, in the caller's transaction.
-pub fn step(connection: &Connection, id: &StoreId, rows: usize, now: Millis) -> rusqlite::Result<Stepped> {
+pub fn step(connection: &Connection, id: &StoreId, rows: usize, now: Millis) -> JobResult<Stepped> {
     let mut stepped = Stepped::default();
     let Some(mut store) = stores::find(connection, id)? else { return Ok(stepped) };
     let before = store.command_head;

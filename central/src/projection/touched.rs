@@ -8,14 +8,14 @@ use protocol::link::EntryId;
 use protocol::promise::request::Status;
 use protocol::time::Millis;
 use protocol::wire::{Command, Event, Fact, Kind, Outcome, Position};
-use rusqlite::Connection;
 
 use crate::projection::fold::{self, Effect};
 use crate::storage::commands::{self, Asked};
-use crate::storage::items;
 use crate::storage::outcomes;
 use crate::storage::purchases::{self, Purchase};
 use crate::storage::stores::Store;
+use crate::storage::{Connection, JobResult};
+use crate::storage::{items, stocks};
 
 /// Names of what has been settled, for whoever waits for it.
 pub type Settled = Vec<String>;
@@ -124,7 +124,7 @@ pub(super) struct Touched {
 
 impl Touched {
     /// Reads all of it.
-    pub(super) fn load(connection: &Connection, store: &Store, needs: Needs) -> rusqlite::Result<Self> {
+    pub(super) fn load(connection: &Connection, store: &Store, needs: Needs) -> JobResult<Self> {
         let Needs { items, purchases: mut named, requests, outcomes: mut attempts, refused } = needs;
         let mut touched = Self {
             items: BTreeMap::new(),
@@ -199,10 +199,10 @@ impl Touched {
     }
 
     /// Writes what has changed. Moves the store's digest and its command head.
-    pub(super) fn save(self, connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<Settled> {
+    pub(super) fn save(self, connection: &Connection, store: &mut Store, now: Millis) -> JobResult<Settled> {
         for (product, shown) in &self.items {
             if let Some(after) = &shown.after {
-                items::replace(connection, store, product, shown.before.as_ref(), after, shown.is_renamed)?;
+                stocks::replace(connection, store, product, shown.before.as_ref(), after, shown.is_renamed)?;
             }
         }
         for command in &self.outcomes_changed {

@@ -14,7 +14,6 @@ use protocol::time::Millis;
 use protocol::wire::{Command, Event, NotUnderstood};
 use runtime::redis::Received;
 use runtime::sqlite::{in_savepoint, is_fatal};
-use rusqlite::Connection;
 
 use crate::projection::fold::{self, Effect};
 use crate::projection::install::{ROWS_AN_OUTCOME, install};
@@ -26,6 +25,7 @@ use crate::storage::items;
 use crate::storage::ledger;
 use crate::storage::stocks;
 use crate::storage::stores::{self, DigestState, Store};
+use crate::storage::{Connection, JobError, JobResult};
 
 /// A resync is asked for at most this often for one store.
 const RESYNC_EVERY_MS: i64 = 60_000;
@@ -95,7 +95,7 @@ pub fn receive(
     batch: &[Received],
     now: Millis,
     budget: &mut Budget,
-) -> rusqlite::Result<Applied> {
+) -> JobResult<Applied> {
     let full = *budget;
     in_savepoint(connection, || receive_batch(connection, id, batch, now, budget, false)).or_else(|error| {
         if is_fatal(&error) {
@@ -113,12 +113,12 @@ fn receive_batch(
     now: Millis,
     budget: &mut Budget,
     careful: bool,
-) -> rusqlite::Result<Applied> {
+) -> JobResult<Applied> {
     let mut store = match stores::find(connection, id)? {
         Some(store) => store,
         None => {
             stores::discover(connection, id, now)?;
-            stores::find(connection, id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?
+            stores::find(connection, id)?.ok_or(JobError::QueryReturnedNoRows)?
         }
     };
     let (commands_before, fenced_before) = (store.command_head, store.fenced);
@@ -244,7 +244,7 @@ fn apply_or_park(
     run: &[Read<'_>],
     now: Millis,
     settled: &mut Settled,
-) -> rusqlite::Result<Done> {
+) -> JobResult<Done> {
     let mut after = store.clone();
     let mut news = Settled::new();
     match in_savepoint(connection, || apply(connection, &mut after, run, now, &mut news)) {
@@ -277,7 +277,7 @@ fn apply(
     run: &[Read<'_>],
     now: Millis,
     settled: &mut Settled,
-) -> rusqlite::Result<Done> {
+) -> JobResult<Done> {
     if let [(entry, Ok(event))] = run
         && is_alone(&run[0].1)
     {
@@ -325,7 +325,8 @@ fn fold_one(
     }
     let mut settling = Settling::at(touched, store, entry.id, now);
     match event {
-        Event::Fact(kind, fact) => settling.fact(*kind, fact),
+        Event::Fact(kind, fact) if !planted(Bug::CursorWithoutEffect) => settling.fact(*kind, fact),
+        Event::Fact(..) => {}
         Event::OutcomeRepeated(outcome) => {
             settling.outcome(outcome, OperationId::parse(&entry.operation).ok().as_ref())
         }
@@ -343,7 +344,7 @@ fn apply_state(
     entry: &Entry,
     event: &Event,
     now: Millis,
-) -> rusqlite::Result<Done> {
+) -> JobResult<Done> {
     let mut done = Done::default();
     store.cursor = entry.cursor();
     match fold::effect(event) {
@@ -376,7 +377,7 @@ fn apply_state(
 }
 
 /// L7: an epoch opens, or is refused; then the reason is returned.
-fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) -> rusqlite::Result<Option<String>> {
+fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) -> JobResult<Option<String>> {
     let Ok(Event::Opened { lineage }) = Event::decode(&entry.kind, &entry.body) else {
         return Ok(Some(format!("entry {}: its lineage cannot be read", entry.id)));
     };
@@ -415,7 +416,7 @@ fn compare(
     said: Option<Digest>,
     parked: bool,
     now: Millis,
-) -> rusqlite::Result<()> {
+) -> JobResult<()> {
     if said == Some(store.digest) || planted(Bug::DigestNotCompared) {
         store.digest_state = DigestState::Equal;
         store.suspect &= parked;
@@ -428,7 +429,7 @@ fn compare(
 
 /// On a sweep: a store that still differs is asked again. Its last resync may have been asked for within the minute in
 /// which something else went wrong, and an idle store sends nothing that would bring it up. Says whether it was asked.
-pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite::Result<bool> {
+pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> JobResult<bool> {
     let Some(mut store) = stores::find(connection, id)?.filter(Store::wants_resync) else {
         return Ok(false);
     };
@@ -439,7 +440,7 @@ pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> rusqlit
 }
 
 /// What the store itself said of its stock at the state's cursor: the hash chain vouches for it.
-pub fn said(connection: &Connection, store: &Store) -> rusqlite::Result<Option<Digest>> {
+pub fn said(connection: &Connection, store: &Store) -> JobResult<Option<Digest>> {
     if planted(Bug::DigestNotCompared) {
         return Ok(None);
     }
@@ -449,7 +450,7 @@ pub fn said(connection: &Connection, store: &Store) -> rusqlite::Result<Option<D
 /// The stock that a store's view shows, if its rows are not what its running digest and, as long as nothing was amiss, the
 /// store itself say. A row that changed by itself, and that no event has touched since, shows nowhere else. Reads all of
 /// them: not for the writer.
-pub fn unsound(connection: &Connection, id: &StoreId) -> rusqlite::Result<Option<i64>> {
+pub fn unsound(connection: &Connection, id: &StoreId) -> JobResult<Option<i64>> {
     let Some(store) = stores::find(connection, id)? else { return Ok(None) };
     let rows = items::digest(connection, store.stock)?;
     let agreed = store.digest_state == DigestState::Equal && !store.suspect;
@@ -459,7 +460,7 @@ pub fn unsound(connection: &Connection, id: &StoreId) -> rusqlite::Result<Option
 
 /// The rows of this stock were found not to be what they should: if it is still shown, the store is asked for its whole
 /// state. Says whether it was.
-pub fn distrust(connection: &Connection, id: &StoreId, stock: i64, now: Millis) -> rusqlite::Result<bool> {
+pub fn distrust(connection: &Connection, id: &StoreId, stock: i64, now: Millis) -> JobResult<bool> {
     let is_shown = |store: &Store| store.stock == stock && !store.retired;
     let Some(mut store) = stores::find(connection, id)?.filter(is_shown) else { return Ok(false) };
     store.digest_state = DigestState::Different;
@@ -473,7 +474,7 @@ pub fn distrust(connection: &Connection, id: &StoreId, stock: i64, now: Millis) 
 }
 
 /// Asks a store for its whole state, at most once a minute, and not while it has yet to answer.
-pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<()> {
+pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> JobResult<()> {
     // A time in the future is a clock that was set back: it must not hold up the resync.
     if store.resync_at.is_some_and(|at| at <= now && now.since(at) < RESYNC_EVERY_MS)
         || store.command_head.epoch == 0

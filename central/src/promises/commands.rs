@@ -4,10 +4,10 @@ use protocol::ids::StoreId;
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::Command;
-use rusqlite::Connection;
 
 use crate::storage::commands;
 use crate::storage::stores::{self, Store};
+use crate::storage::{Connection, JobResult};
 
 /// L8: opens a command epoch for an event epoch, with every unsettled request again, in its old order, under its old
 /// id. `beyond`: the greatest command epoch that the store is known to have seen.
@@ -17,7 +17,7 @@ pub fn open_epoch(
     for_epoch: u64,
     beyond: u64,
     now: Millis,
-) -> rusqlite::Result<()> {
+) -> JobResult<()> {
     let unsettled =
         if planted(Bug::UnsettledNotRepeated) { Vec::new() } else { commands::unanswered(connection, &store.id)? };
     let epoch = next_epoch(store.command_head.epoch, beyond, now);
@@ -34,7 +34,7 @@ fn next_epoch(last: u64, beyond: u64, now: Millis) -> u64 {
 
 /// Opens a command epoch for the event epoch that central knows. `beyond`: the greatest command epoch that the store is
 /// known to have seen.
-pub fn reopen(connection: &Connection, id: &StoreId, beyond: u64, now: Millis) -> rusqlite::Result<()> {
+pub fn reopen(connection: &Connection, id: &StoreId, beyond: u64, now: Millis) -> JobResult<()> {
     let Some(mut store) = stores::find(connection, id)? else { return Ok(()) };
     let (for_epoch, beyond) = (store.cursor.epoch, beyond.max(store.ready_epoch));
     open_epoch(connection, &mut store, for_epoch, beyond, now)

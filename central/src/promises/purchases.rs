@@ -12,8 +12,8 @@ use protocol::promise::purchase::{Cancelling, Status, Transition};
 use protocol::time::Millis;
 use protocol::wire::{About, Command, Position, PurchaseRef};
 use runtime::sqlite::Abort;
-use rusqlite::Connection;
 
+use crate::storage::Connection;
 use crate::storage::commands;
 use crate::storage::items;
 use crate::storage::purchases::{self, Purchase};

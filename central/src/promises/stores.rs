@@ -8,17 +8,17 @@ use protocol::promise::purchase::Transition;
 use protocol::promise::request::Status;
 use protocol::time::Millis;
 use protocol::wire::{Kind, Outcome};
-use rusqlite::Connection;
 
 use crate::promises::commands::open_epoch;
 use crate::promises::purchases::{Said, change, compensation};
 use crate::storage::commands::{self, Unanswered};
 use crate::storage::purchases::{self, Purchase};
 use crate::storage::stores::Store;
+use crate::storage::{Connection, JobResult};
 
 /// Takes a store out of the chain: ends everything that is open with it, and refuses it until it is adopted. Returns
 /// what was ended.
-pub fn retire(connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<Vec<String>> {
+pub fn retire(connection: &Connection, store: &mut Store, now: Millis) -> JobResult<Vec<String>> {
     if store.retired {
         return Ok(Vec::new());
     }
@@ -68,7 +68,7 @@ fn never_answered(request: &Unanswered, now: Millis) -> Outcome {
 }
 
 /// Takes back what is retired, or lets a refused epoch open after all. `false`: nobody claims this epoch.
-pub fn adopt(connection: &Connection, store: &mut Store, epoch: u64, now: Millis) -> rusqlite::Result<bool> {
+pub fn adopt(connection: &Connection, store: &mut Store, epoch: u64, now: Millis) -> JobResult<bool> {
     if !store.claims().contains(&epoch) {
         return Ok(false);
     }
@@ -89,7 +89,7 @@ pub fn adopt(connection: &Connection, store: &mut Store, epoch: u64, now: Millis
 }
 
 /// Units that the store may have taken for purchases that retiring it has ended.
-fn ask_back(connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<()> {
+fn ask_back(connection: &Connection, store: &mut Store, now: Millis) -> JobResult<()> {
     for purchase in purchases::voided(connection, &store.id)? {
         if purchase.life().on_take_back() == Transition::GiveBack
             && commands::unanswered_cancels(connection, &store.id, purchase.id)?.is_empty()
@@ -102,7 +102,7 @@ fn ask_back(connection: &Connection, store: &mut Store, now: Millis) -> rusqlite
 }
 
 /// Commands that were ended are still in the log: a new epoch leaves them out, so that they are never executed.
-fn reopen_commands(connection: &Connection, store: &mut Store, now: Millis) -> rusqlite::Result<()> {
+fn reopen_commands(connection: &Connection, store: &mut Store, now: Millis) -> JobResult<()> {
     if store.cursor.epoch == 0 {
         return Ok(());
     }

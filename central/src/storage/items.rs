@@ -8,8 +8,6 @@ use protocol::time::Millis;
 use runtime::sqlite::parsed;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::storage::stores::Store;
-use crate::storage::totals;
 
 /// Columns of an item, in the order that [`read_item`] expects.
 pub const COLUMNS: &str = "item.name, item.quantity, item.reserved, item.allotted, item.allotment_wanted, \
@@ -52,30 +50,6 @@ pub fn of(connection: &Connection, stock: i64, product: &ProductId) -> rusqlite:
         .prepare_cached(&format!("select {COLUMNS} from item where stock = ?1 and product_id = ?2"))?
         .query_row(params![stock, product.as_str()], |row| read_item(row, 0))
         .optional()
-}
-
-/// Makes an item of the view what the store says it is.
-pub fn put(connection: &Connection, store: &mut Store, product: &ProductId, after: &Item) -> rusqlite::Result<()> {
-    let before = of(connection, store.stock, product)?;
-    let is_renamed = before.as_ref().is_none_or(|before| before.name != after.name);
-    replace(connection, store, product, before.as_ref(), after, is_renamed)
-}
-
-/// As [`put`], for an item that was read before. `is_renamed`: it was given a name since, be it the one that it had.
-pub fn replace(
-    connection: &Connection,
-    store: &mut Store,
-    product: &ProductId,
-    before: Option<&Item>,
-    after: &Item,
-    is_renamed: bool,
-) -> rusqlite::Result<()> {
-    store.digest = store.digest.replace(product, before, Some(after));
-    if totals::counts(connection, store.stock, product)? {
-        let name = is_renamed.then_some(after.name.as_str());
-        totals::count_as(connection, product, name, before, Some(after))?;
-    }
-    write(connection, &store.id, store.stock, product, after)
 }
 
 /// Writes a row, and nothing else.

@@ -12,6 +12,7 @@ pub mod purchases;
 pub mod queries;
 pub mod retention;
 pub mod stocks;
+pub mod store;
 pub mod stores;
 pub mod totals;
 

@@ -4,8 +4,9 @@
 //! **Guarantees.** An arriving state takes effect as a whole or not at all, however many transactions it took to arrive,
 //! and the transaction in which it does is as short for a large store as for a small one.
 
+use protocol::domain::Item;
 use protocol::hash::Digest;
-use protocol::ids::StoreId;
+use protocol::ids::{ProductId, StoreId};
 use protocol::link::EntryId;
 use protocol::planted::{Bug, planted};
 use protocol::wire::{Outcome, SnapshotEnd, SnapshotPage};
@@ -13,7 +14,7 @@ use runtime::sqlite::DigestColumn;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::storage::items;
-use crate::storage::stores::Store;
+use crate::storage::store::Store;
 use crate::storage::totals;
 
 /// The stock of a store that has just become known: empty, and counted.
@@ -196,4 +197,28 @@ pub fn remove_step(connection: &Connection, store: &StoreId, rows: usize) -> rus
         totals::begin_recount(connection)?;
     }
     Ok(true)
+}
+
+/// Makes an item of the view what the store says it is.
+pub fn put(connection: &Connection, store: &mut Store, product: &ProductId, after: &Item) -> rusqlite::Result<()> {
+    let before = items::of(connection, store.stock, product)?;
+    let is_renamed = before.as_ref().is_none_or(|before| before.name != after.name);
+    replace(connection, store, product, before.as_ref(), after, is_renamed)
+}
+
+/// As [`put`], for an item that was read before. `is_renamed`: it was given a name since, be it the one that it had.
+pub fn replace(
+    connection: &Connection,
+    store: &mut Store,
+    product: &ProductId,
+    before: Option<&Item>,
+    after: &Item,
+    is_renamed: bool,
+) -> rusqlite::Result<()> {
+    store.digest = store.digest.replace(product, before, Some(after));
+    if totals::counts(connection, store.stock, product)? {
+        let name = is_renamed.then_some(after.name.as_str());
+        totals::count_as(connection, product, name, before, Some(after))?;
+    }
+    items::write(connection, &store.id, store.stock, product, after)
 }

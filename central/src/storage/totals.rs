@@ -13,7 +13,7 @@ use protocol::planted::{Bug, planted};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::storage::items;
-use crate::storage::stores::Store;
+use crate::storage::store::Store;
 
 /// Beyond every product's id.
 pub const END: &str = "~";

@@ -6,10 +6,10 @@
 /// One planted bug, by what it leaves out or gets wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
-    /// Central acknowledges what it has not committed.
+    /// Central acknowledges what it has rolled back.
     AckBeforeCommit,
-    /// Central's cursor moves although the effect was rolled back.
-    CursorOutsideTransaction,
+    /// Central's cursor moves over a fact whose effect is left out.
+    CursorWithoutEffect,
     /// A receiver takes an entry whose hash does not fit.
     HashNotChecked,
     /// A receiver applies what it has applied.
@@ -87,7 +87,7 @@ pub enum Bug {
 /// All of them.
 pub const BUGS: &[Bug] = &[
     Bug::AckBeforeCommit,
-    Bug::CursorOutsideTransaction,
+    Bug::CursorWithoutEffect,
     Bug::HashNotChecked,
     Bug::CursorNotChecked,
     Bug::TrimBeyondAck,

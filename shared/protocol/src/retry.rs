@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How long to wait before the next attempt.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Backoff {
     first: Duration,
     most: Duration,
@@ -20,7 +20,9 @@ impl Backoff {
     /// a run of small numbers cannot become a busy loop.
     pub fn failed(&mut self, dice: u64) -> Duration {
         let bound = self.first.saturating_mul(1 << self.failures.min(16)).min(self.most);
-        self.failures = self.failures.saturating_add(1);
+        if bound < self.most {
+            self.failures += 1;
+        }
         let least = bound / 10;
         let span = (bound - least).as_micros() as u64;
         least + Duration::from_micros(if span == 0 { 0 } else { dice % span })

@@ -1,14 +1,14 @@
-//! Reads the store's command stream and executes it (L2, B2).
+//! Reads the store's command stream and executes it (L2, B2): the driver of a [`Follower`].
 
 use std::time::Duration;
 
 use protocol::ids::StoreId;
-use protocol::link::{Ack, Cursor, TICK_MS};
+use protocol::link::{FollowStep, Followed, Follower, TICK_MS};
 use protocol::retry::Backoff;
-use protocol::time::Millis;
-use redis::aio::MultiplexedConnection;
-use redis::{Client, FromRedisValue, RedisResult, Value};
-use runtime::redis::{Channel, Keys, Received, decode_entry};
+use runtime::clock::Ticks;
+use runtime::redis::MultiplexedConnection;
+use runtime::redis::{Channel, Keys, Received};
+use runtime::redis::{Client, RedisResult};
 use runtime::sqlite::{Abort, Reader, WriteError, Writer};
 use tokio_util::sync::CancellationToken;
 
@@ -37,10 +37,19 @@ pub struct Receiver {
     pub connectivity: Connectivity,
 }
 
+/// What it holds between two steps.
+#[derive(Default)]
+struct Held {
+    connection: Option<MultiplexedConnection>,
+    batch: Vec<Received>,
+}
+
 impl Receiver {
     /// Runs until told to stop.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        let clock = Ticks::start();
+        let mut follower = Follower::new(Backoff::new(Duration::from_millis(100), Duration::from_secs(2)));
+        let mut held = Held::default();
         let mut link = self.connectivity.watch_link();
         loop {
             // Commands are executed only while central's word is known and says that this is the store (L6).
@@ -49,117 +58,77 @@ impl Receiver {
                 up = link.wait_for(|link| link.up) => drop(up?),
             }
             let mut down = link.clone();
-            let ended = tokio::select! {
+            tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 down = down.wait_for(|link| !link.up) => {
                     drop(down?);
-                    continue;
+                    held = Held::default();
+                    follower.disconnect();
                 }
-                ended = self.follow(&mut backoff) => ended?,
-            };
-            tracing::debug!(error = %ended, "reading commands waits for Redis");
-            let wait = backoff.failed(uuid::Uuid::new_v4().as_u64_pair().0);
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(wait) => {}
+                stepped = self.step(&clock, &mut follower, &mut held) => stepped?,
             }
         }
     }
 
-    /// Follows the stream on one connection until Redis fails; that is what it returns. Its error is the database's.
-    async fn follow(&self, backoff: &mut Backoff) -> anyhow::Result<redis::RedisError> {
-        let mut connection = match runtime::redis::connect_blocking(&self.client, BLOCK).await {
-            Ok(connection) => connection,
-            Err(error) => return Ok(error),
-        };
-        let channel = Channel::commands(&self.keys, &self.store);
-        let mut cursor = self.reader.point(ledger::command_cursor)?.0;
-        loop {
-            if let Err(error) = self.set_ack(&mut connection, &channel, cursor).await {
-                return Ok(error);
-            }
-            let (batch, redis_now) = match self.read(&mut connection, &channel, cursor).await {
-                Ok(read) => read,
-                Err(error) => return Ok(error),
-            };
-            backoff.succeeded();
-            if batch.is_empty() {
-                cursor = self.reader.point(ledger::command_cursor)?.0;
-                continue;
-            }
-            let now = runtime::clock::now();
-            let executed = self
-                .writer
-                .write(move |connection| {
+    async fn step(&self, clock: &Ticks, follower: &mut Follower, held: &mut Held) -> anyhow::Result<()> {
+        let cursor = self.reader.point(ledger::command_cursor)?.0;
+        let step = follower.next(clock.ms(), cursor);
+        if let FollowStep::Wait(until) = step {
+            let pause = u64::try_from(until.saturating_sub(clock.ms())).unwrap_or(0).max(1);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            return Ok(());
+        }
+        let reply = match step {
+            FollowStep::Execute { redis_now } => {
+                let (batch, now) = (std::mem::take(&mut held.batch), runtime::clock::now());
+                let executed = self.writer.write(move |connection| {
                     commands::receive(connection, &batch, redis_now, now).map_err(Abort::<()>::Database)
-                })
-                .await;
-            let executed = match executed {
-                Ok(Ok(executed)) => executed,
-                Ok(Err(())) | Err(WriteError::Overloaded) => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
+                });
+                match executed.await {
+                    Ok(Ok(executed)) => {
+                        if executed.commands == 0 {
+                            tracing::debug!(why = executed.stuck, "commands wait");
+                        }
+                        Followed::Executed { new: executed.commands }
+                    }
+                    Ok(Err(())) | Err(WriteError::Overloaded) => Followed::Busy,
+                    Err(error) => return Err(error.into()),
                 }
-                Err(error) => return Err(error.into()),
-            };
-            cursor = executed.cursor;
-            if executed.commands == 0 {
-                // Nothing that may be executed yet: an epoch has to open first, on this side or the other.
-                tracing::debug!(why = executed.stuck, "commands wait");
-                self.set_ack_and_wait(&mut connection, &channel, cursor).await;
             }
+            FollowStep::Connect
+            | FollowStep::Tell(_)
+            | FollowStep::Read(_)
+            | FollowStep::AskTime
+            | FollowStep::Wait(_) => self.ask(step, held).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "reading commands waits for Redis");
+                held.connection = None;
+                Followed::Lost
+            }),
+        };
+        follower.reply(clock.ms(), reply, uuid::Uuid::new_v4().as_u64_pair().0);
+        Ok(())
+    }
+
+    /// A step over Redis.
+    async fn ask(&self, step: FollowStep, held: &mut Held) -> RedisResult<Followed> {
+        if step == FollowStep::Connect {
+            held.connection = Some(runtime::redis::connect_blocking(&self.client, BLOCK).await?);
+            return Ok(Followed::Connected);
         }
-    }
-
-    async fn set_ack_and_wait(&self, connection: &mut MultiplexedConnection, channel: &Channel, cursor: Cursor) {
-        // An error shows at the next call, which is on the same connection.
-        let _ = self.set_ack(connection, channel, cursor).await;
-        tokio::time::sleep(Duration::from_millis(TICK_MS as u64 / 10)).await;
-    }
-
-    async fn set_ack(
-        &self,
-        connection: &mut MultiplexedConnection,
-        channel: &Channel,
-        cursor: Cursor,
-    ) -> RedisResult<()> {
-        let ack = Ack { cursor, fenced: 0 };
-        redis::cmd("SET").arg(&channel.ack).arg(ack.to_string()).query_async(connection).await
-    }
-
-    /// Waits for commands, then asks Redis's clock. Not in one pipeline: there `TIME` would run when the command came,
-    /// and an agent that was suspended in between would take a purchase for fresh that has long expired.
-    async fn read(
-        &self,
-        connection: &mut MultiplexedConnection,
-        channel: &Channel,
-        cursor: Cursor,
-    ) -> RedisResult<(Vec<Received>, Millis)> {
-        let block = u64::try_from(BLOCK.as_millis()).unwrap_or(0);
-        let mut read = redis::cmd("XREAD");
-        read.arg("COUNT").arg(BATCH).arg("BLOCK").arg(block);
-        read.arg("STREAMS").arg(&channel.stream).arg(cursor.id().to_string());
-        let batch = entries(read.query_async(connection).await?);
-        if batch.is_empty() {
-            return Ok((batch, Millis::default()));
-        }
-        let time = redis::cmd("TIME").query_async(connection).await?;
-        Ok((batch, runtime::redis::time(time)))
-    }
-}
-
-/// The entries in the reply of an `XREAD` of one stream.
-fn entries(reply: Value) -> Vec<Received> {
-    let stream = match reply {
-        Value::Array(mut streams) if !streams.is_empty() => streams.swap_remove(0),
-        Value::Map(mut streams) if !streams.is_empty() => {
-            let (name, entries) = streams.swap_remove(0);
-            Value::Array(vec![name, entries])
-        }
-        _ => return Vec::new(),
-    };
-    match <(Value, Vec<Value>)>::from_redis_value(stream) {
-        Ok((_, entries)) => entries.into_iter().map(decode_entry).collect(),
-        Err(_) => Vec::new(),
+        let Some(connection) = &mut held.connection else { return Ok(Followed::Lost) };
+        let channel = Channel::commands(&self.keys, &self.store);
+        Ok(match step {
+            FollowStep::Tell(ack) => {
+                channel.set_ack(connection, &ack).await?;
+                Followed::Told
+            }
+            FollowStep::Read(cursor) => {
+                let read = runtime::redis::wait_for_entries(connection, &channel, cursor.id(), BATCH, BLOCK);
+                held.batch = read.await?;
+                Followed::Read(held.batch.len())
+            }
+            FollowStep::AskTime => Followed::Time(runtime::redis::time(connection).await?),
+            FollowStep::Connect | FollowStep::Execute { .. } | FollowStep::Wait(_) => Followed::Lost,
+        })
     }
 }

@@ -216,7 +216,7 @@ async fn expect_choice(options: &Restore, own: &Connection, central: &Central) -
 }
 
 /// What this store still has in Redis must not be taken for what it says from now on. Central drops it anyway.
-async fn take_back(options: &Restore, client: &redis::Client) {
+async fn take_back(options: &Restore, client: &runtime::redis::Client) {
     let keys = Keys::new(&options.key_prefix);
     let deleted = async {
         let mut connection = runtime::redis::connect(client).await?;

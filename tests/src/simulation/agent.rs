@@ -2,29 +2,41 @@
 //! taken apart into single steps.
 
 use protocol::ids::{OperationId, StoreId};
-use protocol::link::{Ack, Entry};
+use protocol::link::{
+    Cursor, Entry, EntryId, FollowStep, Followed, Follower, Reply, Step, Stopped, Told, Uplink, UplinkStep,
+};
+use protocol::retry::Backoff;
 use protocol::time::Millis;
 use protocol::wire::{Command, Kind};
-use runtime::redis::{BEAT_LIFE, Beat, Channel, Keys, Received};
+use runtime::redis::{Channel, Keys, Received};
 use rusqlite::Connection;
 use store_agent::ledger;
+use store_agent::links::publisher;
 use store_agent::operations::commands;
 
 use super::central::before;
 use super::redis::{Call, Redis};
-use super::sending::{Progress, Sending};
-use super::{COMMAND_BATCH, WINDOW};
+use super::sending::Flight;
+use super::{COMMAND_BATCH, PACE};
 
-/// Where the command reader stands.
-enum Reading {
-    /// It tells how far it has come.
-    Tell,
-    /// It reads the stream.
-    Read,
-    /// It asks Redis's clock.
-    Ask(Vec<Entry>),
-    /// It executes.
-    Execute(Vec<Entry>, Millis),
+/// Between two beats, ms.
+const BEAT_EVERY_MS: i64 = 10_000;
+
+/// What one step of a publisher has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// There was nothing to do.
+    Idle,
+    /// A command was carried out, or a step begun.
+    Moved,
+    /// The stream was not what had been published: it starts over.
+    StartedOver,
+    /// A round that has more to say than fits into its bytes.
+    Full,
+    /// It stores how far central has acknowledged.
+    Stored(EntryId),
+    /// It opens an epoch.
+    Opened(Option<Cursor>),
 }
 
 /// One process with its database file.
@@ -41,11 +53,17 @@ pub(super) struct Agent {
     pub(super) skew: i64,
     /// Number of the process.
     pub(super) process: u64,
-    /// The event sender.
-    pub(super) sending: Sending,
-    reading: Reading,
+    /// The production loop of the publisher.
+    pub(super) uplink: Uplink,
+    flight: Option<Flight<()>>,
+    /// The last answer was that to a round.
+    has_published: bool,
+    /// The production loop of the receiver.
+    follower: Follower,
+    /// What it has read.
+    batch: Vec<Entry>,
+    events: Channel,
     commands: Channel,
-    beaten_at: i64,
 }
 
 /// A copy of a database.
@@ -68,10 +86,13 @@ impl Agent {
             network: true,
             skew: 0,
             process,
-            sending: Sending::new(Channel::events(keys, store), WINDOW),
-            reading: Reading::Tell,
+            uplink: Uplink::new(PACE, BEAT_EVERY_MS),
+            flight: None,
+            has_published: false,
+            follower: follower(),
+            batch: Vec::new(),
+            events: Channel::events(keys, store),
             commands: Channel::commands(keys, store),
-            beaten_at: i64::MIN / 2,
         }
     }
 
@@ -83,14 +104,29 @@ impl Agent {
     /// SIGKILL.
     pub(super) fn crash(&mut self, late: bool, redis: &mut Redis) {
         self.runs = false;
-        self.reading = Reading::Tell;
-        self.sending.forget(WINDOW, late, redis);
+        self.follower = follower();
+        self.batch.clear();
+        self.cut(late, redis);
+        self.uplink = Uplink::new(PACE, BEAT_EVERY_MS);
     }
 
-    /// Both connections break.
-    pub(super) fn disconnect(&mut self, late: bool, redis: &mut Redis) -> bool {
-        self.reading = Reading::Tell;
-        self.sending.disconnect(late, redis)
+    /// Both connections break. Says whether a call was on its way.
+    pub(super) fn disconnect(&mut self, now: i64, late: bool, redis: &mut Redis) -> bool {
+        self.follower.reply(now, Followed::Lost, 0);
+        self.batch.clear();
+        let calls = self.cut(late, redis);
+        self.uplink.reply(now, Told::Lost, 0);
+        calls
+    }
+
+    fn cut(&mut self, late: bool, redis: &mut Redis) -> bool {
+        self.has_published = false;
+        self.flight.take().map(|flight| flight.cut(late, redis)).is_some()
+    }
+
+    /// Why it has stopped itself.
+    pub(super) fn stopped(&self) -> Option<Stopped> {
+        self.uplink.publisher().stopped()
     }
 
     /// Purchases that this store has not heard of, and whose deadline has passed (B2).
@@ -103,73 +139,150 @@ impl Agent {
         ids.filter(|id| commands::find_outcome(&self.file, id).expect("outcomes can be read").is_none()).collect()
     }
 
-    fn beat(&self) -> Call {
-        let head = ledger::head(&self.file).expect("a ledger has a head");
-        let backlog = ledger::backlog(&self.file, None).expect("a ledger has a backlog");
-        let beat = Beat {
-            process: self.process,
-            epoch: head.cursor.epoch,
-            head: head.cursor.seq,
-            backlog: backlog.entries,
-            oldest_unsent_ms: 0,
-            version: String::new(),
-            life_ms: BEAT_LIFE.as_millis() as i64,
-        };
+    fn beat(&self, now: i64) -> Call {
+        let beat = publisher::beat_of(&self.file, &self.uplink, self.process, self.clock(now));
+        let beat = beat.expect("a ledger has a head");
         Call::Beat(self.store.clone(), beat)
     }
 
-    /// One step of the publisher. `Acked` is for the caller to store, `OpenEpoch` for the caller to do.
-    pub(super) fn publish(&mut self, redis: &mut Redis, now: i64) -> Progress {
-        redis.stores.insert(self.store.clone());
-        let log = ledger::Log::new(&self.file).expect("a ledger has a head");
-        let epoch = log.head.epoch;
-        let beat = self.beat();
-        let file = &self.file;
-        let entries = |from, to| ledger::entries(file, epoch, from, to).expect("entries can be read");
-        let progress = self.sending.advance(redis, &log, entries, Some(beat.clone()), now);
-        if progress == Progress::Idle && self.sending.sender.is_live() && now - self.beaten_at >= 30_000 {
-            self.beaten_at = now;
-            redis.call(&beat, now);
+    /// One step of the publisher. `commit` runs a transaction, and says whether the process outlived it.
+    pub(super) fn publish(
+        &mut self,
+        redis: &mut Redis,
+        now: i64,
+        commit: impl FnOnce(&Connection, &mut dyn FnMut(&Connection) -> rusqlite::Result<()>) -> bool,
+    ) -> Progress {
+        if let Some(flight) = &mut self.flight {
+            if let Some(replies) = flight.advance(redis, now) {
+                self.flight = None;
+                for ((), reply) in replies {
+                    // As the agent: an error of one key ends the connection, too.
+                    let reply = if reply == Reply::Refused { Reply::Lost } else { reply };
+                    self.has_published = matches!(reply, Reply::Round { .. });
+                    self.uplink.reply(now, Told::Link(reply), 0);
+                }
+            }
             return Progress::Moved;
         }
+        let log = publisher::excerpt(&self.file, &self.uplink.needs()).expect("a ledger has a head");
+        let step = self.uplink.next(now, &log);
+        let has_published = std::mem::take(&mut self.has_published);
+        let told = match step {
+            UplinkStep::Wait(_) => return Progress::Idle,
+            UplinkStep::Connect => Told::Connected,
+            UplinkStep::Announce => {
+                redis.stores.insert(self.store.clone());
+                Told::Announced
+            }
+            UplinkStep::LookForBeat => Told::BeatFound(redis.beat(&self.store, now).is_some()),
+            UplinkStep::Beat => {
+                redis.call(&self.beat(now), now);
+                Told::Beaten
+            }
+            UplinkStep::Claim { .. } => Told::Claimed,
+            UplinkStep::Link(step) => return self.go_on(step, has_published, now, commit),
+        };
+        self.uplink.reply(now, told, 0);
+        Progress::Moved
+    }
+
+    fn go_on(
+        &mut self,
+        step: Step,
+        has_published: bool,
+        now: i64,
+        commit: impl FnOnce(&Connection, &mut dyn FnMut(&Connection) -> rusqlite::Result<()>) -> bool,
+    ) -> Progress {
+        let (mut entries, mut beat) = (Vec::new(), None);
+        let progress = match step {
+            Step::OpenEpoch { .. } | Step::StoreAcked(_) => {
+                let clock = self.clock(now);
+                let mut reply = Reply::Lost;
+                let outlived = commit(&self.file, &mut |connection| {
+                    reply = publisher::store_step(connection, &step, clock)?;
+                    Ok(())
+                });
+                if outlived {
+                    self.uplink.reply(now, Told::Link(reply), 0);
+                }
+                return match step {
+                    Step::OpenEpoch { proven, .. } => Progress::Opened(proven),
+                    Step::StoreAcked(place) => Progress::Stored(place),
+                    Step::ReadAck | Step::Clear | Step::Publish(_) | Step::Wait(_) => Progress::Moved,
+                };
+            }
+            Step::ReadAck if has_published => Progress::StartedOver,
+            Step::ReadAck | Step::Clear | Step::Wait(_) => Progress::Moved,
+            Step::Publish(round) => {
+                entries = publisher::entries(&self.file, &round).expect("entries can be read");
+                beat = Some(self.beat(now));
+                let full = entries.last().is_some_and(|last| last.id.seq < round.add_to);
+                if full { Progress::Full } else { Progress::Moved }
+            }
+        };
+        let mut flight = Flight::new();
+        flight.add((), &self.events, step, self.uplink.publisher().acked(), entries, beat);
+        self.flight = Some(flight);
         progress
     }
 
-    /// One step of the command reader. `again`: so many entries are delivered a second time. `commit` runs the transaction, and says whether the process outlived it.
+    /// One step of the receiver. `again`: so many entries are delivered a second time; `busy`: nothing can be written now.
+    /// `commit` runs the transaction, and says whether the process outlived it.
     pub(super) fn execute(
         &mut self,
         redis: &mut Redis,
         now: i64,
         again: u64,
+        busy: bool,
         commit: impl FnOnce(&Connection, &mut dyn FnMut(&Connection) -> rusqlite::Result<()>) -> bool,
     ) -> bool {
         let cursor = ledger::command_cursor(&self.file).expect("a ledger has a command cursor").0;
-        match std::mem::replace(&mut self.reading, Reading::Tell) {
-            Reading::Tell if self.sending.sender.is_live() => {
-                redis.call(&Call::SetAck(self.commands.ack.clone(), Ack { cursor, fenced: 0 }), now);
-                self.reading = Reading::Read;
+        let step = self.follower.next(now, cursor);
+        // A transaction that the writer has is not called back when the link goes down.
+        if !self.uplink.publisher().is_live() && !matches!(step, FollowStep::Execute { .. }) {
+            self.follower.disconnect();
+            self.batch.clear();
+            return false;
+        }
+        let reply = match step {
+            FollowStep::Wait(_) => return false,
+            FollowStep::Connect => Followed::Connected,
+            FollowStep::Tell(ack) => {
+                redis.call(&Call::SetAck(self.commands.ack.clone(), ack), now);
+                Followed::Told
             }
-            Reading::Tell => return false,
-            Reading::Read => {
-                let batch = redis.range(&self.commands.stream, before(cursor.id(), again), COMMAND_BATCH);
-                self.reading = if batch.is_empty() { Reading::Tell } else { Reading::Ask(batch) };
-                return !matches!(self.reading, Reading::Tell);
+            FollowStep::Read(cursor) => {
+                self.batch = redis.range(&self.commands.stream, before(cursor.id(), again), COMMAND_BATCH);
+                Followed::Read(self.batch.len())
             }
-            Reading::Ask(batch) => self.reading = Reading::Execute(batch, Millis(now)),
-            Reading::Execute(batch, redis_now) => {
+            FollowStep::AskTime => Followed::Time(Millis(now)),
+            FollowStep::Execute { .. } if busy => Followed::Busy,
+            FollowStep::Execute { redis_now } => {
+                let batch = std::mem::take(&mut self.batch);
                 let clock = self.clock(now);
                 let late = self.too_late(&batch, redis_now);
                 let batch: Vec<Received> = batch.into_iter().map(Ok).collect();
-                commit(&self.file, &mut |connection| {
-                    commands::receive(connection, &batch, redis_now, clock).map(|_| ())
+                let mut new = 0;
+                let outlived = commit(&self.file, &mut |connection| {
+                    new = commands::receive(connection, &batch, redis_now, clock)?.commands;
+                    Ok(())
                 });
                 for id in late {
                     let outcome = commands::find_outcome(&self.file, &id).expect("outcomes can be read");
                     let confirmed = outcome.is_some_and(|outcome| outcome.kind == Kind::PurchaseConfirmed);
                     assert!(!confirmed, "P5: {id} was confirmed after its deadline");
                 }
+                if !outlived {
+                    return true;
+                }
+                Followed::Executed { new }
             }
-        }
+        };
+        self.follower.reply(now, reply, 0);
         true
     }
+}
+
+fn follower() -> Follower {
+    Follower::new(Backoff::new(PACE.retry_first, PACE.retry_most))
 }

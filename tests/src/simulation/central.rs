@@ -1,34 +1,47 @@
 //! Central: the production view, settlement, purchases and command log over SQLite in memory, with its loops taken
 //! apart into single steps.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
+use central::links::consumer::{Batch, Judged, Seen, apply_some};
+use central::links::publisher;
 use central::projection::steps;
 use central::projection::view;
 use central::projection::view::Budget;
-use central::storage::commands;
 use central::storage::stores;
 use central::storage::totals;
 use protocol::ids::StoreId;
-use protocol::link::{Ack, Cursor, Entry, EntryId};
-use protocol::planted::{Bug, planted};
+use protocol::link::{
+    Ack, Bounds, Cursor, EntryId, Fetch, FetchReply, FetchStep, Publishers, Reply, Sized, Step, Taken,
+};
 use protocol::time::Millis;
 use runtime::redis::{Channel, Keys, Received};
 use rusqlite::Connection;
 
 use super::redis::{Call, Redis};
-use super::sending::{Progress, Sending};
-use super::{EVENT_BATCH, WINDOW};
+use super::sending::Flight;
+use super::{EVENT_BATCH, PACE};
 
-/// Where the consumer stands with one store.
-enum Consuming {
-    /// It looks at the store, or says its ack again.
-    Idle,
-    /// It applies what it read.
-    Apply(Vec<Entry>),
-    /// It tells how far it has come.
-    Tell(Ack),
+/// How much of the streams is read at once: little, so that each bound is reached now and then.
+const BOUNDS: Bounds = Bounds {
+    bytes: 2_500,
+    bytes_a_stream: 4_000,
+    entries: 2 * EVENT_BATCH,
+    entries_least: 1,
+    entries_most: EVENT_BATCH,
+};
+
+/// What one step of the consumer has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Consumed {
+    /// Something.
+    Moved,
+    /// It begins to read a stream alone that is too large for a round with others.
+    Apart,
+    /// One transaction for several stores.
+    Together,
+    /// Too much else waits to be written.
+    Busy,
 }
 
 /// One process with its database file.
@@ -44,8 +57,19 @@ pub(super) struct Central {
     /// Rows that it writes in one transaction, about.
     budget: u64,
     keys: Keys,
-    consuming: BTreeMap<StoreId, Consuming>,
-    sending: BTreeMap<StoreId, Sending>,
+    /// The production loop of a round.
+    fetch: Option<Fetch<StoreId>>,
+    /// What it has read.
+    batches: BTreeMap<StoreId, Batch>,
+    /// Acks on their way.
+    telling: VecDeque<(StoreId, Ack)>,
+    /// Stores to be read apart.
+    apart: VecDeque<StoreId>,
+    /// The production loop of the publisher.
+    logs: Publishers<StoreId>,
+    flight: Option<Flight<StoreId>>,
+    /// Heads of the command logs as they were when their publishers were woken last.
+    heads: BTreeMap<StoreId, Cursor>,
 }
 
 impl Central {
@@ -58,8 +82,13 @@ impl Central {
             skew: 0,
             budget,
             keys: keys.clone(),
-            consuming: BTreeMap::new(),
-            sending: BTreeMap::new(),
+            fetch: None,
+            batches: BTreeMap::new(),
+            telling: VecDeque::new(),
+            apart: VecDeque::new(),
+            logs: Publishers::new(PACE),
+            flight: None,
+            heads: BTreeMap::new(),
         }
     }
 
@@ -72,96 +101,141 @@ impl Central {
     pub(super) fn crash(&mut self, late: bool, redis: &mut Redis) {
         self.disconnect(late, redis);
         self.runs = false;
-        self.sending.clear();
+        self.logs = Publishers::new(PACE);
+        self.heads.clear();
     }
 
     /// Its connections break.
     pub(super) fn disconnect(&mut self, late: bool, redis: &mut Redis) -> bool {
-        for (store, consuming) in std::mem::take(&mut self.consuming) {
-            if let (Consuming::Tell(ack), true) = (consuming, late) {
-                self.assert_committed(&store, ack);
+        self.fetch = None;
+        self.batches.clear();
+        for (store, ack) in std::mem::take(&mut self.telling) {
+            self.assert_committed(&store, ack);
+            if late {
                 redis.late.push_back(Call::SetAck(self.keys.events_ack(&store), ack));
             }
         }
-        let mut any = false;
-        for sending in self.sending.values_mut() {
-            any |= sending.disconnect(late, redis);
-        }
-        any
+        self.logs.lost();
+        self.flight.take().map(|flight| flight.cut(late, redis)).is_some()
     }
 
-    /// One step of the consumer with one store. `says_again`: a sweep, which tells the ack unconditionally. `again`: so
-    /// many entries are delivered a second time. `commit` runs the transaction, and says whether the process outlived it.
-    pub(super) fn consume(
+    /// One step of a sweep with one store, if no round is on its way. `commit` runs a transaction, and says whether the
+    /// process outlived it.
+    pub(super) fn sweep(
         &mut self,
         store: &StoreId,
+        redis: &Redis,
+        now: i64,
+        commit: impl FnOnce(&Connection, &mut dyn FnMut(&Connection) -> rusqlite::Result<()>) -> bool,
+    ) {
+        let clock = self.clock(now);
+        if self.fetch.is_some() || !self.telling.is_empty() {
+            return;
+        }
+        if now % 16 == 0 {
+            if let Some(stock) = view::unsound(&self.file, store).expect("the view can be read") {
+                commit(&self.file, &mut |connection| view::distrust(connection, store, stock, clock).map(|_| ()));
+            }
+            return;
+        }
+        let looks_after = now % 2 == 0;
+        match stores::find(&self.file, store).expect("the view can be read") {
+            Some(known) if known.wants_resync() && looks_after => {
+                commit(&self.file, &mut |connection| view::look_after(connection, store, clock).map(|_| ()));
+            }
+            Some(known) => self.telling.push_back((store.clone(), known.ack())),
+            None if redis.stores.contains(store) => {
+                commit(&self.file, &mut |connection| stores::discover(connection, store, clock));
+            }
+            None => {}
+        }
+    }
+
+    /// One step of the consumer; a new round is over `due`. `again`: so many entries are delivered a second time; `busy`:
+    /// nothing can be written now. `commit` as in [`Self::sweep`].
+    pub(super) fn consume(
+        &mut self,
+        due: Vec<StoreId>,
         redis: &mut Redis,
         now: i64,
-        says_again: bool,
         again: u64,
+        busy: bool,
         commit: impl FnOnce(&Connection, &mut dyn FnMut(&Connection) -> rusqlite::Result<()>) -> bool,
-    ) -> bool {
+    ) -> Consumed {
+        if let Some((store, ack)) = self.telling.pop_front() {
+            self.assert_committed(&store, ack);
+            redis.call(&Call::SetAck(self.keys.events_ack(&store), ack), now);
+            if let (true, Some(fetch)) = (self.telling.is_empty(), &mut self.fetch) {
+                fetch.reply(FetchReply::Acknowledged);
+            }
+            return Consumed::Moved;
+        }
         let clock = self.clock(now);
-        let at = self.consuming.entry(store.clone()).or_insert(Consuming::Idle);
-        match std::mem::replace(at, Consuming::Idle) {
-            Consuming::Idle if says_again => {
-                let looks_after = now % 2 == 0;
-                if now % 16 == 0 {
-                    let Some(stock) = view::unsound(&self.file, store).expect("the view can be read") else {
-                        return false;
-                    };
-                    commit(&self.file, &mut |connection| view::distrust(connection, store, stock, clock).map(|_| ()));
-                    return true;
-                }
-                let ack = match stores::find(&self.file, store).expect("the view can be read") {
-                    Some(known) if known.wants_resync() && looks_after => {
-                        commit(&self.file, &mut |connection| view::look_after(connection, store, clock).map(|_| ()));
-                        return true;
-                    }
-                    Some(known) => known.ack(),
-                    None if redis.stores.contains(store) => {
-                        commit(&self.file, &mut |connection| stores::discover(connection, store, clock));
-                        return true;
-                    }
-                    None => return false,
+        let Some(fetch) = &mut self.fetch else {
+            // As the slow lane does with a stream that is too large for a round.
+            let (fetch, consumed) = match self.apart.pop_front() {
+                Some(store) => (Fetch::reading(store, 2, BOUNDS), Consumed::Apart),
+                None => (Fetch::of(due, BOUNDS), Consumed::Moved),
+            };
+            self.fetch = Some(fetch);
+            return consumed;
+        };
+        let cursor_of = |file: &Connection, store: &StoreId| {
+            stores::find(file, store).expect("the view can be read").map(|known| known.cursor)
+        };
+        let reply = match fetch.next() {
+            FetchStep::Done => {
+                self.apart.extend(fetch.apart().iter().cloned());
+                self.fetch = None;
+                return Consumed::Moved;
+            }
+            FetchStep::Look(stores) => {
+                let known = stores.into_iter().filter(|store| cursor_of(&self.file, store).is_some());
+                let sized = |store: StoreId| {
+                    let bytes = redis.bytes(&self.keys.events(&store));
+                    (store, if bytes == 0 { Sized::Nothing } else { Sized::Bytes(bytes) })
                 };
-                *at = Consuming::Tell(ack);
+                FetchReply::Looked(known.map(sized).collect())
             }
-            Consuming::Idle => {
-                let known = stores::find(&self.file, store).expect("the view can be read");
-                let cursor = known.map_or(Cursor::default(), |store| store.cursor);
-                let batch = redis.range(&self.keys.events(store), before(cursor.id(), again), EVENT_BATCH);
-                if batch.is_empty() {
-                    return false;
+            FetchStep::Read(wanted) => {
+                for (store, count) in wanted {
+                    let Some(cursor) = cursor_of(&self.file, &store) else { continue };
+                    let entries = redis.range(&self.keys.events(&store), before(cursor.id(), again), count);
+                    let seen = Seen { full: entries.len() == count, ..Seen::default() };
+                    let entries: Vec<Received> = entries.into_iter().map(Ok).collect();
+                    if !entries.is_empty() {
+                        self.batches.insert(store.clone(), (store, entries, seen));
+                    }
                 }
-                *at = Consuming::Apply(batch);
+                FetchReply::Read(self.batches.keys().cloned().collect())
             }
-            Consuming::Apply(batch) => {
-                let batch: Vec<Received> = batch.into_iter().map(Ok).collect();
-                let mut ack = None;
-                let mut budget = Budget::new(self.budget);
-                let end = batch.iter().flatten().next_back().map(protocol::link::Entry::cursor);
+            FetchStep::Apply(_) if busy => {
+                self.batches.clear();
+                fetch.reply(FetchReply::Busy);
+                return Consumed::Busy;
+            }
+            FetchStep::Apply(ids) => {
+                let mut batches: VecDeque<Batch> = ids.iter().filter_map(|id| self.batches.remove(id)).collect();
+                let (mut results, mut budget) = (Vec::new(), Budget::new(self.budget));
                 let outlived = commit(&self.file, &mut |connection| {
-                    ack = Some(view::receive(connection, store, &batch, clock, &mut budget)?.ack);
+                    (results, batches) = apply_some(connection, std::mem::take(&mut batches), clock, &mut budget)?;
                     Ok(())
                 });
-                if let (Some(ack), true) = (ack, outlived || planted(Bug::AckBeforeCommit)) {
-                    *at = Consuming::Tell(ack);
+                if !outlived {
+                    return Consumed::Moved;
                 }
-                let known = stores::find(&self.file, store).expect("the view can be read");
-                if let (Some(mut known), Some(end), false) = (known, end, outlived)
-                    && planted(Bug::CursorOutsideTransaction)
-                {
-                    known.cursor = end;
-                    known.save(&self.file).expect("the view can be written");
-                }
+                self.batches = batches.into_iter().map(|batch| (batch.0.clone(), batch)).collect();
+                let several = results.len() > 1;
+                fetch.reply(FetchReply::Applied(results.into_iter().map(taken).collect()));
+                return if several { Consumed::Together } else { Consumed::Moved };
             }
-            Consuming::Tell(ack) => {
-                self.assert_committed(store, ack);
-                redis.call(&Call::SetAck(self.keys.events_ack(store), ack), now);
+            FetchStep::Acknowledge(acks) => {
+                self.telling = acks.into();
+                return Consumed::Moved;
             }
-        }
-        true
+        };
+        fetch.reply(reply);
+        Consumed::Moved
     }
 
     /// One step of what is left to be done for a store, or of summing totals anew. Says whether there was something.
@@ -194,31 +268,81 @@ impl Central {
         assert!(ack.cursor.id() <= known.id(), "P2: {} is acknowledged, {} is applied", ack.cursor.id(), known.id());
     }
 
-    /// One step of a store's command sender.
-    pub(super) fn publish(&mut self, store: &StoreId, redis: &mut Redis, now: i64) -> Progress {
-        let head = commands::head(&self.file, store).expect("the command log has a head");
-        if head.epoch == 0 {
-            return Progress::Idle;
+    /// One step of the publisher of all stores. `most`: stores in one batch. `commit` runs a transaction, and says whether
+    /// the process outlived it. Says how many stores' steps have begun.
+    pub(super) fn publish(
+        &mut self,
+        redis: &mut Redis,
+        now: i64,
+        most: usize,
+        commit: impl FnOnce(&Connection, &mut dyn FnMut(&Connection) -> rusqlite::Result<()>) -> bool,
+    ) -> usize {
+        if let Some(flight) = &mut self.flight {
+            if let Some(replies) = flight.advance(redis, now) {
+                self.flight = None;
+                for (store, reply) in replies {
+                    self.logs.reply(now, &store, reply, 0);
+                }
+            }
+            return 0;
         }
-        let channel = Channel::commands(&self.keys, store);
-        let sending = self.sending.entry(store.clone()).or_insert_with(|| Sending::new(channel, WINDOW));
-        let log = commands::Log { connection: &self.file, store, head, failed: Cell::default() };
-        let file = &self.file;
-        let entries = |from, to| commands::entries(file, store, head.epoch, from, to).expect("entries can be read");
-        sending.advance(redis, &log, entries, None, now)
-    }
-
-    /// An epoch was opened in a store's command log.
-    pub(super) fn epoch_opened(&mut self, store: &StoreId) {
-        if let Some(sending) = self.sending.get_mut(store) {
-            sending.sender.epoch_opened();
+        for store in stores::all(&self.file).expect("the view can be read") {
+            // As each commit to the log does.
+            if self.heads.insert(store.id.clone(), store.command_head) != Some(store.command_head) {
+                self.logs.wake(&store.id);
+            }
         }
+        let (mut to_store, mut flight, mut begun) = (Vec::new(), Flight::new(), 0);
+        for (store, needs) in self.logs.take(now, most) {
+            let log = publisher::excerpt(&self.file, &store, &needs).expect("the command log has a head");
+            let step = self.logs.next(now, &store, &log);
+            begun += usize::from(!matches!(step, Step::Wait(_)));
+            let mut entries = Vec::new();
+            match step {
+                Step::Wait(_) => continue,
+                Step::OpenEpoch { .. } | Step::StoreAcked(_) => {
+                    to_store.push((store, step));
+                    continue;
+                }
+                Step::ReadAck | Step::Clear => {}
+                Step::Publish(round) => {
+                    entries = publisher::entries(&self.file, &store, &round, PACE.bytes_most).expect("can be read");
+                }
+            }
+            let acked = self.logs.of(&store).and_then(|publisher| publisher.acked());
+            flight.add(store.clone(), &Channel::commands(&self.keys, &store), step, acked, entries, None);
+        }
+        self.flight = (!flight.is_empty()).then_some(flight);
+        if !to_store.is_empty() {
+            let clock = self.clock(now);
+            let mut replies: Vec<Reply> = Vec::new();
+            let outlived = commit(&self.file, &mut |connection| {
+                for (store, step) in &to_store {
+                    replies.push(publisher::store_step(connection, store, step, clock)?);
+                }
+                Ok(())
+            });
+            if outlived {
+                for ((store, _), reply) in to_store.iter().zip(replies) {
+                    self.logs.reply(now, store, reply, 0);
+                }
+            }
+        }
+        begun
     }
 
     /// Whether the sender of a store's commands has stopped itself.
     pub(super) fn is_stopped(&self, store: &StoreId) -> bool {
-        self.sending.get(store).is_some_and(|sending| sending.sender.stopped().is_some())
+        self.logs.of(store).is_some_and(|publisher| publisher.stopped().is_some())
     }
+}
+
+fn taken((store, _, result): Judged) -> (StoreId, Taken) {
+    let taken = match result {
+        Ok(applied) => Taken::Committed { ack: applied.ack, more: applied.more },
+        Err(_) => Taken::Refused,
+    };
+    (store, taken)
 }
 
 /// A place so many entries earlier in its epoch.

@@ -79,7 +79,7 @@ impl World {
                 self.happened("central killed");
             }
             2 | 3 => {
-                if self.agents[number].disconnect(late, &mut self.redis) {
+                if self.agents[number].disconnect(self.now, late, &mut self.redis) {
                     self.happened("connection broken in a pipeline");
                 }
             }
@@ -92,7 +92,7 @@ impl World {
                 let network = !self.agents[number].network;
                 self.agents[number].network = network;
                 if !network {
-                    self.agents[number].disconnect(late, &mut self.redis);
+                    self.agents[number].disconnect(self.now, late, &mut self.redis);
                     self.happened("agent cut off");
                 }
             }
@@ -166,7 +166,7 @@ impl World {
         }
         item.quantity += 1;
         let product = if self.dice.chance(500) { ProductId::parse("dud").expect("a valid id") } else { product };
-        central::storage::items::put(file, &mut store, &product, &item).expect("the view can be written");
+        central::storage::stocks::put(file, &mut store, &product, &item).expect("the view can be written");
         store.save(file).expect("the view can be written");
         self.happened("view and its digest corrupted");
     }
@@ -387,7 +387,7 @@ impl World {
         let acked = |store: &StoreId| {
             let call = super::redis::Call::GetAck(keys.commands_ack(store));
             match redis.call(&call, now) {
-                super::redis::Reply::Ack(Some(ack)) => ack.cursor.epoch,
+                super::redis::Told::Ack(Some(ack)) => ack.cursor.epoch,
                 _ => 0,
             }
         };

@@ -12,13 +12,13 @@ pub(super) fn look_after(world: &mut World) {
         let needs_care: Vec<usize> = of_store
             .iter()
             .copied()
-            .filter(|n| world.agents[*n].sending.sender.stopped().is_some() || !is_open(&world.agents[*n]))
+            .filter(|n| world.agents[*n].stopped().is_some() || !is_open(&world.agents[*n]))
             .collect();
         // Restores that were carried out count as forks.
         let by_people = ["store retired", "restore not carried out"];
         let is_innocent = !world.history.forked && by_people.iter().all(|what| !world.counts.contains_key(what));
         if let (true, [stopped, ..]) = (is_innocent, needs_care.as_slice()) {
-            let why = world.agents[*stopped].sending.sender.stopped();
+            let why = world.agents[*stopped].stopped();
             world
                 .history
                 .violations

@@ -17,14 +17,27 @@ mod traffic;
 mod world;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use protocol::link::Pace;
 
 /// W in the simulation: small, so that it is full now and then.
 const WINDOW: u64 = 6;
+/// As in production, but for bounds that are reached now and then.
+const PACE: Pace = Pace {
+    window: WINDOW,
+    tick_ms: protocol::link::TICK_MS,
+    acked_every_ms: 200,
+    bytes_most: 2_000,
+    bytes_least: 300,
+    retry_first: Duration::from_millis(100),
+    retry_most: Duration::from_secs(2),
+};
 /// Entries that central reads at once.
 const EVENT_BATCH: usize = 5;
 /// Rows that central writes in one transaction, a seed each: one entry at a time, and outcomes that came with a state one
 /// by one; a few; whole batches.
-const BUDGETS: [u64; 3] = [2, 8, 200];
+const BUDGETS: [u64; 3] = [2, 8, ::central::projection::view::Budget::FULL];
 /// Commands that an agent reads at once.
 const COMMAND_BATCH: usize = 3;
 
@@ -95,6 +108,11 @@ pub const MUST_OCCUR: &[&str] = &[
     "central set back",
     "window full",
     "stream started over",
+    "round cut short by its bytes",
+    "stream read apart",
+    "events of several stores in one transaction",
+    "central's writer busy",
+    "commands of several stores in one batch",
     "agent stopped: fenced",
     "agent stopped: superseded",
     "agent stopped: diverged",

@@ -34,7 +34,7 @@ pub(super) enum Call {
 
 /// What a command brought back.
 #[derive(Debug, Clone)]
-pub(super) enum Reply {
+pub(super) enum Told {
     /// Nothing worth telling, or "equal or smaller".
     Done,
     /// An ack, or none.
@@ -62,9 +62,9 @@ pub(super) struct Redis {
 
 impl Redis {
     /// Carries out one command.
-    pub(super) fn call(&mut self, call: &Call, now: i64) -> Reply {
+    pub(super) fn call(&mut self, call: &Call, now: i64) -> Told {
         match call {
-            Call::Trim(key, _) | Call::Add(key, _) if self.foreign.contains(key) => return Reply::Refused,
+            Call::Trim(key, _) | Call::Add(key, _) if self.foreign.contains(key) => return Told::Refused,
             Call::Trim(key, below) => {
                 if let Some(stream) = self.streams.get_mut(key) {
                     stream.entries.retain(|entry| entry.id >= *below);
@@ -81,20 +81,20 @@ impl Redis {
                 self.streams.remove(key);
                 self.foreign.remove(key);
             }
-            Call::GetAck(key) => return Reply::Ack(self.acks.get(key).copied()),
+            Call::GetAck(key) => return Told::Ack(self.acks.get(key).copied()),
             Call::SetAck(key, ack) => {
                 if let Some(old) = self.acks.insert(key.clone(), *ack) {
                     self.old_acks.entry(key.clone()).or_default().push(old);
                 }
             }
-            Call::Info(key) if self.foreign.contains(key) => return Reply::Found(Found::Foreign),
-            Call::Info(key) => return Reply::Found(self.ends(key).map_or(Found::Nothing, Found::Entries)),
+            Call::Info(key) if self.foreign.contains(key) => return Told::Found(Found::Foreign),
+            Call::Info(key) => return Told::Found(self.ends(key).map_or(Found::Nothing, Found::Entries)),
             Call::Beat(store, beat) => {
                 self.beats.insert(store.clone(), (beat.clone(), now));
                 self.stores.insert(store.clone());
             }
         }
-        Reply::Done
+        Told::Done
     }
 
     fn ends(&self, key: &str) -> Option<StreamEnds> {
@@ -112,6 +112,11 @@ impl Redis {
     pub(super) fn range(&self, key: &str, after: EntryId, count: usize) -> Vec<Entry> {
         let entries = self.streams.get(key).into_iter().flat_map(|stream| &stream.entries);
         entries.filter(|entry| entry.id > after).take(count).cloned().collect()
+    }
+
+    /// About what a stream takes; 0: there are no entries.
+    pub(super) fn bytes(&self, key: &str) -> u64 {
+        self.streams.get(key).map_or(0, |stream| stream.entries.iter().map(|entry| entry.body.len() as u64 + 1).sum())
     }
 
     /// What is in the streams, an entry a line.

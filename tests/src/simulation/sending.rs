@@ -1,145 +1,113 @@
-//! Carries out a [`Sender`]'s steps over the simulated Redis, one command at a time: between any two of them anything
-//! may happen.
+//! Carries out publishers' steps over the simulated Redis, as `runtime::redis::carry_out` does, but one command at a time:
+//! between any two of them anything may happen.
 
 use std::collections::VecDeque;
 
-use protocol::link::{Ack, Cursor, Entry, Found, Log, RoundReply, Sender, Step};
+use protocol::link::{Ack, Entry, EntryId, Found, Reply, RoundReply, Step};
 use runtime::redis::Channel;
 
-use super::redis::{Call, Redis, Reply};
+use super::redis::{Call, Redis, Told};
 
-/// A pipeline on its way.
-struct Flight {
+/// One publisher's step on its way.
+struct Part<K> {
+    key: K,
     step: Step,
-    calls: VecDeque<Call>,
-    ack: Option<Option<Ack>>,
+    added_to: u64,
+    ack: Option<Ack>,
     found: Option<Found>,
+    refused: bool,
 }
 
-/// One sender with its connection.
-pub(super) struct Sending {
-    /// The production state machine.
-    pub(super) sender: Sender,
-    channel: Channel,
-    flight: Option<Flight>,
+/// A pipeline on its way, and the looks at streams that follow it.
+pub(super) struct Flight<K> {
+    parts: Vec<Part<K>>,
+    calls: VecDeque<(usize, Call)>,
+    looks: VecDeque<(usize, Call)>,
 }
 
-/// What one step of the simulation did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// Nothing to do.
-    Idle,
-    /// A command was carried out, or a step begun.
-    Moved,
-    /// The receiver's word has moved: to be stored.
-    Acked(u64),
-    /// The stream was not what had been published: the sender starts over.
-    StartedOver,
-    /// An epoch has to be opened.
-    OpenEpoch(Option<Cursor>),
-}
-
-impl Sending {
-    /// With a small window, so that it is full now and then.
-    pub(super) fn new(channel: Channel, window: u64) -> Self {
-        Self { sender: Sender::new(window, protocol::link::TICK_MS), channel, flight: None }
+impl<K: Clone> Flight<K> {
+    /// Nothing to carry out yet.
+    pub(super) fn new() -> Self {
+        Self { parts: Vec::new(), calls: VecDeque::new(), looks: VecDeque::new() }
     }
 
-    /// One command, or the beginning of a step. `beat` travels with each round.
-    pub(super) fn advance(
-        &mut self,
-        redis: &mut Redis,
-        log: &impl Log,
-        entries: impl FnOnce(u64, u64) -> Vec<Entry>,
-        beat: Option<Call>,
-        now: i64,
-    ) -> Progress {
-        let Some(flight) = &mut self.flight else {
-            return self.begin(log, entries, beat, now);
-        };
-        if let Some(call) = flight.calls.pop_front() {
-            match redis.call(&call, now) {
-                Reply::Ack(ack) => flight.ack = Some(ack),
-                Reply::Found(found) => flight.found = Some(found),
-                Reply::Done => {}
-                // As any error: the connection is dropped.
-                Reply::Refused => {
-                    self.disconnect(false, redis);
-                }
-            }
-            return Progress::Moved;
-        }
-        let Some(flight) = self.flight.take() else { return Progress::Idle };
-        let moved = match flight.step {
-            Step::ReadAck => self.sender.ack_read(now, flight.ack.flatten(), log),
-            Step::Clear => {
-                self.sender.cleared();
-                None
-            }
-            Step::Publish(round) => {
-                let reply = RoundReply { ack: flight.ack.flatten(), stream: flight.found };
-                let moved = self.sender.round_done(now, &round, &reply, log);
-                if !self.sender.is_live() && self.sender.stopped().is_none() {
-                    return Progress::StartedOver;
-                }
-                moved
-            }
-            Step::OpenEpoch { .. } | Step::Wait(_) => None,
-        };
-        moved.map_or(Progress::Moved, Progress::Acked)
+    /// Whether nobody's step is in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
     }
 
-    fn begin(
+    /// Adds a step. `acked`: what its publisher takes for acknowledged; `beat` travels with a round.
+    pub(super) fn add(
         &mut self,
-        log: &impl Log,
-        entries: impl FnOnce(u64, u64) -> Vec<Entry>,
+        key: K,
+        channel: &Channel,
+        step: Step,
+        acked: Option<EntryId>,
+        entries: Vec<Entry>,
         beat: Option<Call>,
-        now: i64,
-    ) -> Progress {
-        let step = self.sender.next(now, log);
-        let (stream, ack) = (self.channel.stream.clone(), self.channel.ack.clone());
-        let mut calls = VecDeque::new();
+    ) {
+        let part = self.parts.len();
+        let mut added_to = 0;
         match step {
-            Step::Wait(_) => return Progress::Idle,
-            Step::OpenEpoch { proven } => return Progress::OpenEpoch(proven),
-            Step::ReadAck => calls.push_back(Call::GetAck(ack)),
-            Step::Clear => calls.push_back(Call::Delete(stream)),
+            Step::ReadAck => self.calls.push_back((part, Call::GetAck(channel.ack.clone()))),
+            Step::Clear => self.calls.push_back((part, Call::Delete(channel.stream.clone()))),
             Step::Publish(round) => {
                 // What is on its way and not acknowledged is bounded (L5).
-                let acked = self.sender.acked();
+                let acked = acked.filter(|place| place.epoch == round.epoch).map_or(0, |place| place.seq);
                 assert!(round.add_to <= acked + super::WINDOW, "{} published, {acked} acknowledged", round.add_to);
+                added_to = entries.last().map_or(round.add_from - 1, |last| last.id.seq);
                 if let Some(below) = round.trim_below {
                     assert!(below.seq <= acked + 1, "trims below {below}, {acked} acknowledged");
-                    calls.push_back(Call::Trim(stream.clone(), below));
+                    self.calls.push_back((part, Call::Trim(channel.stream.clone(), below)));
                 }
-                if round.add_to >= round.add_from {
-                    let added = entries(round.add_from, round.add_to);
-                    calls.extend(added.into_iter().map(|entry| Call::Add(stream.clone(), entry)));
-                }
-                calls.extend(beat);
-                calls.push_back(Call::GetAck(ack));
+                let adds = entries.into_iter().map(|entry| (part, Call::Add(channel.stream.clone(), entry)));
+                self.calls.extend(adds);
+                self.calls.extend(beat.map(|beat| (part, beat)));
+                self.calls.push_back((part, Call::GetAck(channel.ack.clone())));
                 if round.audit {
-                    calls.push_back(Call::Info(stream));
+                    self.looks.push_back((part, Call::Info(channel.stream.clone())));
                 }
             }
+            Step::OpenEpoch { .. } | Step::StoreAcked(_) | Step::Wait(_) => {}
         }
-        self.flight = Some(Flight { step, calls, ack: None, found: None });
-        Progress::Moved
+        self.parts.push(Part { key, step, added_to, ack: None, found: None, refused: false });
+    }
+
+    /// Carries out one command. All answers, once all are there.
+    pub(super) fn advance(&mut self, redis: &mut Redis, now: i64) -> Option<Vec<(K, Reply)>> {
+        let Some((part, call)) = self.calls.pop_front().or_else(|| self.looks.pop_front()) else {
+            return Some(self.parts.drain(..).map(|part| (part.key.clone(), part.reply())).collect());
+        };
+        let part = &mut self.parts[part];
+        match redis.call(&call, now) {
+            Told::Ack(ack) => part.ack = ack,
+            Told::Found(found) => part.found = Some(found),
+            Told::Done => {}
+            Told::Refused => part.refused = true,
+        }
+        None
     }
 
     /// The connection breaks. What Redis had not carried out is lost, or read from the dead connection's socket later.
-    pub(super) fn disconnect(&mut self, late: bool, redis: &mut Redis) -> bool {
-        self.sender.failed();
-        let Some(flight) = self.flight.take() else { return false };
+    pub(super) fn cut(self, late: bool, redis: &mut Redis) {
         if late {
-            redis.late.extend(flight.calls);
+            redis.late.extend(self.calls.into_iter().map(|(_, call)| call));
         }
-        true
     }
+}
 
-    /// The process dies: its memory with it.
-    pub(super) fn forget(&mut self, window: u64, late: bool, redis: &mut Redis) {
-        self.disconnect(late, redis);
-        self.sender = Sender::new(window, protocol::link::TICK_MS);
+impl<K> Part<K> {
+    fn reply(&self) -> Reply {
+        if self.refused {
+            return Reply::Refused;
+        }
+        match self.step {
+            Step::ReadAck => Reply::Ack(self.ack),
+            Step::Clear => Reply::Cleared,
+            Step::Publish(_) => {
+                Reply::Round { added_to: self.added_to, reply: RoundReply { ack: self.ack, stream: self.found } }
+            }
+            Step::OpenEpoch { .. } | Step::StoreAcked(_) | Step::Wait(_) => Reply::Lost,
+        }
     }
 }

@@ -6,10 +6,9 @@ use protocol::ids::{ProductId, StoreId};
 use runtime::redis::Keys;
 use rusqlite::Connection;
 
-use super::agent::Agent;
-use super::central::Central;
+use super::agent::{Agent, Progress};
+use super::central::{Central, Consumed};
 use super::redis::Redis;
-use super::sending::Progress;
 use super::traffic::Look;
 use super::{BUDGETS, Outcome, humans};
 use crate::Dice;
@@ -206,9 +205,9 @@ impl World {
             return;
         }
         match self.dice.below(10) {
-            0..=3 => self.work_agent(true),
-            4..=5 => self.work_agent(false),
-            6..=8 => self.work_consumer(),
+            0..=2 => self.work_agent(true),
+            3..=4 => self.work_agent(false),
+            5..=8 => self.work_consumer(),
             _ => self.work_commands(),
         }
     }
@@ -228,7 +227,8 @@ impl World {
             let mut end = Commit::Done;
             let again = if self.dice.chance(100) { 1 + self.dice.below(3) } else { 0 };
             let dice = &mut self.dice;
-            let moved = agent.execute(&mut self.redis, now, again, |file, job| {
+            let busy = !self.calm && dice.chance(20);
+            let moved = agent.execute(&mut self.redis, now, again, busy, |file, job| {
                 end = commit(file, dice, risk, job);
                 end == Commit::Done
             });
@@ -239,13 +239,15 @@ impl World {
             self.after_commit(number, end);
             return;
         }
-        let stopped_before = agent.sending.sender.stopped();
-        let full = agent
-            .sending
-            .sender
-            .is_window_full(store_agent::ledger::head(&agent.file).expect("a ledger has a head").cursor.seq);
-        let progress = agent.publish(&mut self.redis, now);
-        let stopped = agent.sending.sender.stopped();
+        let stopped_before = agent.stopped();
+        let head = store_agent::ledger::head(&agent.file).expect("a ledger has a head").cursor;
+        let full = agent.uplink.publisher().is_window_full(head.seq);
+        let (mut end, dice) = (Commit::Done, &mut self.dice);
+        let progress = agent.publish(&mut self.redis, now, |file, job| {
+            end = commit(file, dice, risk, job);
+            end == Commit::Done
+        });
+        let stopped = agent.stopped();
         if full {
             self.count("window full");
         }
@@ -260,33 +262,18 @@ impl World {
         match progress {
             Progress::Idle | Progress::Moved => {}
             Progress::StartedOver => self.count("stream started over"),
-            Progress::Acked(seq) => {
-                self.say(|| format!("agent {number} is acknowledged up to {seq}"));
-                if self.dice.chance(500) {
-                    let epoch = store_agent::ledger::head(&self.agents[number].file).expect("a head").cursor.epoch;
-                    let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
-                        store_agent::ledger::store_acked(connection, epoch, seq)
-                    });
-                    self.after_commit(number, end);
-                }
-            }
-            Progress::OpenEpoch(proven) => {
+            Progress::Full => self.count("round cut short by its bytes"),
+            Progress::Stored(place) => self.say(|| format!("agent {number} is acknowledged up to {place}")),
+            Progress::Opened(proven) => {
                 self.count(match proven {
                     None => "epoch opened because the log was pruned",
                     Some(_) => "epoch opened with a proof",
                 });
                 self.history.effects_without_entries = true;
                 self.say(|| format!("agent {number} opens an epoch"));
-                let clock = self.agents[number].clock(now);
-                let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
-                    store_agent::ledger::open_epoch(connection, proven, clock).map(|_| ())
-                });
-                if end == Commit::Done {
-                    self.agents[number].sending.sender.epoch_opened();
-                }
-                self.after_commit(number, end);
             }
         }
+        self.after_commit(number, end);
     }
 
     /// The agent's process may have died at a commit.
@@ -329,24 +316,39 @@ impl World {
         }
         let Some(store) = self.dice.pick(&self.stores).cloned() else { return };
         let (now, risk) = (self.now, self.risk());
-        let says_again = self.dice.chance(250);
-        let again = if self.dice.chance(100) { 1 + self.dice.below(3) } else { 0 };
-        let mut end = Commit::Done;
-        if self.dice.chance(400) {
+        if self.dice.chance(200) {
             return self.work_steps(&store);
         }
-        let dice = &mut self.dice;
-        let before = central::storage::stores::find(&self.central.file, &store).expect("the view can be read");
+        let sweeps = self.dice.chance(250);
+        let again = if self.dice.chance(100) { 1 + self.dice.below(3) } else { 0 };
+        let busy = !self.calm && self.dice.chance(20);
+        let due: Vec<StoreId> = self.stores.iter().filter(|_| self.dice.chance(800)).cloned().collect();
+        let before = self.known();
         if again > 0 {
-            *self.counts.entry("entries delivered twice").or_default() += 1;
+            self.count("entries delivered twice");
         }
-        self.central.consume(&store, &mut self.redis, now, says_again, again, |file, job| {
+        let (mut end, dice) = (Commit::Done, &mut self.dice);
+        let mut commits = |file: &Connection, job: &mut dyn FnMut(&Connection) -> rusqlite::Result<()>| {
             end = commit(file, dice, risk, job);
             end == Commit::Done
-        });
-        let after = central::storage::stores::find(&self.central.file, &store).expect("the view can be read");
-        if let (Some(before), Some(after)) = (before, after) {
-            if before.installing && before.cursor == after.cursor {
+        };
+        if sweeps {
+            self.central.sweep(&store, &self.redis, now, &mut commits);
+        }
+        let consumed = if sweeps {
+            Consumed::Moved
+        } else {
+            self.central.consume(due, &mut self.redis, now, again, busy, &mut commits)
+        };
+        match consumed {
+            Consumed::Moved => {}
+            Consumed::Apart => self.count("stream read apart"),
+            Consumed::Together => self.count("events of several stores in one transaction"),
+            Consumed::Busy => self.count("central's writer busy"),
+        }
+        for (before, after) in before.into_iter().zip(self.known()) {
+            let (Some(before), Some(after)) = (before, after) else { continue };
+            if before.installing && before.cursor == after.cursor && !sweeps {
                 self.count("entries waited for a state's outcomes");
             }
             if before.cursor != after.cursor {
@@ -360,6 +362,12 @@ impl World {
             }
         }
         self.after_central_commit(end);
+    }
+
+    /// What central knows of each store.
+    fn known(&self) -> Vec<Option<central::storage::stores::Store>> {
+        let find = |id| central::storage::stores::find(&self.central.file, id).expect("the view can be read");
+        self.stores.iter().map(find).collect()
     }
 
     fn work_steps(&mut self, store: &StoreId) {
@@ -383,38 +391,24 @@ impl World {
         if !self.central_works() {
             return;
         }
-        let Some(store) = self.dice.pick(&self.stores).cloned() else { return };
-        match self.central.publish(&store, &mut self.redis, self.now) {
-            Progress::Idle | Progress::Moved => {}
-            Progress::StartedOver => self.count("stream started over"),
-            Progress::Acked(seq) => {
-                if self.dice.chance(500) {
-                    let epoch = central::storage::commands::head(&self.central.file, &store).expect("a head").epoch;
-                    let risk = self.risk();
-                    let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
-                        central::storage::stores::store_command_acked(connection, &store, epoch, seq)
-                    });
-                    self.after_central_commit(end);
-                }
-            }
-            Progress::OpenEpoch(_) => {
-                let (clock, risk) = (self.central.clock(self.now), self.risk());
-                let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
-                    central::promises::commands::reopen(connection, &store, 0, clock)
-                });
-                if end == Commit::Done {
-                    self.central.epoch_opened(&store);
-                }
-                self.after_central_commit(end);
-            }
+        let (now, risk) = (self.now, self.risk());
+        let most = 1 + self.dice.below(3) as usize;
+        let (mut end, dice) = (Commit::Done, &mut self.dice);
+        let begun = self.central.publish(&mut self.redis, now, most, |file, job| {
+            end = commit(file, dice, risk, job);
+            end == Commit::Done
+        });
+        if begun > 1 {
+            self.count("commands of several stores in one batch");
         }
+        self.after_central_commit(end);
     }
 
     /// For people: where everybody stands.
     fn what_is_open(&self) -> String {
         let agents = self.agents.iter().map(|agent| {
             let head = store_agent::ledger::head(&agent.file).expect("a ledger has a head").cursor.id();
-            format!("agent of {} at {head}, runs {}, {:?}", agent.store, agent.runs, agent.sending.sender)
+            format!("agent of {} at {head}, runs {}, {:?}", agent.store, agent.runs, agent.uplink)
         });
         let stores =
             central::storage::stores::all(&self.central.file).expect("the view can be read").into_iter().map(|store| {

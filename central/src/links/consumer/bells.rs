@@ -10,9 +10,9 @@ use futures_util::StreamExt;
 use parking_lot::Mutex;
 use protocol::ids::StoreId;
 use protocol::retry::Backoff;
-use redis::aio::MultiplexedConnection;
-use redis::{Client, ErrorKind, RedisError, RedisResult};
 use runtime::redis::Keys;
+use runtime::redis::MultiplexedConnection;
+use runtime::redis::{Client, ErrorKind, RedisError, RedisResult};
 
 use super::queue::Queue;
 
@@ -107,17 +107,11 @@ impl OwnBell {
 
     /// Rings.
     pub(super) async fn ring(&self, connection: &mut MultiplexedConnection, keys: &Keys) -> RedisResult<()> {
-        let rung: RedisResult<i64> =
-            redis::cmd("PUBLISH").arg(keys.own_bell()).arg(&*self.message).query_async(connection).await;
-        match rung {
-            Ok(_) => {
-                self.rung_at.lock().get_or_insert_with(Instant::now);
-                Ok(())
-            }
-            // Not allowed to: then the sweeps must do.
-            Err(error) if !runtime::redis::is_of_the_server(&error) => Ok(()),
-            Err(error) => Err(error),
+        // If it may not the sweeps must do.
+        if runtime::redis::ring_for_oneself(connection, keys, &self.message).await? {
+            self.rung_at.lock().get_or_insert_with(Instant::now);
         }
+        Ok(())
     }
 
     /// The store that a bell names, if it names one: anyone may ring, and say whatever they like.

@@ -10,15 +10,13 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use protocol::ids::StoreId;
 use protocol::link::{Cursor, Receipt};
-use protocol::time::Millis;
-use redis::aio::MultiplexedConnection;
-use redis::{Client, FromRedisValue, Pipeline, RedisError, RedisResult, Value};
-use runtime::redis::{Claim, Delivery, Size, get_short, is_of_the_server};
+use runtime::redis::MultiplexedConnection;
+use runtime::redis::Signs;
+use runtime::redis::{Client, RedisResult};
 
 use super::queue::Queue;
 use super::round::Rounds;
 use super::{BUSY_PAUSE, Failure};
-use crate::links::presence::Presence;
 use crate::storage::stores;
 
 /// Ids in one piece of the set, about.
@@ -33,10 +31,6 @@ const WAITING_MOST: i64 = 1_000;
 const NAMES: usize = 10;
 /// A stream of which so much has to be read to see how it begins is not looked at.
 const BYTES: u64 = 1 << 20;
-/// Ids take less: then the set holds something else, and is not read.
-const ID_BYTES: u64 = 512;
-/// Members of the set that Redis looks at to tell its size.
-const SAMPLES: u32 = 1_000;
 
 /// How soon the first turn is tried again while nobody has said which stores there are.
 const SOON: Duration = Duration::from_millis(20);
@@ -126,7 +120,7 @@ impl Discovery {
             Some(connection) => connection,
             None => connection.insert(runtime::redis::connect(&self.client).await?),
         };
-        if let Some(why) = self.complaint(connection).await? {
+        if let Some(why) = runtime::redis::why_unreadable(connection, &self.rounds.keys).await? {
             if !std::mem::replace(&mut place.warned, true) {
                 tracing::warn!(key = self.rounds.keys.stores(), why, "new stores are not found");
             }
@@ -136,7 +130,8 @@ impl Discovery {
         place.warned = false;
         let mut agents = Vec::new();
         for _ in 0..PAGES_A_TURN {
-            let (cursor, ids) = self.page(connection, place.cursor).await?;
+            let (cursor, ids) =
+                runtime::redis::page_of_stores(connection, &self.rounds.keys, place.cursor, PAGE).await?;
             place.cursor = cursor;
             let new: Vec<StoreId> = ids.into_iter().filter(|id| !known.contains(id)).collect();
             for ids in new.chunks(PAGE) {
@@ -168,60 +163,14 @@ impl Discovery {
         }
     }
 
-    /// Why the set is not read, if it is not.
-    async fn complaint(&self, connection: &mut MultiplexedConnection) -> RedisResult<Option<String>> {
-        let key = self.rounds.keys.stores();
-        let mut pipe = Pipeline::with_capacity(2);
-        pipe.cmd("MEMORY").arg("USAGE").arg(&key).arg("SAMPLES").arg(SAMPLES);
-        pipe.cmd("SCARD").arg(&key);
-        pipe.ignore_errors();
-        let replies: Vec<Value> = pipe.query_async(connection).await?;
-        let mut numbers = Vec::with_capacity(2);
-        for reply in replies {
-            match reply {
-                Value::ServerError(error) => {
-                    let error = RedisError::from(error);
-                    return if is_of_the_server(&error) { Err(error) } else { Ok(Some(error.to_string())) };
-                }
-                reply => numbers.push(u64::from_redis_value(reply).unwrap_or(0)),
-            }
-        }
-        let [bytes, members] = numbers[..] else { return Ok(None) };
-        let most = members.saturating_add(1).saturating_mul(ID_BYTES);
-        Ok((bytes > most).then(|| format!("{members} members take {bytes} bytes, which ids do not")))
-    }
-
-    /// A piece of the set: what is no id is passed over.
-    async fn page(&self, connection: &mut MultiplexedConnection, cursor: u64) -> RedisResult<(u64, Vec<StoreId>)> {
-        let (next, members): (u64, Vec<Vec<u8>>) = redis::cmd("SSCAN")
-            .arg(self.rounds.keys.stores())
-            .arg(cursor)
-            .arg("COUNT")
-            .arg(PAGE)
-            .query_async(connection)
-            .await?;
-        let ids = members.iter().filter_map(|name| StoreId::parse(std::str::from_utf8(name).ok()?).ok()).collect();
-        Ok((next, ids))
-    }
-
     /// Behind which of these ids an agent is.
     async fn are_agents(&self, connection: &mut MultiplexedConnection, ids: &[StoreId]) -> RedisResult<Vec<bool>> {
         let keys = &self.rounds.keys;
-        let mut pipe = Pipeline::with_capacity(ids.len() * 5);
-        for id in ids {
-            get_short(&mut pipe, &keys.claim(id));
-            Presence::ask(&mut pipe, keys, id);
-            Size::ask(&mut pipe, &keys.events(id));
-        }
-        pipe.ignore_errors();
-        let replies: Vec<Value> = pipe.query_async(connection).await?;
-        let mut replies = replies.into_iter();
         let mut agents = Vec::with_capacity(ids.len());
-        for id in ids {
-            let mut next = || replies.next().unwrap_or(Value::Nil);
-            let claims = Claim::of(next()).is_some_and(|claim| claim.epoch > 0);
-            let beats = Presence::look_of(next(), next(), Millis(0)).beat.is_some_and(|beat| beat.epoch > 0);
-            let size = Size::of(next(), next())?.unwrap_or_default();
+        for (id, Signs { claim, look, size }) in ids.iter().zip(runtime::redis::signs(connection, keys, ids).await?) {
+            let claims = claim.is_some_and(|claim| claim.epoch > 0);
+            let beats = look.beat.is_some_and(|beat| beat.epoch > 0);
+            let size = size.unwrap_or_default();
             let readable = size.entries > 0 && size.complaint().is_none() && size.bytes <= BYTES;
             agents.push(claims || beats || (readable && self.opens(connection, id).await?));
         }
@@ -230,12 +179,7 @@ impl Discovery {
 
     /// Whether its stream begins as a ledger does.
     async fn opens(&self, connection: &mut MultiplexedConnection, id: &StoreId) -> RedisResult<bool> {
-        let mut pipe = Pipeline::with_capacity(1);
-        pipe.cmd("XRANGE").arg(self.rounds.keys.events(id)).arg("-").arg("+").arg("COUNT").arg(1);
-        pipe.ignore_errors();
-        let reply = pipe.query_async::<Vec<Value>>(connection).await?.pop();
-        let Delivery::Entries(entries) = Delivery::of(reply.unwrap_or(Value::Nil))? else { return Ok(false) };
-        let first = entries.into_iter().next().and_then(Result::ok);
+        let first = runtime::redis::first_entry(connection, &self.rounds.keys, id).await?;
         Ok(first.is_some_and(|entry| protocol::link::receive(&Cursor::default(), &entry) == Receipt::Opens))
     }
 

@@ -7,13 +7,13 @@ use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 
 use protocol::ids::StoreId;
-use protocol::link::{Ack, Cursor};
+use protocol::link::{Ack, Cursor, Fetch, FetchReply, FetchStep, Sized, Taken};
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
-use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, RedisError, Value};
-use runtime::redis::{Claim, Delivery, Keys, Received, Size, get_short, is_of_the_server};
+use runtime::redis::MultiplexedConnection;
+use runtime::redis::RedisError;
+use runtime::redis::{Delivery, Keys, Range, Received, Seen as Outside, Size};
 use runtime::sqlite::{Abort, Reader, WriteError, Writer};
-use rusqlite::Connection;
 
 use super::Failure;
 use crate::links::presence::{Access, Look, Presence};
@@ -22,6 +22,7 @@ use crate::links::waiting::Waiting;
 use crate::projection::view;
 use crate::projection::view::{Applied, Budget};
 use crate::storage::stores;
+use crate::storage::{Connection, JobError, JobResult};
 
 /// What looking, reading and applying take. Cheap to clone.
 #[derive(Clone)]
@@ -60,21 +61,10 @@ impl Rounds {
         connection: &mut MultiplexedConnection,
         acks: &[(StoreId, Ack)],
     ) -> Result<(), Failure> {
-        if acks.is_empty() {
-            return Ok(());
-        }
-        let mut pipe = Pipeline::with_capacity(acks.len() * 2);
-        for (store, ack) in acks {
-            pipe.cmd("SET").arg(self.keys.events_ack(store)).arg(ack.to_string());
-            get_short(&mut pipe, &self.keys.claim(store));
-        }
-        pipe.ignore_errors();
-        let replies: Vec<Value> = pipe.query_async(connection).await?;
-        let mut replies = replies.into_iter();
-        for (store, _) in acks {
-            let (Some(set), Some(claim)) = (replies.next(), replies.next()) else { break };
-            self.judge(store, Access::Ack, &set)?;
-            self.presence.note_claim(store, Claim::of(claim));
+        let told = runtime::redis::repeat_acks(connection, &self.keys, acks).await?;
+        for ((store, _), (set, claim)) in acks.iter().zip(told) {
+            self.note_access(store, Access::Ack, set);
+            self.presence.note_claim(store, claim);
         }
         Ok(())
     }
@@ -85,35 +75,17 @@ impl Rounds {
         connection: &mut MultiplexedConnection,
         acks: &[(StoreId, Ack)],
     ) -> Result<(), Failure> {
-        if acks.is_empty() {
-            return Ok(());
-        }
-        let mut pipe = Pipeline::with_capacity(acks.len());
-        for (store, ack) in acks {
-            pipe.cmd("SET").arg(self.keys.events_ack(store)).arg(ack.to_string());
-        }
-        pipe.ignore_errors();
-        let replies: Vec<Value> = pipe.query_async(connection).await?;
-        acks.iter().zip(&replies).try_for_each(|((store, _), reply)| self.judge(store, Access::Ack, reply))
+        let told = runtime::redis::acknowledge(connection, &self.keys, acks).await?;
+        acks.iter().zip(told).for_each(|((store, _), set)| self.note_access(store, Access::Ack, set));
+        Ok(())
     }
 
-    /// What Redis refuses for one store is remembered there; what it refuses as a whole is an error.
-    fn judge(&self, store: &StoreId, access: Access, reply: &Value) -> Result<(), Failure> {
-        let refused = match reply {
-            Value::ServerError(error) => {
-                let error = RedisError::from(error.clone());
-                if is_of_the_server(&error) {
-                    return Err(error.into());
-                }
-                Some(error.to_string())
-            }
-            _ => None,
-        };
-        let why = refused.clone().unwrap_or_default();
-        if self.presence.note_access(store, access, refused) {
+    /// What Redis refuses for one store is remembered there.
+    fn note_access(&self, store: &StoreId, access: Access, asked: Result<(), RedisError>) {
+        let why = asked.err().map(|error| error.to_string());
+        if self.presence.note_access(store, access, why.clone()) {
             tracing::error!(%store, why, "Redis refuses {}", access.as_str());
         }
-        Ok(())
     }
 
     /// Looks at stores: heartbeats, and how much there is to read. One that is no store any more is left out.
@@ -134,30 +106,17 @@ impl Rounds {
                     .collect()
             })
             .map_err(super::fatal)?;
-        if cursors.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = Pipeline::with_capacity(cursors.len() * 4);
-        for (id, _) in &cursors {
-            Size::ask(&mut pipe, &self.keys.events(id));
-            Presence::ask(&mut pipe, &self.keys, id);
-        }
-        pipe.ignore_errors();
-        let replies: Vec<Value> = pipe.query_async(connection).await?;
-        let mut replies = replies.into_iter();
-        let mut found = Vec::with_capacity(cursors.len());
-        for (id, cursor) in cursors {
-            let (Some(memory), Some(length), Some(get), Some(pttl)) =
-                (replies.next(), replies.next(), replies.next(), replies.next())
-            else {
-                break;
-            };
-            self.judge(&id, Access::Heartbeat, &get)?;
-            let look = Presence::look_of(get, pttl, Millis(0));
-            self.presence.note(&id, &look);
-            found.push(Found { id, cursor, size: Size::of(memory, length)?, look });
-        }
-        Ok(found)
+        let ids: Vec<StoreId> = cursors.iter().map(|(id, _)| id.clone()).collect();
+        let seen = runtime::redis::look(connection, &self.keys, &ids).await?;
+        Ok(cursors
+            .into_iter()
+            .zip(seen)
+            .map(|((id, cursor), Outside { size, look, access })| {
+                self.note_access(&id, Access::Heartbeat, access);
+                self.presence.note(&id, &look);
+                Found { id, cursor, size, look }
+            })
+            .collect())
     }
 
     /// Reads streams.
@@ -166,31 +125,96 @@ impl Rounds {
         connection: &mut MultiplexedConnection,
         wanted: &[Wanted],
     ) -> Result<Vec<Delivery>, Failure> {
-        if wanted.is_empty() {
-            return Ok(Vec::new());
+        let range =
+            |wanted: &Wanted| Range { store: wanted.id.clone(), after: wanted.cursor.id(), count: wanted.count };
+        let ranges: Vec<Range> = wanted.iter().map(range).collect();
+        match runtime::redis::read(connection, &self.keys, &ranges).await {
+            Err(error) if error.is_timeout() => Err(Failure::Slow),
+            deliveries => Ok(deliveries?),
         }
-        let mut pipe = Pipeline::with_capacity(wanted.len());
-        for Wanted { id, cursor, count, .. } in wanted {
-            let after = format!("({}", cursor.id());
-            pipe.cmd("XRANGE").arg(self.keys.events(id)).arg(after).arg("+").arg("COUNT").arg(*count);
-        }
-        pipe.ignore_errors();
-        let replies: Vec<Value> = match pipe.query_async(connection).await {
-            Err(error) if error.is_timeout() => return Err(Failure::Slow),
-            replies => replies?,
-        };
-        Ok(replies.into_iter().map(Delivery::of).collect::<redis::RedisResult<_>>()?)
     }
 
-    /// Applies and acknowledges what was read. Returns the stores of which something was applied or tried, and whether
-    /// they have more to say.
-    pub(super) async fn take_in(
+    /// Carries out a round. `found`: what was looked at before, for one that begins with reading. Says whether anything was
+    /// read.
+    pub(super) async fn carry_out(
         &self,
         connection: &mut MultiplexedConnection,
-        wanted: Vec<Wanted>,
-        deliveries: Vec<Delivery>,
+        fetch: &mut Fetch<StoreId>,
+        found: Vec<Found>,
         read_at: Millis,
-    ) -> Result<HashMap<StoreId, bool>, Failure> {
+    ) -> Result<bool, Failure> {
+        let (mut has_read, mut is_busy) = (false, false);
+        let mut found: HashMap<StoreId, Found> = by_store(found);
+        let mut batches: HashMap<StoreId, Batch> = HashMap::new();
+        loop {
+            let reply = match fetch.next() {
+                FetchStep::Done if is_busy => return Err(Failure::Busy),
+                FetchStep::Done => return Ok(has_read),
+                FetchStep::Look(ids) => {
+                    let looked = self.look(connection, &ids).await?;
+                    let sized = looked.iter().map(|found| (found.id.clone(), self.sized(found, read_at))).collect();
+                    found = by_store(looked);
+                    FetchReply::Looked(sized)
+                }
+                FetchStep::Read(wanted) => {
+                    let wanted: Vec<Wanted> = wanted
+                        .into_iter()
+                        .filter_map(|(id, count)| {
+                            let Found { id, cursor, look, .. } = found.remove(&id)?;
+                            Some(Wanted { id, cursor, look, count })
+                        })
+                        .collect();
+                    has_read = true;
+                    match self.read(connection, &wanted).await {
+                        Err(Failure::Slow) => {
+                            fetch.reply(FetchReply::Slow);
+                            return Err(Failure::Slow);
+                        }
+                        deliveries => {
+                            let read = self.sort(wanted, deliveries?, read_at);
+                            let ids = read.iter().map(|(id, ..)| id.clone()).collect();
+                            batches = read.into_iter().map(|batch| (batch.0.clone(), batch)).collect();
+                            FetchReply::Read(ids)
+                        }
+                    }
+                }
+                FetchStep::Apply(ids) => {
+                    let left = ids.iter().filter_map(|id| batches.remove(id)).collect();
+                    let job = move |connection: &Connection| {
+                        apply_some(connection, left, read_at, &mut Budget::new(Budget::FULL))
+                    };
+                    match self.write(job).await {
+                        Ok((results, rest)) => {
+                            batches = rest.into_iter().map(|batch| (batch.0.clone(), batch)).collect();
+                            FetchReply::Applied(self.note(results, read_at))
+                        }
+                        Err(Failure::Busy) => {
+                            is_busy = true;
+                            FetchReply::Busy
+                        }
+                        Err(failure) => return Err(failure),
+                    }
+                }
+                FetchStep::Acknowledge(acks) => {
+                    self.acknowledge(connection, &acks).await?;
+                    FetchReply::Acknowledged
+                }
+            };
+            fetch.reply(reply);
+        }
+    }
+
+    fn sized(&self, found: &Found, read_at: Millis) -> Sized {
+        match &found.size {
+            Err(why) => self.cannot_be_read(&found.id, why),
+            Ok(size) if size.entries == 0 => self.has_nothing(&found.id, found.cursor, &found.look, read_at),
+            Ok(size) => return Sized::Bytes(size.bytes),
+        }
+        Sized::Nothing
+    }
+
+    /// What is to be applied of what was read.
+    fn sort(&self, wanted: Vec<Wanted>, deliveries: Vec<Delivery>, read_at: Millis) -> Vec<Batch> {
         let mut batches: Vec<Batch> = Vec::new();
         for (Wanted { id, cursor, look, count }, delivery) in wanted.into_iter().zip(deliveries) {
             match delivery {
@@ -202,9 +226,7 @@ impl Rounds {
                 Delivery::Unreadable(why) => self.cannot_be_read(&id, &why),
             }
         }
-        let (acks, more) = self.apply(batches, read_at).await?;
-        self.acknowledge(connection, &acks).await?;
-        Ok(more)
+        batches
     }
 
     /// Nothing is in its stream.
@@ -230,61 +252,47 @@ impl Rounds {
         }
     }
 
-    /// Applies all batches in few commits. Returns what is to be acknowledged, and whether these stores have more to say.
-    async fn apply(
-        &self,
-        batches: Vec<(StoreId, Vec<Received>, Seen)>,
-        now: Millis,
-    ) -> Result<(Vec<(StoreId, Ack)>, HashMap<StoreId, bool>), Failure> {
-        if batches.is_empty() {
-            return Ok((Vec::new(), HashMap::new()));
-        }
-        let (mut results, mut left) = (Vec::new(), VecDeque::from(batches));
-        while !left.is_empty() {
-            // As many stores in one commit as the budget allows: however much they have to say, nobody's write waits long.
-            let (applied, rest) = self.write(move |connection| apply_some(connection, left, now)).await?;
-            results.extend(applied);
-            left = rest;
-        }
-        let (mut acks, mut more) = (Vec::new(), HashMap::new());
+    /// Tells whom it concerns what a transaction has done.
+    fn note(&self, results: Vec<Judged>, now: Millis) -> Vec<(StoreId, Taken)> {
+        let mut taken = Vec::with_capacity(results.len());
         for (id, seen, result) in results {
-            match result {
-                Ok(applied) => {
-                    let all = !seen.full && !applied.more && applied.stuck.is_none();
-                    self.presence.note_applied(&id, applied.ack.cursor.id(), &seen.look, now, all);
-                    if applied.entries > 0 {
-                        self.lift_quarantine(&id);
-                    }
-                    // One of which nothing was applied would say the same again.
-                    let has_more = applied.more || seen.full && applied.entries > 0 && applied.stuck.is_none();
-                    more.insert(id.clone(), has_more);
-                    if applied.has_steps {
-                        self.wakes.steps().notify_one();
-                    }
-                    if self.presence.note_stuck(&id, applied.stuck.clone()) {
-                        let why = applied.stuck.unwrap_or_default();
-                        tracing::info!(store = %id, why, "the rest of the stream does not fit");
-                    }
-                    if applied.has_commands {
-                        self.wakes.wake(&id);
-                    }
-                    self.waiting.settled(&applied.settled);
-                    acks.push((id, applied.ack));
-                }
+            let applied = match result {
+                Ok(applied) => applied,
                 Err(error) => {
                     if self.presence.note_quarantined(&id, Some(error.to_string())) {
                         tracing::error!(store = %id, %error, "a batch cannot be applied");
                     }
+                    taken.push((id, Taken::Refused));
+                    continue;
                 }
+            };
+            let all = !seen.full && !applied.more && applied.stuck.is_none();
+            self.presence.note_applied(&id, applied.ack.cursor.id(), &seen.look, now, all);
+            if applied.entries > 0 {
+                self.lift_quarantine(&id);
             }
+            // One of which nothing was applied would say the same again.
+            let more = applied.more || seen.full && applied.entries > 0 && applied.stuck.is_none();
+            if applied.has_steps {
+                self.wakes.steps().notify_one();
+            }
+            if self.presence.note_stuck(&id, applied.stuck.clone()) {
+                let why = applied.stuck.unwrap_or_default();
+                tracing::info!(store = %id, why, "the rest of the stream does not fit");
+            }
+            if applied.has_commands {
+                self.wakes.wake(&id);
+            }
+            self.waiting.settled(&applied.settled);
+            taken.push((id, Taken::Committed { ack: applied.ack, more }));
         }
         self.waiting.applied();
-        Ok((acks, more))
+        taken
     }
 
     pub(super) async fn write<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T> + Send + 'static,
+        job: impl FnOnce(&Connection) -> JobResult<T> + Send + 'static,
     ) -> Result<T, Failure> {
         match self.writer.write(move |connection| job(connection).map_err(Abort::<Infallible>::Database)).await {
             Ok(Ok(value)) => Ok(value),
@@ -295,12 +303,17 @@ impl Rounds {
     }
 }
 
+fn by_store(found: Vec<Found>) -> HashMap<StoreId, Found> {
+    found.into_iter().map(|found| (found.id.clone(), found)).collect()
+}
+
 /// A store's look in one round.
 #[derive(Debug, Clone, Default)]
-struct Seen {
-    look: Look,
+pub struct Seen {
+    /// Its heartbeat.
+    pub look: Look,
     /// As many entries came as were asked for: there may be more.
-    full: bool,
+    pub full: bool,
 }
 
 impl Seen {
@@ -313,28 +326,30 @@ impl Seen {
 }
 
 /// A store's entries, and what was seen with them.
-type Batch = (StoreId, Vec<Received>, Seen);
+pub type Batch = (StoreId, Vec<Received>, Seen);
 /// What became of it.
-type Judged = (StoreId, Seen, rusqlite::Result<Applied>);
+pub type Judged = (StoreId, Seen, JobResult<Applied>);
 
 /// Applies batches until the budget of one transaction is about spent, and gives back the others; each store's in a
 /// savepoint of its own, so that one that breaks stops no other (P7).
-fn apply_some(
+pub fn apply_some(
     connection: &Connection,
     mut batches: VecDeque<Batch>,
     now: Millis,
-) -> rusqlite::Result<(Vec<Judged>, VecDeque<Batch>)> {
-    let mut budget = Budget::new(Budget::FULL);
+    budget: &mut Budget,
+) -> JobResult<(Vec<Judged>, VecDeque<Batch>)> {
     let mut results = Vec::new();
-    while !budget.is_low()
+    while !(budget.is_low() && !results.is_empty())
         && let Some((id, batch, seen)) = batches.pop_front()
     {
         connection.prepare_cached("savepoint batch")?.execute([])?;
-        let result = view::receive(connection, &id, &batch, now, &mut budget);
-        if let Err(error) = &result {
-            if runtime::sqlite::is_fatal(error) {
-                return Err(result.err().unwrap_or(rusqlite::Error::InvalidQuery));
-            }
+        let result = view::receive(connection, &id, &batch, now, budget);
+        if let Err(error) = &result
+            && runtime::sqlite::is_fatal(error)
+        {
+            return Err(result.err().unwrap_or(JobError::InvalidQuery));
+        }
+        if result.is_err() || planted(Bug::AckBeforeCommit) {
             connection.prepare_cached("rollback to batch")?.execute([])?;
         }
         if let Ok(applied) = &result

@@ -7,12 +7,13 @@
 use std::time::{Duration, Instant};
 
 use protocol::ids::StoreId;
+use protocol::link::{Bounds, Fetch};
 use protocol::retry::Backoff;
-use redis::Client;
-use redis::aio::MultiplexedConnection;
+use runtime::redis::Client;
+use runtime::redis::MultiplexedConnection;
 
 use super::queue::{Care, Queue};
-use super::round::{Rounds, Wanted};
+use super::round::Rounds;
 use super::{BUSY_PAUSE, BYTES_A_STORE, ENTRIES_A_ROUND, Failure, fatal};
 use crate::storage::stores;
 
@@ -20,6 +21,14 @@ use crate::storage::stores;
 pub(super) const WORKERS: usize = 4;
 /// Bytes read of one store at once, unless one entry alone has more.
 const BYTES_A_VISIT: u64 = 4 << 20;
+/// One store alone, whatever it has: how much is read of it is said for each visit.
+const BOUNDS: Bounds = Bounds {
+    bytes: u64::MAX,
+    bytes_a_stream: u64::MAX,
+    entries: ENTRIES_A_ROUND,
+    entries_least: 1,
+    entries_most: ENTRIES_A_ROUND,
+};
 /// How long a store is left alone whose next entry alone could not be read in time.
 const REST: Duration = Duration::from_secs(60);
 
@@ -104,10 +113,10 @@ impl SlowLane {
         let Some(found) = self.rounds.look(connection, std::slice::from_ref(id)).await?.pop() else {
             return Ok(Visit::Fits { more: false });
         };
-        let size = match found.size {
-            Ok(size) => size,
+        let size = match &found.size {
+            Ok(size) => *size,
             Err(why) => {
-                self.rounds.cannot_be_read(id, &why);
+                self.rounds.cannot_be_read(id, why);
                 return Ok(Visit::Fits { more: false });
             }
         };
@@ -123,9 +132,9 @@ impl SlowLane {
             return Ok(Visit::Stays { more: false });
         }
         let count = if care.singly { 1 } else { size.entries_in(BYTES_A_VISIT).min(ENTRIES_A_ROUND) };
-        let wanted = vec![Wanted { id: id.clone(), cursor: found.cursor, look: found.look, count }];
-        let deliveries = self.rounds.read(connection, &wanted).await?;
-        let more = self.rounds.take_in(connection, wanted, deliveries, read_at).await?.remove(id).unwrap_or(false);
+        let mut fetch = Fetch::reading(id.clone(), count, BOUNDS);
+        self.rounds.carry_out(connection, &mut fetch, vec![found], read_at).await?;
+        let more = fetch.more().get(id).copied().unwrap_or(false);
         Ok(if size.bytes > BYTES_A_STORE || care.singly && more { Visit::Stays { more } } else { Visit::Fits { more } })
     }
 }

@@ -5,15 +5,29 @@
 //! receiver knows (an older copy, a clone) stops itself. Rules L1 to L8 of `docs/PROTOCOL.md`.
 //!
 //! Both directions use the same code: [`Sender`] is the publishing side, [`receive`] and [`accepts_epoch`] the other.
-//! It is a pure state machine; the daemons, the simulator and the model checker carry out its steps.
+//!
+//! The loops around them are pure machines, too: `next` says the step, `reply` takes the answer, whatever it is. The
+//! daemons, the simulator and the model drive the same ones and differ only in who carries out the step. [`Publisher`]
+//! publishes one log; [`Publishers`] those of all stores, in batches; [`Uplink`] is an agent's publisher with its
+//! connection, heartbeat and claim. [`Fetch`] is one round of central's consumer, [`Follower`] an agent's receiver.
 
+mod fetch;
+mod follower;
 mod lineage;
+mod publisher;
+mod publishers;
 mod receiver;
 mod sender;
+mod uplink;
 
+pub use fetch::{Bounds, Fetch, FetchReply, FetchStep, Sized, Taken};
+pub use follower::{FollowStep, Followed, Follower};
 pub use lineage::{Known, Past, accepts_epoch};
+pub use publisher::{Excerpt, Needs, Pace, Publisher, Reply};
+pub use publishers::Publishers;
 pub use receiver::{Receipt, receive};
 pub use sender::{Found, Log, Round, RoundReply, Sender, Step, Stopped, StreamEnds};
+pub use uplink::{Told, Uplink, UplinkStep};
 
 use std::fmt;
 use std::str::FromStr;
@@ -55,7 +69,7 @@ impl Cursor {
     }
 }
 
-/// What a receiver says of a log: `epoch seq hash fenced`.
+/// What a receiver says of a log: `epoch seq hash fenced`. Further words are ignored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Ack {
     /// Applied up to here.
@@ -80,10 +94,8 @@ impl FromStr for Ack {
         let seq = number(next()?).ok_or_else(invalid)?;
         let hash = next()?.parse()?;
         let fenced = number(next()?).ok_or_else(invalid)?;
-        match parts.next() {
-            None => Ok(Self { cursor: Cursor { epoch, seq, hash }, fenced }),
-            Some(_) => Err(invalid()),
-        }
+        // A later version may say more.
+        Ok(Self { cursor: Cursor { epoch, seq, hash }, fenced })
     }
 }
 
@@ -135,12 +147,12 @@ mod tests {
         let ack = Ack { cursor: Cursor { epoch: 17, seq: 4, hash: Hash([7; 16]) }, fenced: 9 };
         assert_eq!(ack.to_string().parse::<Ack>(), Ok(ack));
         assert_eq!("0 0 00000000000000000000000000000000 0".parse::<Ack>(), Ok(Ack::default()));
+        assert_eq!(format!("{ack} later words").parse::<Ack>(), Ok(ack), "it can be extended");
         for bad in [
             "",
             "1 2",
             "1 2 x 0",
             "+1 2 00000000000000000000000000000000 0",
-            "0 0 00000000000000000000000000000000 0 1",
             "0 18446744073709551615 00000000000000000000000000000000 0",
         ] {
             assert!(bad.parse::<Ack>().is_err(), "{bad}");

@@ -1,10 +1,9 @@
-//! Rules L3 to L6: the publishing side.
+//! Rules L3 to L6: what the publishing side knows, and how it judges what it is told.
 //!
-//! The owner asks [`Sender::next`] what to do, does it, and says how it went. One step is in flight at a time. After
-//! any Redis error or time-out the owner drops the connection, says [`Sender::failed`], and starts over on a new one:
-//! nothing that was sent needs to be known, because starting over asks the receiver.
+//! [`Publisher`](super::Publisher) is the loop around it. After any Redis error or time-out it starts over: nothing that
+//! was sent needs to be known, because starting over asks the receiver.
 
-use super::{Ack, Cursor, EntryId, FULL_WINDOW_MS, IDLE_TICKS, TICK_MS, WINDOW};
+use super::{Ack, Cursor, Entry, EntryId, FULL_WINDOW_MS, IDLE_TICKS, TICK_MS, WINDOW};
 use crate::hash::Hash;
 use crate::planted::{Bug, planted};
 
@@ -28,33 +27,57 @@ pub trait Log {
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// `GET ack`, then [`Sender::ack_read`].
+    /// `GET ack`.
     ReadAck,
-    /// `DEL stream`, then [`Sender::cleared`].
+    /// `DEL stream`.
     Clear,
-    /// One pipelined round, then [`Sender::round_done`].
+    /// One pipelined round.
     Publish(Round),
     /// The log does not reach back to what the receiver knows: open an epoch (L9; commands: L8). `proven`: the one that
     /// was opened for this reason was refused, and the log contains where the receiver is.
     OpenEpoch {
+        /// The head on which this was judged. It is to be refused if the log is in another epoch by now; entries that came
+        /// since change nothing.
+        judged: Cursor,
         /// Where the receiver is.
         proven: Option<Cursor>,
     },
-    /// Nothing until something is committed, or until this time (ms) if there is one.
-    Wait(Option<i64>),
+    /// Store how far the receiver has acknowledged beside the log.
+    StoreAcked(EntryId),
+    /// Nothing until something is committed, or until this time (ms).
+    Wait(i64),
 }
 
 /// One round, in this order: trim, add, ring the bell if anything was added, `GET ack`, look at the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Round {
+    /// Epoch of the entries.
+    pub epoch: u64,
     /// `XTRIM MINID` to this entry.
     pub trim_below: Option<EntryId>,
     /// First entry to add.
     pub add_from: u64,
     /// Last entry to add; below `add_from`: none.
     pub add_to: u64,
+    /// Body bytes of the entries, at most, unless one alone has more: what does not fit is for the next round.
+    pub bytes: usize,
     /// Whether to ask `XINFO STREAM` as well.
     pub audit: bool,
+}
+
+impl Round {
+    /// As many of these entries as fit into the round's bytes and into so many; one in any case.
+    pub fn fitting(&self, mut entries: Vec<Entry>, bytes: usize) -> Vec<Entry> {
+        let mut left = self.bytes.min(bytes);
+        let fit = entries.iter().take_while(|entry| {
+            let fits = entry.body.len() <= left;
+            left = left.saturating_sub(entry.body.len());
+            fits
+        });
+        let count = fit.count().max(1);
+        entries.truncate(count);
+        entries
+    }
 }
 
 /// What a round brought back.
@@ -215,8 +238,7 @@ impl Sender {
     }
 
     /// What to do now.
-    pub fn next(&mut self, now: i64, log: &impl Log) -> Step {
-        let head = log.head();
+    pub fn next(&mut self, now: i64, head: Cursor) -> Step {
         if head.epoch != self.epoch {
             // A new epoch: nothing of an older one is published any more (L9).
             self.epoch = head.epoch;
@@ -229,11 +251,11 @@ impl Sender {
                 if now - read_at >= self.tick_ms {
                     Step::ReadAck
                 } else {
-                    Step::Wait(Some(read_at + self.tick_ms))
+                    Step::Wait(read_at + self.tick_ms)
                 }
             }
             Phase::Clearing { .. } => Step::Clear,
-            Phase::NeedsEpoch { proven } => Step::OpenEpoch { proven },
+            Phase::NeedsEpoch { proven } => Step::OpenEpoch { judged: head, proven },
             Phase::Live { published } => self.round(now, head.seq, published),
         }
     }
@@ -253,13 +275,20 @@ impl Sender {
         };
         let due = now - self.last_round_at >= patience;
         if add_to == published && !due && self.acked == self.trimmed {
-            return Step::Wait(Some(self.last_round_at + patience));
+            return Step::Wait(self.last_round_at + patience);
         }
         let below = if planted(Bug::TrimBeyondAck) { self.acked + 2 } else { self.acked + 1 };
         let trim_below = (self.acked != self.trimmed).then_some(EntryId { epoch: self.epoch, seq: below });
         let looks = add_to > self.acked || !planted(Bug::IdleStreamNotLookedAt);
         let audit = !planted(Bug::NoAudit) && looks && now - self.last_audit_at >= self.tick_ms;
-        Step::Publish(Round { trim_below, add_from: published + 1, add_to, audit })
+        Step::Publish(Round {
+            epoch: self.epoch,
+            trim_below,
+            add_from: published + 1,
+            add_to,
+            bytes: usize::MAX,
+            audit,
+        })
     }
 
     /// An eighth of the time for which the receiver has said nothing new, so that its word is heard late by an eighth at
@@ -310,7 +339,7 @@ impl Sender {
         }
     }
 
-    /// A round was answered in full. Returns the acknowledged place if it has moved, to be stored beside the log.
+    /// A round was answered in full; `round.add_to` is the last entry that it had. Returns the acknowledged place if it has moved, to be stored beside the log.
     pub fn round_done(&mut self, now: i64, round: &Round, reply: &RoundReply, log: &impl Log) -> Option<u64> {
         let Phase::Live { published } = self.phase else { return None };
         if published == self.acked {
@@ -397,6 +426,11 @@ impl Sender {
         self.phase = Phase::Starting;
     }
 
+    /// The epoch that it publishes.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Why it has stopped, if it has.
     pub fn stopped(&self) -> Option<Stopped> {
         match self.phase {
@@ -424,7 +458,6 @@ impl Sender {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::Entry;
 
     struct Memory(Vec<Entry>);
 
@@ -463,9 +496,9 @@ mod tests {
 
     fn live(log: &Memory, from: u64) -> Sender {
         let mut sender = Sender::new(3, 2_000);
-        assert_eq!(sender.next(0, log), Step::ReadAck);
+        assert_eq!(sender.next(0, log.head()), Step::ReadAck);
         sender.ack_read(0, ack(log.at(from)), log);
-        assert_eq!(sender.next(0, log), Step::Clear);
+        assert_eq!(sender.next(0, log.head()), Step::Clear);
         sender.cleared();
         sender
     }
@@ -474,14 +507,14 @@ mod tests {
     fn nothing_is_published_before_an_ack_was_read() {
         let log = Memory::with(7, 2);
         let mut sender = Sender::new(3, 2_000);
-        assert_eq!(sender.next(0, &log), Step::ReadAck);
+        assert_eq!(sender.next(0, log.head()), Step::ReadAck);
         sender.ack_read(0, None, &log);
-        assert_eq!(sender.next(1_999, &log), Step::Wait(Some(2_000)));
-        assert_eq!(sender.next(2_000, &log), Step::ReadAck);
+        assert_eq!(sender.next(1_999, log.head()), Step::Wait(2_000));
+        assert_eq!(sender.next(2_000, log.head()), Step::ReadAck);
         sender.ack_read(2_000, Some(Ack::default()), &log);
-        assert_eq!(sender.next(2_000, &log), Step::Clear);
+        assert_eq!(sender.next(2_000, log.head()), Step::Clear);
         sender.cleared();
-        let Step::Publish(round) = sender.next(2_000, &log) else { panic!("publishes") };
+        let Step::Publish(round) = sender.next(2_000, log.head()) else { panic!("publishes") };
         assert_eq!((round.add_from, round.add_to, round.trim_below), (1, 2, None));
     }
 
@@ -489,16 +522,16 @@ mod tests {
     fn the_window_bounds_what_is_unacknowledged() {
         let log = Memory::with(7, 9);
         let mut sender = live(&log, 2);
-        let Step::Publish(round) = sender.next(0, &log) else { panic!("publishes") };
+        let Step::Publish(round) = sender.next(0, log.head()) else { panic!("publishes") };
         assert_eq!((round.add_from, round.add_to), (3, 5));
         sender.round_done(0, &round, &RoundReply { ack: ack(log.at(2)), stream: None }, &log);
         assert!(sender.is_window_full(9));
-        assert_eq!(sender.next(1, &log), Step::Wait(Some(2)), "the receiver is about to acknowledge");
-        let Step::Publish(round) = sender.next(2, &log) else { panic!("looks again") };
+        assert_eq!(sender.next(1, log.head()), Step::Wait(2), "the receiver is about to acknowledge");
+        let Step::Publish(round) = sender.next(2, log.head()) else { panic!("looks again") };
         assert!(round.add_to < round.add_from);
         let round = Round { audit: false, ..round };
         sender.round_done(2, &round, &RoundReply { ack: ack(log.at(2)), stream: None }, &log);
-        let Step::Publish(round) = sender.next(2_000, &log) else { panic!("looks after it") };
+        let Step::Publish(round) = sender.next(2_000, log.head()) else { panic!("looks after it") };
         assert!(round.audit && round.add_to < round.add_from);
         let ends = StreamEnds {
             first: (EntryId { epoch: 7, seq: 3 }, log.hash_at(3)),
@@ -508,7 +541,7 @@ mod tests {
         };
         let reply = RoundReply { ack: ack(log.at(4)), stream: Some(Found::Entries(ends)) };
         assert_eq!(sender.round_done(2_000, &round, &reply, &log), Some(4));
-        let Step::Publish(round) = sender.next(2_000, &log) else { panic!("goes on") };
+        let Step::Publish(round) = sender.next(2_000, log.head()) else { panic!("goes on") };
         assert_eq!((round.trim_below.map(|id| id.seq), round.add_from, round.add_to), (Some(5), 6, 7));
     }
 
@@ -530,12 +563,12 @@ mod tests {
         let bad = bad.map(Found::Entries).into_iter().chain([Found::Nothing, Found::Foreign]);
         let judged = |stream| {
             let mut sender = live(&log, 0);
-            let Step::Publish(round) = sender.next(0, &log) else { panic!("publishes") };
+            let Step::Publish(round) = sender.next(0, log.head()) else { panic!("publishes") };
             assert!(round.audit);
             sender.round_done(0, &round, &RoundReply { ack: ack(log.at(0)), stream: Some(stream) }, &log);
-            sender.next(0, &log)
+            sender.next(0, log.head())
         };
-        assert_eq!(judged(Found::Entries(good)), Step::Wait(Some(2_000)));
+        assert_eq!(judged(Found::Entries(good)), Step::Wait(2_000));
         for stream in bad {
             assert_eq!(judged(stream), Step::ReadAck, "{stream:?}");
         }
@@ -547,13 +580,13 @@ mod tests {
         let end = |seq| (EntryId { epoch: 7, seq }, log.hash_at(seq));
         for (first, healed) in [(1, true), (2, false)] {
             let mut sender = live(&log, 1);
-            let Step::Publish(round) = sender.next(0, &log) else { panic!("publishes") };
+            let Step::Publish(round) = sender.next(0, log.head()) else { panic!("publishes") };
             // Both share entry 1; entry 2 may be the clone's.
             let ends =
                 StreamEnds { first: end(first), last: end(3), content: log.content_at(first), length: 4 - first };
             let stream = Some(Found::Entries(ends));
             sender.round_done(0, &round, &RoundReply { ack: ack(log.at(1)), stream }, &log);
-            assert_eq!(sender.next(0, &log) == Step::ReadAck, healed);
+            assert_eq!(sender.next(0, log.head()) == Step::ReadAck, healed);
         }
     }
 
@@ -573,11 +606,11 @@ mod tests {
         ];
         for (found, well) in cases {
             let mut sender = live(&log, 3);
-            assert!(matches!(sender.next(0, &log), Step::Publish(Round { audit: true, .. })), "the first round");
-            let Step::Publish(round) = sender.next(10_000, &log) else { panic!("looks") };
+            assert!(matches!(sender.next(0, log.head()), Step::Publish(Round { audit: true, .. })), "the first round");
+            let Step::Publish(round) = sender.next(10_000, log.head()) else { panic!("looks") };
             assert!(round.audit && round.add_to < round.add_from);
             sender.round_done(10_000, &round, &RoundReply { ack: ack(log.at(3)), stream: Some(found) }, &log);
-            assert_eq!(sender.next(10_000, &log) != Step::ReadAck, well, "{found:?}");
+            assert_eq!(sender.next(10_000, log.head()) != Step::ReadAck, well, "{found:?}");
         }
     }
 
@@ -585,7 +618,7 @@ mod tests {
     fn what_was_acknowledged_in_the_round_itself_may_still_be_there() {
         let log = Memory::with(7, 3);
         let mut sender = live(&log, 2);
-        let Step::Publish(round) = sender.next(0, &log) else { panic!("publishes") };
+        let Step::Publish(round) = sender.next(0, log.head()) else { panic!("publishes") };
         let end = (EntryId { epoch: 7, seq: 3 }, log.hash_at(3));
         let found = Found::Entries(StreamEnds { first: end, last: end, content: log.content_at(3), length: 1 });
         sender.round_done(0, &round, &RoundReply { ack: ack(log.at(3)), stream: Some(found) }, &log);
@@ -599,12 +632,12 @@ mod tests {
         let silent = RoundReply { ack: ack(log.at(2)), stream: None };
         let (mut now, mut rounds, mut waits) = (0, Vec::new(), Vec::new());
         while now < 60_000 {
-            match sender.next(now, &log) {
+            match sender.next(now, log.head()) {
                 Step::Publish(round) => {
                     rounds.push(now);
                     sender.round_done(now, &Round { audit: false, ..round }, &silent, &log);
                 }
-                Step::Wait(Some(until)) => {
+                Step::Wait(until) => {
                     waits.push(until - now);
                     now = until;
                 }
@@ -617,14 +650,14 @@ mod tests {
             waits.iter().zip(&rounds).all(|(wait, at)| *wait <= 2 || *wait * 8 <= *at),
             "late by an eighth at most"
         );
-        let Step::Publish(round) = sender.next(now, &log) else { panic!("looks again") };
+        let Step::Publish(round) = sender.next(now, log.head()) else { panic!("looks again") };
         let spoke = RoundReply { ack: ack(log.at(3)), stream: None };
         assert_eq!(sender.round_done(now, &Round { audit: false, ..round }, &spoke, &log), Some(3));
-        let Step::Publish(round) = sender.next(now, &log) else { panic!("goes on at once") };
+        let Step::Publish(round) = sender.next(now, log.head()) else { panic!("goes on at once") };
         assert_eq!((round.add_from, round.add_to), (6, 6));
         let still = RoundReply { ack: ack(log.at(3)), stream: None };
         sender.round_done(now, &Round { audit: false, ..round }, &still, &log);
-        assert_eq!(sender.next(now, &log), Step::Wait(Some(now + 2)));
+        assert_eq!(sender.next(now, log.head()), Step::Wait(now + 2));
     }
 
     #[test]
@@ -639,7 +672,7 @@ mod tests {
         ];
         for (ack, expected) in cases {
             let mut sender = Sender::new(3, 2_000);
-            sender.next(0, &log);
+            sender.next(0, log.head());
             sender.ack_read(0, Some(ack), &log);
             assert_eq!(sender.stopped(), expected);
             sender.failed();
@@ -651,9 +684,9 @@ mod tests {
     fn it_starts_over_when_the_receiver_was_set_back() {
         let log = Memory::with(7, 3);
         let mut sender = live(&log, 2);
-        let Step::Publish(round) = sender.next(0, &log) else { panic!("publishes") };
+        let Step::Publish(round) = sender.next(0, log.head()) else { panic!("publishes") };
         sender.round_done(0, &round, &RoundReply { ack: ack(log.at(1)), stream: None }, &log);
-        assert_eq!(sender.next(0, &log), Step::ReadAck);
+        assert_eq!(sender.next(0, log.head()), Step::ReadAck);
         assert_eq!(sender.ack_read(0, ack(log.at(1)), &log), Some(1));
     }
 
@@ -670,8 +703,8 @@ mod tests {
         }
         let log = Pruned(Memory::with(7, 4));
         let mut sender = Sender::new(3, 2_000);
-        sender.next(0, &log);
+        sender.next(0, log.head());
         sender.ack_read(0, Some(Ack::default()), &log);
-        assert_eq!(sender.next(0, &log), Step::OpenEpoch { proven: None });
+        assert_eq!(sender.next(0, log.head()), Step::OpenEpoch { judged: log.head(), proven: None });
     }
 }

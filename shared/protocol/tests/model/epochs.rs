@@ -1,6 +1,6 @@
 //! Lives of a ledger: a file put back, a clone, an empty agent with the same id, a pruned log, central put back.
 //!
-//! Production code driven: [`protocol::link::Sender`] (which stops itself, or asks for an epoch), [`protocol::link::receive`],
+//! Production code driven: [`protocol::link::Publisher`] (which stops itself, or asks for an epoch), [`protocol::link::receive`],
 //! [`protocol::link::accepts_epoch`]. Opening an epoch (L9) and accepting one (L7) are two lines each in the daemons'
 //! SQL (`store-agent/src/ledger/epoch.rs`, `central/src/projection/view.rs`) and here. Operations are bits, so that a view is a
 //! number; the whole state travels as one entry behind `opened`.
@@ -260,6 +260,10 @@ const LATE: u8 = 12;
 const STARTED_OVER: u8 = 13;
 const PROVEN: u8 = 14;
 
+/// Steps of an agent's turn in a fair stretch: enough to open an epoch and start over in it, wherever its last turn has
+/// ended, before the other one deletes the stream again.
+const TURN: usize = 12;
+
 /// The configuration.
 pub(crate) struct Epochs {
     bounds: Bounds,
@@ -283,11 +287,11 @@ impl Epochs {
                 self.seen.note(if proven.is_some() { PROVEN } else { EPOCH_BY_NEED });
                 let epoch = self.number(clock, ledger.head().epoch);
                 ledger.open(epoch, proven);
-                publisher.sender.epoch_opened();
+                publisher.epoch_opened();
             }
             Done::Nothing | Done::Stepped => {}
         }
-        if let Some(why) = publisher.sender.stopped() {
+        if let Some(why) = publisher.stopped() {
             self.seen.note(match why {
                 protocol::link::Stopped::Fenced => FENCED,
                 protocol::link::Stopped::Superseded => SUPERSEDED,
@@ -339,7 +343,7 @@ impl Epochs {
             while let Some(cmd) = state.agents[agent].publisher.late.pop_front() {
                 state.redis.execute(&cmd);
             }
-            for _ in 0..9 {
+            for _ in 0..TURN {
                 // Central is quicker than two agents that delete each other's stream.
                 let done = self.send(state, agent, true);
                 while state.receiver != Receiver::Idle {
@@ -366,7 +370,7 @@ fn follows(state: &State, agent: &Agent) -> bool {
 /// may stop for good.
 fn settled(state: &State, bounds: &Bounds) -> bool {
     let may_stop = bounds.copies || bounds.cloned;
-    let has_ended = |agent: &Agent| (may_stop && agent.publisher.sender.stopped().is_some()) || follows(state, agent);
+    let has_ended = |agent: &Agent| (may_stop && agent.publisher.stopped().is_some()) || follows(state, agent);
     state.redis.ack == Some(state.central.ack()) && state.agents.iter().all(has_ended)
 }
 

@@ -1,6 +1,6 @@
 //! The link alone: one log of one epoch, one receiver, every fault of Redis and of the two processes.
 //!
-//! Production code driven: [`protocol::link::Sender`] with its judging, window and audit, [`protocol::link::receive`], the
+//! Production code driven: [`protocol::link::Publisher`] with its judging, window and audit, [`protocol::link::receive`], the
 //! chain. The log only grows; what changes when it does not is the matter of `epochs`.
 
 use protocol::hash::Hash;
@@ -353,7 +353,7 @@ impl Model for Link {
                     || state.central.cursor == at(&state.ledger, state.central.applied.len() as u64)
             }),
             Property::always("a sender whose log only grows never stops", |_, state: &State| {
-                state.publisher.sender.stopped().is_none()
+                state.publisher.stopped().is_none()
             }),
             Property::always("a fair run converges", |model: &Self, state: &State| {
                 model.converging.check(state, 10, |state| model.cycle(state), settled)

@@ -1,6 +1,6 @@
 //! The link and the purchase protocol, checked in every reachable state within bounds with `stateright`.
 //!
-//! **What is production code here**: [`protocol::link::Sender`] with its judging of acks, window and audit,
+//! **What is production code here**: [`protocol::link::Publisher`] with its judging of acks, window and audit,
 //! [`protocol::link::receive`], [`protocol::link::accepts_epoch`], the chain hash, `domain::decide` and `apply`. What the daemons keep beside their SQL is
 //! written again in the smallest form, in `till` (B1 to B6, L8). Redis (`redis`) is a value: each of its commands is
 //! one step, as is each database transaction; a value that was read is used in a later step.

@@ -1,14 +1,17 @@
-//! The sending side as a process: the production [`Sender`], its connection, and what an old connection still has on
-//! the way.
+//! The publishing side as a process: the production loop ([`Driver`]), its connection, and what an old connection still
+//! has on the way.
 //!
-//! A call is asked for in one step, each of its Redis commands is another, and its reply is judged in one more; the
-//! log, Redis and the other side may move between any two of them. Time is two values: the sender is asked at
-//! [`LONG`] ("whatever it waits for has passed") or at 0 ("it has not"), and every reply arrives at 0, so all orders of ticks and commits are there
-//! without a clock in the state.
+//! A call is asked for in one step, which judges the reply before, and each of its Redis commands is another; the log,
+//! Redis and the other side may move between any two of them. Time is two values: the loop is asked at [`LONG`]
+//! ("whatever it waits for has passed") or at 0 ("it has not"), and every reply arrives at 0, so all orders of ticks and
+//! commits are there without a clock in the state.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use protocol::link::{Ack, Cursor, Log, Round, RoundReply, Sender, Step};
+use protocol::link::{
+    Ack, Cursor, Excerpt, Log, Pace, Publisher as Driver, Reply as Told, Round, RoundReply, Step, Stopped,
+};
 
 use crate::redis::{Cmd, Payload, Redis, Reply, Row};
 
@@ -17,6 +20,17 @@ pub(crate) const WINDOW: u64 = 2;
 const TICK: i64 = 1;
 /// Beyond everything that a sender waits for.
 const LONG: i64 = TICK * protocol::link::IDLE_TICKS;
+
+/// Nothing but the window and T bounds it: what else there is would only add states.
+const PACE: Pace = Pace {
+    window: WINDOW,
+    tick_ms: TICK,
+    acked_every_ms: 0,
+    bytes_most: 1 << 20,
+    bytes_least: 1 << 20,
+    retry_first: Duration::ZERO,
+    retry_most: Duration::ZERO,
+};
 
 /// A sender's log: what [`Log`] asks for, and the entries themselves.
 pub(crate) trait Rows<P>: Log {
@@ -60,15 +74,17 @@ struct Call<P> {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Publisher<P> {
-    pub(crate) sender: Sender,
+    driver: Driver,
     call: Option<Call<P>>,
+    /// The last answer was that to a round, and had an ack.
+    heard: bool,
     /// Commands of an old connection that Redis has not executed yet.
     pub(crate) late: VecDeque<Cmd<P>>,
 }
 
 impl<P: Payload> Publisher<P> {
     pub(crate) fn new() -> Self {
-        Self { sender: Sender::new(WINDOW, TICK), call: None, late: VecDeque::new() }
+        Self { driver: Driver::new(PACE), call: None, heard: false, late: VecDeque::new() }
     }
 
     /// Whether a call is on its way.
@@ -76,17 +92,19 @@ impl<P: Payload> Publisher<P> {
         self.call.is_some()
     }
 
+    /// Why it has stopped itself.
+    pub(crate) fn stopped(&self) -> Option<Stopped> {
+        self.driver.stopped()
+    }
+
     /// Whether commands that write would be left over if the connection broke now.
     pub(crate) fn would_be_late(&self) -> bool {
         self.call.as_ref().is_some_and(|call| call.left.iter().any(Cmd::writes))
     }
 
-    /// Asks, executes one Redis command, or judges the reply. `tick`: whether T has passed.
+    /// Judges the reply and asks for the next step, or executes one Redis command. `tick`: whether T has passed.
     pub(crate) fn step(&mut self, tick: bool, log: &impl Rows<P>, redis: &mut Redis<P>, wiring: Wiring) -> Done {
         let Some(call) = &mut self.call else { return self.ask(if tick { LONG } else { 0 }, log) };
-        if call.left.is_empty() {
-            return self.judge(log, wiring);
-        }
         while let Some(cmd) = call.left.pop_front() {
             match redis.execute(&cmd) {
                 Reply::Done => {}
@@ -97,49 +115,58 @@ impl<P: Payload> Publisher<P> {
                 break;
             }
         }
+        if call.left.is_empty() {
+            self.answered(log, wiring);
+        }
         Done::Stepped
     }
 
     fn ask(&mut self, now: i64, log: &impl Rows<P>) -> Done {
-        let step = self.sender.next(now, log);
+        let excerpt = Excerpt::of(log, &self.driver.needs());
+        let step = self.driver.next(now, &excerpt);
         let left = match step {
-            Step::Wait(_) => return Done::Nothing,
-            Step::OpenEpoch { proven } => return Done::OpenEpoch(proven),
+            Step::StoreAcked(place) => {
+                self.driver.reply(0, Told::Stored(true), 0);
+                return Done::Acked(place.seq);
+            }
+            Step::Wait(_) => {
+                self.heard = false;
+                return Done::Nothing;
+            }
+            Step::OpenEpoch { proven, .. } => {
+                self.heard = false;
+                return Done::OpenEpoch(proven);
+            }
             Step::ReadAck => VecDeque::from([Cmd::GetAck]),
             Step::Clear => VecDeque::from([Cmd::Delete]),
             Step::Publish(round) => pipeline(&round, log),
         };
         self.call = Some(Call { step, left, reply: RoundReply { ack: None, stream: None } });
-        Done::Stepped
+        let started_over = std::mem::take(&mut self.heard) && step == Step::ReadAck;
+        if started_over { Done::StartedOver } else { Done::Stepped }
     }
 
-    fn judge(&mut self, log: &impl Rows<P>, wiring: Wiring) -> Done {
-        let Some(mut call) = self.call.take() else { return Done::Nothing };
+    fn answered(&mut self, log: &impl Rows<P>, wiring: Wiring) {
+        let Some(mut call) = self.call.take() else { return };
         if let (true, Some(Ack { cursor, .. })) = (wiring.ack_hash_ignored, &mut call.reply.ack) {
             cursor.hash = log.hash_at(cursor.seq).unwrap_or(cursor.hash);
         }
         if wiring.no_audit {
             call.reply.stream = None;
         }
-        let moved = match call.step {
-            Step::ReadAck => self.sender.ack_read(0, call.reply.ack, log),
-            Step::Publish(round) => self.sender.round_done(0, &round, &call.reply, log),
-            Step::Clear => {
-                self.sender.cleared();
-                None
-            }
-            Step::OpenEpoch { .. } | Step::Wait(_) => None,
+        self.heard = matches!(call.step, Step::Publish(_)) && call.reply.ack.is_some();
+        let told = match call.step {
+            Step::ReadAck => Told::Ack(call.reply.ack),
+            Step::Publish(round) => Told::Round { added_to: round.add_to, reply: call.reply },
+            Step::Clear => Told::Cleared,
+            Step::OpenEpoch { .. } | Step::StoreAcked(_) | Step::Wait(_) => Told::Lost,
         };
-        let started_over = matches!(call.step, Step::Publish(_)) && call.reply.ack.is_some() && self.is_starting(log);
-        match moved {
-            _ if started_over => Done::StartedOver,
-            Some(acked) => Done::Acked(acked),
-            None => Done::Stepped,
-        }
+        self.driver.reply(0, told, 0);
     }
 
-    fn is_starting(&self, log: &impl Rows<P>) -> bool {
-        self.sender.clone().next(0, log) == Step::ReadAck
+    /// The epoch that it has asked for is in the log.
+    pub(crate) fn epoch_opened(&mut self) {
+        self.driver.reply(0, Told::Opened, 0);
     }
 
     /// The connection breaks, with a call on its way or none. With `late` Redis executes later what it has not yet.
@@ -147,13 +174,14 @@ impl<P: Payload> Publisher<P> {
         if let (Some(call), true) = (self.call.take(), late) {
             self.late.extend(call.left.into_iter().filter(Cmd::writes));
         }
-        self.sender.failed();
+        self.heard = false;
+        self.driver.lost();
     }
 
     /// The process ends and starts again.
     pub(crate) fn crashed(&mut self, late: bool) {
         self.broken(late);
-        self.sender = Sender::new(WINDOW, TICK);
+        self.driver = Driver::new(PACE);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The command link at full length, and over it purchases, cancels, expiry, picking and a till.
 //!
 //! Events come back in order, one transaction each, at any time: `link` shows that this is what the event link does.
-//! Production code driven: [`protocol::link::Sender`], [`protocol::link::receive`], [`protocol::domain::decide`],
+//! Production code driven: [`protocol::link::Publisher`], [`protocol::link::receive`], [`protocol::domain::decide`],
 //! [`protocol::promise::purchase::Life`]. What central and the store load and save is in `till`.
 
 use protocol::link::{Ack, Cursor, Log};
@@ -145,7 +145,7 @@ impl Purchases {
             Done::OpenEpoch(_) => {
                 self.seen.note(EPOCH_BY_NEED);
                 open_epoch(state);
-                state.publisher.sender.epoch_opened();
+                state.publisher.epoch_opened();
             }
             Done::Nothing | Done::Stepped => {}
         }
@@ -526,9 +526,7 @@ impl Model for Purchases {
                 let mut purchases = state.central.purchases.values();
                 !purchases.any(|one| one.cancelled_while_pending && one.status() == Status::Confirmed)
             }),
-            Property::always("central's sender never stops", |_, state: &State| {
-                state.publisher.sender.stopped().is_none()
-            }),
+            Property::always("central's sender never stops", |_, state: &State| state.publisher.stopped().is_none()),
             Property::always("once settled, units taken are units confirmed", |model: &Self, state: &State| {
                 !settled(state) || balances(model.bounds.units, state)
             }),

@@ -77,6 +77,7 @@ where
     M::State: Hash + Send + Sync + std::fmt::Debug + Clone + PartialEq + 'static,
     M::Action: std::fmt::Debug + Clone + PartialEq + Send + Sync,
 {
+    #[expect(clippy::disallowed_methods, reason = "for people, who see how long it took")]
     let started = Instant::now();
     let checker = model.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     println!(

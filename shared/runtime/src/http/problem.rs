@@ -201,14 +201,9 @@ impl From<Rejection> for Problem {
     }
 }
 
-impl From<rusqlite::Error> for Problem {
-    fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DatabaseBusy) => {
-                Self::new(Code::Overloaded).detail("too many lists are read at once")
-            }
-            _ => Self::internal(error),
-        }
+impl From<crate::sqlite::JobError> for Problem {
+    fn from(error: crate::sqlite::JobError) -> Self {
+        crate::sqlite::Error::from(error).into()
     }
 }
 

@@ -1,12 +1,13 @@
-//! One direction of one store's link: the sender's steps and the receiver's read, as pipelines.
+//! One direction of one store's link, and the steps of its publisher as pipelines: one store's, or many stores' at once.
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
-use super::{Keys, Size, get_short, is_of_the_server, text_of};
-use protocol::hash::{Digest, Hash};
+use super::stream::{decode_entry, field, raw_entry};
+use super::{Beat, Keys, Size, expected, get_short, heartbeat, is_of_the_server, judged, text_of};
+use protocol::hash::Hash;
 use protocol::ids::StoreId;
-use protocol::link::{Ack, Entry, EntryId, Found, Round, RoundReply, StreamEnds};
+use protocol::link::{Ack, Entry, EntryId, Found, Reply, RoundReply, Step, StreamEnds};
 use protocol::wire::FORMAT;
 
 /// The keys of one direction.
@@ -49,58 +50,147 @@ impl Channel {
         ::redis::cmd("DEL").arg(&self.stream).query_async(connection).await
     }
 
-    /// One round of rule L5, and a second call for the audit. `entries` are those from `round.add_from` to `round.add_to`; `also` may add commands that
-    /// travel in the same pipeline, whose errors fail the round and whose replies are not looked at.
-    pub async fn publish(
-        &self,
-        connection: &mut MultiplexedConnection,
-        round: &Round,
-        entries: &[Entry],
-        also: impl FnOnce(&mut Pipeline),
-    ) -> RedisResult<RoundReply> {
-        let mut pipe = Pipeline::with_capacity(entries.len() + 6);
-        if let Some(below) = round.trim_below {
-            pipe.cmd("XTRIM").arg(&self.stream).arg("MINID").arg(below.to_string());
-        }
-        for entry in entries {
-            add(&mut pipe, &self.stream, entry);
-        }
-        if let (false, Some((channel, message))) = (entries.is_empty(), &self.bell) {
-            pipe.cmd("PUBLISH").arg(channel).arg(message);
-        }
-        also(&mut pipe);
-        get_short(&mut pipe, &self.ack);
-        if round.audit {
-            Size::ask(&mut pipe, &self.stream);
-        }
-        pipe.ignore_errors();
-        let mut replies = pipe.query_async::<Vec<Value>>(connection).await?;
-        let size = if round.audit { replies.pop().zip(replies.pop()) } else { None };
-        let ack = ack_of(replies.pop())?;
-        for reply in replies {
-            match reply {
-                Value::ServerError(error) if !is_published_already(&error.clone().into()) => return Err(error.into()),
-                _ => {}
+    /// Writes the ack, as its only writer.
+    pub async fn set_ack(&self, connection: &mut MultiplexedConnection, ack: &Ack) -> RedisResult<()> {
+        ::redis::cmd("SET").arg(&self.ack).arg(ack.to_string()).query_async(connection).await
+    }
+}
+
+/// A publisher's step that Redis is needed for.
+#[derive(Debug)]
+pub struct Call {
+    /// Where.
+    pub channel: Channel,
+    /// What: another than these three needs no Redis, and is answered as lost.
+    pub step: Step,
+    /// The entries of a round.
+    pub entries: Vec<Entry>,
+    /// A heartbeat that travels with a round.
+    pub beat: Option<(Keys, StoreId, Beat)>,
+}
+
+impl Call {
+    /// Adds the commands; says how many replies there will be.
+    fn ask(&self, pipe: &mut Pipeline) -> usize {
+        let before = pipe.len();
+        match &self.step {
+            Step::ReadAck => get_short(pipe, &self.channel.ack),
+            Step::Clear => drop(pipe.cmd("DEL").arg(&self.channel.stream)),
+            Step::Publish(round) => {
+                if let Some(below) = round.trim_below {
+                    pipe.cmd("XTRIM").arg(&self.channel.stream).arg("MINID").arg(below.to_string());
+                }
+                for entry in &self.entries {
+                    add(pipe, &self.channel.stream, entry);
+                }
+                if let (false, Some((channel, message))) = (self.entries.is_empty(), &self.channel.bell) {
+                    pipe.cmd("PUBLISH").arg(channel).arg(message);
+                }
+                if let Some((keys, store, beat)) = &self.beat {
+                    heartbeat::set(pipe, keys, store, beat);
+                }
+                get_short(pipe, &self.channel.ack);
+                if round.audit {
+                    Size::ask(pipe, &self.channel.stream);
+                }
             }
+            Step::OpenEpoch { .. } | Step::StoreAcked(_) | Step::Wait(_) => {}
         }
-        let stream = match size {
-            Some((length, memory)) => Some(self.ends(connection, memory, length).await?),
-            None => None,
-        };
-        Ok(RoundReply { ack, stream })
+        pipe.len() - before
     }
 
-    /// What stands in the stream. Its ends come with all that they hold, so one that is too large to be ours is not asked.
-    async fn ends(&self, connection: &mut MultiplexedConnection, memory: Value, length: Value) -> RedisResult<Found> {
-        match Size::of(memory, length)? {
-            Ok(size) if size.complaint().is_some() => return Ok(Found::Foreign),
-            // A key of another type is for `XINFO` to name.
-            Ok(_) | Err(_) => {}
+    /// Judges the replies. The outer error is one of the whole server, the inner one a refusal.
+    fn answer(&self, mut replies: Vec<Value>) -> RedisResult<Result<Answered, RedisError>> {
+        Ok(match &self.step {
+            Step::ReadAck => refusal(ack_of(replies.pop()))?.map(|ack| Answered::Done(Reply::Ack(ack))),
+            Step::Clear => judged(expected(replies.pop())?)?.map(|_| Answered::Done(Reply::Cleared)),
+            Step::Publish(round) => {
+                let size = if round.audit { replies.pop().zip(replies.pop()) } else { None };
+                let ack = match refusal(ack_of(replies.pop()))? {
+                    Ok(ack) => ack,
+                    Err(error) => return Ok(Err(error)),
+                };
+                for reply in replies {
+                    match judged(reply)? {
+                        Err(error) if !is_published_already(&error) => return Ok(Err(error)),
+                        Ok(_) | Err(_) => {}
+                    }
+                }
+                let added_to = self.entries.last().map_or(round.add_from.saturating_sub(1), |last| last.id.seq);
+                let stream = match size {
+                    Some((length, memory)) => match Size::of(memory, length)? {
+                        // Its ends come with all that they hold, so one that is too large to be ours is not asked.
+                        Ok(size) if size.complaint().is_some() => Some(Found::Foreign),
+                        // A key of another type is for `XINFO` to name.
+                        Ok(_) | Err(_) => return Ok(Ok(Answered::AsksForEnds { added_to, ack })),
+                    },
+                    None => None,
+                };
+                Ok(Answered::Done(Reply::Round { added_to, reply: RoundReply { ack, stream } }))
+            }
+            Step::OpenEpoch { .. } | Step::StoreAcked(_) | Step::Wait(_) => Ok(Answered::Done(Reply::Lost)),
+        })
+    }
+}
+
+/// What the first call brought back.
+enum Answered {
+    Done(Reply),
+    /// The stream's ends are to be looked at as well.
+    AsksForEnds {
+        added_to: u64,
+        ack: Option<Ack>,
+    },
+}
+
+/// Carries out steps of many publishers in one call, and looks at the ends of their streams in a second one where that
+/// was asked for. The outer error is one of the whole server or of the connection: then nothing is known of any. An
+/// inner one is that publisher's alone: all that was sent for it was answered, so nothing of it can come late.
+pub async fn carry_out(
+    connection: &mut MultiplexedConnection,
+    calls: &[Call],
+) -> RedisResult<Vec<Result<Reply, RedisError>>> {
+    let mut pipe = Pipeline::new();
+    let counts: Vec<usize> = calls.iter().map(|call| call.ask(&mut pipe)).collect();
+    if pipe.is_empty() {
+        return Ok(calls.iter().map(|_| Ok(Reply::Lost)).collect());
+    }
+    pipe.ignore_errors();
+    let mut replies = pipe.query_async::<Vec<Value>>(connection).await?.into_iter();
+    let mut answered = Vec::with_capacity(calls.len());
+    let mut ends = Pipeline::new();
+    for (call, count) in calls.iter().zip(counts) {
+        let own: Vec<Value> = (0..count).map(|_| expected(replies.next())).collect::<RedisResult<_>>()?;
+        let answer = call.answer(own)?;
+        if let Ok(Answered::AsksForEnds { .. }) = answer {
+            ends.cmd("XINFO").arg("STREAM").arg(&call.channel.stream);
         }
-        let mut pipe = Pipeline::with_capacity(1);
-        pipe.cmd("XINFO").arg("STREAM").arg(&self.stream);
-        pipe.ignore_errors();
-        found(pipe.query_async::<Vec<Value>>(connection).await?.pop())
+        answered.push(answer);
+    }
+    let mut ends = if ends.is_empty() {
+        Vec::new().into_iter()
+    } else {
+        ends.ignore_errors();
+        ends.query_async::<Vec<Value>>(connection).await?.into_iter()
+    };
+    answered
+        .into_iter()
+        .map(|answer| match answer {
+            Ok(Answered::Done(reply)) => Ok(Ok(reply)),
+            Ok(Answered::AsksForEnds { added_to, ack }) => {
+                let found = refusal(found(expected(ends.next())?))?;
+                Ok(found.map(|found| Reply::Round { added_to, reply: RoundReply { ack, stream: Some(found) } }))
+            }
+            Err(error) => Ok(Err(error)),
+        })
+        .collect()
+}
+
+/// Tells an error of the server from one of this key.
+fn refusal<T>(result: RedisResult<T>) -> RedisResult<Result<T, RedisError>> {
+    match result {
+        Err(error) if is_of_the_server(&error) => Err(error),
+        result => Ok(result),
     }
 }
 
@@ -133,9 +223,9 @@ fn ack_of(reply: Option<Value>) -> RedisResult<Option<Ack>> {
 }
 
 /// Reads `XINFO STREAM`.
-fn found(reply: Option<Value>) -> RedisResult<Found> {
+fn found(reply: Value) -> RedisResult<Found> {
     let pairs = match reply {
-        Some(Value::ServerError(error)) => {
+        Value::ServerError(error) => {
             let error = RedisError::from(error);
             return match error.detail() {
                 Some(text) if text.contains("no such key") => Ok(Found::Nothing),
@@ -143,8 +233,8 @@ fn found(reply: Option<Value>) -> RedisResult<Found> {
                 _ => Err(error),
             };
         }
-        Some(Value::Array(pairs)) => pairs,
-        Some(Value::Map(pairs)) => pairs.into_iter().flat_map(|(key, value)| [key, value]).collect(),
+        Value::Array(pairs) => pairs,
+        Value::Map(pairs) => pairs.into_iter().flat_map(|(key, value)| [key, value]).collect(),
         _ => return Ok(Found::Foreign),
     };
     let (mut first, mut last, mut content, mut length) = (None, None, None, 0);
@@ -172,98 +262,4 @@ fn end_of(value: Value) -> Option<(EntryId, Option<Hash>)> {
     let (id, fields) = raw_entry(value)?;
     let hash = field(&fields, "c").and_then(|text| text.parse().ok());
     Some((id.parse().ok()?, hash))
-}
-
-/// Names and values of an entry.
-type Fields = Vec<(String, Vec<u8>)>;
-
-fn raw_entry(value: Value) -> Option<(String, Fields)> {
-    let Value::Array(parts) = value else { return None };
-    let mut parts = parts.into_iter();
-    let id = String::from_redis_value(parts.next()?).ok()?;
-    let fields = match parts.next()? {
-        Value::Array(flat) => flat,
-        Value::Map(pairs) => pairs.into_iter().flat_map(|(key, value)| [key, value]).collect(),
-        _ => Vec::new(),
-    };
-    let mut pairs = Vec::with_capacity(fields.len() / 2);
-    let mut fields = fields.into_iter();
-    while let (Some(key), Some(value)) = (fields.next(), fields.next()) {
-        let key = String::from_utf8_lossy(&bytes(key)).into_owned();
-        pairs.push((key, bytes(value)));
-    }
-    Some((id, pairs))
-}
-
-fn bytes(value: Value) -> Vec<u8> {
-    match value {
-        Value::BulkString(bytes) => bytes,
-        Value::SimpleString(text) => text.into_bytes(),
-        _ => Vec::new(),
-    }
-}
-
-fn field<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str> {
-    fields.iter().find(|(key, _)| key == name).and_then(|(_, value)| std::str::from_utf8(value).ok())
-}
-
-/// An entry that cannot be read as one of this protocol.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Garbage {
-    /// Its id in the stream.
-    pub id: String,
-    /// What is wrong with it.
-    pub why: String,
-}
-
-/// One entry as received.
-pub type Received = Result<Entry, Garbage>;
-
-/// What one stream had to say in one read.
-#[derive(Debug)]
-pub enum Delivery {
-    /// Entries after the cursor, in order; empty if there are none.
-    Entries(Vec<Received>),
-    /// The key cannot be read as a stream: this store's link is broken, others are not.
-    Unreadable(String),
-}
-
-impl Delivery {
-    /// Sorts the reply of one `XRANGE`. The error is one of the whole server.
-    pub fn of(reply: Value) -> RedisResult<Self> {
-        match reply {
-            Value::ServerError(error) => {
-                let error = RedisError::from(error);
-                if is_of_the_server(&error) { Err(error) } else { Ok(Self::Unreadable(error.to_string())) }
-            }
-            Value::Array(entries) => Ok(Self::Entries(entries.into_iter().map(decode_entry).collect())),
-            _ => Ok(Self::Entries(Vec::new())),
-        }
-    }
-}
-
-/// Reads one stream entry. Only what the protocol's own writer can have written is an [`Entry`].
-pub fn decode_entry(value: Value) -> Received {
-    let Some((id, fields)) = raw_entry(value) else {
-        return Err(Garbage { id: String::new(), why: "not a stream entry".into() });
-    };
-    let garbage = |why: &str| Garbage { id: id.clone(), why: why.into() };
-    let text = |name: &str| {
-        field(&fields, name).map(str::to_owned).ok_or_else(|| garbage(&format!("field {name} is missing or not UTF-8")))
-    };
-    if text("v")? != FORMAT.to_string() {
-        return Err(garbage("unknown format"));
-    }
-    let digest = match field(&fields, "d") {
-        None => None,
-        Some(text) => Some(text.parse::<Digest>().map_err(|_| garbage("field d is not a digest"))?),
-    };
-    Ok(Entry {
-        id: id.parse().map_err(|_| garbage("the id is not <epoch>-<seq>"))?,
-        kind: text("t")?,
-        operation: text("i")?,
-        body: text("b")?,
-        digest,
-        hash: text("c")?.parse().map_err(|_| garbage("field c is not a hash"))?,
-    })
 }

@@ -4,29 +4,35 @@
 //! that fails or times out says nothing about what Redis did: the caller drops the connection and starts over.
 
 pub mod acl;
+mod bells;
 mod channel;
 mod client;
+mod heartbeat;
+mod registry;
+mod round;
 mod size;
+mod stream;
 
-pub use channel::{Channel, Delivery, Garbage, Received, decode_entry};
+/// What callers hold and hand on; commands are sent here alone.
+pub use ::redis::aio::MultiplexedConnection;
+pub use ::redis::{Client, ErrorKind, RedisError, RedisResult};
+pub use bells::ring_for_oneself;
+pub use channel::{Call, Channel, carry_out};
 pub use client::{
     CONNECT_TIMEOUT, Options, RESPONSE_TIMEOUT, client, connect, connect_blocking, password_in, subscribe,
 };
+pub use heartbeat::{BEAT_LIFE, Beat, Claim, Look, is_beat_there, leave, set_beat, set_claim};
+pub use registry::{Signs, announce, page_of_stores, signs, why_unreadable};
+pub use round::{Asked, Range, Seen, acknowledge, look, read, repeat_acks};
 pub use size::Size;
+pub use stream::{Delivery, Garbage, Received, decode_entry, first_entry, time, wait_for_entries};
 
 use std::fmt;
-use std::time::Duration;
 
-use ::redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, Value};
-use serde::{Deserialize, Serialize};
+use ::redis::{FromRedisValue, Pipeline, Value};
 
 use protocol::ids::StoreId;
-use protocol::time::Millis;
 
-/// Life of a heartbeat's key. Far beyond the age at which a store counts as stale, so that its age can still be told.
-pub const BEAT_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
-/// Life of a [`Claim`]'s key: an agent that is gone claims nothing.
-pub const CLAIM_LIFE: Duration = Duration::from_secs(15);
 /// Bytes read of an ack, a heartbeat or a claim. None is longer: whatever else stands there is cut off, and then it is none.
 const SHORT: usize = 4_096;
 /// Number of bell channels.
@@ -101,61 +107,13 @@ impl Keys {
     }
 }
 
-/// What a heartbeat says. Its age is [`BEAT_LIFE`] less the key's remaining time: Redis's clock alone decides (P8).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Beat {
-    /// Random number of the agent's process: two that alternate are two agents.
-    pub process: u64,
-    /// The ledger's epoch.
-    pub epoch: u64,
-    /// Its last entry.
-    pub head: u64,
-    /// Entries not acknowledged.
-    pub backlog: u64,
-    /// Age of the oldest of them, ms.
-    pub oldest_unsent_ms: i64,
-    /// Version of the agent.
-    pub version: String,
-    /// Life with which the key was set, ms.
-    pub life_ms: i64,
-}
-
-/// What an agent says of itself that publishes nothing and beats no heart: one that waits for central's first word, or
-/// that has stopped itself (L6). Of several under one id the last to write is seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Claim {
-    /// Random number of the agent's process.
-    pub process: u64,
-    /// Its ledger's epoch.
-    pub epoch: u64,
-    /// `waiting`, or why it has stopped: `fenced`, `superseded`, `diverged`.
-    pub why: String,
-    /// Items that its database has.
-    pub items: u64,
-    /// Entries that central has not acknowledged.
-    pub backlog: u64,
-    /// For how long it has stood so, ms.
-    pub for_ms: u64,
-    /// Version of the agent.
-    pub version: String,
-}
-
-impl Claim {
-    /// Reads the reply to [`get_short`]. A value that is no claim is as good as none.
-    pub fn of(reply: Value) -> Option<Self> {
-        serde_json::from_str(&text_of(reply)?).ok()
-    }
-}
-
 /// Reads a key whose value is short, and no more of it than such a value may have.
-pub fn get_short(pipe: &mut Pipeline, key: &str) {
+fn get_short(pipe: &mut Pipeline, key: &str) {
     pipe.cmd("GETRANGE").arg(key).arg(0).arg(SHORT - 1);
 }
 
 /// The reply to [`get_short`]: the text, if there is any.
-pub fn text_of(reply: Value) -> Option<String> {
+fn text_of(reply: Value) -> Option<String> {
     Option::<String>::from_redis_value(reply).ok()?.filter(|text| !text.is_empty())
 }
 
@@ -167,9 +125,22 @@ pub fn is_of_the_server(error: &RedisError) -> bool {
     !answered || error.code().is_some_and(|code| codes.contains(&code))
 }
 
-/// Redis's clock, from the reply of `TIME`.
-pub fn time(reply: (i64, i64)) -> Millis {
-    Millis(reply.0.saturating_mul(1_000).saturating_add(reply.1 / 1_000))
+/// Sorts the reply of one command. The outer error is one of the whole server; the inner one says what Redis refuses for
+/// this key.
+fn judged(reply: Value) -> RedisResult<Result<Value, RedisError>> {
+    match reply {
+        Value::ServerError(error) => {
+            let error = RedisError::from(error);
+            if is_of_the_server(&error) { Err(error) } else { Ok(Err(error)) }
+        }
+        reply => Ok(Ok(reply)),
+    }
+}
+
+/// A reply that should be there.
+fn expected(reply: Option<Value>) -> RedisResult<Value> {
+    reply
+        .ok_or_else(|| RedisError::from((ErrorKind::UnexpectedReturnType, "Redis has answered less than it was asked")))
 }
 
 #[cfg(test)]

@@ -1,0 +1,195 @@
+//! What is kept of a store in its own row.
+
+use protocol::hash::Digest;
+use protocol::ids::StoreId;
+use protocol::link::{Ack, Cursor, EntryId};
+use protocol::time::Millis;
+use rusqlite::{Connection, Row, params};
+
+use runtime::sqlite::{DigestColumn, HashColumn, cursor_at, parsed};
+
+/// What the last comparison of digests said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DigestState {
+    /// Not compared in this epoch yet.
+    Unknown,
+    /// View and store are the same.
+    Equal,
+    /// They differ; a resync was asked for.
+    Different,
+}
+
+impl DigestState {
+    /// Stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Equal => "equal",
+            Self::Different => "different",
+        }
+    }
+}
+
+/// A row of `store`.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// Whose.
+    pub id: StoreId,
+    /// When central first heard of it.
+    pub first_seen_at: Millis,
+    /// Events applied up to here.
+    pub cursor: Cursor,
+    /// An epoch that was refused; 0: none.
+    pub fenced: u64,
+    /// An epoch that an operator said to adopt.
+    pub adopt: Option<u64>,
+    /// The view's own digest.
+    pub digest: Digest,
+    /// What the last comparison said.
+    pub digest_state: DigestState,
+    /// An epoch's opening state is arriving.
+    pub opening: bool,
+    /// Some opening has arrived in full.
+    pub complete: bool,
+    /// Where the view stands.
+    pub state: Cursor,
+    /// Central's time of the last look after which everything known was applied.
+    pub as_of: Millis,
+    /// Head of the command log.
+    pub command_head: Cursor,
+    /// Commands acknowledged by the store, of the present command epoch.
+    pub command_acked: u64,
+    /// The command epoch that the store is ready for.
+    pub ready_epoch: u64,
+    /// The digests differed, or an entry was not understood and no later one has shown that it changed no stock.
+    pub suspect: bool,
+    /// When a resync was last asked for.
+    pub resync_at: Option<Millis>,
+    /// Whether it may sell online at all.
+    pub online_sale: bool,
+    /// Taken out of the chain.
+    pub retired: bool,
+    /// The [stock](crate::storage::stocks) that is shown.
+    pub stock: i64,
+    /// The stock that is arriving; 0: none.
+    pub staged: i64,
+    /// Outcomes that came with the stock are still to be settled; entries wait until then.
+    pub installing: bool,
+    /// Something is left to be done in [steps](crate::projection::steps).
+    pub steps: bool,
+    /// The first page of the snapshot that was installed last: the ledger is replayed from there.
+    pub base: EntryId,
+}
+
+pub(super) const COLUMNS: &str = "store_id, first_seen_at, epoch, seq, hash, fenced, adopt, digest, digest_state, opening, complete, \
+     state_epoch, state_seq, state_hash, as_of, command_epoch, command_seq, command_hash, command_acked, ready_epoch, \
+     suspect, resync_at, online_sale, retired, stock, staged, installing, steps, base_epoch, base_seq";
+
+impl Store {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let digest_state = match row.get_ref(8)?.as_str()? {
+            "equal" => DigestState::Equal,
+            "different" => DigestState::Different,
+            _ => DigestState::Unknown,
+        };
+        Ok(Self {
+            id: parsed(row, 0)?,
+            first_seen_at: Millis(row.get(1)?),
+            cursor: cursor_at(row, 2)?,
+            fenced: row.get(5)?,
+            adopt: row.get(6)?,
+            digest: row.get::<_, DigestColumn>(7)?.0,
+            digest_state,
+            opening: row.get(9)?,
+            complete: row.get(10)?,
+            state: cursor_at(row, 11)?,
+            as_of: Millis(row.get(14)?),
+            command_head: cursor_at(row, 15)?,
+            command_acked: row.get(18)?,
+            ready_epoch: row.get(19)?,
+            suspect: row.get(20)?,
+            resync_at: row.get::<_, Option<i64>>(21)?.map(Millis),
+            online_sale: row.get(22)?,
+            retired: row.get(23)?,
+            stock: row.get(24)?,
+            staged: row.get(25)?,
+            installing: row.get(26)?,
+            steps: row.get(27)?,
+            base: EntryId { epoch: row.get(28)?, seq: row.get(29)? },
+        })
+    }
+
+    /// What the store is told of its events (L2). While it is retired its known epoch is fenced, whichever other one was
+    /// refused.
+    pub fn ack(&self) -> Ack {
+        let fenced = if self.retired && self.cursor.epoch > 0 { self.cursor.epoch } else { self.fenced };
+        Ack { cursor: self.cursor, fenced }
+    }
+
+    /// Epochs that some agent claims and central refuses: those that an operator may adopt. A store that was retired before
+    /// it opened any is taken back under epoch 0.
+    pub fn claims(&self) -> Vec<u64> {
+        let mut claims: Vec<u64> = [self.ack().fenced, self.fenced].into_iter().filter(|epoch| *epoch != 0).collect();
+        claims.dedup();
+        if self.retired && claims.is_empty() {
+            claims.push(0);
+        }
+        claims
+    }
+
+    /// Puts it in the chain again.
+    pub fn take_back(&mut self) {
+        self.steps |= self.retired;
+        self.retired = false;
+    }
+
+    /// Whether its whole state is wanted: a digest differed, or an opening came with pages missing.
+    pub fn wants_resync(&self) -> bool {
+        self.digest_state == DigestState::Different && !self.retired
+    }
+
+    /// Whether it still has to say that it is ready for the present command epoch (L8).
+    pub fn is_settling(&self) -> bool {
+        self.opening || !self.complete || self.cursor.seq == 0 || self.ready_epoch != self.command_head.epoch
+    }
+
+    /// Writes back the event side and what operators decided. The command link's columns are written by
+    /// [`commands`](crate::storage::commands) and [`store_command_acked`] alone, `as_of` by [`note_as_of`].
+    pub fn save(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection
+            .prepare_cached(
+                "update store set epoch = ?2, seq = ?3, hash = ?4, fenced = ?5, adopt = ?6, digest = ?7, \
+                 digest_state = ?8, opening = ?9, complete = ?10, state_epoch = ?11, state_seq = ?12, \
+                 state_hash = ?13, ready_epoch = ?14, suspect = ?15, resync_at = ?16, online_sale = ?17, \
+                 retired = ?18, stock = ?19, staged = ?20, installing = ?21, steps = ?22, base_epoch = ?23, \
+                 base_seq = ?24 where store_id = ?1",
+            )?
+            .execute(params![
+                self.id.as_str(),
+                self.cursor.epoch,
+                self.cursor.seq,
+                HashColumn(self.cursor.hash),
+                self.fenced,
+                self.adopt,
+                DigestColumn(self.digest),
+                self.digest_state.as_str(),
+                self.opening,
+                self.complete,
+                self.state.epoch,
+                self.state.seq,
+                HashColumn(self.state.hash),
+                self.ready_epoch,
+                self.suspect,
+                self.resync_at.map(|at| at.0),
+                self.online_sale,
+                self.retired,
+                self.stock,
+                self.staged,
+                self.installing,
+                self.steps,
+                self.base.epoch,
+                self.base.seq,
+            ])?;
+        Ok(())
+    }
+}

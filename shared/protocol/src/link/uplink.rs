@@ -1,0 +1,263 @@
+//! The loop of an agent's publisher: its log, its connection, and what it says of itself (rules L3 to L6, L13).
+//!
+//! A beat travels with each round; between rounds one is set when it is due, or when its key is gone. An agent that
+//! publishes nothing beats no heart: it claims instead, in a key of its own, since a heartbeat belongs to the agent that
+//! central follows. So central finds a new store before its first word to it, and people see an agent that has stopped.
+
+use super::publisher::{Excerpt, Needs, Pace, Publisher, Reply};
+use super::sender::{Step, Stopped};
+use crate::retry::Backoff;
+
+/// Between two claims, ms: several within the life of their key.
+const CLAIM_EVERY_MS: i64 = 4_000;
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UplinkStep {
+    /// Open a new connection.
+    Connect,
+    /// Enter the store's name in the set of all stores. The set may have been wiped, so it is said again now and then.
+    Announce,
+    /// The log's own next step.
+    Link(Step),
+    /// Whether the heartbeat is still there.
+    LookForBeat,
+    /// Set the heartbeat and ring.
+    Beat,
+    /// Set the claim.
+    Claim {
+        /// `None`: central has not said anything yet.
+        why: Option<Stopped>,
+        /// For how long it has been so, ms.
+        for_ms: i64,
+    },
+    /// Nothing until something is committed, or until this time (ms).
+    Wait(i64),
+}
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// There is a connection.
+    Connected,
+    /// The set has the name, or is none of this agent's business.
+    Announced,
+    /// The log's step is done; [`Reply::Lost`] counts for the connection.
+    Link(Reply),
+    /// Whether the heartbeat's key is there.
+    BeatFound(bool),
+    /// The heartbeat is set.
+    Beaten,
+    /// The claim is set, or may not be.
+    Claimed,
+    /// A call failed or timed out: the connection is gone, or there is none.
+    Lost,
+}
+
+/// The loop's state.
+#[derive(Debug, Clone)]
+pub struct Uplink {
+    publisher: Publisher,
+    beat_every_ms: i64,
+    tick_ms: i64,
+    is_connected: bool,
+    announces: bool,
+    beat_is_gone: bool,
+    beaten_at: i64,
+    looked_at: i64,
+    /// Since when nothing is published, while Redis answers.
+    aside_since: Option<i64>,
+    claimed_at: i64,
+    backoff: Backoff,
+    rests_until: i64,
+}
+
+impl Uplink {
+    /// Not connected yet.
+    pub fn new(pace: Pace, beat_every_ms: i64) -> Self {
+        let long_ago = i64::MIN / 2;
+        Self {
+            publisher: Publisher::new(pace),
+            beat_every_ms,
+            tick_ms: pace.tick_ms,
+            is_connected: false,
+            announces: false,
+            beat_is_gone: false,
+            beaten_at: long_ago,
+            looked_at: long_ago,
+            aside_since: None,
+            claimed_at: long_ago,
+            backoff: Backoff::new(pace.retry_first, pace.retry_most),
+            rests_until: long_ago,
+        }
+    }
+
+    /// What has to be read of the log for [`Uplink::next`].
+    pub fn needs(&self) -> Needs {
+        self.publisher.needs()
+    }
+
+    /// What to do now.
+    pub fn next(&mut self, now: i64, log: &Excerpt) -> UplinkStep {
+        if !self.is_connected {
+            return if now < self.rests_until { UplinkStep::Wait(self.rests_until) } else { UplinkStep::Connect };
+        }
+        if self.announces {
+            return UplinkStep::Announce;
+        }
+        let until = match self.publisher.next(now, log) {
+            Step::Wait(until) => until,
+            step => return UplinkStep::Link(step),
+        };
+        if !self.publisher.is_live() {
+            let since = *self.aside_since.get_or_insert(now);
+            let due = self.claimed_at.saturating_add(CLAIM_EVERY_MS);
+            if now >= due {
+                return UplinkStep::Claim { why: self.publisher.stopped(), for_ms: now - since };
+            }
+            return UplinkStep::Wait(until.min(due));
+        }
+        self.aside_since = None;
+        let beat_due = self.beaten_at + self.beat_every_ms;
+        if now >= beat_due || self.beat_is_gone {
+            return UplinkStep::Beat;
+        }
+        let look_due = self.looked_at + self.beat_every_ms.min(self.tick_ms);
+        if now >= look_due {
+            return UplinkStep::LookForBeat;
+        }
+        UplinkStep::Wait(until.min(beat_due).min(look_due))
+    }
+
+    /// Takes the answer. `dice`: uniform over all of `u64`.
+    pub fn reply(&mut self, now: i64, told: Told, dice: u64) {
+        match told {
+            Told::Connected => (self.is_connected, self.announces) = (true, true),
+            Told::Announced => self.announces = false,
+            Told::Link(Reply::Lost) | Told::Lost => {
+                self.disconnect();
+                let wait = i64::try_from(self.backoff.failed(dice).as_millis()).unwrap_or(i64::MAX);
+                self.rests_until = now.saturating_add(wait);
+                return;
+            }
+            Told::Link(reply) => {
+                match reply {
+                    // Redis and central may both have begun anew, which is how central hears of the store again.
+                    Reply::Ack(None) => self.announces = true,
+                    Reply::Round { .. } => self.beaten_at = now,
+                    Reply::Ack(Some(_))
+                    | Reply::Cleared
+                    | Reply::Opened
+                    | Reply::Stored(_)
+                    | Reply::Refused
+                    | Reply::Lost => {}
+                }
+                self.publisher.reply(now, reply, dice);
+                // What the database says tells nothing of Redis; what Redis refuses is no success.
+                if matches!(reply, Reply::Opened | Reply::Stored(_) | Reply::Refused) {
+                    return;
+                }
+            }
+            Told::BeatFound(found) => {
+                self.looked_at = now;
+                self.beat_is_gone = !found;
+            }
+            Told::Beaten => {
+                self.beaten_at = now;
+                // Who has lost the one key may have lost the other, too.
+                self.announces |= std::mem::take(&mut self.beat_is_gone);
+            }
+            Told::Claimed => self.claimed_at = now,
+        }
+        if !matches!(told, Told::Connected | Told::Announced) {
+            self.backoff.succeeded();
+        }
+    }
+
+    /// Leaves the connection: it broke, or is not wanted.
+    pub fn disconnect(&mut self) {
+        self.is_connected = false;
+        self.publisher.lost();
+    }
+
+    /// The publisher of the log.
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::Hash;
+    use crate::link::{Ack, Cursor, EntryId, Log, RoundReply};
+
+    struct Opened;
+
+    impl Log for Opened {
+        fn head(&self) -> Cursor {
+            Cursor { epoch: 7, seq: 1, hash: Hash([1; 16]) }
+        }
+        fn hash_at(&self, seq: u64) -> Option<Hash> {
+            (seq <= 1).then_some(Hash([seq as u8; 16]))
+        }
+    }
+
+    fn next(uplink: &mut Uplink, now: i64) -> UplinkStep {
+        let needs = uplink.needs();
+        uplink.next(now, &Excerpt::of(&Opened, &needs))
+    }
+
+    fn tell(uplink: &mut Uplink, now: i64, told: Told) -> UplinkStep {
+        uplink.reply(now, told, 0);
+        next(uplink, now)
+    }
+
+    fn connected() -> Uplink {
+        let mut uplink = Uplink::new(Pace::default(), 10_000);
+        assert_eq!(next(&mut uplink, 0), UplinkStep::Connect);
+        assert_eq!(tell(&mut uplink, 0, Told::Connected), UplinkStep::Announce);
+        assert_eq!(tell(&mut uplink, 0, Told::Announced), UplinkStep::Link(Step::ReadAck));
+        uplink
+    }
+
+    fn live() -> Uplink {
+        let mut uplink = connected();
+        let ack = Some(Ack::default());
+        let stored = UplinkStep::Link(Step::StoreAcked(EntryId { epoch: 7, seq: 0 }));
+        assert_eq!(tell(&mut uplink, 0, Told::Link(Reply::Ack(ack))), stored);
+        assert_eq!(tell(&mut uplink, 0, Told::Link(Reply::Stored(true))), UplinkStep::Link(Step::Clear));
+        assert!(matches!(tell(&mut uplink, 0, Told::Link(Reply::Cleared)), UplinkStep::Link(Step::Publish(_))));
+        let reply = RoundReply { ack, stream: None };
+        assert_eq!(tell(&mut uplink, 0, Told::Link(Reply::Round { added_to: 1, reply })), UplinkStep::LookForBeat);
+        uplink
+    }
+
+    #[test]
+    fn who_waits_for_the_first_word_claims_and_is_announced() {
+        let mut uplink = connected();
+        assert_eq!(tell(&mut uplink, 0, Told::Link(Reply::Ack(None))), UplinkStep::Announce);
+        assert_eq!(tell(&mut uplink, 0, Told::Announced), UplinkStep::Claim { why: None, for_ms: 0 });
+        assert_eq!(tell(&mut uplink, 0, Told::Claimed), UplinkStep::Wait(2_000));
+        assert_eq!(next(&mut uplink, 2_000), UplinkStep::Link(Step::ReadAck));
+    }
+
+    #[test]
+    fn a_beat_that_is_gone_is_set_at_once_and_the_store_announced() {
+        let mut uplink = live();
+        assert_eq!(tell(&mut uplink, 0, Told::BeatFound(true)), UplinkStep::Wait(2_000));
+        let mut uplink = live();
+        assert_eq!(tell(&mut uplink, 0, Told::BeatFound(false)), UplinkStep::Beat);
+        assert_eq!(tell(&mut uplink, 0, Told::Beaten), UplinkStep::Announce);
+    }
+
+    #[test]
+    fn a_lost_connection_waits_and_starts_over() {
+        let mut uplink = live();
+        let UplinkStep::Wait(until) = tell(&mut uplink, 5, Told::Lost) else { panic!("rests") };
+        assert!(until > 5 && !uplink.publisher().is_live());
+        assert_eq!(next(&mut uplink, until), UplinkStep::Connect);
+        assert_eq!(tell(&mut uplink, until, Told::Connected), UplinkStep::Announce);
+        assert_eq!(tell(&mut uplink, until, Told::Announced), UplinkStep::Link(Step::ReadAck));
+    }
+}
