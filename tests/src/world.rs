@@ -182,7 +182,8 @@ impl World {
         self.stores.get(store).expect("a store of this world").0.number()
     }
 
-    pub(crate) fn redis_url(&self) -> String {
+    /// Where Redis is, for the test itself.
+    pub fn redis_url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.redis_port.number())
     }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask ...`: what a developer or a visitor runs.
 
 mod attack;
+mod bench;
 mod chaos;
 mod data;
 mod demo;
@@ -39,6 +40,8 @@ enum Command {
     Chaos(chaos::Options),
     /// Attack a small chain with hostile clients, stores and contents of Redis, and see that every bound is held.
     Attack(attack::Options),
+    /// Measure how fast it is, each figure beside the smallest program that could do the same.
+    Bench(bench::Options),
     /// Replay full sets of real sales with a fault of each kind on the way; fails if their data is not there.
     Replay(replay::Options),
     /// Run demo.http with a real client against a fresh central and two stores.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Mutants(options) => simulation::mutants(&options),
         Command::Chaos(options) => chaos::run(&options),
         Command::Attack(options) => attack::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Replay(options) => replay::run(&options),
         Command::HttpFile => http_file::run(),
         Command::Structure => structure::run(),
