@@ -8,7 +8,6 @@ use protocol::time::Millis;
 use runtime::sqlite::parsed;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-
 /// Columns of an item, in the order that [`read_item`] expects.
 pub const COLUMNS: &str = "item.name, item.quantity, item.reserved, item.allotted, item.allotment_wanted, \
      item.discontinued, item.low_at, item.low, item.version, item.updated_at";

@@ -7,13 +7,13 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use protocol::domain::{Guard, Operation, Reason};
+use protocol::domain::{Guard, Operation};
 use protocol::ids::ProductId;
 use protocol::time::Millis;
-use protocol::wire::{About, Kind, Position};
+use protocol::wire::{About, Kind};
+use runtime::http::requests::{Adjust, Asked, Change, Count, Create, Receive, Reference};
 use runtime::http::{
-    Body, Code, CountQuantity, Delta, Etags, List, Name, Page, Problem, ProductPath, Quantity, Query, Result, Text,
-    Threshold, Write, encode_cursor, not_modified,
+    Body, Code, Etags, List, Page, Problem, ProductPath, Quantity, Query, Result, Write, encode_cursor, not_modified,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -73,35 +73,9 @@ async fn one(State(app): Shared, ProductPath(product): ProductPath, etags: Etags
     Ok((header, Json(item_view(&app.store, &product, &item))).into_response())
 }
 
-type Reference = Option<Text<0, 100>>;
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Create {
-    product_id: ProductId,
-    name: Option<Name>,
-    quantity: Option<CountQuantity>,
-    low_at: Option<Threshold>,
-    reference: Reference,
-}
-
 async fn create(State(app): Shared, write: Write, Body { value, json }: Body<Create>) -> Result<Response> {
-    let operation = Operation::Create {
-        name: value.name.map_or_else(|| value.product_id.to_string(), |name| name.0),
-        quantity: value.quantity.map_or(0, |quantity| quantity.0),
-        low_at: value.low_at.map(|at| at.0),
-    };
-    app.act(value.product_id, operation, None, value.reference, None, write, json).await
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Count {
-    quantity: CountQuantity,
-    counted_at: Option<Position>,
-    expected_version: Option<i64>,
-    count_ref: Option<Text<0, 100>>,
-    reference: Reference,
+    let (product, asked) = value.asked();
+    app.act(product, asked, None, write, json).await
 }
 
 async fn count(
@@ -110,22 +84,7 @@ async fn count(
     write: Write,
     Body { value, json }: Body<Count>,
 ) -> Result<Response> {
-    let operation = Operation::Count {
-        quantity: value.quantity.0,
-        counted_at: value.counted_at,
-        count_ref: value.count_ref.map(|text| text.0),
-    };
-    app.act(product, operation, value.expected_version, value.reference, None, write, json).await
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Change {
-    name: Option<Name>,
-    discontinued: Option<bool>,
-    low_at: Option<Threshold>,
-    expected_version: Option<i64>,
-    reference: Reference,
+    app.act(product, value.asked(), None, write, json).await
 }
 
 async fn change(
@@ -134,22 +93,7 @@ async fn change(
     write: Write,
     Body { value, json }: Body<Change>,
 ) -> Result<Response> {
-    if value.name.is_none() && value.discontinued.is_none() && value.low_at.is_none() {
-        return Err(Problem::invalid("", "one of name, discontinued and lowAt is needed"));
-    }
-    let operation = Operation::Change {
-        name: value.name.map(|name| name.0),
-        discontinued: value.discontinued,
-        low_at: value.low_at.map(|at| at.0),
-    };
-    app.act(product, operation, value.expected_version, value.reference, None, write, json).await
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Receive {
-    quantity: Quantity,
-    reference: Reference,
+    app.act(product, value.asked()?, None, write, json).await
 }
 
 async fn receive(
@@ -158,17 +102,7 @@ async fn receive(
     write: Write,
     Body { value, json }: Body<Receive>,
 ) -> Result<Response> {
-    let operation = Operation::Receive { quantity: value.quantity.0 };
-    app.act(product, operation, None, value.reference, None, write, json).await
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Adjust {
-    delta: Delta,
-    reason: Reason,
-    note: Option<Text<0, 100>>,
-    reference: Reference,
+    app.act(product, value.asked(), None, write, json).await
 }
 
 async fn adjust(
@@ -177,9 +111,7 @@ async fn adjust(
     write: Write,
     Body { value, json }: Body<Adjust>,
 ) -> Result<Response> {
-    let note = value.note.map(|text| text.0);
-    let operation = Operation::Adjust { delta: value.delta.0, reason: value.reason, note };
-    app.act(product, operation, None, value.reference, None, write, json).await
+    app.act(product, value.asked(), None, write, json).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -198,7 +130,9 @@ async fn sell(
     Body { value, json }: Body<Sell>,
 ) -> Result<Response> {
     let operation = Operation::Sell { quantity: value.quantity.0 };
-    app.act(product, operation, value.expected_version, value.reference, value.occurred_at, write, json).await
+    let reference = value.reference.map(|text| text.0);
+    let asked = Asked { operation, expected_version: value.expected_version, reference };
+    app.act(product, asked, value.occurred_at, write, json).await
 }
 
 impl App {
@@ -214,24 +148,18 @@ impl App {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what one request says")]
     async fn act(
         &self,
         product: ProductId,
-        operation: Operation,
-        expected_version: Option<i64>,
-        reference: Reference,
+        asked: Asked,
         occurred_at: Option<Millis>,
         write: Write,
         json: Value,
     ) -> Result<Response> {
+        let Asked { operation, expected_version, reference } = asked;
         let guard = Guard { expected_version, if_match: write.if_match.clone() };
-        let about = About {
-            reference: reference.map(|text| text.0),
-            actor: write.actor.clone(),
-            traceparent: Some(write.traceparent.clone()),
-            occurred_at,
-        };
+        let about =
+            About { reference, actor: write.actor.clone(), traceparent: Some(write.traceparent.clone()), occurred_at };
         let (store, of) = (self.store.clone(), product.clone());
         let done = self
             .write(&write, &json, move |connection, Call { operation: operation_id, is_known, now }| {
