@@ -28,25 +28,25 @@ const HOUSES: &[House] = &[
         source: "central/src",
         name: "central",
         floors: &["main", "run", "http", "operators", "links", "config", "projection", "promises", "storage"],
-        kept: &[("rusqlite", &["storage"]), ("redis", &[])],
+        kept: &[("rusqlite", &["storage"]), (SQL, &["storage"]), ("redis", &[])],
     },
     House {
         source: "store-agent/src",
         name: "store_agent",
         floors: &["main", "run", "http", "operators", "links", "config", "operations", "ledger"],
-        kept: &[("rusqlite", &["ledger"]), ("redis", &[])],
+        kept: &[("rusqlite", &["ledger"]), (SQL, &["ledger"]), ("redis", &[])],
     },
     House {
         source: "shared/runtime/src",
         name: "runtime",
         floors: &["http", "redis", "daemon", "sqlite", "clock"],
-        kept: &[("rusqlite", &["sqlite"]), ("redis", &["redis"])],
+        kept: &[("rusqlite", &["sqlite"]), (SQL, &["sqlite"]), ("redis", &["redis"])],
     },
     House {
         source: "shared/protocol/src",
         name: "protocol",
         floors: &["promise", "wire", "link", "hash", "domain", "position", "ids", "time", "retry", "planted"],
-        kept: &[("rusqlite", &[]), ("redis", &[]), ("tokio", &[]), ("runtime", &[])],
+        kept: &[("rusqlite", &[]), (SQL, &[]), ("redis", &[]), ("tokio", &[]), ("runtime", &[])],
     },
 ];
 
@@ -69,7 +69,7 @@ struct File {
     module: Vec<String>,
     /// Of its own crate.
     own: Vec<Named>,
-    /// First segments of all paths, with their lines.
+    /// First segments of all paths, and statements of SQL, with their lines.
     firsts: Vec<(usize, String)>,
 }
 
@@ -188,9 +188,24 @@ fn walk(tokens: &[TokenTree], module: &[String], own: &str, found: &mut Vec<Name
                 }
                 firsts.push((line, first));
             }
-            _ => at += 1,
+            TokenTree::Literal(literal) => {
+                if is_statement(&literal.to_string()) {
+                    firsts.push((literal.span().start().line, SQL.to_owned()));
+                }
+                at += 1;
+            }
+            TokenTree::Ident(_) | TokenTree::Punct(_) => at += 1,
         }
     }
+}
+
+/// What a statement of SQL counts as, wherever it stands.
+const SQL: &str = "SQL";
+const VERBS: &[&str] =
+    &["select ", "insert ", "update ", "delete ", "savepoint ", "rollback ", "release ", "pragma ", "with "];
+
+fn is_statement(literal: &str) -> bool {
+    literal.strip_prefix('"').is_some_and(|text| VERBS.iter().any(|verb| text.starts_with(verb)) && text.len() > 20)
 }
 
 /// Where a path begins that starts so, if it is one of this crate.
@@ -434,9 +449,13 @@ mod tests {
 
     #[test]
     fn names_who_imports_what_stands_above() {
-        let house = House { source: "", name: "central", floors: &["http", "storage"], kept: &[("redis", &[])] };
+        let house =
+            House { source: "", name: "central", floors: &["http", "storage"], kept: &[("redis", &[]), (SQL, &[])] };
         let (own, firsts) = names(
-            TokenStream::from_str("\nuse crate::http::App;\nuse redis::Value;").expect("Rust"),
+            TokenStream::from_str(
+                "\nuse crate::http::App;\nuse redis::Value;\nconst S: &str = \"select quantity from item\";",
+            )
+            .expect("Rust"),
             &module("storage::a"),
             "central",
         );
@@ -445,7 +464,11 @@ mod tests {
         judge(&house, &file, &mut breaches);
         assert_eq!(
             breaches,
-            ["a.rs:2: storage imports http, which stands above it", "a.rs:3: redis is named outside []"]
+            [
+                "a.rs:2: storage imports http, which stands above it",
+                "a.rs:3: redis is named outside []",
+                "a.rs:4: SQL is named outside []"
+            ]
         );
     }
 

@@ -22,7 +22,7 @@ use crate::links::waiting::Waiting;
 use crate::projection::view;
 use crate::projection::view::{Applied, Budget};
 use crate::storage::stores;
-use crate::storage::{Connection, JobError, JobResult};
+use crate::storage::{Connection, JobResult};
 
 /// What looking, reading and applying take. Cheap to clone.
 #[derive(Clone)]
@@ -339,25 +339,20 @@ pub fn apply_some(
     budget: &mut Budget,
 ) -> JobResult<(Vec<Judged>, VecDeque<Batch>)> {
     let mut results = Vec::new();
-    while !(budget.is_low() && !results.is_empty())
+    while (results.is_empty() || !budget.is_low())
         && let Some((id, batch, seen)) = batches.pop_front()
     {
-        connection.prepare_cached("savepoint batch")?.execute([])?;
-        let result = view::receive(connection, &id, &batch, now, budget);
-        if let Err(error) = &result
-            && runtime::sqlite::is_fatal(error)
-        {
-            return Err(result.err().unwrap_or(JobError::InvalidQuery));
-        }
-        if result.is_err() || planted(Bug::AckBeforeCommit) {
-            connection.prepare_cached("rollback to batch")?.execute([])?;
-        }
-        if let Ok(applied) = &result
-            && seen.is_current(applied)
-        {
-            stores::note_as_of(connection, &id, now)?;
-        }
-        connection.prepare_cached("release batch")?.execute([])?;
+        let part = runtime::sqlite::attempt(connection, || {
+            let applied = view::receive(connection, &id, &batch, now, budget)?;
+            if seen.is_current(&applied) {
+                stores::note_as_of(connection, &id, now)?;
+            }
+            if planted(Bug::AckBeforeCommit) { Err(Abort::Refused(applied)) } else { Ok(applied) }
+        });
+        let result = match part? {
+            Ok(applied) | Err(Abort::Refused(applied)) => Ok(applied),
+            Err(Abort::Database(error)) => Err(error),
+        };
         results.push((id, seen, result));
     }
     Ok((results, batches))

@@ -122,6 +122,7 @@ impl<K: Ord + Clone> Fetch<K> {
     }
 
     /// What to do now.
+    #[expect(clippy::should_implement_trait, reason = "named as in all drivers")]
     pub fn next(&mut self) -> FetchStep<K> {
         loop {
             match &self.phase {
