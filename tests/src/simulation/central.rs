@@ -219,6 +219,10 @@ impl Central {
                 let (mut results, mut budget) = (Vec::new(), Budget::new(self.budget));
                 let outlived = commit(&self.file, &mut |connection| {
                     (results, batches) = apply_some(connection, std::mem::take(&mut batches), clock, &mut budget)?;
+                    for (store, _, result) in &results {
+                        // The entry is sound and nothing is wrong with the disk: who asked wrongly was central.
+                        assert!(result.is_ok(), "what {store} said cannot be applied: {result:?}");
+                    }
                     Ok(())
                 });
                 if !outlived {
