@@ -1,4 +1,4 @@
-//! The view's items. Every change of one goes through [`put`], which keeps the store's digest and the product's totals
+//! The view's items. Every change of one goes through [`put`](crate::storage::stocks::put), which keeps the store's digest and the product's totals
 //! with it. An item belongs to a [stock](crate::storage::stocks); the view is the stock that its store's row names.
 
 use protocol::domain::Item;

@@ -154,7 +154,7 @@ impl Store {
     }
 
     /// Writes back the event side and what operators decided. The command link's columns are written by
-    /// [`commands`](crate::storage::commands) and [`store_command_acked`] alone, `as_of` by [`note_as_of`].
+    /// [`commands`](crate::storage::commands) and [`store_command_acked`](crate::storage::stores::store_command_acked) alone, `as_of` by [`note_as_of`](crate::storage::stores::note_as_of).
     pub fn save(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection
             .prepare_cached(
