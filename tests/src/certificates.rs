@@ -13,7 +13,6 @@ pub struct Certificates {
     pub other_ca: PathBuf,
     /// The client's certificate.
     pub client: PathBuf,
-    /// Its key.
     pub client_key: PathBuf,
     server: PathBuf,
     server_key: PathBuf,

@@ -6,9 +6,7 @@ use serde_json::Value;
 /// What a server said.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Its status.
     pub status: u16,
-    /// Its headers.
     pub headers: HeaderMap,
     /// Its JSON; `null` when there is none.
     pub body: Value,
@@ -84,12 +82,10 @@ impl Client {
         Answer { status, headers, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
     }
 
-    /// `GET`.
     pub async fn get(&self, path: &str) -> Answer {
         self.ask(Method::GET, path, &[], None).await.expect("an answer")
     }
 
-    /// `POST`.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.ask(Method::POST, path, &[], Some(&body)).await.expect("an answer")
     }
@@ -99,12 +95,10 @@ impl Client {
         self.ask(Method::POST, path, headers, Some(&body)).await.expect("an answer")
     }
 
-    /// `PUT`.
     pub async fn put(&self, path: &str, body: Value) -> Answer {
         self.ask(Method::PUT, path, &[], Some(&body)).await.expect("an answer")
     }
 
-    /// `PATCH`.
     pub async fn patch(&self, path: &str, body: Value) -> Answer {
         self.ask(Method::PATCH, path, &[], Some(&body)).await.expect("an answer")
     }

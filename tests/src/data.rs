@@ -10,9 +10,7 @@ use serde_json::Value;
 /// One receipt line.
 #[derive(Debug, Clone)]
 pub struct Line {
-    /// Where.
     pub store: String,
-    /// What.
     pub product: String,
     /// Above 0 a sale, below 0 a return.
     pub quantity: i64,
@@ -27,7 +25,6 @@ pub struct Set {
     pub opening: BTreeMap<(String, String), i64>,
     /// Receipt lines in order.
     pub lines: Vec<Line>,
-    /// `expected.json`.
     pub expected: Value,
 }
 

@@ -23,9 +23,7 @@ pub enum Told {
 pub struct Operation {
     /// Its name in the ledger.
     pub id: String,
-    /// Where.
     pub store: StoreId,
-    /// On what.
     pub product: ProductId,
     /// By how many units, as answered.
     pub delta: i64,
@@ -38,7 +36,6 @@ pub struct Operation {
 /// An online purchase.
 #[derive(Debug, Clone)]
 pub struct Bought {
-    /// Where.
     pub store: StoreId,
     /// What the client knows.
     pub told: Told,
@@ -50,7 +47,6 @@ pub struct Bought {
     pub may_be_forgotten: bool,
 }
 
-/// Everything recorded.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     /// Tills and staff.

@@ -26,7 +26,6 @@ impl Port {
         Self { number, _held: cfg!(target_os = "linux").then_some(socket) }
     }
 
-    /// Its number.
     pub(crate) fn number(&self) -> u16 {
         self.number
     }

@@ -76,7 +76,6 @@ impl Builder {
 /// One of the daemons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Daemon {
-    /// Central.
     Central,
     /// A store's agent.
     Store(String),
@@ -142,7 +141,6 @@ impl World {
         Builder::default().start(stores).await
     }
 
-    /// Its directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -373,7 +371,6 @@ impl World {
         self.process(daemon).as_mut().expect("the daemon runs")
     }
 
-    /// SIGKILL.
     pub fn kill(&mut self, daemon: &Daemon) {
         self.process(daemon).take().expect("the daemon runs").kill();
     }

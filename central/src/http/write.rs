@@ -139,7 +139,6 @@ impl Headers {
         Self(headers)
     }
 
-    /// One more.
     pub(super) fn with(mut self, name: HeaderName, text: &str) -> Self {
         self.0.insert(name, value(text));
         self

@@ -62,7 +62,6 @@ pub struct Consumer {
     pub client: runtime::redis::Client,
     /// How its keys are named.
     pub keys: Keys,
-    /// Applies.
     pub writer: Writer,
     /// Knows the cursors.
     pub reader: Reader,

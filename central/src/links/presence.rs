@@ -43,7 +43,6 @@ pub enum Unavailable {
 }
 
 impl Unavailable {
-    /// Stable name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Offline => "offline",
@@ -99,7 +98,6 @@ pub enum Access {
 }
 
 impl Access {
-    /// In words.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Heartbeat => "reading its heartbeat",

@@ -63,7 +63,6 @@ pub struct Publisher {
     pub client: Client,
     /// How keys are named.
     pub keys: Keys,
-    /// Opens epochs.
     pub writer: Writer,
     /// Reads the log.
     pub reader: Reader,

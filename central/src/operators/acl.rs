@@ -6,10 +6,8 @@ use runtime::redis::acl::{self, Joining};
 
 use crate::config::{Acl, StoreAcl};
 
-/// Central's user.
 const CENTRAL: &str = "central";
 
-/// `central acl`.
 pub fn of_central(options: &Acl) -> anyhow::Result<()> {
     println!("{}", line(options, CENTRAL, &acl::of_central(&Keys::new(&options.key_prefix), joining(options)))?);
     Ok(())

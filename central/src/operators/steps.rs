@@ -22,7 +22,6 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What the steps work with.
 pub struct Steps {
-    /// Does them.
     pub writer: Writer,
     /// Knows what is due.
     pub reader: Reader,

@@ -20,13 +20,11 @@ use crate::storage::{Connection, JobResult, items, totals};
 /// What was looked at, and what was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Stores.
     pub stores: u64,
     /// Entries of their ledgers.
     pub entries: u64,
     /// Items of the view.
     pub items: u64,
-    /// Purchases.
     pub purchases: u64,
     /// Pages of states that a later one has replaced: their hashes are taken as given.
     pub forgotten_pages: u64,

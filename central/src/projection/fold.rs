@@ -19,7 +19,6 @@ pub enum Effect<'a> {
     Stage(&'a SnapshotPage),
     /// What was laid aside becomes the stock if it is whole, and is given up if it is not.
     Install(&'a SnapshotEnd),
-    /// None.
     None,
 }
 
@@ -89,12 +88,10 @@ impl Stock {
         !self.is_unknown
     }
 
-    /// Its items.
     pub fn items(&self) -> &BTreeMap<ProductId, Item> {
         &self.items
     }
 
-    /// Its items.
     pub fn into_items(self) -> BTreeMap<ProductId, Item> {
         self.items
     }

@@ -83,7 +83,6 @@ struct Shown {
 /// What has to be written of a purchase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Nothing.
     None,
     /// What a transition changes.
     Transition,

@@ -73,7 +73,6 @@ impl Budget {
 pub struct Applied {
     /// What the store is to be told.
     pub ack: Ack,
-    /// Entries applied.
     pub entries: u64,
     /// Purchases and requests that were settled.
     pub settled: Settled,

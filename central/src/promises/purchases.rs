@@ -24,7 +24,6 @@ use crate::storage::stores::Store;
 pub struct Ask {
     /// The new purchase's id.
     pub id: PurchaseId,
-    /// What.
     pub product: ProductId,
     /// How many, 1 to a million.
     pub quantity: i64,

@@ -123,7 +123,6 @@ const IS_RESYNC_ASKED: &str = "select exists (select 1 from request indexed by r
 /// A request that the store has not answered.
 #[derive(Debug, Clone)]
 pub struct Unanswered {
-    /// The command.
     pub id: OperationId,
     /// Its type on the link.
     pub kind: String,
@@ -183,7 +182,6 @@ fn save_head(connection: &Connection, store: &Store) -> rusqlite::Result<()> {
 pub struct Log<'a> {
     /// Where it is.
     pub connection: &'a Connection,
-    /// Whose.
     pub store: &'a StoreId,
     /// Its head, read once: what is committed later is for the next step.
     pub head: Cursor,
@@ -274,7 +272,6 @@ pub fn entries(
 pub struct Request {
     /// Order in which it was asked.
     pub number: i64,
-    /// The command.
     pub id: OperationId,
     /// Of which store.
     pub store: StoreId,
@@ -288,7 +285,6 @@ pub struct Request {
     pub created_at: Millis,
     /// When the answer was applied.
     pub settled_at: Option<Millis>,
-    /// The answer.
     pub outcome: Option<Outcome>,
     /// The store's position of the answer.
     pub position: Option<Position>,
@@ -299,7 +295,6 @@ pub const COLUMNS: &str =
     "number, command_id, store_id, operation, status, product_id, created_at, settled_at, outcome, position";
 
 impl Request {
-    /// Reads [`COLUMNS`].
     pub fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         let outcome = row.get::<_, Option<String>>(8)?.map(|text| serde_json::from_str(&text)).transpose();
         let outcome = outcome.map_err(|error| {
@@ -320,7 +315,6 @@ impl Request {
     }
 }
 
-/// One request.
 pub fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Request>> {
     connection
         .prepare_cached(&format!("select {COLUMNS} from request where command_id = ?1"))?

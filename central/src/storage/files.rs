@@ -20,7 +20,6 @@ const LINK_SCANS: usize = 4;
 /// The database as the daemon has it open. One thread writes; clients and the loops have readers of their own, so that
 /// what clients ask for keeps the link from nothing.
 pub struct Opened {
-    /// For requests.
     pub clients: Db,
     /// Writes for the loops.
     pub writer: Writer,

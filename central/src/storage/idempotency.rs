@@ -10,7 +10,6 @@ pub const RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1_000;
 /// What kind of effect it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// A purchase.
     Purchase,
     /// A command to a store.
     Command,
@@ -21,7 +20,6 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Stable name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Purchase => "purchase",
@@ -49,7 +47,6 @@ pub struct Record {
     pub fingerprint: Vec<u8>,
     /// Method and path, for people.
     pub route: String,
-    /// When.
     pub at: Millis,
     /// What kind of effect.
     pub effect: Effect,
@@ -60,7 +57,6 @@ pub struct Record {
 /// A key and the request it came with.
 #[derive(Debug, Clone)]
 pub struct Key {
-    /// As sent.
     pub key: String,
     /// Of method, path and body.
     pub fingerprint: [u8; 16],

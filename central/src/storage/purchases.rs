@@ -12,13 +12,10 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 pub struct Purchase {
     /// Order in which it was asked.
     pub number: i64,
-    /// Which.
     pub id: PurchaseId,
     /// At which store.
     pub store: StoreId,
-    /// What.
     pub product: ProductId,
-    /// How many.
     pub quantity: i64,
     /// The command that carries it.
     pub attempt: OperationId,
@@ -49,7 +46,6 @@ pub const COLUMNS: &str = "number, purchase_id, store_id, product_id, quantity, 
      customer_id, created_at, expires_at, cancel_requested_at, settled_at, picked_at, position";
 
 impl Purchase {
-    /// Reads [`COLUMNS`].
     pub fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let time = |column| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(Millis));
         Ok(Self {
@@ -99,7 +95,6 @@ impl Purchase {
     }
 }
 
-/// One purchase.
 pub fn find(connection: &Connection, id: PurchaseId) -> rusqlite::Result<Option<Purchase>> {
     connection
         .prepare_cached(&format!("select {COLUMNS} from purchase where purchase_id = ?1"))?

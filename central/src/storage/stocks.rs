@@ -28,7 +28,6 @@ pub fn first(connection: &Connection, store: &StoreId) -> rusqlite::Result<i64> 
 /// What has arrived of a state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Arrival {
-    /// Its pages.
     pub pages: u64,
     /// Items named on them.
     pub items: u64,

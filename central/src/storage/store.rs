@@ -20,7 +20,6 @@ pub enum DigestState {
 }
 
 impl DigestState {
-    /// Stable name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -33,7 +32,6 @@ impl DigestState {
 /// A row of `store`.
 #[derive(Debug, Clone)]
 pub struct Store {
-    /// Whose.
     pub id: StoreId,
     /// When central first heard of it.
     pub first_seen_at: Millis,

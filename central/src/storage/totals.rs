@@ -205,7 +205,6 @@ pub fn recount_step(connection: &Connection, rows: usize) -> rusqlite::Result<bo
 /// A product whose totals are not what the counted rows add up to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Which product.
     pub product: String,
     /// Which of its totals, for people.
     pub what: &'static str,

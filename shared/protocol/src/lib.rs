@@ -3,6 +3,8 @@
 //! Identifiers, the stock domain, events and commands, and the rules of the link between a store and central. None of it
 //! knows a clock, a socket or a database; those are arguments.
 
+#![warn(missing_docs)]
+
 pub mod domain;
 pub mod hash;
 pub mod ids;

@@ -42,7 +42,6 @@ pub(super) fn etag(epoch: u64, version: i64) -> String {
 pub(super) struct Done {
     /// 200 or 201.
     pub(super) status: StatusCode,
-    /// The answer.
     pub(super) body: Value,
     /// `<epoch>-<seq>` of its event.
     pub(super) position: String,
@@ -54,7 +53,6 @@ pub(super) struct Call {
     pub(super) operation: OperationId,
     /// It was done before a restore: its effect is in the stock, its answer is lost.
     pub(super) is_known: bool,
-    /// When.
     pub(super) now: Millis,
 }
 

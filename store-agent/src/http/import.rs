@@ -42,7 +42,6 @@ const BATCH: usize = 200;
 const RECORD: u64 = 64 << 10;
 /// Over so much waiting an upload is judged by how fast it comes.
 const SLOW_UPLOAD: Duration = Duration::from_secs(10);
-/// Longest import.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// Lines whose results are told.
 const TOLD: usize = 10_000;

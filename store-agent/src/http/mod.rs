@@ -31,9 +31,7 @@ pub const IMPORTS: usize = 4;
 pub struct App {
     /// Which store this is.
     pub store: StoreId,
-    /// The ledger.
     pub db: Db,
-    /// The switch.
     pub connectivity: Connectivity,
     /// When this process started.
     pub started_at: Millis,

@@ -22,9 +22,7 @@ pub struct DeadLetter {
     pub kind: String,
     /// The command's id.
     pub operation: String,
-    /// Why.
     pub reason: String,
-    /// When.
     pub received_at: Millis,
     /// The command's body, or its beginning.
     pub body: String,

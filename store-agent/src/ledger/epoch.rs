@@ -33,7 +33,6 @@ pub enum InitialiseError {
     /// A new database that was to take over from central's state and has not got it.
     #[error("a restore of this database was begun and not finished: run `store-agent restore` again")]
     Unfinished,
-    /// SQLite.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
 }

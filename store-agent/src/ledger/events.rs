@@ -7,7 +7,6 @@ use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 /// An entry that a list shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
-    /// Its place.
     pub place: EntryId,
     /// `t` of the entry.
     pub kind: String,
@@ -17,7 +16,6 @@ pub struct Recorded {
     pub product_id: Option<String>,
     /// Change of the quantity.
     pub delta: i64,
-    /// When.
     pub recorded_at: Millis,
     /// The body; of a page of the whole state it is left out.
     pub body: String,

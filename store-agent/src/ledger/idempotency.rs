@@ -16,7 +16,6 @@ pub const KNOWN_MS: i64 = RETENTION_MS + DAY_MS;
 /// A key and the request it came with.
 #[derive(Debug, Clone)]
 pub struct Key {
-    /// As sent.
     pub key: String,
     /// Of method, path and body.
     pub fingerprint: [u8; 16],
@@ -75,13 +74,9 @@ pub struct Record {
     pub fingerprint: Vec<u8>,
     /// Method and path, for people.
     pub route: String,
-    /// When.
     pub at: Millis,
-    /// Its status.
     pub status: u16,
-    /// Its JSON.
     pub body: String,
-    /// Its `Shelf-Position`.
     pub position: String,
 }
 

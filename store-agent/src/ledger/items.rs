@@ -28,7 +28,6 @@ fn read_item(row: &Row<'_>, first: usize) -> rusqlite::Result<Item> {
     })
 }
 
-/// One item.
 pub fn find_item(connection: &Connection, product: &ProductId) -> rusqlite::Result<Option<Item>> {
     connection
         .prepare_cached(

@@ -50,7 +50,6 @@ impl Purchase {
     }
 }
 
-/// One purchase.
 pub fn find(connection: &Connection, id: PurchaseId) -> rusqlite::Result<Option<Purchase>> {
     connection
         .prepare_cached(&format!("select {COLUMNS} from purchase where purchase_id = ?1"))?

@@ -11,7 +11,6 @@ pub struct Switch {
     pub connected: bool,
     /// Without a word: the heartbeat is left to grow old.
     pub abrupt: bool,
-    /// Since when.
     pub since: Millis,
 }
 

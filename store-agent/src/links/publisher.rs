@@ -27,9 +27,7 @@ pub struct Publisher {
     pub client: Client,
     /// How its keys are named.
     pub keys: Keys,
-    /// Whose ledger.
     pub store: StoreId,
-    /// Opens epochs.
     pub writer: Writer,
     /// Reads the ledger.
     pub reader: Reader,
@@ -45,7 +43,6 @@ pub struct Publisher {
 
 /// What was said to people, so that it is said once.
 struct Said {
-    /// Redis answers.
     reached: bool,
     /// The store cannot be announced.
     unannounced: bool,

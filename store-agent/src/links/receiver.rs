@@ -27,9 +27,7 @@ pub struct Receiver {
     pub client: Client,
     /// How its keys are named.
     pub keys: Keys,
-    /// Whose commands.
     pub store: StoreId,
-    /// Executes.
     pub writer: Writer,
     /// Knows the cursor.
     pub reader: Reader,

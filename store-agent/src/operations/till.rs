@@ -17,7 +17,6 @@ pub struct Request {
     pub operation_id: OperationId,
     /// Of which product.
     pub product: ProductId,
-    /// What.
     pub operation: Operation,
     /// What the caller believes the version to be.
     pub guard: Guard,

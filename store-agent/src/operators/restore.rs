@@ -27,7 +27,6 @@ use crate::ledger::{self, Head};
 /// Which state stands when only a human can say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// This database's.
     Own,
     /// Central's; what only this database knows is left out.
     Central,

@@ -165,7 +165,6 @@ async fn look_at_central(options: &Restore) -> anyhow::Result<Central> {
 }
 
 impl Central {
-    /// `None`: 404.
     async fn get(&self, path: &str) -> anyhow::Result<Option<serde_json::Value>> {
         let request = self.client.get(format!("{}{path}", self.address)).header("Accept", "application/json");
         let unreachable = || format!("central does not answer at {}: it must be reachable for a restore", self.address);

@@ -17,7 +17,6 @@ use crate::operations::fold::Stock;
 pub struct Report {
     /// Entries of the ledger.
     pub entries: u64,
-    /// Items.
     pub items: u64,
     /// Items whose stock could not be recomputed, because nothing that is kept of the ledger names them.
     pub unproven: u64,

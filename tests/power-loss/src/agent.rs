@@ -33,21 +33,17 @@ pub enum Operation {
     Till {
         /// What the handler makes of it.
         request: Box<Request>,
-        /// The caller's.
         key: String,
         /// The agent's clock.
         now: Millis,
     },
     /// That a purchase is picked, under a key.
     Pick {
-        /// Which.
         id: PurchaseId,
-        /// The caller's.
         key: String,
         /// The agent's clock.
         now: Millis,
     },
-    /// By central.
     Commands {
         /// What was read of the stream.
         batch: Vec<Entry>,
@@ -56,7 +52,6 @@ pub enum Operation {
     },
     /// To remember how far central has come.
     Acked {
-        /// The epoch.
         epoch: u64,
         /// The last entry.
         seq: u64,

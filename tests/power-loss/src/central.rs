@@ -42,45 +42,25 @@ const STEP: usize = 2;
 pub enum Operation {
     /// By a store: to apply its events.
     Events {
-        /// Which store.
         store: StoreId,
         /// What was read of its stream.
         batch: Vec<Entry>,
-        /// Central's clock.
         now: Millis,
     },
     /// By the shop, under a key: to buy.
-    Buy {
-        /// Where.
-        store: StoreId,
-        /// What.
-        ask: Ask,
-        /// The caller's.
-        key: String,
-        /// Central's clock.
-        now: Millis,
-    },
+    Buy { store: StoreId, ask: Ask, key: String, now: Millis },
     /// By the shop, under a key: to cancel.
     Cancel {
-        /// Which purchase.
         id: PurchaseId,
         /// The name of the command.
         command: OperationId,
-        /// The caller's.
         key: String,
-        /// Central's clock.
         now: Millis,
     },
     /// To do what is left for a store, or for the chain's totals.
-    Step {
-        /// Which store.
-        store: StoreId,
-        /// Central's clock.
-        now: Millis,
-    },
+    Step { store: StoreId, now: Millis },
     /// To remember how far a store has come with its commands.
     Acked {
-        /// Which store.
         store: StoreId,
         /// The command epoch.
         epoch: u64,

@@ -20,7 +20,6 @@ const SECTOR: usize = 512;
 /// Whether a sync does what it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Syncs {
-    /// It does.
     Honest,
     /// It does nothing and reports success: for showing that the test would notice.
     Lying,
@@ -33,7 +32,6 @@ pub(crate) struct Failed;
 /// What a file is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// The database.
     Database,
     /// Its write-ahead log.
     Log,
@@ -50,7 +48,6 @@ pub enum Moment {
     Commit,
     /// A checkpoint had begun, and the database was not synced.
     Checkpoint,
-    /// In neither.
     Between,
 }
 

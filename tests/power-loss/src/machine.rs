@@ -32,7 +32,6 @@ const GROUP: u64 = 12;
 pub trait Daemon {
     /// Something that a caller asks and is answered.
     type Operation: Clone + Send + 'static;
-    /// Its database.
     const SCHEMA: Schema;
 
     /// What `run` does with the database before it serves.
@@ -62,7 +61,6 @@ pub struct Setup {
     pub synchronous: Option<&'static str>,
 }
 
-/// What happened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Cuts of the power.
@@ -81,7 +79,6 @@ pub struct Report {
     pub answered: u64,
     /// What they left, by the first word of its name.
     pub kinds: BTreeMap<String, u64>,
-    /// Operations refused.
     pub refused: u64,
     /// Commits of more than one operation that were answered.
     pub groups: u64,

@@ -78,8 +78,6 @@ impl Shm {
 pub(crate) enum Wanted {
     /// Not any more.
     Nothing,
-    /// With others.
     Shared,
-    /// Alone.
     Exclusive,
 }

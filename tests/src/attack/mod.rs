@@ -49,7 +49,6 @@ const LANES: usize = 4;
 
 type Play = for<'a> fn(&'a mut Arena) -> LocalBoxFuture<'a, anyhow::Result<()>>;
 
-/// An attack.
 struct Case {
     name: &'static str,
     about: &'static str,

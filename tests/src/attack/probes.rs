@@ -38,7 +38,6 @@ pub(super) enum Phase {
     Calm,
     /// While it goes on.
     Attack,
-    /// Afterwards.
     After,
 }
 
@@ -94,22 +93,18 @@ pub(super) struct Size {
     pub(super) peak_kib: u64,
     /// At the last look, KiB.
     pub(super) now_kib: u64,
-    /// Most descriptors.
     pub(super) descriptors: usize,
 }
 
 /// What the probes saw.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Figures {
-    /// By phase.
     pub(super) sales: [Times; 3],
-    /// By phase.
     pub(super) purchases: [Times; 3],
     /// Both servers, by phase.
     pub(super) ready: [Times; 3],
     /// Of the agent.
     pub(super) agent: Size,
-    /// Of central.
     pub(super) central: Size,
 }
 
@@ -118,7 +113,6 @@ pub(super) struct Figures {
 pub(super) struct Targets {
     /// The agent's port and process.
     pub(super) agent: (u16, u32),
-    /// Central's.
     pub(super) central: (u16, u32),
 }
 

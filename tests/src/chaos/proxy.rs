@@ -17,7 +17,6 @@ use tokio::task::JoinHandle;
 /// What the network is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weather {
-    /// Everything passes.
     Clear,
     /// Connections are reset, new ones too.
     Cut,

@@ -39,15 +39,12 @@ pub struct Row {
 /// What one world went through.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// By kind.
     pub faults: BTreeMap<Kind, Row>,
     /// Why a kind could not happen here.
     pub skipped: BTreeMap<Kind, String>,
-    /// Operations answered.
     pub operations: u64,
     /// Operations without an answer.
     pub unanswered: u64,
-    /// Purchases answered.
     pub purchases: u64,
     /// How long healing took.
     pub healed_in: Duration,
@@ -87,7 +84,6 @@ impl Outcome {
         Kind::ALL.iter().filter(never).map(|kind| kind.name()).collect()
     }
 
-    /// The table.
     pub fn print(&self) {
         println!("\n{:<46} {:>5} {:>10} {:>9}  verdict", "fault", "count", "operations", "purchases");
         for kind in Kind::ALL {

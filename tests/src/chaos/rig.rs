@@ -26,10 +26,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(15);
 /// Size of the disk that can be filled, bytes.
 const SMALL_DISK: u64 = 256 << 20;
 
-/// Which daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Who {
-    /// Central.
     Central,
     /// The agent of the store with this number.
     Store(usize),
@@ -53,7 +51,6 @@ pub(super) struct Daemon {
     pub(super) slot: Mutex<Slot>,
 }
 
-/// Redis.
 pub(super) struct Redis {
     pub(super) port: Port,
     pub(super) slot: Mutex<Slot>,

@@ -20,7 +20,6 @@ use crate::{Answer, Client};
 const PRODUCTS: usize = 8;
 /// Tills of each store.
 const TILLS: usize = 3;
-/// Online buyers.
 const BUYERS: usize = 4;
 /// A till's pause between two customers, ms.
 const TILL_PAUSE: i64 = 60;
@@ -28,7 +27,6 @@ const TILL_PAUSE: i64 = 60;
 const BUYER_PAUSE: i64 = 150;
 /// How long one try may take before it counts as unanswered.
 const TRY: Duration = Duration::from_secs(4);
-/// A day.
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 /// How long somebody insists on an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -60,13 +58,11 @@ pub(super) struct Totals {
     pub(super) unanswered: u64,
     /// Operations refused, for want of stock.
     pub(super) refused: u64,
-    /// Purchases answered.
     pub(super) purchases: u64,
     /// Of these: confirmed at once or later, as far as the buyer saw.
     pub(super) confirmed: u64,
     /// Purchases refused because the store was offline or catching up.
     pub(super) turned_away: u64,
-    /// Copies taken.
     pub(super) copies: u64,
 }
 
@@ -164,7 +160,6 @@ enum Outcome {
     Done(Answer, bool),
     /// Refused; whether an earlier try had stayed without an answer.
     Refused(Answer, bool),
-    /// Nobody knows.
     Nothing,
 }
 

@@ -41,9 +41,7 @@ pub(super) enum Progress {
 
 /// One process with its database file.
 pub(super) struct Agent {
-    /// Whose.
     pub(super) store: StoreId,
-    /// The file.
     pub(super) file: Connection,
     /// Whether the process runs.
     pub(super) runs: bool,
@@ -96,12 +94,10 @@ impl Agent {
         }
     }
 
-    /// Its clock.
     pub(super) fn clock(&self, now: i64) -> Millis {
         Millis(now + self.skew)
     }
 
-    /// SIGKILL.
     pub(super) fn crash(&mut self, late: bool, redis: &mut Redis) {
         self.runs = false;
         self.follower = follower();

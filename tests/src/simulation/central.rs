@@ -34,7 +34,6 @@ const BOUNDS: Bounds = Bounds {
 /// What one step of the consumer has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Consumed {
-    /// Something.
     Moved,
     /// It begins to read a stream alone that is too large for a round with others.
     Apart,
@@ -46,7 +45,6 @@ pub(super) enum Consumed {
 
 /// One process with its database file.
 pub(super) struct Central {
-    /// The file.
     pub(super) file: Connection,
     /// Whether the process runs.
     pub(super) runs: bool,
@@ -92,12 +90,10 @@ impl Central {
         }
     }
 
-    /// Its clock.
     pub(super) fn clock(&self, now: i64) -> Millis {
         Millis(now + self.skew)
     }
 
-    /// SIGKILL.
     pub(super) fn crash(&mut self, late: bool, redis: &mut Redis) {
         self.disconnect(late, redis);
         self.runs = false;

@@ -379,7 +379,6 @@ impl World {
         }
     }
 
-    /// `central restore`.
     pub(super) fn reopen_commands(&mut self) {
         let clock = self.central.clock(self.now);
         let (redis, keys) = (&mut self.redis, &self.keys);

@@ -16,17 +16,14 @@ pub(super) struct Stream {
 /// One command of a pipeline.
 #[derive(Debug, Clone)]
 pub(super) enum Call {
-    /// `XTRIM MINID`.
     Trim(String, EntryId),
     /// `XADD` with an explicit id.
     Add(String, Entry),
-    /// `DEL`.
     Delete(String),
     /// `GET` of an ack.
     GetAck(String),
     /// `SET` of an ack.
     SetAck(String, Ack),
-    /// `XINFO STREAM`.
     Info(String),
     /// `SET ... PX` of a heartbeat.
     Beat(StoreId, Beat),
@@ -131,7 +128,6 @@ impl Redis {
         self.beats.get(store).map(|(beat, at)| (beat.clone(), now - at))
     }
 
-    /// `FLUSHALL`.
     pub(super) fn wipe(&mut self) {
         *self = Self {
             late: std::mem::take(&mut self.late),

@@ -105,7 +105,6 @@ impl OwnBell {
         self.rung_at.lock().is_none()
     }
 
-    /// Rings.
     pub(super) async fn ring(&self, connection: &mut MultiplexedConnection, keys: &Keys) -> RedisResult<()> {
         // If it may not the sweeps must do.
         if runtime::redis::ring_for_oneself(connection, keys, &self.message).await? {

@@ -119,7 +119,6 @@ impl Rounds {
             .collect())
     }
 
-    /// Reads streams.
     pub(super) async fn read(
         &self,
         connection: &mut MultiplexedConnection,
@@ -310,7 +309,6 @@ fn by_store(found: Vec<Found>) -> HashMap<StoreId, Found> {
 /// A store's look in one round.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
-    /// Its heartbeat.
     pub look: Look,
     /// As many entries came as were asked for: there may be more.
     pub full: bool,

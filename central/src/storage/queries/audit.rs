@@ -10,7 +10,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 /// An entry of a log, as it is kept.
 #[derive(Debug, Clone)]
 pub struct Kept {
-    /// Its place.
     pub at: EntryId,
     /// Its type, as it was sent.
     pub kind: String,
@@ -113,7 +112,6 @@ pub fn counted_twice(connection: &Connection) -> rusqlite::Result<Vec<(String, S
         .collect()
 }
 
-/// Purchases.
 pub fn count_purchases(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("select count(*) from purchase", [], |row| row.get(0))
 }
@@ -121,7 +119,6 @@ pub fn count_purchases(connection: &Connection) -> rusqlite::Result<u64> {
 /// A purchase that has ended, of which no entry of its store's ledger says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unproven {
-    /// Which.
     pub purchase: String,
     /// How it ended.
     pub status: String,

@@ -17,9 +17,7 @@ pub struct Letter {
     pub store: String,
     /// Its place in the store's log.
     pub entry: String,
-    /// Its type.
     pub kind: String,
-    /// Its operation.
     pub operation: String,
     /// What it says, in a list only the beginning.
     pub body: String,

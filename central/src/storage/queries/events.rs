@@ -34,13 +34,11 @@ pub struct Filter {
 pub struct Recorded {
     /// Its place in the chain.
     pub chain_seq: i64,
-    /// Whose.
     pub store: String,
     /// Its place in the store's log.
     pub at: EntryId,
     /// Its type, as it was sent.
     pub kind: String,
-    /// Its operation.
     pub operation: String,
     /// The product it is about.
     pub product: Option<String>,

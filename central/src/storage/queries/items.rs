@@ -26,7 +26,6 @@ pub struct Filter {
 /// An item of the view.
 #[derive(Debug, Clone)]
 pub struct Listed {
-    /// Whose.
     pub store: StoreId,
     /// Of which product.
     pub product: ProductId,

@@ -8,7 +8,6 @@ use protocol::ids::ProductId;
 /// A product's units over all stores but the retired ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Total {
-    /// Which product.
     pub product: String,
     /// The name that a store has given it last.
     pub name: String,

@@ -39,7 +39,6 @@ use streams::stream;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(missing_docs, reason = "each has a name for people")]
 pub enum Kind {
     AgentKilled,
     CentralKilled,
@@ -118,7 +117,6 @@ impl Kind {
         Self::Throttled,
     ];
 
-    /// For people.
     pub fn name(self) -> &'static str {
         match self {
             Self::AgentKilled => "agent: SIGKILL",
