@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use protocol::domain::{Item, Rejection};
+use protocol::domain::Item;
 use protocol::ids::{OperationId, ProductId, StoreId};
 use protocol::time::Millis;
 use runtime::http::{Code, Problem, Result, Write, fingerprint};
@@ -100,14 +100,6 @@ impl App {
             })
             .await??;
         Ok(answer(status, body, &position, replayed))
-    }
-}
-
-/// A refusal as clients see it.
-pub(super) fn refused(abort: Abort<Rejection>) -> Abort<Problem> {
-    match abort {
-        Abort::Refused(rejection) => Abort::Refused(rejection.into()),
-        Abort::Database(error) => Abort::Database(error),
     }
 }
 

@@ -18,7 +18,7 @@ use runtime::http::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answer::{Call, Done, etag, item_view, refused};
+use super::answer::{Call, Done, etag, item_view};
 use super::{App, Shared};
 use crate::ledger::{self, ItemFilter};
 use crate::operations::till::{Request, perform};
@@ -180,7 +180,7 @@ impl App {
                     command: None,
                     purchase: None,
                 };
-                let performed = perform(connection, &request, now).map_err(refused)?;
+                let performed = perform(connection, &request, now)?;
                 let mut body = item_view(&store, &of, &performed.item);
                 if performed.kind == Kind::Counted {
                     body["difference"] = json!(performed.delta);

@@ -14,7 +14,7 @@ use runtime::sqlite::Abort;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answer::{Call, Done, refused};
+use super::answer::{Call, Done};
 use super::{App, Shared};
 use crate::ledger;
 use crate::ledger::purchases::{self, Purchase};
@@ -104,7 +104,7 @@ async fn picked(
     };
     let store = app.store.clone();
     app.write(&write, &json, move |connection, Call { operation, now, .. }| {
-        let picked = pick(connection, id, &operation, &about, now).map_err(refused)?;
+        let picked = pick(connection, id, &operation, &about, now)?;
         let picked = picked.ok_or_else(|| Abort::Refused(unknown()))?;
         let position = match picked.position {
             Some(position) => position,

@@ -17,8 +17,6 @@ use super::effect::{Effect, PurchaseChange, Told, record};
 use super::till::{self, Decided, Request, decide_request};
 use crate::ledger::{self, Head};
 
-pub use crate::ledger::outcomes::find as find_outcome;
-
 /// What became of a batch.
 #[derive(Debug)]
 pub struct Executed {

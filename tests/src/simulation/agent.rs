@@ -132,7 +132,7 @@ impl Agent {
                 Ok(Command::Purchase { deadline, .. }) if redis_now > deadline)
         };
         let ids = batch.iter().filter(is_late).filter_map(|entry| OperationId::parse(&entry.operation).ok());
-        ids.filter(|id| commands::find_outcome(&self.file, id).expect("outcomes can be read").is_none()).collect()
+        ids.filter(|id| ledger::outcomes::find(&self.file, id).expect("outcomes can be read").is_none()).collect()
     }
 
     fn beat(&self, now: i64) -> Call {
@@ -264,7 +264,7 @@ impl Agent {
                     Ok(())
                 });
                 for id in late {
-                    let outcome = commands::find_outcome(&self.file, &id).expect("outcomes can be read");
+                    let outcome = ledger::outcomes::find(&self.file, &id).expect("outcomes can be read");
                     let confirmed = outcome.is_some_and(|outcome| outcome.kind == Kind::PurchaseConfirmed);
                     assert!(!confirmed, "P5: {id} was confirmed after its deadline");
                 }

@@ -3,7 +3,8 @@
 //! `tests/fixtures/<version>` has the databases of central and of two stores, Redis's keys, and what clients saw, all as that
 //! version left them. In them: every operation of a till, purchases in every state that a client can bring about, central's
 //! item commands, keys, an entry that nobody understands; a purchase that its store has not heard of, and sales that
-//! central has not. `cargo test -p tests --test e2e write_a_fixture -- --ignored` writes one of the present version.
+//! central has not. A test writes one of the present version each time, into a folder that goes again unless `FIXTURES` names one:
+//! `FIXTURES=$PWD/tests/fixtures cargo xtask test a_fixture` keeps it.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -174,8 +175,7 @@ async fn opens_and_keeps_all(fixture: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "writes into the source tree"]
-async fn write_a_fixture() {
+async fn a_fixture_of_the_present_version_can_be_written() {
     let mut world = builder().start(&STORES).await;
     let central = world.central();
     for name in STORES {
@@ -239,7 +239,8 @@ async fn write_a_fixture() {
     let second = items(&world, "s2").await;
     assert_eq!(world.terminate(&store("s2")), Some(0));
 
-    let folder = fixtures().join(env!("CARGO_PKG_VERSION"));
+    let kept_in = std::env::var_os("FIXTURES").map(PathBuf::from);
+    let folder = kept_in.unwrap_or_else(|| world.dir().join("fixtures")).join(env!("CARGO_PKG_VERSION"));
     assert!(!folder.exists(), "there is one of this version: raise it first");
     std::fs::create_dir_all(&folder).expect("a folder");
     let pack = |name: &str, bytes: &[u8]| {

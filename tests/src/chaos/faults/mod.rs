@@ -18,24 +18,11 @@ use crate::Process;
 use crate::chaos::proxy::Weather;
 use crate::chaos::rig::{Rig, Who};
 use central::central_older_copy;
-use clocks::clock;
-use clocks::faketime;
-use disks::disk_full;
-use disks::disk_lost;
-use disks::empty_agent;
-use disks::older_file;
-use disks::second_agent;
-use disks::unknown_event;
-use networks::network;
-use networks::network_of_somebody;
-use processes::frozen;
-use processes::killed;
-use processes::stopped;
-use streams::ack_set_back;
-use streams::damaged_stream;
-use streams::foreign_entry;
-use streams::redis_restarted;
-use streams::stream;
+use clocks::{clock, faketime};
+use disks::{disk_full, disk_lost, empty_agent, older_file, second_agent, unknown_event};
+use networks::{network, network_of_somebody};
+use processes::{frozen, killed, stopped};
+use streams::{ack_set_back, damaged_stream, foreign_entry, redis_restarted, stream};
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
