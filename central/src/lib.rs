@@ -8,6 +8,7 @@ pub mod config;
 pub mod http;
 pub mod links;
 pub mod operators;
+pub mod outbound;
 pub mod projection;
 pub mod promises;
 pub mod run;

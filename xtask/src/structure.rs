@@ -27,7 +27,18 @@ const HOUSES: &[House] = &[
     House {
         source: "central/src",
         name: "central",
-        floors: &["main", "run", "http", "operators", "links", "config", "projection", "promises", "storage"],
+        floors: &[
+            "main",
+            "run",
+            "http",
+            "operators",
+            "links",
+            "outbound",
+            "config",
+            "projection",
+            "promises",
+            "storage",
+        ],
         kept: &[("rusqlite", &["storage"]), (SQL, &["storage"]), ("redis", &[])],
     },
     House {

@@ -1,0 +1,3 @@
+//! What leaves the chain: its events, to whoever follows them.
+
+pub mod event;
