@@ -20,14 +20,13 @@ use crate::links::redis_link::RedisLink;
 use crate::links::waiting::Waiting;
 use crate::operators::maintenance;
 use crate::operators::steps::Steps;
-use crate::storage::Db;
 use crate::storage::files::{self, Opened};
 
 /// Serves until `stop`, or until a part fails: then an error says which.
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let client = runtime::redis::client(&config.redis)?;
     let path = config.database_path;
-    let Opened { clients, writer, link_reader, writer_ended, known, lock: _lock } = files::open(&path)?;
+    let Opened { clients, links, writer_ended, known, lock: _lock } = files::open(&path)?;
     // What clients ask for keeps the link from nothing: it has threads and connections of its own.
     let link = LinkThreads::start()?;
     let wakes = Wakes::default();
@@ -47,28 +46,18 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         had_view: known > 0,
     };
     let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts, stop: stop.clone() };
-    let steps =
-        Steps { writer: writer.clone(), reader: link_reader.clone(), waiting: waiting.clone(), wakes: wakes.clone() };
+    let steps = Steps { db: links.clone(), waiting: waiting.clone(), wakes: wakes.clone() };
     let consumer = Consumer {
         client: client.clone(),
         keys: keys.clone(),
-        writer: writer.clone(),
-        reader: link_reader.clone(),
+        db: links.clone(),
         presence: presence.clone(),
         waiting,
         wakes: wakes.clone(),
         sweep_every: Duration::from_millis(config.sweep_interval_ms),
         newcomers,
     };
-    let publisher = Publisher {
-        client,
-        keys,
-        writer: writer.clone(),
-        reader: link_reader.clone(),
-        presence,
-        wakes,
-        clock: Ticks::start(),
-    };
+    let publisher = Publisher { client, keys, db: links.clone(), presence, wakes, clock: Ticks::start() };
 
     let address = listener.local_addr()?;
     if !address.ip().is_loopback() {
@@ -94,7 +83,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     tasks.add_on(&link, "consumer", consumer.run(stop.clone()));
     tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
     tasks.add_on(&link, "steps", steps.run(stop.clone()));
-    tasks.add_on(&link, "maintenance", maintenance::run(Db::new(link_reader, writer), stop.clone()));
+    tasks.add_on(&link, "maintenance", maintenance::run(links, stop.clone()));
     let inspection = files::inspect_daily(path.clone());
     tasks.add("inspection", async move {
         tokio::select! {

@@ -38,6 +38,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     // What clients ask for keeps the link from nothing: it has threads and connections of its own.
     let link = LinkThreads::start()?;
     let link_reader = Reader::open(&path, 2, 1).context("the database cannot be read")?;
+    let link_db = Db::new(link_reader, writer);
     let keys = Keys::new(&config.key_prefix);
     let connectivity = Connectivity::new(runtime::clock::now());
     let app = App {
@@ -51,14 +52,13 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         client: client.clone(),
         keys: keys.clone(),
         store: config.store_id.clone(),
-        writer: writer.clone(),
-        reader: link_reader.clone(),
+        db: link_db.clone(),
         connectivity: connectivity.clone(),
         committed,
         beat_every: Duration::from_millis(config.heartbeat_interval_ms),
         process: uuid::Uuid::new_v4().as_u64_pair().0,
     };
-    let receiver = Receiver { client, keys, store: config.store_id.clone(), writer, reader: link_reader, connectivity };
+    let receiver = Receiver { client, keys, store: config.store_id.clone(), db: link_db, connectivity };
     let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts, stop: stop.clone() };
 
     let address = listener.local_addr()?;

@@ -25,7 +25,6 @@ use protocol::link::{Ack, Bounds, Fetch};
 use protocol::retry::Backoff;
 use runtime::redis::Keys;
 use runtime::redis::MultiplexedConnection;
-use runtime::sqlite::{Reader, Writer};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -33,8 +32,8 @@ use crate::links::presence::Presence;
 use crate::links::publisher::Wakes;
 use crate::links::waiting::Waiting;
 use crate::projection::view;
-use crate::storage::JobResult;
 use crate::storage::stores;
+use crate::storage::{Db, JobResult};
 use bells::{Bells, OwnBell};
 use discovery::Discovery;
 use queue::Queue;
@@ -62,9 +61,7 @@ pub struct Consumer {
     pub client: runtime::redis::Client,
     /// How its keys are named.
     pub keys: Keys,
-    pub writer: Writer,
-    /// Knows the cursors.
-    pub reader: Reader,
+    pub db: Db,
     /// Learns who is there.
     pub presence: Presence,
     /// Hears what was settled.
@@ -84,8 +81,7 @@ impl Consumer {
         let own_bell = OwnBell::new(self.sweep_every);
         let rounds = Rounds {
             keys: self.keys.clone(),
-            writer: self.writer,
-            reader: self.reader,
+            db: self.db,
             presence: self.presence,
             waiting: self.waiting,
             wakes: self.wakes,
@@ -217,7 +213,7 @@ impl MainLane {
 
     /// Says who is a store, and writes every store's ack again; returns all stores.
     async fn sweep(&self, connection: &mut MultiplexedConnection) -> Result<HashSet<StoreId>, Failure> {
-        let known = self.rounds.reader.scan(stores::all).await.map_err(fatal)?;
+        let known = self.rounds.db.scan(stores::all).await.map_err(fatal)?;
         let all: HashSet<StoreId> = known.iter().map(|store| store.id.clone()).collect();
         self.queue.set_known(all.clone());
         self.rounds.presence.retain(&all);
@@ -229,9 +225,9 @@ impl MainLane {
                 .rounds
                 .write(move |connection| {
                     suspects
-                        .into_iter()
-                        .filter_map(|id| match view::look_after(connection, &id, now) {
-                            Ok(asked) => asked.then_some(Ok(id)),
+                        .iter()
+                        .filter_map(|id| match view::look_after(connection, id, now) {
+                            Ok(asked) => asked.then(|| Ok(id.clone())),
                             Err(error) => Some(Err(error)),
                         })
                         .collect::<JobResult<Vec<_>>>()

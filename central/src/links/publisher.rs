@@ -17,7 +17,6 @@ use runtime::clock::Ticks;
 use runtime::redis::Client;
 use runtime::redis::MultiplexedConnection;
 use runtime::redis::{Call, Channel, Keys};
-use runtime::sqlite::{Abort, Connection, JobResult, Reader, WriteError, Writer};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +24,7 @@ use crate::links::presence::{Access, Presence};
 use crate::promises::commands::reopen;
 use crate::storage::commands;
 use crate::storage::stores;
+use crate::storage::{Abort, Connection, Db, Error, JobResult};
 
 /// Stores in one batch, at most.
 const STORES_A_BATCH: usize = 128;
@@ -63,9 +63,7 @@ pub struct Publisher {
     pub client: Client,
     /// How keys are named.
     pub keys: Keys,
-    pub writer: Writer,
-    /// Reads the log.
-    pub reader: Reader,
+    pub db: Db,
     /// Learns of senders that have stopped.
     pub presence: Presence,
     /// Says when there is something to send.
@@ -80,7 +78,7 @@ impl Publisher {
         let mut logs = Publishers::new(Pace::default());
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         let mut connection = None;
-        for store in self.reader.scan(stores::all).await? {
+        for store in self.db.scan(stores::all).await? {
             logs.wake(&store.id);
         }
         loop {
@@ -134,9 +132,12 @@ impl Publisher {
         connection: &mut MultiplexedConnection,
     ) -> anyhow::Result<runtime::redis::RedisResult<()>> {
         let taken = logs.take(self.clock.ms(), STORES_A_BATCH);
-        let excerpts: Vec<Excerpt> = self.reader.point(|connection| {
-            taken.iter().map(|(store, needs)| excerpt(connection, store, needs)).collect::<JobResult<_>>()
-        })?;
+        let excerpts: Vec<Excerpt> = self
+            .db
+            .read(|connection| {
+                taken.iter().map(|(store, needs)| excerpt(connection, store, needs)).collect::<JobResult<_>>()
+            })
+            .await?;
         let (mut to_store, mut to_send) = (Vec::new(), Vec::new());
         for ((store, _), log) in taken.into_iter().zip(&excerpts) {
             let step = logs.next(self.clock.ms(), &store, log);
@@ -158,20 +159,25 @@ impl Publisher {
             return Ok(Ok(()));
         }
         let bytes = BYTES_A_BATCH / to_send.len();
-        let calls: Vec<Call> = self.reader.point(|connection| {
-            to_send
-                .iter()
-                .map(|(store, step)| {
-                    let entries = match step {
-                        Step::Publish(round) => entries(connection, store, round, bytes)?,
-                        Step::ReadAck | Step::Clear | Step::OpenEpoch { .. } | Step::StoreAcked(_) | Step::Wait(_) => {
-                            Vec::new()
-                        }
-                    };
-                    Ok(Call { channel: Channel::commands(&self.keys, store), step: *step, entries, beat: None })
-                })
-                .collect::<JobResult<_>>()
-        })?;
+        let calls: Vec<Call> = self
+            .db
+            .read(|connection| {
+                to_send
+                    .iter()
+                    .map(|(store, step)| {
+                        let entries = match step {
+                            Step::Publish(round) => entries(connection, store, round, bytes)?,
+                            Step::ReadAck
+                            | Step::Clear
+                            | Step::OpenEpoch { .. }
+                            | Step::StoreAcked(_)
+                            | Step::Wait(_) => Vec::new(),
+                        };
+                        Ok(Call { channel: Channel::commands(&self.keys, store), step: *step, entries, beat: None })
+                    })
+                    .collect::<JobResult<_>>()
+            })
+            .await?;
         let replies = match runtime::redis::carry_out(connection, &calls).await {
             Ok(replies) => replies,
             Err(error) => return Ok(Err(error)),
@@ -201,7 +207,7 @@ impl Publisher {
     async fn store(&self, steps: Vec<(StoreId, Step)>) -> anyhow::Result<Vec<(StoreId, Reply)>> {
         let now = runtime::clock::now();
         let job = steps.clone();
-        let stored = self.writer.write(move |connection| {
+        let stored = self.db.write(move |connection| {
             job.iter()
                 .map(|(store, step)| store_step(connection, store, step, now))
                 .collect::<JobResult<Vec<_>>>()
@@ -210,7 +216,7 @@ impl Publisher {
         let replies = match stored.await {
             Ok(Ok(replies)) => replies,
             // Neither the acked place nor a new epoch is lost by trying again later.
-            Ok(Err(())) | Err(WriteError::Overloaded) => steps.iter().map(|(_, step)| not_stored(step)).collect(),
+            Ok(Err(())) | Err(Error::Busy) => steps.iter().map(|(_, step)| not_stored(step)).collect(),
             Err(error) => return Err(error.into()),
         };
         Ok(steps.into_iter().map(|(store, _)| store).zip(replies).collect())

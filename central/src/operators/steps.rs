@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::sqlite::{Abort, Reader, WriteError, Writer};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +12,7 @@ use crate::links::waiting::Waiting;
 use crate::projection::steps::{ROWS, step};
 use crate::storage::stores;
 use crate::storage::totals;
-use crate::storage::{Connection, JobResult};
+use crate::storage::{Abort, Connection, Db, Error, JobResult};
 
 /// How often is looked even when nobody says that there is something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -22,9 +21,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What the steps work with.
 pub struct Steps {
-    pub writer: Writer,
-    /// Knows what is due.
-    pub reader: Reader,
+    pub db: Db,
     /// Hears what was settled.
     pub waiting: Waiting,
     /// Hears of commands that settling has made, and says when there is something to do.
@@ -51,8 +48,9 @@ impl Steps {
     /// One step for each store that has something to do, and one of summing totals. Says whether there was any.
     async fn round(&self) -> anyhow::Result<bool> {
         let (due, recounts) = self
-            .reader
-            .point(|connection| Ok((stores::with_steps(connection)?, totals::is_recounting(connection)?)))?;
+            .db
+            .read(|connection| Ok((stores::with_steps(connection)?, totals::is_recounting(connection)?)))
+            .await?;
         for id in &due {
             let store = id.clone();
             let stepped = self.write(move |connection| step(connection, &store, ROWS, runtime::clock::now())).await?;
@@ -70,11 +68,11 @@ impl Steps {
     /// Everything can wait while there is too much else to write.
     async fn write<T: Default + Send + 'static>(
         &self,
-        job: impl FnOnce(&Connection) -> JobResult<T> + Send + 'static,
+        job: impl Fn(&Connection) -> JobResult<T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        match self.writer.write(|connection| job(connection).map_err(Abort::<()>::Database)).await {
+        match self.db.write(move |connection| job(connection).map_err(Abort::<()>::Database)).await {
             Ok(done) => Ok(done.unwrap_or_default()),
-            Err(WriteError::Overloaded) => {
+            Err(Error::Busy) => {
                 tokio::time::sleep(BUSY_PAUSE).await;
                 Ok(T::default())
             }

@@ -21,10 +21,8 @@ const LINK_SCANS: usize = 4;
 /// what clients ask for keeps the link from nothing.
 pub struct Opened {
     pub clients: Db,
-    /// Writes for the loops.
-    pub writer: Writer,
-    /// Reads for the loops.
-    pub link_reader: Reader,
+    /// For the loops.
+    pub links: Db,
     /// Resolves when the writer has ended: after its last handle is gone, or with the error that stopped it.
     pub writer_ended: oneshot::Receiver<rusqlite::Result<()>>,
     /// Stores that it knew when it was opened.
@@ -43,8 +41,8 @@ pub fn open(path: &Path) -> anyhow::Result<Opened> {
     let threads = std::thread::available_parallelism()?.get();
     let reader = |points, scans| Reader::open(path, points, scans).context("the database cannot be read");
     let clients = Db::new(reader(threads, (threads / 2).max(2))?, writer.clone());
-    let link_reader = reader(2, LINK_SCANS)?;
-    Ok(Opened { clients, writer, link_reader, writer_ended, known, lock })
+    let links = Db::new(reader(2, LINK_SCANS)?, writer);
+    Ok(Opened { clients, links, writer_ended, known, lock })
 }
 
 /// Runs a job that only reads, on one consistent state, also while the daemon runs.

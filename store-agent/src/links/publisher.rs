@@ -14,7 +14,7 @@ use runtime::clock::Ticks;
 use runtime::redis::MultiplexedConnection;
 use runtime::redis::{BEAT_LIFE, Beat, Call, Channel, Claim, Keys};
 use runtime::redis::{Client, RedisResult};
-use runtime::sqlite::{Abort, Connection, JobResult, Reader, WriteError, Writer};
+use runtime::sqlite::{Abort, Connection, Db, Error, JobResult};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -28,9 +28,7 @@ pub struct Publisher {
     /// How its keys are named.
     pub keys: Keys,
     pub store: StoreId,
-    pub writer: Writer,
-    /// Reads the ledger.
-    pub reader: Reader,
+    pub db: Db,
     /// The switch, and where it says what it found.
     pub connectivity: Connectivity,
     /// Rings at each commit.
@@ -74,7 +72,7 @@ impl Publisher {
                 }
                 continue;
             }
-            let log = self.reader.point(|connection| excerpt(connection, &uplink.needs()))?;
+            let log = self.db.read(|connection| excerpt(connection, &uplink.needs())).await?;
             let step = uplink.next(clock.ms(), &log);
             self.tell(&uplink);
             if let UplinkStep::Wait(until) = step {
@@ -139,7 +137,7 @@ impl Publisher {
                 Ok(Told::Link(self.write(step).await?))
             }
             UplinkStep::Link(step @ (Step::ReadAck | Step::Clear | Step::Publish(_))) => {
-                let call = self.call(step, uplink)?;
+                let call = self.call(step, uplink).await?;
                 // An error of one key ends this connection, too: nobody else shares it.
                 let replies = runtime::redis::carry_out(connection, &[call]).await;
                 replies.and_then(|replies| replies.into_iter().next().unwrap_or(Ok(Reply::Lost))).map(Told::Link)
@@ -149,11 +147,11 @@ impl Publisher {
             }
             UplinkStep::Beat => {
                 let beat =
-                    self.reader.point(|connection| beat_of(connection, uplink, self.process, runtime::clock::now()))?;
+                    self.db.read(|connection| beat_of(connection, uplink, self.process, runtime::clock::now())).await?;
                 runtime::redis::set_beat(connection, &self.keys, &self.store, &beat).await.map(|()| Told::Beaten)
             }
             UplinkStep::Claim { why, for_ms } => {
-                let claim = self.claim(uplink, why, for_ms)?;
+                let claim = self.claim(uplink, why, for_ms).await?;
                 runtime::redis::set_claim(connection, &self.keys, &self.store, &claim).await.map(|()| Told::Claimed)
             }
         })
@@ -169,13 +167,17 @@ impl Publisher {
         Ok(())
     }
 
-    fn call(&self, step: Step, uplink: &Uplink) -> anyhow::Result<Call> {
+    async fn call(&self, step: Step, uplink: &Uplink) -> anyhow::Result<Call> {
         let channel = Channel::events(&self.keys, &self.store);
         let (entries, beat) = match step {
-            Step::Publish(round) => self.reader.point(|connection| {
-                let beat = beat_of(connection, uplink, self.process, runtime::clock::now())?;
-                Ok((entries(connection, &round)?, Some((self.keys.clone(), self.store.clone(), beat))))
-            })?,
+            Step::Publish(round) => {
+                self.db
+                    .read(|connection| {
+                        let beat = beat_of(connection, uplink, self.process, runtime::clock::now())?;
+                        Ok((entries(connection, &round)?, Some((self.keys.clone(), self.store.clone(), beat))))
+                    })
+                    .await?
+            }
             Step::ReadAck | Step::Clear | Step::OpenEpoch { .. } | Step::StoreAcked(_) | Step::Wait(_) => {
                 (Vec::new(), None)
             }
@@ -183,10 +185,13 @@ impl Publisher {
         Ok(Call { channel, step, entries, beat })
     }
 
-    fn claim(&self, uplink: &Uplink, why: Option<Stopped>, for_ms: i64) -> anyhow::Result<Claim> {
-        let (beat, items) = self.reader.point(|connection| {
-            Ok((beat_of(connection, uplink, self.process, runtime::clock::now())?, ledger::head(connection)?.items))
-        })?;
+    async fn claim(&self, uplink: &Uplink, why: Option<Stopped>, for_ms: i64) -> anyhow::Result<Claim> {
+        let (beat, items) = self
+            .db
+            .read(|connection| {
+                Ok((beat_of(connection, uplink, self.process, runtime::clock::now())?, ledger::head(connection)?.items))
+            })
+            .await?;
         Ok(Claim {
             process: self.process,
             epoch: beat.epoch,
@@ -201,11 +206,11 @@ impl Publisher {
     async fn write(&self, step: Step) -> anyhow::Result<Reply> {
         let now = runtime::clock::now();
         let written =
-            self.writer.write(move |connection| store_step(connection, &step, now).map_err(Abort::<()>::Database));
+            self.db.write(move |connection| store_step(connection, &step, now).map_err(Abort::<()>::Database));
         match written.await {
             Ok(Ok(reply)) => Ok(reply),
             // Too much else waits: neither the acked place nor a new epoch is lost by trying again later.
-            Ok(Err(())) | Err(WriteError::Overloaded) => Ok(match step {
+            Ok(Err(())) | Err(Error::Busy) => Ok(match step {
                 Step::StoreAcked(_) => Reply::Stored(false),
                 Step::OpenEpoch { .. } | Step::ReadAck | Step::Clear | Step::Publish(_) | Step::Wait(_) => {
                     Reply::Refused

@@ -9,7 +9,7 @@ use runtime::clock::Ticks;
 use runtime::redis::MultiplexedConnection;
 use runtime::redis::{Channel, Keys, Received};
 use runtime::redis::{Client, RedisResult};
-use runtime::sqlite::{Abort, Reader, WriteError, Writer};
+use runtime::sqlite::{Abort, Db, Error};
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger;
@@ -28,9 +28,7 @@ pub struct Receiver {
     /// How its keys are named.
     pub keys: Keys,
     pub store: StoreId,
-    pub writer: Writer,
-    /// Knows the cursor.
-    pub reader: Reader,
+    pub db: Db,
     /// Whether to talk to central at all.
     pub connectivity: Connectivity,
 }
@@ -69,7 +67,7 @@ impl Receiver {
     }
 
     async fn step(&self, clock: &Ticks, follower: &mut Follower, held: &mut Held) -> anyhow::Result<()> {
-        let cursor = self.reader.point(ledger::command_cursor)?.0;
+        let cursor = self.db.read(ledger::command_cursor).await?.0;
         let step = follower.next(clock.ms(), cursor);
         if let FollowStep::Wait(until) = step {
             let pause = u64::try_from(until.saturating_sub(clock.ms())).unwrap_or(0).max(1);
@@ -79,7 +77,7 @@ impl Receiver {
         let reply = match step {
             FollowStep::Execute { redis_now } => {
                 let (batch, now) = (std::mem::take(&mut held.batch), runtime::clock::now());
-                let executed = self.writer.write(move |connection| {
+                let executed = self.db.write(move |connection| {
                     commands::receive(connection, &batch, redis_now, now).map_err(Abort::<()>::Database)
                 });
                 match executed.await {
@@ -89,7 +87,7 @@ impl Receiver {
                         }
                         Followed::Executed { new: executed.commands }
                     }
-                    Ok(Err(())) | Err(WriteError::Overloaded) => Followed::Busy,
+                    Ok(Err(())) | Err(Error::Busy) => Followed::Busy,
                     Err(error) => return Err(error.into()),
                 }
             }

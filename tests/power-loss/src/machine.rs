@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use futures_util::future::{join, join_all};
-use runtime::sqlite::{Abort, Schema, WriteError, Writer, memory, open_with};
+use runtime::sqlite::{Abort, Error, Schema, Writer, memory, open_with};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use tokio::runtime::Runtime;
@@ -189,7 +189,7 @@ struct Machine<'a, D: Daemon> {
 }
 
 /// What a writer said to a group.
-type Answers = Vec<Result<Result<Vec<String>, String>, WriteError>>;
+type Answers = Vec<Result<Result<Vec<String>, String>, Error>>;
 
 impl<D: Daemon> Machine<'_, D> {
     /// From an opening to the next cut or clean stop.
@@ -361,13 +361,14 @@ async fn ask<D: Daemon>(writer: &Writer, group: &[D::Operation]) -> Answers {
     let mut gate = Some(gate);
     let writes = group.iter().map(|operation| {
         let (gate, operation) = (gate.take(), operation.clone());
-        writer.write(move |connection| {
+        let job = move |connection: &Connection| {
             if let Some(gate) = gate {
                 // Ends with an error, when the other end is dropped.
                 let _ = gate.recv();
             }
             D::perform(&operation, connection)
-        })
+        };
+        writer.write(job, |_| {})
     });
     join(join_all(writes), async move { drop(open) }).await.0
 }

@@ -211,10 +211,10 @@ impl Central {
                 return Consumed::Busy;
             }
             FetchStep::Apply(ids) => {
-                let mut batches: VecDeque<Batch> = ids.iter().filter_map(|id| self.batches.remove(id)).collect();
                 let (mut results, mut budget) = (Vec::new(), Budget::new(self.budget));
                 let outlived = commit(&self.file, &mut |connection| {
-                    (results, batches) = apply_some(connection, std::mem::take(&mut batches), clock, &mut budget)?;
+                    let left = ids.iter().filter_map(|id| self.batches.get(id));
+                    results = apply_some(connection, left, clock, &mut budget)?;
                     for (store, _, result) in &results {
                         // The entry is sound and nothing is wrong with the disk: who asked wrongly was central.
                         assert!(result.is_ok(), "what {store} said cannot be applied: {result:?}");
@@ -224,7 +224,9 @@ impl Central {
                 if !outlived {
                     return Consumed::Moved;
                 }
-                self.batches = batches.into_iter().map(|batch| (batch.0.clone(), batch)).collect();
+                for (store, ..) in &results {
+                    self.batches.remove(store);
+                }
                 let several = results.len() > 1;
                 fetch.reply(FetchReply::Applied(results.into_iter().map(taken).collect()));
                 return if several { Consumed::Together } else { Consumed::Moved };

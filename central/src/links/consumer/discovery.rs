@@ -193,10 +193,9 @@ impl Discovery {
             .rounds
             .write(move |connection| {
                 let room = WAITING_MOST - stores::count_unopened(connection)?;
-                let mut agents = agents;
-                let left = agents.split_off(agents.len().min(usize::try_from(room).unwrap_or(0)));
-                agents.iter().try_for_each(|id| stores::discover(connection, id, now))?;
-                Ok((agents, left))
+                let (new, left) = agents.split_at(agents.len().min(usize::try_from(room).unwrap_or(0)));
+                new.iter().try_for_each(|id| stores::discover(connection, id, now))?;
+                Ok((new.to_vec(), left.to_vec()))
             })
             .await?;
         if !left.is_empty() {

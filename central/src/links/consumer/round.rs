@@ -3,8 +3,9 @@
 //! **Guarantees.** Nothing is read before its size was asked. Redis's answers are judged key by key: what it refuses for
 //! one store is that store's affair. Each store's batch is applied in a savepoint of its own (P7).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use protocol::ids::StoreId;
 use protocol::link::{Ack, Cursor, Fetch, FetchReply, FetchStep, Sized, Taken};
@@ -13,7 +14,6 @@ use protocol::time::Millis;
 use runtime::redis::MultiplexedConnection;
 use runtime::redis::RedisError;
 use runtime::redis::{Delivery, Keys, Range, Received, Seen as Outside, Size};
-use runtime::sqlite::{Abort, Reader, WriteError, Writer};
 
 use super::Failure;
 use crate::links::presence::{Access, Look, Presence};
@@ -22,14 +22,13 @@ use crate::links::waiting::Waiting;
 use crate::projection::view;
 use crate::projection::view::{Applied, Budget};
 use crate::storage::stores;
-use crate::storage::{Connection, JobResult};
+use crate::storage::{Abort, Connection, Db, Error, JobResult};
 
 /// What looking, reading and applying take. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Rounds {
     pub(super) keys: Keys,
-    pub(super) writer: Writer,
-    pub(super) reader: Reader,
+    pub(super) db: Db,
     pub(super) presence: Presence,
     pub(super) waiting: Waiting,
     pub(super) wakes: Wakes,
@@ -95,8 +94,8 @@ impl Rounds {
         stores: &[StoreId],
     ) -> Result<Vec<Found>, Failure> {
         let cursors: Vec<(StoreId, Cursor)> = self
-            .reader
-            .point(|connection| {
+            .db
+            .read(|connection| {
                 stores
                     .iter()
                     .filter_map(|id| match stores::find(connection, id) {
@@ -105,6 +104,7 @@ impl Rounds {
                     })
                     .collect()
             })
+            .await
             .map_err(super::fatal)?;
         let ids: Vec<StoreId> = cursors.iter().map(|(id, _)| id.clone()).collect();
         let seen = runtime::redis::look(connection, &self.keys, &ids).await?;
@@ -144,7 +144,7 @@ impl Rounds {
     ) -> Result<bool, Failure> {
         let (mut has_read, mut is_busy) = (false, false);
         let mut found: HashMap<StoreId, Found> = by_store(found);
-        let mut batches: HashMap<StoreId, Batch> = HashMap::new();
+        let mut batches: HashMap<StoreId, Arc<Batch>> = HashMap::new();
         loop {
             let reply = match fetch.next() {
                 FetchStep::Done if is_busy => return Err(Failure::Busy),
@@ -172,19 +172,22 @@ impl Rounds {
                         deliveries => {
                             let read = self.sort(wanted, deliveries?, read_at);
                             let ids = read.iter().map(|(id, ..)| id.clone()).collect();
-                            batches = read.into_iter().map(|batch| (batch.0.clone(), batch)).collect();
+                            batches = read.into_iter().map(|batch| (batch.0.clone(), Arc::new(batch))).collect();
                             FetchReply::Read(ids)
                         }
                     }
                 }
                 FetchStep::Apply(ids) => {
-                    let left = ids.iter().filter_map(|id| batches.remove(id)).collect();
+                    let left: Vec<Arc<Batch>> = ids.iter().filter_map(|id| batches.get(id).cloned()).collect();
                     let job = move |connection: &Connection| {
+                        let left = left.iter().map(Arc::as_ref);
                         apply_some(connection, left, read_at, &mut Budget::new(Budget::FULL))
                     };
                     match self.write(job).await {
-                        Ok((results, rest)) => {
-                            batches = rest.into_iter().map(|batch| (batch.0.clone(), batch)).collect();
+                        Ok(results) => {
+                            for (id, ..) in &results {
+                                batches.remove(id);
+                            }
                             FetchReply::Applied(self.note(results, read_at))
                         }
                         Err(Failure::Busy) => {
@@ -291,12 +294,12 @@ impl Rounds {
 
     pub(super) async fn write<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&Connection) -> JobResult<T> + Send + 'static,
+        job: impl Fn(&Connection) -> JobResult<T> + Send + 'static,
     ) -> Result<T, Failure> {
-        match self.writer.write(move |connection| job(connection).map_err(Abort::<Infallible>::Database)).await {
+        match self.db.write(move |connection| job(connection).map_err(Abort::<Infallible>::Database)).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(never)) => match never {},
-            Err(WriteError::Overloaded) => Err(Failure::Busy),
+            Err(Error::Busy) => Err(Failure::Busy),
             Err(error) => Err(Failure::Fatal(anyhow::Error::new(error).context("applying events"))),
         }
     }
@@ -328,22 +331,23 @@ pub type Batch = (StoreId, Vec<Received>, Seen);
 /// What became of it.
 pub type Judged = (StoreId, Seen, JobResult<Applied>);
 
-/// Applies batches until the budget of one transaction is about spent, and gives back the others; each store's in a
-/// savepoint of its own, so that one that breaks stops no other (P7).
-pub fn apply_some(
+/// Applies batches in their order until the budget of one transaction is about spent, and says what became of those; each
+/// store's in a savepoint of its own, so that one that breaks stops no other (P7).
+pub fn apply_some<'a>(
     connection: &Connection,
-    mut batches: VecDeque<Batch>,
+    batches: impl IntoIterator<Item = &'a Batch>,
     now: Millis,
     budget: &mut Budget,
-) -> JobResult<(Vec<Judged>, VecDeque<Batch>)> {
+) -> JobResult<Vec<Judged>> {
     let mut results = Vec::new();
-    while (results.is_empty() || !budget.is_low())
-        && let Some((id, batch, seen)) = batches.pop_front()
-    {
+    for (id, batch, seen) in batches {
+        if !results.is_empty() && budget.is_low() {
+            break;
+        }
         let part = runtime::sqlite::attempt(connection, || {
-            let applied = view::receive(connection, &id, &batch, now, budget)?;
+            let applied = view::receive(connection, id, batch, now, budget)?;
             if seen.is_current(&applied) {
-                stores::note_as_of(connection, &id, now)?;
+                stores::note_as_of(connection, id, now)?;
             }
             if planted(Bug::AckBeforeCommit) { Err(Abort::Refused(applied)) } else { Ok(applied) }
         });
@@ -351,9 +355,9 @@ pub fn apply_some(
             Ok(applied) | Err(Abort::Refused(applied)) => Ok(applied),
             Err(Abort::Database(error)) => Err(error),
         };
-        results.push((id, seen, result));
+        results.push((id.clone(), seen.clone(), result));
     }
-    Ok((results, batches))
+    Ok(results)
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ impl SlowLane {
             Some(connection) => connection,
             None => connection.insert(runtime::redis::connect(&self.client).await?),
         };
-        let Some(store) = self.rounds.reader.point(|connection| stores::find(connection, id)).map_err(fatal)? else {
+        let Some(store) = self.rounds.db.read(|connection| stores::find(connection, id)).await.map_err(fatal)? else {
             return Ok(Visit::Fits { more: false });
         };
         self.rounds.tell(connection, &[(id.clone(), store.ack())]).await?;

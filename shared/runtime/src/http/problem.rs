@@ -218,16 +218,6 @@ impl From<crate::sqlite::Error> for Problem {
     }
 }
 
-impl From<crate::sqlite::WriteError> for Problem {
-    fn from(error: crate::sqlite::WriteError) -> Self {
-        match error {
-            crate::sqlite::WriteError::Overloaded => Self::new(Code::Overloaded).detail(error.to_string()),
-            crate::sqlite::WriteError::Stopped => Self::new(Code::Restarting),
-            error => Self::internal(error),
-        }
-    }
-}
-
 /// What refuses a job may be said as it is: `?` takes the job's effect back.
 impl From<Problem> for crate::sqlite::Abort<Problem> {
     fn from(problem: Problem) -> Self {

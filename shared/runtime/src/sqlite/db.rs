@@ -60,7 +60,7 @@ impl Db {
         T: Send + 'static,
         R: Send + 'static,
     {
-        Ok(self.writer.write_then(job, then).await?)
+        self.writer.write(job, then).await
     }
 }
 

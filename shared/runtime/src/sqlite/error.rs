@@ -1,6 +1,6 @@
 //! What a caller is to do about a failure, whatever SQLite calls it.
 
-use super::{WriteError, is_fatal};
+use super::is_fatal;
 
 /// Why a read or a write has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -31,16 +31,6 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-impl From<WriteError> for Error {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Overloaded => Self::Busy,
-            WriteError::Stopped => Self::Stopped,
-            WriteError::Database(error) => error.into(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rusqlite::ffi;
@@ -58,7 +48,6 @@ mod tests {
         }
         assert!(matches!(sorted(ffi::SQLITE_CONSTRAINT_CHECK), Error::Data(_)));
         assert!(matches!(Error::from(rusqlite::Error::QueryReturnedNoRows), Error::Data(_)));
-        assert!(matches!(Error::from(WriteError::Stopped), Error::Stopped));
     }
 
     #[test]

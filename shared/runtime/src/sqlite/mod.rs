@@ -1,6 +1,6 @@
 //! SQLite as both daemons use it: one file, one process, one writer that group-commits, readers that never wait.
 //!
-//! **Guarantees.** What [`Writer::write`] has answered is on disk (`synchronous=FULL`, WAL). A job sees and leaves
+//! **Guarantees.** What [`Db::write`] has answered is on disk (`synchronous=FULL`, WAL). A job sees and leaves
 //! nothing half-done: each runs in its own savepoint. A file that is deleted or replaced while it is in use stops the
 //! process instead of swallowing writes. A second process cannot open the same file. A file that is damaged, a copy, or
 //! was written by a newer version, is refused.
@@ -26,7 +26,7 @@ pub use open::{
     put_in_service, read_only,
 };
 pub use reader::Reader;
-pub use writer::{Abort, WriteError, Writer};
+pub use writer::{Abort, Writer};
 
 /// What a job works on: a connection inside a transaction. Statements are for the floor that owns the tables; the floors
 /// above pass it on.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::{Guard, is_fatal};
+use super::{Error, Guard, is_fatal};
 
 /// Jobs waiting, at most; beyond it callers are told that the process is overloaded.
 const QUEUE: usize = 4_096;
@@ -25,20 +25,6 @@ pub enum Abort<R> {
     /// SQLite said no.
     #[error(transparent)]
     Database(#[from] rusqlite::Error),
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError {
-    /// Too many jobs are waiting; nothing was done.
-    #[error("too many writes are waiting")]
-    Overloaded,
-    /// The writer has stopped; the process is about to. Whether the job took effect is not known.
-    #[error("the writer has stopped")]
-    Stopped,
-    /// SQLite refused this job; nothing was done.
-    #[error(transparent)]
-    Database(rusqlite::Error),
 }
 
 /// What a job leaves behind: whether its effect is kept, and how to answer once that is on disk.
@@ -102,24 +88,13 @@ impl Writer {
     }
 
     /// Runs a job in the next group. Its effect is on disk before this returns `Ok(Ok(_))`; it had none if this
-    /// returns a refusal. The job goes on if the caller stops waiting.
+    /// returns a refusal. The job goes on if the caller stops waiting, and so does `then`, which is called with what the
+    /// job returned once that is on disk.
     pub async fn write<T, R>(
         &self,
         job: impl FnOnce(&Connection) -> Result<T, Abort<R>> + Send + 'static,
-    ) -> Result<Result<T, R>, WriteError>
-    where
-        T: Send + 'static,
-        R: Send + 'static,
-    {
-        self.write_then(job, |_| {}).await
-    }
-
-    /// The same, and `then` is called with what the job returned once that is on disk, whether or not anyone still waits.
-    pub async fn write_then<T, R>(
-        &self,
-        job: impl FnOnce(&Connection) -> Result<T, Abort<R>> + Send + 'static,
         then: impl FnOnce(&T) + Send + 'static,
-    ) -> Result<Result<T, R>, WriteError>
+    ) -> Result<Result<T, R>, Error>
     where
         T: Send + 'static,
         R: Send + 'static,
@@ -131,8 +106,8 @@ impl Writer {
             let (result, fatal) = match result {
                 Ok(value) => (Ok(Ok(value)), None),
                 Err(Abort::Refused(refusal)) => (Ok(Err(refusal)), None),
-                Err(Abort::Database(error)) if is_fatal(&error) => (Err(WriteError::Stopped), Some(error)),
-                Err(Abort::Database(error)) => (Err(WriteError::Database(error)), None),
+                Err(Abort::Database(error)) if is_fatal(&error) => (Err(Error::Stopped), Some(error)),
+                Err(Abort::Database(error)) => (Err(error.into()), None),
             };
             let answer = move || {
                 if let Ok(Ok(value)) = &result {
@@ -144,10 +119,10 @@ impl Writer {
             Done { keep, fatal, answer: Box::new(answer) }
         });
         self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => WriteError::Overloaded,
-            TrySendError::Disconnected(_) => WriteError::Stopped,
+            TrySendError::Full(_) => Error::Busy,
+            TrySendError::Disconnected(_) => Error::Stopped,
         })?;
-        answered.await.unwrap_or(Err(WriteError::Stopped))
+        answered.await.unwrap_or(Err(Error::Stopped))
     }
 }
 
@@ -219,24 +194,28 @@ mod tests {
         }
     }
 
+    async fn write<R: Send + 'static>(
+        writer: &Writer,
+        job: impl FnOnce(&Connection) -> Result<i64, Abort<R>> + Send + 'static,
+    ) -> Result<Result<i64, R>, Error> {
+        writer.write(job, |_| {}).await
+    }
+
     async fn rows(writer: &Writer) -> i64 {
-        writer
-            .write(|connection| {
-                Ok::<i64, Abort<()>>(connection.query_row("select count(*) from t", [], |row| row.get(0))?)
-            })
-            .await
-            .expect("writes")
-            .expect("not refused")
+        let count = |connection: &Connection| {
+            Ok::<_, Abort<&str>>(connection.query_row("select count(*) from t", [], |row| row.get(0))?)
+        };
+        write(writer, count).await.expect("writes").expect("not refused")
     }
 
     #[tokio::test]
     async fn a_refused_job_leaves_nothing_and_its_neighbours_stay() {
         let (writer, _end) = writer();
-        let (a, b, c) = tokio::join!(writer.write(insert(1)), writer.write(insert(-1)), writer.write(insert(2)));
+        let (a, b, c) = tokio::join!(write(&writer, insert(1)), write(&writer, insert(-1)), write(&writer, insert(2)));
         assert_eq!(a.expect("writes"), Ok(1));
         assert_eq!(b.expect("writes"), Err("negative"));
         assert_eq!(c.expect("writes"), Ok(2));
-        assert!(matches!(writer.write(insert(2)).await, Err(WriteError::Database(_))));
+        assert!(matches!(write(&writer, insert(2)).await, Err(Error::Data(_))));
         assert_eq!(rows(&writer).await, 2);
     }
 
@@ -261,10 +240,10 @@ mod tests {
             let (connection, _lock) = crate::sqlite::open(&path, schema).expect("opens");
             let guard = Guard::of(&path).expect("its files are there");
             let (writer, end) = Writer::start_guarded(connection, guard, || {});
-            assert_eq!(writer.write(insert(1)).await.expect("writes"), Ok(1));
+            assert_eq!(write(&writer, insert(1)).await.expect("writes"), Ok(1));
             harm(&path);
             // It notices by itself at the latest a second later.
-            assert!(matches!(writer.write(insert(2)).await, Err(WriteError::Stopped)), "{why}");
+            assert!(matches!(write(&writer, insert(2)).await, Err(Error::Stopped)), "{why}");
             let error = end.await.expect("tells").expect_err(why).to_string();
             assert!(error.contains(why), "{error}");
             let files = std::fs::read_dir(dir.path()).expect("lists").flatten().map(|file| file.path());
