@@ -176,7 +176,6 @@ impl Agent {
             redis_now: NOW,
         };
         purchases::begin(connection, &mut store, &ask, NOW).expect("begins");
-        store.save(connection).expect("is saved");
         OperationId::attempt(&ask.id, 1)
     }
 }

@@ -106,7 +106,6 @@ fn understand(connection: &Connection, ids: Option<&[String]>, now: Millis) -> J
         let known = letter.store.parse().ok().map(|store| stores::find(connection, &store)).transpose()?.flatten();
         if let Some(mut store) = known {
             view::ask_resync(connection, &mut store, now)?;
-            store.save(connection)?;
             done.asked.push(store.id);
         }
         done.replayed.push(id);

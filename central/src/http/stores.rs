@@ -369,7 +369,9 @@ async fn change(
     }
     tracing::info!(store = %id, online_sale = value.online_sale, retired = value.retired, "an operator changes a store");
     app.operate(&id, write, json, StatusCode::OK, move |connection, store, now| {
-        store.online_sale = value.online_sale.unwrap_or(store.online_sale);
+        if let Some(on) = value.online_sale {
+            stores::set_online_sale(connection, store, on)?;
+        }
         if value.retired == Some(true) { Ok(chain::retire(connection, store, now)?) } else { Ok(Vec::new()) }
     })
     .await
@@ -418,7 +420,7 @@ async fn resync(State(app): Shared, StorePath(id): StorePath, write: Write) -> R
             return Err(Problem::new(Code::StoreRetired).with("storeId", store.id.as_str()).into());
         }
         // An operator need not wait for the minute to be over.
-        store.resync_at = None;
+        stores::set_resync_at(connection, store, None)?;
         view::ask_resync(connection, store, now)?;
         Ok(Vec::new())
     })

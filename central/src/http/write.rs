@@ -94,7 +94,6 @@ impl App {
             }
             let mut store = load(connection, &store_id)?;
             let done = act(connection, &mut store, now)?;
-            store.save(connection)?;
             if let Some(key) = &key {
                 idempotency::bind(connection, key, effect, &id, now)?;
             }
@@ -173,8 +172,8 @@ mod tests {
         let key = |body| Some(Key { key: "k".into(), fingerprint: [body; 16], route: "PATCH /stores/s1".into() });
         let target = |of: &str| Target { effect: Effect::Store, id: of.to_owned(), store: id.clone() };
 
-        let refuse = |_: &Connection, store: &mut Store, _: Millis| -> Acted {
-            store.online_sale = false;
+        let refuse = |connection: &Connection, store: &mut Store, _: Millis| -> Acted {
+            stores::set_online_sale(connection, store, false)?;
             Err(Problem::new(Code::Overloaded).into())
         };
         let refused = app.write(key(1), target("one"), refuse).await.err().expect("is refused");
@@ -182,8 +181,8 @@ mod tests {
         assert!(app.replay(key(1).as_ref()).await.expect("reads").is_none(), "nothing stands under the key");
         assert!(app.known(&id).await.expect("is known").online_sale);
 
-        let act = |_: &Connection, store: &mut Store, _: Millis| -> Acted {
-            store.online_sale = false;
+        let act = |connection: &Connection, store: &mut Store, _: Millis| -> Acted {
+            stores::set_online_sale(connection, store, false)?;
             Ok(Done::with(()))
         };
         let first = app.write(key(1), target("one"), act).await.expect("is done");

@@ -56,10 +56,10 @@ pub fn question(connection: &Connection, id: &StoreId, asked: &Question, now: Mi
     let epoch = wall.max(store.cursor.epoch + 1).max(asked.epoch.saturating_add(1));
     store.cursor = Cursor { epoch, seq: 0, hash: Hash::ZERO };
     store.fenced = 0;
-    store.adopt = None;
+    stores::set_adopt(connection, &mut store, None)?;
     store.opening = false;
     stocks::give_up(connection, &mut store)?;
-    store.save(connection)?;
+    store.save_events(connection)?;
     Ok(epoch)
 }
 

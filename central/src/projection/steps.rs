@@ -38,12 +38,13 @@ pub fn step(connection: &Connection, id: &StoreId, rows: usize, now: Millis) -> 
     if store.installing {
         let outcomes = (rows as u64 / ROWS_AN_OUTCOME).max(1);
         install(connection, &mut store, outcomes, now, &mut stepped.settled)?;
-    } else {
-        store.steps = totals::step(connection, &store, rows)?
-            || stocks::remove_step(connection, id, rows)?
-            || ledger::forget_pages(connection, &store, (rows / ROWS_A_PAGE).max(1))?;
+        store.save_events(connection)?;
+    } else if !(totals::step(connection, &store, rows)?
+        || stocks::remove_step(connection, id, rows)?
+        || ledger::forget_pages(connection, &store, (rows / ROWS_A_PAGE).max(1))?)
+    {
+        stores::steps_done(connection, id)?;
     }
-    store.save(connection)?;
     stepped.has_commands = store.command_head != before;
     Ok(stepped)
 }
@@ -107,7 +108,6 @@ mod tests {
             self.run(|connection| {
                 let mut store = agent.store(connection);
                 change(connection, &mut store);
-                store.save(connection).expect("writes");
             });
         }
     }
@@ -353,8 +353,8 @@ mod tests {
         let connection = database();
         let agent = Agent::settled("s1", &connection);
         let mut store = agent.store(&connection);
-        (store.suspect, store.digest_state, store.resync_at) = (true, DigestState::Different, Some(NOW));
-        store.save(&connection).expect("writes");
+        stores::mark_different(&connection, &mut store).expect("writes");
+        stores::set_resync_at(&connection, &mut store, Some(NOW)).expect("writes");
         assert!(!view::look_after(&connection, &agent.id, NOW.plus(59_000)).expect("reads"));
         assert!(view::look_after(&connection, &agent.id, NOW.plus(60_000)).expect("reads"));
         assert!(!view::look_after(&connection, &agent.id, NOW.plus(120_000)).expect("reads"), "it has yet to answer");
@@ -410,7 +410,6 @@ mod tests {
                 timed(kind, &mut |connection| {
                     let mut store = agent.store(connection);
                     change(connection, &mut store);
-                    store.save(connection).expect("writes");
                 });
                 steps(&mut timed, agent);
             };

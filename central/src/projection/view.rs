@@ -186,7 +186,7 @@ fn receive_batch(
         compare(connection, &mut store, last_digest, last_parked, now)?;
     }
     if applied.entries > 0 || was_installing || store.fenced != fenced_before {
-        store.save(connection)?;
+        store.save_events(connection)?;
     }
     applied.ack = store.ack();
     applied.has_commands = store.command_head != commands_before;
@@ -389,14 +389,13 @@ fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) 
         store.fenced = entry.id.epoch;
         return Ok(Some(format!("epoch {} does not continue what is known of this store", entry.id.epoch)));
     }
-    store.take_back();
+    stores::take_back(connection, store)?;
     if !store.opening && store.cursor.seq > 0 {
         // The view stands there until the pages take effect.
         store.state = store.cursor;
     }
     store.cursor = entry.cursor();
     store.fenced = 0;
-    store.adopt = None;
     store.opening = true;
     store.digest_state = DigestState::Unknown;
     stores::set_lineage(connection, &store.id, &lineage)?;
@@ -434,7 +433,6 @@ pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> JobResu
     };
     let before = store.command_head;
     ask_resync(connection, &mut store, now)?;
-    store.save(connection)?;
     Ok(store.command_head != before)
 }
 
@@ -462,13 +460,11 @@ pub fn unsound(connection: &Connection, id: &StoreId) -> JobResult<Option<i64>> 
 pub fn distrust(connection: &Connection, id: &StoreId, stock: i64, now: Millis) -> JobResult<bool> {
     let is_shown = |store: &Store| store.stock == stock && !store.retired;
     let Some(mut store) = stores::find(connection, id)?.filter(is_shown) else { return Ok(false) };
-    store.digest_state = DigestState::Different;
-    store.suspect = true;
+    stores::mark_different(connection, &mut store)?;
     // The next entry's digest may well be equal to the running one: it is asked now or not at all.
-    store.resync_at = None;
+    stores::set_resync_at(connection, &mut store, None)?;
     let before = store.command_head;
     ask_resync(connection, &mut store, now)?;
-    store.save(connection)?;
     Ok(store.command_head != before)
 }
 
@@ -481,7 +477,7 @@ pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> Jo
     {
         return Ok(());
     }
-    store.resync_at = Some(now);
+    stores::set_resync_at(connection, store, Some(now))?;
     let place = store.command_head.id();
     let id = OperationId::parse(&format!("resync:{}:{place}", store.id)).expect("two ids and digits are visible ASCII");
     commands::append(connection, store, &id, &Command::Resync, now)
@@ -520,7 +516,6 @@ mod tests {
         if seed.is_multiple_of(3) {
             retire(&connection, &mut store, NOW).expect("retires");
         }
-        store.save(&connection).expect("writes");
         (connection, agent)
     }
 

@@ -134,16 +134,15 @@ pub fn cancel(
         Cancelling::Ask { forced } => forced,
     };
     let mut purchase = purchase.clone();
-    if planted(Bug::CancelOutOfOrder) && forced {
-        let ended = Transition::Settled { status: Status::Cancelled, picked: false };
-        change(&mut purchase, ended, &Said::NOTHING, now);
-        purchases::save_transition(connection, &purchase)?;
-        return Ok(Cancelled::Ended);
-    }
-    change(&mut purchase, Transition::CancelRequested, &Said::NOTHING, now);
+    let out_of_order = forced && planted(Bug::CancelOutOfOrder);
+    let ended = Transition::Settled { status: Status::Cancelled, picked: false };
+    let transition = if out_of_order { ended } else { Transition::CancelRequested };
+    change(&mut purchase, transition, &Said::NOTHING, now);
     purchases::save_transition(connection, &purchase)?;
-    let command = Command::Cancel { purchase: purchase.attempt_ref(), forced, about: about.clone() };
-    commands::append(connection, store, &id, &command, now)?;
+    if !out_of_order {
+        let command = Command::Cancel { purchase: purchase.attempt_ref(), forced, about: about.clone() };
+        commands::append(connection, store, &id, &command, now)?;
+    }
     Ok(Cancelled::Asked(id))
 }
 

@@ -13,7 +13,7 @@ use crate::promises::commands::open_epoch;
 use crate::promises::purchases::{Said, change, compensation};
 use crate::storage::commands::{self, Unanswered};
 use crate::storage::purchases::{self, Purchase};
-use crate::storage::stores::Store;
+use crate::storage::stores::{self, Store};
 use crate::storage::{Connection, JobResult};
 
 /// Takes a store out of the chain: ends everything that is open with it, and refuses it until it is adopted. Returns
@@ -44,9 +44,7 @@ pub fn retire(connection: &Connection, store: &mut Store, now: Millis) -> JobRes
         commands::save_answer(connection, &request.id, Status::Refused, &never_answered(&request, now), None, now)?;
         ended.push(request.id.to_string());
     }
-    store.retired = true;
-    store.steps = true;
-    store.adopt = None;
+    stores::take_out(connection, store)?;
     reopen_commands(connection, store, now)?;
     Ok(ended)
 }
@@ -72,16 +70,14 @@ pub fn adopt(connection: &Connection, store: &mut Store, epoch: u64, now: Millis
     if !store.claims().contains(&epoch) {
         return Ok(false);
     }
-    if store.fenced == epoch {
-        store.fenced = 0;
-    }
+    stores::lift_fence(connection, store, epoch)?;
     if epoch != store.cursor.epoch {
         // It takes effect when that epoch's opening is read.
-        store.adopt = Some(epoch);
+        stores::set_adopt(connection, store, Some(epoch))?;
         return Ok(true);
     }
     if store.retired {
-        store.take_back();
+        stores::take_back(connection, store)?;
         reopen_commands(connection, store, now)?;
         ask_back(connection, store, now)?;
     }

@@ -414,7 +414,6 @@ mod tests {
         let mut store = agent.store(connection);
         append(connection, &mut store, &id, &command, NOW).expect("writes");
         crate::promises::stores::retire(connection, &mut store, NOW).expect("retires");
-        store.save(connection).expect("writes");
         let told = find(connection, id.as_str()).expect("reads").expect("is there");
         assert_eq!((told.status, told.position), (Status::Refused, None));
         let item = Item { name: "Tea".into(), quantity: 15, version: 2, ..Item::default() };
@@ -447,7 +446,6 @@ mod tests {
         let (id, done) = retired_before_the_answer(&connection, &agent);
         let mut store = agent.store(&connection);
         assert!(crate::promises::stores::adopt(&connection, &mut store, 7, NOW).expect("can be judged"));
-        store.save(&connection).expect("writes");
         let said = Outcome {
             command: id.clone(),
             kind: Kind::Received,

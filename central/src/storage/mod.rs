@@ -2,6 +2,8 @@
 //! those write jobs, which call functions that are named after what they mean.
 
 pub mod commands;
+#[cfg(test)]
+mod conformance;
 pub mod database;
 pub mod files;
 pub mod idempotency;

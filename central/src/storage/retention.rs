@@ -130,7 +130,6 @@ mod tests {
         let mut store = agent.store(&connection);
         let cancel = OperationId::parse("cancel-1").expect("valid");
         ask_to_cancel(&connection, &mut store, &purchase(), cancel.clone(), &About::default(), NOW).expect("asks");
-        store.save(&connection).expect("writes");
         // The store had confirmed it before it hears of the cancel, and is away for longer than outcomes are kept.
         let tea = crate::testing::product("tea");
         let said =

@@ -135,12 +135,6 @@ impl Store {
         claims
     }
 
-    /// Puts it in the chain again.
-    pub fn take_back(&mut self) {
-        self.steps |= self.retired;
-        self.retired = false;
-    }
-
     /// Whether its whole state is wanted: a digest differed, or an opening came with pages missing.
     pub fn wants_resync(&self) -> bool {
         self.digest_state == DigestState::Different && !self.retired
@@ -151,16 +145,16 @@ impl Store {
         self.opening || !self.complete || self.cursor.seq == 0 || self.ready_epoch != self.command_head.epoch
     }
 
-    /// Writes back the event side and what operators decided. The command link's columns are written by
-    /// [`commands`](crate::storage::commands) and [`store_command_acked`](crate::storage::stores::store_command_acked) alone, `as_of` by [`note_as_of`](crate::storage::stores::note_as_of).
-    pub fn save(&self, connection: &Connection) -> rusqlite::Result<()> {
+    /// Writes back the event side: what follows from the store's entries. All else of the row has its own narrow updates:
+    /// the command link's in [`commands`](crate::storage::commands), the operators' and the others in
+    /// [`stores`](crate::storage::stores).
+    pub fn save_events(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection
             .prepare_cached(
-                "update store set epoch = ?2, seq = ?3, hash = ?4, fenced = ?5, adopt = ?6, digest = ?7, \
-                 digest_state = ?8, opening = ?9, complete = ?10, state_epoch = ?11, state_seq = ?12, \
-                 state_hash = ?13, ready_epoch = ?14, suspect = ?15, resync_at = ?16, online_sale = ?17, \
-                 retired = ?18, stock = ?19, staged = ?20, installing = ?21, steps = ?22, base_epoch = ?23, \
-                 base_seq = ?24 where store_id = ?1",
+                "update store set epoch = ?2, seq = ?3, hash = ?4, fenced = ?5, digest = ?6, digest_state = ?7, \
+                 opening = ?8, complete = ?9, state_epoch = ?10, state_seq = ?11, state_hash = ?12, \
+                 ready_epoch = ?13, suspect = ?14, stock = ?15, staged = ?16, installing = ?17, steps = steps or ?18, \
+                 base_epoch = ?19, base_seq = ?20 where store_id = ?1",
             )?
             .execute(params![
                 self.id.as_str(),
@@ -168,7 +162,6 @@ impl Store {
                 self.cursor.seq,
                 HashColumn(self.cursor.hash),
                 self.fenced,
-                self.adopt,
                 DigestColumn(self.digest),
                 self.digest_state.as_str(),
                 self.opening,
@@ -178,9 +171,6 @@ impl Store {
                 HashColumn(self.state.hash),
                 self.ready_epoch,
                 self.suspect,
-                self.resync_at.map(|at| at.0),
-                self.online_sale,
-                self.retired,
                 self.stock,
                 self.staged,
                 self.installing,

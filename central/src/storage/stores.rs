@@ -142,6 +142,78 @@ pub fn note_as_of(connection: &Connection, id: &StoreId, at: Millis) -> rusqlite
     Ok(())
 }
 
+/// An operator pauses a store's online sale, or lets it go on.
+pub fn set_online_sale(connection: &Connection, store: &mut Store, on: bool) -> rusqlite::Result<()> {
+    store.online_sale = on;
+    connection
+        .prepare_cached("update store set online_sale = ?2 where store_id = ?1")?
+        .execute(params![store.id.as_str(), on])?;
+    Ok(())
+}
+
+/// Takes a store out of the chain. A word that lets an epoch open no longer counts.
+pub fn take_out(connection: &Connection, store: &mut Store) -> rusqlite::Result<()> {
+    (store.retired, store.adopt, store.steps) = (true, None, true);
+    connection
+        .prepare_cached("update store set retired = 1, adopt = null, steps = 1 where store_id = ?1")?
+        .execute([store.id.as_str()])?;
+    Ok(())
+}
+
+/// Puts a store in the chain again, if it was not; the word that let it has had its effect.
+pub fn take_back(connection: &Connection, store: &mut Store) -> rusqlite::Result<()> {
+    store.steps |= store.retired;
+    (store.retired, store.adopt) = (false, None);
+    connection
+        .prepare_cached("update store set steps = steps or retired, retired = 0, adopt = null where store_id = ?1")?
+        .execute([store.id.as_str()])?;
+    Ok(())
+}
+
+/// An operator lets an epoch open that would be refused; `None`: that word no longer counts.
+pub fn set_adopt(connection: &Connection, store: &mut Store, epoch: Option<u64>) -> rusqlite::Result<()> {
+    store.adopt = epoch;
+    connection
+        .prepare_cached("update store set adopt = ?2 where store_id = ?1")?
+        .execute(params![store.id.as_str(), epoch])?;
+    Ok(())
+}
+
+/// An epoch is no longer refused, if it was.
+pub fn lift_fence(connection: &Connection, store: &mut Store, epoch: u64) -> rusqlite::Result<()> {
+    if store.fenced == epoch {
+        store.fenced = 0;
+    }
+    connection
+        .prepare_cached("update store set fenced = 0 where store_id = ?1 and fenced = ?2")?
+        .execute(params![store.id.as_str(), epoch])?;
+    Ok(())
+}
+
+/// The view is not what the store has: its whole state is wanted.
+pub fn mark_different(connection: &Connection, store: &mut Store) -> rusqlite::Result<()> {
+    (store.digest_state, store.suspect) = (DigestState::Different, true);
+    connection
+        .prepare_cached("update store set digest_state = ?2, suspect = 1 where store_id = ?1")?
+        .execute([store.id.as_str(), DigestState::Different.as_str()])?;
+    Ok(())
+}
+
+/// When a resync was last asked for; `None`: the next one need not wait.
+pub fn set_resync_at(connection: &Connection, store: &mut Store, at: Option<Millis>) -> rusqlite::Result<()> {
+    store.resync_at = at;
+    connection
+        .prepare_cached("update store set resync_at = ?2 where store_id = ?1")?
+        .execute(params![store.id.as_str(), at.map(|at| at.0)])?;
+    Ok(())
+}
+
+/// Nothing is left to be done in [steps](crate::projection::steps).
+pub fn steps_done(connection: &Connection, id: &StoreId) -> rusqlite::Result<()> {
+    connection.prepare_cached("update store set steps = 0 where store_id = ?1")?.execute([id.as_str()])?;
+    Ok(())
+}
+
 /// Remembers how far the store has acknowledged its commands: what lies below may be pruned in time.
 pub fn store_command_acked(connection: &Connection, id: &StoreId, epoch: u64, seq: u64) -> rusqlite::Result<()> {
     connection
@@ -153,24 +225,18 @@ pub fn store_command_acked(connection: &Connection, id: &StoreId, epoch: u64, se
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::promises::stores::{adopt as take_back, retire as take_out};
+    use crate::promises::stores::{adopt as let_in, retire as end_all};
     use crate::storage::{commands, purchases};
     use crate::testing::{Agent, NOW, database, plan, purchase_id};
     use protocol::domain::Rejection;
     use protocol::promise::{purchase, request};
 
     fn retire(connection: &Connection, agent: &Agent) -> Vec<String> {
-        let mut store = agent.store(connection);
-        let ended = take_out(connection, &mut store, NOW).expect("retires");
-        store.save(connection).expect("is saved");
-        ended
+        end_all(connection, &mut agent.store(connection), NOW).expect("retires")
     }
 
     fn adopt(connection: &Connection, agent: &Agent, epoch: u64) -> bool {
-        let mut store = agent.store(connection);
-        let adopted = take_back(connection, &mut store, epoch, NOW).expect("can be judged");
-        store.save(connection).expect("is saved");
-        adopted
+        let_in(connection, &mut agent.store(connection), epoch, NOW).expect("can be judged")
     }
 
     fn commands_of(connection: &Connection, store: &Store) -> Vec<String> {
@@ -261,6 +327,40 @@ mod tests {
             discover(&connection, &agent.id, NOW).expect("comes again");
         }
         assert_eq!(all(&connection).expect("reads").len(), 3);
+    }
+
+    #[test]
+    fn what_operators_decide_and_what_events_say_do_not_overwrite_each_other() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        // The event side has read the row, and the operators write before it saves.
+        let mut seen = agent.store(&connection);
+        let mut shown = agent.store(&connection);
+        set_online_sale(&connection, &mut shown, false).expect("writes");
+        take_out(&connection, &mut shown).expect("writes");
+        set_adopt(&connection, &mut shown, Some(9)).expect("writes");
+        set_resync_at(&connection, &mut shown, Some(NOW)).expect("writes");
+        (seen.steps, seen.fenced, seen.ready_epoch) = (false, 8, 5);
+        seen.save_events(&connection).expect("writes");
+        let store = agent.store(&connection);
+        assert!(!store.online_sale && store.retired && store.steps, "they stand");
+        assert_eq!((store.adopt, store.resync_at, store.fenced, store.ready_epoch), (Some(9), Some(NOW), 8, 5));
+
+        // Operators have read the row, and entries are applied before they write.
+        take_back(&connection, &mut shown).expect("writes");
+        let mut shown = agent.store(&connection);
+        let sale = agent.sale();
+        agent.tell(&connection, &[sale]);
+        set_online_sale(&connection, &mut shown, true).expect("writes");
+        take_out(&connection, &mut shown).expect("writes");
+        lift_fence(&connection, &mut shown, 3).expect("writes");
+        mark_different(&connection, &mut shown).expect("writes");
+        let store = agent.store(&connection);
+        assert_eq!((store.cursor, store.state), (agent.head, agent.head), "what was applied stands");
+        assert_ne!(store.digest, shown.digest, "and so does its digest");
+        assert_eq!(store.fenced, 8, "another epoch's fence stays");
+        lift_fence(&connection, &mut shown, 8).expect("writes");
+        assert_eq!(agent.store(&connection).fenced, 0);
     }
 
     #[test]

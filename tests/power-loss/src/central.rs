@@ -241,7 +241,6 @@ impl Daemon for Central {
                     return Err(Abort::Refused("store_unavailable".into()));
                 }
                 begin(connection, &mut store, ask, *now).map_err(refused)?;
-                store.save(connection)?;
                 bind(connection, key, Effect::Purchase, ask.id, *now)?;
                 Ok(names)
             }
@@ -253,7 +252,6 @@ impl Daemon for Central {
                 let about = About::default();
                 let cancelled = cancel(connection, &mut store, &purchase, command.clone(), &about, *now);
                 let cancelled = cancelled.map_err(refused)?;
-                store.save(connection)?;
                 if !is_bound {
                     bind(connection, key, Effect::Cancel, *id, *now)?;
                 }

@@ -6,13 +6,13 @@ use protocol::time::Millis;
 use store_agent::ledger;
 
 use super::agent::{Agent, copy};
-use super::world::World;
+use super::virtual_world::VirtualWorld;
 use crate::unknown::record_unknown;
 
 /// Beyond anybody's clock, ms: all that is acknowledged may go.
 const LONG_AGO: i64 = 24 * 60 * 60 * 1_000;
 
-impl World {
+impl VirtualWorld {
     /// One fault. The rare kinds happen only in seeds that have drawn them.
     pub(super) fn fault(&mut self) {
         if self.dice.chance(550) {
@@ -167,7 +167,7 @@ impl World {
         item.quantity += 1;
         let product = if self.dice.chance(500) { ProductId::parse("dud").expect("a valid id") } else { product };
         central::storage::stocks::put(file, &mut store, &product, &item).expect("the view can be written");
-        store.save(file).expect("the view can be written");
+        store.save_events(file).expect("the view can be written");
         self.happened("view and its digest corrupted");
     }
 
@@ -179,18 +179,17 @@ impl World {
         }
         let (clock, risk) = (self.central.clock(self.now), self.risk());
         let mut ended = None;
-        let end = super::world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+        let end = super::virtual_world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
             let Some(mut store) = central::storage::stores::find(connection, &id)? else { return Ok(()) };
             if !store.retired {
                 ended = Some(central::promises::stores::retire(connection, &mut store, clock)?);
-                store.save(connection)?;
             }
             Ok(())
         });
-        if let (Some(ended), true) = (ended, end != super::world::Commit::Before) {
+        if let (Some(ended), true) = (ended, end != super::virtual_world::Commit::Before) {
             self.happened("store retired");
             // The answer, if there is one, names what was ended.
-            for purchase in ended.iter().filter(|_| end == super::world::Commit::Done) {
+            for purchase in ended.iter().filter(|_| end == super::virtual_world::Commit::Done) {
                 self.history.saw(purchase, "cancelled");
             }
         }
@@ -201,13 +200,12 @@ impl World {
     pub(super) fn adopt(&mut self, id: &StoreId) {
         let (clock, risk) = (self.central.clock(self.now), self.risk());
         let mut adopted = false;
-        let end = super::world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+        let end = super::virtual_world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
             let Some(mut store) = central::storage::stores::find(connection, id)?.filter(|store| store.retired) else {
                 return Ok(());
             };
             if let Some(epoch) = store.claims().first() {
                 adopted = central::promises::stores::adopt(connection, &mut store, *epoch, clock)?;
-                store.save(connection)?;
             }
             Ok(())
         });
@@ -416,7 +414,7 @@ impl World {
         for _ in 0..times {
             let clock = self.central.clock(self.now);
             let risk = self.risk();
-            let end = super::world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+            let end = super::virtual_world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
                 match central::operators::restore::question(connection, &store, &question, clock) {
                     Ok(epoch) => given = Some(epoch),
                     Err(runtime::sqlite::Abort::Refused(_)) => given = None,
@@ -425,7 +423,7 @@ impl World {
                 Ok(())
             });
             self.after_central_commit(end);
-            if end != super::world::Commit::Done {
+            if end != super::virtual_world::Commit::Done {
                 return self.happened("restore not carried out");
             }
         }
@@ -469,21 +467,22 @@ impl World {
             let risk = self.risk();
             let mut report = None;
             let mut refusal = None;
-            let end = super::world::commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
-                match carry_out(connection, answer, choice, clock) {
-                    Ok(done) => report = Some(done),
-                    Err(runtime::sqlite::Abort::Refused(why)) => refusal = Some(why),
-                    Err(runtime::sqlite::Abort::Database(error)) => return Err(error),
-                }
-                Ok(())
-            });
-            if report.is_some() && end == super::world::Commit::After {
+            let end =
+                super::virtual_world::commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
+                    match carry_out(connection, answer, choice, clock) {
+                        Ok(done) => report = Some(done),
+                        Err(runtime::sqlite::Abort::Refused(why)) => refusal = Some(why),
+                        Err(runtime::sqlite::Abort::Database(error)) => return Err(error),
+                    }
+                    Ok(())
+                });
+            if report.is_some() && end == super::virtual_world::Commit::After {
                 // Nobody has read the report, but it stands.
                 self.history.forked = true;
                 self.history.effects_without_entries = true;
             }
-            if end != super::world::Commit::Done {
-                if end == super::world::Commit::Before {
+            if end != super::virtual_world::Commit::Done {
+                if end == super::virtual_world::Commit::Before {
                     self.happened("restore not carried out");
                 }
                 return self.after_commit(number, end);

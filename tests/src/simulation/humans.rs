@@ -2,10 +2,10 @@
 //! too many.
 
 use super::faults::is_open;
-use super::world::World;
+use super::virtual_world::VirtualWorld;
 
 /// One round of theirs.
-pub(super) fn look_after(world: &mut World) {
+pub(super) fn look_after(world: &mut VirtualWorld) {
     for store in world.stores.clone() {
         world.adopt(&store);
         let of_store: Vec<usize> = (0..world.agents.len()).filter(|n| world.agents[*n].store == store).collect();
@@ -50,7 +50,7 @@ pub(super) fn look_after(world: &mut World) {
 }
 
 /// Takes a machine away for good; returns where another one stands afterwards.
-fn take_away(world: &mut World, number: usize, other: usize) -> usize {
+fn take_away(world: &mut VirtualWorld, number: usize, other: usize) -> usize {
     world.mark_lost(number, None);
     world.say(|| format!("agent {number} is taken away"));
     let mut agent = world.agents.remove(number);

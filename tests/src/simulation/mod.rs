@@ -14,7 +14,7 @@ mod humans;
 mod redis;
 mod sending;
 mod traffic;
-mod world;
+mod virtual_world;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -130,5 +130,5 @@ pub const ENOUGH_SEEDS: u64 = 5_000;
 
 /// Plays one seed.
 pub fn run(seed: u64, trace: bool) -> Outcome {
-    world::World::new(seed, trace).play()
+    virtual_world::VirtualWorld::new(seed, trace).play()
 }

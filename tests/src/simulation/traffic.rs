@@ -13,7 +13,7 @@ use protocol::wire::{About, Command};
 use runtime::sqlite::Abort;
 use store_agent::operations::till::{Request, perform};
 
-use super::world::{Commit, World, commit};
+use super::virtual_world::{Commit, VirtualWorld, commit};
 use crate::history::{self, Bought, Told};
 
 /// A buyer has looked at a store's heartbeat and is about to buy.
@@ -25,7 +25,7 @@ pub(super) struct Look {
     seen: Seen,
 }
 
-impl World {
+impl VirtualWorld {
     pub(super) fn traffic(&mut self) {
         match self.dice.below(20) {
             0..=8 => self.at_the_till(),
@@ -157,7 +157,7 @@ impl World {
             match begin(connection, &mut store, &ask, clock) {
                 Ok(()) => {
                     begun = true;
-                    store.save(connection)
+                    Ok(())
                 }
                 Err(Abort::Refused(_)) => Ok(()),
                 Err(Abort::Database(error)) => Err(error),
@@ -194,7 +194,7 @@ impl World {
             match cancel(connection, &mut store, &purchase, command.clone(), &About::default(), clock) {
                 Ok(_) => {
                     was_pending = purchase.status == protocol::promise::purchase::Status::Pending;
-                    store.save(connection)
+                    Ok(())
                 }
                 Err(Abort::Refused(rejection)) => {
                     picked = rejection == Rejection::AlreadyPicked;
@@ -279,8 +279,7 @@ impl World {
                 about: About::default(),
             };
             asked_for = true;
-            asked::append(connection, &mut known, &name, &command, clock)?;
-            known.save(connection)
+            asked::append(connection, &mut known, &name, &command, clock)
         });
         if asked_for && end != Commit::Before {
             self.count("central's item commands");

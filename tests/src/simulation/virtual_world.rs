@@ -22,7 +22,7 @@ const PATIENCE: u64 = 60_000;
 const TRAFFIC_IN_CALM: u64 = 150;
 
 /// Everything there is.
-pub(super) struct World {
+pub(super) struct VirtualWorld {
     pub(super) dice: Dice,
     pub(super) now: i64,
     pub(super) keys: Keys,
@@ -75,7 +75,7 @@ pub(super) fn commit(
     if dice.chance(risk) { Commit::After } else { Commit::Done }
 }
 
-impl World {
+impl VirtualWorld {
     pub(super) fn new(seed: u64, trace: bool) -> Self {
         let mut dice = Dice::new(seed);
         let keys = Keys::new("shelf");
