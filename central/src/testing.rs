@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use protocol::domain::Item;
 use protocol::hash::Digest;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
-use protocol::link::{Cursor, Entry, Past};
+use protocol::link::{Cursor, Entry, Epoch, Past};
 use protocol::time::Millis;
 use protocol::wire::{About, Event, Fact, Kind, Named, Outcome, SnapshotEnd, SnapshotPage};
 use runtime::redis::Received;
@@ -80,8 +80,8 @@ impl Agent {
     }
 
     /// Entries that open an epoch with the whole stock.
-    pub(crate) fn open(&mut self, epoch: u64, lineage: &[Cursor]) -> Vec<Received> {
-        self.head = Cursor { epoch, ..Cursor::default() };
+    pub(crate) fn open(&mut self, epoch: impl Into<Epoch>, lineage: &[Cursor]) -> Vec<Received> {
+        self.head = Cursor { epoch: epoch.into(), ..Cursor::default() };
         let opened = Event::Opened { lineage: lineage.iter().copied().map(Past::ended).collect() };
         let opened = self.entry(&opened);
         [opened].into_iter().chain(self.state(Vec::new())).collect()
@@ -149,7 +149,7 @@ impl Agent {
     /// Central has received all up to there at this time.
     pub(crate) fn was_heard(&self, connection: &Connection, upto: Cursor, at: Millis) {
         let sql = "update event set received_at = ?1 where store_id = ?2 and (epoch, seq) <= (?3, ?4)";
-        let params = rusqlite::params![at.0, self.id.as_str(), upto.epoch, upto.seq];
+        let params = rusqlite::params![at.0, self.id.as_str(), upto.epoch.get(), upto.seq.get()];
         connection.execute(sql, params).expect("writes");
     }
 

@@ -76,7 +76,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         store = %config.store_id,
         database = %path.display(),
         items = head.items,
-        epoch = head.cursor.epoch,
+        epoch = %head.cursor.epoch,
         "listening on http://{address}"
     );
     if let Some(file) = &config.address_file {

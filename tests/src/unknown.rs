@@ -20,8 +20,8 @@ pub fn record_unknown(
         "insert into ledger (epoch, seq, type, operation_id, body, digest, hash, recorded_at) \
          values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         params![
-            entry.id.epoch,
-            entry.id.seq,
+            entry.id.epoch.get(),
+            entry.id.seq.get(),
             entry.kind,
             entry.operation,
             entry.body,

@@ -56,7 +56,7 @@ const HOUSES: &[House] = &[
     House {
         source: "shared/protocol/src",
         name: "protocol",
-        floors: &["promise", "wire", "link", "hash", "domain", "position", "ids", "time", "retry", "planted"],
+        floors: &["promise", "wire", "link", "hash", "domain", "position", "number", "ids", "time", "retry", "planted"],
         kept: &[("rusqlite", &[]), (SQL, &[]), ("redis", &[]), ("tokio", &[]), ("runtime", &[])],
     },
 ];

@@ -184,8 +184,8 @@ mod tests {
         let store = Agent::settled("s1", &connection).store(&connection);
         let beat = Beat {
             process: 1,
-            epoch: 7,
-            head: 0,
+            epoch: 7.into(),
+            head: 0.into(),
             backlog: 0,
             oldest_unsent_ms: 0,
             version: String::new(),
@@ -204,7 +204,7 @@ mod tests {
             (|_| {}, "yes", "yes"),
             (|store| store.retired = true, "store_retired", "store_retired"),
             (|store| store.online_sale = false, "paused", "yes"),
-            (|store| store.fenced = 7, "fenced", "fenced"),
+            (|store| store.fenced = 7.into(), "fenced", "fenced"),
             (|store| store.opening = true, "catching_up", "catching_up"),
         ];
         for (decide, purchase, command) in cases {

@@ -10,6 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use protocol::domain::Item;
 use protocol::ids::{ProductId, StoreId};
+use protocol::number::{Epoch, Seq};
 use protocol::time::Millis;
 use protocol::wire::restore::Question;
 use runtime::http::{Body, Code, List, Page, Problem, Query, Result, StorePath, Write, encode_cursor};
@@ -81,9 +82,9 @@ struct StoreView {
     lag_ms: Option<i64>,
     backlog: Option<u64>,
     oldest_unsent_ms: Option<i64>,
-    epoch: u64,
-    head: Option<u64>,
-    applied: u64,
+    epoch: Epoch,
+    head: Option<Seq>,
+    applied: Seq,
     as_of: Millis,
     digest: &'static str,
     digest_value: String,
@@ -98,7 +99,7 @@ struct StoreView {
 /// An epoch that may be adopted.
 #[derive(Debug, Serialize)]
 struct ClaimView {
-    epoch: u64,
+    epoch: Epoch,
     /// Absent: the agent that claims it does not say.
     #[serde(flatten)]
     brings: Option<BringsView>,
@@ -122,7 +123,7 @@ impl From<&Claim> for BringsView {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StoppedView {
-    epoch: u64,
+    epoch: Epoch,
     why: String,
     #[serde(flatten)]
     brings: BringsView,
@@ -220,7 +221,9 @@ impl App {
         let has_stopped = sight.claim.is_some_and(|claim| claim.why != WAITING);
         match judged {
             _ if store.retired => "retired",
-            _ if store.fenced != 0 && sight.beat.as_ref().is_none_or(|beat| beat.epoch == store.fenced) => "fenced",
+            _ if store.fenced != Epoch::NONE && sight.beat.as_ref().is_none_or(|beat| beat.epoch == store.fenced) => {
+                "fenced"
+            }
             _ if sight.quarantined.is_some() || sight.commands_stopped => "quarantined",
             Err(Unavailable::Offline | Unavailable::NeverSeen) if has_stopped => "fenced",
             Err(Unavailable::NeverSeen) => "new",
@@ -380,7 +383,7 @@ async fn change(
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Adopt {
-    epoch: u64,
+    epoch: Epoch,
     /// What the claimant is expected to bring; 0 says that it may empty the store.
     items: Option<u64>,
 }
@@ -393,7 +396,7 @@ async fn adopt(
     Body { value, json }: Body<Adopt>,
 ) -> Result<Response> {
     app.known(&id).await?;
-    tracing::info!(store = %id, epoch = value.epoch, "an operator adopts an epoch");
+    tracing::info!(store = %id, epoch = %value.epoch, "an operator adopts an epoch");
     let claim = app.presence.sight(&id).claim.filter(|claim| claim.epoch == value.epoch);
     let brings = claim.map(|claim| claim.items);
     app.operate(&id, write, json, StatusCode::ACCEPTED, move |connection, store, now| {
@@ -430,9 +433,6 @@ async fn resync(State(app): Shared, StorePath(id): StorePath, write: Write) -> R
 /// The question of `store-agent restore` (L10): gives out an epoch and tells what is known of the store. A store that
 /// central never heard of is known from then on.
 async fn restore(State(app): Shared, StorePath(id): StorePath, Body { value, .. }: Body<Question>) -> Result<Response> {
-    if value.epoch > protocol::link::NUMBER_MAX {
-        return Err(Problem::invalid("/epoch", "no epoch is so great"));
-    }
     let now = runtime::clock::now();
     let (store, asked) = (id.clone(), value.clone());
     let job = move |connection: &Connection| {
@@ -446,8 +446,8 @@ async fn restore(State(app): Shared, StorePath(id): StorePath, Body { value, .. 
         })
     };
     let wakes = app.wakes.clone();
-    let epoch: u64 = app.db.write_then(job, move |_| wakes.steps().notify_one()).await??;
-    tracing::warn!(store = %id, epoch, "a restore was begun: this epoch is expected");
+    let epoch: Epoch = app.db.write_then(job, move |_| wakes.steps().notify_one()).await??;
+    tracing::warn!(store = %id, %epoch, "a restore was begun: this epoch is expected");
     // Each line is read when the one before has been sent: however large the store, little of it is in memory at once.
     let lines = futures_util::stream::try_unfold(
         (app.db.clone(), Telling::new(id, epoch, value, now)),

@@ -3,6 +3,7 @@
 use axum::http::{HeaderName, HeaderValue};
 use protocol::domain::Item;
 use protocol::ids::{ProductId, StoreId};
+use protocol::number::Epoch;
 use protocol::promise::purchase::Status;
 use protocol::time::Millis;
 use runtime::http::{Page, Problem, Result};
@@ -69,7 +70,7 @@ impl ItemView {
     }
 
     /// Weak: it says what may be shown, not the item's bytes.
-    pub(super) fn etag(&self, epoch: u64) -> String {
+    pub(super) fn etag(&self, epoch: Epoch) -> String {
         format!("W/\"{epoch}-{}-{}-{}\"", self.version, self.pending, self.online_available)
     }
 }

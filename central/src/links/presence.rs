@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use protocol::ids::StoreId;
-use protocol::link::EntryId;
+use protocol::link::{EntryId, Epoch};
 use protocol::time::Millis;
 use runtime::redis::{Beat, Claim};
 
@@ -348,13 +348,13 @@ impl Presence {
     pub fn judge(&self, store: &Store, look: &Look) -> Result<(), Unavailable> {
         let sight = self.sight(&store.id);
         let Some(beat) = &look.beat else {
-            let ever = sight.beat.is_some() || store.cursor.epoch > 0;
+            let ever = sight.beat.is_some() || store.cursor.epoch != Epoch::NONE;
             return Err(if ever { Unavailable::Offline } else { Unavailable::NeverSeen });
         };
         if look.age_ms > i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX) {
             return Err(Unavailable::Offline);
         }
-        if store.fenced != 0 && store.fenced == beat.epoch {
+        if store.fenced != Epoch::NONE && store.fenced == beat.epoch {
             return Err(Unavailable::Fenced);
         }
         let is_cut = sight.refused.contains_key(&Access::Ack) || sight.refused.contains_key(&Access::Commands);
@@ -375,11 +375,11 @@ impl Presence {
 mod tests {
     use super::*;
 
-    fn look(head: u64) -> Look {
+    fn look(head: u32) -> Look {
         let beat = Beat {
             process: 1,
-            epoch: 7,
-            head,
+            epoch: 7.into(),
+            head: head.into(),
             backlog: 0,
             oldest_unsent_ms: 0,
             version: String::new(),
@@ -388,8 +388,8 @@ mod tests {
         Look { beat: Some(beat), age_ms: 100, redis_now: Millis(0) }
     }
 
-    fn at(seq: u64) -> EntryId {
-        EntryId { epoch: 7, seq }
+    fn at(seq: u32) -> EntryId {
+        EntryId { epoch: 7.into(), seq: seq.into() }
     }
 
     #[test]
@@ -477,7 +477,7 @@ mod tests {
             let why = "fenced".to_owned();
             presence.note_claim(
                 &store,
-                Some(Claim { process, epoch: 9, why, items: 2, backlog: 3, for_ms, version: String::new() }),
+                Some(Claim { process, epoch: 9.into(), why, items: 2, backlog: 3, for_ms, version: String::new() }),
             );
             presence.sight(&store).claim
         };
@@ -494,9 +494,10 @@ mod tests {
     #[test]
     fn numbers_from_redis_may_be_anything() {
         use redis::Value;
+        let greatest = "4611686018427387904".parse().expect("in range");
         let beat = |life: i64| {
             let mut beat = look(1).beat.expect("is there");
-            (beat.life_ms, beat.oldest_unsent_ms, beat.head) = (life, i64::MAX, u64::MAX);
+            (beat.life_ms, beat.oldest_unsent_ms, beat.head) = (life, i64::MAX, greatest);
             Value::BulkString(serde_json::to_string(&beat).expect("serialises").into_bytes())
         };
         let store = StoreId::parse("s1").expect("valid");

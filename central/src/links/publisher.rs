@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use protocol::ids::StoreId;
-use protocol::link::{Entry, Excerpt, Needs, Pace, Publishers, Reply, Round, Step};
+use protocol::link::{Commands, Entry, Excerpt, Needs, Pace, Publishers, Reply, Round, Step};
+use protocol::number::CommandEpoch;
 use protocol::retry::Backoff;
 use protocol::time::Millis;
 use runtime::clock::Ticks;
@@ -132,7 +133,7 @@ impl Publisher {
         connection: &mut MultiplexedConnection,
     ) -> anyhow::Result<runtime::redis::RedisResult<()>> {
         let taken = logs.take(self.clock.ms(), STORES_A_BATCH);
-        let excerpts: Vec<Excerpt> = self
+        let excerpts: Vec<Excerpt<Commands>> = self
             .db
             .read(|connection| {
                 taken.iter().map(|(store, needs)| excerpt(connection, store, needs)).collect::<JobResult<_>>()
@@ -159,7 +160,7 @@ impl Publisher {
             return Ok(Ok(()));
         }
         let bytes = BYTES_A_BATCH / to_send.len();
-        let calls: Vec<Call> = self
+        let calls: Vec<Call<Commands>> = self
             .db
             .read(|connection| {
                 to_send
@@ -204,7 +205,7 @@ impl Publisher {
     }
 
     /// One transaction for all stores.
-    async fn store(&self, steps: Vec<(StoreId, Step)>) -> anyhow::Result<Vec<(StoreId, Reply)>> {
+    async fn store(&self, steps: Vec<(StoreId, Step<Commands>)>) -> anyhow::Result<Vec<(StoreId, Reply<Commands>)>> {
         let now = runtime::clock::now();
         let job = steps.clone();
         let stored = self.db.write(move |connection| {
@@ -223,7 +224,7 @@ impl Publisher {
     }
 }
 
-fn not_stored(step: &Step) -> Reply {
+fn not_stored(step: &Step<Commands>) -> Reply<Commands> {
     match step {
         Step::StoreAcked(_) => Reply::Stored(false),
         Step::OpenEpoch { .. } | Step::ReadAck | Step::Clear | Step::Publish(_) | Step::Wait(_) => Reply::Refused,
@@ -231,7 +232,7 @@ fn not_stored(step: &Step) -> Reply {
 }
 
 /// What a store's publisher needs to know of its log.
-pub fn excerpt(connection: &Connection, store: &StoreId, needs: &Needs) -> JobResult<Excerpt> {
+pub fn excerpt(connection: &Connection, store: &StoreId, needs: &Needs<Commands>) -> JobResult<Excerpt<Commands>> {
     let head = commands::head(connection, store)?;
     let log = commands::Log { connection, store, head, failed: Cell::default() };
     let excerpt = Excerpt::of(&log, needs);
@@ -239,7 +240,12 @@ pub fn excerpt(connection: &Connection, store: &StoreId, needs: &Needs) -> JobRe
 }
 
 /// The entries of a round, as many as fit.
-pub fn entries(connection: &Connection, store: &StoreId, round: &Round, bytes: usize) -> JobResult<Vec<Entry>> {
+pub fn entries(
+    connection: &Connection,
+    store: &StoreId,
+    round: &Round<Commands>,
+    bytes: usize,
+) -> JobResult<Vec<Entry<Commands>>> {
     if round.add_to < round.add_from {
         return Ok(Vec::new());
     }
@@ -249,16 +255,21 @@ pub fn entries(connection: &Connection, store: &StoreId, round: &Round, bytes: u
 
 /// Carries out a step that writes. An epoch is opened only in the log that was judged: accepting an event epoch may have
 /// opened another one meanwhile (L8).
-pub fn store_step(connection: &Connection, store: &StoreId, step: &Step, now: Millis) -> JobResult<Reply> {
+pub fn store_step(
+    connection: &Connection,
+    store: &StoreId,
+    step: &Step<Commands>,
+    now: Millis,
+) -> JobResult<Reply<Commands>> {
     match step {
         Step::OpenEpoch { judged, .. } => {
             if commands::head(connection, store)?.epoch == judged.epoch {
-                reopen(connection, store, 0, now)?;
+                reopen(connection, store, CommandEpoch::NONE, now)?;
             }
             Ok(Reply::Opened)
         }
         Step::StoreAcked(place) => {
-            stores::store_command_acked(connection, store, place.epoch, place.seq)?;
+            stores::store_command_acked(connection, store, *place)?;
             Ok(Reply::Stored(true))
         }
         Step::ReadAck | Step::Clear | Step::Publish(_) | Step::Wait(_) => Ok(Reply::Lost),

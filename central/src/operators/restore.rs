@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use protocol::hash::{Digest, Hash};
 use protocol::ids::StoreId;
-use protocol::link::Cursor;
+use protocol::link::{Cursor, Epoch, Seq};
+use protocol::number::CommandEpoch;
 use protocol::time::Millis;
 use protocol::wire::restore::{Counts, Header, Line, Question, Span};
 use protocol::wire::{Event, Named};
@@ -43,19 +44,18 @@ pub enum Refusal {
 }
 
 /// Gives out an epoch, in the caller's transaction. A store that is not known yet gets a row.
-pub fn question(connection: &Connection, id: &StoreId, asked: &Question, now: Millis) -> Result<u64, Abort<Refusal>> {
+pub fn question(connection: &Connection, id: &StoreId, asked: &Question, now: Millis) -> Result<Epoch, Abort<Refusal>> {
     stores::discover(connection, id, now)?;
     let mut store = stores::find(connection, id)?.expect("a store that was just discovered is known");
     if store.installing {
         return Err(Abort::Refused(Refusal::Installing));
     }
-    if store.cursor.epoch > 0 {
+    if store.cursor.epoch != Epoch::NONE {
         stores::add_to_lineage(connection, id, &store.cursor)?;
     }
-    let wall = u64::try_from(now.0).unwrap_or(1);
-    let epoch = wall.max(store.cursor.epoch + 1).max(asked.epoch.saturating_add(1));
-    store.cursor = Cursor { epoch, seq: 0, hash: Hash::ZERO };
-    store.fenced = 0;
+    let epoch = store.cursor.epoch.max(asked.epoch).next(now);
+    store.cursor = Cursor { epoch, seq: Seq::ZERO, hash: Hash::ZERO };
+    store.fenced = Epoch::NONE;
     stores::set_adopt(connection, &mut store, None)?;
     store.opening = false;
     stocks::give_up(connection, &mut store)?;
@@ -68,7 +68,7 @@ pub fn question(connection: &Connection, id: &StoreId, asked: &Question, now: Mi
 #[derive(Debug, Clone)]
 pub struct Telling {
     id: StoreId,
-    epoch: u64,
+    epoch: Epoch,
     asked: Arc<[Span]>,
     now: Millis,
     step: Step,
@@ -93,7 +93,7 @@ enum Step {
 
 impl Telling {
     /// The answer to a question for which this epoch was given out.
-    pub fn new(id: StoreId, epoch: u64, asked: Question, now: Millis) -> Self {
+    pub fn new(id: StoreId, epoch: Epoch, asked: Question, now: Millis) -> Self {
         Self { id, epoch, asked: asked.log.into(), now, step: Step::Begin, told: Counts::default() }
     }
 
@@ -157,7 +157,7 @@ impl Telling {
                 Some(span) => {
                     let next = events::known(connection, &self.id, &span, PART)?;
                     if let Some(last) = next.last().filter(|last| last.seq < span.last) {
-                        spans.push_front(Span { first: last.seq + 1, ..span });
+                        spans.push_front(Span { first: last.seq.next(), ..span });
                     }
                     self.told.entries += next.len() as u64;
                     (Step::Entries(store, spans), Some(Line::Entries(next)))
@@ -174,7 +174,7 @@ impl Telling {
     /// The store, as long as it waits for the epoch that was given out.
     fn still(&self, connection: &Connection) -> Result<Store, Abort<Refusal>> {
         stores::find(connection, &self.id)?
-            .filter(|store| store.cursor == Cursor { epoch: self.epoch, seq: 0, hash: Hash::ZERO })
+            .filter(|store| store.cursor == Cursor { epoch: self.epoch, seq: Seq::ZERO, hash: Hash::ZERO })
             .ok_or(Abort::Refused(Refusal::Overtaken))
     }
 
@@ -199,9 +199,13 @@ impl Telling {
 /// `central restore` (L8): this database is an older copy. Every store gets a new command epoch, so that whatever the lost
 /// one had sent and this one does not know is never taken for this one's. `acked`: the command epoch that a store has last
 /// acknowledged, 0 if that is not known.
-pub fn reopen(connection: &Connection, mut acked: impl FnMut(&StoreId) -> u64, now: Millis) -> JobResult<Vec<StoreId>> {
+pub fn reopen(
+    connection: &Connection,
+    mut acked: impl FnMut(&StoreId) -> CommandEpoch,
+    now: Millis,
+) -> JobResult<Vec<StoreId>> {
     let mut reopened = Vec::new();
-    for store in stores::all(connection)?.into_iter().filter(|store| store.cursor.epoch > 0) {
+    for store in stores::all(connection)?.into_iter().filter(|store| store.cursor.epoch != Epoch::NONE) {
         commands::reopen(connection, &store.id, acked(&store.id), now)?;
         reopened.push(store.id);
     }
@@ -238,12 +242,12 @@ fn wanted(connection: &Connection, store: &Store, asked: &[Span], now: Millis) -
         let of_epoch = asked.iter().take(SPANS_MAX).filter(|span| span.epoch == epoch);
         let mut spans: Vec<Span> = of_epoch.copied().chain([Span { epoch, first, last }]).collect();
         spans.sort_by_key(|span| span.first);
-        let mut next = 1;
+        let mut next = Seq::FIRST;
         for span in spans {
             let (first, last) = (span.first.max(next), span.last.min(last));
             if first <= last {
                 wanted.push_back(Span { epoch, first, last });
-                next = last + 1;
+                next = last.next();
             }
         }
     }
@@ -260,13 +264,27 @@ mod tests {
     fn a_store_that_is_ready_for_more_than_this_database_knows_gets_a_greater_epoch() {
         let connection = database();
         let mut agent = Agent::settled("s1", &connection);
-        let beyond = agent.store(&connection).command_head.epoch + 3_600_000;
+        let beyond = agent.store(&connection).command_head.epoch.next(NOW.plus(3_600_000));
         let ready = agent.entry(&Event::Ready { command_epoch: beyond });
         agent.tell(&connection, &[ready]);
         let store = agent.store(&connection);
         assert!(store.command_head.epoch > beyond && store.is_settling());
         agent.get_ready(&connection);
         assert!(!agent.store(&connection).is_settling());
+    }
+
+    #[test]
+    fn what_is_counted_on_from_the_greatest_number_can_be_read_again() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let greatest = "4611686018427387904";
+        let command_epoch = greatest.parse().expect("in range");
+        let ready = agent.entry(&Event::Ready { command_epoch });
+        agent.tell(&connection, &[ready]);
+        assert!(agent.store(&connection).command_head.epoch > command_epoch);
+        let asked = Question { epoch: greatest.parse().expect("in range"), log: Vec::new() };
+        let epoch = question(&connection, &agent.id, &asked, NOW).expect("answers");
+        assert_eq!((agent.store(&connection).cursor.epoch, epoch > asked.epoch), (epoch, true));
     }
 
     fn ask(connection: &Connection, agent: &Agent, asked: &Question) -> Answer {
@@ -289,7 +307,7 @@ mod tests {
         let asked = Question { epoch: at.epoch, log: Vec::new() };
         let first = ask(&connection, &agent, &asked);
         assert_eq!((first.state, first.lineage.last()), (at, Some(&at)));
-        let on_its_way = agent.entry(&Event::Ready { command_epoch: 1 });
+        let on_its_way = agent.entry(&Event::Ready { command_epoch: 1.into() });
         agent.tell(&connection, &[on_its_way]);
         let given = Cursor { epoch: first.epoch, ..Cursor::default() };
         assert_eq!(agent.store(&connection).cursor, given);
@@ -307,7 +325,7 @@ mod tests {
     fn what_is_told_after_another_question_is_worth_nothing() {
         let connection = database();
         let agent = Agent::settled("s1", &connection);
-        let asked = Question { epoch: 7, log: Vec::new() };
+        let asked = Question { epoch: 7.into(), log: Vec::new() };
         let epoch = question(&connection, &agent.id, &asked, NOW).expect("answers");
         let mut telling = Telling::new(agent.id.clone(), epoch, asked.clone(), NOW);
         assert!(matches!(telling.next(&connection), Ok(Some(Line::Header(_)))));
@@ -335,11 +353,11 @@ mod tests {
         let opened = agent.head;
         agent.get_ready(&connection);
         agent.was_heard(&connection, opened, Millis(NOW.0 - RETENTION_MS - 1));
-        let asked = Question { epoch: 7, log: vec![Span { epoch: 7, first: 2, last: 4 }] };
+        let asked = Question { epoch: 7.into(), log: vec![Span { epoch: 7.into(), first: 2.into(), last: 4.into() }] };
         let answer = ask(&connection, &agent, &asked);
         assert_eq!(answer.items.len(), 2_345);
-        let told: Vec<u64> = answer.entries.iter().map(|entry| entry.seq).collect();
-        assert_eq!(told, [2, 3, 4, agent.head.seq], "those asked about, and the young");
+        let told: Vec<u64> = answer.entries.iter().map(|entry| entry.seq.get()).collect();
+        assert_eq!(told, [2, 3, 4, agent.head.seq.get()], "those asked about, and the young");
         // A damaged view is not handed out.
         agent.damage(&connection, "p-01000");
         let again = ask(&connection, &agent, &asked);

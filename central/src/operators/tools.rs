@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use protocol::ids::StoreId;
+use protocol::number::CommandEpoch;
 use runtime::redis::{Channel, Keys};
 
 use crate::config::{Backup, Database, OneStore, Restore, Status};
@@ -42,12 +43,12 @@ async fn acknowledged(
     client: &runtime::redis::Client,
     keys: &Keys,
     known: &[StoreId],
-) -> Option<HashMap<StoreId, u64>> {
+) -> Option<HashMap<StoreId, CommandEpoch>> {
     let mut connection = runtime::redis::connect(client).await.ok()?;
     let mut acked = HashMap::new();
     for store in known {
         let ack = Channel::commands(keys, store).read_ack(&mut connection).await.ok()?;
-        acked.insert(store.clone(), ack.map_or(0, |ack| ack.cursor.epoch));
+        acked.insert(store.clone(), ack.map_or(CommandEpoch::NONE, |ack| ack.cursor.epoch));
     }
     Some(acked)
 }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use protocol::domain::Item;
 use protocol::hash::{Hash, chain};
 use protocol::ids::ProductId;
-use protocol::link::{Cursor, EntryId};
+use protocol::link::{Cursor, EntryId, Epoch, Seq};
+use protocol::number::CommandEpoch;
 use protocol::wire::{Command, Event};
 
 use crate::projection::fold::Stock;
@@ -59,8 +60,10 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
     audit::each_entry(connection, &store.id, |Kept { at, kind, operation, body, digest, hash }| {
         entries += 1;
         let same_epoch = before.filter(|before| before.epoch == at.epoch);
-        let expected = same_epoch
-            .map_or(EntryId { epoch: at.epoch, seq: 1 }, |before| EntryId { epoch: at.epoch, seq: before.seq + 1 });
+        let expected = same_epoch.map_or(EntryId { epoch: at.epoch, seq: Seq::FIRST }, |before| EntryId {
+            epoch: at.epoch,
+            seq: before.seq.next(),
+        });
         if at != expected {
             note(format!("entry {at} stands where {expected} should"));
         }
@@ -68,7 +71,7 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
         let is_forgotten = kind == "snapshot_page" && body.is_empty() && at < store.base;
         if is_forgotten {
             forgotten_pages += 1;
-        } else if chain(hash_before, at.epoch, at.seq, &kind, &operation, &body, digest) != hash {
+        } else if chain(hash_before, at, &kind, &operation, &body, digest) != hash {
             note(format!("entry {at}: its hash does not fit its content"));
         }
         before = Some(Cursor { epoch: at.epoch, seq: at.seq, hash });
@@ -105,7 +108,7 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
         Ok(())
     })?;
     let last = audit::end_of(connection, &store.id, store.cursor.epoch)?;
-    if store.cursor.seq > 0 && last != Some(store.cursor) {
+    if store.cursor.seq > Seq::ZERO && last != Some(store.cursor) {
         note(format!("the cursor is at {}, its epoch's last entry is {last:?}", store.cursor.id()));
     }
     let view: BTreeMap<ProductId, Item> = items::of_store(connection, &store.id)?.into_iter().collect();
@@ -133,7 +136,7 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
 }
 
 /// The event epoch that a command epoch was opened for (L8), while the log still tells.
-fn opened_for(connection: &Connection, store: &Store, command_epoch: u64) -> JobResult<Option<u64>> {
+fn opened_for(connection: &Connection, store: &Store, command_epoch: CommandEpoch) -> JobResult<Option<Epoch>> {
     let Some((kind, body)) = audit::first_command(connection, &store.id, command_epoch)? else { return Ok(None) };
     Ok(match Command::decode(&kind, &body) {
         Ok(Command::Opened { for_epoch }) => Some(for_epoch),
@@ -143,18 +146,18 @@ fn opened_for(connection: &Connection, store: &Store, command_epoch: u64) -> Job
 
 fn verify_commands(connection: &Connection, store: &Store, report: &mut Report) -> JobResult<()> {
     let head = store.command_head;
-    let mut before: Option<(u64, Hash)> = None;
+    let mut before: Option<(Seq, Hash)> = None;
     audit::each_command(connection, &store.id, head.epoch, |Kept { at, kind, operation, body, hash, .. }| {
-        let known = if at.seq == 1 { Some((0, Hash::ZERO)) } else { before };
+        let known = if at.seq == Seq::FIRST { Some((Seq::ZERO, Hash::ZERO)) } else { before };
         let fits = known.is_none_or(|(last, known)| {
-            last + 1 == at.seq && chain(known, at.epoch, at.seq, &kind, &operation, &body, None) == hash
+            last.next() == at.seq && chain(known, at, &kind, &operation, &body, None) == hash
         });
         if !fits {
             report.differences.push(format!("store {}: command {} does not fit its log", store.id, at.seq));
         }
         before = Some((at.seq, hash));
     })?;
-    if head.seq > 0 && before != Some((head.seq, head.hash)) {
+    if head.seq > Seq::ZERO && before != Some((head.seq, head.hash)) {
         report.differences.push(format!("store {}: the command log does not end at its head", store.id));
     }
     Ok(())

@@ -141,10 +141,10 @@ mod tests {
         meter.change(&agent, |connection, store| drop(retire(connection, store, NOW).expect("retires")));
         meter.steps(&agent);
         assert_eq!(total(&connection, "p-19999"), (0, 0));
-        meter.change(&agent, |connection, store| assert!(adopt(connection, store, 9, NOW).expect("adopts")));
+        meter.change(&agent, |connection, store| assert!(adopt(connection, store, 9.into(), NOW).expect("adopts")));
         meter.steps(&agent);
         assert_eq!(total(&connection, "p-19999"), (7, 1));
-        let asked = protocol::wire::restore::Question { epoch: 9, log: Vec::new() };
+        let asked = protocol::wire::restore::Question { epoch: 9.into(), log: Vec::new() };
         meter
             .run(|connection| crate::operators::restore::question(connection, &agent.id, &asked, NOW))
             .expect("answers");
@@ -222,7 +222,7 @@ mod tests {
                 }
                 1 => Meter::new(&connection).change(&agent, |connection, store| {
                     if store.retired {
-                        assert!(adopt(connection, store, 7, NOW).expect("adopts"));
+                        assert!(adopt(connection, store, 7.into(), NOW).expect("adopts"));
                     } else {
                         retire(connection, store, NOW).expect("retires");
                     }
@@ -274,7 +274,7 @@ mod tests {
             assert!(confirmed || !left.is_empty(), "before the sale is applied");
             assert!(!confirmed || left.len() <= 1, "not before the state is shown");
             if installing && calls % 2 == 0 {
-                let asked = protocol::wire::restore::Question { epoch: 7, log: Vec::new() };
+                let asked = protocol::wire::restore::Question { epoch: 7.into(), log: Vec::new() };
                 let refused = crate::operators::restore::question(&connection, &agent.id, &asked, NOW);
                 assert!(matches!(refused, Err(Abort::Refused(crate::operators::restore::Refusal::Installing))));
                 step(&connection, &agent.id, 1, NOW).expect("can be done");
@@ -392,7 +392,8 @@ mod tests {
         for (kind, epoch) in [("fresh central", 7), ("opening", 9), ("resync", 0)] {
             for agent in &mut agents {
                 agent.stock_up(items);
-                let lineage = if agent.head.epoch > 0 { vec![agent.head] } else { Vec::new() };
+                let lineage =
+                    if agent.head != protocol::link::Cursor::default() { vec![agent.head] } else { Vec::new() };
                 let batch = if epoch > 0 { agent.open(epoch, &lineage) } else { agent.state(Vec::new()) };
                 let mut left = batch.as_slice();
                 while !left.is_empty() {
@@ -414,9 +415,9 @@ mod tests {
                 steps(&mut timed, agent);
             };
             change("retire", &|connection, store| drop(retire(connection, store, NOW).expect("retires")));
-            change("adopt", &|connection, store| assert!(adopt(connection, store, 9, NOW).expect("adopts")));
+            change("adopt", &|connection, store| assert!(adopt(connection, store, 9.into(), NOW).expect("adopts")));
             timed("restore's question", &mut |connection| {
-                let asked = protocol::wire::restore::Question { epoch: 9, log: Vec::new() };
+                let asked = protocol::wire::restore::Question { epoch: 9.into(), log: Vec::new() };
                 crate::operators::restore::question(connection, &agent.id, &asked, NOW).expect("answers");
             });
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::domain::Item;
 use protocol::ids::{OperationId, ProductId, PurchaseId};
-use protocol::link::EntryId;
+use protocol::link::{Commands, EntryId};
 use protocol::promise::request::Status;
 use protocol::time::Millis;
 use protocol::wire::{Command, Event, Fact, Kind, Outcome, Position};
@@ -116,7 +116,7 @@ pub(super) struct Touched {
     pub(super) cancels: BTreeMap<PurchaseId, BTreeSet<OperationId>>,
     /// What the store is asked for, in order.
     commands: Vec<(OperationId, Command)>,
-    command_head: EntryId,
+    command_head: EntryId<Commands>,
     /// Purchases and requests that were settled.
     pub(super) settled: Settled,
 }
@@ -182,7 +182,7 @@ impl Touched {
     }
 
     /// Where the command log will stand once all of it is saved.
-    pub(super) fn command_head(&self) -> EntryId {
+    pub(super) fn command_head(&self) -> EntryId<Commands> {
         EntryId { seq: self.command_head.seq + self.commands.len() as u64, ..self.command_head }
     }
 

@@ -8,7 +8,8 @@
 
 use protocol::hash::Digest;
 use protocol::ids::{OperationId, StoreId};
-use protocol::link::{Ack, Entry, Receipt, accepts_epoch, receive as judge};
+use protocol::link::{Ack, Entry, Epoch, Receipt, Seq, accepts_epoch, receive as judge};
+use protocol::number::CommandEpoch;
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{Command, Event, NotUnderstood};
@@ -390,12 +391,12 @@ fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) 
         return Ok(Some(format!("epoch {} does not continue what is known of this store", entry.id.epoch)));
     }
     stores::take_back(connection, store)?;
-    if !store.opening && store.cursor.seq > 0 {
+    if !store.opening && store.cursor.seq > Seq::ZERO {
         // The view stands there until the pages take effect.
         store.state = store.cursor;
     }
     store.cursor = entry.cursor();
-    store.fenced = 0;
+    store.fenced = Epoch::NONE;
     store.opening = true;
     store.digest_state = DigestState::Unknown;
     stores::set_lineage(connection, &store.id, &lineage)?;
@@ -472,7 +473,7 @@ pub fn distrust(connection: &Connection, id: &StoreId, stock: i64, now: Millis) 
 pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> JobResult<()> {
     // A time in the future is a clock that was set back: it must not hold up the resync.
     if store.resync_at.is_some_and(|at| at <= now && now.since(at) < RESYNC_EVERY_MS)
-        || store.command_head.epoch == 0
+        || store.command_head.epoch == CommandEpoch::NONE
         || commands::is_resync_asked(connection, &store.id)?
     {
         return Ok(());
@@ -548,7 +549,7 @@ mod tests {
         )
     }
 
-    fn next(agent: &mut Agent, dice: &mut Dice, command_epoch: u64) -> Vec<Received> {
+    fn next(agent: &mut Agent, dice: &mut Dice, command_epoch: CommandEpoch) -> Vec<Received> {
         let fact = || Fact::new(product("tea"), NOW);
         let some_command = |dice: &mut Dice| {
             let number = 1 + dice.below(5);

@@ -6,7 +6,7 @@
 
 use protocol::domain::{Item, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
-use protocol::link::EntryId;
+use protocol::link::{Commands, EntryId};
 use protocol::planted::{Bug, planted};
 use protocol::promise::purchase::{Cancelling, Status, Transition};
 use protocol::time::Millis;
@@ -191,7 +191,7 @@ pub(crate) fn change(purchase: &mut Purchase, transition: Transition, said: &Sai
 
 /// B6: the cancel that asks for the units of an attempt back. One for each time the store says that it took them: named
 /// by where it stands in the command log, `at`, hence never twice. `None`: no id can be made of these.
-pub(crate) fn compensation(attempt: &PurchaseRef, at: EntryId) -> Option<(OperationId, Command)> {
+pub(crate) fn compensation(attempt: &PurchaseRef, at: EntryId<Commands>) -> Option<(OperationId, Command)> {
     let id = OperationId::parse(&format!("{}:back:{at}", attempt.attempt)).ok()?;
     Some((id, Command::Cancel { purchase: attempt.clone(), forced: true, about: About::default() }))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::domain::Rejection;
 use protocol::ids::{ProductId, PurchaseId};
+use protocol::number::Epoch;
 use protocol::promise::purchase::Transition;
 use protocol::promise::request::Status;
 use protocol::time::Millis;
@@ -66,7 +67,7 @@ fn never_answered(request: &Unanswered, now: Millis) -> Outcome {
 }
 
 /// Takes back what is retired, or lets a refused epoch open after all. `false`: nobody claims this epoch.
-pub fn adopt(connection: &Connection, store: &mut Store, epoch: u64, now: Millis) -> JobResult<bool> {
+pub fn adopt(connection: &Connection, store: &mut Store, epoch: Epoch, now: Millis) -> JobResult<bool> {
     if !store.claims().contains(&epoch) {
         return Ok(false);
     }
@@ -99,7 +100,7 @@ fn ask_back(connection: &Connection, store: &mut Store, now: Millis) -> JobResul
 
 /// Commands that were ended are still in the log: a new epoch leaves them out, so that they are never executed.
 fn reopen_commands(connection: &Connection, store: &mut Store, now: Millis) -> JobResult<()> {
-    if store.cursor.epoch == 0 {
+    if store.cursor.epoch == Epoch::NONE {
         return Ok(());
     }
     let (for_epoch, beyond) = (store.cursor.epoch, store.ready_epoch);

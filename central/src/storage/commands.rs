@@ -8,14 +8,15 @@ use std::cell::Cell;
 
 use protocol::hash::Hash;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
-use protocol::link::{Cursor, Entry, EntryId};
+use protocol::link::{Commands, Cursor, Entry, EntryId, Seq};
+use protocol::number::CommandEpoch;
 use protocol::promise::request::Status;
 use protocol::time::Millis;
 use protocol::wire::{Command, Outcome, Position};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::storage::stores::Store;
-use runtime::sqlite::{HashColumn, cursor_at, parsed};
+use runtime::sqlite::{HashColumn, cursor_at, number_at, parsed};
 
 /// Requests of one store that may be unanswered: what a new command epoch repeats and what retiring ends is done in one
 /// transaction.
@@ -100,8 +101,8 @@ fn log(
         )?
         .execute(params![
             store.id.as_str(),
-            entry.id.epoch,
-            entry.id.seq,
+            entry.id.epoch.get(),
+            entry.id.seq.get(),
             id,
             kind,
             entry.body,
@@ -155,11 +156,11 @@ pub fn unanswered(connection: &Connection, store: &StoreId) -> rusqlite::Result<
 pub fn begin_epoch(
     connection: &Connection,
     store: &mut Store,
-    epoch: u64,
+    epoch: CommandEpoch,
     entries: impl IntoIterator<Item = (String, String, String)>,
     now: Millis,
 ) -> rusqlite::Result<()> {
-    store.command_head = Cursor { epoch, seq: 0, hash: Hash::ZERO };
+    store.command_head = Cursor { epoch, seq: Seq::ZERO, hash: Hash::ZERO };
     connection
         .prepare_cached("update store set command_acked = 0 where store_id = ?1")?
         .execute([store.id.as_str()])?;
@@ -174,7 +175,7 @@ fn save_head(connection: &Connection, store: &Store) -> rusqlite::Result<()> {
     let head = &store.command_head;
     connection
         .prepare_cached("update store set command_epoch = ?2, command_seq = ?3, command_hash = ?4 where store_id = ?1")?
-        .execute(params![store.id.as_str(), head.epoch, head.seq, HashColumn(head.hash)])?;
+        .execute(params![store.id.as_str(), head.epoch.get(), head.seq.get(), HashColumn(head.hash)])?;
     Ok(())
 }
 
@@ -184,18 +185,18 @@ pub struct Log<'a> {
     pub connection: &'a Connection,
     pub store: &'a StoreId,
     /// Its head, read once: what is committed later is for the next step.
-    pub head: Cursor,
+    pub head: Cursor<Commands>,
     /// The first read that failed: an entry that cannot be read must not pass for one that is gone.
     pub failed: Cell<Option<rusqlite::Error>>,
 }
 
-impl protocol::link::Log for Log<'_> {
-    fn head(&self) -> Cursor {
+impl protocol::link::Log<Commands> for Log<'_> {
+    fn head(&self) -> Cursor<Commands> {
         self.head
     }
 
-    fn hash_at(&self, seq: u64) -> Option<Hash> {
-        if seq == 0 {
+    fn hash_at(&self, seq: Seq) -> Option<Hash> {
+        if seq == Seq::ZERO {
             return Some(Hash::ZERO);
         }
         if seq >= self.head.seq {
@@ -206,7 +207,9 @@ impl protocol::link::Log for Log<'_> {
             .prepare_cached("select hash from command where store_id = ?1 and epoch = ?2 and seq = ?3")
             .and_then(|mut statement| {
                 statement
-                    .query_row(params![self.store.as_str(), self.head.epoch, seq], |row| row.get::<_, HashColumn>(0))
+                    .query_row(params![self.store.as_str(), self.head.epoch.get(), seq.get()], |row| {
+                        row.get::<_, HashColumn>(0)
+                    })
                     .optional()
             });
         match found {
@@ -218,7 +221,7 @@ impl protocol::link::Log for Log<'_> {
         }
     }
 
-    fn content_at(&self, seq: u64) -> Option<Hash> {
+    fn content_at(&self, seq: Seq) -> Option<Hash> {
         if seq > self.head.seq {
             return None;
         }
@@ -233,7 +236,7 @@ impl protocol::link::Log for Log<'_> {
 }
 
 /// Head of a store's command log.
-pub fn head(connection: &Connection, store: &StoreId) -> rusqlite::Result<Cursor> {
+pub fn head(connection: &Connection, store: &StoreId) -> rusqlite::Result<Cursor<Commands>> {
     connection
         .prepare_cached("select command_epoch, command_seq, command_hash from store where store_id = ?1")?
         .query_row([store.as_str()], |row| cursor_at(row, 0))
@@ -245,18 +248,18 @@ pub fn head(connection: &Connection, store: &StoreId) -> rusqlite::Result<Cursor
 pub fn entries(
     connection: &Connection,
     store: &StoreId,
-    epoch: u64,
-    from: u64,
-    to: u64,
-) -> rusqlite::Result<Vec<Entry>> {
+    epoch: CommandEpoch,
+    from: Seq,
+    to: Seq,
+) -> rusqlite::Result<Vec<Entry<Commands>>> {
     connection
         .prepare_cached(
             "select seq, type, command_id, body, hash from command \
              where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq",
         )?
-        .query_map(params![store.as_str(), epoch, from, to], |row| {
+        .query_map(params![store.as_str(), epoch.get(), from.get(), to.get()], |row| {
             Ok(Entry {
-                id: EntryId { epoch, seq: row.get(0)? },
+                id: EntryId { epoch, seq: number_at(row, 0)? },
                 kind: row.get(1)?,
                 operation: row.get(2)?,
                 body: row.get(3)?,
@@ -445,7 +448,7 @@ mod tests {
         let mut agent = Agent::settled("s1", &connection);
         let (id, done) = retired_before_the_answer(&connection, &agent);
         let mut store = agent.store(&connection);
-        assert!(crate::promises::stores::adopt(&connection, &mut store, 7, NOW).expect("can be judged"));
+        assert!(crate::promises::stores::adopt(&connection, &mut store, 7.into(), NOW).expect("can be judged"));
         let said = Outcome {
             command: id.clone(),
             kind: Kind::Received,

@@ -4,7 +4,8 @@
 use protocol::domain::{Guard, Item, Operation};
 use protocol::hash::Digest;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
-use protocol::link::{Cursor, Entry, EntryId, Past};
+use protocol::link::{Cursor, Entry, EntryId, Link, Past, Seq};
+use protocol::number::Epoch;
 use protocol::promise::{purchase, request};
 use protocol::time::Millis;
 use protocol::wire::restore::Span;
@@ -70,6 +71,14 @@ fn purchase_id(number: u128) -> PurchaseId {
     PurchaseId::new(uuid::Uuid::from_u128(number))
 }
 
+fn place<L: Link>(epoch: u32, seq: u32) -> EntryId<L> {
+    EntryId { epoch: epoch.into(), seq: seq.into() }
+}
+
+fn cursor(epoch: u32, seq: u32) -> Cursor {
+    Cursor { epoch: epoch.into(), seq: seq.into(), ..Cursor::default() }
+}
+
 fn item(name: &str, quantity: i64) -> Item {
     Item { name: name.into(), quantity, version: 1, updated_at: NOW, ..Item::default() }
 }
@@ -113,7 +122,7 @@ fn a_store_is_known_once_and_found_by_its_id(connection: &Connection) {
     assert_eq!(stores::other_case(connection, &store_id("b")).expect("reads"), None);
 
     let mut opened = find(connection, "a");
-    opened.cursor = Cursor { epoch: 7, seq: 1, ..Cursor::default() };
+    opened.cursor = cursor(7, 1);
     opened.save_events(connection).expect("writes");
     assert_eq!(stores::count_unopened(connection).expect("reads"), 2);
     assert!(!stores::forget(connection, &opened.id).expect("can be judged"), "it has sent something");
@@ -124,11 +133,10 @@ fn a_store_is_known_once_and_found_by_its_id(connection: &Connection) {
 fn a_narrow_update_of_a_store_leaves_the_rest_alone(connection: &Connection) {
     let other = discovered(connection, "s2");
     let mut store = discovered(connection, "s1");
-    (store.cursor, store.state) =
-        (Cursor { epoch: 7, seq: 9, ..Cursor::default() }, Cursor { epoch: 7, seq: 8, ..Cursor::default() });
-    (store.fenced, store.ready_epoch, store.opening, store.complete) = (3, 5, true, true);
+    (store.cursor, store.state) = (cursor(7, 9), cursor(7, 8));
+    (store.fenced, store.ready_epoch, store.opening, store.complete) = (3.into(), 5.into(), true, true);
     (store.suspect, store.digest_state, store.steps) = (true, DigestState::Equal, true);
-    (store.base, store.installing) = (EntryId { epoch: 7, seq: 2 }, true);
+    (store.base, store.installing) = (place(7, 2), true);
     store.save_events(connection).expect("writes");
     assert_is(connection, &store);
     store.steps = false;
@@ -142,9 +150,9 @@ fn a_narrow_update_of_a_store_leaves_the_rest_alone(connection: &Connection) {
     assert_is(connection, &store);
     let updates: [fn(&Connection, &mut Store) -> super::JobResult<()>; 8] = [
         |connection, store| stores::set_online_sale(connection, store, false),
-        |connection, store| stores::set_adopt(connection, store, Some(9)),
-        |connection, store| stores::lift_fence(connection, store, 4),
-        |connection, store| stores::lift_fence(connection, store, 3),
+        |connection, store| stores::set_adopt(connection, store, Some(9.into())),
+        |connection, store| stores::lift_fence(connection, store, 4.into()),
+        |connection, store| stores::lift_fence(connection, store, 3.into()),
         stores::mark_different,
         |connection, store| stores::set_resync_at(connection, store, Some(NOW)),
         stores::take_out,
@@ -163,21 +171,24 @@ fn a_narrow_update_of_a_store_leaves_the_rest_alone(connection: &Connection) {
 
 fn a_lineage_is_replaced_as_a_whole(connection: &Connection) {
     let mut store = discovered(connection, "s1");
-    store.cursor = Cursor { epoch: 9, seq: 4, ..Cursor::default() };
+    store.cursor = cursor(9, 4);
     store.save_events(connection).expect("writes");
-    let end = |epoch, seq| Cursor { epoch, seq, ..Cursor::default() };
-    stores::add_to_lineage(connection, &store.id, &end(8, 1)).expect("writes");
-    stores::add_to_lineage(connection, &store.id, &end(8, 2)).expect("writes");
-    assert_eq!(stores::lineage(connection, &store.id).expect("reads"), [end(8, 2)], "one end for an epoch");
-    let told = [Past::ended(end(7, 3)), Past::ended(end(5, 1))];
+    stores::add_to_lineage(connection, &store.id, &cursor(8, 1)).expect("writes");
+    stores::add_to_lineage(connection, &store.id, &cursor(8, 2)).expect("writes");
+    assert_eq!(stores::lineage(connection, &store.id).expect("reads"), [cursor(8, 2)], "one end for an epoch");
+    let told = [Past::ended(cursor(7, 3)), Past::ended(cursor(5, 1))];
     stores::set_lineage(connection, &store.id, &told).expect("writes");
-    assert_eq!(stores::lineage(connection, &store.id).expect("reads"), [end(5, 1), end(7, 3)]);
-    ledger::append(connection, &store.id, &Entry::follow(&end(6, 0), "sold", "o", "{}".into(), None), None, NOW)
+    assert_eq!(stores::lineage(connection, &store.id).expect("reads"), [cursor(5, 1), cursor(7, 3)]);
+    ledger::append(connection, &store.id, &Entry::follow(&cursor(6, 0), "sold", "o", "{}".into(), None), None, NOW)
         .expect("writes");
     let mut known = stores::known(connection, &store).expect("reads");
     known.epochs.sort_unstable();
     known.epochs.dedup();
-    assert_eq!((known.cursor, known.epochs), (store.cursor, vec![5, 6, 7, 9]), "of ledger, lineage and cursor");
+    assert_eq!(
+        (known.cursor, known.epochs),
+        (store.cursor, [5, 6, 7, 9].map(Epoch::from).to_vec()),
+        "of ledger, lineage and cursor"
+    );
 }
 
 fn items_are_found_as_they_were_written(connection: &Connection) {
@@ -245,7 +256,7 @@ fn page(ids: &[&str]) -> SnapshotPage {
 }
 
 fn a_state_is_shown_as_a_whole_or_not_at_all(connection: &Connection) {
-    let at = |seq| EntryId { epoch: 7, seq };
+    let at = |seq| place(7, seq);
     let mut store = discovered(connection, "s1");
     stocks::put(connection, &mut store, &product("old"), &item("Old", 1)).expect("writes");
     let shown = |store: &Store| {
@@ -289,8 +300,8 @@ fn a_state_is_shown_as_a_whole_or_not_at_all(connection: &Connection) {
 }
 
 /// So many entries of an epoch, the first an opening, received a second apart.
-fn log(connection: &Connection, store: &StoreId, epoch: u64, many: u64) -> Vec<Entry> {
-    let mut at = Cursor { epoch, ..Cursor::default() };
+fn log(connection: &Connection, store: &StoreId, epoch: u32, many: u64) -> Vec<Entry> {
+    let mut at = cursor(epoch, 0);
     (1..=many)
         .map(|number| {
             let (kind, fact) = match number {
@@ -317,29 +328,29 @@ fn a_ledger_is_read_in_its_order(connection: &Connection) {
     let mut store = discovered(connection, "s1");
     let entries = log(connection, &store.id, 7, 6);
     log(connection, &store.id, 8, 1);
-    let at = |seq| EntryId { epoch: 7, seq };
+    let at = |seq| place(7, seq);
     assert_eq!(ledger::digest_at(connection, &store.id, at(3)).expect("reads"), entries[2].digest);
     assert_eq!(ledger::digest_at(connection, &store.id, at(9)).expect("reads"), None);
-    assert_eq!(events::opening(connection, &store.id, 7).expect("reads"), entries[0].body);
-    let last = |epoch| events::last(connection, &store.id, epoch).expect("reads");
-    assert_eq!((last(7), last(8), last(9)), (Some(6), Some(1), None));
-    let since = |ms| events::first_since(connection, &store.id, 7, 6, NOW.plus(ms)).expect("reads");
+    assert_eq!(events::opening(connection, &store.id, 7.into()).expect("reads"), entries[0].body);
+    let last = |epoch: u32| events::last(connection, &store.id, epoch.into()).expect("reads");
+    assert_eq!((last(7), last(8), last(9)), (Some(6.into()), Some(Seq::FIRST), None));
+    let since = |ms| events::first_since(connection, &store.id, 7.into(), 6.into(), NOW.plus(ms)).expect("reads").get();
     assert_eq!((since(0), since(2_000), since(2_001), since(6_001)), (1, 2, 3, 7));
-    let span = Span { epoch: 7, first: 3, last: 5 };
+    let span = Span { epoch: 7.into(), first: 3.into(), last: 5.into() };
     let known = events::known(connection, &store.id, &span, 2).expect("reads");
-    let places: Vec<_> = known.iter().map(|entry| (entry.seq, entry.hash, entry.product_id.clone())).collect();
+    let places: Vec<_> = known.iter().map(|entry| (entry.seq.get(), entry.hash, entry.product_id.clone())).collect();
     assert_eq!(places, [(3, entries[2].hash, Some(product("milk"))), (4, entries[3].hash, Some(product("tea")))]);
     let delta = |seq| events::delta(connection, &Position { store: store.id.clone(), at: at(seq) }).expect("reads");
     assert_eq!((delta(4), delta(1), delta(9)), (Some(-4), Some(0), None));
 
-    (store.state, store.base) = (Cursor { epoch: 7, seq: 5, ..Cursor::default() }, at(3));
+    (store.state, store.base) = (cursor(7, 5), at(3));
     let mut read = Vec::new();
     ledger::since_base(connection, &store, |kind, body| read.push((kind.to_owned(), body.to_owned()))).expect("reads");
     let said: Vec<_> = entries[2..5].iter().map(|entry| (entry.kind.clone(), entry.body.clone())).collect();
     assert_eq!(read, said, "up to the state's cursor");
     assert!(ledger::forget_pages(connection, &store, 9).expect("writes"));
     assert!(!ledger::forget_pages(connection, &store, 9).expect("writes"), "each is forgotten once");
-    let span = Span { epoch: 7, first: 2, last: 2 };
+    let span = Span { epoch: 7.into(), first: 2.into(), last: 2.into() };
     let page = events::known(connection, &store.id, &span, 9).expect("reads");
     assert_eq!(page[0].hash, entries[1].hash, "place and hash of a page stay");
 
@@ -396,34 +407,35 @@ fn outcome(command: &str) -> Outcome {
 fn a_log_of_commands_begins_anew_in_each_epoch(connection: &Connection) {
     let mut store = discovered(connection, "s1");
     let other = discovered(connection, "s2");
-    let opened = |epoch: u64| (format!("opened:{epoch}"), "opened".to_owned(), "{}".to_owned());
-    commands::begin_epoch(connection, &mut store, 3, [opened(3)], NOW).expect("writes");
+    let opened = |epoch: u32| (format!("opened:{epoch}"), "opened".to_owned(), "{}".to_owned());
+    commands::begin_epoch(connection, &mut store, 3.into(), [opened(3)], NOW).expect("writes");
     for id in ["a", "b", "c"] {
         commands::append(connection, &mut store, &operation(id), &receive(), NOW).expect("writes");
     }
     assert_is(connection, &store);
-    assert_eq!(store.command_head.id(), EntryId { epoch: 3, seq: 4 });
+    assert_eq!(store.command_head.id(), place(3, 4));
     assert_eq!(commands::head(connection, &store.id).expect("reads"), store.command_head);
-    let entries = |epoch, from, to| commands::entries(connection, &store.id, epoch, from, to).expect("reads");
-    let all = entries(3, 1, 9);
+    let entries =
+        |from: u32, to: u32| commands::entries(connection, &store.id, 3.into(), from.into(), to.into()).expect("reads");
+    let all = entries(1, 9);
     assert_eq!(all.iter().map(|entry| entry.operation.as_str()).collect::<Vec<_>>(), ["opened:3", "a", "b", "c"]);
     assert_eq!(all[3].hash, store.command_head.hash, "a chain");
-    assert_eq!(entries(3, 2, 3), all[1..3]);
+    assert_eq!(entries(2, 3), all[1..3]);
 
-    stores::store_command_acked(connection, &store.id, 3, 2).expect("writes");
-    stores::store_command_acked(connection, &store.id, 2, 4).expect("writes");
-    store.command_acked = 2;
+    stores::store_command_acked(connection, &store.id, place(3, 2)).expect("writes");
+    stores::store_command_acked(connection, &store.id, place(2, 4)).expect("writes");
+    store.command_acked = 2.into();
     assert_is(connection, &store);
-    commands::begin_epoch(connection, &mut store, 5, [opened(5)], NOW).expect("writes");
-    store.command_acked = 0;
+    commands::begin_epoch(connection, &mut store, 5.into(), [opened(5)], NOW).expect("writes");
+    store.command_acked = Seq::ZERO;
     assert_is(connection, &store);
     assert_eq!(entries_of(connection, &store.id, 5), ["opened:5"]);
     assert_eq!(entries_of(connection, &store.id, 3).len(), 4, "the epoch before is kept");
     assert_is(connection, &other);
 }
 
-fn entries_of(connection: &Connection, store: &StoreId, epoch: u64) -> Vec<String> {
-    let entries = commands::entries(connection, store, epoch, 1, 99).expect("reads");
+fn entries_of(connection: &Connection, store: &StoreId, epoch: u32) -> Vec<String> {
+    let entries = commands::entries(connection, store, epoch.into(), Seq::FIRST, 99.into()).expect("reads");
     entries.into_iter().map(|entry| entry.operation).collect()
 }
 
@@ -455,7 +467,7 @@ fn requests_are_answered_one_by_one(connection: &Connection) {
     );
 
     let before = commands::find(connection, "a").expect("reads").expect("is there");
-    let position = Position { store: store.id.clone(), at: EntryId { epoch: 7, seq: 5 } };
+    let position = Position { store: store.id.clone(), at: place(7, 5) };
     let (said, later) = (outcome("z"), NOW.plus(1));
     commands::save_answer(connection, &operation("z"), request::Status::Done, &said, Some(&position), later)
         .expect("writes");
@@ -565,7 +577,7 @@ fn a_transition_of_a_purchase_leaves_the_rest_alone(connection: &Connection) {
     let (mut one, mut two, three) = (find(1), find(2), find(3));
     assert_is(&Purchase { number: one.number, ..asked(1, "s1") });
     (one.status, one.settled_at, one.picked_at) = (purchase::Status::Confirmed, Some(NOW), Some(NOW.plus(9)));
-    one.position = Some(Position { store: store.clone(), at: EntryId { epoch: 7, seq: 5 } });
+    one.position = Some(Position { store: store.clone(), at: place(7, 5) });
     purchases::save_transition(connection, &one).expect("writes");
     (two.status, two.code) = (purchase::Status::Cancelled, Some("store_retired".into()));
     (two.settled_at, two.cancel_requested_at) = (Some(NOW), Some(NOW));
@@ -674,7 +686,7 @@ fn what_is_old_is_forgotten_and_what_is_needed_stays(connection: &Connection) {
     let mut store = discovered(connection, "s1");
     let prune = |days: i64| while retention::prune(connection, NOW.plus(days * DAY + 1)).expect("can be done") {};
     idempotency::bind(connection, &key("k"), Effect::Purchase, "p", NOW).expect("writes");
-    commands::begin_epoch(connection, &mut store, 3, [], NOW).expect("writes");
+    commands::begin_epoch(connection, &mut store, 3.into(), [], NOW).expect("writes");
     for id in ["answered", "waits"] {
         commands::append(connection, &mut store, &operation(id), &receive(), NOW).expect("writes");
     }
@@ -714,7 +726,11 @@ fn what_is_old_is_forgotten_and_what_is_needed_stays(connection: &Connection) {
     prune(89);
     assert_eq!(letters(), 1);
     prune(90);
-    assert_eq!((letters(), events::last(connection, &store.id, 7).expect("reads")), (0, Some(1)), "its entry stays");
+    assert_eq!(
+        (letters(), events::last(connection, &store.id, 7.into()).expect("reads")),
+        (0, Some(Seq::FIRST)),
+        "its entry stays"
+    );
     let purchase_is_there = |number| purchases::find(connection, purchase_id(number)).expect("reads").is_some();
     prune(399);
     assert_eq!([1, 2, 3, 4].map(purchase_is_there), [true; 4]);
@@ -726,7 +742,7 @@ fn what_is_old_is_forgotten_and_what_is_needed_stays(connection: &Connection) {
     assert!(!retention::has_old_commands(connection, &store.id, NOW).expect("reads"));
     retention::prune_commands(connection, old).expect("writes");
     assert_eq!(entries_of(connection, &store.id, 3), ["answered", "waits"], "none is acknowledged");
-    stores::store_command_acked(connection, &store.id, 3, 2).expect("writes");
+    stores::store_command_acked(connection, &store.id, place(3, 2)).expect("writes");
     retention::prune_commands(connection, NOW).expect("writes");
     assert_eq!(entries_of(connection, &store.id, 3).len(), 2, "they are young");
     retention::prune_commands(connection, old).expect("writes");
@@ -737,7 +753,7 @@ fn dead_letters_stay_until_they_are_removed(connection: &Connection) {
     let (one, two) = (store_id("s1"), store_id("s2"));
     let long = "ä".repeat(2_000);
     for (store, seq, body) in [(&one, 1, "{}"), (&two, 1, "{}"), (&one, 2, long.as_str())] {
-        let before = Cursor { epoch: 7, seq: seq - 1, ..Cursor::default() };
+        let before = cursor(7, seq - 1);
         let entry = Entry::follow(&before, "teleported", "op", body.into(), None);
         ledger::park(connection, store, &entry, "unknown type", NOW).expect("writes");
     }

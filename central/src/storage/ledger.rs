@@ -25,8 +25,8 @@ pub fn append(
         )?
         .execute(params![
             store.as_str(),
-            entry.id.epoch,
-            entry.id.seq,
+            entry.id.epoch.get(),
+            entry.id.seq.get(),
             entry.kind,
             entry.operation,
             entry.body,
@@ -69,7 +69,7 @@ pub fn park(
 pub fn digest_at(connection: &Connection, store: &StoreId, at: EntryId) -> rusqlite::Result<Option<Digest>> {
     let mut statement =
         connection.prepare_cached("select digest from event where store_id = ?1 and epoch = ?2 and seq = ?3")?;
-    let mut rows = statement.query(params![store.as_str(), at.epoch, at.seq])?;
+    let mut rows = statement.query(params![store.as_str(), at.epoch.get(), at.seq.get()])?;
     Ok(rows.next()?.map(|row| row.get::<_, Option<DigestColumn>>(0)).transpose()?.flatten().map(|digest| digest.0))
 }
 
@@ -78,7 +78,12 @@ pub fn since_base(connection: &Connection, store: &Store, mut read: impl FnMut(&
     let mut statement = connection.prepare_cached(
         "select type, body from event where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq",
     )?;
-    let mut rows = statement.query(params![store.id.as_str(), store.state.epoch, store.base.seq, store.state.seq])?;
+    let mut rows = statement.query(params![
+        store.id.as_str(),
+        store.state.epoch.get(),
+        store.base.seq.get(),
+        store.state.seq.get()
+    ])?;
     while let Some(row) = rows.next()? {
         read(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
     }
@@ -93,6 +98,6 @@ pub(crate) const PAGES: &str = "select chain_seq from event indexed by event_pag
 pub fn forget_pages(connection: &Connection, store: &Store, pages: usize) -> rusqlite::Result<bool> {
     let forgotten = connection
         .prepare_cached(&format!("update event set body = '' where chain_seq in ({PAGES})"))?
-        .execute(params![store.id.as_str(), store.base.epoch, store.base.seq, pages])?;
+        .execute(params![store.id.as_str(), store.base.epoch.get(), store.base.seq.get(), pages])?;
     Ok(forgotten > 0)
 }

@@ -74,8 +74,8 @@ pub fn prune_commands_of(connection: &Connection, id: &StoreId, before: Millis) 
     let Some(store) = stores::find(connection, id)? else { return Ok(false) };
     let forgotten = connection.prepare_cached(COMMANDS)?.execute(params![
         id.as_str(),
-        store.command_head.epoch,
-        store.command_acked,
+        store.command_head.epoch.get(),
+        store.command_acked.get(),
         before.0,
         BATCH,
     ])?;
@@ -184,7 +184,12 @@ mod tests {
         assert_eq!(left(), 11);
         prune_commands(&connection, NOW.plus(1)).expect("prunes");
         assert_eq!(left(), 11, "nothing is acknowledged");
-        stores::store_command_acked(&connection, &agent.id, store.command_head.epoch, 8).expect("writes");
+        stores::store_command_acked(
+            &connection,
+            &agent.id,
+            protocol::link::EntryId { seq: 8.into(), ..store.command_head.id() },
+        )
+        .expect("writes");
         prune_commands(&connection, NOW).expect("prunes");
         assert_eq!(left(), 11, "all are young");
         prune_commands(&connection, NOW.plus(1)).expect("prunes");

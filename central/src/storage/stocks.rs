@@ -10,7 +10,7 @@ use protocol::ids::{ProductId, StoreId};
 use protocol::link::EntryId;
 use protocol::planted::{Bug, planted};
 use protocol::wire::{Outcome, SnapshotEnd, SnapshotPage};
-use runtime::sqlite::DigestColumn;
+use runtime::sqlite::{DigestColumn, id_at};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::storage::items;
@@ -59,7 +59,7 @@ fn staged(connection: &Connection, store: &mut Store, at: EntryId) -> rusqlite::
             .prepare_cached(
                 "insert into stock (store_id, state, first_epoch, first_seq) values (?1, 'staged', ?2, ?3)",
             )?
-            .execute(params![store.id.as_str(), at.epoch, at.seq])?;
+            .execute(params![store.id.as_str(), at.epoch.get(), at.seq.get()])?;
         store.staged = connection.last_insert_rowid();
     }
     connection
@@ -69,7 +69,7 @@ fn staged(connection: &Connection, store: &mut Store, at: EntryId) -> rusqlite::
                 digest: row.get::<_, DigestColumn>(0)?.0,
                 arrival: Arrival { pages: row.get(1)?, items: row.get(2)? },
                 outcomes: row.get(3)?,
-                first: EntryId { epoch: row.get(4)?, seq: row.get(5)? },
+                first: id_at(row, 4)?,
             })
         })
 }

@@ -2,11 +2,12 @@
 
 use protocol::hash::Digest;
 use protocol::ids::StoreId;
-use protocol::link::{Ack, Cursor, EntryId};
+use protocol::link::{Ack, Commands, Cursor, EntryId, Epoch, Seq};
+use protocol::number::CommandEpoch;
 use protocol::time::Millis;
 use rusqlite::{Connection, Row, params};
 
-use runtime::sqlite::{DigestColumn, HashColumn, cursor_at, parsed};
+use runtime::sqlite::{DigestColumn, HashColumn, NumberColumn, cursor_at, id_at, number_at, parsed};
 
 /// What the last comparison of digests said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +39,9 @@ pub struct Store {
     /// Events applied up to here.
     pub cursor: Cursor,
     /// An epoch that was refused; 0: none.
-    pub fenced: u64,
+    pub fenced: Epoch,
     /// An epoch that an operator said to adopt.
-    pub adopt: Option<u64>,
+    pub adopt: Option<Epoch>,
     /// The view's own digest.
     pub digest: Digest,
     /// What the last comparison said.
@@ -54,11 +55,11 @@ pub struct Store {
     /// Central's time of the last look after which everything known was applied.
     pub as_of: Millis,
     /// Head of the command log.
-    pub command_head: Cursor,
+    pub command_head: Cursor<Commands>,
     /// Commands acknowledged by the store, of the present command epoch.
-    pub command_acked: u64,
+    pub command_acked: Seq,
     /// The command epoch that the store is ready for.
-    pub ready_epoch: u64,
+    pub ready_epoch: CommandEpoch,
     /// The digests differed, or an entry was not understood and no later one has shown that it changed no stock.
     pub suspect: bool,
     /// When a resync was last asked for.
@@ -94,8 +95,8 @@ impl Store {
             id: parsed(row, 0)?,
             first_seen_at: Millis(row.get(1)?),
             cursor: cursor_at(row, 2)?,
-            fenced: row.get(5)?,
-            adopt: row.get(6)?,
+            fenced: number_at(row, 5)?,
+            adopt: row.get::<_, Option<NumberColumn<_>>>(6)?.map(|epoch| epoch.0),
             digest: row.get::<_, DigestColumn>(7)?.0,
             digest_state,
             opening: row.get(9)?,
@@ -103,8 +104,8 @@ impl Store {
             state: cursor_at(row, 11)?,
             as_of: Millis(row.get(14)?),
             command_head: cursor_at(row, 15)?,
-            command_acked: row.get(18)?,
-            ready_epoch: row.get(19)?,
+            command_acked: number_at(row, 18)?,
+            ready_epoch: number_at(row, 19)?,
             suspect: row.get(20)?,
             resync_at: row.get::<_, Option<i64>>(21)?.map(Millis),
             online_sale: row.get(22)?,
@@ -113,24 +114,25 @@ impl Store {
             staged: row.get(25)?,
             installing: row.get(26)?,
             steps: row.get(27)?,
-            base: EntryId { epoch: row.get(28)?, seq: row.get(29)? },
+            base: id_at(row, 28)?,
         })
     }
 
     /// What the store is told of its events (L2). While it is retired its known epoch is fenced, whichever other one was
     /// refused.
     pub fn ack(&self) -> Ack {
-        let fenced = if self.retired && self.cursor.epoch > 0 { self.cursor.epoch } else { self.fenced };
+        let fenced = if self.retired && self.cursor.epoch != Epoch::NONE { self.cursor.epoch } else { self.fenced };
         Ack { cursor: self.cursor, fenced }
     }
 
     /// Epochs that some agent claims and central refuses: those that an operator may adopt. A store that was retired before
     /// it opened any is taken back under epoch 0.
-    pub fn claims(&self) -> Vec<u64> {
-        let mut claims: Vec<u64> = [self.ack().fenced, self.fenced].into_iter().filter(|epoch| *epoch != 0).collect();
+    pub fn claims(&self) -> Vec<Epoch> {
+        let claimed = [self.ack().fenced, self.fenced].into_iter().filter(|epoch| *epoch != Epoch::NONE);
+        let mut claims: Vec<Epoch> = claimed.collect();
         claims.dedup();
         if self.retired && claims.is_empty() {
-            claims.push(0);
+            claims.push(Epoch::NONE);
         }
         claims
     }
@@ -142,7 +144,7 @@ impl Store {
 
     /// Whether it still has to say that it is ready for the present command epoch (L8).
     pub fn is_settling(&self) -> bool {
-        self.opening || !self.complete || self.cursor.seq == 0 || self.ready_epoch != self.command_head.epoch
+        self.opening || !self.complete || self.cursor.seq == Seq::ZERO || self.ready_epoch != self.command_head.epoch
     }
 
     /// Writes back the event side: what follows from the store's entries. All else of the row has its own narrow updates:
@@ -158,25 +160,25 @@ impl Store {
             )?
             .execute(params![
                 self.id.as_str(),
-                self.cursor.epoch,
-                self.cursor.seq,
+                self.cursor.epoch.get(),
+                self.cursor.seq.get(),
                 HashColumn(self.cursor.hash),
-                self.fenced,
+                self.fenced.get(),
                 DigestColumn(self.digest),
                 self.digest_state.as_str(),
                 self.opening,
                 self.complete,
-                self.state.epoch,
-                self.state.seq,
+                self.state.epoch.get(),
+                self.state.seq.get(),
                 HashColumn(self.state.hash),
-                self.ready_epoch,
+                self.ready_epoch.get(),
                 self.suspect,
                 self.stock,
                 self.staged,
                 self.installing,
                 self.steps,
-                self.base.epoch,
-                self.base.seq,
+                self.base.epoch.get(),
+                self.base.seq.get(),
             ])?;
         Ok(())
     }

@@ -1,14 +1,14 @@
 //! What central knows of a store: where its two links stand, and what operators decided.
 
 use protocol::ids::StoreId;
-use protocol::link::{Cursor, Known, Past};
+use protocol::link::{Commands, Cursor, EntryId, Epoch, Known, Past};
 use protocol::time::Millis;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::storage::stocks;
 use crate::storage::store::COLUMNS;
 pub use crate::storage::store::{DigestState, Store};
-use runtime::sqlite::{HashColumn, cursor_at, parsed};
+use runtime::sqlite::{HashColumn, cursor_at, number_at, parsed};
 
 /// Earlier epochs of a store that are kept, the newest; the ledger itself tells of all that central has applied.
 const LINEAGE_MAX: usize = 1_000;
@@ -102,9 +102,9 @@ const EPOCHS: &str = "with recursive known (epoch) as (\
 
 /// What L7 needs to judge an opening.
 pub fn known(connection: &Connection, store: &Store) -> rusqlite::Result<Known> {
-    let mut epochs: Vec<u64> = connection
+    let mut epochs: Vec<Epoch> = connection
         .prepare_cached(EPOCHS)?
-        .query_map([store.id.as_str()], |row| row.get(0))?
+        .query_map([store.id.as_str()], |row| number_at(row, 0))?
         .collect::<rusqlite::Result<_>>()?;
     epochs.push(store.cursor.epoch);
     Ok(Known { cursor: store.cursor, epochs, adopt: store.adopt })
@@ -122,7 +122,7 @@ pub fn lineage(connection: &Connection, id: &StoreId) -> rusqlite::Result<Vec<Cu
 pub fn add_to_lineage(connection: &Connection, id: &StoreId, past: &Cursor) -> rusqlite::Result<()> {
     connection
         .prepare_cached("insert or replace into lineage (store_id, epoch, seq, hash) values (?1, ?2, ?3, ?4)")?
-        .execute(params![id.as_str(), past.epoch, past.seq, HashColumn(past.hash)])?;
+        .execute(params![id.as_str(), past.epoch.get(), past.seq.get(), HashColumn(past.hash)])?;
     Ok(())
 }
 
@@ -171,22 +171,22 @@ pub fn take_back(connection: &Connection, store: &mut Store) -> rusqlite::Result
 }
 
 /// An operator lets an epoch open that would be refused; `None`: that word no longer counts.
-pub fn set_adopt(connection: &Connection, store: &mut Store, epoch: Option<u64>) -> rusqlite::Result<()> {
+pub fn set_adopt(connection: &Connection, store: &mut Store, epoch: Option<Epoch>) -> rusqlite::Result<()> {
     store.adopt = epoch;
     connection
         .prepare_cached("update store set adopt = ?2 where store_id = ?1")?
-        .execute(params![store.id.as_str(), epoch])?;
+        .execute(params![store.id.as_str(), epoch.map(Epoch::get)])?;
     Ok(())
 }
 
 /// An epoch is no longer refused, if it was.
-pub fn lift_fence(connection: &Connection, store: &mut Store, epoch: u64) -> rusqlite::Result<()> {
+pub fn lift_fence(connection: &Connection, store: &mut Store, epoch: Epoch) -> rusqlite::Result<()> {
     if store.fenced == epoch {
-        store.fenced = 0;
+        store.fenced = Epoch::NONE;
     }
     connection
         .prepare_cached("update store set fenced = 0 where store_id = ?1 and fenced = ?2")?
-        .execute(params![store.id.as_str(), epoch])?;
+        .execute(params![store.id.as_str(), epoch.get()])?;
     Ok(())
 }
 
@@ -215,10 +215,10 @@ pub fn steps_done(connection: &Connection, id: &StoreId) -> rusqlite::Result<()>
 }
 
 /// Remembers how far the store has acknowledged its commands: what lies below may be pruned in time.
-pub fn store_command_acked(connection: &Connection, id: &StoreId, epoch: u64, seq: u64) -> rusqlite::Result<()> {
+pub fn store_command_acked(connection: &Connection, id: &StoreId, at: EntryId<Commands>) -> rusqlite::Result<()> {
     connection
         .prepare_cached("update store set command_acked = ?3 where store_id = ?1 and command_epoch = ?2")?
-        .execute(params![id.as_str(), epoch, seq])?;
+        .execute(params![id.as_str(), at.epoch.get(), at.seq.get()])?;
     Ok(())
 }
 
@@ -235,13 +235,13 @@ mod tests {
         end_all(connection, &mut agent.store(connection), NOW).expect("retires")
     }
 
-    fn adopt(connection: &Connection, agent: &Agent, epoch: u64) -> bool {
-        let_in(connection, &mut agent.store(connection), epoch, NOW).expect("can be judged")
+    fn adopt(connection: &Connection, agent: &Agent, epoch: u32) -> bool {
+        let_in(connection, &mut agent.store(connection), epoch.into(), NOW).expect("can be judged")
     }
 
     fn commands_of(connection: &Connection, store: &Store) -> Vec<String> {
         let head = store.command_head;
-        let entries = commands::entries(connection, &store.id, head.epoch, 1, head.seq).expect("can be read");
+        let entries = commands::entries(connection, &store.id, head.epoch, 1.into(), head.seq).expect("can be read");
         entries.into_iter().map(|entry| entry.kind).collect()
     }
 
@@ -263,7 +263,7 @@ mod tests {
         assert!(!adopt(&connection, &agent, 8), "nobody claims that");
         assert!(adopt(&connection, &agent, 7));
         let store = agent.store(&connection);
-        assert!(!store.retired && store.ack().fenced == 0);
+        assert!(!store.retired && store.ack().fenced == Epoch::NONE);
         assert!(store.command_head.epoch > before && store.is_settling(), "it answers before it sells");
         assert_eq!(commands_of(&connection, &store), ["opened", "cancel"], "whatever it took for us it gives back");
         agent.get_ready(&connection);
@@ -280,12 +280,16 @@ mod tests {
         assert!(agent.tell(&connection, &opening).stuck.is_some(), "its lineage alone is not enough");
         let store = agent.store(&connection);
         assert!(store.retired);
-        assert_eq!((store.ack().fenced, store.claims()), (7, vec![7, 9]), "the old epoch stays fenced");
+        assert_eq!(
+            (store.ack().fenced, store.claims()),
+            (7.into(), vec![7.into(), 9.into()]),
+            "the old epoch stays fenced"
+        );
         assert!(adopt(&connection, &agent, 9));
         assert!(agent.store(&connection).retired, "until it opens");
         assert!(agent.tell(&connection, &opening).stuck.is_none());
         let store = agent.store(&connection);
-        assert_eq!((store.retired, store.ack().fenced, store.cursor.epoch), (false, 0, 9));
+        assert_eq!((store.retired, store.ack().fenced, store.cursor.epoch), (false, Epoch::NONE, 9.into()));
         assert_eq!(
             crate::operators::verify::verify(&connection).expect("can be read").differences,
             Vec::<String>::new()
@@ -298,13 +302,13 @@ mod tests {
         let mut agent = Agent::new("s1");
         discover(&connection, &agent.id, NOW).expect("is known");
         retire(&connection, &agent);
-        assert_eq!(agent.store(&connection).claims(), [0]);
+        assert_eq!(agent.store(&connection).claims(), [Epoch::NONE]);
         assert!(adopt(&connection, &agent, 0), "a restore of its machine is refused until then");
         assert!(!agent.store(&connection).retired);
         retire(&connection, &agent);
         let opening = agent.open(7, &[]);
         assert!(agent.tell(&connection, &opening).stuck.is_some());
-        assert_eq!(agent.store(&connection).ack().fenced, 7, "it is told");
+        assert_eq!(agent.store(&connection).ack().fenced, 7.into(), "it is told");
         assert!(!adopt(&connection, &agent, 0), "now it has an epoch");
         assert!(adopt(&connection, &agent, 7));
         assert!(agent.tell(&connection, &opening).stuck.is_none());
@@ -338,13 +342,16 @@ mod tests {
         let mut shown = agent.store(&connection);
         set_online_sale(&connection, &mut shown, false).expect("writes");
         take_out(&connection, &mut shown).expect("writes");
-        set_adopt(&connection, &mut shown, Some(9)).expect("writes");
+        set_adopt(&connection, &mut shown, Some(9.into())).expect("writes");
         set_resync_at(&connection, &mut shown, Some(NOW)).expect("writes");
-        (seen.steps, seen.fenced, seen.ready_epoch) = (false, 8, 5);
+        (seen.steps, seen.fenced, seen.ready_epoch) = (false, 8.into(), 5.into());
         seen.save_events(&connection).expect("writes");
         let store = agent.store(&connection);
         assert!(!store.online_sale && store.retired && store.steps, "they stand");
-        assert_eq!((store.adopt, store.resync_at, store.fenced, store.ready_epoch), (Some(9), Some(NOW), 8, 5));
+        assert_eq!(
+            (store.adopt, store.resync_at, store.fenced, store.ready_epoch),
+            (Some(9.into()), Some(NOW), 8.into(), 5.into())
+        );
 
         // Operators have read the row, and entries are applied before they write.
         take_back(&connection, &mut shown).expect("writes");
@@ -353,14 +360,14 @@ mod tests {
         agent.tell(&connection, &[sale]);
         set_online_sale(&connection, &mut shown, true).expect("writes");
         take_out(&connection, &mut shown).expect("writes");
-        lift_fence(&connection, &mut shown, 3).expect("writes");
+        lift_fence(&connection, &mut shown, 3.into()).expect("writes");
         mark_different(&connection, &mut shown).expect("writes");
         let store = agent.store(&connection);
         assert_eq!((store.cursor, store.state), (agent.head, agent.head), "what was applied stands");
         assert_ne!(store.digest, shown.digest, "and so does its digest");
-        assert_eq!(store.fenced, 8, "another epoch's fence stays");
-        lift_fence(&connection, &mut shown, 8).expect("writes");
-        assert_eq!(agent.store(&connection).fenced, 0);
+        assert_eq!(store.fenced, 8.into(), "another epoch's fence stays");
+        lift_fence(&connection, &mut shown, 8.into()).expect("writes");
+        assert_eq!(agent.store(&connection).fenced, Epoch::NONE);
     }
 
     #[test]
@@ -387,10 +394,10 @@ mod tests {
         agent.tell(&connection, &opening);
         let mut epochs = known(&connection, &agent.store(&connection)).expect("reads").epochs;
         epochs.dedup();
-        assert_eq!(epochs, [7, 9]);
+        assert_eq!(epochs, [7.into(), 9.into()]);
         let nobody = Agent::new("s2");
         discover(&connection, &nobody.id, NOW).expect("is known");
-        assert_eq!(known(&connection, &nobody.store(&connection)).expect("reads").epochs, [0]);
+        assert_eq!(known(&connection, &nobody.store(&connection)).expect("reads").epochs, [Epoch::NONE]);
         for sql in [EPOCHS, OTHER_CASE, crate::storage::items::OTHER_CASE] {
             let plan = plan(&connection, sql);
             for table in ["event", "store", "item", "lineage"] {

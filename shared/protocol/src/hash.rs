@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::domain::Item;
 use crate::ids::{Invalid, ProductId};
+use crate::position::EntryId;
 
 /// 16 bytes of BLAKE3; as text 32 hexadecimal digits.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,9 +66,9 @@ impl<'de> Deserialize<'de> for Hash {
 
 /// `c` of an entry (rule L1): `H(c before, epoch, seq, t, i, b, d)`. Texts are prefixed by their length, so no two
 /// different entries feed the same bytes. `digest` is `None` on the command link.
-pub fn chain(before: Hash, epoch: u64, seq: u64, kind: &str, id: &str, body: &str, digest: Option<Digest>) -> Hash {
+pub fn chain<L>(before: Hash, at: EntryId<L>, kind: &str, id: &str, body: &str, digest: Option<Digest>) -> Hash {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&before.0).update(&epoch.to_le_bytes()).update(&seq.to_le_bytes());
+    hasher.update(&before.0).update(&u64::from(at.epoch).to_le_bytes()).update(&u64::from(at.seq).to_le_bytes());
     for text in [kind, id, body] {
         hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     }
@@ -148,24 +149,28 @@ impl FromStr for Digest {
 mod tests {
     use super::*;
 
+    fn at(epoch: u32, seq: u32) -> EntryId {
+        EntryId { epoch: epoch.into(), seq: seq.into() }
+    }
+
     #[test]
     fn the_chain_depends_on_every_part() {
-        let base = chain(Hash::ZERO, 1, 1, "sold", "x", "{}", Some(Digest(1)));
+        let base = chain(Hash::ZERO, at(1, 1), "sold", "x", "{}", Some(Digest(1)));
         let others = [
-            chain(Hash([1; 16]), 1, 1, "sold", "x", "{}", Some(Digest(1))),
-            chain(Hash::ZERO, 2, 1, "sold", "x", "{}", Some(Digest(1))),
-            chain(Hash::ZERO, 1, 2, "sold", "x", "{}", Some(Digest(1))),
-            chain(Hash::ZERO, 1, 1, "sol", "dx", "{}", Some(Digest(1))),
-            chain(Hash::ZERO, 1, 1, "sold", "x{", "}", Some(Digest(1))),
-            chain(Hash::ZERO, 1, 1, "sold", "x", "{}", Some(Digest(2))),
-            chain(Hash::ZERO, 1, 1, "sold", "x", "{}", None),
+            chain(Hash([1; 16]), at(1, 1), "sold", "x", "{}", Some(Digest(1))),
+            chain(Hash::ZERO, at(2, 1), "sold", "x", "{}", Some(Digest(1))),
+            chain(Hash::ZERO, at(1, 2), "sold", "x", "{}", Some(Digest(1))),
+            chain(Hash::ZERO, at(1, 1), "sol", "dx", "{}", Some(Digest(1))),
+            chain(Hash::ZERO, at(1, 1), "sold", "x{", "}", Some(Digest(1))),
+            chain(Hash::ZERO, at(1, 1), "sold", "x", "{}", Some(Digest(2))),
+            chain(Hash::ZERO, at(1, 1), "sold", "x", "{}", None),
         ];
         assert!(others.iter().all(|other| *other != base));
     }
 
     #[test]
     fn a_hash_reads_what_it_writes() {
-        let hash = chain(Hash::ZERO, 1, 1, "a", "b", "c", None);
+        let hash = chain(Hash::ZERO, at(1, 1), "a", "b", "c", None);
         assert_eq!(hash.to_string().parse::<Hash>(), Ok(hash));
         assert!("+0000000000000000000000000000001".parse::<Hash>().is_err());
     }

@@ -9,6 +9,7 @@ pub mod domain;
 pub mod hash;
 pub mod ids;
 pub mod link;
+pub mod number;
 pub mod planted;
 pub mod position;
 pub mod promise;

@@ -6,39 +6,30 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Invalid, StoreId};
+use crate::number::{Epoch, Events, Link, Seq};
 
 /// The place of an entry: `<epoch>-<seq>`, which is also its id in the Redis stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntryId {
+pub struct EntryId<L = Events> {
     /// One life of a log.
-    pub epoch: u64,
+    pub epoch: Epoch<L>,
     /// Gapless from 1 within the epoch.
-    pub seq: u64,
+    pub seq: Seq,
 }
 
-impl fmt::Display for EntryId {
+impl<L> fmt::Display for EntryId<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.epoch, self.seq)
     }
 }
 
-impl FromStr for EntryId {
+impl<L: Link> FromStr for EntryId<L> {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let invalid = || Invalid("an entry's id is <epoch>-<seq>".into());
         let (epoch, seq) = text.split_once('-').ok_or_else(invalid)?;
-        Ok(Self { epoch: number(epoch).ok_or_else(invalid)?, seq: number(seq).ok_or_else(invalid)? })
+        Ok(Self { epoch: epoch.parse().map_err(|_| invalid())?, seq: seq.parse().map_err(|_| invalid())? })
     }
-}
-
-/// Greatest epoch and sequence number: far beyond any real one, and with room to count on from in 64 signed bits.
-pub const NUMBER_MAX: u64 = 1 << 62;
-
-pub(crate) fn number(text: &str) -> Option<u64> {
-    if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok().filter(|number| *number <= NUMBER_MAX)
 }
 
 /// A place in one store's ledger, as clients see it: `<storeId>:<epoch>-<seq>`.

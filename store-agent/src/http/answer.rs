@@ -4,6 +4,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use protocol::domain::Item;
 use protocol::ids::{OperationId, ProductId, StoreId};
+use protocol::number::Epoch;
 use protocol::time::Millis;
 use runtime::http::{Code, Problem, Result, Write, fingerprint};
 use runtime::sqlite::{Abort, Connection};
@@ -34,7 +35,7 @@ pub(super) fn item_view(store: &StoreId, product: &ProductId, item: &Item) -> Va
 }
 
 /// Strong: the same tag means the same item to the last member.
-pub(super) fn etag(epoch: u64, version: i64) -> String {
+pub(super) fn etag(epoch: Epoch, version: i64) -> String {
     format!("\"{epoch}-{version}\"")
 }
 

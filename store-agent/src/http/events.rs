@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use protocol::ids::StoreId;
-use protocol::link::{EntryId, OPENED};
+use protocol::link::{EntryId, Epoch, OPENED};
 use protocol::time::Millis;
 use protocol::wire::Event;
 use runtime::http::{Code, Page, Problem, Query, Result};
@@ -44,9 +44,9 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<V
             place.map_err(|_| Problem::invalid("?after", "not a position of this store"))
         })
         .transpose()?;
-    if let Some(after) = after.filter(|after| after.epoch != 0)
+    if let Some(after) = after.filter(|after| after.epoch != Epoch::NONE)
         && let Some(oldest) = app.db.read(events::oldest).await?
-        && (EntryId { seq: after.seq + 1, ..after }) < oldest
+        && (EntryId { seq: after.seq.next(), ..after }) < oldest
     {
         return Err(Problem::new(Code::CursorExpired).with("oldest", format!("{}:{oldest}", app.store)));
     }

@@ -1,6 +1,6 @@
 //! Commands of central that were in their place but not understood, or not possible (L11).
 
-use protocol::link::Entry;
+use protocol::link::{Commands, Entry};
 use protocol::time::Millis;
 use rusqlite::{Connection, params};
 
@@ -29,7 +29,12 @@ pub struct DeadLetter {
 }
 
 /// Lays a command aside.
-pub(crate) fn lay_aside(connection: &Connection, entry: &Entry, reason: &str, now: Millis) -> rusqlite::Result<()> {
+pub(crate) fn lay_aside(
+    connection: &Connection,
+    entry: &Entry<Commands>,
+    reason: &str,
+    now: Millis,
+) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "insert into dead_letter (entry_id, type, operation_id, body, reason, received_at) \

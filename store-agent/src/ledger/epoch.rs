@@ -2,11 +2,11 @@
 
 use protocol::hash::{Digest, Hash};
 use protocol::ids::{OperationId, StoreId};
-use protocol::link::{Cursor, Past};
+use protocol::link::{Cursor, Epoch, Past, Seq};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{Event, Named, SnapshotEnd, SnapshotPage};
-use runtime::sqlite::{DigestColumn, HashColumn, cursor_at};
+use runtime::sqlite::{DigestColumn, HashColumn, cursor_at, number_at};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
@@ -43,7 +43,7 @@ pub fn initialise(connection: &Connection, store: &StoreId, now: Millis) -> Resu
     let is_new = claim(&transaction, store)?;
     if is_new {
         open_epoch(&transaction, None, now)?;
-    } else if head(&transaction)?.cursor.epoch == 0 {
+    } else if head(&transaction)?.cursor.epoch == Epoch::NONE {
         return Err(InitialiseError::Unfinished);
     }
     transaction.commit()?;
@@ -78,14 +78,13 @@ pub fn is_new(connection: &Connection, store: &StoreId) -> Result<bool, Initiali
 pub fn open_epoch(connection: &Connection, proven: Option<Cursor>, now: Millis) -> rusqlite::Result<Cursor> {
     let mut head = head(connection)?;
     let mut past = lineage(connection)?;
-    if head.cursor.epoch > 0 {
+    if head.cursor.epoch != Epoch::NONE {
         past.push(Past { end: head.cursor, kept: first_kept(connection, head.cursor.epoch)?, proven: None });
     }
     for past in past.iter_mut().filter(|past| proven.is_some_and(|proven| proven.epoch == past.end.epoch)) {
         past.proven = proven;
     }
-    let wall = u64::try_from(now.0).unwrap_or(1);
-    let epoch = wall.max(head.cursor.epoch + 1);
+    let epoch = head.cursor.epoch.next(now);
     begin_epoch(connection, &mut head, epoch, &past, now)?;
     save_head(connection, &head)?;
     Ok(head.cursor)
@@ -96,7 +95,7 @@ pub fn open_epoch(connection: &Connection, proven: Option<Cursor>, now: Millis) 
 pub(crate) fn begin_epoch(
     connection: &Connection,
     head: &mut Head,
-    epoch: u64,
+    epoch: Epoch,
     past: &[Past],
     now: Millis,
 ) -> rusqlite::Result<()> {
@@ -104,9 +103,9 @@ pub(crate) fn begin_epoch(
     let mut insert =
         connection.prepare_cached("insert into lineage (epoch, seq, hash, kept) values (?1, ?2, ?3, ?4)")?;
     for Past { end, kept, .. } in past {
-        insert.execute(params![end.epoch, end.seq, HashColumn(end.hash), kept])?;
+        insert.execute(params![end.epoch.get(), end.seq.get(), HashColumn(end.hash), kept.get()])?;
     }
-    head.cursor = Cursor { epoch, seq: 0, hash: Hash::ZERO };
+    head.cursor = Cursor { epoch, seq: Seq::ZERO, hash: Hash::ZERO };
     connection.prepare_cached("update meta set acked = 0")?.execute([])?;
     let opened = Event::Opened { lineage: past.to_vec() };
     append(connection, head, &named(&format!("opened:{epoch}")), &opened, now)?;
@@ -117,26 +116,26 @@ pub(crate) fn begin_epoch(
 pub fn lineage(connection: &Connection) -> rusqlite::Result<Vec<Past>> {
     connection
         .prepare_cached("select epoch, seq, hash, kept from lineage order by epoch")?
-        .query_map([], |row| Ok(Past { end: cursor_at(row, 0)?, kept: row.get(3)?, proven: None }))?
+        .query_map([], |row| Ok(Past { end: cursor_at(row, 0)?, kept: number_at(row, 3)?, proven: None }))?
         .collect()
 }
 
 /// Whether the log contains where central is, in an earlier epoch that ended because an ack could not be proven, and the
 /// opening of the present epoch does not say so. After a restore nothing is proven like this: what it recorded again is to
 /// reach central as entries, and it does if it is repeated (L10).
-pub(super) fn continues(connection: &Connection, epoch: u64, receiver: &Cursor) -> rusqlite::Result<bool> {
+pub(super) fn continues(connection: &Connection, epoch: Epoch, receiver: &Cursor) -> rusqlite::Result<bool> {
     let in_log = connection
         .prepare_cached(
             "select 1 from lineage join ledger using (epoch) \
              where lineage.epoch = ?1 and kept < lineage.seq and ledger.seq = ?2 and ledger.hash = ?3",
         )?
-        .exists(params![receiver.epoch, receiver.seq, HashColumn(receiver.hash)])?;
+        .exists(params![receiver.epoch.get(), receiver.seq.get(), HashColumn(receiver.hash)])?;
     if !in_log {
         return Ok(false);
     }
     let said: Option<String> = connection
         .prepare_cached("select body from ledger where epoch = ?1 and seq = 1")?
-        .query_row([epoch], |row| row.get(0))
+        .query_row([epoch.get()], |row| row.get(0))
         .optional()?;
     let said = said.and_then(|body| Event::decode(protocol::link::OPENED, &body).ok());
     Ok(match said {
@@ -145,10 +144,10 @@ pub(super) fn continues(connection: &Connection, epoch: u64, receiver: &Cursor) 
     })
 }
 
-fn first_kept(connection: &Connection, epoch: u64) -> rusqlite::Result<u64> {
+fn first_kept(connection: &Connection, epoch: Epoch) -> rusqlite::Result<Seq> {
     connection
         .prepare_cached("select coalesce(min(seq), 0) from ledger where epoch = ?1")?
-        .query_row([epoch], |row| row.get(0))
+        .query_row([epoch.get()], |row| number_at(row, 0))
 }
 
 /// The whole state as pages: behind `opened`, and in answer to a resync. The caller saves the head.

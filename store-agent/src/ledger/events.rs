@@ -2,6 +2,7 @@
 
 use protocol::link::EntryId;
 use protocol::time::Millis;
+use runtime::sqlite::id_at;
 use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 
 /// An entry that a list shows.
@@ -46,7 +47,7 @@ pub struct Filter {
 pub fn oldest(connection: &Connection) -> rusqlite::Result<Option<EntryId>> {
     connection
         .prepare_cached("select epoch, seq from ledger order by epoch, seq limit 1")?
-        .query_row([], |row| Ok(EntryId { epoch: row.get(0)?, seq: row.get(1)? }))
+        .query_row([], |row| id_at(row, 0))
         .optional()
 }
 
@@ -56,10 +57,11 @@ pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Re
                    case when type = 'snapshot_page' then '{}' else body end from ledger where true"
         .to_owned();
     let mut values: Vec<&dyn ToSql> = Vec::new();
-    if let Some(after) = &filter.after {
+    let after = filter.after.map(|after| [after.epoch.get(), after.seq.get()]);
+    if let Some([epoch, seq]) = &after {
         sql.push_str(" and (epoch, seq) > (?, ?)");
-        values.push(&after.epoch);
-        values.push(&after.seq);
+        values.push(epoch);
+        values.push(seq);
     }
     let columns = [
         ("product_id", &filter.product_id),
@@ -85,7 +87,7 @@ pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Re
         .prepare_cached(&sql)?
         .query_map(params_from_iter(values), |row| {
             Ok(Recorded {
-                place: EntryId { epoch: row.get(0)?, seq: row.get(1)? },
+                place: id_at(row, 0)?,
                 kind: row.get(2)?,
                 operation: row.get(3)?,
                 product_id: row.get(4)?,
@@ -108,12 +110,12 @@ mod tests {
         let connection = testing::ledger(4);
         let seqs = |filter: &Filter| {
             let found = list(&connection, filter).expect("reads");
-            found.iter().map(|entry| entry.place.seq).collect::<Vec<_>>()
+            found.iter().map(|entry| entry.place.seq.get()).collect::<Vec<_>>()
         };
         let newest = Filter { limit: 2, ..Filter::default() };
         let back = seqs(&newest);
         let oldest = oldest(&connection).expect("reads").expect("is not empty");
-        assert_eq!((oldest.seq, back[0], back[1]), (1, back[1] + 1, back[0] - 1));
+        assert_eq!((oldest.seq.get(), back[0], back[1]), (1, back[1] + 1, back[0] - 1));
         assert_eq!(seqs(&Filter { after: Some(oldest), ..newest.clone() }), [2, 3]);
         assert_eq!(seqs(&Filter { product_id: Some("milk".into()), ..newest }), [0; 0]);
     }

@@ -2,10 +2,10 @@
 
 use protocol::hash::Digest;
 use protocol::ids::{OperationId, StoreId};
-use protocol::link::{Cursor, Entry};
+use protocol::link::{Commands, Cursor, Entry, Epoch};
 use protocol::time::Millis;
 use protocol::wire::Event;
-use runtime::sqlite::{DigestColumn, HashColumn, cursor_at, parsed};
+use runtime::sqlite::{DigestColumn, HashColumn, cursor_at, number_at, parsed};
 use rusqlite::{Connection, params};
 
 /// Where the ledger stands.
@@ -37,17 +37,21 @@ pub fn store_id(connection: &Connection) -> rusqlite::Result<StoreId> {
 }
 
 /// How far the commands have been executed, and for which event epoch their epoch was opened.
-pub fn command_cursor(connection: &Connection) -> rusqlite::Result<(Cursor, u64)> {
+pub fn command_cursor(connection: &Connection) -> rusqlite::Result<(Cursor<Commands>, Epoch)> {
     connection
         .prepare_cached("select command_epoch, command_seq, command_hash, command_for from meta")?
-        .query_row([], |row| Ok((cursor_at(row, 0)?, row.get(3)?)))
+        .query_row([], |row| Ok((cursor_at(row, 0)?, number_at(row, 3)?)))
 }
 
 /// The commands up to here have been executed; `opened_for`: the event epoch that their epoch was opened for.
-pub(crate) fn save_command_cursor(connection: &Connection, cursor: &Cursor, opened_for: u64) -> rusqlite::Result<()> {
+pub(crate) fn save_command_cursor(
+    connection: &Connection,
+    cursor: &Cursor<Commands>,
+    opened_for: Epoch,
+) -> rusqlite::Result<()> {
     connection
         .prepare_cached("update meta set command_epoch = ?1, command_seq = ?2, command_hash = ?3, command_for = ?4")?
-        .execute(params![cursor.epoch, cursor.seq, HashColumn(cursor.hash), opened_for])?;
+        .execute(params![cursor.epoch.get(), cursor.seq.get(), HashColumn(cursor.hash), opened_for.get()])?;
     Ok(())
 }
 
@@ -74,8 +78,8 @@ pub fn append(
              actor, recorded_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         )?
         .execute(params![
-            entry.id.epoch,
-            entry.id.seq,
+            entry.id.epoch.get(),
+            entry.id.seq.get(),
             entry.kind,
             entry.operation,
             entry.body,
@@ -95,8 +99,8 @@ pub fn append(
 pub fn save_head(connection: &Connection, head: &Head) -> rusqlite::Result<()> {
     connection.prepare_cached("update meta set epoch = ?1, seq = ?2, hash = ?3, digest = ?4, items = ?5")?.execute(
         params![
-            head.cursor.epoch,
-            head.cursor.seq,
+            head.cursor.epoch.get(),
+            head.cursor.seq.get(),
             HashColumn(head.cursor.hash),
             DigestColumn(head.digest),
             head.items

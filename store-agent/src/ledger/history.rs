@@ -4,7 +4,7 @@ use protocol::hash::{Digest, Hash};
 use protocol::ids::ProductId;
 use protocol::link::{Cursor, Entry, EntryId};
 use protocol::wire::restore::Span;
-use runtime::sqlite::{DigestColumn, HashColumn};
+use runtime::sqlite::{DigestColumn, HashColumn, id_at, number_at};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::epoch::lineage;
@@ -27,7 +27,9 @@ pub struct Kept {
 pub fn spans(connection: &Connection) -> rusqlite::Result<Vec<Span>> {
     connection
         .prepare_cached("select epoch, min(seq), max(seq) from ledger group by epoch order by epoch")?
-        .query_map([], |row| Ok(Span { epoch: row.get(0)?, first: row.get(1)?, last: row.get(2)? }))?
+        .query_map([], |row| {
+            Ok(Span { epoch: number_at(row, 0)?, first: number_at(row, 1)?, last: number_at(row, 2)? })
+        })?
         .collect()
 }
 
@@ -47,7 +49,7 @@ pub fn walk(connection: &Connection, mut see: impl FnMut(Kept)) -> rusqlite::Res
         let product: Option<String> = row.get(7)?;
         see(Kept {
             entry: Entry {
-                id: EntryId { epoch: row.get(0)?, seq: row.get(1)? },
+                id: id_at(row, 0)?,
                 kind: row.get(2)?,
                 operation: row.get(3)?,
                 body: row.get(4)?,
@@ -74,7 +76,7 @@ pub fn contains(connection: &Connection, head: &Cursor, cursor: &Cursor) -> rusq
     }
     let own: Option<Hash> = connection
         .prepare_cached("select hash from ledger where epoch = ?1 and seq = ?2")?
-        .query_row(params![cursor.epoch, cursor.seq], |row| Ok(row.get::<_, HashColumn>(0)?.0))
+        .query_row(params![cursor.epoch.get(), cursor.seq.get()], |row| Ok(row.get::<_, HashColumn>(0)?.0))
         .optional()?;
     Ok(own.is_none_or(|own| own == cursor.hash))
 }
@@ -83,7 +85,7 @@ pub fn contains(connection: &Connection, head: &Cursor, cursor: &Cursor) -> rusq
 pub(crate) fn drop_entry(connection: &Connection, id: EntryId) -> rusqlite::Result<()> {
     connection
         .prepare_cached("delete from ledger where epoch = ?1 and seq = ?2")?
-        .execute(params![id.epoch, id.seq])?;
+        .execute(params![id.epoch.get(), id.seq.get()])?;
     Ok(())
 }
 

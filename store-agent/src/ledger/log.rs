@@ -4,9 +4,9 @@ use std::cell::Cell;
 
 use protocol::hash::Hash;
 use protocol::ids::ProductId;
-use protocol::link::{Cursor, Entry, EntryId};
+use protocol::link::{Cursor, Entry, EntryId, Epoch, Seq};
 use protocol::time::Millis;
-use runtime::sqlite::{DigestColumn, HashColumn};
+use runtime::sqlite::{DigestColumn, HashColumn, id_at, number_at};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The present epoch of the ledger.
@@ -31,8 +31,8 @@ impl protocol::link::Log for Log<'_> {
         self.head
     }
 
-    fn hash_at(&self, seq: u64) -> Option<Hash> {
-        if seq == 0 {
+    fn hash_at(&self, seq: Seq) -> Option<Hash> {
+        if seq == Seq::ZERO {
             return Some(Hash::ZERO);
         }
         if seq >= self.head.seq {
@@ -40,7 +40,9 @@ impl protocol::link::Log for Log<'_> {
         }
         let found = self.connection.prepare_cached("select hash from ledger where epoch = ?1 and seq = ?2").and_then(
             |mut statement| {
-                statement.query_row(params![self.head.epoch, seq], |row| row.get::<_, HashColumn>(0)).optional()
+                statement
+                    .query_row(params![self.head.epoch.get(), seq.get()], |row| row.get::<_, HashColumn>(0))
+                    .optional()
             },
         );
         match found {
@@ -52,7 +54,7 @@ impl protocol::link::Log for Log<'_> {
         }
     }
 
-    fn content_at(&self, seq: u64) -> Option<Hash> {
+    fn content_at(&self, seq: Seq) -> Option<Hash> {
         if seq > self.head.seq {
             return None;
         }
@@ -74,27 +76,27 @@ impl protocol::link::Log for Log<'_> {
 }
 
 /// Entries `from` to `to` of an epoch.
-pub fn entries(connection: &Connection, epoch: u64, from: u64, to: u64) -> rusqlite::Result<Vec<Entry>> {
+pub fn entries(connection: &Connection, epoch: Epoch, from: Seq, to: Seq) -> rusqlite::Result<Vec<Entry>> {
     entries_within(connection, epoch, from, to, usize::MAX)
 }
 
 /// Entries `from` to `to` of an epoch, but no more than fit into so many bytes of body; one in any case.
 pub fn entries_within(
     connection: &Connection,
-    epoch: u64,
-    from: u64,
-    to: u64,
+    epoch: Epoch,
+    from: Seq,
+    to: Seq,
     bytes_max: usize,
 ) -> rusqlite::Result<Vec<Entry>> {
     let mut statement = connection.prepare_cached(
         "select seq, type, operation_id, body, digest, hash from ledger \
          where epoch = ?1 and seq between ?2 and ?3 order by seq",
     )?;
-    let mut rows = statement.query(params![epoch, from, to])?;
+    let mut rows = statement.query(params![epoch.get(), from.get(), to.get()])?;
     let (mut entries, mut bytes) = (Vec::new(), 0_usize);
     while let Some(row) = rows.next()? {
         let entry = Entry {
-            id: EntryId { epoch, seq: row.get(0)? },
+            id: EntryId { epoch, seq: number_at(row, 0)? },
             kind: row.get(1)?,
             operation: row.get(2)?,
             body: row.get(3)?,
@@ -114,7 +116,7 @@ pub fn entries_within(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backlog {
     /// The last entry that it has.
-    pub acked: u64,
+    pub acked: Seq,
     /// How many entries.
     pub entries: u64,
     /// When the oldest of them was recorded.
@@ -124,31 +126,37 @@ pub struct Backlog {
 /// What central has not acknowledged of the present epoch. `known`: what the publisher knows to be acknowledged, which
 /// the database learns of later.
 pub fn backlog(connection: &Connection, known: Option<EntryId>) -> rusqlite::Result<Backlog> {
-    let (epoch, seq, stored): (u64, u64, u64) = connection
+    let (head, stored): (EntryId, Seq) = connection
         .prepare_cached("select epoch, seq, acked from meta")?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    let acked = known.filter(|known| known.epoch == epoch).map_or(stored, |known| known.seq);
+        .query_row([], |row| Ok((id_at(row, 0)?, number_at(row, 2)?)))?;
+    let acked = known.filter(|known| known.epoch == head.epoch).map_or(stored, |known| known.seq);
     let oldest = connection
         .prepare_cached("select recorded_at from ledger where epoch = ?1 and seq = ?2")?
-        .query_row(params![epoch, acked + 1], |row| row.get(0))
+        .query_row(params![head.epoch.get(), acked.next().get()], |row| row.get(0))
         .optional()?;
-    Ok(Backlog { acked, entries: seq.saturating_sub(acked), oldest: oldest.map(Millis) })
+    Ok(Backlog { acked, entries: head.seq - acked, oldest: oldest.map(Millis) })
 }
 
 /// Remembers how far central has acknowledged: what lies below may be pruned in time.
-pub fn store_acked(connection: &Connection, epoch: u64, seq: u64) -> rusqlite::Result<()> {
-    connection.prepare_cached("update meta set acked = ?2 where epoch = ?1")?.execute(params![epoch, seq])?;
+pub fn store_acked(connection: &Connection, epoch: Epoch, seq: Seq) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("update meta set acked = ?2 where epoch = ?1")?
+        .execute(params![epoch.get(), seq.get()])?;
     Ok(())
 }
 
 /// Whether an entry is kept.
 pub fn is_kept(connection: &Connection, at: EntryId) -> rusqlite::Result<bool> {
-    connection.prepare_cached("select 1 from ledger where epoch = ?1 and seq = ?2")?.exists(params![at.epoch, at.seq])
+    connection
+        .prepare_cached("select 1 from ledger where epoch = ?1 and seq = ?2")?
+        .exists(params![at.epoch.get(), at.seq.get()])
 }
 
 /// Sum of an item's changes after an entry.
 pub fn moved_since(connection: &Connection, product: &ProductId, at: EntryId) -> rusqlite::Result<i64> {
-    connection.prepare_cached(MOVED_SINCE)?.query_row(params![product.as_str(), at.epoch, at.seq], |row| row.get(0))
+    connection
+        .prepare_cached(MOVED_SINCE)?
+        .query_row(params![product.as_str(), at.epoch.get(), at.seq.get()], |row| row.get(0))
 }
 
 const MOVED_SINCE: &str =
@@ -166,21 +174,21 @@ mod tests {
     fn the_backlog_counts_from_what_is_known_to_be_acknowledged() {
         let connection = testing::ledger(5);
         let head = ledger::head(&connection).expect("reads").cursor;
-        let known = |epoch, seq| backlog(&connection, Some(EntryId { epoch, seq })).expect("reads");
-        store_acked(&connection, head.epoch, 2).expect("writes");
-        assert_eq!(backlog(&connection, None).expect("reads").entries, head.seq - 2);
+        let known = |epoch: Epoch, seq: Seq| backlog(&connection, Some(EntryId { epoch, seq })).expect("reads");
+        store_acked(&connection, head.epoch, 2.into()).expect("writes");
+        assert_eq!(backlog(&connection, None).expect("reads").entries, head.seq - Seq::from(2));
         assert_eq!(known(head.epoch, head.seq), Backlog { acked: head.seq, entries: 0, oldest: None });
-        assert_eq!(known(head.epoch, 1).entries, head.seq - 1, "central was set back");
-        assert_eq!(known(head.epoch - 1, head.seq).entries, head.seq - 2, "of another epoch");
+        assert_eq!(known(head.epoch, Seq::FIRST).entries, head.seq - Seq::FIRST, "central was set back");
+        assert_eq!(known(1.into(), head.seq).entries, head.seq - Seq::from(2), "of another epoch");
     }
 
     #[test]
     fn a_round_ends_by_bytes_but_has_one_entry_in_any_case() {
         let connection = testing::ledger(5);
         let head = ledger::head(&connection).expect("reads").cursor;
-        let all = entries(&connection, head.epoch, 2, head.seq).expect("reads");
-        let within = |bytes| entries_within(&connection, head.epoch, 2, head.seq, bytes).expect("reads");
-        assert_eq!(all.len() as u64, head.seq - 1);
+        let all = entries(&connection, head.epoch, 2.into(), head.seq).expect("reads");
+        let within = |bytes| entries_within(&connection, head.epoch, 2.into(), head.seq, bytes).expect("reads");
+        assert_eq!(all.len() as u64, head.seq - Seq::FIRST);
         assert_eq!(within(0), all[..1]);
         assert_eq!(within(all[0].body.len() + all[1].body.len()), all[..2]);
         assert_eq!(within(all[0].body.len() + all[1].body.len() + 1), all[..2]);
@@ -205,8 +213,7 @@ mod tests {
         let connection = testing::ledger(1);
         let log = Log::new(&connection).expect("reads");
         assert_eq!(log.hash_at(log.head.seq), Some(log.head.hash));
-        assert_eq!(log.hash_at(log.head.seq + 1), None);
-        assert_eq!(log.hash_at(u64::MAX), None);
+        assert_eq!(log.hash_at(log.head.seq.next()), None);
         assert!(log.failed.take().is_none(), "it is no failure");
     }
 }

@@ -1,7 +1,9 @@
 //! What the store forgets, and when: acknowledged entries, outcomes and keys, purchases that are over, dead letters.
 //! In steps of a bounded size, each found by an index, so that no sale waits for long.
 
+use protocol::link::EntryId;
 use protocol::time::Millis;
+use runtime::sqlite::id_at;
 use rusqlite::{Connection, params};
 
 use super::idempotency;
@@ -59,34 +61,34 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
 /// ([`continues`](protocol::link::Log::continues)). Says whether there may be more. What is left has no holes: it begins at the first entry that is too young.
 pub fn prune_entries(connection: &Connection, before: Millis) -> rusqlite::Result<bool> {
     let now = before.plus(RETENTION_MS);
-    let oldest: Vec<(u64, u64, Millis, bool)> = connection
+    let oldest: Vec<(EntryId, Millis, bool)> = connection
         .prepare_cached(OLDEST)?
-        .query_map([BATCH], |row| Ok((row.get(0)?, row.get(1)?, Millis(row.get(2)?), row.get(3)?)))?
+        .query_map([BATCH], |row| Ok((id_at(row, 0)?, Millis(row.get(2)?), row.get(3)?)))?
         .collect::<rusqlite::Result<_>>()?;
     // Entries of the future hold nothing up once there are old ones behind them: then the clock was wrong that recorded
     // them. Until then it may be this clock that is: set back an hour, it must not forget the last hour.
-    let passed: Vec<_> = oldest.iter().take_while(|(.., at, acked)| *acked && (*at < before || *at > now)).collect();
-    let last_old = passed.iter().rfind(|(.., at, _)| *at < before).copied();
+    let passed: Vec<_> = oldest.iter().take_while(|(_, at, acked)| *acked && (*at < before || *at > now)).collect();
+    let last_old = passed.iter().rfind(|(_, at, _)| *at < before).copied();
     let last = match (last_old, passed.last()) {
-        (None, Some((epoch, seq, ..))) if passed.len() == BATCH && is_old_behind(connection, *epoch, *seq, before)? => {
+        (None, Some((place, ..))) if passed.len() == BATCH && is_old_behind(connection, *place, before)? => {
             passed.last().copied()
         }
         (last_old, _) => last_old,
     };
-    let Some((epoch, seq, ..)) = last else { return Ok(false) };
-    let deleted = connection.prepare_cached(PASSED)?.execute(params![epoch, seq])?;
+    let Some((place, ..)) = last else { return Ok(false) };
+    let deleted = connection.prepare_cached(PASSED)?.execute(params![place.epoch.get(), place.seq.get()])?;
     Ok(deleted == BATCH)
 }
 
 /// Whether there is an old, acknowledged entry behind a place.
-fn is_old_behind(connection: &Connection, epoch: u64, seq: u64, before: Millis) -> rusqlite::Result<bool> {
+fn is_old_behind(connection: &Connection, place: EntryId, before: Millis) -> rusqlite::Result<bool> {
     connection
         .prepare_cached(
             "select exists (select 1 from ledger, meta where (ledger.epoch, ledger.seq) > (?1, ?2) \
              and recorded_at < ?3 \
              and (ledger.epoch < meta.epoch or (ledger.epoch = meta.epoch and ledger.seq < acked)))",
         )?
-        .query_row(params![epoch, seq, before.0], |row| row.get(0))
+        .query_row(params![place.epoch.get(), place.seq.get(), before.0], |row| row.get(0))
 }
 
 #[cfg(test)]
@@ -111,11 +113,11 @@ mod tests {
         store_acked(&connection, head.epoch, head.seq - 1).expect("writes");
         connection.execute("update ledger set recorded_at = ?1 where seq = 4", [later.0]).expect("writes");
         prune_entries(&connection, later).expect("prunes");
-        assert_eq!(kept(&connection), (4..=head.seq).collect::<Vec<_>>(), "no holes");
+        assert_eq!(kept(&connection), (4..=head.seq.get()).collect::<Vec<_>>(), "no holes");
         let wrong = later.plus(RETENTION_MS + 1);
         connection.execute("update ledger set recorded_at = ?1 where seq = 4", [wrong.0]).expect("writes");
         prune_entries(&connection, later).expect("prunes");
-        assert_eq!(kept(&connection), [head.seq - 1, head.seq], "the acknowledged one stays");
+        assert_eq!(kept(&connection), [head.seq.get() - 1, head.seq.get()], "the acknowledged one stays");
     }
 
     #[test]
@@ -150,7 +152,7 @@ mod tests {
         while prune(&connection, later).expect("prunes") {
             batches += 1;
         }
-        assert_eq!((kept(&connection), batches), (vec![head.seq], 3));
+        assert_eq!((kept(&connection), batches), (vec![head.seq.get()], 3));
         let left = "select (select count(*) from outcome) + (select count(*) from known_operation) \
                     + (select count(*) from dead_letter)";
         assert_eq!(connection.query_row(left, [], |row| row.get::<_, i64>(0)), Ok(0));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ids::StoreId;
-use protocol::link::{Entry, Excerpt, Needs, Pace, Reply, Round, Step, Stopped, Told, Uplink, UplinkStep};
+use protocol::link::{Entry, Events, Excerpt, Needs, Pace, Reply, Round, Step, Stopped, Told, Uplink, UplinkStep};
 use protocol::time::Millis;
 use runtime::clock::Ticks;
 use runtime::redis::MultiplexedConnection;
@@ -167,7 +167,7 @@ impl Publisher {
         Ok(())
     }
 
-    async fn call(&self, step: Step, uplink: &Uplink) -> anyhow::Result<Call> {
+    async fn call(&self, step: Step, uplink: &Uplink) -> anyhow::Result<Call<Events>> {
         let channel = Channel::events(&self.keys, &self.store);
         let (entries, beat) = match step {
             Step::Publish(round) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use protocol::ids::StoreId;
-use protocol::link::{FollowStep, Followed, Follower, TICK_MS};
+use protocol::link::{Commands, FollowStep, Followed, Follower, TICK_MS};
 use protocol::retry::Backoff;
 use runtime::clock::Ticks;
 use runtime::redis::MultiplexedConnection;
@@ -37,7 +37,7 @@ pub struct Receiver {
 #[derive(Default)]
 struct Held {
     connection: Option<MultiplexedConnection>,
-    batch: Vec<Received>,
+    batch: Vec<Received<Commands>>,
 }
 
 impl Receiver {

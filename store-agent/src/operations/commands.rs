@@ -6,7 +6,7 @@
 
 use protocol::domain::{Guard, Item, Operation, Rejection};
 use protocol::ids::{OperationId, ProductId};
-use protocol::link::{Cursor, Entry, Receipt, receive as judge};
+use protocol::link::{Commands, Cursor, Entry, Epoch, Receipt, receive as judge};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{About, Command, Event, Fact, Kind, NotUnderstood, Outcome, PurchaseRef, Subject};
@@ -21,7 +21,7 @@ use crate::ledger::{self, Head};
 #[derive(Debug)]
 pub struct Executed {
     /// Commands executed up to here: what central is to be told.
-    pub cursor: Cursor,
+    pub cursor: Cursor<Commands>,
     /// Entries of the batch that were new.
     pub commands: u64,
     /// Why the rest of the batch was not looked at.
@@ -31,7 +31,12 @@ pub struct Executed {
 /// Executes a batch of the command stream, in the caller's transaction. `redis_now`: Redis's clock, read behind the
 /// batch; deadlines are in that clock. If the database refuses the batch it is executed again one by one, and what the
 /// database refuses is parked (L11).
-pub fn receive(connection: &Connection, batch: &[Received], redis_now: Millis, now: Millis) -> JobResult<Executed> {
+pub fn receive(
+    connection: &Connection,
+    batch: &[Received<Commands>],
+    redis_now: Millis,
+    now: Millis,
+) -> JobResult<Executed> {
     in_savepoint(connection, || receive_batch(connection, batch, redis_now, now, false)).or_else(|error| {
         if is_fatal(&error) {
             return Err(error);
@@ -42,7 +47,7 @@ pub fn receive(connection: &Connection, batch: &[Received], redis_now: Millis, n
 
 fn receive_batch(
     connection: &Connection,
-    batch: &[Received],
+    batch: &[Received<Commands>],
     redis_now: Millis,
     now: Millis,
     careful: bool,
@@ -81,7 +86,7 @@ fn receive_batch(
             Receipt::Opens => {
                 let for_epoch = match Command::decode(&entry.kind, &entry.body) {
                     Ok(Command::Opened { for_epoch }) => for_epoch,
-                    _ => 0,
+                    _ => Epoch::NONE,
                 };
                 if for_epoch != head.cursor.epoch && !planted(Bug::CommandEpochNameIgnored) {
                     executed.stuck = Some(format!("command epoch {} is for ledger epoch {for_epoch}", entry.id.epoch));
@@ -109,14 +114,20 @@ fn receive_batch(
 }
 
 /// The entry's id as an operation's; a text that is none cannot have been written by central.
-fn operation_id(entry: &Entry) -> OperationId {
+fn operation_id(entry: &Entry<Commands>) -> OperationId {
     OperationId::parse(&entry.operation)
         .or_else(|_| OperationId::parse(&format!("entry:{}", entry.id)))
         .expect("an entry's place is visible ASCII")
 }
 
 /// Loads what a command depends on, decides, and records.
-fn execute(connection: &Connection, head: &mut Head, entry: &Entry, redis_now: Millis, now: Millis) -> JobResult<()> {
+fn execute(
+    connection: &Connection,
+    head: &mut Head,
+    entry: &Entry<Commands>,
+    redis_now: Millis,
+    now: Millis,
+) -> JobResult<()> {
     let id = operation_id(entry);
     let command = Command::decode(&entry.kind, &entry.body);
     let known = load(connection, head, &id, entry, &command)?;
@@ -126,7 +137,7 @@ fn execute(connection: &Connection, head: &mut Head, entry: &Entry, redis_now: M
 }
 
 /// L11: in its place, but not possible here: it is answered, laid aside, and the link goes on.
-fn park(connection: &Connection, head: &mut Head, entry: &Entry, reason: &str, now: Millis) -> JobResult<()> {
+fn park(connection: &Connection, head: &mut Head, entry: &Entry<Commands>, reason: &str, now: Millis) -> JobResult<()> {
     let id = operation_id(entry);
     let readable = Readable::of(entry);
     let item = readable.item(connection)?;
@@ -150,7 +161,7 @@ fn load(
     connection: &Connection,
     head: &Head,
     id: &OperationId,
-    entry: &Entry,
+    entry: &Entry<Commands>,
     command: &Result<Command, NotUnderstood>,
 ) -> JobResult<Known> {
     let outcome = ledger::outcomes::find(connection, id)?;
@@ -176,7 +187,7 @@ fn load(
 /// Decides what a command does. `redis_now`: see [`receive`].
 pub fn on_command(
     id: &OperationId,
-    entry: &Entry,
+    entry: &Entry<Commands>,
     command: Result<Command, NotUnderstood>,
     known: &Known,
     redis_now: Millis,
@@ -302,7 +313,7 @@ struct Readable {
 }
 
 impl Readable {
-    fn of(entry: &Entry) -> Self {
+    fn of(entry: &Entry<Commands>) -> Self {
         let body: serde_json::Value = serde_json::from_str(&entry.body).unwrap_or_default();
         let purchase: Option<PurchaseRef> = serde_json::from_value(body["purchase"].clone()).ok();
         let named = body["productId"].as_str().and_then(|text| ProductId::parse(text).ok());
@@ -320,7 +331,7 @@ impl Readable {
 
 fn parked(
     id: &OperationId,
-    entry: &Entry,
+    entry: &Entry<Commands>,
     Readable { subject, purchase }: Readable,
     reason: &str,
     item: Option<Item>,
@@ -397,7 +408,7 @@ mod tests {
     /// A store with 5 ales, and the commands of one epoch of central's that it was sent.
     struct World {
         connection: Connection,
-        sent: Cursor,
+        sent: Cursor<Commands>,
     }
 
     impl World {
@@ -415,7 +426,7 @@ mod tests {
             };
             crate::operations::till::perform(&connection, &request, NOW).expect("creates");
             let for_epoch = ledger::head(&connection).expect("a head").cursor.epoch;
-            let mut world = Self { connection, sent: Cursor { epoch: 7, ..Cursor::default() } };
+            let mut world = Self { connection, sent: Cursor { epoch: 7.into(), ..Cursor::default() } };
             world.send("opened", &Command::Opened { for_epoch });
             world
         }
@@ -477,14 +488,17 @@ mod tests {
     }
 
     fn given(id: &str, command: Command, known: &Known, redis_now: Millis) -> Effect {
-        let at = Cursor { epoch: 7, seq: 1, ..Cursor::default() };
+        let at = Cursor { epoch: 7.into(), seq: 1.into(), ..Cursor::default() };
         let entry = Entry::follow(&at, command.kind(), id, command.encode(), None);
         on_command(&operation_id(&entry), &entry, Ok(command), known, redis_now, NOW)
     }
 
     fn ales(quantity: i64) -> Known {
         let item = Item { quantity, version: 1, ..Item::default() };
-        Known { till: till::Known { epoch: 9, item: Some(item), moved_since_count: Some(0) }, ..Known::default() }
+        Known {
+            till: till::Known { epoch: 9.into(), item: Some(item), moved_since_count: Some(0) },
+            ..Known::default()
+        }
     }
 
     /// The kinds of facts told and their differences, and the outcomes kept.
@@ -546,7 +560,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_answered_and_laid_aside() {
-        let at = Cursor { epoch: 7, seq: 1, ..Cursor::default() };
+        let at = Cursor { epoch: 7.into(), seq: 1.into(), ..Cursor::default() };
         let entry = Entry::follow(&at, "teleport", "t", r#"{"productId":"ale"}"#.into(), None);
         let command = Command::decode(&entry.kind, &entry.body);
         let effect = on_command(&operation_id(&entry), &entry, command, &ales(9), NOW, NOW);

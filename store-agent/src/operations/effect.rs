@@ -2,7 +2,7 @@
 
 use protocol::domain::Item;
 use protocol::ids::{OperationId, PurchaseId};
-use protocol::link::{Entry, EntryId};
+use protocol::link::{Commands, Entry, EntryId};
 use protocol::time::Millis;
 use protocol::wire::{Event, Fact, Kind, Outcome, PurchaseRef};
 use runtime::sqlite::{Connection, JobResult};
@@ -20,7 +20,7 @@ pub struct Effect {
     /// What becomes of a purchase whose units left the shelf.
     pub purchase: Option<PurchaseChange>,
     /// A command that is laid aside for people, and why.
-    pub parked: Option<(Entry, String)>,
+    pub parked: Option<(Entry<Commands>, String)>,
 }
 
 /// An entry, or entries, to append.
@@ -62,7 +62,7 @@ pub fn record(
     effect: &Effect,
     now: Millis,
 ) -> JobResult<EntryId> {
-    let first = EntryId { seq: head.cursor.seq + 1, ..head.cursor.id() };
+    let first = EntryId { seq: head.cursor.seq.next(), ..head.cursor.id() };
     let mut item = item.cloned();
     for told in &effect.told {
         match told {

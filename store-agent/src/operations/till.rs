@@ -2,7 +2,7 @@
 
 use protocol::domain::{Change, Facts, Guard, Item, Operation, Rejection, apply, decide};
 use protocol::ids::{OperationId, ProductId};
-use protocol::link::EntryId;
+use protocol::link::{EntryId, Epoch};
 use protocol::time::Millis;
 use protocol::wire::{About, Fact, Kind, PurchaseRef};
 use runtime::sqlite::{Abort, Connection, JobResult};
@@ -45,7 +45,7 @@ pub struct Performed {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
     /// The ledger's present epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The item, if there is one.
     pub item: Option<Item>,
     /// For a count of an item: sum of its changes after the position at which the count was true; none: this ledger has
@@ -173,7 +173,7 @@ mod tests {
 
     fn known(quantity: i64, low_at: Option<i64>) -> Known {
         let item = Item { quantity, low_at, version: 1, ..Item::default() };
-        Known { epoch: 7, item: Some(item), moved_since_count: Some(0) }
+        Known { epoch: 7.into(), item: Some(item), moved_since_count: Some(0) }
     }
 
     #[test]

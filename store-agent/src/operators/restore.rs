@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use protocol::domain::Item;
 use protocol::hash::Hash;
 use protocol::ids::ProductId;
-use protocol::link::{Cursor, EntryId, Past};
+use protocol::link::{Cursor, EntryId, Epoch, Past};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::restore::{Answer, Question};
@@ -37,7 +37,7 @@ pub enum Choice {
 pub enum Refusal {
     /// Ask again: the epoch given out is not later than the own one.
     #[error("central gave out epoch {0}, which is not later than the own one: ask again")]
-    AskAgain(u64),
+    AskAgain(Epoch),
     /// Only a human can choose.
     #[error(
         "nothing in this database is known to central, and it is not empty ({entries} entries): say which state stands, \
@@ -53,7 +53,7 @@ pub enum Refusal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// The epoch opened.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// Whose state it opened with.
     pub state: Choice,
     /// The newest own entry that central has.
@@ -172,7 +172,7 @@ fn own_past(connection: &Connection, head: &Head, end: Option<&Cursor>) -> JobRe
     let mut past = ledger::lineage(connection)?;
     let end = end.unwrap_or(&head.cursor);
     past.retain(|past| past.end.epoch < end.epoch);
-    if end.epoch > 0 {
+    if end.epoch != Epoch::NONE {
         past.push(Past::ended(*end));
     }
     Ok(past)
@@ -181,7 +181,7 @@ fn own_past(connection: &Connection, head: &Head, end: Option<&Cursor>) -> JobRe
 /// The own past, and central's for epochs that are missing there; else central's.
 fn lineage(own: Option<Vec<Past>>, answer: &Answer) -> Vec<Past> {
     let mut past = own.unwrap_or_default();
-    let known: HashSet<u64> = past.iter().map(|past| past.end.epoch).collect();
+    let known: HashSet<Epoch> = past.iter().map(|past| past.end.epoch).collect();
     let missing = answer.lineage.iter().filter(|end| !known.contains(&end.epoch));
     past.extend(missing.copied().map(Past::ended));
     past.sort();
@@ -279,7 +279,7 @@ mod tests {
         let past = ledger::lineage(known).expect("reads").into_iter().map(|past| past.end).collect::<Vec<_>>();
         Answer {
             store_id: "s1".into(),
-            epoch: head.epoch + 1_000,
+            epoch: head.epoch.next(NOW.plus(1_000)),
             lineage: past.iter().copied().chain([state]).collect(),
             complete: true,
             state,
@@ -345,7 +345,7 @@ mod tests {
     /// Executes commands of a new command epoch.
     fn execute(connection: &Connection, commands: &[(&str, Command)]) {
         let for_epoch = ledger::head(connection).expect("a head").cursor.epoch;
-        let mut sent = Cursor { epoch: 7, ..Cursor::default() };
+        let mut sent = Cursor { epoch: 7.into(), ..Cursor::default() };
         for (id, command) in [("opened", Command::Opened { for_epoch })].iter().chain(commands) {
             let entry = Entry::follow(&sent, command.kind(), id, command.encode(), None);
             sent = entry.cursor();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use protocol::ids::StoreId;
+use protocol::number::Epoch;
 use protocol::wire::Position;
 use runtime::redis::{Channel, Keys};
 use runtime::sqlite::{Abort, Connection, OpenError, copy, copy_aside, in_transaction, open_file, prepare, replace};
@@ -188,7 +189,7 @@ impl Central {
     }
 
     /// Epochs of the store that central's ledger has, the newest first.
-    async fn epochs(&self, store: &StoreId) -> anyhow::Result<Vec<u64>> {
+    async fn epochs(&self, store: &StoreId) -> anyhow::Result<Vec<Epoch>> {
         let list =
             self.get(&format!("/v1/events?storeId={store}&type=epoch_opened&size=1000")).await?.unwrap_or_default();
         let positions = list["items"].as_array().into_iter().flatten().filter_map(|event| event["position"].as_str());
@@ -203,7 +204,7 @@ async fn expect_choice(options: &Restore, own: &Connection, central: &Central) -
     let Some(store) = central.store.as_ref().filter(|_| options.state.is_none() && !epochs.is_empty()) else {
         return Ok(());
     };
-    if store["epoch"].as_u64().is_some_and(|epoch| epochs.contains(&epoch)) {
+    if epochs.iter().any(|epoch| store["epoch"] == epoch.get()) {
         return Ok(());
     }
     let known = central.epochs(&options.database.store_id).await?;

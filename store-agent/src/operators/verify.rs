@@ -4,7 +4,7 @@
 //! item before to the item after, and that items, head and digest are what the ledger adds up to.
 
 use protocol::hash::{Digest, Hash, chain};
-use protocol::link::Cursor;
+use protocol::link::{Cursor, Seq};
 use protocol::wire::Event;
 use runtime::sqlite::{Connection, JobResult};
 
@@ -74,21 +74,21 @@ impl Audit {
         let at = entry.id;
         let same_epoch = self.before.filter(|before| before.epoch == at.epoch);
         let known_before = match same_epoch {
-            Some(before) if at.seq != before.seq + 1 => {
+            Some(before) if at.seq != before.seq.next() => {
                 self.differ(format!("entry {at}: does not follow {}", before.id()));
                 None
             }
             Some(before) => Some(before.hash),
-            None if at.seq == 1 => Some(Hash::ZERO),
+            None if at.seq == Seq::FIRST => Some(Hash::ZERO),
             // The first entry that is kept: what lay before it was pruned.
             None => None,
         };
-        let hash = |before| chain(before, at.epoch, at.seq, &entry.kind, &entry.operation, &entry.body, Some(*digest));
+        let hash = |before| chain(before, at, &entry.kind, &entry.operation, &entry.body, Some(*digest));
         if known_before.is_some_and(|before| hash(before) != entry.hash) {
             self.differ(format!("entry {at}: its hash does not fit its content"));
         }
         if same_epoch.is_none() {
-            self.stock = Stock::of_epoch(at.seq == 1);
+            self.stock = Stock::of_epoch(at.seq == Seq::FIRST);
         }
         self.before = Some(entry.cursor());
         self.last_digest = Some(*digest);

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use protocol::domain::{Guard, Operation as Act, Reason};
 use protocol::hash::Hash;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
-use protocol::link::{Cursor, Entry};
+use protocol::link::{Commands, Cursor, Entry, Epoch, Seq};
+use protocol::number::CommandEpoch;
 use protocol::time::Millis;
 use protocol::wire::{About, Command, PurchaseRef};
 use runtime::redis::Received;
@@ -46,15 +47,15 @@ pub enum Operation {
     },
     Commands {
         /// What was read of the stream.
-        batch: Vec<Entry>,
+        batch: Vec<Entry<Commands>>,
         /// The agent's clock and Redis's.
         now: Millis,
     },
     /// To remember how far central has come.
     Acked {
-        epoch: u64,
+        epoch: Epoch,
         /// The last entry.
-        seq: u64,
+        seq: Seq,
     },
 }
 
@@ -63,7 +64,7 @@ pub struct Agent {
     store: StoreId,
     now: i64,
     /// Central's command log.
-    log: Vec<Entry>,
+    log: Vec<Entry<Commands>>,
     asked: Vec<PurchaseRef>,
 }
 
@@ -121,12 +122,13 @@ impl Agent {
                 Command::Purchase { purchase, .. } => purchase.attempt.to_string(),
                 _ => format!("command:{}", self.log.len()),
             };
-            let first = Cursor { epoch: BEGIN as u64 + 1, seq: 0, hash: Hash::ZERO };
+            let epoch = CommandEpoch::NONE.next(Millis(BEGIN + 1));
+            let first = Cursor { epoch, seq: Seq::ZERO, hash: Hash::ZERO };
             let head = self.log.last().map_or(first, Entry::cursor);
             self.log.push(Entry::follow(&head, command.kind(), &id, command.encode(), None));
         }
         let done = ledger::command_cursor(known).expect("a database in memory").0.seq;
-        let from = (done as usize).saturating_sub(dice.below(3) as usize);
+        let from = (done.get() as usize).saturating_sub(dice.below(3) as usize);
         Operation::Commands { batch: self.log.iter().skip(from).take(20).cloned().collect(), now }
     }
 
@@ -188,7 +190,7 @@ impl Daemon for Agent {
                 3 | 4 => self.pick(known, dice).unwrap_or_else(|| self.till(known, dice)),
                 5 => {
                     let head = ledger::head(known).expect("a database in memory").cursor;
-                    Operation::Acked { epoch: head.epoch, seq: dice.below(head.seq + 1) }
+                    Operation::Acked { epoch: head.epoch, seq: Seq::ZERO + dice.below(head.seq.next().get()) }
                 }
                 _ => self.till(known, dice),
             });
@@ -222,12 +224,12 @@ impl Daemon for Agent {
                 Ok(names)
             }
             Operation::Commands { batch, now } => {
-                let received: Vec<Received> = batch.iter().cloned().map(Ok).collect();
+                let received: Vec<Received<Commands>> = batch.iter().cloned().map(Ok).collect();
                 let executed = commands::receive(connection, &received, *now, *now)?;
                 if let Some(why) = executed.stuck {
                     return Err(Abort::Refused(why));
                 }
-                let answers = batch.iter().filter(|entry| entry.id.seq > 1);
+                let answers = batch.iter().filter(|entry| entry.id.seq > Seq::FIRST);
                 let answers = answers.map(|entry| format!("outcome {}", entry.operation));
                 Ok(batch.iter().map(|entry| format!("ledger {}", entry.operation)).chain(answers).collect())
             }

@@ -16,7 +16,7 @@ use central::storage::stores;
 use central::storage::totals;
 use protocol::domain::{Guard, Rejection};
 use protocol::ids::{OperationId, PurchaseId, StoreId};
-use protocol::link::Entry;
+use protocol::link::{Commands, Entry, EntryId, Seq};
 use protocol::time::Millis;
 use protocol::wire::About;
 use runtime::redis::Received;
@@ -62,10 +62,8 @@ pub enum Operation {
     /// To remember how far a store has come with its commands.
     Acked {
         store: StoreId,
-        /// The command epoch.
-        epoch: u64,
         /// The last command.
-        seq: u64,
+        at: EntryId<Commands>,
     },
 }
 
@@ -138,7 +136,8 @@ impl Central {
     fn acked(&mut self, known: &Connection, dice: &mut Dice) -> Operation {
         let store = self.store(dice);
         let head = commands::head(known, &store).expect("a database in memory");
-        Operation::Acked { store, epoch: head.epoch, seq: dice.below(head.seq + 1) }
+        let seq = Seq::ZERO + dice.below(head.seq.next().get());
+        Operation::Acked { store, at: EntryId { seq, ..head.id() } }
     }
 }
 
@@ -153,9 +152,9 @@ impl Source {
     fn events(&self, known: &Connection, now: Millis, dice: &mut Dice) -> rusqlite::Result<Vec<Entry>> {
         let asked = commands::head(known, &self.id)?;
         let done = ledger::command_cursor(&self.file)?.0;
-        let from = if done.epoch == asked.epoch { done.seq + 1 } else { 1 };
+        let from = if done.epoch == asked.epoch { done.seq.next() } else { Seq::FIRST };
         let batch = commands::entries(known, &self.id, asked.epoch, from, asked.seq)?;
-        let batch: Vec<Received> = batch.into_iter().map(Ok).collect();
+        let batch: Vec<Received<Commands>> = batch.into_iter().map(Ok).collect();
         store_agent::operations::commands::receive(&self.file, &batch, now, now)?;
         for _ in 0..dice.between(0, 6) {
             let product = product(dice);
@@ -179,8 +178,8 @@ impl Source {
         }
         let head = ledger::head(&self.file)?.cursor;
         let applied = stores::find(known, &self.id)?.map(|store| store.cursor).unwrap_or_default();
-        let next = if applied.epoch == head.epoch { applied.seq + 1 } else { 1 };
-        let from = next.saturating_sub(dice.below(3)).max(1);
+        let next = if applied.epoch == head.epoch { applied.seq.next() } else { Seq::FIRST };
+        let from = (next - dice.below(3)).max(Seq::FIRST);
         ledger::entries(&self.file, head.epoch, from, from + BATCH)
     }
 }
@@ -261,8 +260,8 @@ impl Daemon for Central {
                     Cancelled::Ended => vec![key],
                 })
             }
-            Operation::Acked { store, epoch, seq } => {
-                stores::store_command_acked(connection, store, *epoch, *seq)?;
+            Operation::Acked { store, at } => {
+                stores::store_command_acked(connection, store, *at)?;
                 Ok(Vec::new())
             }
         }

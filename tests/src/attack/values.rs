@@ -80,7 +80,7 @@ pub(super) async fn entry(arena: &mut Arena) -> anyhow::Result<()> {
     let (zero, bytes) = ("0".repeat(32), vec![b'x'; arena.form.of(200, 48) << 20]);
     let mut add = redis::cmd("XADD");
     add.arg(key(HOSTILE, "events"))
-        .arg(format!("{}-{}", cursor.epoch, cursor.seq + 1))
+        .arg(format!("{}-{}", cursor.epoch, cursor.seq.next()))
         .arg("v")
         .arg(1)
         .arg("t")

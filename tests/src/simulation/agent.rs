@@ -3,7 +3,8 @@
 
 use protocol::ids::{OperationId, StoreId};
 use protocol::link::{
-    Cursor, Entry, EntryId, FollowStep, Followed, Follower, Reply, Step, Stopped, Told, Uplink, UplinkStep,
+    Commands, Cursor, Entry, EntryId, Events, FollowStep, Followed, Follower, Reply, Step, Stopped, Told, Uplink,
+    UplinkStep,
 };
 use protocol::retry::Backoff;
 use protocol::time::Millis;
@@ -15,7 +16,7 @@ use store_agent::links::publisher;
 use store_agent::operations::commands;
 
 use super::central::before;
-use super::redis::{Call, Redis};
+use super::redis::{self, Call, Redis};
 use super::sending::Flight;
 use super::{COMMAND_BATCH, PACE};
 
@@ -53,15 +54,15 @@ pub(super) struct Agent {
     pub(super) process: u64,
     /// The production loop of the publisher.
     pub(super) uplink: Uplink,
-    flight: Option<Flight<()>>,
+    flight: Option<Flight<(), Events>>,
     /// The last answer was that to a round.
     has_published: bool,
     /// The production loop of the receiver.
     follower: Follower,
     /// What it has read.
-    batch: Vec<Entry>,
-    events: Channel,
-    commands: Channel,
+    batch: Vec<Entry<Commands>>,
+    events: Channel<Events>,
+    commands: Channel<Commands>,
 }
 
 /// A copy of a database.
@@ -126,8 +127,8 @@ impl Agent {
     }
 
     /// Purchases that this store has not heard of, and whose deadline has passed (B2).
-    fn too_late(&self, batch: &[Entry], redis_now: Millis) -> Vec<OperationId> {
-        let is_late = |entry: &&Entry| {
+    fn too_late(&self, batch: &[Entry<Commands>], redis_now: Millis) -> Vec<OperationId> {
+        let is_late = |entry: &&Entry<Commands>| {
             matches!(Command::decode(&entry.kind, &entry.body),
                 Ok(Command::Purchase { deadline, .. }) if redis_now > deadline)
         };
@@ -244,7 +245,7 @@ impl Agent {
             FollowStep::Wait(_) => return false,
             FollowStep::Connect => Followed::Connected,
             FollowStep::Tell(ack) => {
-                redis.call(&Call::SetAck(self.commands.ack.clone(), ack), now);
+                redis.call(&Call::SetAck(self.commands.ack.clone(), redis::ack(ack)), now);
                 Followed::Told
             }
             FollowStep::Read(cursor) => {
@@ -257,7 +258,7 @@ impl Agent {
                 let batch = std::mem::take(&mut self.batch);
                 let clock = self.clock(now);
                 let late = self.too_late(&batch, redis_now);
-                let batch: Vec<Received> = batch.into_iter().map(Ok).collect();
+                let batch: Vec<Received<Commands>> = batch.into_iter().map(Ok).collect();
                 let mut new = 0;
                 let outlived = commit(&self.file, &mut |connection| {
                     new = commands::receive(connection, &batch, redis_now, clock)?.commands;

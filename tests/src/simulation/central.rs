@@ -12,13 +12,13 @@ use central::storage::stores;
 use central::storage::totals;
 use protocol::ids::StoreId;
 use protocol::link::{
-    Ack, Bounds, Cursor, EntryId, Fetch, FetchReply, FetchStep, Publishers, Reply, Sized, Step, Taken,
+    Ack, Bounds, Commands, Cursor, EntryId, Fetch, FetchReply, FetchStep, Link, Publishers, Reply, Sized, Step, Taken,
 };
 use protocol::time::Millis;
 use runtime::redis::{Channel, Keys, Received};
 use rusqlite::Connection;
 
-use super::redis::{Call, Redis};
+use super::redis::{self, Call, Redis};
 use super::sending::Flight;
 use super::{EVENT_BATCH, PACE};
 
@@ -65,9 +65,9 @@ pub(super) struct Central {
     apart: VecDeque<StoreId>,
     /// The production loop of the publisher.
     logs: Publishers<StoreId>,
-    flight: Option<Flight<StoreId>>,
+    flight: Option<Flight<StoreId, Commands>>,
     /// Heads of the command logs as they were when their publishers were woken last.
-    heads: BTreeMap<StoreId, Cursor>,
+    heads: BTreeMap<StoreId, Cursor<Commands>>,
 }
 
 impl Central {
@@ -108,7 +108,7 @@ impl Central {
         for (store, ack) in std::mem::take(&mut self.telling) {
             self.assert_committed(&store, ack);
             if late {
-                redis.late.push_back(Call::SetAck(self.keys.events_ack(&store), ack));
+                redis.late.push_back(Call::SetAck(self.keys.events_ack(&store), redis::ack(ack)));
             }
         }
         self.logs.lost();
@@ -160,7 +160,7 @@ impl Central {
     ) -> Consumed {
         if let Some((store, ack)) = self.telling.pop_front() {
             self.assert_committed(&store, ack);
-            redis.call(&Call::SetAck(self.keys.events_ack(&store), ack), now);
+            redis.call(&Call::SetAck(self.keys.events_ack(&store), redis::ack(ack)), now);
             if let (true, Some(fetch)) = (self.telling.is_empty(), &mut self.fetch) {
                 fetch.reply(FetchReply::Acknowledged);
             }
@@ -317,7 +317,7 @@ impl Central {
         self.flight = (!flight.is_empty()).then_some(flight);
         if !to_store.is_empty() {
             let clock = self.clock(now);
-            let mut replies: Vec<Reply> = Vec::new();
+            let mut replies: Vec<Reply<Commands>> = Vec::new();
             let outlived = commit(&self.file, &mut |connection| {
                 for (store, step) in &to_store {
                     replies.push(publisher::store_step(connection, store, step, clock)?);
@@ -348,6 +348,6 @@ fn taken((store, _, result): Judged) -> (StoreId, Taken) {
 }
 
 /// A place so many entries earlier in its epoch.
-pub(super) fn before(at: EntryId, entries: u64) -> EntryId {
-    EntryId { seq: at.seq.saturating_sub(entries), ..at }
+pub(super) fn before<L: Link>(at: EntryId<L>, entries: u64) -> EntryId<L> {
+    EntryId { seq: at.seq - entries, ..at }
 }

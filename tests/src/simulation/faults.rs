@@ -2,6 +2,7 @@
 
 use protocol::hash::Hash;
 use protocol::ids::{ProductId, StoreId};
+use protocol::number::{CommandEpoch, Epoch};
 use protocol::time::Millis;
 use store_agent::ledger;
 
@@ -219,7 +220,7 @@ impl VirtualWorld {
     fn unknown_event(&mut self) {
         let number = self.dice.below(self.agents.len() as u64) as usize;
         let file = &self.agents[number].file;
-        if ledger::head(file).expect("a ledger has a head").cursor.epoch == 0 {
+        if ledger::head(file).expect("a ledger has a head").cursor.epoch == Epoch::NONE {
             return;
         }
         let operation = format!("news-{}", self.next_id);
@@ -384,8 +385,8 @@ impl VirtualWorld {
         let acked = |store: &StoreId| {
             let call = super::redis::Call::GetAck(keys.commands_ack(store));
             match redis.call(&call, now) {
-                super::redis::Told::Ack(Some(ack)) => ack.cursor.epoch,
-                _ => 0,
+                super::redis::Told::Ack(Some(ack)) => super::redis::ack(ack).cursor.epoch,
+                _ => CommandEpoch::NONE,
             }
         };
         central::operators::restore::reopen(&self.central.file, acked, clock).expect("the view can be written");
@@ -445,7 +446,7 @@ impl VirtualWorld {
     fn hear(
         &self,
         store: &StoreId,
-        epoch: u64,
+        epoch: Epoch,
         question: protocol::wire::restore::Question,
     ) -> protocol::wire::restore::Answer {
         let clock = self.central.clock(self.now);

@@ -3,27 +3,65 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use protocol::ids::StoreId;
-use protocol::link::{Ack, Entry, EntryId, Found, StreamEnds};
+use protocol::link::{Ack, Cursor, Entry, EntryId, Epoch, Found, Link, StreamEnds};
 use runtime::redis::Beat;
+
+/// Either link: Redis does not know what its streams are for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, std::hash::Hash)]
+pub(super) struct Either;
+
+impl Link for Either {}
+
+fn epoch<A: Link, B: Link>(epoch: Epoch<A>) -> Epoch<B> {
+    epoch.get().try_into().expect("the number of an epoch")
+}
+
+/// A place as one side means it, from what the other one means.
+pub(super) fn id<A: Link, B: Link>(id: EntryId<A>) -> EntryId<B> {
+    EntryId { epoch: epoch(id.epoch), seq: id.seq }
+}
+
+/// An ack as one side means it, from what the other one means.
+pub(super) fn ack<A: Link, B: Link>(ack: Ack<A>) -> Ack<B> {
+    let Cursor { epoch: known, seq, hash } = ack.cursor;
+    Ack { cursor: Cursor { epoch: epoch(known), seq, hash }, fenced: epoch(ack.fenced) }
+}
+
+/// An entry as one side means it, from what the other one means.
+pub(super) fn entry<A: Link, B: Link>(entry: Entry<A>) -> Entry<B> {
+    let Entry { id: place, kind, operation, body, digest, hash } = entry;
+    Entry { id: id(place), kind, operation, body, digest, hash }
+}
+
+/// What is in a stream's place as one side means it, from what the other one means.
+pub(super) fn found<A: Link, B: Link>(found: Found<A>) -> Found<B> {
+    match found {
+        Found::Nothing => Found::Nothing,
+        Found::Foreign => Found::Foreign,
+        Found::Entries(StreamEnds { first, last, content, length }) => {
+            Found::Entries(StreamEnds { first: (id(first.0), first.1), last: (id(last.0), last.1), content, length })
+        }
+    }
+}
 
 /// One stream. Its last id outlives trimming, but not `DEL`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stream {
-    entries: VecDeque<Entry>,
-    last: EntryId,
+    entries: VecDeque<Entry<Either>>,
+    last: EntryId<Either>,
 }
 
 /// One command of a pipeline.
 #[derive(Debug, Clone)]
 pub(super) enum Call {
-    Trim(String, EntryId),
+    Trim(String, EntryId<Either>),
     /// `XADD` with an explicit id.
-    Add(String, Entry),
+    Add(String, Entry<Either>),
     Delete(String),
     /// `GET` of an ack.
     GetAck(String),
     /// `SET` of an ack.
-    SetAck(String, Ack),
+    SetAck(String, Ack<Either>),
     Info(String),
     /// `SET ... PX` of a heartbeat.
     Beat(StoreId, Beat),
@@ -35,9 +73,9 @@ pub(super) enum Told {
     /// Nothing worth telling, or "equal or smaller".
     Done,
     /// An ack, or none.
-    Ack(Option<Ack>),
+    Ack(Option<Ack<Either>>),
     /// What is in a stream's place.
-    Found(Found),
+    Found(Found<Either>),
     /// `WRONGTYPE`: the key holds something that is no stream.
     Refused,
 }
@@ -48,8 +86,8 @@ pub(super) struct Redis {
     streams: BTreeMap<String, Stream>,
     /// Keys of streams that hold something else.
     pub(super) foreign: BTreeSet<String>,
-    acks: BTreeMap<String, Ack>,
-    old_acks: BTreeMap<String, Vec<Ack>>,
+    acks: BTreeMap<String, Ack<Either>>,
+    old_acks: BTreeMap<String, Vec<Ack<Either>>>,
     beats: BTreeMap<StoreId, (Beat, i64)>,
     /// Stores that have announced themselves.
     pub(super) stores: BTreeSet<StoreId>,
@@ -94,7 +132,7 @@ impl Redis {
         Told::Done
     }
 
-    fn ends(&self, key: &str) -> Option<StreamEnds> {
+    fn ends(&self, key: &str) -> Option<StreamEnds<Either>> {
         let stream = self.streams.get(key)?;
         let (first, last) = (stream.entries.front()?, stream.entries.back()?);
         Some(StreamEnds {
@@ -106,9 +144,10 @@ impl Redis {
     }
 
     /// `XRANGE key (after + COUNT n`.
-    pub(super) fn range(&self, key: &str, after: EntryId, count: usize) -> Vec<Entry> {
+    pub(super) fn range<L: Link>(&self, key: &str, after: EntryId<L>, count: usize) -> Vec<Entry<L>> {
+        let after = id(after);
         let entries = self.streams.get(key).into_iter().flat_map(|stream| &stream.entries);
-        entries.filter(|entry| entry.id > after).take(count).cloned().collect()
+        entries.filter(|entry| entry.id > after).take(count).cloned().map(entry).collect()
     }
 
     /// About what a stream takes; 0: there are no entries.
@@ -179,7 +218,7 @@ impl Redis {
     pub(super) fn intrude(&mut self, key: &str) -> bool {
         let Some(stream) = self.streams.get_mut(key) else { return false };
         let Some(mut entry) = stream.entries.back().cloned() else { return false };
-        entry.id.seq += 1;
+        entry.id.seq = entry.id.seq.next();
         stream.last = entry.id;
         stream.entries.push_back(entry);
         true

@@ -3,29 +3,29 @@
 
 use std::collections::VecDeque;
 
-use protocol::link::{Ack, Entry, EntryId, Found, Reply, RoundReply, Step};
+use protocol::link::{Ack, Entry, EntryId, Found, Link, Reply, RoundReply, Seq, Step};
 use runtime::redis::Channel;
 
-use super::redis::{Call, Redis, Told};
+use super::redis::{self, Call, Redis, Told};
 
 /// One publisher's step on its way.
-struct Part<K> {
+struct Part<K, L> {
     key: K,
-    step: Step,
-    added_to: u64,
-    ack: Option<Ack>,
-    found: Option<Found>,
+    step: Step<L>,
+    added_to: Seq,
+    ack: Option<Ack<L>>,
+    found: Option<Found<L>>,
     refused: bool,
 }
 
 /// A pipeline on its way, and the looks at streams that follow it.
-pub(super) struct Flight<K> {
-    parts: Vec<Part<K>>,
+pub(super) struct Flight<K, L> {
+    parts: Vec<Part<K, L>>,
     calls: VecDeque<(usize, Call)>,
     looks: VecDeque<(usize, Call)>,
 }
 
-impl<K: Clone> Flight<K> {
+impl<K: Clone, L: Link> Flight<K, L> {
     /// Nothing to carry out yet.
     pub(super) fn new() -> Self {
         Self { parts: Vec::new(), calls: VecDeque::new(), looks: VecDeque::new() }
@@ -40,27 +40,28 @@ impl<K: Clone> Flight<K> {
     pub(super) fn add(
         &mut self,
         key: K,
-        channel: &Channel,
-        step: Step,
-        acked: Option<EntryId>,
-        entries: Vec<Entry>,
+        channel: &Channel<L>,
+        step: Step<L>,
+        acked: Option<EntryId<L>>,
+        entries: Vec<Entry<L>>,
         beat: Option<Call>,
     ) {
         let part = self.parts.len();
-        let mut added_to = 0;
+        let mut added_to = Seq::ZERO;
         match step {
             Step::ReadAck => self.calls.push_back((part, Call::GetAck(channel.ack.clone()))),
             Step::Clear => self.calls.push_back((part, Call::Delete(channel.stream.clone()))),
             Step::Publish(round) => {
                 // What is on its way and not acknowledged is bounded (L5).
-                let acked = acked.filter(|place| place.epoch == round.epoch).map_or(0, |place| place.seq);
+                let acked = acked.filter(|place| place.epoch == round.epoch).map_or(Seq::ZERO, |place| place.seq);
                 assert!(round.add_to <= acked + super::WINDOW, "{} published, {acked} acknowledged", round.add_to);
                 added_to = entries.last().map_or(round.add_from - 1, |last| last.id.seq);
                 if let Some(below) = round.trim_below {
-                    assert!(below.seq <= acked + 1, "trims below {below}, {acked} acknowledged");
-                    self.calls.push_back((part, Call::Trim(channel.stream.clone(), below)));
+                    assert!(below.seq <= acked.next(), "trims below {below}, {acked} acknowledged");
+                    self.calls.push_back((part, Call::Trim(channel.stream.clone(), redis::id(below))));
                 }
-                let adds = entries.into_iter().map(|entry| (part, Call::Add(channel.stream.clone(), entry)));
+                let adds =
+                    entries.into_iter().map(|entry| (part, Call::Add(channel.stream.clone(), redis::entry(entry))));
                 self.calls.extend(adds);
                 self.calls.extend(beat.map(|beat| (part, beat)));
                 self.calls.push_back((part, Call::GetAck(channel.ack.clone())));
@@ -74,14 +75,14 @@ impl<K: Clone> Flight<K> {
     }
 
     /// Carries out one command. All answers, once all are there.
-    pub(super) fn advance(&mut self, redis: &mut Redis, now: i64) -> Option<Vec<(K, Reply)>> {
+    pub(super) fn advance(&mut self, redis: &mut Redis, now: i64) -> Option<Vec<(K, Reply<L>)>> {
         let Some((part, call)) = self.calls.pop_front().or_else(|| self.looks.pop_front()) else {
             return Some(self.parts.drain(..).map(|part| (part.key.clone(), part.reply())).collect());
         };
         let part = &mut self.parts[part];
         match redis.call(&call, now) {
-            Told::Ack(ack) => part.ack = ack,
-            Told::Found(found) => part.found = Some(found),
+            Told::Ack(ack) => part.ack = ack.map(redis::ack),
+            Told::Found(found) => part.found = Some(redis::found(found)),
             Told::Done => {}
             Told::Refused => part.refused = true,
         }
@@ -96,8 +97,8 @@ impl<K: Clone> Flight<K> {
     }
 }
 
-impl<K> Part<K> {
-    fn reply(&self) -> Reply {
+impl<K, L: Link> Part<K, L> {
+    fn reply(&self) -> Reply<L> {
         if self.refused {
             return Reply::Refused;
         }

@@ -354,7 +354,7 @@ impl VirtualWorld {
             if before.cursor != after.cursor {
                 self.say(|| format!("central applies {} up to {}", after.id, after.cursor.id()));
             }
-            if before.fenced != after.fenced && after.fenced != 0 {
+            if before.fenced != after.fenced && after.fenced != protocol::number::Epoch::NONE {
                 self.say(|| format!("central refuses {}'s epoch {}", after.id, after.fenced));
             }
             if before.resync_at != after.resync_at {

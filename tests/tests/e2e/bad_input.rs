@@ -143,6 +143,24 @@ async fn mistakes_are_problems_on_both_servers() {
             ("GET", "/v1/inventory/s1/tea?minPosition=x", "", "", 400, "invalid_request", "?minPosition"),
             ("POST", "/v1/stores/s1/adopt", JSON, r#"{"epoch":7}"#, 409, "unknown_claim", ""),
             ("PATCH", "/v1/stores/s1", JSON, r#"{"retired":true}"#, 409, "store_online", ""),
+            (
+                "POST",
+                "/v1/stores/s1/restore",
+                JSON,
+                r#"{"epoch":4611686018427387905,"log":[]}"#,
+                400,
+                "invalid_request",
+                "/epoch",
+            ),
+            (
+                "POST",
+                "/v1/stores/s1/restore",
+                JSON,
+                r#"{"epoch":1,"log":[{"epoch":1,"first":4611686018427387905,"last":2}]}"#,
+                400,
+                "invalid_request",
+                "/log/0/first",
+            ),
         ],
     )
     .await;

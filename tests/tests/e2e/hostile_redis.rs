@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use protocol::link::{Cursor, Entry};
+use protocol::link::{Cursor, Entry, Events};
 use serde_json::{Value, json};
 use tests::{Builder, Daemon, World, until};
 
@@ -101,8 +101,13 @@ async fn an_id_becomes_a_store_once_an_agent_is_behind_it() {
         json!({"process": 1, "epoch": epoch, "head": 1, "backlog": 0, "oldestUnsentMs": 0, "version": "1", "lifeMs": 9_000})
             .to_string()
     };
-    let opened =
-        Entry::follow(&Cursor { epoch: 7, ..Cursor::default() }, "opened", "op", "{\"lineage\":[]}".into(), None);
+    let opened = Entry::follow(
+        &Cursor::<Events> { epoch: 7.into(), ..Cursor::default() },
+        "opened",
+        "op",
+        "{\"lineage\":[]}".into(),
+        None,
+    );
     let hash = opened.hash.to_string();
     let add = |key: &'static str, id: &'static str, kind: &'static str| {
         vec!["XADD", key, id, "v", "1", "t", kind, "i", "op", "b", "{\"lineage\":[]}", "c"]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use protocol::ids::StoreId;
-use protocol::link::{Cursor, Receipt};
+use protocol::link::{Cursor, Epoch, Receipt};
 use runtime::redis::MultiplexedConnection;
 use runtime::redis::Signs;
 use runtime::redis::{Client, RedisResult};
@@ -168,8 +168,8 @@ impl Discovery {
         let keys = &self.rounds.keys;
         let mut agents = Vec::with_capacity(ids.len());
         for (id, Signs { claim, look, size }) in ids.iter().zip(runtime::redis::signs(connection, keys, ids).await?) {
-            let claims = claim.is_some_and(|claim| claim.epoch > 0);
-            let beats = look.beat.is_some_and(|beat| beat.epoch > 0);
+            let claims = claim.is_some_and(|claim| claim.epoch != Epoch::NONE);
+            let beats = look.beat.is_some_and(|beat| beat.epoch != Epoch::NONE);
             let size = size.unwrap_or_default();
             let readable = size.entries > 0 && size.complaint().is_none() && size.bytes <= BYTES;
             agents.push(claims || beats || (readable && self.opens(connection, id).await?));

@@ -373,7 +373,7 @@ mod tests {
         let applied = agent.tell(&connection, &[sale]);
         let beat = |head| runtime::redis::Beat {
             process: 1,
-            epoch: 7,
+            epoch: 7.into(),
             head,
             backlog: 0,
             oldest_unsent_ms: 0,

@@ -2,15 +2,16 @@
 
 use protocol::hash::{Digest, Hash};
 use protocol::ids::StoreId;
-use protocol::link::{Cursor, EntryId};
+use protocol::link::{Commands, Cursor, EntryId, Epoch, Events};
+use protocol::number::CommandEpoch;
 use protocol::wire::Position;
-use runtime::sqlite::{DigestColumn, HashColumn, cursor_at};
+use runtime::sqlite::{DigestColumn, HashColumn, cursor_at, id_at, number_at};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// An entry of a log, as it is kept.
 #[derive(Debug, Clone)]
-pub struct Kept {
-    pub at: EntryId,
+pub struct Kept<L = Events> {
+    pub at: EntryId<L>,
     /// Its type, as it was sent.
     pub kind: String,
     /// Its operation, or command.
@@ -42,7 +43,7 @@ pub fn each_entry(
     let mut rows = statement.query([store.as_str()])?;
     while let Some(row) = rows.next()? {
         look(Kept {
-            at: EntryId { epoch: row.get(0)?, seq: row.get(1)? },
+            at: id_at(row, 0)?,
             kind: row.get(2)?,
             operation: row.get(3)?,
             body: row.get(4)?,
@@ -54,12 +55,12 @@ pub fn each_entry(
 }
 
 /// Where an epoch of a store's ledger ends.
-pub fn end_of(connection: &Connection, store: &StoreId, epoch: u64) -> rusqlite::Result<Option<Cursor>> {
+pub fn end_of(connection: &Connection, store: &StoreId, epoch: Epoch) -> rusqlite::Result<Option<Cursor>> {
     connection
         .prepare_cached(
             "select epoch, seq, hash from event where store_id = ?1 and epoch = ?2 order by seq desc limit 1",
         )?
-        .query_row(params![store.as_str(), epoch], |row| cursor_at(row, 0))
+        .query_row(params![store.as_str(), epoch.get()], |row| cursor_at(row, 0))
         .optional()
 }
 
@@ -67,11 +68,11 @@ pub fn end_of(connection: &Connection, store: &StoreId, epoch: u64) -> rusqlite:
 pub fn first_command(
     connection: &Connection,
     store: &StoreId,
-    epoch: u64,
+    epoch: CommandEpoch,
 ) -> rusqlite::Result<Option<(String, String)>> {
     connection
         .prepare_cached("select type, body from command where store_id = ?1 and epoch = ?2 and seq = 1")?
-        .query_row(params![store.as_str(), epoch], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row(params![store.as_str(), epoch.get()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()
 }
 
@@ -79,16 +80,16 @@ pub fn first_command(
 pub fn each_command(
     connection: &Connection,
     store: &StoreId,
-    epoch: u64,
-    mut look: impl FnMut(Kept),
+    epoch: CommandEpoch,
+    mut look: impl FnMut(Kept<Commands>),
 ) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
         "select seq, type, command_id, body, hash from command where store_id = ?1 and epoch = ?2 order by seq",
     )?;
-    let mut rows = statement.query(params![store.as_str(), epoch])?;
+    let mut rows = statement.query(params![store.as_str(), epoch.get()])?;
     while let Some(row) = rows.next()? {
         look(Kept {
-            at: EntryId { epoch, seq: row.get(0)? },
+            at: EntryId { epoch, seq: number_at(row, 0)? },
             kind: row.get(1)?,
             operation: row.get(2)?,
             body: row.get(3)?,
@@ -139,7 +140,7 @@ pub fn unproven_purchases(connection: &Connection) -> rusqlite::Result<Vec<Unpro
         let ended = Unproven { purchase: row.get(0)?, status: row.get(1)?, position: row.get(2)? };
         let at: Option<Position> = ended.position.as_deref().and_then(|text| text.parse().ok());
         let is_proven = match &at {
-            Some(at) => entry.exists(params![at.store.as_str(), at.at.epoch, at.at.seq])?,
+            Some(at) => entry.exists(params![at.store.as_str(), at.at.epoch.get(), at.at.seq.get()])?,
             None => false,
         };
         if !is_proven {

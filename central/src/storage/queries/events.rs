@@ -1,11 +1,11 @@
 //! The ledger of all stores: what happened in the chain, and what a store that is restored is told of its own.
 
 use protocol::ids::StoreId;
-use protocol::link::EntryId;
+use protocol::link::{EntryId, Epoch, Seq};
 use protocol::time::Millis;
 use protocol::wire::Position;
 use protocol::wire::restore::{KnownEntry, Span};
-use runtime::sqlite::{HashColumn, parsed};
+use runtime::sqlite::{HashColumn, NumberColumn, id_at, number_at, parsed};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Select;
@@ -60,7 +60,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Recorded> {
     Ok(Recorded {
         chain_seq: row.get(0)?,
         store: row.get(1)?,
-        at: EntryId { epoch: row.get(2)?, seq: row.get(3)? },
+        at: id_at(row, 2)?,
         kind: row.get(4)?,
         operation: row.get(5)?,
         product: row.get(6)?,
@@ -118,15 +118,15 @@ fn select(filter: &Filter, from: Option<i64>, to: Option<i64>, size: usize) -> S
 pub fn delta(connection: &Connection, at: &Position) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached("select delta from event where store_id = ?1 and epoch = ?2 and seq = ?3")?
-        .query_row(params![at.store.as_str(), at.at.epoch, at.at.seq], |row| row.get(0))
+        .query_row(params![at.store.as_str(), at.at.epoch.get(), at.at.seq.get()], |row| row.get(0))
         .optional()
 }
 
 /// What the first entry of an epoch says.
-pub fn opening(connection: &Connection, store: &StoreId, epoch: u64) -> rusqlite::Result<String> {
+pub fn opening(connection: &Connection, store: &StoreId, epoch: Epoch) -> rusqlite::Result<String> {
     connection
         .prepare_cached("select body from event where store_id = ?1 and epoch = ?2 and seq = 1")?
-        .query_row(params![store.as_str(), epoch], |row| row.get(0))
+        .query_row(params![store.as_str(), epoch.get()], |row| row.get(0))
 }
 
 const LAST: &str = "select max(seq) from event where store_id = ?1 and epoch = ?2";
@@ -135,8 +135,10 @@ const ENTRIES: &str = "select seq, hash, operation_id, product_id from event \
      where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq limit ?5";
 
 /// The last entry of an epoch; `None`: there is none.
-pub fn last(connection: &Connection, store: &StoreId, epoch: u64) -> rusqlite::Result<Option<u64>> {
-    connection.prepare_cached(LAST)?.query_row(params![store.as_str(), epoch], |row| row.get(0))
+pub fn last(connection: &Connection, store: &StoreId, epoch: Epoch) -> rusqlite::Result<Option<Seq>> {
+    connection.prepare_cached(LAST)?.query_row(params![store.as_str(), epoch.get()], |row| {
+        Ok(row.get::<_, Option<NumberColumn<Seq>>>(0)?.map(|seq| seq.0))
+    })
 }
 
 /// The first entry of an epoch, out of 1 to `last`, that was received at this time or later; `last + 1`: none was. Each
@@ -144,16 +146,16 @@ pub fn last(connection: &Connection, store: &StoreId, epoch: u64) -> rusqlite::R
 pub fn first_since(
     connection: &Connection,
     store: &StoreId,
-    epoch: u64,
-    last: u64,
+    epoch: Epoch,
+    last: Seq,
     since: Millis,
-) -> rusqlite::Result<u64> {
+) -> rusqlite::Result<Seq> {
     let mut received = connection.prepare_cached(RECEIVED)?;
-    let (mut first, mut end) = (1, last + 1);
+    let (mut first, mut end) = (Seq::FIRST, last.next());
     while first < end {
         let middle = first + (end - first) / 2;
-        let at: i64 = received.query_row(params![store.as_str(), epoch, middle], |row| row.get(0))?;
-        if at >= since.0 { end = middle } else { first = middle + 1 }
+        let at: i64 = received.query_row(params![store.as_str(), epoch.get(), middle.get()], |row| row.get(0))?;
+        if at >= since.0 { end = middle } else { first = middle.next() }
     }
     Ok(first)
 }
@@ -162,10 +164,10 @@ pub fn first_since(
 pub fn known(connection: &Connection, store: &StoreId, span: &Span, rows: usize) -> rusqlite::Result<Vec<KnownEntry>> {
     connection
         .prepare_cached(ENTRIES)?
-        .query_map(params![store.as_str(), span.epoch, span.first, span.last, rows], |row| {
+        .query_map(params![store.as_str(), span.epoch.get(), span.first.get(), span.last.get(), rows], |row| {
             Ok(KnownEntry {
                 epoch: span.epoch,
-                seq: row.get(0)?,
+                seq: number_at(row, 0)?,
                 hash: row.get::<_, HashColumn>(1)?.0,
                 operation: row.get(2)?,
                 product_id: if row.get_ref(3)?.as_str_or_null()?.is_some() { Some(parsed(row, 3)?) } else { None },

@@ -1,6 +1,7 @@
 //! May it be done? Guard clauses in the order in which a caller would want to hear of them.
 
 use super::{Change, Guard, IfMatch, Item, Operation, QUANTITY_MAX, Rejection, TOTAL_MAX, apply};
+use crate::number::Epoch;
 use crate::planted::{Bug, planted};
 use crate::time::Millis;
 
@@ -8,7 +9,7 @@ use crate::time::Millis;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Facts {
     /// The ledger's present epoch, part of the item's entity tag.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// Sum of the item's changes after the position at which a count was true.
     pub moved_since_count: i64,
 }
@@ -87,7 +88,7 @@ fn decide_existing(item: &Item, operation: &Operation, facts: Facts) -> Result<C
     }
 }
 
-fn unchanged(item: &Item, guard: &Guard, epoch: u64) -> Result<(), Rejection> {
+fn unchanged(item: &Item, guard: &Guard, epoch: Epoch) -> Result<(), Rejection> {
     let matches = match &guard.if_match {
         None | Some(IfMatch::Any) => true,
         Some(IfMatch::Versions(tags)) => tags.contains(&(epoch, item.version)),
@@ -187,8 +188,9 @@ mod tests {
 
     #[test]
     fn if_match_is_judged_before_the_expected_version() {
-        let guard = Guard { expected_version: Some(9), if_match: Some(IfMatch::Versions(vec![(7, 1)])) };
-        let judge = |epoch| {
+        let guard = Guard { expected_version: Some(9), if_match: Some(IfMatch::Versions(vec![(7.into(), 1)])) };
+        let judge = |epoch: u32| {
+            let epoch = epoch.into();
             decide(Some(&item(1)), &Operation::Sell { quantity: 1 }, &guard, Facts { epoch, ..Facts::default() })
         };
         assert_eq!(judge(8), Err(Rejection::PreconditionFailed { current_version: 1 }));
@@ -197,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_count_keeps_what_was_sold_after_it() {
-        let facts = Facts { epoch: 1, moved_since_count: -3 };
+        let facts = Facts { epoch: 1.into(), moved_since_count: -3 };
         let count = |quantity| Operation::Count { quantity, counted_at: None, count_ref: None };
         let changes = decide(Some(&item(50)), &count(10), &Guard::default(), facts);
         assert_eq!(changes, Ok(vec![Change::Counted(7)]));

@@ -14,6 +14,7 @@ pub use rejection::Rejection;
 
 use serde::{Deserialize, Serialize};
 
+use crate::number::Epoch;
 use crate::position::Position;
 
 /// Greatest number of units in one operation.
@@ -131,5 +132,5 @@ pub enum IfMatch {
     /// `*`: any version of an item that exists.
     Any,
     /// One of these (epoch, version).
-    Versions(Vec<(u64, i64)>),
+    Versions(Vec<(Epoch, i64)>),
 }

@@ -2,7 +2,7 @@
 //!
 //! Ask [`Follower::next`], carry out the step, tell [`Follower::reply`] how it went.
 
-use super::{Ack, Cursor, TICK_MS};
+use super::{Ack, Commands, Cursor, Epoch, TICK_MS};
 use crate::retry::Backoff;
 use crate::time::Millis;
 
@@ -18,9 +18,9 @@ pub enum FollowStep {
     /// Open a new connection.
     Connect,
     /// Set the ack.
-    Tell(Ack),
+    Tell(Ack<Commands>),
     /// Wait for entries behind this place, and read them.
-    Read(Cursor),
+    Read(Cursor<Commands>),
     /// Ask Redis's clock. After the read, not with it: there it would run when the commands came, and an agent that was
     /// suspended in between would take a purchase for fresh that has long expired.
     AskTime,
@@ -79,13 +79,13 @@ impl Follower {
     }
 
     /// What to do now. `cursor`: how far the commands are executed, as the database has it.
-    pub fn next(&mut self, now: i64, cursor: Cursor) -> FollowStep {
+    pub fn next(&mut self, now: i64, cursor: Cursor<Commands>) -> FollowStep {
         if now < self.rests_until {
             return FollowStep::Wait(self.rests_until);
         }
         match self.phase {
             Phase::Apart => FollowStep::Connect,
-            Phase::Telling { .. } => FollowStep::Tell(Ack { cursor, fenced: 0 }),
+            Phase::Telling { .. } => FollowStep::Tell(Ack { cursor, fenced: Epoch::NONE }),
             Phase::Reading => FollowStep::Read(cursor),
             Phase::Asking => FollowStep::AskTime,
             Phase::Executing(redis_now) => FollowStep::Execute { redis_now },

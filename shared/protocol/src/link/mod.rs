@@ -36,8 +36,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::{Digest, Hash};
 use crate::ids::Invalid;
-use crate::position::number;
-pub use crate::position::{EntryId, NUMBER_MAX};
+pub use crate::number::{Commands, Epoch, Events, Link, Seq};
+pub use crate::position::EntryId;
 
 /// T of the protocol: how often a sender looks after entries that are not acknowledged, in milliseconds.
 pub const TICK_MS: i64 = 2_000;
@@ -53,47 +53,48 @@ pub const WINDOW: u64 = 2_000;
 
 /// How far a log has been written, acknowledged or applied: a place and the chain hash there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Cursor {
+#[serde(bound = "L: Link")]
+pub struct Cursor<L = Events> {
     /// The epoch; 0: nothing yet.
-    pub epoch: u64,
+    pub epoch: Epoch<L>,
     /// The last entry; 0: none of this epoch yet.
-    pub seq: u64,
+    pub seq: Seq,
     /// `c` of that entry.
     pub hash: Hash,
 }
 
-impl Cursor {
+impl<L: Link> Cursor<L> {
     /// The place without the hash.
-    pub fn id(&self) -> EntryId {
+    pub fn id(&self) -> EntryId<L> {
         EntryId { epoch: self.epoch, seq: self.seq }
     }
 }
 
 /// What a receiver says of a log: `epoch seq hash fenced`. Further words are ignored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Ack {
+pub struct Ack<L = Events> {
     /// Applied up to here.
-    pub cursor: Cursor,
+    pub cursor: Cursor<L>,
     /// An epoch that was refused; 0: none.
-    pub fenced: u64,
+    pub fenced: Epoch<L>,
 }
 
-impl fmt::Display for Ack {
+impl<L> fmt::Display for Ack<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {} {}", self.cursor.epoch, self.cursor.seq, self.cursor.hash, self.fenced)
     }
 }
 
-impl FromStr for Ack {
+impl<L: Link> FromStr for Ack<L> {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let invalid = || Invalid("an ack is <epoch> <seq> <hash> <fenced>".into());
         let mut parts = text.split(' ');
         let mut next = || parts.next().ok_or_else(invalid);
-        let epoch = number(next()?).ok_or_else(invalid)?;
-        let seq = number(next()?).ok_or_else(invalid)?;
+        let epoch = next()?.parse()?;
+        let seq = next()?.parse()?;
         let hash = next()?.parse()?;
-        let fenced = number(next()?).ok_or_else(invalid)?;
+        let fenced = next()?.parse()?;
         // A later version may say more.
         Ok(Self { cursor: Cursor { epoch, seq, hash }, fenced })
     }
@@ -101,9 +102,9 @@ impl FromStr for Ack {
 
 /// One entry of a log, as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Entry {
+pub struct Entry<L = Events> {
     /// Its place.
-    pub id: EntryId,
+    pub id: EntryId<L>,
     /// `t`: what kind of event or command it is.
     pub kind: String,
     /// `i`: the operation's or command's id.
@@ -116,21 +117,21 @@ pub struct Entry {
     pub hash: Hash,
 }
 
-impl Entry {
+impl<L: Link> Entry<L> {
     /// The entry that follows `before` in its log.
-    pub fn follow(before: &Cursor, kind: &str, operation: &str, body: String, digest: Option<Digest>) -> Self {
-        let id = EntryId { epoch: before.epoch, seq: before.seq + 1 };
-        let hash = crate::hash::chain(before.hash, id.epoch, id.seq, kind, operation, &body, digest);
+    pub fn follow(before: &Cursor<L>, kind: &str, operation: &str, body: String, digest: Option<Digest>) -> Self {
+        let id = EntryId { epoch: before.epoch, seq: before.seq.next() };
+        let hash = crate::hash::chain(before.hash, id, kind, operation, &body, digest);
         Self { id, kind: kind.into(), operation: operation.into(), body, digest, hash }
     }
 
     /// Hash of what stands in it, `c` apart: what it takes to see that nothing of it was changed in place.
     pub fn content(&self) -> Hash {
-        crate::hash::chain(Hash::ZERO, self.id.epoch, self.id.seq, &self.kind, &self.operation, &self.body, self.digest)
+        crate::hash::chain(Hash::ZERO, self.id, &self.kind, &self.operation, &self.body, self.digest)
     }
 
     /// The log's head once this entry is its last.
-    pub fn cursor(&self) -> Cursor {
+    pub fn cursor(&self) -> Cursor<L> {
         Cursor { epoch: self.id.epoch, seq: self.id.seq, hash: self.hash }
     }
 }
@@ -144,9 +145,9 @@ mod tests {
 
     #[test]
     fn an_ack_reads_what_it_writes() {
-        let ack = Ack { cursor: Cursor { epoch: 17, seq: 4, hash: Hash([7; 16]) }, fenced: 9 };
+        let ack = Ack { cursor: Cursor { epoch: 17.into(), seq: 4.into(), hash: Hash([7; 16]) }, fenced: 9.into() };
         assert_eq!(ack.to_string().parse::<Ack>(), Ok(ack));
-        assert_eq!("0 0 00000000000000000000000000000000 0".parse::<Ack>(), Ok(Ack::default()));
+        assert_eq!("0 0 00000000000000000000000000000000 0".parse::<Ack>(), Ok(Ack::<Events>::default()));
         assert_eq!(format!("{ack} later words").parse::<Ack>(), Ok(ack), "it can be extended");
         for bad in [
             "",

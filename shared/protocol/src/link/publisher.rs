@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::sender::{Log, Round, RoundReply, Sender, Step, Stopped};
-use super::{Ack, Cursor, EntryId, Found, TICK_MS, WINDOW};
+use super::{Ack, Cursor, EntryId, Events, Found, Link, Seq, TICK_MS, WINDOW};
 use crate::hash::Hash;
 use crate::retry::Backoff;
 
@@ -48,27 +48,27 @@ impl Default for Pace {
 
 /// What must be known of the log's present epoch before the next step can be said.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Needs {
+pub struct Needs<L = Events> {
     /// Places whose chain hash is needed.
-    pub hashes: Vec<u64>,
+    pub hashes: Vec<Seq>,
     /// The entry whose content is needed.
-    pub content: Option<u64>,
+    pub content: Option<Seq>,
     /// Whether [`Log::continues`] this place is needed.
-    pub continues: Option<Cursor>,
+    pub continues: Option<Cursor<L>>,
 }
 
 /// What was read of a log at one moment: all that a judgement may look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Excerpt {
-    head: Cursor,
-    hashes: Vec<(u64, Option<Hash>)>,
-    content: Option<(u64, Option<Hash>)>,
-    continues: Option<(Cursor, bool)>,
+pub struct Excerpt<L = Events> {
+    head: Cursor<L>,
+    hashes: Vec<(Seq, Option<Hash>)>,
+    content: Option<(Seq, Option<Hash>)>,
+    continues: Option<(Cursor<L>, bool)>,
 }
 
-impl Excerpt {
+impl<L: Link> Excerpt<L> {
     /// Reads what is needed, and the head.
-    pub fn of(log: &impl Log, needs: &Needs) -> Self {
+    pub fn of(log: &impl Log<L>, needs: &Needs<L>) -> Self {
         Self {
             head: log.head(),
             hashes: needs.hashes.iter().map(|seq| (*seq, log.hash_at(*seq))).collect(),
@@ -78,39 +78,39 @@ impl Excerpt {
     }
 }
 
-impl Log for Excerpt {
-    fn head(&self) -> Cursor {
+impl<L: Link> Log<L> for Excerpt<L> {
+    fn head(&self) -> Cursor<L> {
         self.head
     }
 
-    fn hash_at(&self, seq: u64) -> Option<Hash> {
+    fn hash_at(&self, seq: Seq) -> Option<Hash> {
         let found = self.hashes.iter().find(|(place, _)| *place == seq);
         // A place that was not read must not pass for one that was pruned.
         found.unwrap_or_else(|| panic!("place {seq} is judged and was not read")).1
     }
 
-    fn content_at(&self, seq: u64) -> Option<Hash> {
+    fn content_at(&self, seq: Seq) -> Option<Hash> {
         self.content.filter(|(place, _)| *place == seq).and_then(|(_, content)| content)
     }
 
-    fn continues(&self, receiver: &Cursor) -> bool {
+    fn continues(&self, receiver: &Cursor<L>) -> bool {
         self.continues.is_some_and(|(place, continues)| place == *receiver && continues)
     }
 }
 
 /// How a step went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reply {
+pub enum Reply<L = Events> {
     /// What stands in the ack's place: none also if that is no ack.
-    Ack(Option<Ack>),
+    Ack(Option<Ack<L>>),
     /// The stream was deleted.
     Cleared,
     /// A round was answered in full. `added_to`: the last entry that it had, below `add_from` if it had none.
     Round {
         /// The last entry that the round had.
-        added_to: u64,
+        added_to: Seq,
         /// What it brought back.
-        reply: RoundReply,
+        reply: RoundReply<L>,
     },
     /// The epoch is in the log; or the log had moved, which is judged anew.
     Opened,
@@ -124,22 +124,22 @@ pub enum Reply {
 
 /// The loop's state. Forgets everything when its process ends, and loses nothing by that.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Publisher {
-    sender: Sender,
+pub struct Publisher<L = Events> {
+    sender: Sender<L>,
     pace: Pace,
-    flight: Option<Step>,
+    flight: Option<Step<L>>,
     /// An answer that waits to be judged, the step it answers, and when it came.
-    answer: Option<(i64, Step, Reply)>,
+    answer: Option<(i64, Step<L>, Reply<L>)>,
     /// Body bytes that the next round may carry.
     bytes: usize,
-    acked: Option<EntryId>,
-    unsaved: Option<EntryId>,
+    acked: Option<EntryId<L>>,
+    unsaved: Option<EntryId<L>>,
     saved_at: i64,
     backoff: Backoff,
     rests_until: i64,
 }
 
-impl Publisher {
+impl<L: Link> Publisher<L> {
     /// One that has not yet spoken to Redis.
     pub fn new(pace: Pace) -> Self {
         Self {
@@ -157,16 +157,16 @@ impl Publisher {
     }
 
     /// What has to be read of the log for [`Publisher::next`].
-    pub fn needs(&self) -> Needs {
+    pub fn needs(&self) -> Needs<L> {
         let (ack, stream) = match self.answer {
             Some((_, _, Reply::Ack(Some(ack)))) => (ack, None),
             Some((_, _, Reply::Round { reply: RoundReply { ack: Some(ack), stream }, .. })) => (ack, stream),
             _ => return Needs::default(),
         };
         let epoch = self.sender.epoch();
-        let from = if ack.cursor.epoch == epoch { ack.cursor.seq } else { 0 };
+        let from = if ack.cursor.epoch == epoch { ack.cursor.seq } else { Seq::ZERO };
         let mut needs = Needs {
-            hashes: vec![from, from.saturating_add(1)],
+            hashes: vec![from, from.next()],
             content: None,
             continues: (ack.fenced == epoch).then_some(ack.cursor),
         };
@@ -178,7 +178,7 @@ impl Publisher {
     }
 
     /// Judges the last answer, and says what to do now. `log` holds what [`Publisher::needs`] has named.
-    pub fn next(&mut self, now: i64, log: &Excerpt) -> Step {
+    pub fn next(&mut self, now: i64, log: &Excerpt<L>) -> Step<L> {
         if let Some((at, step, reply)) = self.answer.take() {
             self.judge(at, step, reply, log);
         }
@@ -196,7 +196,7 @@ impl Publisher {
         }
     }
 
-    fn begin(&mut self, step: Step) -> Step {
+    fn begin(&mut self, step: Step<L>) -> Step<L> {
         self.flight = Some(step);
         step
     }
@@ -207,7 +207,7 @@ impl Publisher {
 
     /// Takes the answer to the step in flight. One that does not answer it says as little as a lost connection. `dice`:
     /// uniform over all of `u64`.
-    pub fn reply(&mut self, now: i64, reply: Reply, dice: u64) {
+    pub fn reply(&mut self, now: i64, reply: Reply<L>, dice: u64) {
         let step = self.flight.take();
         match (step, reply) {
             (Some(step @ Step::ReadAck), Reply::Ack(_)) => self.answer = Some((now, step, reply)),
@@ -236,7 +236,7 @@ impl Publisher {
         }
     }
 
-    fn failed(&mut self, step: Option<Step>) {
+    fn failed(&mut self, step: Option<Step<L>>) {
         if let Some(Step::Publish(_)) = step {
             self.bytes = (self.bytes / 2).max(self.pace.bytes_least);
         }
@@ -250,7 +250,7 @@ impl Publisher {
         self.failed(step);
     }
 
-    fn judge(&mut self, at: i64, step: Step, reply: Reply, log: &Excerpt) {
+    fn judge(&mut self, at: i64, step: Step<L>, reply: Reply<L>, log: &Excerpt<L>) {
         let moved = match (step, reply) {
             (_, Reply::Ack(ack)) => self.sender.ack_read(at, ack, log),
             (Step::Publish(round), Reply::Round { added_to, reply }) => {
@@ -279,7 +279,7 @@ impl Publisher {
     }
 
     /// What the receiver has acknowledged, as far as this process knows.
-    pub fn acked(&self) -> Option<EntryId> {
+    pub fn acked(&self) -> Option<EntryId<L>> {
         self.acked
     }
 
@@ -294,7 +294,7 @@ impl Publisher {
     }
 
     /// Whether more is to be published than the window lets through.
-    pub fn is_window_full(&self, head: u64) -> bool {
+    pub fn is_window_full(&self, head: Seq) -> bool {
         self.sender.is_window_full(head)
     }
 }

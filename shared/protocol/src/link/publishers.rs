@@ -1,4 +1,4 @@
-//! The loop that publishes many logs over one connection, in batches.
+//! The loop that publishes many logs over one connection, in batches: central's, for commands.
 //!
 //! Take those that have something to do, read what they need of their logs in one go, ask each for its step, carry all
 //! steps out together, tell each how its own went. A refusal is that log's own affair; a lost connection is everybody's.
@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::publisher::{Excerpt, Needs, Pace, Publisher, Reply};
 use super::sender::{Log, Step};
+use super::{Commands, Epoch};
 
 /// All logs of one owner, by key.
 #[derive(Debug, Clone)]
@@ -24,7 +25,7 @@ pub struct Publishers<K> {
 
 #[derive(Debug, Clone)]
 struct Member {
-    publisher: Publisher,
+    publisher: Publisher<Commands>,
     /// On which connection it has spoken last.
     connection: u64,
     queued: bool,
@@ -50,7 +51,7 @@ impl<K: Ord + Clone> Publishers<K> {
     }
 
     /// Up to so many logs that have something to do, and what each needs to be known of it.
-    pub fn take(&mut self, now: i64, most: usize) -> Vec<(K, Needs)> {
+    pub fn take(&mut self, now: i64, most: usize) -> Vec<(K, Needs<Commands>)> {
         while let Some((at, _)) = self.due.first()
             && *at <= now
             && let Some((_, key)) = self.due.pop_first()
@@ -81,12 +82,12 @@ impl<K: Ord + Clone> Publishers<K> {
     }
 
     /// What to do now for one that was taken. A log without an epoch has nothing to publish and is forgotten.
-    pub fn next(&mut self, now: i64, key: &K, log: &Excerpt) -> Step {
+    pub fn next(&mut self, now: i64, key: &K, log: &Excerpt<Commands>) -> Step<Commands> {
         let Some(member) = self.logs.get_mut(key) else { return Step::Wait(i64::MAX) };
         if let Some(at) = member.due.take() {
             self.due.remove(&(at, key.clone()));
         }
-        if log.head().epoch == 0 {
+        if log.head().epoch == Epoch::NONE {
             self.logs.remove(key);
             return Step::Wait(i64::MAX);
         }
@@ -99,7 +100,7 @@ impl<K: Ord + Clone> Publishers<K> {
     }
 
     /// How one log's step went.
-    pub fn reply(&mut self, now: i64, key: &K, reply: Reply, dice: u64) {
+    pub fn reply(&mut self, now: i64, key: &K, reply: Reply<Commands>, dice: u64) {
         if let Some(member) = self.logs.get_mut(key) {
             member.publisher.reply(now, reply, dice);
             self.wake(key);
@@ -121,7 +122,7 @@ impl<K: Ord + Clone> Publishers<K> {
     }
 
     /// The publisher of a log, if it has one.
-    pub fn of(&self, key: &K) -> Option<&Publisher> {
+    pub fn of(&self, key: &K) -> Option<&Publisher<Commands>> {
         self.logs.get(key).map(|member| &member.publisher)
     }
 }
@@ -130,24 +131,24 @@ impl<K: Ord + Clone> Publishers<K> {
 mod tests {
     use super::*;
     use crate::hash::Hash;
-    use crate::link::{Ack, Cursor, EntryId, RoundReply};
+    use crate::link::{Ack, Cursor, EntryId, RoundReply, Seq};
 
-    struct Empty(Cursor);
+    struct Empty(Cursor<Commands>);
 
-    impl Log for Empty {
-        fn head(&self) -> Cursor {
+    impl Log<Commands> for Empty {
+        fn head(&self) -> Cursor<Commands> {
             self.0
         }
-        fn hash_at(&self, seq: u64) -> Option<Hash> {
-            (seq <= self.0.seq).then_some(if seq == 0 { Hash::ZERO } else { self.0.hash })
+        fn hash_at(&self, seq: Seq) -> Option<Hash> {
+            (seq <= self.0.seq).then_some(if seq == Seq::ZERO { Hash::ZERO } else { self.0.hash })
         }
     }
 
     fn log() -> Empty {
-        Empty(Cursor { epoch: 7, seq: 1, hash: Hash([1; 16]) })
+        Empty(Cursor { epoch: 7.into(), seq: 1.into(), hash: Hash([1; 16]) })
     }
 
-    fn steps(logs: &mut Publishers<&'static str>, now: i64) -> Vec<(&'static str, Step)> {
+    fn steps(logs: &mut Publishers<&'static str>, now: i64) -> Vec<(&'static str, Step<Commands>)> {
         let taken = logs.take(now, 9);
         taken.iter().map(|(key, needs)| (*key, logs.next(now, key, &Excerpt::of(&log(), needs)))).collect()
     }
@@ -156,7 +157,7 @@ mod tests {
         logs.wake(&key);
         assert_eq!(steps(logs, 0), [(key, Step::ReadAck)]);
         logs.reply(0, &key, Reply::Ack(Some(Ack::default())), 0);
-        assert_eq!(steps(logs, 0), [(key, Step::StoreAcked(EntryId { epoch: 7, seq: 0 }))]);
+        assert_eq!(steps(logs, 0), [(key, Step::StoreAcked(EntryId { epoch: 7.into(), seq: 0.into() }))]);
         logs.reply(0, &key, Reply::Stored(true), 0);
         assert_eq!(steps(logs, 0), [(key, Step::Clear)]);
         logs.reply(0, &key, Reply::Cleared, 0);
@@ -170,7 +171,7 @@ mod tests {
         let [("a", Step::Publish(_)), ("b", Step::ReadAck)] = steps(&mut logs, 0)[..] else { panic!("both go on") };
         logs.reply(0, &"b", Reply::Refused, 0);
         let reply = RoundReply { ack: Some(Ack::default()), stream: None };
-        logs.reply(0, &"a", Reply::Round { added_to: 1, reply }, 0);
+        logs.reply(0, &"a", Reply::Round { added_to: 1.into(), reply }, 0);
         let said = steps(&mut logs, 0);
         assert!(matches!(said[..], [("b", Step::Wait(1..)), ("a", Step::Wait(1..))]), "{said:?}");
         assert!(logs.logs["a"].publisher.is_live());

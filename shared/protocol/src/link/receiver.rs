@@ -1,6 +1,6 @@
 //! Rule L2: what to do with the next entry of a stream.
 
-use super::{Cursor, Entry, OPENED};
+use super::{Cursor, Entry, Link, OPENED, Seq};
 use crate::hash::{Hash, chain};
 use crate::planted::{Bug, planted};
 
@@ -18,18 +18,17 @@ pub enum Receipt {
 }
 
 /// Judges one entry. The chain hash is computed anew, so an entry whose content was changed on the way does not fit.
-pub fn receive(cursor: &Cursor, entry: &Entry) -> Receipt {
+pub fn receive<L: Link>(cursor: &Cursor<L>, entry: &Entry<L>) -> Receipt {
     if entry.id <= cursor.id() && !(planted(Bug::CursorNotChecked) && entry.id == cursor.id() && entry.kind != OPENED) {
         return Receipt::Known;
     }
-    let before = if entry.id.seq == 1 { Hash::ZERO } else { cursor.hash };
-    let computed =
-        chain(before, entry.id.epoch, entry.id.seq, &entry.kind, &entry.operation, &entry.body, entry.digest);
+    let before = if entry.id.seq == Seq::FIRST { Hash::ZERO } else { cursor.hash };
+    let computed = chain(before, entry.id, &entry.kind, &entry.operation, &entry.body, entry.digest);
     let intact = computed == entry.hash || planted(Bug::HashNotChecked);
-    let opens_later = entry.id.epoch > cursor.epoch || (entry.id.epoch == cursor.epoch && cursor.seq == 0);
-    if entry.id.seq == 1 && entry.kind == OPENED && opens_later && intact {
+    let opens_later = entry.id.epoch > cursor.epoch || (entry.id.epoch == cursor.epoch && cursor.seq == Seq::ZERO);
+    if entry.id.seq == Seq::FIRST && entry.kind == OPENED && opens_later && intact {
         Receipt::Opens
-    } else if entry.id.epoch == cursor.epoch && entry.id.seq == cursor.seq + 1 && cursor.seq > 0 && intact
+    } else if entry.id.epoch == cursor.epoch && entry.id.seq == cursor.seq.next() && cursor.seq > Seq::ZERO && intact
         || planted(Bug::CursorNotChecked) && entry.id == cursor.id()
     {
         Receipt::Next
@@ -43,7 +42,7 @@ mod tests {
     use super::*;
 
     fn log() -> Vec<Entry> {
-        let mut head = Cursor { epoch: 5, ..Cursor::default() };
+        let mut head = Cursor { epoch: 5.into(), ..Cursor::default() };
         let mut entries = Vec::new();
         for kind in [OPENED, "sold", "sold"] {
             let entry = Entry::follow(&head, kind, "op", "{}".into(), None);
@@ -77,9 +76,9 @@ mod tests {
     #[test]
     fn an_epoch_given_out_for_a_restore_opens_at_its_own_seq_zero() {
         let log = log();
-        let given = Cursor { epoch: 5, ..Cursor::default() };
+        let given = Cursor { epoch: 5.into(), ..Cursor::default() };
         assert_eq!(receive(&given, &log[0]), Receipt::Opens);
-        let later = Cursor { epoch: 6, ..Cursor::default() };
+        let later = Cursor { epoch: 6.into(), ..Cursor::default() };
         assert_eq!(receive(&later, &log[0]), Receipt::Known, "an older epoch's opening is dropped");
     }
 }

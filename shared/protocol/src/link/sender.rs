@@ -3,71 +3,71 @@
 //! [`Publisher`](super::Publisher) is the loop around it. After any Redis error or time-out it starts over: nothing that
 //! was sent needs to be known, because starting over asks the receiver.
 
-use super::{Ack, Cursor, Entry, EntryId, FULL_WINDOW_MS, IDLE_TICKS, TICK_MS, WINDOW};
+use super::{Ack, Cursor, Entry, EntryId, Epoch, Events, FULL_WINDOW_MS, IDLE_TICKS, Link, Seq, TICK_MS, WINDOW};
 use crate::hash::Hash;
 use crate::planted::{Bug, planted};
 
 /// What the sender must know of its log. All numbers are of the present epoch.
-pub trait Log {
+pub trait Log<L = Events> {
     /// The last entry; seq 0 while the epoch is empty.
-    fn head(&self) -> Cursor;
+    fn head(&self) -> Cursor<L>;
     /// `c` at a place of the present epoch: zero at 0, `None` when pruned or beyond the head.
-    fn hash_at(&self, seq: u64) -> Option<Hash>;
+    fn hash_at(&self, seq: Seq) -> Option<Hash>;
     /// [`Entry::content`](super::Entry::content) of an entry of the present epoch; `None` when it cannot be told.
-    fn content_at(&self, _: u64) -> Option<Hash> {
+    fn content_at(&self, _: Seq) -> Option<Hash> {
         None
     }
     /// Whether an earlier epoch, which ended because an ack could not be proven, contains this place, and the opening of
     /// the present one does not say so.
-    fn continues(&self, _: &Cursor) -> bool {
+    fn continues(&self, _: &Cursor<L>) -> bool {
         false
     }
 }
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Step {
+pub enum Step<L = Events> {
     /// `GET ack`.
     ReadAck,
     /// `DEL stream`.
     Clear,
     /// One pipelined round.
-    Publish(Round),
+    Publish(Round<L>),
     /// The log does not reach back to what the receiver knows: open an epoch (L9; commands: L8). `proven`: the one that
     /// was opened for this reason was refused, and the log contains where the receiver is.
     OpenEpoch {
         /// The head on which this was judged. It is to be refused if the log is in another epoch by now; entries that came
         /// since change nothing.
-        judged: Cursor,
+        judged: Cursor<L>,
         /// Where the receiver is.
-        proven: Option<Cursor>,
+        proven: Option<Cursor<L>>,
     },
     /// Store how far the receiver has acknowledged beside the log.
-    StoreAcked(EntryId),
+    StoreAcked(EntryId<L>),
     /// Nothing until something is committed, or until this time (ms).
     Wait(i64),
 }
 
 /// One round, in this order: trim, add, ring the bell if anything was added, `GET ack`, look at the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Round {
+pub struct Round<L = Events> {
     /// Epoch of the entries.
-    pub epoch: u64,
+    pub epoch: Epoch<L>,
     /// `XTRIM MINID` to this entry.
-    pub trim_below: Option<EntryId>,
+    pub trim_below: Option<EntryId<L>>,
     /// First entry to add.
-    pub add_from: u64,
+    pub add_from: Seq,
     /// Last entry to add; below `add_from`: none.
-    pub add_to: u64,
+    pub add_to: Seq,
     /// Body bytes of the entries, at most, unless one alone has more: what does not fit is for the next round.
     pub bytes: usize,
     /// Whether to ask `XINFO STREAM` as well.
     pub audit: bool,
 }
 
-impl Round {
+impl<L: Link> Round<L> {
     /// As many of these entries as fit into the round's bytes and into so many; one in any case.
-    pub fn fitting(&self, mut entries: Vec<Entry>, bytes: usize) -> Vec<Entry> {
+    pub fn fitting(&self, mut entries: Vec<Entry<L>>, bytes: usize) -> Vec<Entry<L>> {
         let mut left = self.bytes.min(bytes);
         let fit = entries.iter().take_while(|entry| {
             let fits = entry.body.len() <= left;
@@ -82,31 +82,31 @@ impl Round {
 
 /// What a round brought back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RoundReply {
+pub struct RoundReply<L = Events> {
     /// The ack, `None` if the key is gone.
-    pub ack: Option<Ack>,
+    pub ack: Option<Ack<L>>,
     /// What is in the stream's place, if that was asked for.
-    pub stream: Option<Found>,
+    pub stream: Option<Found<L>>,
 }
 
 /// What `XINFO STREAM` found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Found {
+pub enum Found<L = Events> {
     /// The key is gone, or a stream without entries.
     Nothing,
     /// Something that is no stream: neither end can use it.
     Foreign,
     /// Entries.
-    Entries(StreamEnds),
+    Entries(StreamEnds<L>),
 }
 
 /// What `XINFO STREAM` says of entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct StreamEnds {
+pub struct StreamEnds<L = Events> {
     /// First entry and its `c` (`None`: it has no readable one).
-    pub first: (EntryId, Option<Hash>),
+    pub first: (EntryId<L>, Option<Hash>),
     /// Last entry and its `c`.
-    pub last: (EntryId, Option<Hash>),
+    pub last: (EntryId<L>, Option<Hash>),
     /// [`Entry::content`](super::Entry::content) of the first entry; `None`: it cannot be read.
     pub content: Option<Hash>,
     /// Number of entries.
@@ -136,7 +136,7 @@ impl Stopped {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Phase {
+enum Phase<L> {
     /// Nothing known: read the ack.
     Starting,
     /// The receiver has not said anything yet (L3): read again later.
@@ -145,28 +145,28 @@ enum Phase {
     },
     /// The ack was judged, the stream is to be deleted.
     Clearing {
-        from: u64,
+        from: Seq,
     },
     /// Publishing; everything up to here is in the stream, as far as we know.
     Live {
-        published: u64,
+        published: Seq,
     },
     Stopped {
         why: Stopped,
         read_at: i64,
     },
     NeedsEpoch {
-        proven: Option<Cursor>,
+        proven: Option<Cursor<L>>,
     },
 }
 
 /// State of one sender. Forgets everything when its process ends, and loses nothing by that.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Sender {
-    epoch: u64,
-    phase: Phase,
-    acked: u64,
-    trimmed: u64,
+pub struct Sender<L = Events> {
+    epoch: Epoch<L>,
+    phase: Phase<L>,
+    acked: Seq,
+    trimmed: Seq,
     last_round_at: i64,
     last_audit_at: i64,
     /// Since when the receiver has not acknowledged anything of what it was sent.
@@ -175,17 +175,17 @@ pub struct Sender {
     tick_ms: i64,
 }
 
-enum Judgement {
-    From(u64),
+enum Judgement<L> {
+    From(Seq),
     Stop(Stopped),
-    OpenEpoch { proven: Option<Cursor> },
+    OpenEpoch { proven: Option<Cursor<L>> },
 }
 
 /// L6.
-fn judge(ack: &Ack, log: &impl Log) -> Judgement {
+fn judge<L: Link>(ack: &Ack<L>, log: &impl Log<L>) -> Judgement<L> {
     let head = log.head();
     let known = ack.cursor;
-    if ack.fenced == head.epoch && head.epoch != 0 {
+    if ack.fenced == head.epoch && head.epoch != Epoch::NONE {
         return if log.continues(&known) {
             Judgement::OpenEpoch { proven: Some(known) }
         } else {
@@ -195,7 +195,7 @@ fn judge(ack: &Ack, log: &impl Log) -> Judgement {
     if known.epoch > head.epoch && !planted(Bug::SupersededGoesOn) {
         return Judgement::Stop(Stopped::Superseded);
     }
-    let from = if known.epoch == head.epoch { known.seq } else { 0 };
+    let from = if known.epoch == head.epoch { known.seq } else { Seq::ZERO };
     if from > head.seq && !planted(Bug::DivergedGoesOn) {
         return Judgement::Stop(Stopped::Diverged);
     }
@@ -209,26 +209,26 @@ fn judge(ack: &Ack, log: &impl Log) -> Judgement {
         }
     }
     // The next entry to send must still be there, unless there is none.
-    if from < head.seq && log.hash_at(from + 1).is_none() {
+    if from < head.seq && log.hash_at(from.next()).is_none() {
         return Judgement::OpenEpoch { proven: None };
     }
     Judgement::From(from)
 }
 
-impl Default for Sender {
+impl<L: Link> Default for Sender<L> {
     fn default() -> Self {
         Self::new(WINDOW, TICK_MS)
     }
 }
 
-impl Sender {
+impl<L: Link> Sender<L> {
     /// A sender that has not yet spoken to Redis.
     pub fn new(window: u64, tick_ms: i64) -> Self {
         Self {
-            epoch: 0,
+            epoch: Epoch::NONE,
             phase: Phase::Starting,
-            acked: 0,
-            trimmed: 0,
+            acked: Seq::ZERO,
+            trimmed: Seq::ZERO,
             last_round_at: i64::MIN / 2,
             last_audit_at: i64::MIN / 2,
             owed_since: i64::MIN / 2,
@@ -238,11 +238,11 @@ impl Sender {
     }
 
     /// What to do now.
-    pub fn next(&mut self, now: i64, head: Cursor) -> Step {
+    pub fn next(&mut self, now: i64, head: Cursor<L>) -> Step<L> {
         if head.epoch != self.epoch {
             // A new epoch: nothing of an older one is published any more (L9).
             self.epoch = head.epoch;
-            self.acked = 0;
+            self.acked = Seq::ZERO;
             self.phase = Phase::Starting;
         }
         match self.phase {
@@ -260,7 +260,7 @@ impl Sender {
         }
     }
 
-    fn round(&mut self, now: i64, head: u64, published: u64) -> Step {
+    fn round(&mut self, now: i64, head: Seq, published: Seq) -> Step<L> {
         let window = if planted(Bug::WindowIgnored) { u64::MAX / 2 } else { self.window };
         let add_to = head.min(self.acked + window).max(published);
         // Also when all is acknowledged the ack is looked at now and then: the receiver may have been set back.
@@ -277,14 +277,14 @@ impl Sender {
         if add_to == published && !due && self.acked == self.trimmed {
             return Step::Wait(self.last_round_at + patience);
         }
-        let below = if planted(Bug::TrimBeyondAck) { self.acked + 2 } else { self.acked + 1 };
+        let below = if planted(Bug::TrimBeyondAck) { self.acked + 2 } else { self.acked.next() };
         let trim_below = (self.acked != self.trimmed).then_some(EntryId { epoch: self.epoch, seq: below });
         let looks = add_to > self.acked || !planted(Bug::IdleStreamNotLookedAt);
         let audit = !planted(Bug::NoAudit) && looks && now - self.last_audit_at >= self.tick_ms;
         Step::Publish(Round {
             epoch: self.epoch,
             trim_below,
-            add_from: published + 1,
+            add_from: published.next(),
             add_to,
             bytes: usize::MAX,
             audit,
@@ -301,7 +301,7 @@ impl Sender {
     }
 
     /// `GET ack` was answered. Returns the acknowledged place if it was accepted, to be stored beside the log.
-    pub fn ack_read(&mut self, now: i64, ack: Option<Ack>, log: &impl Log) -> Option<u64> {
+    pub fn ack_read(&mut self, now: i64, ack: Option<Ack<L>>, log: &impl Log<L>) -> Option<Seq> {
         let Some(ack) = ack else {
             // A stopped sender stays stopped until an ack says otherwise.
             self.phase = match self.phase {
@@ -340,7 +340,7 @@ impl Sender {
     }
 
     /// A round was answered in full; `round.add_to` is the last entry that it had. Returns the acknowledged place if it has moved, to be stored beside the log.
-    pub fn round_done(&mut self, now: i64, round: &Round, reply: &RoundReply, log: &impl Log) -> Option<u64> {
+    pub fn round_done(&mut self, now: i64, round: &Round<L>, reply: &RoundReply<L>, log: &impl Log<L>) -> Option<Seq> {
         let Phase::Live { published } = self.phase else { return None };
         if published == self.acked {
             self.owed_since = now;
@@ -391,7 +391,7 @@ impl Sender {
     }
 
     /// L5: is the stream what was published?
-    fn intact(&self, stream: Found, published: u64, log: &impl Log) -> bool {
+    fn intact(&self, stream: Found<L>, published: Seq, log: &impl Log<L>) -> bool {
         let StreamEnds { first, last, content, length } = match stream {
             // What is acknowledged may be gone.
             Found::Nothing => return published == self.acked,
@@ -401,14 +401,14 @@ impl Sender {
         // What the receiver cannot take becomes the first entry once all before it is acknowledged.
         let places_alone = planted(Bug::AuditWithoutHash);
         let unchanged = log.content_at(first.0.seq).is_none_or(|own| content == Some(own));
-        let own = |(id, hash): (EntryId, Option<Hash>)| {
+        let own = |(id, hash): (EntryId<L>, Option<Hash>)| {
             id.epoch == self.epoch && (places_alone || hash.is_some() && hash == log.hash_at(id.seq))
         };
         own(first)
             && own(last)
             && (unchanged || places_alone || planted(Bug::AuditWithoutContent))
             && last.0.seq == published
-            && first.0.seq <= self.acked + 1
+            && first.0.seq <= self.acked.next()
             // A clone that starts over puts back what both share, and behind it what the receiver cannot take.
             && first.0.seq > self.trimmed
             && length == last.0.seq - first.0.seq + 1
@@ -427,7 +427,7 @@ impl Sender {
     }
 
     /// The epoch that it publishes.
-    pub fn epoch(&self) -> u64 {
+    pub fn epoch(&self) -> Epoch<L> {
         self.epoch
     }
 
@@ -440,7 +440,7 @@ impl Sender {
     }
 
     /// The place that the receiver has acknowledged, as far as this sender knows.
-    pub fn acked(&self) -> u64 {
+    pub fn acked(&self) -> Seq {
         self.acked
     }
 
@@ -450,7 +450,7 @@ impl Sender {
     }
 
     /// Whether more is to be published than the window lets through.
-    pub fn is_window_full(&self, head: u64) -> bool {
+    pub fn is_window_full(&self, head: Seq) -> bool {
         matches!(self.phase, Phase::Live { published } if published < head && published >= self.acked + self.window)
     }
 }
@@ -462,9 +462,9 @@ mod tests {
     struct Memory(Vec<Entry>);
 
     impl Memory {
-        fn with(epoch: u64, entries: u64) -> Self {
+        fn with(epoch: u32, entries: u64) -> Self {
             let mut log = Self(Vec::new());
-            let mut head = Cursor { epoch, ..Cursor::default() };
+            let mut head = Cursor { epoch: epoch.into(), ..Cursor::default() };
             for _ in 0..entries {
                 let entry = Entry::follow(&head, "sold", "x", "{}".into(), None);
                 head = entry.cursor();
@@ -473,28 +473,29 @@ mod tests {
             log
         }
 
-        fn at(&self, seq: u64) -> Cursor {
+        fn at(&self, seq: u32) -> Cursor {
+            let seq = Seq::from(seq);
             Cursor { epoch: self.head().epoch, seq, hash: self.hash_at(seq).expect("there") }
         }
     }
 
     impl Log for Memory {
         fn head(&self) -> Cursor {
-            self.0.last().map_or(Cursor { epoch: 7, ..Cursor::default() }, Entry::cursor)
+            self.0.last().map_or(Cursor { epoch: 7.into(), ..Cursor::default() }, Entry::cursor)
         }
-        fn hash_at(&self, seq: u64) -> Option<Hash> {
-            if seq == 0 { Some(Hash::ZERO) } else { self.0.get(seq as usize - 1).map(|entry| entry.hash) }
+        fn hash_at(&self, seq: Seq) -> Option<Hash> {
+            if seq == Seq::ZERO { Some(Hash::ZERO) } else { self.0.get(seq.get() as usize - 1).map(|entry| entry.hash) }
         }
-        fn content_at(&self, seq: u64) -> Option<Hash> {
-            self.0.get(seq as usize - 1).map(Entry::content)
+        fn content_at(&self, seq: Seq) -> Option<Hash> {
+            self.0.get(seq.get() as usize - 1).map(Entry::content)
         }
     }
 
     fn ack(cursor: Cursor) -> Option<Ack> {
-        Some(Ack { cursor, fenced: 0 })
+        Some(Ack { cursor, fenced: 0.into() })
     }
 
-    fn live(log: &Memory, from: u64) -> Sender {
+    fn live(log: &Memory, from: u32) -> Sender {
         let mut sender = Sender::new(3, 2_000);
         assert_eq!(sender.next(0, log.head()), Step::ReadAck);
         sender.ack_read(0, ack(log.at(from)), log);
@@ -515,7 +516,7 @@ mod tests {
         assert_eq!(sender.next(2_000, log.head()), Step::Clear);
         sender.cleared();
         let Step::Publish(round) = sender.next(2_000, log.head()) else { panic!("publishes") };
-        assert_eq!((round.add_from, round.add_to, round.trim_below), (1, 2, None));
+        assert_eq!((round.add_from, round.add_to, round.trim_below), (1.into(), 2.into(), None));
     }
 
     #[test]
@@ -523,9 +524,9 @@ mod tests {
         let log = Memory::with(7, 9);
         let mut sender = live(&log, 2);
         let Step::Publish(round) = sender.next(0, log.head()) else { panic!("publishes") };
-        assert_eq!((round.add_from, round.add_to), (3, 5));
+        assert_eq!((round.add_from, round.add_to), (3.into(), 5.into()));
         sender.round_done(0, &round, &RoundReply { ack: ack(log.at(2)), stream: None }, &log);
-        assert!(sender.is_window_full(9));
+        assert!(sender.is_window_full(9.into()));
         assert_eq!(sender.next(1, log.head()), Step::Wait(2), "the receiver is about to acknowledge");
         let Step::Publish(round) = sender.next(2, log.head()) else { panic!("looks again") };
         assert!(round.add_to < round.add_from);
@@ -534,29 +535,32 @@ mod tests {
         let Step::Publish(round) = sender.next(2_000, log.head()) else { panic!("looks after it") };
         assert!(round.audit && round.add_to < round.add_from);
         let ends = StreamEnds {
-            first: (EntryId { epoch: 7, seq: 3 }, log.hash_at(3)),
-            last: (EntryId { epoch: 7, seq: 5 }, log.hash_at(5)),
-            content: log.content_at(3),
+            first: (EntryId { epoch: 7.into(), seq: 3.into() }, log.hash_at(3.into())),
+            last: (EntryId { epoch: 7.into(), seq: 5.into() }, log.hash_at(5.into())),
+            content: log.content_at(3.into()),
             length: 3,
         };
         let reply = RoundReply { ack: ack(log.at(4)), stream: Some(Found::Entries(ends)) };
-        assert_eq!(sender.round_done(2_000, &round, &reply, &log), Some(4));
+        assert_eq!(sender.round_done(2_000, &round, &reply, &log), Some(4.into()));
         let Step::Publish(round) = sender.next(2_000, log.head()) else { panic!("goes on") };
-        assert_eq!((round.trim_below.map(|id| id.seq), round.add_from, round.add_to), (Some(5), 6, 7));
+        assert_eq!(
+            (round.trim_below.map(|id| id.seq), round.add_from, round.add_to),
+            (Some(5.into()), 6.into(), 7.into())
+        );
     }
 
     #[test]
     fn an_audit_finds_a_wipe_a_lost_tail_a_hole_and_a_foreign_entry() {
         let log = Memory::with(7, 3);
-        let end = |seq| (EntryId { epoch: 7, seq }, log.hash_at(seq));
-        let good = StreamEnds { first: end(1), last: end(3), content: log.content_at(1), length: 3 };
+        let end = |seq: u32| (EntryId { epoch: 7.into(), seq: seq.into() }, log.hash_at(seq.into()));
+        let good = StreamEnds { first: end(1), last: end(3), content: log.content_at(1.into()), length: 3 };
         let bad = [
             StreamEnds { last: end(2), length: 2, ..good },
             StreamEnds { length: 2, ..good },
             StreamEnds { first: end(2), length: 2, ..good },
-            StreamEnds { last: (EntryId { epoch: 7, seq: 3 }, Some(Hash([1; 16]))), ..good },
-            StreamEnds { last: (EntryId { epoch: 8, seq: 3 }, log.hash_at(3)), ..good },
-            StreamEnds { first: (EntryId { epoch: 7, seq: 1 }, None), ..good },
+            StreamEnds { last: (EntryId { epoch: 7.into(), seq: 3.into() }, Some(Hash([1; 16]))), ..good },
+            StreamEnds { last: (EntryId { epoch: 8.into(), seq: 3.into() }, log.hash_at(3.into())), ..good },
+            StreamEnds { first: (EntryId { epoch: 7.into(), seq: 1.into() }, None), ..good },
             StreamEnds { content: Some(Hash([1; 16])), ..good },
             StreamEnds { content: None, ..good },
         ];
@@ -577,13 +581,17 @@ mod tests {
     #[test]
     fn an_audit_finds_what_a_clone_put_back_below_the_trimmed() {
         let log = Memory::with(7, 3);
-        let end = |seq| (EntryId { epoch: 7, seq }, log.hash_at(seq));
+        let end = |seq: u32| (EntryId { epoch: 7.into(), seq: seq.into() }, log.hash_at(seq.into()));
         for (first, healed) in [(1, true), (2, false)] {
             let mut sender = live(&log, 1);
             let Step::Publish(round) = sender.next(0, log.head()) else { panic!("publishes") };
             // Both share entry 1; entry 2 may be the clone's.
-            let ends =
-                StreamEnds { first: end(first), last: end(3), content: log.content_at(first), length: 4 - first };
+            let ends = StreamEnds {
+                first: end(first),
+                last: end(3),
+                content: log.content_at(first.into()),
+                length: u64::from(4 - first),
+            };
             let stream = Some(Found::Entries(ends));
             sender.round_done(0, &round, &RoundReply { ack: ack(log.at(1)), stream }, &log);
             assert_eq!(sender.next(0, log.head()) == Step::ReadAck, healed);
@@ -593,10 +601,19 @@ mod tests {
     #[test]
     fn an_idle_sender_looks_at_its_stream() {
         let log = Memory::with(7, 3);
-        let end = |seq| (EntryId { epoch: 7, seq }, log.hash_at(seq));
-        let ends =
-            |first, last| StreamEnds { first: end(first), last: end(last), content: log.content_at(first), length: 1 };
-        let beyond = StreamEnds { first: (EntryId { epoch: 7, seq: 4 }, None), last: end(3), content: None, length: 1 };
+        let end = |seq: u32| (EntryId { epoch: 7.into(), seq: seq.into() }, log.hash_at(seq.into()));
+        let ends = |first: u32, last| StreamEnds {
+            first: end(first),
+            last: end(last),
+            content: log.content_at(first.into()),
+            length: 1,
+        };
+        let beyond = StreamEnds {
+            first: (EntryId { epoch: 7.into(), seq: 4.into() }, None),
+            last: end(3),
+            content: None,
+            length: 1,
+        };
         let cases = [
             (Found::Nothing, true),
             (Found::Foreign, false),
@@ -619,8 +636,8 @@ mod tests {
         let log = Memory::with(7, 3);
         let mut sender = live(&log, 2);
         let Step::Publish(round) = sender.next(0, log.head()) else { panic!("publishes") };
-        let end = (EntryId { epoch: 7, seq: 3 }, log.hash_at(3));
-        let found = Found::Entries(StreamEnds { first: end, last: end, content: log.content_at(3), length: 1 });
+        let end = (EntryId { epoch: 7.into(), seq: 3.into() }, log.hash_at(3.into()));
+        let found = Found::Entries(StreamEnds { first: end, last: end, content: log.content_at(3.into()), length: 1 });
         sender.round_done(0, &round, &RoundReply { ack: ack(log.at(3)), stream: Some(found) }, &log);
         assert!(sender.is_live());
     }
@@ -652,9 +669,9 @@ mod tests {
         );
         let Step::Publish(round) = sender.next(now, log.head()) else { panic!("looks again") };
         let spoke = RoundReply { ack: ack(log.at(3)), stream: None };
-        assert_eq!(sender.round_done(now, &Round { audit: false, ..round }, &spoke, &log), Some(3));
+        assert_eq!(sender.round_done(now, &Round { audit: false, ..round }, &spoke, &log), Some(3.into()));
         let Step::Publish(round) = sender.next(now, log.head()) else { panic!("goes on at once") };
-        assert_eq!((round.add_from, round.add_to), (6, 6));
+        assert_eq!((round.add_from, round.add_to), (6.into(), 6.into()));
         let still = RoundReply { ack: ack(log.at(3)), stream: None };
         sender.round_done(now, &Round { audit: false, ..round }, &still, &log);
         assert_eq!(sender.next(now, log.head()), Step::Wait(now + 2));
@@ -664,11 +681,14 @@ mod tests {
     fn a_copy_a_clone_and_a_superseded_database_stop_themselves() {
         let log = Memory::with(7, 3);
         let cases = [
-            (Ack { cursor: log.at(3), fenced: 7 }, Some(Stopped::Fenced)),
-            (Ack { cursor: Cursor { epoch: 8, ..Cursor::default() }, fenced: 0 }, Some(Stopped::Superseded)),
-            (Ack { cursor: Cursor { seq: 4, ..log.at(3) }, fenced: 0 }, Some(Stopped::Diverged)),
-            (Ack { cursor: Cursor { hash: Hash([1; 16]), ..log.at(2) }, fenced: 0 }, Some(Stopped::Diverged)),
-            (Ack { cursor: log.at(2), fenced: 6 }, None),
+            (Ack { cursor: log.at(3), fenced: 7.into() }, Some(Stopped::Fenced)),
+            (
+                Ack { cursor: Cursor { epoch: 8.into(), ..Cursor::default() }, fenced: 0.into() },
+                Some(Stopped::Superseded),
+            ),
+            (Ack { cursor: Cursor { seq: 4.into(), ..log.at(3) }, fenced: 0.into() }, Some(Stopped::Diverged)),
+            (Ack { cursor: Cursor { hash: Hash([1; 16]), ..log.at(2) }, fenced: 0.into() }, Some(Stopped::Diverged)),
+            (Ack { cursor: log.at(2), fenced: 6.into() }, None),
         ];
         for (ack, expected) in cases {
             let mut sender = Sender::new(3, 2_000);
@@ -687,7 +707,7 @@ mod tests {
         let Step::Publish(round) = sender.next(0, log.head()) else { panic!("publishes") };
         sender.round_done(0, &round, &RoundReply { ack: ack(log.at(1)), stream: None }, &log);
         assert_eq!(sender.next(0, log.head()), Step::ReadAck);
-        assert_eq!(sender.ack_read(0, ack(log.at(1)), &log), Some(1));
+        assert_eq!(sender.ack_read(0, ack(log.at(1)), &log), Some(1.into()));
     }
 
     #[test]
@@ -697,8 +717,8 @@ mod tests {
             fn head(&self) -> Cursor {
                 self.0.head()
             }
-            fn hash_at(&self, seq: u64) -> Option<Hash> {
-                if seq == 0 || seq >= 3 { self.0.hash_at(seq) } else { None }
+            fn hash_at(&self, seq: Seq) -> Option<Hash> {
+                if seq == Seq::ZERO || seq >= 3.into() { self.0.hash_at(seq) } else { None }
             }
         }
         let log = Pruned(Memory::with(7, 4));

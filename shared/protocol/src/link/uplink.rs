@@ -190,16 +190,16 @@ impl Uplink {
 mod tests {
     use super::*;
     use crate::hash::Hash;
-    use crate::link::{Ack, Cursor, EntryId, Log, RoundReply};
+    use crate::link::{Ack, Cursor, EntryId, Log, RoundReply, Seq};
 
     struct Opened;
 
     impl Log for Opened {
         fn head(&self) -> Cursor {
-            Cursor { epoch: 7, seq: 1, hash: Hash([1; 16]) }
+            Cursor { epoch: 7.into(), seq: 1.into(), hash: Hash([1; 16]) }
         }
-        fn hash_at(&self, seq: u64) -> Option<Hash> {
-            (seq <= 1).then_some(Hash([seq as u8; 16]))
+        fn hash_at(&self, seq: Seq) -> Option<Hash> {
+            (seq <= Seq::FIRST).then_some(Hash([seq.get() as u8; 16]))
         }
     }
 
@@ -224,12 +224,15 @@ mod tests {
     fn live() -> Uplink {
         let mut uplink = connected();
         let ack = Some(Ack::default());
-        let stored = UplinkStep::Link(Step::StoreAcked(EntryId { epoch: 7, seq: 0 }));
+        let stored = UplinkStep::Link(Step::StoreAcked(EntryId { epoch: 7.into(), seq: 0.into() }));
         assert_eq!(tell(&mut uplink, 0, Told::Link(Reply::Ack(ack))), stored);
         assert_eq!(tell(&mut uplink, 0, Told::Link(Reply::Stored(true))), UplinkStep::Link(Step::Clear));
         assert!(matches!(tell(&mut uplink, 0, Told::Link(Reply::Cleared)), UplinkStep::Link(Step::Publish(_))));
         let reply = RoundReply { ack, stream: None };
-        assert_eq!(tell(&mut uplink, 0, Told::Link(Reply::Round { added_to: 1, reply })), UplinkStep::LookForBeat);
+        assert_eq!(
+            tell(&mut uplink, 0, Told::Link(Reply::Round { added_to: 1.into(), reply })),
+            UplinkStep::LookForBeat
+        );
         uplink
     }
 

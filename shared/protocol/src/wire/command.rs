@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{NotUnderstood, check_number, encode};
+use super::{NotUnderstood, encode};
 use crate::domain::{Guard, Operation, QUANTITY_MAX};
 use crate::ids::{OperationId, ProductId, PurchaseId};
-use crate::link::OPENED;
+use crate::link::{Epoch, OPENED};
 use crate::time::Millis;
 
 /// Who asked, and what for. Travels with the operation into its event.
@@ -65,7 +65,7 @@ pub enum Command {
     /// A command epoch, for this event epoch only (L8).
     Opened {
         /// The store's event epoch that it belongs to.
-        for_epoch: u64,
+        for_epoch: Epoch,
     },
     /// Take the units for an online purchase.
     Purchase {
@@ -103,7 +103,7 @@ pub enum Command {
 #[derive(Serialize, Deserialize)]
 struct OpenedBody {
     #[serde(rename = "for")]
-    for_epoch: u64,
+    for_epoch: Epoch,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -160,7 +160,6 @@ impl Command {
         Ok(match kind {
             OPENED => {
                 let body: OpenedBody = serde_json::from_str(body)?;
-                check_number(body.for_epoch)?;
                 Self::Opened { for_epoch: body.for_epoch }
             }
             "purchase" => {
@@ -201,7 +200,7 @@ mod tests {
         };
         let about = About { actor: Some("shop".into()), ..About::default() };
         let commands = [
-            Command::Opened { for_epoch: 12 },
+            Command::Opened { for_epoch: 12.into() },
             Command::Purchase { purchase: purchase.clone(), deadline: Millis(5), about: about.clone() },
             Command::Cancel { purchase, forced: true, about: about.clone() },
             Command::Operate {

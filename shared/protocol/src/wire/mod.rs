@@ -13,7 +13,6 @@ pub use event::{Event, Fact, Kind, Named, Outcome, SnapshotEnd, SnapshotPage, Su
 
 use serde::Serialize;
 
-use crate::position::NUMBER_MAX;
 pub use crate::position::Position;
 
 /// `v` of every entry written by this version.
@@ -28,10 +27,6 @@ impl From<serde_json::Error> for NotUnderstood {
     fn from(error: serde_json::Error) -> Self {
         Self(error.to_string())
     }
-}
-
-fn check_number(number: u64) -> Result<(), NotUnderstood> {
-    if number <= NUMBER_MAX { Ok(()) } else { Err(NotUnderstood("a number is out of range".into())) }
 }
 
 fn encode<T: Serialize>(value: &T) -> String {

@@ -5,18 +5,18 @@ use serde::{Deserialize, Serialize};
 use super::{Named, Outcome};
 use crate::hash::Hash;
 use crate::ids::ProductId;
-use crate::link::{Cursor, EntryId};
+use crate::link::{Cursor, EntryId, Epoch, Seq};
 
 /// Which entries of an epoch a log still has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Span {
     /// The epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// First entry kept.
-    pub first: u64,
+    pub first: Seq,
     /// Last entry.
-    pub last: u64,
+    pub last: Seq,
 }
 
 /// A store's agent asks for a new epoch and for what central knows of its store.
@@ -24,7 +24,7 @@ pub struct Span {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Question {
     /// The asker's own epoch; 0: its database is empty.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// What its own log has: central tells which of it is known.
     pub log: Vec<Span>,
 }
@@ -34,9 +34,9 @@ pub struct Question {
 #[serde(rename_all = "camelCase")]
 pub struct KnownEntry {
     /// Its epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// Its number.
-    pub seq: u64,
+    pub seq: Seq,
     /// Its chain hash.
     pub hash: Hash,
     /// Its operation's id.
@@ -59,7 +59,7 @@ pub struct Answer {
     /// Whose.
     pub store_id: String,
     /// The epoch given out: the restored ledger opens it.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// The last cursor of each earlier epoch, central's own at the question included.
     pub lineage: Vec<Cursor>,
     /// Whether any opening ever arrived in full; if not there is no state.
@@ -82,7 +82,7 @@ pub struct Answer {
 #[allow(missing_docs, reason = "said at `Answer`")]
 pub struct Header {
     pub store_id: String,
-    pub epoch: u64,
+    pub epoch: Epoch,
     pub lineage: Vec<Cursor>,
     pub complete: bool,
     pub state: Cursor,
@@ -183,13 +183,14 @@ mod tests {
 
     #[test]
     fn an_answer_that_broke_off_is_none() {
-        let entry = KnownEntry { epoch: 7, seq: 1, hash: Hash::ZERO, operation: "a".into(), product_id: None };
-        let header = Header { store_id: "s1".into(), epoch: 9, ..Header::default() };
+        let entry =
+            KnownEntry { epoch: 7.into(), seq: 1.into(), hash: Hash::ZERO, operation: "a".into(), product_id: None };
+        let header = Header { store_id: "s1".into(), epoch: 9.into(), ..Header::default() };
         let end = Line::End(Counts { entries: 2, ..Counts::default() });
         let entries = || Line::Entries(vec![entry.clone()]);
         let whole = [Line::Header(header.clone()), entries(), entries(), end.clone()];
         let answer = heard(&whole).expect("is complete");
-        assert_eq!((answer.epoch, answer.entries), (9, vec![entry.clone(), entry.clone()]));
+        assert_eq!((answer.epoch, answer.entries), (9.into(), vec![entry.clone(), entry.clone()]));
         for broken in [
             &whole[..3],
             &whole[1..],

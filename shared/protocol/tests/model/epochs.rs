@@ -8,7 +8,8 @@
 use std::collections::BTreeSet;
 
 use protocol::hash::Hash;
-use protocol::link::{Ack, Cursor, Known, Log, OPENED, Past, accepts_epoch};
+use protocol::link::{Ack, Cursor, Epoch, Events, Known, Log, OPENED, Past, Seq, accepts_epoch};
+use protocol::time::Millis;
 use stateright::{Model, Property};
 
 use crate::publisher::{Done, Publisher, Rows, Wiring};
@@ -49,6 +50,8 @@ pub(crate) enum Said {
 }
 
 impl Payload for Said {
+    type Link = Events;
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Opened(_) => OPENED,
@@ -63,8 +66,8 @@ impl Payload for Said {
 struct Ledger {
     rows: Vec<Row<Said>>,
     /// First entry kept.
-    first: u64,
-    acked: u64,
+    first: Seq,
+    acked: Seq,
     lineage: Vec<Past>,
     /// Entries kept of earlier epochs.
     earlier: BTreeSet<Cursor>,
@@ -73,17 +76,23 @@ struct Ledger {
 
 impl Ledger {
     /// A new database.
-    fn new(epoch: u64) -> Self {
-        let mut new =
-            Self { rows: Vec::new(), first: 1, acked: 0, lineage: Vec::new(), earlier: BTreeSet::new(), operations: 0 };
+    fn new(epoch: Epoch) -> Self {
+        let mut new = Self {
+            rows: Vec::new(),
+            first: Seq::FIRST,
+            acked: Seq::ZERO,
+            lineage: Vec::new(),
+            earlier: BTreeSet::new(),
+            operations: 0,
+        };
         new.open(epoch, None);
         new
     }
 
     /// L9.
-    fn open(&mut self, epoch: u64, proven: Option<Cursor>) {
+    fn open(&mut self, epoch: Epoch, proven: Option<Cursor>) {
         let head = self.head();
-        if head.epoch > 0 {
+        if head.epoch != Epoch::NONE {
             self.lineage.push(Past { end: head, kept: self.first, proven: None });
         }
         for past in &mut self.lineage {
@@ -91,7 +100,7 @@ impl Ledger {
         }
         let kept = self.rows.drain(..).filter(|row| row.id.seq >= self.first);
         self.earlier.extend(kept.map(|row| row.cursor()));
-        (self.first, self.acked) = (1, 0);
+        (self.first, self.acked) = (Seq::FIRST, Seq::ZERO);
         let start = Cursor { epoch, ..Cursor::default() };
         self.rows.push(Row::follow(&start, Said::Opened(self.lineage.clone())));
         self.append(Said::State(self.operations));
@@ -111,8 +120,8 @@ impl Log for Ledger {
     fn head(&self) -> Cursor {
         self.rows.last().map(Row::cursor).unwrap_or_default()
     }
-    fn hash_at(&self, seq: u64) -> Option<Hash> {
-        if seq == 0 { Some(Hash::ZERO) } else { self.row(seq).map(|row| row.hash) }
+    fn hash_at(&self, seq: Seq) -> Option<Hash> {
+        if seq == Seq::ZERO { Some(Hash::ZERO) } else { self.row(seq).map(|row| row.hash) }
     }
     fn continues(&self, receiver: &Cursor) -> bool {
         let ended = |past: &&Past| past.end.epoch == receiver.epoch && past.kept < past.end.seq;
@@ -122,8 +131,8 @@ impl Log for Ledger {
 }
 
 impl Rows<Said> for Ledger {
-    fn row(&self, seq: u64) -> Option<&Row<Said>> {
-        if seq < self.first { None } else { self.rows.get((seq - 1) as usize) }
+    fn row(&self, seq: Seq) -> Option<&Row<Said>> {
+        if seq < self.first { None } else { self.rows.get((seq - Seq::FIRST) as usize) }
     }
 }
 
@@ -143,11 +152,11 @@ impl Agent {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Central {
     cursor: Cursor,
-    fenced: u64,
-    adopt: Option<u64>,
+    fenced: Epoch,
+    adopt: Option<Epoch>,
     lineage: Vec<Past>,
     /// Epochs of its copy of the ledger.
-    epochs: BTreeSet<u64>,
+    epochs: BTreeSet<Epoch>,
     /// The view.
     operations: u16,
     /// For the model: an operation was applied that was there already.
@@ -184,7 +193,7 @@ impl Central {
             self.fenced = row.id.epoch;
             return false;
         }
-        (self.fenced, self.adopt) = (0, None);
+        (self.fenced, self.adopt) = (Epoch::NONE, None);
         self.lineage.clone_from(lineage);
         self.epochs.insert(row.id.epoch);
         self.cursor = row.cursor();
@@ -203,7 +212,7 @@ pub(crate) struct State {
     /// A copy of central's file.
     backup: Option<Box<Central>>,
     /// The wall clock, as the last epoch made from it.
-    clock: u64,
+    clock: Millis,
     sold: u8,
     /// For the model: what central has ever applied, and whether someone chose, or two disks together, to lose some.
     acknowledged: u16,
@@ -276,7 +285,7 @@ impl Epochs {
         Self { bounds, seen: Seen::default(), converging: Converging::default() }
     }
 
-    fn send(&self, state: &mut State, agent: usize, tick: bool) -> Done {
+    fn send(&self, state: &mut State, agent: usize, tick: bool) -> Done<Events> {
         let State { agents, redis, clock, .. } = state;
         let Agent { ledger, publisher } = &mut agents[agent];
         let done = publisher.step(tick, ledger, redis, Wiring { pipelines_whole: true, ..self.bounds.wiring });
@@ -302,12 +311,11 @@ impl Epochs {
     }
 
     /// The number of a new epoch: the clock's, or what is known if that is more.
-    fn number(&self, clock: &mut u64, own: u64) -> u64 {
-        if self.bounds.clocks_stand {
-            return own + 1;
+    fn number(&self, clock: &mut Millis, own: Epoch) -> Epoch {
+        if !self.bounds.clocks_stand {
+            *clock = clock.plus(1);
         }
-        *clock = (*clock).max(own) + 1;
-        *clock
+        own.next(*clock)
     }
 
     fn receive(&self, state: &mut State) {
@@ -320,7 +328,7 @@ impl Epochs {
         }
         let Receiver::Holding(batch) = std::mem::replace(&mut state.receiver, Receiver::Idle) else { return };
         let open = |central: &mut Central, row: &Row<Said>| {
-            let (known, adopt) = (central.cursor.epoch > 0, central.adopt == Some(row.id.epoch));
+            let (known, adopt) = (central.cursor.epoch != Epoch::NONE, central.adopt == Some(row.id.epoch));
             let opened = central.open(row, self.bounds);
             if opened && known {
                 self.seen.note(if adopt { ADOPTED } else { ACCEPTED });
@@ -379,14 +387,14 @@ impl Model for Epochs {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        let mut agents = vec![Agent::new(Ledger::new(1))];
+        let mut agents = vec![Agent::new(Ledger::new(1.into()))];
         let mut central = Central::default();
         if self.bounds.cloned {
             let ledger = &mut agents[0].ledger;
             let (opened, state) = (&ledger.rows[0], &ledger.rows[1]);
             central.open(opened, self.bounds);
             central.apply(state);
-            (ledger.first, ledger.acked) = (2, 2);
+            (ledger.first, ledger.acked) = (2.into(), 2.into());
             agents.push(agents[0].clone());
             agents[0].ledger.sell(0);
             agents[1].ledger.sell(1);
@@ -399,7 +407,7 @@ impl Model for Epochs {
             central,
             receiver: Receiver::Idle,
             backup: None,
-            clock: 1,
+            clock: Millis(1),
             sold: 0,
             acknowledged: 0,
             excused: false,
@@ -432,7 +440,7 @@ impl Model for Epochs {
             actions.push(Action::SecondEnds);
         }
         // What an operator chooses may lose something: with clones from the beginning it is the protocol alone that matters.
-        if state.central.fenced != 0 && !self.bounds.cloned {
+        if state.central.fenced != Epoch::NONE && !self.bounds.cloned {
             actions.push(Action::Adopt);
         }
         // When it is copied matters only by what is in the file then, so a quiet moment will do.
@@ -507,7 +515,7 @@ impl Model for Epochs {
             }
             Action::Empty => {
                 fault(EMPTY);
-                let epoch = self.number(&mut state.clock, 0);
+                let epoch = self.number(&mut state.clock, Epoch::NONE);
                 state.agents.push(Agent::new(Ledger::new(epoch)));
             }
             Action::SecondEnds => {
@@ -526,7 +534,7 @@ impl Model for Epochs {
             Action::Adopt => {
                 state.excused = true;
                 state.central.adopt = Some(last.central.fenced);
-                state.central.fenced = 0;
+                state.central.fenced = Epoch::NONE;
             }
             Action::Fails { agent, crash, late } => {
                 state.faults_left -= 1;

@@ -4,7 +4,7 @@
 //! chain. The log only grows; what changes when it does not is the matter of `epochs`.
 
 use protocol::hash::Hash;
-use protocol::link::{Ack, Cursor, Log, OPENED};
+use protocol::link::{Ack, Cursor, Epoch, Events, Log, OPENED, Seq};
 use stateright::{Model, Property};
 
 use crate::publisher::{Done, Publisher, Rows, Wiring};
@@ -33,6 +33,8 @@ pub(crate) enum Said {
 }
 
 impl Payload for Said {
+    type Link = Events;
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Opened => OPENED,
@@ -53,16 +55,16 @@ impl Ledger {
 
 impl Log for Ledger {
     fn head(&self) -> Cursor {
-        self.0.last().map_or(Cursor { epoch: 1, ..Cursor::default() }, Row::cursor)
+        self.0.last().map_or(Cursor { epoch: 1.into(), ..Cursor::default() }, Row::cursor)
     }
-    fn hash_at(&self, seq: u64) -> Option<Hash> {
-        if seq == 0 { Some(Hash::ZERO) } else { self.row(seq).map(|row| row.hash) }
+    fn hash_at(&self, seq: Seq) -> Option<Hash> {
+        if seq == Seq::ZERO { Some(Hash::ZERO) } else { self.row(seq).map(|row| row.hash) }
     }
 }
 
 impl Rows<Said> for Ledger {
-    fn row(&self, seq: u64) -> Option<&Row<Said>> {
-        seq.checked_sub(1).and_then(|index| self.0.get(index as usize))
+    fn row(&self, seq: Seq) -> Option<&Row<Said>> {
+        seq.get().checked_sub(1).and_then(|index| self.0.get(index as usize))
     }
 }
 
@@ -137,7 +139,7 @@ impl Link {
         Self { bounds, seen: Seen::default(), converging: Converging::default() }
     }
 
-    fn send(&self, state: &mut State, tick: bool) -> Done {
+    fn send(&self, state: &mut State, tick: bool) -> Done<Events> {
         let hole = has_hole(&state.redis);
         let State { ledger, publisher, redis, .. } = state;
         let done = publisher.step(tick, ledger, redis, self.bounds.wiring);
@@ -181,7 +183,7 @@ impl Link {
 
     /// A fair stretch without faults: everyone does all there is to do. Traffic goes on while it heals.
     fn cycle(&self, state: &mut State) {
-        if state.ledger.head().seq < self.bounds.entries + 3 {
+        if state.ledger.head().seq.get() < self.bounds.entries + 3 {
             state.ledger.append(Said::Sold);
         }
         while let Some(cmd) = state.publisher.late.pop_front() {
@@ -214,7 +216,7 @@ fn record(central: &mut Central, row: &Row<Said>) -> bool {
 }
 
 fn ack(central: &Central) -> Ack {
-    Ack { cursor: central.cursor, fenced: 0 }
+    Ack { cursor: central.cursor, fenced: Epoch::NONE }
 }
 
 fn sweep(state: &State) -> Receiver<Said> {
@@ -226,7 +228,7 @@ fn is_idle(state: &State) -> bool {
 }
 
 fn has_hole(redis: &Redis<Said>) -> bool {
-    redis.stream.windows(2).any(|pair| pair[0].id.seq + 1 != pair[1].id.seq)
+    redis.stream.windows(2).any(|pair| pair[0].id.seq.next() != pair[1].id.seq)
 }
 
 fn settled(state: &State) -> bool {
@@ -252,7 +254,7 @@ impl Model for Link {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if state.ledger.head().seq < self.bounds.entries {
+        if state.ledger.head().seq.get() < self.bounds.entries {
             actions.push(Action::Sell);
         }
         actions.push(Action::Send { tick: false });
@@ -277,9 +279,9 @@ impl Model for Link {
         }
         actions.extend([Action::ReceiverCrashes, Action::Wipe, Action::LoseTail, Action::LoseAck]);
         if let Some(ack) = state.redis.ack {
-            actions.extend((0..ack.cursor.seq).map(Action::SetBackAck));
+            actions.extend((0..ack.cursor.seq.get()).map(Action::SetBackAck));
         }
-        actions.extend((0..state.central.cursor.seq).map(Action::SetBackCentral));
+        actions.extend((0..state.central.cursor.seq.get()).map(Action::SetBackCentral));
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
@@ -328,7 +330,7 @@ impl Model for Link {
             }
             Action::SetBackAck(seq) => {
                 fault(ACK_SET_BACK);
-                state.redis.ack = Some(Ack { cursor: at(&last.ledger, seq), fenced: 0 });
+                state.redis.ack = Some(Ack { cursor: at(&last.ledger, seq), fenced: Epoch::NONE });
             }
             Action::SetBackCentral(seq) => {
                 fault(CENTRAL_SET_BACK);
@@ -359,7 +361,7 @@ impl Model for Link {
                 model.converging.check(state, 10, |state| model.cycle(state), settled)
             }),
             Property::sometimes("everything is applied and acknowledged", |model: &Self, state: &State| {
-                state.ledger.head().seq == model.bounds.entries && settled(state)
+                state.ledger.head().seq.get() == model.bounds.entries && settled(state)
             }),
             Property::sometimes("an audit starts over", |model: &Self, _| model.seen.has(STARTED_OVER)),
             Property::sometimes("a hole", |model: &Self, _| model.seen.has(HOLE)),
@@ -379,5 +381,6 @@ impl Model for Link {
 }
 
 fn at(ledger: &Ledger, seq: u64) -> Cursor {
-    ledger.row(seq).map_or_else(|| if seq == 0 { Cursor::default() } else { ledger.head() }, Row::cursor)
+    let seq = Seq::try_from(seq).expect("a small number");
+    ledger.row(seq).map_or_else(|| if seq == Seq::ZERO { Cursor::default() } else { ledger.head() }, Row::cursor)
 }

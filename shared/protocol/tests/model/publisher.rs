@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use protocol::link::{
-    Ack, Cursor, Excerpt, Log, Pace, Publisher as Driver, Reply as Told, Round, RoundReply, Step, Stopped,
+    Ack, Cursor, Excerpt, Log, Pace, Publisher as Driver, Reply as Told, Round, RoundReply, Seq, Step, Stopped,
 };
 
 use crate::redis::{Cmd, Payload, Redis, Reply, Row};
@@ -33,9 +33,9 @@ const PACE: Pace = Pace {
 };
 
 /// A sender's log: what [`Log`] asks for, and the entries themselves.
-pub(crate) trait Rows<P>: Log {
+pub(crate) trait Rows<P: Payload>: Log<P::Link> {
     /// The entry at a place of the present epoch, if it is kept.
-    fn row(&self, seq: u64) -> Option<&Row<P>>;
+    fn row(&self, seq: Seq) -> Option<&Row<P>>;
 }
 
 /// Bugs that can be planted in how the sender is driven.
@@ -51,30 +51,30 @@ pub(crate) struct Wiring {
 
 /// What a step of the process has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Done {
+pub(crate) enum Done<L> {
     /// There was nothing to do.
     Nothing,
     /// Something, and there may be more.
     Stepped,
     /// The reply moved the acknowledged place, which is to be stored beside the log.
-    Acked(u64),
+    Acked(Seq),
     /// A round's reply sent it back to the start, though the ack was read.
     StartedOver,
     /// It asks for a new epoch: the owner opens it, then says so.
-    OpenEpoch(Option<Cursor>),
+    OpenEpoch(Option<Cursor<L>>),
 }
 
 /// A call on its way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Call<P> {
-    step: Step,
+struct Call<P: Payload> {
+    step: Step<P::Link>,
     left: VecDeque<Cmd<P>>,
-    reply: RoundReply,
+    reply: RoundReply<P::Link>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Publisher<P> {
-    driver: Driver,
+pub(crate) struct Publisher<P: Payload> {
+    driver: Driver<P::Link>,
     call: Option<Call<P>>,
     /// The last answer was that to a round, and had an ack.
     heard: bool,
@@ -103,7 +103,13 @@ impl<P: Payload> Publisher<P> {
     }
 
     /// Judges the reply and asks for the next step, or executes one Redis command. `tick`: whether T has passed.
-    pub(crate) fn step(&mut self, tick: bool, log: &impl Rows<P>, redis: &mut Redis<P>, wiring: Wiring) -> Done {
+    pub(crate) fn step(
+        &mut self,
+        tick: bool,
+        log: &impl Rows<P>,
+        redis: &mut Redis<P>,
+        wiring: Wiring,
+    ) -> Done<P::Link> {
         let Some(call) = &mut self.call else { return self.ask(if tick { LONG } else { 0 }, log) };
         while let Some(cmd) = call.left.pop_front() {
             match redis.execute(&cmd) {
@@ -121,7 +127,7 @@ impl<P: Payload> Publisher<P> {
         Done::Stepped
     }
 
-    fn ask(&mut self, now: i64, log: &impl Rows<P>) -> Done {
+    fn ask(&mut self, now: i64, log: &impl Rows<P>) -> Done<P::Link> {
         let excerpt = Excerpt::of(log, &self.driver.needs());
         let step = self.driver.next(now, &excerpt);
         let left = match step {
@@ -185,10 +191,11 @@ impl<P: Payload> Publisher<P> {
     }
 }
 
-fn pipeline<P: Payload>(round: &Round, log: &impl Rows<P>) -> VecDeque<Cmd<P>> {
+fn pipeline<P: Payload>(round: &Round<P::Link>, log: &impl Rows<P>) -> VecDeque<Cmd<P>> {
     let mut left = VecDeque::new();
     left.extend(round.trim_below.map(Cmd::TrimBelow));
-    left.extend((round.add_from..=round.add_to).filter_map(|seq| log.row(seq)).cloned().map(Cmd::Add));
+    let places = (0..(round.add_to + 1) - round.add_from).map(|behind| round.add_from + behind);
+    left.extend(places.filter_map(|seq| log.row(seq)).cloned().map(Cmd::Add));
     left.push_back(Cmd::GetAck);
     left.extend(round.audit.then_some(Cmd::Info));
     left

@@ -4,8 +4,10 @@
 //! Production code driven: [`protocol::link::Publisher`], [`protocol::link::receive`], [`protocol::domain::decide`],
 //! [`protocol::promise::purchase::Life`]. What central and the store load and save is in `till`.
 
-use protocol::link::{Ack, Cursor, Log};
+use protocol::link::{Ack, Commands, Cursor, Log};
+use protocol::number::CommandEpoch;
 use protocol::promise::purchase::Status;
+use protocol::time::Millis;
 use stateright::{Model, Property};
 
 use crate::publisher::{Done, Publisher, Wiring};
@@ -51,7 +53,7 @@ pub(crate) struct State {
     read_at: Option<u8>,
     store: Store,
     /// The next command epoch: the wall clock.
-    epoch: u64,
+    epoch: i64,
     /// A copy of central's file, to be put back by `central restore`.
     copy: Option<Box<Central>>,
     restored: bool,
@@ -136,7 +138,7 @@ impl Purchases {
         Self { bounds, seen: Seen::default(), converging: Converging::default() }
     }
 
-    fn send(&self, state: &mut State, tick: bool) -> Done {
+    fn send(&self, state: &mut State, tick: bool) -> Done<Commands> {
         let State { central, publisher, redis, .. } = state;
         let done = publisher.step(tick, central, redis, Wiring::default());
         match done {
@@ -278,9 +280,9 @@ fn open_epoch(state: &mut State) {
     state.central.open_epoch(epoch);
 }
 
-fn next_epoch(state: &mut State) -> u64 {
+fn next_epoch(state: &mut State) -> CommandEpoch {
     state.epoch += 1;
-    state.epoch.max(state.central.head().epoch + 1).max(state.central.ready + 1)
+    state.central.head().epoch.max(state.central.ready).next(Millis(state.epoch))
 }
 
 fn adopt(state: &mut State) {
@@ -288,8 +290,8 @@ fn adopt(state: &mut State) {
     state.central.adopt(epoch);
 }
 
-fn ack(store: &Store) -> Ack {
-    Ack { cursor: store.cursor, fenced: 0 }
+fn ack(store: &Store) -> Ack<Commands> {
+    Ack { cursor: store.cursor, fenced: CommandEpoch::NONE }
 }
 
 fn settled(state: &State) -> bool {
@@ -394,7 +396,7 @@ impl Model for Purchases {
         }
         actions.extend([Action::StoreCrashes, Action::Wipe, Action::LoseTail, Action::LoseAck, Action::Prune]);
         if let Some(ack) = state.redis.ack {
-            actions.extend((0..ack.cursor.seq).map(Action::SetBackAck));
+            actions.extend((0..ack.cursor.seq.get()).map(Action::SetBackAck));
         }
         if self.bounds.operator {
             if !state.central.retired {

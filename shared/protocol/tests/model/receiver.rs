@@ -7,14 +7,14 @@ use crate::redis::{Payload, Redis, Row};
 
 /// What the process holds in memory between two steps.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Receiver<P> {
+pub(crate) enum Receiver<P: Payload> {
     Idle,
     /// It has read its cursor in the database.
-    Asking(Cursor),
+    Asking(Cursor<P::Link>),
     /// It has read the stream behind it.
     Holding(Vec<Row<P>>),
     /// It has committed, or read its cursor for a sweep.
-    Telling(Ack),
+    Telling(Ack<P::Link>),
 }
 
 impl<P: Payload> Receiver<P> {
@@ -40,12 +40,12 @@ impl<P: Payload> Receiver<P> {
 pub(crate) fn go_through<P: Payload, D>(
     database: &mut D,
     batch: &[Row<P>],
-    cursor: impl Fn(&D) -> Cursor,
+    cursor: impl Fn(&D) -> Cursor<P::Link>,
     mut apply: impl FnMut(&mut D, &Row<P>) -> bool,
     mut open: impl FnMut(&mut D, &Row<P>) -> bool,
 ) {
     for row in batch {
-        let entry: Entry = row.entry();
+        let entry: Entry<P::Link> = row.entry();
         let goes_on = match receive(&cursor(database), &entry) {
             Receipt::Known => true,
             Receipt::Next => apply(database, row),

@@ -6,31 +6,33 @@ use std::fmt::Debug;
 use std::hash::Hash as StdHash;
 
 use protocol::hash::Hash;
-use protocol::link::{Ack, Cursor, Entry, EntryId, Found, StreamEnds};
+use protocol::link::{Ack, Cursor, Entry, EntryId, Found, Link, StreamEnds};
 
 /// What an entry says, in a form small enough to be kept a million times. Its `Debug` text is the entry's body.
 pub(crate) trait Payload: Clone + Debug + PartialEq + Eq + StdHash + Send + Sync {
+    /// Which link it travels on.
+    type Link: Link;
     /// `t` of the entry.
     fn kind(&self) -> &'static str;
 }
 
 /// An entry of a log or of the stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Row<P> {
-    pub(crate) id: EntryId,
+pub(crate) struct Row<P: Payload> {
+    pub(crate) id: EntryId<P::Link>,
     pub(crate) payload: P,
     pub(crate) hash: Hash,
 }
 
 impl<P: Payload> Row<P> {
     /// The entry that follows `before` in its log, chained by production code.
-    pub(crate) fn follow(before: &Cursor, payload: P) -> Self {
+    pub(crate) fn follow(before: &Cursor<P::Link>, payload: P) -> Self {
         let entry = Entry::follow(before, payload.kind(), "", format!("{payload:?}"), None);
         Self { id: entry.id, payload, hash: entry.hash }
     }
 
     /// As production code wants to see it.
-    pub(crate) fn entry(&self) -> Entry {
+    pub(crate) fn entry(&self) -> Entry<P::Link> {
         Entry {
             id: self.id,
             kind: self.payload.kind().into(),
@@ -41,40 +43,40 @@ impl<P: Payload> Row<P> {
         }
     }
 
-    pub(crate) fn cursor(&self) -> Cursor {
+    pub(crate) fn cursor(&self) -> Cursor<P::Link> {
         Cursor { epoch: self.id.epoch, seq: self.id.seq, hash: self.hash }
     }
 }
 
 /// One command of a sender.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Cmd<P> {
+pub(crate) enum Cmd<P: Payload> {
     Delete,
-    TrimBelow(EntryId),
+    TrimBelow(EntryId<P::Link>),
     Add(Row<P>),
     GetAck,
     Info,
 }
 
-impl<P> Cmd<P> {
+impl<P: Payload> Cmd<P> {
     pub(crate) fn writes(&self) -> bool {
         !matches!(self, Self::GetAck | Self::Info)
     }
 }
 
 /// What a read brought back.
-pub(crate) enum Reply {
+pub(crate) enum Reply<L> {
     Done,
-    Ack(Option<Ack>),
-    Found(Found),
+    Ack(Option<Ack<L>>),
+    Found(Found<L>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Redis<P> {
+pub(crate) struct Redis<P: Payload> {
     pub(crate) stream: Vec<Row<P>>,
     /// The greatest id ever added since the key was made; none: there is no key.
-    pub(crate) last: Option<EntryId>,
-    pub(crate) ack: Option<Ack>,
+    pub(crate) last: Option<EntryId<P::Link>>,
+    pub(crate) ack: Option<Ack<P::Link>>,
 }
 
 impl<P: Payload> Redis<P> {
@@ -82,7 +84,7 @@ impl<P: Payload> Redis<P> {
         Self { stream: Vec::new(), last: None, ack: None }
     }
 
-    pub(crate) fn execute(&mut self, cmd: &Cmd<P>) -> Reply {
+    pub(crate) fn execute(&mut self, cmd: &Cmd<P>) -> Reply<P::Link> {
         match cmd {
             Cmd::Delete => {
                 self.stream.clear();
@@ -110,7 +112,7 @@ impl<P: Payload> Redis<P> {
     }
 
     /// `XRANGE stream (cursor +`.
-    pub(crate) fn after(&self, id: EntryId) -> Vec<Row<P>> {
+    pub(crate) fn after(&self, id: EntryId<P::Link>) -> Vec<Row<P>> {
         self.stream.iter().filter(|row| row.id > id).cloned().collect()
     }
 

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use protocol::domain::{Change, Facts, Guard, Item, Operation, apply, decide};
 use protocol::hash::Hash;
-use protocol::link::{Cursor, Log, OPENED};
+use protocol::link::{Commands, Cursor, EntryId, Log, OPENED, Seq};
+use protocol::number::CommandEpoch;
 use protocol::promise::purchase::{Cancelling, Life, Refused, Reply, Status, Transition};
 use protocol::time::Millis;
 
@@ -15,7 +16,7 @@ use crate::publisher::Rows;
 use crate::redis::{Payload, Row};
 
 /// The event epoch that all this happens in.
-pub(crate) const LEDGER_EPOCH: u64 = 1;
+pub(crate) const LEDGER_EPOCH: u32 = 1;
 
 /// Command ids. The number of a cancel keeps two of them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,7 +26,7 @@ pub(crate) enum Id {
     Back(u8, EntryAt),
 }
 
-type EntryAt = (u64, u64);
+type EntryAt = EntryId<Commands>;
 
 impl Id {
     fn purchase(self) -> u8 {
@@ -37,12 +38,14 @@ impl Id {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Command {
-    Opened { for_epoch: u64 },
+    Opened { for_epoch: u32 },
     Purchase { id: Id, deadline: u8 },
     Cancel { id: Id, forced: bool },
 }
 
 impl Payload for Command {
+    type Link = Commands;
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Opened { .. } => OPENED,
@@ -65,7 +68,7 @@ pub(crate) enum Kind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Event {
-    Ready(u64),
+    Ready(CommandEpoch),
     Sold {
         left: i64,
     },
@@ -91,8 +94,8 @@ pub(crate) struct Store {
     /// Outcomes by command id, and whether the purchase was picked.
     pub(crate) outcomes: BTreeMap<Id, (Kind, bool)>,
     pub(crate) ledger: Vec<Event>,
-    pub(crate) cursor: Cursor,
-    pub(crate) opened_for: u64,
+    pub(crate) cursor: Cursor<Commands>,
+    pub(crate) opened_for: u32,
 }
 
 impl Store {
@@ -214,43 +217,52 @@ pub(crate) struct Central {
     pub(crate) requests: Vec<Command>,
     log: Vec<Row<Command>>,
     /// First entry of the log that was not pruned.
-    first: u64,
-    pub(crate) acked: u64,
+    first: Seq,
+    pub(crate) acked: Seq,
     /// Events applied.
     pub(crate) read: usize,
     pub(crate) quantity: i64,
-    pub(crate) ready: u64,
+    pub(crate) ready: CommandEpoch,
     pub(crate) retired: bool,
 }
 
-impl Log for Central {
-    fn head(&self) -> Cursor {
+impl Log<Commands> for Central {
+    fn head(&self) -> Cursor<Commands> {
         self.log.last().map(Row::cursor).unwrap_or_default()
     }
-    fn hash_at(&self, seq: u64) -> Option<Hash> {
-        if seq == 0 { Some(Hash::ZERO) } else { self.row(seq).map(|row| row.hash) }
+    fn hash_at(&self, seq: Seq) -> Option<Hash> {
+        if seq == Seq::ZERO { Some(Hash::ZERO) } else { self.row(seq).map(|row| row.hash) }
     }
 }
 
 impl Rows<Command> for Central {
-    fn row(&self, seq: u64) -> Option<&Row<Command>> {
-        if seq < self.first { None } else { self.log.get((seq - 1) as usize) }
+    fn row(&self, seq: Seq) -> Option<&Row<Command>> {
+        if seq < self.first { None } else { self.log.get((seq - Seq::FIRST) as usize) }
     }
 }
 
 impl Central {
     pub(crate) fn new(quantity: i64) -> Self {
         let (purchases, requests, log) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let mut new =
-            Self { purchases, requests, log, first: 1, acked: 0, read: 0, quantity, ready: 0, retired: false };
-        new.open_epoch(1);
+        let mut new = Self {
+            purchases,
+            requests,
+            log,
+            first: Seq::FIRST,
+            acked: Seq::ZERO,
+            read: 0,
+            quantity,
+            ready: CommandEpoch::NONE,
+            retired: false,
+        };
+        new.open_epoch(1.into());
         new
     }
 
     /// L8: every unsettled command again, in its old order, under its old id.
-    pub(crate) fn open_epoch(&mut self, epoch: u64) {
+    pub(crate) fn open_epoch(&mut self, epoch: CommandEpoch) {
         self.log.clear();
-        (self.first, self.acked) = (1, 0);
+        (self.first, self.acked) = (Seq::FIRST, Seq::ZERO);
         let start = Cursor { epoch, ..Cursor::default() };
         self.log.push(Row::follow(&start, Command::Opened { for_epoch: LEDGER_EPOCH }));
         for request in self.requests.clone() {
@@ -264,7 +276,7 @@ impl Central {
     }
 
     /// The place of an entry, kept or pruned; nowhere at 0.
-    pub(crate) fn was_at(&self, seq: u64) -> Cursor {
+    pub(crate) fn was_at(&self, seq: u64) -> Cursor<Commands> {
         seq.checked_sub(1).and_then(|index| self.log.get(index as usize)).map(Row::cursor).unwrap_or_default()
     }
 
@@ -304,7 +316,7 @@ impl Central {
     }
 
     /// An operator retires the store: all that is open ends, and is in no log that opens from now on.
-    pub(crate) fn retire(&mut self, epoch: u64) {
+    pub(crate) fn retire(&mut self, epoch: CommandEpoch) {
         self.retired = true;
         self.requests.clear();
         for purchase in self.purchases.values_mut() {
@@ -314,7 +326,7 @@ impl Central {
     }
 
     /// It is taken back, and asked for units that it may have taken for what retiring has ended.
-    pub(crate) fn adopt(&mut self, epoch: u64) {
+    pub(crate) fn adopt(&mut self, epoch: CommandEpoch) {
         self.retired = false;
         self.open_epoch(epoch);
         for number in self.purchases.keys().copied().collect::<Vec<u8>>() {
@@ -384,7 +396,7 @@ impl Central {
         let asked = self.is_cancel_asked(number);
         if !asked {
             let at = self.head().id();
-            self.ask(Command::Cancel { id: Id::Back(number, (at.epoch, at.seq)), forced: true });
+            self.ask(Command::Cancel { id: Id::Back(number, at), forced: true });
         }
         !asked
     }

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::edge::{Place, Wait};
 use super::{Actor, Problem};
 use protocol::domain::IfMatch;
+use protocol::number::Epoch;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -87,7 +88,7 @@ fn if_match(headers: &HeaderMap) -> Option<IfMatch> {
 }
 
 /// `"<epoch>-<version>"` or `W/"<epoch>-<version>-<pending>-<online>"`.
-fn parse_tag(tag: &str) -> Option<(u64, i64)> {
+fn parse_tag(tag: &str) -> Option<(Epoch, i64)> {
     let tag = tag.trim();
     let tag = tag.strip_prefix("W/").unwrap_or(tag).strip_prefix('"')?.strip_suffix('"')?;
     let mut parts = tag.split('-');
@@ -177,8 +178,8 @@ mod tests {
 
     #[test]
     fn tags_of_both_servers_are_compared_by_epoch_and_version() {
-        assert_eq!(parse_tag("\"17-4\""), Some((17, 4)));
-        assert_eq!(parse_tag(" W/\"17-4-2-1\""), Some((17, 4)));
+        assert_eq!(parse_tag("\"17-4\""), Some((17.into(), 4)));
+        assert_eq!(parse_tag(" W/\"17-4-2-1\""), Some((17.into(), 4)));
         assert_eq!(parse_tag("\"opaque\""), None);
         assert_eq!(parse_tag("17-4"), None);
     }

@@ -1,5 +1,7 @@
 //! One direction of one store's link, and the steps of its publisher as pipelines: one store's, or many stores' at once.
 
+use std::marker::PhantomData;
+
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
@@ -7,37 +9,43 @@ use super::stream::{decode_entry, field, raw_entry};
 use super::{Beat, Keys, Size, expected, get_short, heartbeat, is_of_the_server, judged, text_of};
 use protocol::hash::Hash;
 use protocol::ids::StoreId;
-use protocol::link::{Ack, Entry, EntryId, Found, Reply, RoundReply, Step, StreamEnds};
+use protocol::link::{Ack, Commands, Entry, EntryId, Events, Found, Link, Reply, RoundReply, Seq, Step, StreamEnds};
 use protocol::wire::FORMAT;
 
 /// The keys of one direction.
 #[derive(Debug, Clone)]
-pub struct Channel {
+pub struct Channel<L> {
     /// The stream, written by the sender alone.
     pub stream: String,
     /// The ack, written by the receiver alone.
     pub ack: String,
     /// Channel and message of the bell that is rung when something was added.
     bell: Option<(String, String)>,
+    link: PhantomData<L>,
 }
 
-impl Channel {
+impl Channel<Events> {
     /// Store to central.
     pub fn events(keys: &Keys, store: &StoreId) -> Self {
         Self {
             stream: keys.events(store),
             ack: keys.events_ack(store),
             bell: Some((keys.bell(store), store.to_string())),
+            link: PhantomData,
         }
     }
+}
 
+impl Channel<Commands> {
     /// Central to store. No bell: the agent blocks on its stream.
     pub fn commands(keys: &Keys, store: &StoreId) -> Self {
-        Self { stream: keys.commands(store), ack: keys.commands_ack(store), bell: None }
+        Self { stream: keys.commands(store), ack: keys.commands_ack(store), bell: None, link: PhantomData }
     }
+}
 
+impl<L: Link> Channel<L> {
     /// `GET ack`. A value that is no ack, or of another type, is as good as none: the receiver writes it again.
-    pub async fn read_ack(&self, connection: &mut MultiplexedConnection) -> RedisResult<Option<Ack>> {
+    pub async fn read_ack(&self, connection: &mut MultiplexedConnection) -> RedisResult<Option<Ack<L>>> {
         let mut pipe = Pipeline::with_capacity(1);
         get_short(&mut pipe, &self.ack);
         pipe.ignore_errors();
@@ -51,25 +59,25 @@ impl Channel {
     }
 
     /// Writes the ack, as its only writer.
-    pub async fn set_ack(&self, connection: &mut MultiplexedConnection, ack: &Ack) -> RedisResult<()> {
+    pub async fn set_ack(&self, connection: &mut MultiplexedConnection, ack: &Ack<L>) -> RedisResult<()> {
         ::redis::cmd("SET").arg(&self.ack).arg(ack.to_string()).query_async(connection).await
     }
 }
 
 /// A publisher's step that Redis is needed for.
 #[derive(Debug)]
-pub struct Call {
+pub struct Call<L> {
     /// Where.
-    pub channel: Channel,
+    pub channel: Channel<L>,
     /// What: another than these three needs no Redis, and is answered as lost.
-    pub step: Step,
+    pub step: Step<L>,
     /// The entries of a round.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Entry<L>>,
     /// A heartbeat that travels with a round.
     pub beat: Option<(Keys, StoreId, Beat)>,
 }
 
-impl Call {
+impl<L: Link> Call<L> {
     /// Adds the commands; says how many replies there will be.
     fn ask(&self, pipe: &mut Pipeline) -> usize {
         let before = pipe.len();
@@ -100,7 +108,7 @@ impl Call {
     }
 
     /// Judges the replies. The outer error is one of the whole server, the inner one a refusal.
-    fn answer(&self, mut replies: Vec<Value>) -> RedisResult<Result<Answered, RedisError>> {
+    fn answer(&self, mut replies: Vec<Value>) -> RedisResult<Result<Answered<L>, RedisError>> {
         Ok(match &self.step {
             Step::ReadAck => refusal(ack_of(replies.pop()))?.map(|ack| Answered::Done(Reply::Ack(ack))),
             Step::Clear => judged(expected(replies.pop())?)?.map(|_| Answered::Done(Reply::Cleared)),
@@ -116,7 +124,7 @@ impl Call {
                         Ok(_) | Err(_) => {}
                     }
                 }
-                let added_to = self.entries.last().map_or(round.add_from.saturating_sub(1), |last| last.id.seq);
+                let added_to = self.entries.last().map_or(round.add_from - 1, |last| last.id.seq);
                 let stream = match size {
                     Some((length, memory)) => match Size::of(memory, length)? {
                         // Its ends come with all that they hold, so one that is too large to be ours is not asked.
@@ -134,22 +142,22 @@ impl Call {
 }
 
 /// What the first call brought back.
-enum Answered {
-    Done(Reply),
+enum Answered<L> {
+    Done(Reply<L>),
     /// The stream's ends are to be looked at as well.
     AsksForEnds {
-        added_to: u64,
-        ack: Option<Ack>,
+        added_to: Seq,
+        ack: Option<Ack<L>>,
     },
 }
 
 /// Carries out steps of many publishers in one call, and looks at the ends of their streams in a second one where that
 /// was asked for. The outer error is one of the whole server or of the connection: then nothing is known of any. An
 /// inner one is that publisher's alone: all that was sent for it was answered, so nothing of it can come late.
-pub async fn carry_out(
+pub async fn carry_out<L: Link>(
     connection: &mut MultiplexedConnection,
-    calls: &[Call],
-) -> RedisResult<Vec<Result<Reply, RedisError>>> {
+    calls: &[Call<L>],
+) -> RedisResult<Vec<Result<Reply<L>, RedisError>>> {
     let mut pipe = Pipeline::new();
     let counts: Vec<usize> = calls.iter().map(|call| call.ask(&mut pipe)).collect();
     if pipe.is_empty() {
@@ -194,7 +202,7 @@ fn refusal<T>(result: RedisResult<T>) -> RedisResult<Result<T, RedisError>> {
     }
 }
 
-fn add(pipe: &mut Pipeline, stream: &str, entry: &Entry) {
+fn add<L: Link>(pipe: &mut Pipeline, stream: &str, entry: &Entry<L>) {
     let command = pipe.cmd("XADD").arg(stream).arg(entry.id.to_string());
     command.arg("v").arg(FORMAT).arg("t").arg(&entry.kind).arg("i").arg(&entry.operation);
     command.arg("b").arg(&entry.body).arg("c").arg(entry.hash.to_string());
@@ -214,7 +222,7 @@ fn is_published_already(error: &RedisError) -> bool {
         && error.detail().is_some_and(|text| text.contains("equal or smaller") || text.contains("exhausted"))
 }
 
-fn ack_of(reply: Option<Value>) -> RedisResult<Option<Ack>> {
+fn ack_of<L: Link>(reply: Option<Value>) -> RedisResult<Option<Ack<L>>> {
     match reply {
         Some(Value::ServerError(error)) if !is_wrong_type(&error.clone().into()) => Err(error.into()),
         Some(value) => Ok(text_of(value).and_then(|text| text.parse().ok())),
@@ -223,7 +231,7 @@ fn ack_of(reply: Option<Value>) -> RedisResult<Option<Ack>> {
 }
 
 /// Reads `XINFO STREAM`.
-fn found(reply: Value) -> RedisResult<Found> {
+fn found<L: Link>(reply: Value) -> RedisResult<Found<L>> {
     let pairs = match reply {
         Value::ServerError(error) => {
             let error = RedisError::from(error);
@@ -243,7 +251,7 @@ fn found(reply: Value) -> RedisResult<Found> {
         match String::from_redis_value(key).unwrap_or_default().as_str() {
             "length" => length = u64::from_redis_value(value).unwrap_or(0),
             "first-entry" => {
-                content = decode_entry(value.clone()).ok().map(|entry| entry.content());
+                content = decode_entry::<L>(value.clone()).ok().map(|entry| entry.content());
                 first = end_of(value);
             }
             "last-entry" => last = end_of(value),
@@ -258,7 +266,7 @@ fn found(reply: Value) -> RedisResult<Found> {
 }
 
 /// An end of the stream: its id and the chain hash in it.
-fn end_of(value: Value) -> Option<(EntryId, Option<Hash>)> {
+fn end_of<L: Link>(value: Value) -> Option<(EntryId<L>, Option<Hash>)> {
     let (id, fields) = raw_entry(value)?;
     let hash = field(&fields, "c").and_then(|text| text.parse().ok());
     Some((id.parse().ok()?, hash))

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::bells::ring;
 use super::{Keys, expected, get_short, is_of_the_server, judged, stream, text_of};
 use protocol::ids::StoreId;
+use protocol::number::{Epoch, Seq};
 use protocol::time::Millis;
 
 /// Life of a heartbeat's key. Far beyond the age at which a store counts as stale, so that its age can still be told.
@@ -23,9 +24,9 @@ pub struct Beat {
     /// Random number of the agent's process: two that alternate are two agents.
     pub process: u64,
     /// The ledger's epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// Its last entry.
-    pub head: u64,
+    pub head: Seq,
     /// Entries not acknowledged.
     pub backlog: u64,
     /// Age of the oldest of them, ms.
@@ -44,7 +45,7 @@ pub struct Claim {
     /// Random number of the agent's process.
     pub process: u64,
     /// Its ledger's epoch.
-    pub epoch: u64,
+    pub epoch: Epoch,
     /// `waiting`, or why it has stopped: `fenced`, `superseded`, `diverged`.
     pub why: String,
     /// Items that its database has.

@@ -8,7 +8,7 @@ use ::redis::{FromRedisValue, Pipeline, RedisResult, Value};
 use super::{Channel, Keys, expected, judged};
 use protocol::hash::Digest;
 use protocol::ids::StoreId;
-use protocol::link::{Entry, EntryId};
+use protocol::link::{Commands, Entry, EntryId, Events, Link};
 use protocol::time::Millis;
 use protocol::wire::FORMAT;
 
@@ -55,7 +55,7 @@ pub struct Garbage {
 }
 
 /// One entry as received.
-pub type Received = Result<Entry, Garbage>;
+pub type Received<L = Events> = Result<Entry<L>, Garbage>;
 
 /// What one stream had to say in one read.
 #[derive(Debug)]
@@ -96,11 +96,11 @@ pub async fn first_entry(
 /// Waits for up to `block` for commands behind a place, and reads so many of them, at most.
 pub async fn wait_for_entries(
     connection: &mut MultiplexedConnection,
-    channel: &Channel,
-    after: EntryId,
+    channel: &Channel<Commands>,
+    after: EntryId<Commands>,
     count: usize,
     block: Duration,
-) -> RedisResult<Vec<Received>> {
+) -> RedisResult<Vec<Received<Commands>>> {
     let mut read = ::redis::cmd("XREAD");
     read.arg("COUNT").arg(count).arg("BLOCK").arg(u64::try_from(block.as_millis()).unwrap_or(0));
     read.arg("STREAMS").arg(&channel.stream).arg(after.to_string());
@@ -108,7 +108,7 @@ pub async fn wait_for_entries(
 }
 
 /// The entries in the reply of an `XREAD` of one stream.
-fn entries_of(reply: Value) -> Vec<Received> {
+fn entries_of<L: Link>(reply: Value) -> Vec<Received<L>> {
     let stream = match reply {
         Value::Array(mut streams) if !streams.is_empty() => streams.swap_remove(0),
         Value::Map(mut streams) if !streams.is_empty() => {
@@ -135,7 +135,7 @@ pub(super) fn time_of(reply: Value) -> RedisResult<Millis> {
 }
 
 /// Reads one stream entry. Only what the protocol's own writer can have written is an [`Entry`].
-pub fn decode_entry(value: Value) -> Received {
+pub fn decode_entry<L: Link>(value: Value) -> Received<L> {
     let Some((id, fields)) = raw_entry(value) else {
         return Err(Garbage { id: String::new(), why: "not a stream entry".into() });
     };

@@ -1,7 +1,8 @@
 //! Columns that both databases have.
 
 use protocol::hash::{Digest, Hash};
-use protocol::link::Cursor;
+use protocol::ids::Invalid;
+use protocol::link::{Cursor, EntryId, Link};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 
 /// A hash in a column.
@@ -34,9 +35,30 @@ impl FromSql for DigestColumn {
     }
 }
 
+/// An epoch or a sequence number in a column. It is written as the plain number.
+pub struct NumberColumn<N>(pub N);
+
+impl<N: TryFrom<i64, Error = Invalid>> FromSql for NumberColumn<N> {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let number = value.as_i64()?;
+        N::try_from(number).map(Self).map_err(FromSqlError::other)
+    }
+}
+
+/// Reads an epoch or a sequence number.
+pub fn number_at<N: TryFrom<i64, Error = Invalid>>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<N> {
+    Ok(row.get::<_, NumberColumn<N>>(column)?.0)
+}
+
+/// Reads a place from two neighbouring columns: epoch, seq.
+pub fn id_at<L: Link>(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<EntryId<L>> {
+    Ok(EntryId { epoch: number_at(row, first)?, seq: number_at(row, first + 1)? })
+}
+
 /// Reads a cursor from three neighbouring columns: epoch, seq, hash.
-pub fn cursor_at(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Cursor> {
-    Ok(Cursor { epoch: row.get(first)?, seq: row.get(first + 1)?, hash: row.get::<_, HashColumn>(first + 2)?.0 })
+pub fn cursor_at<L: Link>(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Cursor<L>> {
+    let EntryId { epoch, seq } = id_at(row, first)?;
+    Ok(Cursor { epoch, seq, hash: row.get::<_, HashColumn>(first + 2)?.0 })
 }
 
 /// Reads a column whose text was written by this program from a checked value.
