@@ -6,12 +6,13 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use protocol::time::Millis;
+use protocol::wire::Position;
 use runtime::http::{List, Page, Problem, Query, Result};
 use serde::Deserialize;
 
 use super::{App, Shared};
 use crate::outbound::event::{EventView, sent_type};
-use crate::storage::queries::events;
+use crate::storage::queries::events::{self, Start};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new().route("/events", get(list))
@@ -20,35 +21,79 @@ pub(super) fn router() -> Router<Arc<App>> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Filter {
-    after: Option<i64>,
+    after: Option<String>,
+    cursor: Option<String>,
     store_id: Option<String>,
     product_id: Option<String>,
     #[serde(rename = "type")]
     kind: Option<String>,
     reference: Option<String>,
-    since: Option<String>,
-    until: Option<String>,
+    actor: Option<String>,
+    since: Option<Millis>,
+    until: Option<Millis>,
     size: Option<i64>,
+}
+
+/// Where a list begins, as asked.
+enum Begin {
+    Chain(Start),
+    /// Behind an entry of a store.
+    Store(Position),
+}
+
+impl Filter {
+    fn begin(&self) -> Result<Begin> {
+        let place = |text: &str| (text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten();
+        match (&self.cursor, &self.after) {
+            (Some(_), Some(_)) => Err(Problem::invalid("?cursor", "cursor and after exclude each other")),
+            (Some(cursor), None) => match place(cursor) {
+                Some(place) => Ok(Begin::Chain(Start::Before(place))),
+                None => Err(Problem::invalid("?cursor", "not a cursor of this list")),
+            },
+            (None, Some(after)) => match (place(after), after.parse::<Position>()) {
+                (Some(place), _) => Ok(Begin::Chain(Start::Behind(place))),
+                (None, Ok(position)) if self.store_id.as_deref() == Some(position.store.as_str()) => {
+                    Ok(Begin::Store(position))
+                }
+                (None, Ok(_)) => Err(Problem::invalid("?after", "a store's position needs the storeId of that store")),
+                (None, Err(_)) => {
+                    Err(Problem::invalid("?after", "neither 0, nor a nextCursor of this list, nor a store's position"))
+                }
+            },
+            (None, None) => Ok(Begin::Chain(Start::End)),
+        }
+    }
 }
 
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<EventView>>> {
     let size = Page::of(None, filter.size, None, 1)?.size;
-    let time = |name: &str, bound: &Option<String>| match bound {
-        Some(text) => Millis::parse(text).map(Some).ok_or_else(|| Problem::invalid(name, "a time is RFC 3339")),
-        None => Ok(None),
-    };
+    let begin = filter.begin()?;
     let wanted = events::Filter {
-        since: time("?since", &filter.since)?,
-        until: time("?until", &filter.until)?,
-        after: filter.after,
+        since: filter.since,
+        until: filter.until,
         store: filter.store_id,
         product: filter.product_id,
         kind: filter.kind.map(|kind| sent_type(&kind).to_owned()),
         reference: filter.reference,
+        actor: filter.actor,
     };
-    let recorded = app.db.scan(move |connection| events::list(connection, &wanted, size)).await?;
-    // Forward a full page may be followed by what has yet to happen.
-    let last = recorded.last().filter(|_| filter.after.is_some() && recorded.len() == size);
-    let next_cursor = last.map(|last| last.chain_seq.to_string());
-    Ok(Json(List { items: recorded.into_iter().map(EventView::from).collect(), next_cursor }))
+    let part = app.db.scan(move |connection| {
+        let start = match &begin {
+            Begin::Chain(start) => *start,
+            Begin::Store(position) => match events::place_of(connection, position)? {
+                Some(place) => Start::Behind(place),
+                // Nothing is behind a place that central has yet to reach.
+                None => return Ok(None),
+            },
+        };
+        events::list(connection, &wanted, start, size).map(Some)
+    });
+    let list = match part.await? {
+        Some(part) => List {
+            items: part.events.into_iter().map(EventView::from).collect(),
+            next_cursor: part.next.map(|place| place.to_string()),
+        },
+        None => List { items: Vec::new(), next_cursor: filter.after },
+    };
+    Ok(Json(list))
 }

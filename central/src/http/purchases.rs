@@ -233,7 +233,7 @@ struct Filter {
     customer_id: Option<String>,
     reference: Option<String>,
     product_id: Option<String>,
-    since: Option<String>,
+    since: Option<Millis>,
     page: Option<i64>,
     size: Option<i64>,
     cursor: Option<String>,
@@ -241,15 +241,13 @@ struct Filter {
 
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<PurchaseView>>> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
-    let since =
-        filter.since.map(|since| Millis::parse(&since).ok_or_else(|| Problem::invalid("?since", "a time is RFC 3339")));
     let wanted = listed::Filter {
         store: filter.store_id,
         status: filter.status,
         customer: filter.customer_id,
         reference: filter.reference,
         product: filter.product_id,
-        since: since.transpose()?,
+        since: filter.since,
     };
     let slice = behind_number(&page)?;
     let rows = app.db.scan(move |connection| listed::list(connection, &wanted, &slice)).await?;

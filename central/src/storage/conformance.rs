@@ -13,7 +13,8 @@ use protocol::wire::{About, Command, Fact, Kind, Named, Outcome, Position, Purch
 
 use super::idempotency::{Effect, Key};
 use super::purchases::Purchase;
-use super::queries::{self, Slice, dead_letters, events};
+use super::queries::events::{self, Start};
+use super::queries::{self, Slice, dead_letters};
 use super::stores::{DigestState, Store};
 use super::{Connection, commands, idempotency, items, ledger, outcomes, purchases, retention, stocks, stores, totals};
 
@@ -362,15 +363,19 @@ fn lists_of_events_hold_what_was_asked_for(connection: &Connection) {
     let (one, two) = (discovered(connection, "s1").id, discovered(connection, "s2").id);
     log(connection, &one, 7, 5);
     log(connection, &two, 7, 3);
-    let list = |filter: events::Filter, size| {
-        let listed = events::list(connection, &filter, size).expect("reads");
-        listed.into_iter().map(|entry| format!("{}-{}", entry.store, entry.at.seq)).collect::<Vec<_>>()
+    let read = |filter: &events::Filter, start, size| events::list(connection, filter, start, size).expect("reads");
+    let names = |part: events::Part| {
+        part.events.into_iter().map(|entry| format!("{}-{}", entry.store, entry.at.seq)).collect::<Vec<_>>()
     };
+    let list = |filter: events::Filter, size| names(read(&filter, Start::End, size));
     let any = events::Filter::default();
     assert_eq!(list(any.clone(), 2), ["s2-3", "s2-2"], "the newest first");
-    assert_eq!(list(events::Filter { after: Some(0), ..any.clone() }, 2), ["s1-1", "s1-2"], "or forward");
-    let newest = events::list(connection, &any, 1).expect("reads").remove(0);
-    assert_eq!(list(events::Filter { after: Some(newest.chain_seq), ..any.clone() }, 9), [] as [&str; 0]);
+    assert_eq!(names(read(&any, Start::Behind(0), 2)), ["s1-1", "s1-2"], "or forward");
+    let mut newest = read(&any, Start::End, 1);
+    assert_eq!(newest.next, Some(newest.events[0].chain_seq), "there are older ones");
+    let newest = newest.events.remove(0);
+    assert_eq!(names(read(&any, Start::Behind(newest.chain_seq), 9)), [] as [&str; 0]);
+    assert_eq!(names(read(&any, Start::Before(newest.chain_seq), 1)), ["s2-2"]);
     assert_eq!((newest.kind.as_str(), newest.product.as_deref(), newest.delta), ("sold", Some("milk"), -3));
     let of = |store: &str| events::Filter { store: Some(store.into()), ..any.clone() };
     assert_eq!(list(events::Filter { product: Some("milk".into()), ..of("s1") }, 9), ["s1-5", "s1-3"]);
@@ -378,8 +383,12 @@ fn lists_of_events_hold_what_was_asked_for(connection: &Connection) {
     assert_eq!(list(events::Filter { reference: Some("receipt-4".into()), ..any.clone() }, 9), ["s1-4"]);
     let within = events::Filter { since: Some(NOW.plus(2_000)), until: Some(NOW.plus(4_000)), ..of("s1") };
     assert_eq!(list(within, 9), ["s1-3", "s1-2"], "the end does not belong to it");
-    let page = events::list(connection, &events::Filter { kind: Some("snapshot_page".into()), ..of("s1") }, 1);
-    assert_eq!(page.expect("reads")[0].body, "{}", "a page may be long");
+    let page = read(&events::Filter { kind: Some("snapshot_page".into()), ..of("s1") }, Start::End, 1);
+    assert_eq!(page.events[0].body, "{}", "a page may be long");
+    let at = |seq| Position { store: one.clone(), at: EntryId { epoch: 7, seq } };
+    let place = |seq| events::place_of(connection, &at(seq)).expect("reads");
+    assert_eq!((place(0), place(2), place(5), place(6)), (Some(0), Some(2), Some(5), None));
+    assert_eq!(events::last_place(connection).expect("reads"), newest.chain_seq);
 }
 
 fn receive() -> Command {

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
 use protocol::ids::StoreId;
-use protocol::link::{EntryId, Epoch, OPENED};
+use protocol::link::{EntryId, OPENED};
 use protocol::time::Millis;
 use protocol::wire::Event;
 use runtime::http::{Code, Page, Problem, Query, Result};
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{App, Shared};
-use crate::ledger::events::{self, Recorded};
+use crate::ledger::events::{self, Recorded, Start};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new().route("/events", get(list))
@@ -24,53 +24,62 @@ pub(super) fn router() -> Router<Arc<App>> {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Filter {
     after: Option<String>,
+    cursor: Option<String>,
     product_id: Option<String>,
     #[serde(rename = "type")]
     kind: Option<String>,
     reference: Option<String>,
     actor: Option<String>,
-    since: Option<String>,
-    until: Option<String>,
+    since: Option<Millis>,
+    until: Option<Millis>,
     size: Option<i64>,
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<Value>> {
-    let page = Page::of(None, filter.size, None, 1)?;
-    let after = filter
-        .after
-        .map(|after| {
-            let own = format!("{}:", app.store);
-            let place = after.strip_prefix(&own).unwrap_or(&after).parse::<EntryId>();
-            place.map_err(|_| Problem::invalid("?after", "not a position of this store"))
-        })
-        .transpose()?;
-    if let Some(after) = after.filter(|after| after.epoch != Epoch::NONE)
-        && let Some(oldest) = app.db.read(events::oldest).await?
-        && (EntryId { seq: after.seq.next(), ..after }) < oldest
-    {
-        return Err(Problem::new(Code::CursorExpired).with("oldest", format!("{}:{oldest}", app.store)));
+impl Filter {
+    fn start(&self, store: &StoreId) -> Result<Start> {
+        let place = |text: &str| {
+            let own = format!("{store}:");
+            text.strip_prefix(&own).unwrap_or(text).parse::<EntryId>()
+        };
+        match (&self.cursor, &self.after) {
+            (Some(_), Some(_)) => Err(Problem::invalid("?cursor", "cursor and after exclude each other")),
+            (Some(cursor), None) => match place(cursor) {
+                Ok(place) => Ok(Start::Before(place)),
+                Err(_) => Err(Problem::invalid("?cursor", "not a cursor of this list")),
+            },
+            (None, Some(after)) if after == "0" => Ok(Start::Behind(EntryId::default())),
+            (None, Some(after)) => match place(after) {
+                Ok(place) => Ok(Start::Behind(place)),
+                Err(_) => Err(Problem::invalid("?after", "neither 0 nor a position of this store")),
+            },
+            (None, None) => Ok(Start::End),
+        }
     }
-    let time = |name: &str, text: Option<String>| {
-        let read = |text: String| Millis::parse(&text).ok_or_else(|| Problem::invalid(name, "a time is RFC 3339"));
-        text.map(read).transpose()
-    };
-    // Forward from `after`; without it the newest first, as records are.
-    let forward = after.is_some();
-    let filter = events::Filter {
-        after,
+}
+
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<Value>> {
+    let size = Page::of(None, filter.size, None, 1)?.size;
+    let start = filter.start(&app.store)?;
+    let wanted = events::Filter {
         product_id: filter.product_id,
         kind: filter.kind.map(|kind| if kind == "epoch_opened" { OPENED.to_owned() } else { kind }),
         reference: filter.reference,
         actor: filter.actor,
-        since: time("?since", filter.since)?,
-        until: time("?until", filter.until)?,
-        limit: page.size,
+        since: filter.since,
+        until: filter.until,
     };
-    let recorded = app.db.scan(move |connection| events::list(connection, &filter)).await?;
-    let items: Vec<Value> = recorded.iter().map(|entry| view(&app.store, entry)).collect();
-    let next =
-        if forward && items.len() == page.size { items.last().map(|event| event["position"].clone()) } else { None };
-    Ok(Json(json!({"items": items, "nextCursor": next})))
+    let part = app.db.scan(move |connection| {
+        if let Start::Behind(place) = start
+            && let Some(oldest) = events::lost_behind(connection, place)?
+        {
+            return Ok(Err(oldest));
+        }
+        events::list(connection, &wanted, start, size).map(Ok)
+    });
+    let position = |place: EntryId| format!("{}:{place}", app.store);
+    let part = part.await?.map_err(|oldest| Problem::new(Code::CursorExpired).with("oldest", position(oldest)))?;
+    let items: Vec<Value> = part.entries.iter().map(|entry| view(&app.store, entry)).collect();
+    Ok(Json(json!({"items": items, "nextCursor": part.next.map(position)})))
 }
 
 fn view(store: &StoreId, entry: &Recorded) -> Value {

@@ -1,9 +1,9 @@
 //! The ledger as people read it: which entries there are, and what they say.
 
-use protocol::link::EntryId;
+use protocol::link::{EntryId, Epoch};
 use protocol::time::Millis;
 use runtime::sqlite::id_at;
-use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// An entry that a list shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,14 +22,16 @@ pub struct Recorded {
     pub body: String,
 }
 
-/// Which entries a list shows.
+/// Entries that one list looks at, at most: one whose filter finds little does not hold a connection for long, and says
+/// how far it has come.
+const LOOK: usize = 100_000;
+
+/// Which entries a list shows; what is not given is not compared.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Forward from here; without it the newest first.
-    pub after: Option<EntryId>,
     /// About this product.
     pub product_id: Option<String>,
-    /// Of this type.
+    /// Of this type, as it is recorded.
     pub kind: Option<String>,
     /// With this reference.
     pub reference: Option<String>,
@@ -39,64 +41,107 @@ pub struct Filter {
     pub since: Option<Millis>,
     /// Recorded before this time.
     pub until: Option<Millis>,
-    /// At most so many.
-    pub limit: usize,
 }
 
-/// The oldest entry that is kept.
-pub fn oldest(connection: &Connection) -> rusqlite::Result<Option<EntryId>> {
-    connection
-        .prepare_cached("select epoch, seq from ledger order by epoch, seq limit 1")?
-        .query_row([], |row| id_at(row, 0))
-        .optional()
+/// Where a list begins, and in which direction it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With the newest, towards older ones.
+    End,
+    /// Before this entry, towards older ones.
+    Before(EntryId),
+    /// Behind this entry, towards newer ones. `0-0` is the beginning of what is kept.
+    Behind(EntryId),
 }
 
-/// Entries in their order, or the newest first.
-pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Recorded>> {
-    let mut sql = "select epoch, seq, type, operation_id, product_id, delta, recorded_at, \
-                   case when type = 'snapshot_page' then '{}' else body end from ledger where true"
-        .to_owned();
-    let mut values: Vec<&dyn ToSql> = Vec::new();
-    let after = filter.after.map(|after| [after.epoch.get(), after.seq.get()]);
-    if let Some([epoch, seq]) = &after {
-        sql.push_str(" and (epoch, seq) > (?, ?)");
-        values.push(epoch);
-        values.push(seq);
+/// A part of a list.
+#[derive(Debug, Clone)]
+pub struct Part {
+    pub entries: Vec<Recorded>,
+    /// Where the list goes on: before this entry or behind it, as it began. `None`: towards older ones there are no more.
+    pub next: Option<EntryId>,
+}
+
+/// The oldest entry that is kept, if some that came behind this one are not.
+pub fn lost_behind(connection: &Connection, place: EntryId) -> rusqlite::Result<Option<EntryId>> {
+    if place.epoch == Epoch::NONE {
+        return Ok(None);
     }
-    let columns = [
-        ("product_id", &filter.product_id),
-        ("type", &filter.kind),
-        ("reference", &filter.reference),
-        ("actor", &filter.actor),
-    ];
-    for (column, wanted) in columns {
-        if let Some(wanted) = wanted {
-            sql.push_str(&format!(" and {column} = ?"));
-            values.push(wanted);
+    Ok(oldest(connection)?.filter(|oldest| EntryId { seq: place.seq.next(), ..place } < *oldest))
+}
+
+const OLDEST: &str = "select epoch, seq from ledger order by epoch, seq limit 1";
+
+fn oldest(connection: &Connection) -> rusqlite::Result<Option<EntryId>> {
+    connection.prepare_cached(OLDEST)?.query_row([], |row| id_at(row, 0)).optional()
+}
+
+/// At most so many, and no more than some that are looked at. All of it is read from one state of the database.
+pub fn list(connection: &Connection, filter: &Filter, start: Start, size: usize) -> rusqlite::Result<Part> {
+    let last = super::head(connection)?.cursor.id();
+    let (place, older) = match start {
+        Start::End => (EntryId { seq: last.seq.next(), ..last }, true),
+        Start::Before(place) => (place, true),
+        Start::Behind(place) => (place, false),
+    };
+    let mut statement = connection.prepare_cached(&select(filter, older))?;
+    let (epoch, seq) = (place.epoch.get(), place.seq.get());
+    let mut rows = match &filter.product_id {
+        Some(product) => statement.query(params![epoch, seq, product])?,
+        None => statement.query(params![epoch, seq])?,
+    };
+    let mut entries: Vec<Recorded> = Vec::new();
+    let mut looked_at = 0;
+    while let Some(row) = rows.next()? {
+        if filter.finds(row)? {
+            // Towards older ones one more tells whether there are any.
+            if older && entries.len() == size {
+                return Ok(Part { next: entries.last().map(|last| last.place), entries });
+            }
+            entries.push(read(row)?);
+        }
+        looked_at += 1;
+        if looked_at == LOOK || (!older && entries.len() == size) {
+            return Ok(Part { entries, next: Some(id_at(row, 0)?) });
         }
     }
-    for (comparison, bound) in [(">=", &filter.since), ("<", &filter.until)] {
-        if let Some(bound) = bound {
-            sql.push_str(&format!(" and recorded_at {comparison} ?"));
-            values.push(&bound.0);
+    Ok(Part { entries, next: (!older).then(|| last.max(place)) })
+}
+
+/// Along the index of products if one is wanted; the other conditions are [`Filter::finds`]'s.
+fn select(filter: &Filter, older: bool) -> String {
+    let (comparison, order) = if older { ("<", "desc") } else { (">", "asc") };
+    let product = if filter.product_id.is_some() { " and product_id = ?3" } else { "" };
+    format!(
+        "select epoch, seq, type, operation_id, product_id, delta, recorded_at, \
+         case when type = 'snapshot_page' then '{{}}' else body end, reference, actor from ledger \
+         where (epoch, seq) {comparison} (?1, ?2){product} order by epoch {order}, seq {order}"
+    )
+}
+
+impl Filter {
+    /// Whether it finds an entry, whose product fits.
+    fn finds(&self, row: &Row<'_>) -> rusqlite::Result<bool> {
+        for (column, wanted) in [(2, &self.kind), (8, &self.reference), (9, &self.actor)] {
+            if wanted.is_some() && row.get_ref(column)?.as_str_or_null()? != wanted.as_deref() {
+                return Ok(false);
+            }
         }
+        let at = Millis(row.get(6)?);
+        Ok(self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until))
     }
-    let order = if filter.after.is_some() { "asc" } else { "desc" };
-    sql.push_str(&format!(" order by epoch {order}, seq {order} limit {}", filter.limit));
-    connection
-        .prepare_cached(&sql)?
-        .query_map(params_from_iter(values), |row| {
-            Ok(Recorded {
-                place: id_at(row, 0)?,
-                kind: row.get(2)?,
-                operation: row.get(3)?,
-                product_id: row.get(4)?,
-                delta: row.get(5)?,
-                recorded_at: Millis(row.get(6)?),
-                body: row.get(7)?,
-            })
-        })?
-        .collect()
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Recorded> {
+    Ok(Recorded {
+        place: id_at(row, 0)?,
+        kind: row.get(2)?,
+        operation: row.get(3)?,
+        product_id: row.get(4)?,
+        delta: row.get(5)?,
+        recorded_at: Millis(row.get(6)?),
+        body: row.get(7)?,
+    })
 }
 
 #[cfg(test)]
@@ -105,24 +150,86 @@ mod tests {
     use crate::ledger::testing::plan;
     use crate::testing;
 
-    #[test]
-    fn a_list_goes_forward_from_a_place_or_back_from_the_end() {
-        let connection = testing::ledger(4);
-        let seqs = |filter: &Filter| {
-            let found = list(&connection, filter).expect("reads");
-            found.iter().map(|entry| entry.place.seq.get()).collect::<Vec<_>>()
-        };
-        let newest = Filter { limit: 2, ..Filter::default() };
-        let back = seqs(&newest);
-        let oldest = oldest(&connection).expect("reads").expect("is not empty");
-        assert_eq!((oldest.seq.get(), back[0], back[1]), (1, back[1] + 1, back[0] - 1));
-        assert_eq!(seqs(&Filter { after: Some(oldest), ..newest.clone() }), [2, 3]);
-        assert_eq!(seqs(&Filter { product_id: Some("milk".into()), ..newest }), [0; 0]);
+    fn seqs(part: &Part) -> Vec<u64> {
+        part.entries.iter().map(|entry| entry.place.seq.get()).collect()
     }
 
     #[test]
-    fn the_oldest_entry_is_found_without_reading_the_others() {
-        let plan = plan(&testing::ledger(1), "select epoch, seq from ledger order by epoch, seq limit 1");
-        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+    fn a_list_leads_from_the_newest_to_the_first_and_from_any_place_to_the_newest() {
+        let connection = testing::ledger(5);
+        let all = Filter::default();
+        let head = crate::ledger::head(&connection).expect("reads").cursor.id();
+        let (mut start, mut seen) = (Start::End, Vec::new());
+        loop {
+            let part = list(&connection, &all, start, 3).expect("reads");
+            seen.extend(seqs(&part));
+            let Some(next) = part.next else { break };
+            start = Start::Before(next);
+        }
+        assert_eq!(seen, (1..=head.seq.get()).rev().collect::<Vec<_>>());
+        let (mut place, mut seen) = (EntryId::default(), Vec::new());
+        loop {
+            let part = list(&connection, &all, Start::Behind(place), 3).expect("reads");
+            if part.entries.is_empty() {
+                assert_eq!(part.next, Some(head), "what comes next is read from there");
+                break;
+            }
+            seen.extend(seqs(&part));
+            place = part.next.expect("forward there is always a next");
+        }
+        assert_eq!(seen, (1..=head.seq.get()).collect::<Vec<_>>());
+        let beyond = EntryId { seq: head.seq + 5, ..head };
+        assert_eq!(list(&connection, &all, Start::Behind(beyond), 3).expect("reads").next, Some(beyond));
+    }
+
+    #[test]
+    fn a_filter_that_finds_nothing_new_moves_on_all_the_same() {
+        let connection = testing::ledger(5);
+        let head = crate::ledger::head(&connection).expect("reads").cursor.id();
+        let milk = Filter { product_id: Some("milk".into()), ..Filter::default() };
+        let part = list(&connection, &milk, Start::Behind(EntryId::default()), 3).expect("reads");
+        assert_eq!((seqs(&part), part.next), (vec![], Some(head)));
+        assert_eq!(list(&connection, &milk, Start::End, 3).expect("reads").next, None);
+        // The last of them were received a millisecond apart.
+        let one = Filter {
+            product_id: Some("tea".into()),
+            kind: Some("received".into()),
+            since: Some(testing::NOW.plus(2)),
+            until: Some(testing::NOW.plus(4)),
+            ..Filter::default()
+        };
+        let part = list(&connection, &one, Start::End, 3).expect("reads");
+        assert_eq!((seqs(&part), part.next), (vec![(head.seq - 1).get(), (head.seq - 2).get()], None));
+    }
+
+    #[test]
+    fn what_is_no_longer_kept_is_missed_only_by_who_has_not_read_it() {
+        let connection = testing::ledger(5);
+        connection.execute("delete from ledger where seq <= 2", []).expect("deletes");
+        let oldest = oldest(&connection).expect("reads").expect("is not empty");
+        assert_eq!(oldest.seq.get(), 3);
+        let at = |seq: u64| EntryId { seq: seq.try_into().expect("in range"), ..oldest };
+        let lost = |seq| lost_behind(&connection, at(seq)).expect("reads");
+        assert_eq!((lost(1), lost(2), lost(3)), (Some(oldest), None, None));
+        assert_eq!(lost_behind(&connection, EntryId::default()).expect("reads"), None, "the beginning of what is kept");
+        let back = list(&connection, &Filter::default(), Start::Before(at(2)), 3).expect("reads");
+        assert_eq!((seqs(&back), back.next), (vec![], None));
+    }
+
+    #[test]
+    fn no_list_sorts_or_leaves_its_index() {
+        let connection = testing::ledger(1);
+        let milk = Filter { product_id: Some("milk".into()), ..Filter::default() };
+        let lists = [
+            (Filter::default(), "PRIMARY KEY ((epoch,seq)"),
+            (milk, "ledger_by_product (product_id=? AND (epoch,seq)"),
+        ];
+        for (filter, index) in lists {
+            for (older, comparison) in [(true, "<"), (false, ">")] {
+                let plan = plan(&connection, &select(&filter, older));
+                assert!(plan.contains(&format!("{index}{comparison}")) && !plan.contains("TEMP"), "{plan}");
+            }
+        }
+        assert!(!plan(&connection, OLDEST).contains("TEMP B-TREE"));
     }
 }

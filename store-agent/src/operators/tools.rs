@@ -190,10 +190,17 @@ impl Central {
 
     /// Epochs of the store that central's ledger has, the newest first.
     async fn epochs(&self, store: &StoreId) -> anyhow::Result<Vec<Epoch>> {
-        let list =
-            self.get(&format!("/v1/events?storeId={store}&type=epoch_opened&size=1000")).await?.unwrap_or_default();
-        let positions = list["items"].as_array().into_iter().flatten().filter_map(|event| event["position"].as_str());
-        Ok(positions.filter_map(|text| Some(text.parse::<Position>().ok()?.at.epoch)).collect())
+        let mut epochs = Vec::new();
+        let first = format!("/v1/events?storeId={store}&type=epoch_opened&size=1000");
+        let mut page = first.clone();
+        loop {
+            let list = self.get(&page).await?.unwrap_or_default();
+            let positions =
+                list["items"].as_array().into_iter().flatten().filter_map(|event| event["position"].as_str());
+            epochs.extend(positions.filter_map(|text| Some(text.parse::<Position>().ok()?.at.epoch)));
+            let Some(cursor) = list["nextCursor"].as_str() else { return Ok(epochs) };
+            page = format!("{first}&cursor={cursor}");
+        }
     }
 }
 

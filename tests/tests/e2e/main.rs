@@ -3,6 +3,7 @@
 mod acl;
 mod bad_input;
 mod compatibility;
+mod events;
 mod flush;
 mod hostile_redis;
 mod last_unit;

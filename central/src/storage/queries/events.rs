@@ -3,18 +3,23 @@
 use protocol::ids::StoreId;
 use protocol::link::{EntryId, Epoch, Seq};
 use protocol::time::Millis;
-use protocol::wire::Position;
 use protocol::wire::restore::{KnownEntry, Span};
+use protocol::wire::{About, Position};
 use runtime::sqlite::{HashColumn, NumberColumn, id_at, number_at, parsed};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+use serde::Deserialize;
 
 use super::Select;
+
+/// Entries that one list looks at, at most: one whose filter finds little does not hold a connection for long, and says
+/// how far it has come.
+const LOOK: usize = 100_000;
+/// How much earlier than it was recorded an entry is received, ms, at most: a store's clock may be ahead.
+const CLOCKS_MS: i64 = 24 * 60 * 60 * 1_000;
 
 /// Which events; what is not given is not compared.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Forward from behind this place in the chain; without it the newest first.
-    pub after: Option<i64>,
     /// Of this store.
     pub store: Option<String>,
     /// Of this product.
@@ -23,10 +28,31 @@ pub struct Filter {
     pub kind: Option<String>,
     /// With this reference.
     pub reference: Option<String>,
-    /// Received at this time or later.
+    /// By this till or person.
+    pub actor: Option<String>,
+    /// Recorded at this time or later.
     pub since: Option<Millis>,
-    /// Received before this time.
+    /// Recorded before this time.
     pub until: Option<Millis>,
+}
+
+/// Where a list begins, and in which direction it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With the newest, towards older ones.
+    End,
+    /// Before this place in the chain, towards older ones.
+    Before(i64),
+    /// Behind this place in the chain, towards newer ones. 0 is the beginning.
+    Behind(i64),
+}
+
+/// A part of a list.
+#[derive(Debug, Clone)]
+pub struct Part {
+    pub events: Vec<Recorded>,
+    /// Where the list goes on: before this place or behind it, as it began. `None`: towards older ones there are no more.
+    pub next: Option<i64>,
 }
 
 /// An entry of a store's log, as it was received.
@@ -50,10 +76,69 @@ pub struct Recorded {
     pub body: String,
 }
 
-/// At most so many.
-pub fn list(connection: &Connection, filter: &Filter, size: usize) -> rusqlite::Result<Vec<Recorded>> {
-    let place = |at: Option<Millis>| at.map(|at| place_at(connection, at)).transpose();
-    select(filter, place(filter.since)?, place(filter.until)?, size).rows(connection, read)
+/// At most so many, and no more than some that are looked at. All of it is read from one state of the database.
+pub fn list(connection: &Connection, filter: &Filter, start: Start, size: usize) -> rusqlite::Result<Part> {
+    let earliest = filter.since.map(|since| since.plus(-CLOCKS_MS));
+    let (from, older) = match start {
+        Start::End => (i64::MAX, true),
+        Start::Before(place) => (place, true),
+        Start::Behind(place) => match earliest {
+            Some(earliest) => (place.max(place_at(connection, earliest)? - 1), false),
+            None => (place, false),
+        },
+    };
+    let end = if older { None } else { Some(last_place(connection)?.max(from)) };
+    let Select { sql, values } = select(filter, from, older);
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params_from_iter(values))?;
+    let mut events: Vec<Recorded> = Vec::new();
+    let mut looked_at = 0;
+    while let Some(row) = rows.next()? {
+        if older && earliest.is_some_and(|earliest| row.get(8).is_ok_and(|received_at| Millis(received_at) < earliest))
+        {
+            break;
+        }
+        if filter.finds(row)? {
+            // Towards older ones one more tells whether there are any.
+            if older && events.len() == size {
+                return Ok(Part { next: events.last().map(|last| last.chain_seq), events });
+            }
+            events.push(read(row)?);
+        }
+        looked_at += 1;
+        if looked_at == LOOK || (!older && events.len() == size) {
+            return Ok(Part { events, next: Some(row.get(0)?) });
+        }
+    }
+    Ok(Part { events, next: end })
+}
+
+impl Filter {
+    /// Whether it finds an entry.
+    fn finds(&self, row: &Row<'_>) -> rusqlite::Result<bool> {
+        for (column, wanted) in [(1, &self.store), (4, &self.kind), (6, &self.product), (10, &self.reference)] {
+            if wanted.is_some() && row.get_ref(column)?.as_str_or_null()? != wanted.as_deref() {
+                return Ok(false);
+            }
+        }
+        if self.actor.is_none() && self.since.is_none() && self.until.is_none() {
+            return Ok(true);
+        }
+        // What is no fact about a product says neither when nor by whom: it counts as recorded when it was received.
+        let fact: Said = serde_json::from_str(row.get_ref(9)?.as_str()?).unwrap_or_default();
+        let at = fact.recorded_at.unwrap_or(Millis(row.get(8)?));
+        Ok(self.since.is_none_or(|since| at >= since)
+            && self.until.is_none_or(|until| at < until)
+            && (self.actor.is_none() || self.actor == fact.about.actor))
+    }
+}
+
+/// What a filter reads of an entry's body.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Said {
+    recorded_at: Option<Millis>,
+    about: About,
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Recorded> {
@@ -70,13 +155,37 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Recorded> {
     })
 }
 
+/// The place in the chain of the last entry; 0: there is none.
+pub fn last_place(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.prepare_cached("select coalesce(max(chain_seq), 0) from event")?.query_row([], |row| row.get(0))
+}
+
+const UP_TO: &str = "select chain_seq, epoch, seq from event where store_id = ?1 and (epoch, seq) <= (?2, ?3) \
+     order by epoch desc, seq desc limit 1";
+const BEYOND: &str = "select exists (select 1 from event where store_id = ?1 and (epoch, seq) > (?2, ?3))";
+
+/// The place in the chain behind which a store's entries behind this position stand. `None`: central has not come so far.
+pub fn place_of(connection: &Connection, position: &Position) -> rusqlite::Result<Option<i64>> {
+    let Position { store, at } = position;
+    let up_to = connection
+        .prepare_cached(UP_TO)?
+        .query_row(params![store.as_str(), at.epoch.get(), at.seq.get()], |row| {
+            Ok((row.get::<_, i64>(0)?, id_at(row, 1)?))
+        })
+        .optional()?;
+    let reached = match up_to {
+        Some((_, last)) if last == *at => true,
+        _ => connection
+            .prepare_cached(BEYOND)?
+            .query_row(params![store.as_str(), at.epoch.get(), at.seq.get()], |row| row.get::<_, bool>(0))?,
+    };
+    Ok(reached.then(|| up_to.map_or(0, |(place, _)| place)))
+}
+
 /// The place in the chain of the first entry that was received at this time or later: entries are received in the
 /// chain's order, but for a clock that was set back.
 fn place_at(connection: &Connection, at: Millis) -> rusqlite::Result<i64> {
-    let mut low = 1;
-    let mut high: i64 = connection
-        .prepare_cached("select coalesce(max(chain_seq), 0) + 1 from event")?
-        .query_row([], |row| row.get(0))?;
+    let (mut low, mut high) = (1, last_place(connection)? + 1);
     let mut received =
         connection.prepare_cached("select received_at from event where chain_seq >= ?1 order by chain_seq limit 1")?;
     while low < high {
@@ -90,27 +199,20 @@ fn place_at(connection: &Connection, at: Millis) -> rusqlite::Result<i64> {
     Ok(low)
 }
 
-/// `from`, `to`: places in the chain, `to` not included.
-fn select(filter: &Filter, from: Option<i64>, to: Option<i64>, size: usize) -> Select {
+/// Along one index, the one that leaves the least; the other conditions are [`Filter::finds`]'s.
+fn select(filter: &Filter, from: i64, older: bool) -> Select {
     let mut select = Select::new(
         "select chain_seq, store_id, epoch, seq, type, operation_id, product_id, delta, received_at, \
-         case when type = 'snapshot_page' then '{}' else body end from event where true",
+         case when type = 'snapshot_page' then '{}' else body end, reference from event where ",
     );
-    if let Some(after) = filter.after {
-        select.and("chain_seq > ?", [after.into()]);
+    let (comparison, order) = if older { ("<", "desc") } else { (">", "asc") };
+    select.sql.push_str(&format!("chain_seq {comparison} ?"));
+    select.values.push(from.into());
+    let columns = [("reference", &filter.reference), ("product_id", &filter.product), ("store_id", &filter.store)];
+    if let Some((column, wanted)) = columns.into_iter().find(|(_, wanted)| wanted.is_some()) {
+        select.and_equal(column, wanted.as_deref());
     }
-    select.and_equal("store_id", filter.store.as_deref());
-    select.and_equal("product_id", filter.product.as_deref());
-    select.and_equal("type", filter.kind.as_deref());
-    select.and_equal("reference", filter.reference.as_deref());
-    if let Some(place) = from {
-        select.and("chain_seq >= ?", [place.into()]);
-    }
-    if let Some(place) = to {
-        select.and("chain_seq < ?", [place.into()]);
-    }
-    let order = if filter.after.is_some() { "asc" } else { "desc" };
-    select.sql.push_str(&format!(" order by chain_seq {order} limit {size}"));
+    select.sql.push_str(&format!(" order by chain_seq {order}"));
     select
 }
 
@@ -199,21 +301,130 @@ mod tests {
     }
 
     #[test]
-    fn no_list_of_one_store_product_or_time_reads_all_events() {
+    fn no_list_sorts_or_leaves_its_index() {
         let connection = database();
         let text = || Some("x".to_owned());
         let filters = [
-            (Filter { store: text(), ..Filter::default() }, None),
-            (Filter { store: text(), ..Filter::default() }, Some(5)),
-            (Filter { product: text(), after: Some(3), ..Filter::default() }, None),
-            (Filter { reference: text(), ..Filter::default() }, None),
-            (Filter::default(), Some(5)),
+            (Filter { store: text(), kind: text(), ..Filter::default() }, "event_by_store (store_id=? AND chain_seq"),
+            (
+                Filter { store: text(), product: text(), ..Filter::default() },
+                "event_by_product (product_id=? AND chain_seq",
+            ),
+            (
+                Filter { product: text(), reference: text(), ..Filter::default() },
+                "event_by_reference (reference=? AND chain_seq",
+            ),
+            (Filter { kind: text(), ..Filter::default() }, "INTEGER PRIMARY KEY (rowid"),
         ];
-        for (filter, from) in filters {
-            let sql = select(&filter, from, from, 50).sql;
-            let plan = plan(&connection, &sql);
-            assert!(!plan.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+        for (filter, index) in filters {
+            for older in [true, false] {
+                let sql = select(&filter, 5, older).sql;
+                let plan = plan(&connection, &sql);
+                assert!(plan.contains(index) && !plan.contains("SCAN") && !plan.contains("TEMP"), "{sql}: {plan}");
+            }
         }
+        for sql in [UP_TO, BEYOND] {
+            let plan = plan(&connection, sql);
+            assert!(plan.contains("SEARCH event") && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+        }
+    }
+
+    /// Two stores: each opens with three entries, then their sales alternate. Places 1 to 8, then 9 to 12.
+    fn chain() -> (Connection, [Agent; 2]) {
+        let connection = database();
+        let mut agents = [Agent::settled("s1", &connection), Agent::settled("s2", &connection)];
+        for _ in 0..2 {
+            for agent in &mut agents {
+                let sale = agent.sale();
+                agent.tell(&connection, &[sale]);
+            }
+        }
+        (connection, agents)
+    }
+
+    fn places(part: &Part) -> Vec<i64> {
+        part.events.iter().map(|event| event.chain_seq).collect()
+    }
+
+    #[test]
+    fn a_list_leads_from_the_newest_to_the_first_and_from_any_place_to_the_newest() {
+        let (connection, _) = chain();
+        let all = Filter::default();
+        let last = last_place(&connection).expect("reads");
+        let (mut from, mut seen) = (Start::End, Vec::new());
+        loop {
+            let part = list(&connection, &all, from, 3).expect("reads");
+            seen.extend(places(&part));
+            let Some(next) = part.next else { break };
+            from = Start::Before(next);
+        }
+        assert_eq!(seen, (1..=last).rev().collect::<Vec<_>>());
+        let (mut from, mut seen) = (0, Vec::new());
+        loop {
+            let part = list(&connection, &all, Start::Behind(from), 3).expect("reads");
+            if part.events.is_empty() {
+                assert_eq!(part.next, Some(last), "what comes next is read from there");
+                break;
+            }
+            seen.extend(places(&part));
+            from = part.next.expect("forward there is always a next");
+        }
+        assert_eq!(seen, (1..=last).collect::<Vec<_>>());
+        assert_eq!(list(&connection, &all, Start::Behind(last + 5), 3).expect("reads").next, Some(last + 5));
+    }
+
+    #[test]
+    fn a_filter_that_finds_nothing_new_moves_on_all_the_same() {
+        let (connection, _) = chain();
+        let last = last_place(&connection).expect("reads");
+        let sold = Filter { kind: Some("sold".into()), store: Some("s1".into()), ..Filter::default() };
+        let part = list(&connection, &sold, Start::Behind(0), 5).expect("reads");
+        assert_eq!((places(&part), part.next), (vec![last - 3, last - 1], Some(last)));
+        let none = Filter { product: Some("milk".into()), ..Filter::default() };
+        assert_eq!(list(&connection, &none, Start::Behind(2), 5).expect("reads").next, Some(last));
+        assert_eq!(list(&connection, &none, Start::End, 5).expect("reads").next, None);
+    }
+
+    #[test]
+    fn times_are_compared_with_when_the_store_recorded_it() {
+        let (connection, _) = chain();
+        let last = last_place(&connection).expect("reads");
+        // The store was offline: central heard two days later.
+        let late = NOW.plus(2 * CLOCKS_MS);
+        connection.execute("update event set received_at = ?1", [late.0]).expect("writes");
+        let count = |since: Millis, until: Millis| {
+            let filter =
+                Filter { kind: Some("sold".into()), since: Some(since), until: Some(until), ..Filter::default() };
+            let forward = list(&connection, &filter, Start::Behind(0), 50).expect("reads");
+            let back = list(&connection, &filter, Start::End, 50).expect("reads");
+            assert_eq!((forward.events.len(), back.next), (back.events.len(), None));
+            back.events.len()
+        };
+        assert_eq!(count(NOW, NOW.plus(1)), 4);
+        assert_eq!(count(NOW.plus(1), late), 0);
+        assert_eq!(count(NOW.plus(-5), NOW), 0);
+        // Long before that time nothing is looked at.
+        connection
+            .execute("update event set received_at = ?1 where chain_seq < ?2", [NOW.0 - 2 * CLOCKS_MS, last])
+            .expect("writes");
+        assert_eq!(count(NOW, NOW.plus(1)), 1);
+    }
+
+    #[test]
+    fn a_stores_position_is_a_place_in_the_chain_once_central_has_come_so_far() {
+        let (connection, [s1, _]) = chain();
+        let last = last_place(&connection).expect("reads");
+        let place = |epoch: u32, seq: Seq| {
+            let at = EntryId { epoch: epoch.into(), seq };
+            place_of(&connection, &Position { store: s1.id.clone(), at }).expect("reads")
+        };
+        let head = s1.head.seq;
+        assert_eq!(place(7, head), Some(last - 1));
+        assert_eq!(place(7, head - 1), Some(last - 3));
+        assert_eq!(place(7, Seq::ZERO), Some(0));
+        assert_eq!(place(7, head.next()), None);
+        assert_eq!(place(8, Seq::ZERO), None);
+        assert_eq!(place(6, head), Some(0), "an epoch that central never saw");
     }
 
     #[test]
