@@ -45,19 +45,21 @@ impl Filter {
     fn begin(&self) -> Result<Begin> {
         let place = |text: &str| (text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten();
         match (&self.cursor, &self.after) {
-            (Some(_), Some(_)) => Err(Problem::invalid("?cursor", "cursor and after exclude each other")),
+            (Some(_), Some(_)) => Err(Problem::invalid("?cursor", "must not be sent together with after")),
             (Some(cursor), None) => match place(cursor) {
                 Some(place) => Ok(Begin::Chain(Start::Before(place))),
-                None => Err(Problem::invalid("?cursor", "not a cursor of this list")),
+                None => Err(Problem::invalid("?cursor", "must be a nextCursor of this list")),
             },
             (None, Some(after)) => match (place(after), after.parse::<Position>()) {
                 (Some(place), _) => Ok(Begin::Chain(Start::Behind(place))),
                 (None, Ok(position)) if self.store_id.as_deref() == Some(position.store.as_str()) => {
                     Ok(Begin::Store(position))
                 }
-                (None, Ok(_)) => Err(Problem::invalid("?after", "a store's position needs the storeId of that store")),
+                (None, Ok(_)) => {
+                    Err(Problem::invalid("?after", "is a store's position: send storeId of that store with it"))
+                }
                 (None, Err(_)) => {
-                    Err(Problem::invalid("?after", "neither 0, nor a nextCursor of this list, nor a store's position"))
+                    Err(Problem::invalid("?after", "must be 0, a nextCursor of this list or a store's position"))
                 }
             },
             (None, None) => Ok(Begin::Chain(Start::End)),

@@ -59,7 +59,7 @@ async fn of_store(
     Query(mut filter): Query<Filter>,
 ) -> Result<Response> {
     if filter.store_id.is_some() {
-        return Err(Problem::invalid("?storeId", "the path names the store"));
+        return Err(Problem::invalid("?storeId", "must be left out: the path names the store"));
     }
     app.known(&store).await?;
     filter.store_id = Some(store);
@@ -151,7 +151,10 @@ impl App {
         }
         let wanted = positions
             .iter()
-            .map(|text| text.parse().map_err(|_| Problem::invalid("?minPosition", "not a store's position")))
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| Problem::invalid("?minPosition", "must be a store's position, such as store-1:5-17"))
+            })
             .collect::<Result<Vec<Position>>>()?;
         let mut applied = self.waiting.watch_applied();
         let mut wait = None;

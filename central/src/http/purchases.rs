@@ -100,7 +100,7 @@ async fn buy(
 /// A purchase takes units whatever the item's version, and stores judge no version for it.
 fn refuse_if_match(write: &Write) -> Result<()> {
     match write.if_match {
-        Some(_) => Err(Problem::invalid("If-Match", "purchases depend on no version: leave the header out")),
+        Some(_) => Err(Problem::invalid("If-Match", "must be left out: purchases depend on no version")),
         None => Ok(()),
     }
 }

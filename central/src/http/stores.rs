@@ -360,10 +360,13 @@ async fn change(
     Body { value, json }: Body<Change>,
 ) -> Result<Response> {
     if value.online_sale.is_none() && value.retired.is_none() {
-        return Err(Problem::invalid("", "one of onlineSale and retired is needed"));
+        return Err(Problem::invalid("", "One of onlineSale and retired is needed"));
     }
     if value.retired == Some(false) {
-        return Err(Problem::invalid("/retired", "a retired store comes back by POST /stores/{storeId}/adopt"));
+        return Err(Problem::invalid(
+            "/retired",
+            "must be true: a retired store comes back by POST /stores/{storeId}/adopt",
+        ));
     }
     let store = app.known(&id).await?;
     let is_new = app.replay(key_of(&write, &json).as_ref()).await?.is_none();

@@ -19,7 +19,7 @@ fn check(text: &str) -> Result<(), Invalid> {
     if first && bytes.len() <= 50 && bytes.iter().all(allowed) {
         Ok(())
     } else {
-        Err(Invalid("an id is 1 to 50 letters, digits, '.', '_' or '-', and begins with a letter or digit".into()))
+        Err(Invalid("must be 1 to 50 letters, digits, '.', '_' or '-', the first a letter or digit".into()))
     }
 }
 

@@ -63,17 +63,17 @@ impl Link for Commands {}
 const NUMBER_MAX: u64 = 1 << 62;
 
 fn checked(number: u64) -> Result<u64, Invalid> {
-    if number <= NUMBER_MAX { Ok(number) } else { Err(Invalid("a number is out of range".into())) }
+    if number <= NUMBER_MAX { Ok(number) } else { Err(Invalid("must be smaller: no such number is so great".into())) }
 }
 
 /// A column also has what was counted on from the greatest.
 fn stored(number: i64) -> Result<u64, Invalid> {
-    u64::try_from(number).map_err(|_| Invalid("a number is not negative".into()))
+    u64::try_from(number).map_err(|_| Invalid("must not be negative".into()))
 }
 
 /// Digits alone: no sign.
 fn parse(text: &str) -> Result<u64, Invalid> {
-    let invalid = || Invalid("a number is written in digits".into());
+    let invalid = || Invalid("must be written in digits".into());
     if !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(invalid());
     }

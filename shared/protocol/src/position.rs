@@ -26,7 +26,7 @@ impl<L> fmt::Display for EntryId<L> {
 impl<L: Link> FromStr for EntryId<L> {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let invalid = || Invalid("an entry's id is <epoch>-<seq>".into());
+        let invalid = || Invalid("must be <epoch>-<seq>, such as 5-17".into());
         let (epoch, seq) = text.split_once('-').ok_or_else(invalid)?;
         Ok(Self { epoch: epoch.parse().map_err(|_| invalid())?, seq: seq.parse().map_err(|_| invalid())? })
     }
@@ -52,7 +52,7 @@ impl FromStr for Position {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let (store, at) =
-            text.split_once(':').ok_or_else(|| Invalid("a position is <storeId>:<epoch>-<seq>".into()))?;
+            text.split_once(':').ok_or_else(|| Invalid("must be a position, such as store-1:5-17".into()))?;
         Ok(Self { store: store.parse()?, at: at.parse()? })
     }
 }

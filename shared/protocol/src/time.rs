@@ -48,7 +48,8 @@ impl Serialize for Millis {
 impl<'de> Deserialize<'de> for Millis {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("a time is RFC 3339, as 2026-01-31T12:00:00.000Z"))
+        Self::parse(&text)
+            .ok_or_else(|| serde::de::Error::custom("must be a time as in RFC 3339, such as 2026-01-31T12:00:00.000Z"))
     }
 }
 

@@ -42,15 +42,15 @@ impl Filter {
             text.strip_prefix(&own).unwrap_or(text).parse::<EntryId>()
         };
         match (&self.cursor, &self.after) {
-            (Some(_), Some(_)) => Err(Problem::invalid("?cursor", "cursor and after exclude each other")),
+            (Some(_), Some(_)) => Err(Problem::invalid("?cursor", "must not be sent together with after")),
             (Some(cursor), None) => match place(cursor) {
                 Ok(place) => Ok(Start::Before(place)),
-                Err(_) => Err(Problem::invalid("?cursor", "not a cursor of this list")),
+                Err(_) => Err(Problem::invalid("?cursor", "must be a nextCursor of this list")),
             },
             (None, Some(after)) if after == "0" => Ok(Start::Behind(EntryId::default())),
             (None, Some(after)) => match place(after) {
                 Ok(place) => Ok(Start::Behind(place)),
-                Err(_) => Err(Problem::invalid("?after", "neither 0 nor a position of this store")),
+                Err(_) => Err(Problem::invalid("?after", "must be 0 or a position of this store")),
             },
             (None, None) => Ok(Start::End),
         }

@@ -46,7 +46,7 @@ struct Filter {
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<Value>>> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     if filter.q.as_ref().is_some_and(|q| !(2..=100).contains(&q.chars().count())) {
-        return Err(Problem::invalid("?q", "q is 2 to 100 characters"));
+        return Err(Problem::invalid("?q", "must be 2 to 100 characters"));
     }
     let filter = ItemFilter {
         text: filter.q,

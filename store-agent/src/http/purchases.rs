@@ -56,10 +56,9 @@ struct Filter {
 
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<Value>>> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
-    let before = page
-        .after
-        .as_ref()
-        .map(|after| after[0].parse::<i64>().map_err(|_| Problem::invalid("?cursor", "not a cursor of this list")));
+    let before = page.after.as_ref().map(|after| {
+        after[0].parse::<i64>().map_err(|_| Problem::invalid("?cursor", "must be a nextCursor of this list"))
+    });
     let filter = purchases::Filter {
         picked: filter.picked,
         status: filter.status,

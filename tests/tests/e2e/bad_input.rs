@@ -219,3 +219,123 @@ async fn mistakes_are_problems_on_both_servers() {
     let tea = store.get("/v1/inventory/tea").await.expect(200);
     assert_eq!((&tea["quantity"], &tea["version"]), (&json!(5), &json!(1)), "nothing has changed");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_servers_say_in_the_same_plain_words_what_is_wrong() {
+    let world = World::with(&["s1"]).await;
+    world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 5})).await.expect(201);
+    world.converged(std::time::Duration::from_secs(10)).await;
+    let quantity = "quantity must be a whole number from 1 to 1,000,000";
+    let id = "productId must be 1 to 50 letters, digits, '.', '_' or '-', the first a letter or digit";
+    for (client, item, sell) in [
+        (world.store("s1"), "/v1/inventory/tea", "/v1/purchase/tea"),
+        (world.central(), "/v1/inventory/s1/tea", "/v1/purchase/s1/tea"),
+    ] {
+        let adjust = format!("{item}/adjust");
+        let create = item.trim_end_matches("/tea");
+        for (method, path, body, words) in [
+            ("POST", sell, r#"{"quantity":"3"}"#, quantity),
+            ("POST", sell, r#"{"quantity":2.5}"#, quantity),
+            ("POST", sell, r#"{"quantity":2000000}"#, quantity),
+            ("POST", sell, "{}", "quantity is missing"),
+            ("POST", sell, r#"{"quantity":1,"quantity":2}"#, "quantity must stand only once"),
+            ("POST", sell, r#"{"quantity":1"#, "The body ends before its JSON does"),
+            ("POST", sell, "quantity=1", "The body is no JSON from line 1, column 1 on"),
+            ("POST", sell, "", "A JSON body is needed"),
+            (
+                "POST",
+                &adjust,
+                r#"{"delta":1,"reason":"whim"}"#,
+                "reason must be one of return, void, damage, theft, expiry, found, correction, other",
+            ),
+            ("PUT", item, r#"{"quantity":1,"expectedVersion":true}"#, "expectedVersion must be a whole number"),
+            ("PATCH", item, r#"{"discontinued":"yes"}"#, "discontinued must be true or false"),
+            (
+                "PATCH",
+                item,
+                r#"{"name":""}"#,
+                "name must be a text of 1 to 200 characters without control or invisible ones",
+            ),
+            ("POST", create, r#"{"productId":"a b"}"#, id),
+            ("GET", "/v1/inventory?size=0", "", "size must be a whole number from 1 to 1,000"),
+            ("GET", "/v1/inventory?size=ten", "", "size must be a whole number"),
+            ("GET", "/v1/inventory?size=1&size=2", "", "size must be sent only once"),
+            (
+                "GET",
+                "/v1/events?since=yesterday",
+                "",
+                "since must be a time as in RFC 3339, such as 2026-01-31T12:00:00.000Z",
+            ),
+        ] {
+            let method = Method::from_bytes(method.as_bytes()).expect("a method");
+            let headers = [("content-type", JSON)];
+            let answer = client.send(method, path, &headers, body.as_bytes().to_vec()).await;
+            assert_eq!((answer.status, answer.code()), (400, "invalid_request"), "{path} {body}: {}", answer.body);
+            assert_eq!(answer.body["detail"], words, "{path} {body}");
+            assert_eq!(answer.body["errors"][0]["detail"], words, "{path} {body}");
+        }
+    }
+}
+
+/// Headers that every page may read, or that are the transport's own.
+const OF_HTTP: [&str; 10] = [
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "cache-control",
+    "content-length",
+    "content-security-policy",
+    "content-type",
+    "date",
+    "transfer-encoding",
+    "vary",
+    "x-content-type-options",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_an_allowed_origin_reads_every_header() {
+    let mut world = World::with(&["s1"]).await;
+    world.central_args = vec!["--cors-origins=HTTP://Shop.example:80".to_owned()];
+    world.kill(&tests::Daemon::Central);
+    world.restart(&tests::Daemon::Central).await;
+    world.online("s1").await;
+    let central = world.central();
+    let origin = ("origin", "http://shop.example");
+    let create = json!({"productId": "tea", "quantity": 5});
+    let mut answers = vec![central.post_with("/v1/inventory/s1", &[origin], create).await];
+    for key in ["k1", "k1"] {
+        let headers = [origin, ("idempotency-key", key), ("prefer", "wait=10")];
+        answers.push(central.post_with("/v1/purchase/s1/tea", &headers, json!({"quantity": 1})).await);
+    }
+    for (method, path) in [
+        (Method::GET, "/v1/inventory/s1/tea"),
+        (Method::DELETE, "/v1/inventory/s1/tea"),
+        (Method::GET, "/v1/inventory/s1/tea?minPosition=s1:4611686018427387904-1"),
+    ] {
+        answers.push(central.ask(method, path, &[origin, ("prefer", "wait=0")], None).await.expect("an answer"));
+    }
+    assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [201, 200, 200, 200, 405, 503]);
+    let mut seen = std::collections::BTreeSet::new();
+    for answer in &answers {
+        assert_eq!(answer.header("access-control-allow-origin"), origin.1);
+        let exposed = answer.header("access-control-expose-headers").to_lowercase();
+        let exposed: Vec<&str> = exposed.split(", ").collect();
+        for name in answer.headers.keys().map(|name| name.as_str()).filter(|name| !OF_HTTP.contains(name)) {
+            assert!(exposed.contains(&name), "{name} is hidden from pages");
+            seen.insert(name.to_owned());
+        }
+    }
+    let ours = [
+        "allow",
+        "etag",
+        "idempotency-replayed",
+        "location",
+        "preference-applied",
+        "retry-after",
+        "shelf-position",
+        "x-projection-lag-ms",
+        "x-trace-id",
+    ];
+    assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), ours);
+    let foreign = central.ask(Method::GET, "/v1/inventory/s1/tea", &[("origin", "http://evil.example")], None).await;
+    assert_eq!(foreign.expect("an answer").header("access-control-allow-origin"), "");
+}

@@ -20,8 +20,9 @@ use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove
 
 use super::budget::Answers;
 use super::extract::Received;
-use super::problem::Pending;
+use super::problem::{Ordered, Pending};
 use super::serve::Guest;
+use super::words::grouped;
 use super::{Code, Problem};
 
 /// Requests at work at once; more are told to come back.
@@ -183,7 +184,7 @@ async fn around(State(context): State<Arc<Context>>, mut request: Request, next:
 fn admit(edge: &Edge, request: &Request) -> Result<(), Problem> {
     let host = one(request.headers(), header::HOST)?;
     if host.is_none() && request.version() == Version::HTTP_11 {
-        return Err(Problem::invalid("Host", "the header is missing"));
+        return Err(Problem::invalid("Host", "is missing"));
     }
     // A request that names a server in its first line means that one, whatever else it says.
     let host = request.uri().authority().map(|authority| authority.as_str()).or(host);
@@ -227,7 +228,7 @@ fn one(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(&name).iter();
     let value = values.next().map(|value| value.to_str().unwrap_or_default());
     match values.next() {
-        Some(_) => Err(Problem::invalid(name.as_str(), "the header is repeated")),
+        Some(_) => Err(Problem::invalid(name.as_str(), "must be sent only once")),
         None => Ok(value),
     }
 }
@@ -246,7 +247,8 @@ async fn limited(context: &Context, path: &str, mut request: Request, next: Next
         return next.run(request).await;
     }
     if request.uri().path_and_query().is_some_and(|uri| uri.as_str().len() > URI) {
-        return Problem::invalid("", format!("path and query have at most {URI} bytes")).into_response();
+        return Problem::invalid("", format!("Path and query have at most {} bytes", grouped(URI as i64)))
+            .into_response();
     }
     let reads = is_read(request.method());
     // Their bodies are of any length and look after themselves.
@@ -309,7 +311,7 @@ fn complete(response: &mut Response, path: &str, trace: &Trace) {
     if let Some(Pending(mut map)) = response.extensions_mut().remove::<Pending>() {
         map.insert("instance".into(), path.into());
         map.insert("traceId".into(), trace.id.clone().into());
-        let body = serde_json::Value::Object(map).to_string();
+        let body = serde_json::to_string(&Ordered(&map)).unwrap_or_default();
         response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
         *response.body_mut() = Body::from(body);
         let problem = HeaderValue::from_static("application/problem+json");
@@ -327,15 +329,17 @@ fn complete(response: &mut Response, path: &str, trace: &Trace) {
 fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue, preflight: bool) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    let exposed = "ETag, Location, Retry-After, Shelf-Position, X-Projection-Lag-ms, X-Trace-Id, Idempotency-Replayed";
+    let exposed = "Allow, ETag, Idempotency-Replayed, Location, Preference-Applied, Retry-After, Shelf-Position, \
+                   Shelf-Warning, X-Projection-Lag-ms, X-Trace-Id";
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed));
     if preflight {
         let methods = headers.get(header::ALLOW).cloned();
         headers.insert(
             header::ACCESS_CONTROL_ALLOW_METHODS,
-            methods.unwrap_or(HeaderValue::from_static("GET, POST, PUT, PATCH")),
+            methods.unwrap_or(HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE")),
         );
-        let allowed = "content-type, idempotency-key, if-match, if-none-match, prefer, shelf-actor, traceparent";
+        let allowed = "content-type, idempotency-key, if-match, if-none-match, last-event-id, prefer, \
+                       shelf-actor, traceparent";
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
     }
 }
@@ -569,7 +573,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_does_not_fit_is_refused_before_a_path_that_does_not() {
-        let bad_path = || async { Problem::invalid("{storeId}", "not an id") };
+        let bad_path = || async { Problem::invalid("{storeId}", "must be an id") };
         let edge = finish(Router::new().route("/{storeId}", axum::routing::post(bad_path)), Edge::default());
         for (content_type, length, status) in
             [("application/json", "2", 400), ("text/plain", "2", 415), ("application/json", "2000000", 413)]

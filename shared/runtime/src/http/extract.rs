@@ -40,7 +40,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         expect_json(request.headers())?;
         let bytes = received(request)?;
         if bytes.is_empty() {
-            return Err(Problem::invalid("", "a JSON body is needed"));
+            return Err(Problem::invalid("", "A JSON body is needed"));
         }
         let (value, json) = strict::read(&bytes)?;
         Ok(Self { value, json })
@@ -130,7 +130,7 @@ impl Received {
         let mut place = None;
         let body = match tokio::time::timeout(BODY_TIMEOUT, collect(body, headers, places, &mut place)).await {
             Ok(body) => body,
-            Err(_) => Err(Problem::invalid("", "the body did not arrive within 20 s")),
+            Err(_) => Err(Problem::invalid("", "The body did not arrive within 20 s")),
         };
         Self { body, _place: place.map(Arc::new) }
     }
@@ -153,7 +153,10 @@ async fn collect(
     }
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Problem::invalid("", format!("the body cannot be read: {error}")))?;
+        let frame = frame.map_err(|error| {
+            tracing::debug!(%error, "a body broke off");
+            Problem::invalid("", "The body broke off before its end")
+        })?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > JSON_BYTES {
             drain(body).await;
@@ -208,7 +211,7 @@ impl<S: Send + Sync> FromRequest<S> for Upload {
 async fn param<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<String, Problem> {
     let params = RawPathParams::from_request_parts(parts, state)
         .await
-        .map_err(|_| Problem::invalid(format!("{{{name}}}"), "the path is not UTF-8"))?;
+        .map_err(|_| Problem::invalid(format!("{{{name}}}"), "must be UTF-8"))?;
     let value = params.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
     value.ok_or_else(|| Problem::internal(format!("the route has no {name}")))
 }
@@ -270,7 +273,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IdPath {
         if (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
             Ok(Self(text))
         } else {
-            Err(Problem::invalid("{id}", "an id is 1 to 255 visible ASCII characters"))
+            Err(Problem::invalid("{id}", "must be 1 to 255 visible ASCII characters"))
         }
     }
 }

@@ -43,7 +43,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Write {
         let key = text(headers, "idempotency-key")?;
         if key.as_ref().is_some_and(|key| !(1..=255).contains(&key.len()) || !key.bytes().all(|b| b.is_ascii_graphic()))
         {
-            return Err(Problem::invalid("Idempotency-Key", "a key is 1 to 255 visible ASCII characters"));
+            return Err(Problem::invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters"));
         }
         let actor = text(headers, "shelf-actor")?
             .map(|actor| Actor::parse(&actor).map(|actor| actor.0))
@@ -61,9 +61,9 @@ fn text(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Probl
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(Problem::invalid(name, "the header is repeated"));
+        return Err(Problem::invalid(name, "must be sent only once"));
     }
-    let value = std::str::from_utf8(value.as_bytes()).map_err(|_| Problem::invalid(name, "the header is not UTF-8"))?;
+    let value = std::str::from_utf8(value.as_bytes()).map_err(|_| Problem::invalid(name, "must be UTF-8"))?;
     Ok(Some(value.to_owned()))
 }
 
@@ -115,10 +115,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Prefer {
                 if preference == "respond-async" {
                     (prefer.wait_seconds, prefer.asked) = (0, true);
                 } else if let Some(wait) = preference.strip_prefix("wait=") {
-                    let seconds: u64 = wait
-                        .trim_matches('"')
-                        .parse()
-                        .map_err(|_| Problem::invalid("Prefer", "wait is a whole number of seconds, 0 to 30"))?;
+                    let seconds: u64 = wait.trim_matches('"').parse().map_err(|_| {
+                        Problem::invalid("Prefer", "must name a whole number of seconds from 0 to 30, as in wait=5")
+                    })?;
                     (prefer.wait_seconds, prefer.asked) = (seconds.min(WAIT_MOST), true);
                 }
             }

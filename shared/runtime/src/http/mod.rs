@@ -15,6 +15,7 @@ pub mod requests;
 mod serve;
 mod strict;
 mod text;
+mod words;
 
 pub use edge::{Edge, Wait, finish};
 pub use extract::{Body, IdPath, ItemPath, OptionalBody, ProductPath, StorePath, Upload, refuse_body_type};

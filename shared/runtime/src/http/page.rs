@@ -57,18 +57,21 @@ impl Page {
     pub fn of(page: Option<i64>, size: Option<i64>, cursor: Option<&str>, keys: usize) -> Result<Self, Problem> {
         let size = size.unwrap_or(SIZE_DEFAULT);
         if !(1..=SIZE_MOST).contains(&size) {
-            return Err(Problem::invalid("?size", "size is 1 to 1000"));
+            return Err(Problem::invalid("?size", "must be a whole number from 1 to 1,000"));
         }
         if page.is_some() && cursor.is_some() {
-            return Err(Problem::invalid("?page", "page and cursor exclude each other"));
+            return Err(Problem::invalid("?page", "must not be sent together with cursor"));
         }
         let page = page.unwrap_or(0);
         if page < 0 {
-            return Err(Problem::invalid("?page", "pages count from 0"));
+            return Err(Problem::invalid("?page", "must be a whole number, not below 0"));
         }
         let offset = page.saturating_mul(size);
         if offset > REACH {
-            return Err(Problem::invalid("?page", "page * size is at most 100,000: use cursor"));
+            return Err(Problem::invalid(
+                "?page",
+                "must be smaller: page * size reaches up to 100,000, beyond it only cursor does",
+            ));
         }
         let after = cursor.map(|cursor| decode_cursor(cursor, keys)).transpose()?;
         Ok(Self { size: size as usize, offset: offset as usize, after })
@@ -94,7 +97,7 @@ pub fn encode_cursor(parts: &[&str]) -> String {
 
 /// The key in a cursor that [`encode_cursor`] made of so many parts.
 pub fn decode_cursor(cursor: &str, keys: usize) -> Result<Vec<String>, Problem> {
-    let invalid = || Problem::invalid("?cursor", "not a cursor of this list");
+    let invalid = || Problem::invalid("?cursor", "must be a nextCursor of this list");
     if !cursor.is_ascii() || !cursor.len().is_multiple_of(2) || cursor.len() > 1_000 {
         return Err(invalid());
     }

@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use protocol::domain::Rejection;
@@ -100,6 +101,23 @@ struct Parts {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+/// Members that every problem has begin with these, in this order; what a code adds follows.
+const FIRST: [&str; 7] = ["type", "title", "status", "code", "retryable", "detail", "errors"];
+/// And end with these.
+const LAST: [&str; 2] = ["instance", "traceId"];
+
+/// A problem's members in the order in which all problems have them.
+pub(super) struct Ordered<'a>(pub(super) &'a Map<String, Value>);
+
+impl Serialize for Ordered<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let of = |names: &'static [&'static str]| names.iter().filter_map(|name| Some((*name, self.0.get(*name)?)));
+        let own = self.0.iter().map(|(name, value)| (name.as_str(), value));
+        let own = own.filter(|(name, _)| !FIRST.contains(name) && !LAST.contains(name));
+        serializer.collect_map(of(&FIRST).chain(own).chain(of(&LAST)))
+    }
+}
+
 /// Marks a response whose problem body is to be completed by the edge with instance and trace id.
 #[derive(Clone)]
 pub(super) struct Pending(pub(super) Map<String, Value>);
@@ -111,9 +129,14 @@ impl Problem {
         Self(Box::new(parts))
     }
 
-    /// 400 with one place and what is wrong there. Pointer: JSON pointer into the body, `?name` or `{name}`.
-    pub fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::new(Code::InvalidRequest).error(pointer, detail)
+    /// 400 with one place and what is wrong there, in words that go on from its name: `must be ...`. Pointer: JSON pointer
+    /// into the body, `?name`, `{name}` or a header; empty if all of the body is meant: then the words are a sentence.
+    pub fn invalid(pointer: impl Into<String>, predicate: impl AsRef<str>) -> Self {
+        let pointer = pointer.into();
+        let detail = super::words::sentence(&pointer, predicate.as_ref());
+        let mut problem = Self::new(Code::InvalidRequest);
+        problem.0.errors.push((pointer, detail));
+        problem
     }
 
     /// 500. What failed goes to the log under the trace id, never to the client.
@@ -125,12 +148,6 @@ impl Problem {
     /// In words.
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
         self.0.detail = Some(detail.into());
-        self
-    }
-
-    /// One more place that is wrong.
-    pub fn error(mut self, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        self.0.errors.push((pointer.into(), detail.into()));
         self
     }
 
@@ -162,11 +179,7 @@ impl Problem {
         map.insert("status".into(), code.status().as_u16().into());
         map.insert("code".into(), code.as_str().into());
         map.insert("retryable".into(), code.retryable().into());
-        let first = errors.first().map(|(pointer, text)| match pointer.as_str() {
-            "" => text.clone(),
-            pointer => format!("{pointer}: {text}"),
-        });
-        let detail = detail.clone().or(first);
+        let detail = detail.clone().or_else(|| errors.first().map(|(_, text)| text.clone()));
         map.insert("detail".into(), detail.unwrap_or_else(|| code.meaning().to_owned()).into());
         if !errors.is_empty() {
             let list = errors.iter().map(|(pointer, detail)| json!({"pointer": pointer, "detail": detail}));
@@ -182,7 +195,7 @@ impl Problem {
 impl From<&Rejection> for Problem {
     fn from(rejection: &Rejection) -> Self {
         if *rejection == Rejection::UnknownPosition {
-            return Self::invalid("/countedAt", rejection.to_string());
+            return Self::invalid("/countedAt", "must be a position of this store's ledger");
         }
         let mut problem =
             Self::new(Code::from_name(rejection.code()).unwrap_or(Code::Internal)).detail(rejection.to_string());
@@ -266,4 +279,22 @@ pub async fn describe(super::IdPath(name): super::IdPath) -> super::Result<axum:
         "retryable": code.retryable(),
         "meaning": code.meaning(),
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_stand_in_the_same_order_in_every_problem() {
+        let mut map = Problem::invalid("?size", "is missing").with("available", 3).to_json();
+        map.insert("traceId".into(), "t".into());
+        map.insert("instance".into(), "/v1/inventory".into());
+        let text = serde_json::to_string(&Ordered(&map)).expect("serialises");
+        let names =
+            ["type", "title", "status", "code", "retryable", "detail", "errors", "available", "instance", "traceId"];
+        let places = names.map(|name| text.find(&format!("\"{name}\":")).expect(name));
+        assert!(places.is_sorted(), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON"), Value::Object(map));
+    }
 }

@@ -3,10 +3,10 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use serde::de::value::{Error, MapDeserializer, SeqDeserializer, StringDeserializer};
-use serde::de::{DeserializeOwned, Deserializer, Error as _, IntoDeserializer, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, Error as _, IntoDeserializer, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::Problem;
+use super::{Problem, words};
 
 /// Parameters of one request, at most: each is compared with those before it.
 const PARAMETERS: usize = 64;
@@ -27,7 +27,7 @@ fn read<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
     let mut fields: Vec<(String, Vec<String>)> = Vec::new();
     for (count, (name, value)) in form_urlencoded::parse(query.as_bytes()).enumerate() {
         if count == PARAMETERS {
-            return Err(Problem::invalid("?", format!("a query has at most {PARAMETERS} parameters")));
+            return Err(Problem::invalid("?", format!("A query has at most {PARAMETERS} parameters")));
         }
         match fields.iter_mut().find(|(known, _)| *known == name) {
             Some((_, values)) => values.push(value.into_owned()),
@@ -39,7 +39,7 @@ fn read<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
         let text = error.inner().to_string();
         let missing = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()).map(str::to_owned);
         let name = missing.unwrap_or_else(|| error.path().to_string());
-        Problem::invalid(format!("?{name}"), text)
+        Problem::invalid(format!("?{name}"), words::predicate(&text))
     })
 }
 
@@ -51,7 +51,7 @@ impl Values {
         let mut values = self.0.into_iter();
         match (values.next(), values.next()) {
             (Some(value), None) => Ok(value),
-            _ => Err(Error::custom("the parameter is repeated")),
+            _ => Err(Error::custom("must be sent only once")),
         }
     }
 }
@@ -79,7 +79,10 @@ impl<'de> Deserializer<'de> for Values {
         let digits = text.strip_prefix('-').unwrap_or(&text);
         let whole = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         let number = whole.then(|| text.parse().ok()).flatten();
-        visitor.visit_i64(number.ok_or_else(|| Error::custom(format!("{text:?} is not a whole number")))?)
+        match number {
+            Some(number) => visitor.visit_i64(number),
+            None => Err(Error::invalid_type(Unexpected::Str(&text), &visitor)),
+        }
     }
 
     fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -90,7 +93,7 @@ impl<'de> Deserializer<'de> for Values {
         match self.one()?.as_str() {
             "true" => visitor.visit_bool(true),
             "false" => visitor.visit_bool(false),
-            other => Err(Error::custom(format!("{other:?} is neither true nor false"))),
+            other => Err(Error::invalid_type(Unexpected::Str(other), &visitor)),
         }
     }
 
@@ -145,6 +148,19 @@ mod tests {
         assert_eq!(pointer("size=1&size=1"), "?size");
         assert_eq!(pointer("low=yes"), "?low");
         assert_eq!(pointer("sise=1"), "?sise");
+    }
+
+    #[test]
+    fn it_says_in_plain_words_what_is_wrong() {
+        for (query, words) in [
+            ("size=x", "size must be a whole number"),
+            ("low=yes", "low must be true or false"),
+            ("size=1&size=1", "size must be sent only once"),
+            ("sise=1", "sise is not known: there are size, low, productId, q"),
+        ] {
+            let problem = read::<Filter>(query).expect_err(query).to_json();
+            assert_eq!((&problem["detail"], &problem["errors"][0]["detail"]), (&words.into(), &words.into()));
+        }
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Change {
     /// What is asked; nothing is no change.
     pub fn asked(self) -> Result<Asked> {
         if self.name.is_none() && self.discontinued.is_none() && self.low_at.is_none() {
-            return Err(Problem::invalid("", "one of name, discontinued and lowAt is needed"));
+            return Err(Problem::invalid("", "One of name, discontinued and lowAt is needed"));
         }
         let operation = Operation::Change {
             name: self.name.map(|name| name.0),

@@ -2,9 +2,13 @@
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::error::Category;
 use serde_json::{Map, Number, Value};
 
-use super::Problem;
+use super::{Problem, words};
+
+/// What is wrong with a member that stands twice: the one error of data that reading strictly has.
+const TWICE: &str = "must stand only once";
 
 struct Strict(Value);
 
@@ -36,7 +40,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("not a number"))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("must be a number"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -78,7 +82,7 @@ impl<'de> DeserializeSeed<'de> for Once {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         if self.duplicate {
-            return Err(D::Error::custom("the key appears twice"));
+            return Err(D::Error::custom(TWICE));
         }
         Strict::deserialize(deserializer).map(|strict| strict.0)
     }
@@ -87,17 +91,29 @@ impl<'de> DeserializeSeed<'de> for Once {
 /// Reads a whole body: the JSON as it is, and what it means.
 pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Value), Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let Strict(json) = serde_path_to_error::deserialize(&mut deserializer).map_err(problem)?;
-    deserializer.end().map_err(|error| Problem::invalid("", error.to_string()))?;
+    let Strict(json) =
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| match error.inner().classify() {
+            Category::Data => Problem::invalid(pointer(&error), TWICE),
+            Category::Eof => Problem::invalid("", "The body ends before its JSON does"),
+            Category::Syntax | Category::Io => not_json(error.inner()),
+        })?;
+    deserializer.end().map_err(|error| not_json(&error))?;
     // serde would take a list for an object whose members have no names.
     if !json.is_object() {
-        return Err(Problem::invalid("", "a JSON object is needed"));
+        return Err(Problem::invalid("", "The body must be a JSON object"));
     }
-    let value = serde_path_to_error::deserialize(&json).map_err(problem)?;
+    let value = serde_path_to_error::deserialize(&json)
+        .map_err(|error| Problem::invalid(pointer(&error), words::predicate(&error.inner().to_string())))?;
     Ok((value, json))
 }
 
-fn problem(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
+fn not_json(error: &serde_json::Error) -> Problem {
+    let (line, column) = (error.line(), error.column());
+    Problem::invalid("", format!("The body is no JSON from line {line}, column {column} on"))
+}
+
+/// The place of what is wrong.
+fn pointer(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     let mut pointer = String::new();
     for segment in error.path() {
         use serde_path_to_error::Segment;
@@ -112,7 +128,7 @@ fn problem(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
     if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
         pointer.push_str(&format!("/{name}"));
     }
-    Problem::invalid(pointer, text)
+    pointer
 }
 
 /// Recognises a request that comes again: method, decoded path without `/v1`, and the body as a JSON value.
@@ -161,6 +177,37 @@ mod tests {
         assert_eq!(pointer(r#"{"lines":[],"x":1}"#), "/x");
         assert_eq!(pointer(r#"{"lines":[]"#), "");
         assert_eq!(pointer(r#"{"lines":[]} {}"#), "");
+    }
+
+    #[test]
+    fn it_says_in_plain_words_what_is_wrong() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Sale {
+            #[allow(dead_code, reason = "read by serde alone")]
+            quantity: crate::http::Quantity,
+            #[allow(dead_code, reason = "read by serde alone")]
+            reason: Option<protocol::domain::Reason>,
+        }
+        let quantity = "quantity must be a whole number from 1 to 1,000,000";
+        let reason = "reason must be one of return, void, damage, theft, expiry, found, correction, other";
+        for (body, words) in [
+            (r#"{"quantity":"3"}"#, quantity),
+            (r#"{"quantity":0}"#, quantity),
+            (r#"{"quantity":1.0}"#, quantity),
+            (r#"{"quantity":null}"#, quantity),
+            (r#"{"quantity":10000000000000000000}"#, quantity),
+            ("{}", "quantity is missing"),
+            (r#"{"quantity":1,"quantity":1}"#, "quantity must stand only once"),
+            (r#"{"quantity":1,"x":1}"#, "x is not known: there are quantity, reason"),
+            (r#"{"quantity":1,"reason":"whim"}"#, reason),
+            (r#"{"quantity":1"#, "The body ends before its JSON does"),
+            ("{\n  quantity: 1}", "The body is no JSON from line 2, column 3 on"),
+            ("[]", "The body must be a JSON object"),
+        ] {
+            let problem = read::<Sale>(body.as_bytes()).expect_err(body).to_json();
+            assert_eq!((&problem["detail"], &problem["errors"][0]["detail"]), (&words.into(), &words.into()), "{body}");
+        }
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! Fields that check themselves.
 
-use serde::de::Error;
+use std::fmt;
+
+use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
+
+use super::words::grouped;
 
 /// A whole number within bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,11 +13,31 @@ pub struct Bounded<const MIN: i64, const MAX: i64>(pub i64);
 
 impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Bounded<MIN, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = i64::deserialize(deserializer)?;
+        deserializer.deserialize_i64(Within::<MIN, MAX>)
+    }
+}
+
+struct Within<const MIN: i64, const MAX: i64>;
+
+impl<const MIN: i64, const MAX: i64> Visitor<'_> for Within<MIN, MAX> {
+    type Value = Bounded<MIN, MAX>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a whole number from {} to {}", grouped(MIN), grouped(MAX))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
         if (MIN..=MAX).contains(&number) {
-            Ok(Self(number))
+            Ok(Bounded(number))
         } else {
-            Err(D::Error::custom(format!("{number} is not a whole number from {MIN} to {MAX}")))
+            Err(E::invalid_value(Unexpected::Signed(number), &self))
+        }
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+        match i64::try_from(number) {
+            Ok(number) => self.visit_i64(number),
+            Err(_) => Err(E::invalid_value(Unexpected::Unsigned(number), &self)),
         }
     }
 }
@@ -32,7 +56,7 @@ pub struct Delta(pub i64);
 impl<'de> Deserialize<'de> for Delta {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Bounded::<-1_000_000, 1_000_000>::deserialize(deserializer)?.0 {
-            0 => Err(D::Error::custom("a correction by 0 is none")),
+            0 => Err(D::Error::custom("must not be 0: that corrects nothing")),
             delta => Ok(Self(delta)),
         }
     }
@@ -47,7 +71,7 @@ impl<const MIN: usize, const MAX: usize> Text<MIN, MAX> {
     pub fn parse(text: &str) -> Result<Self, String> {
         let length = text.chars().count();
         if !(MIN..=MAX).contains(&length) || text.chars().any(is_hidden) {
-            return Err(format!("a text of {MIN} to {MAX} characters without control or invisible ones is needed"));
+            return Err(format!("must be a text of {MIN} to {MAX} characters without control or invisible ones"));
         }
         Ok(Self(text.to_owned()))
     }
