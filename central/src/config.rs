@@ -1,15 +1,15 @@
 //! Options of `central`; each is also an environment variable.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use protocol::ids::StoreId;
 use runtime::daemon::LogFormat;
+use runtime::options::{self, Listen};
 
 /// Central of a chain of stores: the global view of their stock, and online purchases that the stores confirm.
 #[derive(Debug, Parser)]
-#[command(name = "central", version, after_help = "Without a command: serve.")]
+#[command(name = "central", version)]
 pub struct Cli {
     /// What to do; `serve` if nothing is said.
     #[command(subcommand)]
@@ -27,8 +27,9 @@ pub enum Command {
     Backup(Backup),
     /// Recompute the view, totals, hashes and digests from the stores' ledgers, also while central runs.
     Verify(Database),
-    /// Ask a running central how its stores are.
-    Status(Status),
+    /// Ask a running central how its stores are. Exit status 0: all is well; 1: no central answers; 3: something needs
+    /// attention.
+    Status(Report),
     /// Print the line that makes central's user in Redis, with the rights that it needs.
     Acl(Acl),
     /// Which stores there are, and the rights of each.
@@ -81,7 +82,7 @@ pub struct Restore {
     #[command(flatten)]
     pub redis: runtime::redis::Options,
     /// Prefix of all Redis keys.
-    #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
+    #[arg(long, env = "KEY_PREFIX", default_value = "shelf", value_parser = options::key_prefix)]
     pub key_prefix: String,
 }
 
@@ -104,11 +105,22 @@ pub struct Status {
     pub url: String,
 }
 
+/// Options of `central status`.
+#[derive(Debug, Clone, Args)]
+pub struct Report {
+    /// Which central.
+    #[command(flatten)]
+    pub central: Status,
+    /// Print what central says of its stores as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Options of `central acl`.
 #[derive(Debug, Clone, Args)]
 pub struct Acl {
     /// Prefix of all Redis keys.
-    #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
+    #[arg(long, env = "KEY_PREFIX", default_value = "shelf", value_parser = options::key_prefix)]
     pub key_prefix: String,
     /// Name of the user [default: central, or the store's id].
     #[arg(long)]
@@ -143,14 +155,14 @@ pub struct Serve {
     /// The database file; made if it does not exist.
     #[arg(long, env = "DATABASE_PATH", default_value = "central.db")]
     pub database_path: PathBuf,
-    /// Address to listen on; port 0 takes any free one.
+    /// Address to listen on, such as localhost:8081; :8081 means all addresses; port 0 takes any free one.
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8081")]
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// A file to write the address and this process's id to once it serves, for whoever started it.
     #[arg(long, env = "ADDRESS_FILE")]
     pub address_file: Option<PathBuf>,
     /// Prefix of all Redis keys.
-    #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
+    #[arg(long, env = "KEY_PREFIX", default_value = "shelf", value_parser = options::key_prefix)]
     pub key_prefix: String,
     /// A store whose heartbeat is older gets no remote purchases, ms.
     #[arg(long, env = "HEARTBEAT_MAX_AGE_MS", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(100..))]
@@ -162,10 +174,10 @@ pub struct Serve {
     #[arg(long, env = "STORES_KNOWN_ONLY")]
     pub stores_known_only: bool,
     /// Origins whose pages may use this API from a browser, separated by commas.
-    #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',')]
+    #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',', value_parser = options::origin)]
     pub cors_origins: Vec<String>,
     /// Host names under which this server may be addressed, besides IP addresses and localhost, separated by commas.
-    #[arg(long, env = "ALLOWED_HOSTS", value_delimiter = ',')]
+    #[arg(long, env = "ALLOWED_HOSTS", value_delimiter = ',', value_parser = options::host_name)]
     pub allowed_hosts: Vec<String>,
     /// Form of the log on standard error.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]

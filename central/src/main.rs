@@ -6,7 +6,6 @@ use anyhow::Context;
 use central::config::{Cli, Command, Serve, Stores};
 use central::operators::acl;
 use central::operators::tools;
-use clap::Parser;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -20,25 +19,26 @@ fn main() -> ExitCode {
     runtime::daemon::run_main(run())
 }
 
-async fn run() -> anyhow::Result<()> {
-    match Cli::parse_from(runtime::daemon::arguments()).command {
+async fn run() -> anyhow::Result<ExitCode> {
+    match runtime::daemon::parse::<Cli>().command {
         Command::Serve(options) => serve(options).await,
         Command::Restore(options) => tools::restore(&options).await,
         Command::Backup(options) => tools::backup(&options),
         Command::Verify(options) => tools::verify(&options),
-        Command::Status(options) => tools::status(&options).await,
+        Command::Status(options) => return tools::status(&options).await,
         Command::Acl(options) => acl::of_central(&options),
         Command::Stores(Stores::List(options)) => tools::list_stores(&options).await,
         Command::Stores(Stores::Add(options)) => tools::add_store(&options).await,
         Command::Stores(Stores::Forget(options)) => tools::forget_store(&options).await,
         Command::Stores(Stores::Acl(options)) => acl::of_store(&options),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(config: Serve) -> anyhow::Result<()> {
-    runtime::daemon::start_log(config.log_format);
-    let listener =
-        TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    runtime::daemon::start_log(config.log_format)?;
+    let listening = TcpListener::bind(config.listen.addresses()).await;
+    let listener = listening.with_context(|| format!("cannot listen on {}", config.listen))?;
     let stop = CancellationToken::new();
     let signals = stop.clone();
     let signalled = tokio::spawn(async move {

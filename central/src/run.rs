@@ -26,7 +26,7 @@ use crate::storage::files::{self, Opened};
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let client = runtime::redis::client(&config.redis)?;
     let path = config.database_path;
-    let Opened { clients, links, writer_ended, known, lock: _lock } = files::open(&path)?;
+    let Opened { clients, links, writer_ended, known, events, lock: _lock } = files::open(&path)?;
     // What clients ask for keeps the link from nothing: it has threads and connections of its own.
     let link = LinkThreads::start()?;
     let wakes = Wakes::default();
@@ -69,7 +69,13 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
             "this database knows no store: right for a new chain; else stop central and check DATABASE_PATH"
         );
     }
-    tracing::info!(database = %path.display(), stores = known, "listening on http://{address}");
+    tracing::info!(
+        database = %path.display(),
+        stores = known,
+        events,
+        version = env!("CARGO_PKG_VERSION"),
+        "listening on http://{address}"
+    );
     if let Some(file) = &config.address_file {
         runtime::daemon::tell_address(file, address)?;
     }

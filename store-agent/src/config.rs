@@ -1,15 +1,15 @@
 //! Options of `store-agent`; each is also an environment variable.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use protocol::ids::StoreId;
 use runtime::daemon::LogFormat;
+use runtime::options::{self, Listen};
 
 /// A store's agent: sells with or without a network, and keeps central up to date.
 #[derive(Debug, Parser)]
-#[command(name = "store-agent", version, after_help = "Without a command: serve.")]
+#[command(name = "store-agent", version)]
 pub struct Cli {
     /// What to do; `serve` if nothing is said.
     #[command(subcommand)]
@@ -27,7 +27,7 @@ pub enum Command {
     Backup(Backup),
     /// Recompute stock, sums, hashes and digest from the ledger, also while the agent runs.
     Verify(Database),
-    /// Ask a running agent how it is.
+    /// Ask a running agent how it is. Exit status 0: all is well; 1: no agent answers; 3: something needs attention.
     Status(Status),
 }
 
@@ -62,7 +62,7 @@ pub struct Restore {
     #[command(flatten)]
     pub redis: runtime::redis::Options,
     /// Prefix of all Redis keys.
-    #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
+    #[arg(long, env = "KEY_PREFIX", default_value = "shelf", value_parser = options::key_prefix)]
     pub key_prefix: String,
     /// A backup to go on from; a database that is there is kept under another name. Without it the database is taken as it
     /// is: old, copied, stopped, damaged or not there at all.
@@ -99,6 +99,9 @@ pub struct Status {
     /// Address of the agent.
     #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082")]
     pub url: String,
+    /// Print what the agent says as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn path_of(store: &StoreId, given: Option<&PathBuf>) -> PathBuf {
@@ -117,23 +120,23 @@ pub struct Serve {
     /// The database file; made if it does not exist [default: STORE_ID.db].
     #[arg(long, env = "DATABASE_PATH")]
     pub database_path: Option<PathBuf>,
-    /// Address to listen on; port 0 takes any free one.
+    /// Address to listen on, such as localhost:8082; :8082 means all addresses; port 0 takes any free one.
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8082")]
-    pub listen: SocketAddr,
+    pub listen: Listen,
     /// A file to write the address and this process's id to once it serves, for whoever started it.
     #[arg(long, env = "ADDRESS_FILE")]
     pub address_file: Option<PathBuf>,
     /// Prefix of all Redis keys.
-    #[arg(long, env = "KEY_PREFIX", default_value = "shelf")]
+    #[arg(long, env = "KEY_PREFIX", default_value = "shelf", value_parser = options::key_prefix)]
     pub key_prefix: String,
     /// Between two heartbeats, ms.
     #[arg(long, env = "HEARTBEAT_INTERVAL_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(10..))]
     pub heartbeat_interval_ms: u64,
     /// Origins whose pages may use this API from a browser, separated by commas.
-    #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',')]
+    #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',', value_parser = options::origin)]
     pub cors_origins: Vec<String>,
     /// Host names under which this server may be addressed, besides IP addresses and localhost, separated by commas.
-    #[arg(long, env = "ALLOWED_HOSTS", value_delimiter = ',')]
+    #[arg(long, env = "ALLOWED_HOSTS", value_delimiter = ',', value_parser = options::host_name)]
     pub allowed_hosts: Vec<String>,
     /// Form of the log on standard error.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]

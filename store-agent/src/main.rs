@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 use store_agent::config::{Cli, Command, Serve};
 use store_agent::operators::tools;
 use tokio::net::TcpListener;
@@ -19,20 +18,21 @@ fn main() -> ExitCode {
     runtime::daemon::run_main(run())
 }
 
-async fn run() -> anyhow::Result<()> {
-    match Cli::parse_from(runtime::daemon::arguments()).command {
+async fn run() -> anyhow::Result<ExitCode> {
+    match runtime::daemon::parse::<Cli>().command {
         Command::Serve(options) => serve(options).await,
         Command::Restore(options) => tools::restore(&options).await,
         Command::Backup(options) => tools::backup(&options),
         Command::Verify(options) => tools::verify(&options),
-        Command::Status(options) => tools::status(&options).await,
-    }
+        Command::Status(options) => return tools::status(&options).await,
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(config: Serve) -> anyhow::Result<()> {
-    runtime::daemon::start_log(config.log_format);
-    let listener =
-        TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+    runtime::daemon::start_log(config.log_format)?;
+    let listening = TcpListener::bind(config.listen.addresses()).await;
+    let listener = listening.with_context(|| format!("cannot listen on {}", config.listen))?;
     let stop = CancellationToken::new();
     let signals = stop.clone();
     let signalled = tokio::spawn(async move {

@@ -77,6 +77,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         database = %path.display(),
         items = head.items,
         epoch = %head.cursor.epoch,
+        version = env!("CARGO_PKG_VERSION"),
         "listening on http://{address}"
     );
     if let Some(file) = &config.address_file {

@@ -150,6 +150,15 @@ impl World {
         Client::new(self.central_port.number())
     }
 
+    /// What a daemon has logged since it was started last.
+    pub fn log(&self, daemon: &Daemon) -> String {
+        let name = match daemon {
+            Daemon::Central => "central",
+            Daemon::Store(store) => store,
+        };
+        std::fs::read_to_string(self.dir.path().join(format!("{name}.log"))).expect("it has a log")
+    }
+
     /// A client of a store.
     pub fn store(&self, store: &str) -> Client {
         Client::new(self.port_of(store))
@@ -162,17 +171,24 @@ impl World {
 
     /// Runs one of the daemons' tools to its end: whether it succeeded, and what it said.
     pub async fn tool(&self, program: &str, args: &[&str]) -> (bool, String) {
+        let (code, said) = self.tool_with(program, args, &[]).await;
+        (code == Some(0), said)
+    }
+
+    /// The same with more variables; the exit status.
+    pub async fn tool_with(&self, program: &str, args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
         let output = tokio::process::Command::new(binary(program))
             .args(args)
             .env("REDIS_URL", self.redis_url_of(user_of(program, args)))
             .envs(self.tls.iter().flat_map(|(_, certificates)| certificates.variables()))
             .env("CENTRAL_URL", format!("http://127.0.0.1:{}", self.central_port.number()))
+            .envs(variables.iter().copied())
             .current_dir(self.dir.path())
             .output()
             .await
             .expect("the program runs");
         let said = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     }
 
     /// The port on which a store listens.

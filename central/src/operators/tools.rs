@@ -1,14 +1,16 @@
 //! What people run beside the daemon: restore, backup, verify, status.
 
 use std::collections::HashMap;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use protocol::ids::StoreId;
 use protocol::number::CommandEpoch;
+use runtime::daemon::NEEDS_ATTENTION;
 use runtime::redis::{Channel, Keys};
 
-use crate::config::{Backup, Database, OneStore, Restore, Status};
+use crate::config::{Backup, Database, OneStore, Report, Restore, Status};
 use crate::operators::restore as question;
 use crate::operators::verify as auditor;
 use crate::storage::files::{self, ToRestore};
@@ -165,10 +167,17 @@ pub async fn forget_store(options: &OneStore) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `central status`: a line a store, those that need somebody first.
-pub async fn status(options: &Status) -> anyhow::Result<()> {
-    let (mut stores, newcomers) = Central::at(options)?.stores().await?;
-    stores.sort_by_key(|store| store["status"] == "online");
+/// `central status`: a line a store, those that need somebody first, or JSON. The exit status tells whether all is well.
+pub async fn status(options: &Report) -> anyhow::Result<ExitCode> {
+    let (mut stores, newcomers) = Central::at(&options.central)?.stores().await?;
+    stores.sort_by_key(is_well);
+    let all_well = stores.iter().all(is_well) && newcomers["heldBack"].is_null();
+    let code = if all_well { ExitCode::SUCCESS } else { NEEDS_ATTENTION.into() };
+    if options.json {
+        let told = serde_json::json!({"stores": stores, "newcomers": newcomers});
+        println!("{}", serde_json::to_string_pretty(&told)?);
+        return Ok(code);
+    }
     println!(
         "{:<20} {:<12} {:>10} {:>10} {:>8} {:>6}  digest",
         "store", "status", "beat ms", "lag ms", "backlog", "open"
@@ -197,5 +206,11 @@ pub async fn status(options: &Status) -> anyhow::Result<()> {
         }
     }
     print_newcomers(&newcomers);
-    Ok(())
+    Ok(code)
+}
+
+/// Whether nobody has to look after a store: it sells, or somebody has decided that it does not.
+fn is_well(store: &serde_json::Value) -> bool {
+    let wanted = ["online", "paused", "retired"].iter().any(|status| store["status"] == *status);
+    wanted && store["digest"] != "different" && store["warnings"].as_array().is_none_or(Vec::is_empty)
 }

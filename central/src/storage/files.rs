@@ -11,6 +11,7 @@ use rusqlite::OpenFlags;
 use tokio::sync::oneshot;
 
 use crate::storage::database::SCHEMA;
+use crate::storage::queries::events;
 use crate::storage::stores;
 
 /// Scans of the loops at once: consumer, publisher, maintenance and the steps scan one thing at a time each, and none of
@@ -27,6 +28,8 @@ pub struct Opened {
     pub writer_ended: oneshot::Receiver<rusqlite::Result<()>>,
     /// Stores that it knew when it was opened.
     pub known: usize,
+    /// Events that it had.
+    pub events: i64,
     /// Keeps another process out for as long as it lives.
     pub lock: FileLock,
 }
@@ -35,6 +38,7 @@ pub struct Opened {
 pub fn open(path: &Path) -> anyhow::Result<Opened> {
     let (connection, lock) = runtime::sqlite::open(path, SCHEMA)?;
     let known = stores::all(&connection)?.len();
+    let events = events::last_place(&connection)?;
     let guard = Guard::of(path).context("the database's files cannot be looked at")?;
     let (writer, writer_ended) = Writer::start_guarded(connection, guard, || {});
     // Of those that serve, at most half read lists: sales need the others.
@@ -42,7 +46,7 @@ pub fn open(path: &Path) -> anyhow::Result<Opened> {
     let reader = |points, scans| Reader::open(path, points, scans).context("the database cannot be read");
     let clients = Db::new(reader(threads, (threads / 2).max(2))?, writer.clone());
     let links = Db::new(reader(2, LINK_SCANS)?, writer);
-    Ok(Opened { clients, links, writer_ended, known, lock })
+    Ok(Opened { clients, links, writer_ended, known, events, lock })
 }
 
 /// Runs a job that only reads, on one consistent state, also while the daemon runs.

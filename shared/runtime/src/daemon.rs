@@ -8,27 +8,32 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// How long tasks may take, all in all, to finish what they are at once they are told to stop.
 const GRACE: Duration = Duration::from_secs(7);
 /// Threads of the link: one is enough for its work, the other for a read that takes long.
 const LINK_THREADS: usize = 2;
 
+/// The exit status of `status` when the daemon answers and somebody has to look after something. 1: no answer.
+pub const NEEDS_ATTENTION: u8 = 3;
+
 /// The whole of `main`: runs the program, says why it failed, and waits for nothing that goes on in the background.
-pub fn run_main(program: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+pub fn run_main(program: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     let result = Runtime::new().context("the system gives no threads").and_then(|runtime| {
         let result = runtime.block_on(program);
         runtime.shutdown_background();
         result
     });
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -82,8 +87,8 @@ pub enum LogFormat {
 }
 
 /// Starts logging to standard error; `RUST_LOG` filters, `info` by default. For `main` alone.
-pub fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+pub fn start_log(format: LogFormat) -> anyhow::Result<()> {
+    let filter = filter(&std::env::var("RUST_LOG").unwrap_or_default())?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -94,10 +99,34 @@ pub fn start_log(format: LogFormat) {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
+    Ok(())
+}
+
+fn filter(text: &str) -> anyhow::Result<EnvFilter> {
+    let text = if text.trim().is_empty() { "info" } else { text };
+    let shape =
+        || format!("RUST_LOG={text:?} is no filter: give a level such as info, or target=level, separated by commas");
+    // A word alone is a target to the library, so that a level with a slip in it would switch off all the rest.
+    let words = text.split(',').map(str::trim).filter(|directive| !directive.contains('='));
+    for word in words {
+        word.parse::<LevelFilter>().ok().filter(|_| !word.is_empty()).with_context(shape)?;
+    }
+    EnvFilter::try_new(text).with_context(shape)
+}
+
+/// The command line. What `serve` takes is meant if no command is named, and stands in the help of the program itself.
+pub fn parse<T: Parser>() -> T {
+    let mut command = T::command();
+    if let Some(serve) = command.find_subcommand("serve").cloned() {
+        let options = serve.help_template("{options}").render_help();
+        command = command.after_help(format!("Without a command: serve, with these options:\n\n{options}"));
+    }
+    let matches = command.get_matches_from(arguments());
+    T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 /// The process's arguments, with `serve` put in where no subcommand is named: it is what is meant if nothing is said.
-pub fn arguments() -> Vec<std::ffi::OsString> {
+fn arguments() -> Vec<std::ffi::OsString> {
     let mut arguments: Vec<_> = std::env::args_os().collect();
     let first = arguments.get(1).and_then(|first| first.to_str()).unwrap_or("-");
     if first.starts_with('-') && !["-h", "--help", "-V", "--version"].contains(&first) {
@@ -121,10 +150,11 @@ pub async fn asked_to_stop() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let signal = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal, "stopping");
     Ok(())
 }
 
@@ -232,6 +262,16 @@ mod tests {
     fn descriptors_are_raised_to_the_hard_limit() {
         let limit = raise_descriptors().expect("the limit can be read");
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).expect("can be read"), (limit, limit));
+    }
+
+    #[test]
+    fn a_filter_of_the_log_has_no_slips() {
+        for good in ["", " ", "info", "WARN", "off", "store_agent=debug", "info,hyper=off,runtime::http=trace"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for bad in ["inof", "info,", "debug;warn", "store_agent=loud", "info,central"] {
+            assert!(filter(bad).is_err(), "{bad}");
+        }
     }
 
     #[tokio::test]

@@ -5,5 +5,6 @@
 pub mod clock;
 pub mod daemon;
 pub mod http;
+pub mod options;
 pub mod redis;
 pub mod sqlite;

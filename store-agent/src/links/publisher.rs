@@ -41,7 +41,7 @@ pub struct Publisher {
 
 /// What was said to people, so that it is said once.
 struct Said {
-    reached: bool,
+    reached: Option<bool>,
     /// The store cannot be announced.
     unannounced: bool,
 }
@@ -51,7 +51,7 @@ impl Publisher {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let clock = Ticks::start();
         let mut uplink = Uplink::new(Pace::default(), i64::try_from(self.beat_every.as_millis()).unwrap_or(i64::MAX));
-        let mut said = Said { reached: true, unannounced: false };
+        let mut said = Said { reached: None, unannounced: false };
         let mut connection = None;
         let mut switch = self.connectivity.watch_switch();
         loop {
@@ -88,15 +88,15 @@ impl Publisher {
             let told = match self.carry_out(step, &mut connection, &uplink, &mut said).await? {
                 Ok(told) => told,
                 Err(error) => {
-                    if std::mem::replace(&mut said.reached, false) {
+                    if said.reached.replace(false) != Some(false) {
                         tracing::warn!(%error, "Redis cannot be reached; the store sells on, the backlog grows");
                     }
                     connection = None;
                     Told::Lost
                 }
             };
-            if is_redis_heard(&told) && !std::mem::replace(&mut said.reached, true) {
-                tracing::info!("Redis answers again");
+            if is_redis_heard(&told) && said.reached.replace(true) != Some(true) {
+                tracing::info!("Redis answers");
             }
             uplink.reply(clock.ms(), told, uuid::Uuid::new_v4().as_u64_pair().0);
         }

@@ -1,12 +1,14 @@
 //! What people run beside the daemon: restore, backup, verify, status.
 
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use protocol::ids::StoreId;
 use protocol::number::Epoch;
 use protocol::wire::Position;
+use runtime::daemon::NEEDS_ATTENTION;
 use runtime::redis::{Channel, Keys};
 use runtime::sqlite::{Abort, Connection, OpenError, copy, copy_aside, in_transaction, open_file, prepare, replace};
 
@@ -296,8 +298,8 @@ pub fn verify(database: &Database) -> anyhow::Result<()> {
     }
 }
 
-/// `store-agent status`: what `/status` says, a line each.
-pub async fn status(options: &Status) -> anyhow::Result<()> {
+/// `store-agent status`: what `/status` says, a line each or as JSON. The exit status tells whether all is well.
+pub async fn status(options: &Status) -> anyhow::Result<ExitCode> {
     let url = format!("{}/v1/status", options.url.trim_end_matches('/'));
     let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
     let answer: serde_json::Map<String, serde_json::Value> = client
@@ -308,12 +310,18 @@ pub async fn status(options: &Status) -> anyhow::Result<()> {
         .error_for_status()?
         .json()
         .await?;
-    for (name, value) in &answer {
-        match value {
-            serde_json::Value::Null => {}
-            serde_json::Value::String(text) => println!("{name:<16}{text}"),
-            other => println!("{name:<16}{other}"),
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&answer)?);
+    } else {
+        for (name, value) in &answer {
+            match value {
+                serde_json::Value::Null => {}
+                serde_json::Value::String(text) => println!("{name:<16}{text}"),
+                other => println!("{name:<16}{other}"),
+            }
         }
     }
-    Ok(())
+    let is_well = answer.get("link").is_some_and(|link| link == "up")
+        && answer.get("deadLetters").is_some_and(|letters| letters == 0);
+    Ok(if is_well { ExitCode::SUCCESS } else { NEEDS_ATTENTION.into() })
 }
