@@ -328,6 +328,9 @@ impl World {
             format!("--sweep-interval-ms={}", self.options.sweep_ms),
         ];
         args.extend(self.tls_options());
+        // An option of the test's stands for the one of the same name.
+        let name = |arg: &str| arg.split('=').next().unwrap_or_default().to_owned();
+        args.retain(|arg| !self.central_args.iter().any(|own| name(own) == name(arg)));
         args.extend(self.central_args.clone());
         self.central = Some(self.start_daemon("central", &args, "central"));
     }

@@ -26,6 +26,9 @@ struct StoreItem {
     lag_ms: i64,
 }
 
+/// Why a store is left out: what is known of it is older than the request allows.
+const STALE: &str = "stale";
+
 /// A store of which too little is known.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -84,8 +87,7 @@ async fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Optio
         let view = ItemView::of(app, store, product.clone(), &offer.item, offer.pending);
         let age_ms = now.since(view.as_of);
         if filter.max_staleness_ms.is_some_and(|most| age_ms > most) {
-            let reason = app.presence.judge_remembered(store).err().map_or("stale", |why| why.as_str());
-            all.left_out.push(LeftOut { store_id: store.id.clone(), reason });
+            all.left_out.push(LeftOut { store_id: store.id.clone(), reason: STALE });
             continue;
         }
         all.quantity += view.quantity;
@@ -101,7 +103,7 @@ async fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Optio
 
 fn checked(filter: &Filter) -> Result<()> {
     if filter.max_staleness_ms.is_some_and(|most| most < 0) {
-        return Err(Problem::invalid("?maxStalenessMs", "a number of milliseconds, at least 0"));
+        return Err(Problem::invalid("?maxStalenessMs", "must be a whole number of milliseconds, not below 0"));
     }
     Ok(())
 }
@@ -119,8 +121,8 @@ async fn one(
     };
     if found.stores.is_empty() {
         return Err(Problem::new(Code::StoreUnavailable)
-            .detail("what is known of every store that has it is older than maxStalenessMs")
-            .with("reason", "offline")
+            .detail("What is known of every store that has it is older than maxStalenessMs")
+            .with("reason", STALE)
             .with("leftOut", serde_json::to_value(found.left_out).map_err(Problem::internal)?));
     }
     let lag = found.stores.iter().map(|store| store.lag_ms).max().unwrap_or(0);
@@ -143,7 +145,7 @@ struct Availabilities {
 
 async fn many(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Response> {
     if !(1..=100).contains(&wanted.product_id.len()) {
-        return Err(Problem::invalid("?productId", "1 to 100 products are needed"));
+        return Err(Problem::invalid("?productId", "must be sent 1 to 100 times"));
     }
     let (mut items, mut unknown, mut lag) = (Vec::new(), Vec::new(), 0);
     for text in &wanted.product_id {

@@ -11,6 +11,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 
 use super::{App, Shared};
+use crate::storage::queries::events;
 
 /// Without Redis, a view from before is served after this long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -86,14 +87,20 @@ fn root_as(State(app): Shared, headers: &HeaderMap) -> Response {
 async fn ready(State(app): Shared) -> Response {
     let redis = app.presence.is_redis_reachable();
     let swept = app.presence.has_swept();
+    let readable = app.db.read(events::last_place).await.is_ok();
     let patient = app.started_at.elapsed() >= PATIENCE && !redis && app.had_view;
-    let ready = swept || patient;
-    let status = match (ready, redis) {
-        (false, _) => "starting",
-        (true, true) => "ready",
-        (true, false) => "degraded",
+    let ready = readable && (swept || patient);
+    let status = match (readable, ready, redis) {
+        (false, _, _) => "broken",
+        (true, false, _) => "starting",
+        (true, true, true) => "ready",
+        (true, true, false) => "degraded",
     };
-    let checks = Checks { database: "up", redis: if redis { "up" } else { "down" }, stores_read: swept };
+    let checks = Checks {
+        database: if readable { "up" } else { "down" },
+        redis: if redis { "up" } else { "down" },
+        stores_read: swept,
+    };
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(Readiness { status, checks })).into_response()
 }

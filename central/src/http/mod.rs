@@ -15,12 +15,13 @@ mod views;
 mod write;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use protocol::ids::StoreId;
 use runtime::http::{Code, Edge, Problem};
 use runtime::redis::Keys;
+use tokio::time::timeout_at;
 
 use crate::links::consumer::Newcomers;
 use crate::links::presence::{Look, Presence, Unavailable};
@@ -51,6 +52,10 @@ pub struct App {
     /// Whether the database knew a store when this process started.
     pub had_view: bool,
 }
+
+/// How long a purchase waits for a heartbeat from Redis, which has it within a millisecond: one that accepts and does not
+/// answer must not hold up who wants to buy.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 
 type Shared = axum::extract::State<Arc<App>>;
 
@@ -108,19 +113,28 @@ impl App {
         if store.retired {
             return Err(Problem::new(Code::StoreRetired).with("storeId", id.as_str()));
         }
-        let (number, mut connection) =
-            self.redis.get().await.map_err(|_| self.unavailable(id, Unavailable::Redis, None))?;
-        let look = match Look::read(&mut connection, &self.keys, id).await {
-            Ok(look) => look,
-            Err(error) => {
-                tracing::debug!(%error, "a heartbeat cannot be read");
-                self.redis.broken(number).await;
-                return Err(self.unavailable(id, Unavailable::Redis, None));
-            }
-        };
+        // Known to be away: the consumer hears when it is back.
+        if self.presence.redis_lost_for().is_some() {
+            return Err(self.unavailable(id, Unavailable::Redis, None));
+        }
+        let Some(look) = self.look(id).await else { return Err(self.unavailable(id, Unavailable::Redis, None)) };
         self.presence.note(id, &look);
         self.still_reachable(&store, &look)?;
         Ok((store, look))
+    }
+
+    /// Reads a store's heartbeat. `None`: Redis did not say it in time.
+    async fn look(&self, id: &StoreId) -> Option<Look> {
+        let deadline = tokio::time::Instant::now() + LOOK_TIMEOUT;
+        let (number, mut connection) = timeout_at(deadline, self.redis.get()).await.ok()?.ok()?;
+        match timeout_at(deadline, Look::read(&mut connection, &self.keys, id)).await {
+            Ok(Ok(look)) => Some(look),
+            failed => {
+                tracing::debug!(?failed, "a heartbeat cannot be read");
+                self.redis.broken(number).await;
+                None
+            }
+        }
     }
 
     /// A store that central has heard of.
@@ -141,7 +155,7 @@ impl App {
     fn unavailable(&self, id: &StoreId, why: Unavailable, age_ms: Option<i64>) -> Problem {
         let age = age_ms.or_else(|| self.presence.sight(id).beat_age_ms);
         Problem::new(Code::StoreUnavailable)
-            .detail(format!("the store gets nothing from here at present: {}", why.as_str()))
+            .detail(why.words())
             .with("storeId", id.as_str())
             .with("reason", why.as_str())
             .with("lastBeatAgeMs", age)
@@ -150,8 +164,6 @@ impl App {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use protocol::time::Millis;
     use runtime::redis::Beat;
 

@@ -55,6 +55,19 @@ impl Unavailable {
             Self::Starting => "starting",
         }
     }
+
+    /// In words, for a shop.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Offline => "the store has not been heard of for too long",
+            Self::NeverSeen => "the store has never been heard of",
+            Self::CatchingUp => "what is known of the store's stock is not up to date yet",
+            Self::Paused => "the store's online sale is paused",
+            Self::Fenced | Self::Quarantined => "the store's agent has to be looked after first",
+            Self::Redis => "the stores cannot be reached at present",
+            Self::Starting => "central has just started and has not heard of its stores yet",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]

@@ -88,7 +88,7 @@ pub enum LogFormat {
 
 /// Starts logging to standard error; `RUST_LOG` filters, `info` by default. For `main` alone.
 pub fn start_log(format: LogFormat) -> anyhow::Result<()> {
-    let filter = filter(&std::env::var("RUST_LOG").unwrap_or_default())?;
+    let filter = filter(&std::env::var_os("RUST_LOG").unwrap_or_default().to_string_lossy())?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -65,12 +65,17 @@ fn root_as_asked(app: &App, headers: &HeaderMap) -> Response {
     .into_response()
 }
 
-/// Depends on the database only, else an orchestrator would take tills out in an outage.
+/// Depends on the database only, else an orchestrator would take tills out in an outage; that the link is down is said.
 async fn ready(State(app): Shared) -> Response {
     let readable = app.db.read(ledger::head).await.is_ok();
-    let (code, text) = if readable { (StatusCode::OK, "up") } else { (StatusCode::SERVICE_UNAVAILABLE, "down") };
-    let status = if readable { "ready" } else { "broken" };
-    (code, Json(json!({"status": status, "checks": {"database": text}}))).into_response()
+    let link = app.connectivity.name();
+    let (code, database) = if readable { (StatusCode::OK, "up") } else { (StatusCode::SERVICE_UNAVAILABLE, "down") };
+    let status = match (readable, link) {
+        (false, _) => "broken",
+        (true, "up") => "ready",
+        (true, _) => "degraded",
+    };
+    (code, Json(json!({"status": status, "checks": {"database": database, "link": link}}))).into_response()
 }
 
 async fn status(State(app): Shared) -> Result<Json<Value>> {
@@ -123,6 +128,9 @@ fn switched(switch: crate::links::connectivity::Switch) -> Json<Value> {
 struct Connect {}
 
 async fn connect(State(app): Shared, _body: OptionalBody<Connect>) -> Json<Value> {
+    if !app.connectivity.switch().connected {
+        tracing::info!("connected on request");
+    }
     switched(app.connectivity.set(true, false, runtime::clock::now()))
 }
 
@@ -133,12 +141,17 @@ struct Disconnect {
 }
 
 async fn disconnect(State(app): Shared, body: OptionalBody<Disconnect>) -> Json<Value> {
-    switched(app.connectivity.set(false, body.value.abrupt.unwrap_or(false), runtime::clock::now()))
+    let abrupt = body.value.abrupt.unwrap_or(false);
+    if app.connectivity.switch().connected {
+        tracing::info!(abrupt, "disconnected on request");
+    }
+    switched(app.connectivity.set(false, abrupt, runtime::clock::now()))
 }
 
 async fn key(State(app): Shared, IdPath(key): IdPath) -> Result<Json<Value>> {
     let record = app.db.read(|connection| idempotency::find(connection, &key)).await?;
     let record = record.ok_or_else(|| Problem::new(Code::UnknownId))?;
     let effect: Value = serde_json::from_str(&record.body).unwrap_or_default();
-    Ok(Json(json!({"route": record.route, "at": record.at, "status": record.status, "effect": effect})))
+    // A store has done a write before it answers: what was refused binds no key.
+    Ok(Json(json!({"route": record.route, "at": record.at, "status": "done", "effect": effect})))
 }

@@ -301,7 +301,7 @@ async fn a_page_of_an_allowed_origin_reads_every_header() {
     let central = world.central();
     let origin = ("origin", "http://shop.example");
     let create = json!({"productId": "tea", "quantity": 5});
-    let mut answers = vec![central.post_with("/v1/inventory/s1", &[origin], create).await];
+    let mut answers = vec![central.post_with("/v1/inventory/s1", &[origin, ("prefer", "wait=10")], create).await];
     for key in ["k1", "k1"] {
         let headers = [origin, ("idempotency-key", key), ("prefer", "wait=10")];
         answers.push(central.post_with("/v1/purchase/s1/tea", &headers, json!({"quantity": 1})).await);

@@ -2,10 +2,13 @@
 
 mod acl;
 mod bad_input;
+mod command_line;
 mod compatibility;
 mod events;
 mod flush;
+mod freshness;
 mod hostile_redis;
+mod idempotency;
 mod last_unit;
 mod life;
 mod link;

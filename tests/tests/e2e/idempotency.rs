@@ -1,0 +1,149 @@
+//! Keys and versions at both servers: what came again is told again, once done is done, and what has not changed is not
+//! sent.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use tests::{Answer, Client, Daemon, World};
+
+const SOON: Duration = Duration::from_secs(10);
+
+async fn ask(client: &Client, path: &str, key: &str, quantity: i64) -> Answer {
+    let headers = [("idempotency-key", key), ("prefer", "wait=20")];
+    client.post_with(path, &headers, json!({"quantity": quantity})).await
+}
+
+fn is_replay(answer: &Answer) -> bool {
+    answer.header("idempotency-replayed") == "true"
+}
+
+async fn stocked() -> World {
+    let world = World::with(&["s1"]).await;
+    world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 20})).await.expect(201);
+    world.converged(SOON).await;
+    world
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stores_write_is_done_once_and_told_again_also_after_a_crash() {
+    let mut world = stocked().await;
+    let store = world.store("s1");
+    let sell = "/v1/purchase/tea";
+    let first = ask(&store, sell, "k1", 2).await;
+    assert_eq!((first.status, is_replay(&first), &first.body["quantity"]), (200, false, &json!(18)));
+    ask(&store, sell, "k2", 1).await.expect(200);
+    world.kill(&Daemon::Store("s1".into()));
+    world.restart(&Daemon::Store("s1".into())).await;
+    let store = world.store("s1");
+    for path in [sell, "/purchase/tea", "/v1/purchase/te%61"] {
+        let again = ask(&store, path, "k1", 2).await;
+        assert_eq!((again.status, is_replay(&again), &again.body), (200, true, &first.body), "{path}");
+        assert_eq!(again.header("shelf-position"), first.header("shelf-position"));
+    }
+    let other = ask(&store, sell, "k1", 3).await;
+    assert_eq!((other.status, other.code()), (422, "idempotency_key_reused"));
+    let elsewhere = ask(&store, "/v1/inventory/tea/receive", "k1", 2).await;
+    assert_eq!((elsewhere.status, elsewhere.code()), (422, "idempotency_key_reused"));
+    // What was refused binds nothing.
+    let refused = ask(&store, sell, "k3", 100).await;
+    assert_eq!((refused.status, refused.code()), (409, "insufficient_stock"));
+    store.get("/v1/idempotency/k3").await.expect(404);
+    store.post("/v1/inventory/tea/receive", json!({"quantity": 100})).await.expect(200);
+    let judged_anew = ask(&store, sell, "k3", 100).await;
+    assert_eq!((judged_anew.status, is_replay(&judged_anew)), (200, false));
+    // Many at once are one sale.
+    let at_once = (0..8).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move { ask(&store, sell, "k4", 1).await })
+    });
+    let mut done = 0;
+    for answer in at_once.collect::<Vec<_>>() {
+        let answer = answer.await.expect("runs");
+        assert_eq!((answer.status, &answer.body["quantity"]), (200, &json!(16)));
+        done += u32::from(!is_replay(&answer));
+    }
+    assert_eq!(done, 1);
+    let kept = store.get("/v1/idempotency/k1").await.expect(200);
+    assert_eq!((&kept["route"], &kept["status"]), (&json!("POST /purchase/tea"), &json!("done")));
+    assert_eq!(kept["effect"], first.body);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purchase_under_a_key_is_one_purchase_and_is_told_as_it_is_now() {
+    let mut world = stocked().await;
+    let (store, central) = (world.store("s1"), world.central());
+    let buy = "/v1/purchase/s1/tea";
+    let key = async |central: &Client, key: &str| central.get(&format!("/v1/idempotency/{key}")).await.expect(200);
+    // Asked while the store is cut off: pending, and who asks again waits with the first.
+    store.post("/v1/disconnected", json!({"abrupt": true})).await.expect(200);
+    let now = [("idempotency-key", "k1"), ("prefer", "respond-async")];
+    let first = central.post_with(buy, &now, json!({"quantity": 2})).await;
+    assert_eq!((first.status, is_replay(&first)), (202, false), "{}", first.body);
+    let id = first.body["purchase"]["purchaseId"].clone();
+    assert_eq!(first.header("location"), format!("/v1/purchases/{}", id.as_str().unwrap_or_default()));
+    let still = central.post_with(buy, &now, json!({"quantity": 2})).await;
+    assert_eq!((still.status, is_replay(&still), still.header("retry-after")), (202, true, "1"));
+    let kept = key(&central, "k1").await;
+    assert_eq!((&kept["status"], &kept["effect"]), (&json!("pending"), &json!({"kind": "purchase", "id": id})));
+    let other = ask(&central, buy, "k1", 3).await;
+    assert_eq!((other.status, other.code()), (422, "idempotency_key_reused"));
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let central = central.clone();
+            let headers = [("idempotency-key", "k1"), ("prefer", "wait=25")];
+            tokio::spawn(async move { central.post_with(buy, &headers, json!({"quantity": 2})).await })
+        })
+        .collect();
+    store.post("/v1/connected", json!({})).await.expect(200);
+    for answer in waiting {
+        let answer = answer.await.expect("runs");
+        assert_eq!((answer.status, is_replay(&answer)), (200, true), "{}", answer.body);
+        assert_eq!((&answer.body["purchase"]["purchaseId"], &answer.body["quantity"]), (&id, &json!(18)));
+    }
+    // The present state, after a crash, too: it has been picked since.
+    let picked = format!("/v1/purchases/{}/picked", id.as_str().unwrap_or_default());
+    store.post(&picked, json!({})).await.expect(200);
+    world.converged(SOON).await;
+    world.kill(&Daemon::Central);
+    world.restart(&Daemon::Central).await;
+    let central = world.central();
+    let again = ask(&central, buy, "k1", 2).await;
+    assert_eq!((again.status, is_replay(&again), &again.body["purchase"]["picked"]), (200, true, &json!(true)));
+    let kept = key(&central, "k1").await;
+    assert_eq!((&kept["route"], &kept["status"]), (&json!("POST /purchase/s1/tea"), &json!("confirmed")));
+    // A command is told again, too.
+    let receive = "/v1/inventory/s1/tea/receive";
+    world.online("s1").await;
+    let first = ask(&central, receive, "k2", 5).await;
+    assert_eq!((first.status, &first.body["quantity"]), (200, &json!(23)), "{}", first.body);
+    let again = ask(&central, receive, "k2", 5).await;
+    assert_eq!((again.status, is_replay(&again), &again.body["quantity"]), (200, true, &json!(23)));
+    let kept = key(&central, "k2").await;
+    assert_eq!((&kept["status"], &kept["effect"]["kind"]), (&json!("done"), &json!("command")));
+    // What was refused before it had an effect binds nothing.
+    let refused = ask(&central, buy, "k3", 1_000).await;
+    assert_eq!((refused.status, refused.code()), (409, "insufficient_stock"));
+    central.get("/v1/idempotency/k3").await.expect(404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_not_changed_is_not_sent_again() {
+    let world = stocked().await;
+    for (client, path) in [(world.store("s1"), "/v1/inventory/tea"), (world.central(), "/v1/inventory/s1/tea")] {
+        let item = client.get(path).await;
+        let tag = item.header("etag").to_owned();
+        let read =
+            async |tag: &str| client.ask(Method::GET, path, &[("if-none-match", tag)], None).await.expect("an answer");
+        for same in [tag.clone(), format!("\"0-0\", {tag}"), "*".to_owned()] {
+            let unchanged = read(&same).await;
+            assert_eq!((unchanged.status, unchanged.header("etag")), (304, &*tag), "{path} {same}");
+        }
+        assert_eq!(read("\"0-0\"").await.status, 200);
+        world.store("s1").post("/v1/purchase/tea", json!({"quantity": 1})).await.expect(200);
+        world.converged(SOON).await;
+        let changed = read(&tag).await;
+        assert_eq!(changed.status, 200, "{path}");
+        assert_ne!(changed.header("etag"), tag);
+    }
+}
