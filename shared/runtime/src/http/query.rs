@@ -8,8 +8,8 @@ use serde::forward_to_deserialize_any;
 
 use super::{Problem, words};
 
-/// Parameters of one request, at most: each is compared with those before it.
-const PARAMETERS: usize = 64;
+/// Parameters of one request, at most: each is compared with those before it. The longest list that is asked for has 100.
+const PARAMETERS: usize = 128;
 
 /// The query as `T`, whose fields are optional numbers, booleans, texts or lists of texts.
 #[derive(Debug)]
