@@ -385,7 +385,7 @@ fn lists_of_events_hold_what_was_asked_for(connection: &Connection) {
     assert_eq!(list(within, 9), ["s1-3", "s1-2"], "the end does not belong to it");
     let page = read(&events::Filter { kind: Some("snapshot_page".into()), ..of("s1") }, Start::End, 1);
     assert_eq!(page.events[0].body, "{}", "a page may be long");
-    let at = |seq| Position { store: one.clone(), at: EntryId { epoch: 7, seq } };
+    let at = |seq: u32| Position { store: one.clone(), at: EntryId { epoch: 7.into(), seq: seq.into() } };
     let place = |seq| events::place_of(connection, &at(seq)).expect("reads");
     assert_eq!((place(0), place(2), place(5), place(6)), (Some(0), Some(2), Some(5), None));
     assert_eq!(events::last_place(connection).expect("reads"), newest.chain_seq);
