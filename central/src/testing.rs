@@ -7,7 +7,7 @@ use protocol::hash::Digest;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::link::{Cursor, Entry, Epoch, Past};
 use protocol::time::Millis;
-use protocol::wire::{About, Event, Fact, Kind, Named, Outcome, SnapshotEnd, SnapshotPage};
+use protocol::wire::{About, Event, Fact, Happened, ItemAfter, Named, Outcome, SnapshotEnd, SnapshotPage};
 use runtime::redis::Received;
 use rusqlite::Connection;
 
@@ -116,7 +116,8 @@ impl Agent {
         let after = Item { quantity: before.quantity - 1, version: before.version + 1, ..before.clone() };
         self.digest = self.digest.replace(&tea, Some(&before), Some(&after));
         self.stock.insert(tea.clone(), after.clone());
-        self.entry(&Event::Fact(Kind::Sold, Fact { delta: -1, item: Some(after), ..Fact::new(tea, NOW) }))
+        let sold = Happened::Sold(ItemAfter::new(tea, Some(&before), after));
+        self.entry(&Event::Fact(Fact::new(sold, NOW)))
     }
 
     /// What only a later version would record.

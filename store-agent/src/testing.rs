@@ -28,7 +28,6 @@ pub(crate) fn act(connection: &Connection, id: &str, name: &str, does: Operation
         guard: Guard::default(),
         about: About::default(),
         command: None,
-        purchase: None,
     };
     perform(connection, &request, now).expect("done");
 }

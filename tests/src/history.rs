@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use protocol::ids::{ProductId, StoreId};
-use protocol::wire::{Kind, Outcome};
+use protocol::wire::{Became, Outcome};
 use rusqlite::{Connection, params};
 
 /// What a client knows of something it asked for.
@@ -159,7 +159,7 @@ fn compare(store: &StoreId, connection: &Connection, central: &Connection) -> ru
     let mut rows = executed.query([])?;
     while let Some(row) = rows.next()? {
         let Ok(outcome) = serde_json::from_str::<Outcome>(row.get_ref(0)?.as_str()?) else { continue };
-        if outcome.kind != Kind::CommandRefused && told.exists([outcome.command.as_str()])? {
+        if !matches!(outcome.became, Became::Refused { .. }) && told.exists([outcome.command.as_str()])? {
             found.push(format!("P5: {} took effect at {store} and was told as refused", outcome.command));
         }
     }

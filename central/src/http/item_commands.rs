@@ -7,10 +7,10 @@ use axum::http::{StatusCode, header};
 use axum::response::Response;
 use axum::routing::{post, put};
 use axum::{Json, Router};
-use protocol::domain::{Guard, Operation};
+use protocol::domain::{Action, Guard, Operation};
 use protocol::ids::{OperationId, ProductId, StoreId};
 use protocol::promise::request::Status;
-use protocol::wire::{Command, Kind};
+use protocol::wire::{Became, Command};
 use runtime::http::requests::{Adjust, Asked, Change, Count, Create, Receive};
 use runtime::http::{Body, Code, ItemPath, Prefer, Problem, Result, StorePath, Write};
 use serde::Serialize;
@@ -143,24 +143,26 @@ impl App {
             let headers = headers.with(header::LOCATION, &format!("/v1/commands/{id}"));
             return Ok(headers.on((StatusCode::ACCEPTED, Json(CommandView::of(&request)))));
         };
-        if let Some(rejection) = &outcome.rejection {
+        if let Some(rejection) = outcome.became.rejection() {
             let problem = Problem::from(rejection);
             return Ok(headers.on(problem.with("storeId", request.store.as_str()).with("commandId", id)));
         }
-        let Some(item) = &outcome.item else { return Ok(headers.on(Json(CommandView::of(&request)))) };
+        let Became::Done { action, product_id, item } = &outcome.became else {
+            return Ok(headers.on(Json(CommandView::of(&request))));
+        };
         let found = self.db.read(|connection| {
             let store = stores::find(connection, &request.store)?;
-            let pending = items::pending(connection, &request.store, &outcome.product_id)?;
-            let counted = request.position.as_ref().filter(|_| outcome.kind == Kind::Counted);
+            let pending = items::pending(connection, &request.store, product_id)?;
+            let counted = request.position.as_ref().filter(|_| *action == Action::Count);
             let difference = counted.map(|at| events::delta(connection, at)).transpose()?.flatten();
             Ok(store.map(|store| (store, pending, difference)))
         });
         let (store, pending, difference) = found.await?.ok_or_else(|| Problem::new(Code::UnknownStore))?;
-        let item = ItemView::of(self, &store, outcome.product_id.clone(), item, pending);
+        let item = ItemView::of(self, &store, product_id.clone(), item, pending);
         // The version is one of the epoch in which the store answered.
         let epoch = request.position.as_ref().map_or(store.state.epoch, |position| position.at.epoch);
         let headers = headers.with(header::ETAG, &item.etag(epoch));
-        if outcome.kind == Kind::ItemCreated {
+        if *action == Action::Create {
             let location = format!("/v1/inventory/{}/{}", item.store_id, item.product_id);
             return Ok(headers.with(header::LOCATION, &location).on((StatusCode::CREATED, Json(item))));
         }

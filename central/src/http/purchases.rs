@@ -168,7 +168,8 @@ impl App {
     async fn item_of(&self, purchase: &Purchase) -> Result<Bought> {
         let found = self.db.read(|connection| {
             let request = commands::find(connection, purchase.attempt.as_str())?;
-            let replied = request.and_then(|request| request.outcome).and_then(|outcome| outcome.item);
+            let replied =
+                request.and_then(|request| request.outcome).and_then(|outcome| outcome.became.item().cloned());
             let item = match replied.filter(|_| purchase.status == Status::Confirmed) {
                 Some(item) => Some(item),
                 None => items::find(connection, &purchase.store, &purchase.product)?,
@@ -190,7 +191,8 @@ impl App {
     /// The problem that a purchase ended with.
     async fn why_not(&self, purchase: &Purchase) -> Result<Problem> {
         let request = self.db.read(|connection| commands::find(connection, purchase.attempt.as_str())).await?;
-        let rejection = request.and_then(|request| request.outcome).and_then(|outcome| outcome.rejection);
+        let rejection =
+            request.and_then(|request| request.outcome).and_then(|outcome| outcome.became.rejection().cloned());
         let code = match purchase.status {
             Status::Expired => Code::PurchaseExpired,
             Status::Rejected => purchase.code.as_deref().and_then(Code::from_name).unwrap_or(Code::InsufficientStock),
@@ -299,7 +301,7 @@ async fn cancel(
         Some(Cancelled::Asked(command)) => app.await_command(command.as_str(), &prefer).await?.outcome,
         Some(Cancelled::Ended) | None => None,
     };
-    let rejection = rejection.and_then(|outcome| outcome.rejection);
+    let rejection = rejection.and_then(|outcome| outcome.became.rejection().cloned());
     let purchase = app.purchase(purchase_id).await?;
     // Retiring the store has ended a pending purchase, too: then the cancel has its way.
     let confirmed = purchase.status == Status::Confirmed;

@@ -163,14 +163,14 @@ pub(super) struct CommandView {
 impl CommandView {
     pub(super) fn of(request: &commands::Request) -> Self {
         let outcome = request.outcome.as_ref();
-        let problem = outcome.and_then(|outcome| outcome.rejection.as_ref());
+        let problem = outcome.and_then(|outcome| outcome.became.rejection());
         Self {
             command_id: request.id.to_string(),
             store_id: request.store.clone(),
             operation: request.operation.clone(),
             product_id: request.product.clone(),
             status: request.status.as_str(),
-            item: outcome.filter(|outcome| outcome.rejection.is_none()).and_then(|outcome| outcome.item.clone()),
+            item: outcome.filter(|_| problem.is_none()).and_then(|outcome| outcome.became.item().cloned()),
             problem: problem.map(|rejection| Value::Object(Problem::from(rejection).to_json())),
             created_at: request.created_at,
             settled_at: request.settled_at,

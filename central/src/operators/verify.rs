@@ -10,9 +10,9 @@ use protocol::hash::{Hash, chain};
 use protocol::ids::ProductId;
 use protocol::link::{Cursor, EntryId, Epoch, Seq};
 use protocol::number::CommandEpoch;
-use protocol::wire::{Command, Event};
+use protocol::wire::{Command, Event, ItemAfter};
 
-use crate::projection::fold::Stock;
+use crate::projection::fold::{self, Effect, Stock};
 use crate::projection::view;
 use crate::storage::queries::audit::{self, Kept, Unproven};
 use crate::storage::stores::{self, DigestState, Store};
@@ -84,15 +84,15 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
         }
         match Event::decode(&kind, &body) {
             Ok(event) => {
-                if let (Event::Fact(_, fact), true) = (&event, stock.is_known())
-                    && let Some(after) = &fact.item
-                {
-                    let units = stock.items().get(&fact.product_id).map_or(0, |item| item.quantity);
-                    if units + fact.delta != after.quantity {
-                        note(format!(
-                            "entry {at}: {units} units of {} and a difference of {} do not make {}",
-                            fact.product_id, fact.delta, after.quantity
-                        ));
+                if let (Effect::Put(items), true) = (fold::effect(&event), stock.is_known()) {
+                    for ItemAfter { product_id, delta, item } in items {
+                        let units = stock.items().get(product_id).map_or(0, |item| item.quantity);
+                        if units + delta != item.quantity {
+                            note(format!(
+                                "entry {at}: {units} units of {product_id} and a difference of {delta} do not make {}",
+                                item.quantity
+                            ));
+                        }
                     }
                 }
                 if let Event::Ready { command_epoch } = &event

@@ -3,7 +3,7 @@
 use protocol::domain::{Item, Reason};
 use protocol::ids::PurchaseId;
 use protocol::time::Millis;
-use protocol::wire::{Event, Fact};
+use protocol::wire::{Event, Fact, ItemAfter};
 use serde::Serialize;
 
 use crate::storage::queries::events::Recorded;
@@ -64,7 +64,7 @@ struct UnitsView {
 impl From<Recorded> for EventView {
     fn from(recorded: Recorded) -> Self {
         let fact = match Event::decode(&recorded.kind, &recorded.body) {
-            Ok(Event::Fact(_, fact)) => Some(FactView::from(fact)),
+            Ok(Event::Fact(fact)) => Some(FactView::from(fact)),
             Ok(
                 Event::OutcomeRepeated(_)
                 | Event::Opened { .. }
@@ -94,20 +94,20 @@ impl From<Recorded> for EventView {
 
 impl From<Fact> for FactView {
     fn from(fact: Fact) -> Self {
-        let units = |item: Item| {
-            let Item { quantity, reserved, allotted, version, .. } = item;
+        let units = |ItemAfter { item, .. }: &ItemAfter| {
+            let &Item { quantity, reserved, allotted, version, .. } = item;
             UnitsView { quantity, reserved, allotted, version }
         };
         Self {
-            item: fact.item.map(units),
+            item: fact.what.items().first().map(units),
             cause: if fact.command.is_some() { "command" } else { "store" },
-            reason: fact.reason,
+            reason: fact.what.reason(),
             reference: fact.about.reference,
             actor: fact.about.actor,
             occurred_at: fact.about.occurred_at.unwrap_or(fact.recorded_at),
             recorded_at: fact.recorded_at,
             traceparent: fact.about.traceparent,
-            purchase_id: fact.purchase.map(|purchase| purchase.purchase_id),
+            purchase_id: fact.what.purchase().map(|purchase| purchase.purchase_id),
         }
     }
 }

@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 
 use protocol::domain::Item;
 use protocol::ids::ProductId;
-use protocol::wire::{Event, SnapshotEnd, SnapshotPage};
+use protocol::wire::{Event, ItemAfter, SnapshotEnd, SnapshotPage};
 
 use crate::storage::stocks::Arrival;
 
 /// What an event does to a stock.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Effect<'a> {
-    /// An item is this now.
-    Put(&'a ProductId, &'a Item),
+    /// Items are this now.
+    Put(&'a [ItemAfter]),
     /// A part of a whole state is laid aside.
     Stage(&'a SnapshotPage),
     /// What was laid aside becomes the stock if it is whole, and is given up if it is not.
@@ -25,7 +25,7 @@ pub enum Effect<'a> {
 /// What an event does to a stock.
 pub fn effect(event: &Event) -> Effect<'_> {
     match event {
-        Event::Fact(_, fact) => fact.item.as_ref().map_or(Effect::None, |item| Effect::Put(&fact.product_id, item)),
+        Event::Fact(fact) => Effect::Put(fact.what.items()),
         Event::SnapshotPage(page) => Effect::Stage(page),
         Event::SnapshotEnd(end) => Effect::Install(end),
         Event::OutcomeRepeated(_) | Event::Opened { .. } | Event::Ready { .. } => Effect::None,
@@ -47,8 +47,8 @@ impl Stock {
     /// The next event, in order.
     pub fn apply(&mut self, event: &Event) {
         match effect(event) {
-            Effect::Put(product, item) => {
-                self.items.insert(product.clone(), item.clone());
+            Effect::Put(items) => {
+                self.items.extend(items.iter().map(|after| (after.product_id.clone(), after.item.clone())));
             }
             Effect::Stage(page) => {
                 self.arrival.add(page);
@@ -101,7 +101,7 @@ impl Stock {
 mod tests {
     use super::*;
     use crate::testing::{NOW, product};
-    use protocol::wire::{Fact, Kind, Named};
+    use protocol::wire::{Fact, Happened, Named};
 
     fn item(quantity: i64) -> Item {
         Item { name: "Tea".into(), quantity, version: 1, ..Item::default() }
@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_state_takes_effect_as_a_whole_or_not_at_all() {
-        let sold = Event::Fact(Kind::Sold, Fact { item: Some(item(3)), ..Fact::new(product("tea"), NOW) });
+        let after = ItemAfter { product_id: product("tea"), delta: -1, item: item(3) };
+        let sold = Event::Fact(Fact::new(Happened::Sold(after), NOW));
         assert_eq!(names(&fold(&[sold.clone(), page("milk", 1), end(1)])), ["milk"]);
         let mut missing = fold(&[sold.clone(), page("milk", 1), end(2)]);
         assert_eq!((names(&missing), missing.is_known()), (vec!["tea"], true));

@@ -8,7 +8,7 @@ use protocol::planted::{Bug, planted};
 use protocol::promise::purchase::{Life, Refused, Reply, Transition};
 use protocol::promise::request::Status;
 use protocol::time::Millis;
-use protocol::wire::{Fact, Kind, Outcome, Position, PurchaseRef};
+use protocol::wire::{Became, Fact, Happened, Outcome, Position, PurchaseRef};
 
 use crate::projection::touched::{Change, Touched};
 use crate::promises::purchases::{Said, change, compensation, pending_one};
@@ -27,37 +27,31 @@ impl<'a> Settling<'a> {
     }
 
     /// A fact may answer a request, settle a purchase, or both.
-    pub(super) fn fact(&mut self, kind: Kind, fact: &Fact) {
-        let outcome = |command: &OperationId| Outcome {
-            command: command.clone(),
-            kind,
-            at: fact.recorded_at,
-            product_id: fact.product_id.clone(),
-            purchase: fact.purchase.clone(),
-            rejection: fact.rejection.clone(),
-            item: fact.item.clone(),
-            picked: kind == Kind::PurchasePicked,
-        };
-        if let Some(command) = &fact.command {
-            // A change may be recorded as two events of one command; the first is its answer.
-            if kind != Kind::LowStock {
-                self.answer(command, &outcome(command));
-                self.touched.keep(outcome(command));
+    pub(super) fn fact(&mut self, fact: &Fact) {
+        if let Happened::PurchasePicked { purchase, .. } = &fact.what {
+            if let Some(known) = self.touched.outcome(&purchase.attempt) {
+                self.touched.keep(known.clone().picked());
             }
-            if kind == Kind::CommandRefused {
-                self.refusal(command, fact.rejection.as_ref());
-            }
+            self.reply(Reply::Picked, purchase, None);
         }
-        if let Some(purchase) = fact.purchase.as_ref().filter(|_| kind != Kind::CommandRefused) {
-            let outcome = outcome(&purchase.attempt);
-            if kind == Kind::PurchaseCancelled {
-                // The attempt's own outcome becomes that of its cancel.
-                self.touched.keep(outcome.clone());
-            } else if let (Kind::PurchasePicked, Some(known)) = (kind, self.touched.outcome(&purchase.attempt)) {
-                let known = Outcome { picked: true, ..known.clone() };
-                self.touched.keep(known);
+        if let Some(outcome) = fact.outcome() {
+            self.answer(&outcome.command, &outcome);
+            if let Became::Refused { rejection, .. } = &outcome.became {
+                self.refusal(&outcome.command, rejection);
             }
-            self.reply(&outcome, purchase);
+            self.touched.keep(outcome);
+        }
+        if let Some(became) = fact.what.answer()
+            && let Some((reply, purchase)) = Reply::of(&became)
+        {
+            let own = Outcome { command: purchase.attempt.clone(), at: fact.recorded_at, became: became.clone() };
+            // A cancel that came first ends the attempt's own request, too: the store will never run it.
+            self.answer(&purchase.attempt, &own);
+            if reply == Reply::Cancelled {
+                // The attempt's own outcome becomes that of its cancel.
+                self.touched.keep(own);
+            }
+            self.reply(reply, purchase, became.rejection());
         }
     }
 
@@ -67,10 +61,12 @@ impl<'a> Settling<'a> {
             self.answer(command, outcome);
             self.touched.keep(Outcome { command: command.clone(), ..outcome.clone() });
         }
-        if outcome.kind == Kind::CommandRefused {
-            self.refusal(&outcome.command, outcome.rejection.as_ref());
-        } else if let Some(purchase) = &outcome.purchase {
-            self.reply(outcome, purchase);
+        if let Became::Refused { rejection, .. } = &outcome.became {
+            self.refusal(&outcome.command, rejection);
+        }
+        if let Some((reply, purchase)) = Reply::of(&outcome.became) {
+            self.answer(&purchase.attempt, outcome);
+            self.reply(reply, purchase, outcome.became.rejection());
         }
     }
 
@@ -80,7 +76,7 @@ impl<'a> Settling<'a> {
         if !answered.asked.status.takes_answer(answered.asked.is_answered) {
             return;
         }
-        let status = Status::of(outcome.kind);
+        let status = Status::of(&outcome.became);
         (answered.asked.status, answered.asked.is_answered) = (status, true);
         answered.answer = Some((status, outcome.clone(), self.position.clone()));
         if let Some(cancels) = answered.asked.purchase.and_then(|purchase| self.touched.cancels.get_mut(&purchase)) {
@@ -90,12 +86,7 @@ impl<'a> Settling<'a> {
     }
 
     /// The store's word on an attempt.
-    fn reply(&mut self, outcome: &Outcome, attempt: &PurchaseRef) {
-        let Some(reply) = Reply::of(outcome.kind, outcome.picked) else { return };
-        // A cancel that came first ends the attempt's own request, too: the store will never run it.
-        if reply != Reply::Picked {
-            self.answer(&attempt.attempt, outcome);
-        }
+    fn reply(&mut self, reply: Reply, attempt: &PurchaseRef, rejection: Option<&Rejection>) {
         let is_overdue = attempt.expires_at < self.now && matches!(reply, Reply::Confirmed { .. });
         let reply = if is_overdue && planted(Bug::ExpiryByTimeAlone) { Reply::Expired } else { reply };
         let store = &self.position.store;
@@ -119,7 +110,7 @@ impl<'a> Settling<'a> {
             | Transition::CancelRequested
             | Transition::CancelEnded { .. }
             | Transition::Voided => {
-                self.change(attempt.purchase_id, transition, outcome.rejection.as_ref());
+                self.change(attempt.purchase_id, transition, rejection);
                 if transition != Transition::Proven {
                     self.touched.settled.push(attempt.purchase_id.to_string());
                 }
@@ -149,7 +140,7 @@ impl<'a> Settling<'a> {
     }
 
     /// The store refused a command that may have been about a purchase: then that goes on, or ends.
-    fn refusal(&mut self, command: &OperationId, rejection: Option<&Rejection>) {
+    fn refusal(&mut self, command: &OperationId, rejection: &Rejection) {
         let Some(asked) = self.touched.requests.get(command).map(|answered| &answered.asked) else { return };
         let Some(id) = asked.purchase else { return };
         let is_purchase = asked.kind == "purchase";
@@ -158,12 +149,13 @@ impl<'a> Settling<'a> {
             Refused::Purchase
         } else {
             // Its own reply came before and waited for that of the cancel.
+            let is_confirmed = |known: &Outcome| matches!(known.became, Became::Confirmed { .. });
             let replied = self.touched.outcome(&purchase.attempt);
-            Refused::Cancel { is_confirmed: replied.is_some_and(|known| known.kind == Kind::PurchaseConfirmed) }
+            Refused::Cancel { is_confirmed: replied.is_some_and(is_confirmed) }
         };
         let transition = purchase.life().on_refusal(refused);
         if transition != Transition::Stands {
-            self.change(id, transition, rejection);
+            self.change(id, transition, Some(rejection));
         }
         self.touched.settled.push(id.to_string());
     }

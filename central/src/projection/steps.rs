@@ -51,8 +51,9 @@ pub fn step(connection: &Connection, id: &StoreId, rows: usize, now: Millis) -> 
 
 #[cfg(test)]
 mod tests {
+    use protocol::domain::{Item, Rejection};
     use protocol::promise::purchase::Status;
-    use protocol::wire::{Event, Kind, Outcome};
+    use protocol::wire::{Became, Event, Outcome, Subject};
     use runtime::redis::Received;
     use runtime::sqlite::Abort;
 
@@ -157,13 +158,12 @@ mod tests {
     fn said(number: usize) -> Outcome {
         Outcome {
             command: format!("command-{number:05}").parse().expect("valid"),
-            kind: Kind::CommandRefused,
             at: NOW,
-            product_id: product("tea"),
-            purchase: None,
-            rejection: None,
-            item: None,
-            picked: false,
+            became: Became::Refused {
+                subject: Subject::Product(product("tea")),
+                rejection: Rejection::AlreadyPicked,
+                item: None,
+            },
         }
     }
 
@@ -251,9 +251,9 @@ mod tests {
         let mut agent = Agent::settled("s1", &connection);
         let attempt = agent.buy(&connection, 1);
         let purchase = purchases::find(&connection, crate::testing::purchase_id(1)).expect("reads").expect("is");
-        let confirmed =
-            Outcome { kind: Kind::PurchaseConfirmed, purchase: Some(purchase.attempt_ref()), ..said(99_999) };
-        let confirmed = Outcome { command: attempt, ..confirmed };
+        let item = Item { version: 2, ..Item::default() };
+        let became = Became::Confirmed { purchase: purchase.attempt_ref(), item, picked: false };
+        let confirmed = Outcome { command: attempt, at: NOW, became };
         let mut batch = agent.state((0..5).map(said).chain([confirmed]).collect());
         batch.push(agent.sale());
         let status = || {

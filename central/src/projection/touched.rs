@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::domain::Item;
 use protocol::ids::{OperationId, ProductId, PurchaseId};
 use protocol::link::{Commands, EntryId};
+use protocol::promise::purchase::Reply;
 use protocol::promise::request::Status;
 use protocol::time::Millis;
-use protocol::wire::{Command, Event, Fact, Kind, Outcome, Position};
+use protocol::wire::{Became, Command, Event, Fact, Happened, ItemAfter, Outcome, Position, PurchaseRef};
 
 use crate::projection::fold::{self, Effect};
 use crate::storage::commands::{self, Asked};
@@ -34,11 +35,11 @@ pub(super) struct Needs {
 impl Needs {
     /// Of an event, and of the operation that its entry names.
     pub(super) fn add(&mut self, event: &Event, operation: &str) {
-        if let Effect::Put(product, _) = fold::effect(event) {
-            self.items.insert(product.clone());
+        if let Effect::Put(items) = fold::effect(event) {
+            self.items.extend(items.iter().map(|after| after.product_id.clone()));
         }
         match event {
-            Event::Fact(kind, fact) => self.add_fact(*kind, fact),
+            Event::Fact(fact) => self.add_fact(fact),
             Event::OutcomeRepeated(outcome) => {
                 self.requests.extend(OperationId::parse(operation).ok());
                 self.add_outcome(outcome);
@@ -47,27 +48,35 @@ impl Needs {
         }
     }
 
-    fn add_fact(&mut self, kind: Kind, fact: &Fact) {
+    fn add_fact(&mut self, fact: &Fact) {
         self.requests.extend(fact.command.clone());
-        if kind == Kind::CommandRefused {
-            self.refused.extend(fact.command.clone());
-        } else if let Some(purchase) = &fact.purchase {
-            self.purchases.insert(purchase.purchase_id);
-            self.requests.insert(purchase.attempt.clone());
-            self.outcomes.insert(purchase.attempt.clone());
+        if let Happened::PurchasePicked { purchase, .. } = &fact.what {
+            self.add_purchase(purchase);
+        }
+        if let Some(answer) = fact.what.answer() {
+            self.add_answer(fact.command.as_ref(), &answer);
         }
     }
 
     /// Of an outcome that is said again, or comes with a state.
     pub(super) fn add_outcome(&mut self, outcome: &Outcome) {
         self.requests.insert(outcome.command.clone());
-        if outcome.kind == Kind::CommandRefused {
-            self.refused.insert(outcome.command.clone());
-        } else if let Some(purchase) = &outcome.purchase {
-            self.purchases.insert(purchase.purchase_id);
-            self.requests.insert(purchase.attempt.clone());
-            self.outcomes.insert(purchase.attempt.clone());
+        self.add_answer(Some(&outcome.command), &outcome.became);
+    }
+
+    fn add_answer(&mut self, command: Option<&OperationId>, answer: &Became) {
+        if let Became::Refused { .. } = answer {
+            self.refused.extend(command.cloned());
         }
+        if let Some((_, purchase)) = Reply::of(answer) {
+            self.add_purchase(purchase);
+        }
+    }
+
+    fn add_purchase(&mut self, purchase: &PurchaseRef) {
+        self.purchases.insert(purchase.purchase_id);
+        self.requests.insert(purchase.attempt.clone());
+        self.outcomes.insert(purchase.attempt.clone());
     }
 }
 
@@ -163,8 +172,8 @@ impl Touched {
     }
 
     /// An item is what the store says it is.
-    pub(super) fn put(&mut self, product: &ProductId, item: &Item) {
-        let shown = self.items.entry(product.clone()).or_default();
+    pub(super) fn put(&mut self, ItemAfter { product_id, item, .. }: &ItemAfter) {
+        let shown = self.items.entry(product_id.clone()).or_default();
         let known = shown.after.as_ref().or(shown.before.as_ref());
         shown.is_renamed |= known.is_none_or(|known| known.name != item.name);
         shown.after = Some(item.clone());

@@ -299,7 +299,7 @@ fn apply(
             store.suspect = true;
         }
         let fact = match event {
-            Ok(Event::Fact(_, fact)) => Some(fact),
+            Ok(Event::Fact(fact)) => Some(fact),
             Ok(_) | Err(_) => None,
         };
         ledger::append(connection, &store.id, entry, fact, now)?;
@@ -320,12 +320,12 @@ fn fold_one(
         Ok(event) => event,
         Err(reason) => return Some(reason.to_string()),
     };
-    if let Effect::Put(product, item) = fold::effect(event) {
-        touched.put(product, item);
+    if let Effect::Put(items) = fold::effect(event) {
+        items.iter().for_each(|after| touched.put(after));
     }
     let mut settling = Settling::at(touched, store, entry.id, now);
     match event {
-        Event::Fact(kind, fact) if !planted(Bug::CursorWithoutEffect) => settling.fact(*kind, fact),
+        Event::Fact(fact) if !planted(Bug::CursorWithoutEffect) => settling.fact(fact),
         Event::Fact(..) => {}
         Event::OutcomeRepeated(outcome) => {
             settling.outcome(outcome, OperationId::parse(&entry.operation).ok().as_ref())
@@ -363,7 +363,7 @@ fn apply_state(
                 store.digest_state = DigestState::Different;
             }
         }
-        Effect::Put(..) | Effect::None => {}
+        Effect::Put(_) | Effect::None => {}
     }
     if let Event::Ready { command_epoch } = event {
         store.ready_epoch = *command_epoch;
@@ -487,7 +487,7 @@ pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> Jo
 #[cfg(test)]
 mod tests {
     use protocol::domain::{Item, Rejection};
-    use protocol::wire::{About, Fact, Kind, Outcome, PurchaseRef};
+    use protocol::wire::{About, Fact, Happened, ItemAfter, Outcome, PurchaseRef, Subject};
 
     use super::*;
     use crate::promises::{purchases::cancel, stores::retire};
@@ -520,37 +520,35 @@ mod tests {
         (connection, agent)
     }
 
-    fn replied(dice: &mut Dice) -> (Kind, PurchaseRef) {
-        let kinds = [
-            Kind::PurchaseConfirmed,
-            Kind::PurchaseConfirmed,
-            Kind::PurchaseRejected,
-            Kind::PurchaseExpired,
-            Kind::PurchaseCancelled,
-            Kind::PurchasePicked,
-        ];
-        let kind = kinds[dice.below(6) as usize];
+    fn replied(dice: &mut Dice) -> Happened {
+        let kind = dice.below(6);
         // Central does not know the last two, nor any second attempt.
         let id = purchase_id(u128::from(1 + dice.below(6)));
         let attempt = OperationId::attempt(&id, if dice.below(8) == 0 { 2 } else { 1 });
-        let product_id = product("tea");
-        let expires_at = NOW.plus(60_000);
-        (
-            kind,
-            PurchaseRef {
-                purchase_id: id,
-                attempt,
-                product_id,
-                quantity: 1,
-                reference: None,
-                created_at: NOW,
-                expires_at,
-            },
-        )
+        let purchase = PurchaseRef {
+            purchase_id: id,
+            attempt,
+            product_id: product("tea"),
+            quantity: 1,
+            reference: None,
+            created_at: NOW,
+            expires_at: NOW.plus(60_000),
+        };
+        match kind {
+            0 | 1 => Happened::PurchaseConfirmed { purchase, item: tea("Tea", 3) },
+            2 => Happened::PurchaseRejected { purchase, rejection: Rejection::Discontinued, item: None },
+            3 => Happened::PurchaseExpired { purchase, item: None },
+            4 => Happened::PurchaseCancelled { purchase, item: None },
+            _ => Happened::PurchasePicked { purchase, item: None },
+        }
+    }
+
+    fn tea(name: &str, quantity: i64) -> ItemAfter {
+        let item = Item { name: name.to_owned(), quantity, version: 3, ..Item::default() };
+        ItemAfter::unchanged(product("tea"), item)
     }
 
     fn next(agent: &mut Agent, dice: &mut Dice, command_epoch: CommandEpoch) -> Vec<Received> {
-        let fact = || Fact::new(product("tea"), NOW);
         let some_command = |dice: &mut Dice| {
             let number = 1 + dice.below(5);
             if dice.below(2) == 0 {
@@ -562,32 +560,24 @@ mod tests {
         let one = match dice.below(12) {
             0 => agent.sale(),
             1 => {
-                let name = ["Tea", "Green tea", "Black tea"][dice.below(3) as usize].to_owned();
-                let item = Item { name, quantity: dice.below(9) as i64, version: 3, ..Item::default() };
-                agent.entry(&Event::Fact(Kind::ItemChanged, Fact { item: Some(item), ..fact() }))
+                let name = ["Tea", "Green tea", "Black tea"][dice.below(3) as usize];
+                let changed = Happened::ItemChanged(tea(name, dice.below(9) as i64));
+                agent.entry(&Event::Fact(Fact::new(changed, NOW)))
             }
             2..=5 => {
-                let (kind, purchase) = replied(dice);
-                let by = dice.below(3);
-                let command = match by {
+                let what = replied(dice);
+                let command = match dice.below(3) {
                     0 => None,
-                    1 => Some(purchase.attempt.clone()),
+                    1 => what.purchase().map(|purchase| purchase.attempt.clone()),
                     _ => Some(some_command(dice)),
                 };
-                agent.entry(&Event::Fact(kind, Fact { command, purchase: Some(purchase), ..fact() }))
+                agent.entry(&Event::Fact(Fact { command, ..Fact::new(what, NOW) }))
             }
             6 | 7 => {
-                let (kind, purchase) = replied(dice);
-                let said = Outcome {
-                    command: purchase.attempt.clone(),
-                    kind,
-                    at: NOW,
-                    product_id: product("tea"),
-                    purchase: Some(purchase),
-                    rejection: None,
-                    item: None,
-                    picked: dice.below(2) == 0,
-                };
+                let what = replied(dice);
+                let Some((purchase, became)) = what.purchase().zip(what.answer()) else { return vec![agent.sale()] };
+                let said = Outcome { command: purchase.attempt.clone(), at: NOW, became };
+                let said = if dice.below(2) == 0 { said.picked() } else { said };
                 let event = Event::OutcomeRepeated(said);
                 let by = some_command(dice);
                 let entry = Entry::follow(&agent.head, event.kind(), by.as_str(), event.encode(), None);
@@ -595,9 +585,9 @@ mod tests {
                 Ok(entry)
             }
             8 => {
-                let rejection = Some(Rejection::AlreadyPicked);
-                let refused = Fact { command: Some(some_command(dice)), rejection, ..fact() };
-                agent.entry(&Event::Fact(Kind::CommandRefused, refused))
+                let subject = Subject::Product(product("tea"));
+                let what = Happened::CommandRefused { subject, rejection: Rejection::AlreadyPicked, item: None };
+                agent.entry(&Event::Fact(Fact { command: Some(some_command(dice)), ..Fact::new(what, NOW) }))
             }
             9 => agent.unknown(),
             10 => agent.entry(&Event::Ready { command_epoch }),

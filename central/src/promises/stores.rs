@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use protocol::domain::Rejection;
-use protocol::ids::{ProductId, PurchaseId};
+use protocol::ids::PurchaseId;
 use protocol::number::Epoch;
 use protocol::promise::purchase::Transition;
 use protocol::promise::request::Status;
 use protocol::time::Millis;
-use protocol::wire::{Kind, Outcome};
+use protocol::wire::{Became, Outcome, Subject};
 
 use crate::promises::commands::open_epoch;
 use crate::promises::purchases::{Said, change, compensation};
@@ -52,18 +52,9 @@ pub fn retire(connection: &Connection, store: &mut Store, now: Millis) -> JobRes
 
 /// What whoever waits for a request hears once its store is retired.
 fn never_answered(request: &Unanswered, now: Millis) -> Outcome {
-    // A resync is about no product; an outcome names one.
-    let unknown = || ProductId::parse("unknown").expect("a valid id");
-    Outcome {
-        command: request.id.clone(),
-        kind: if request.kind == "purchase" { Kind::PurchaseCancelled } else { Kind::CommandRefused },
-        at: now,
-        product_id: request.product.clone().unwrap_or_else(unknown),
-        purchase: None,
-        rejection: Some(Rejection::StoreRetired),
-        item: None,
-        picked: false,
-    }
+    let subject = request.product.clone().map_or(Subject::Store, Subject::Product);
+    let became = Became::Refused { subject, rejection: Rejection::StoreRetired, item: None };
+    Outcome { command: request.id.clone(), at: now, became }
 }
 
 /// Takes back what is retired, or lets a refused epoch open after all. `false`: nobody claims this epoch.

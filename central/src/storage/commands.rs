@@ -69,19 +69,9 @@ pub fn append(
 
 /// What a client calls it.
 fn name(command: &Command) -> &'static str {
-    use protocol::domain::Operation;
     match command {
-        Command::Operate { operation, .. } => match operation {
-            Operation::Create { .. } => "create",
-            Operation::Receive { .. } => "receive",
-            Operation::Adjust { .. } => "adjust",
-            Operation::Count { .. } => "count",
-            Operation::Change { .. } => "change",
-            Operation::Sell { .. } => "sell",
-            Operation::Purchase { .. } => "purchase",
-            Operation::GiveBack { .. } => "give_back",
-        },
-        other => other.kind(),
+        Command::Operate { operation, .. } => operation.action().as_str(),
+        Command::Opened { .. } | Command::Purchase { .. } | Command::Cancel { .. } | Command::Resync => command.kind(),
     }
 }
 
@@ -402,7 +392,7 @@ mod tests {
     use super::*;
     use crate::testing::{Agent, NOW, database, plan, product};
     use protocol::domain::{Guard, Item, Operation};
-    use protocol::wire::{About, Event, Fact, Kind};
+    use protocol::wire::{About, Event, Fact, Happened, ItemAfter};
 
     /// Central asked for five units of tea, the store took them in, and was retired before it could say so. Returns the
     /// command and the store's answer.
@@ -420,14 +410,15 @@ mod tests {
         let told = find(connection, id.as_str()).expect("reads").expect("is there");
         assert_eq!((told.status, told.position), (Status::Refused, None));
         let item = Item { name: "Tea".into(), quantity: 15, version: 2, ..Item::default() };
-        let done = Fact { delta: 5, item: Some(item), command: Some(id.clone()), ..Fact::new(product("tea"), NOW) };
+        let what = Happened::Received(ItemAfter { product_id: product("tea"), delta: 5, item });
+        let done = Fact { command: Some(id.clone()), ..Fact::new(what, NOW) };
         (id, done)
     }
 
     fn assert_done(connection: &Connection, id: &OperationId) {
         let told = find(connection, id.as_str()).expect("reads").expect("is there");
         assert_eq!(told.status, Status::Done);
-        assert_eq!(told.outcome.and_then(|outcome| outcome.rejection), None);
+        assert_eq!(told.outcome.as_ref().and_then(|outcome| outcome.became.rejection()), None);
         assert!(told.position.is_some());
     }
 
@@ -436,7 +427,7 @@ mod tests {
         let connection = database();
         let mut agent = Agent::settled("s1", &connection);
         let (id, done) = retired_before_the_answer(&connection, &agent);
-        let late = agent.entry(&Event::Fact(Kind::Received, done));
+        let late = agent.entry(&Event::Fact(done));
         let applied = agent.tell(&connection, &[late]);
         assert!(applied.settled.contains(&id.to_string()), "whoever waits hears of it");
         assert_done(&connection, &id);
@@ -449,17 +440,7 @@ mod tests {
         let (id, done) = retired_before_the_answer(&connection, &agent);
         let mut store = agent.store(&connection);
         assert!(crate::promises::stores::adopt(&connection, &mut store, 7.into(), NOW).expect("can be judged"));
-        let said = Outcome {
-            command: id.clone(),
-            kind: Kind::Received,
-            at: NOW,
-            product_id: product("tea"),
-            purchase: None,
-            rejection: None,
-            item: done.item,
-            picked: false,
-        };
-        let state = agent.state(vec![said]);
+        let state = agent.state(done.outcome().into_iter().collect());
         agent.tell(&connection, &state);
         agent.settle_in(&connection);
         assert_done(&connection, &id);

@@ -1,7 +1,7 @@
 //! What storage means, whatever engine keeps it: each topic is a function that gets an empty database, speaks the functions
 //! of this floor alone, and is called once for each engine.
 
-use protocol::domain::{Guard, Item, Operation};
+use protocol::domain::{Action, Guard, Item, Operation};
 use protocol::hash::Digest;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::link::{Cursor, Entry, EntryId, Link, Past, Seq};
@@ -9,7 +9,9 @@ use protocol::number::Epoch;
 use protocol::promise::{purchase, request};
 use protocol::time::Millis;
 use protocol::wire::restore::Span;
-use protocol::wire::{About, Command, Fact, Kind, Named, Outcome, Position, PurchaseRef, SnapshotEnd, SnapshotPage};
+use protocol::wire::{
+    About, Became, Command, Fact, Happened, ItemAfter, Named, Outcome, Position, PurchaseRef, SnapshotEnd, SnapshotPage,
+};
 
 use super::idempotency::{Effect, Key};
 use super::purchases::Purchase;
@@ -322,7 +324,8 @@ fn log(connection: &Connection, store: &StoreId, epoch: u32, many: u64) -> Vec<E
 
 fn sale(id: &str, delta: i64) -> Fact {
     let about = About { reference: Some(format!("receipt{delta}")), ..About::default() };
-    Fact { delta, about, ..Fact::new(product(id), NOW) }
+    let after = ItemAfter { product_id: product(id), delta, item: item("Tea", 5) };
+    Fact { about, ..Fact::new(Happened::Sold(after), NOW) }
 }
 
 fn a_ledger_is_read_in_its_order(connection: &Connection) {
@@ -403,13 +406,12 @@ fn receive() -> Command {
 fn outcome(command: &str) -> Outcome {
     Outcome {
         command: operation(command),
-        kind: Kind::Received,
         at: NOW,
-        product_id: product("tea"),
-        purchase: None,
-        rejection: None,
-        item: None,
-        picked: false,
+        became: Became::Done {
+            action: Action::Receive,
+            product_id: product("tea"),
+            item: Item { version: 1, ..Item::default() },
+        },
     }
 }
 
@@ -606,17 +608,14 @@ fn a_transition_of_a_purchase_leaves_the_rest_alone(connection: &Connection) {
 fn the_last_outcome_of_a_command_is_kept(connection: &Connection) {
     let (one, two) = (discovered(connection, "s1").id, discovered(connection, "s2").id);
     let found = |store: &StoreId, command: &str| outcomes::find(connection, store, &operation(command)).expect("reads");
-    outcomes::mark_picked(connection, &one, &operation("a"), NOW).expect("writes");
-    assert_eq!(found(&one, "a"), None, "nothing is made up");
+    assert_eq!(found(&one, "a"), None);
     for command in ["b", "a", "c"] {
         outcomes::keep(connection, &one, &outcome(command), NOW).expect("writes");
     }
     outcomes::keep(connection, &two, &outcome("a"), NOW).expect("writes");
     let later = Outcome { at: NOW.plus(1), ..outcome("a") };
     outcomes::keep(connection, &one, &later, NOW).expect("writes");
-    assert_eq!((found(&one, "a"), found(&two, "a")), (Some(later.clone()), Some(outcome("a"))));
-    outcomes::mark_picked(connection, &one, &operation("a"), NOW).expect("writes");
-    assert_eq!(found(&one, "a"), Some(Outcome { picked: true, ..later }));
+    assert_eq!((found(&one, "a"), found(&two, "a")), (Some(later), Some(outcome("a"))));
     assert_eq!(found(&one, "b"), Some(outcome("b")));
     let behind = |command, rows| {
         let behind = outcomes::behind(connection, &one, command, rows).expect("reads");

@@ -32,8 +32,8 @@ pub fn append(
             entry.body,
             entry.digest.map(DigestColumn),
             HashColumn(entry.hash),
-            fact.map(|fact| fact.product_id.as_str()),
-            fact.map_or(0, |fact| fact.delta),
+            fact.map(|fact| fact.filed_under().to_string()),
+            fact.map_or(0, Fact::filed_delta),
             fact.and_then(|fact| fact.about.reference.as_deref()),
             now.0,
         ])?;

@@ -14,19 +14,6 @@ pub fn keep(connection: &Connection, store: &StoreId, outcome: &Outcome, now: Mi
     Ok(())
 }
 
-/// Staff has picked the purchase that this command confirmed.
-pub fn mark_picked(
-    connection: &Connection,
-    store: &StoreId,
-    attempt: &OperationId,
-    now: Millis,
-) -> rusqlite::Result<()> {
-    match find(connection, store, attempt)? {
-        Some(outcome) => keep(connection, store, &Outcome { picked: true, ..outcome }, now),
-        None => Ok(()),
-    }
-}
-
 /// What a store has said of a command.
 pub fn find(connection: &Connection, store: &StoreId, command: &OperationId) -> rusqlite::Result<Option<Outcome>> {
     let body: Option<String> = connection

@@ -105,9 +105,10 @@ mod tests {
     use crate::promises::purchases::cancel as ask_to_cancel;
     use crate::storage::purchases;
     use crate::testing::{Agent, NOW, database, plan};
+    use protocol::domain::{Item, Rejection};
     use protocol::ids::OperationId;
     use protocol::promise::purchase::Status;
-    use protocol::wire::{About, Event, Fact, Kind};
+    use protocol::wire::{About, Event, Fact, Happened, ItemAfter, Subject};
 
     #[test]
     fn a_batch_reads_no_whole_table() {
@@ -132,16 +133,17 @@ mod tests {
         ask_to_cancel(&connection, &mut store, &purchase(), cancel.clone(), &About::default(), NOW).expect("asks");
         // The store had confirmed it before it hears of the cancel, and is away for longer than outcomes are kept.
         let tea = crate::testing::product("tea");
-        let said =
-            Fact { command: Some(attempt), purchase: Some(purchase().attempt_ref()), ..Fact::new(tea.clone(), NOW) };
-        let confirmed = agent.entry(&Event::Fact(Kind::PurchaseConfirmed, said));
+        let item = ItemAfter::unchanged(tea.clone(), Item { version: 2, ..Item::default() });
+        let what = Happened::PurchaseConfirmed { purchase: purchase().attempt_ref(), item };
+        let confirmed = agent.entry(&Event::Fact(Fact { command: Some(attempt), ..Fact::new(what, NOW) }));
         agent.tell(&connection, &[confirmed]);
         assert_eq!(purchase().status, Status::Pending, "the cancel's answer ends it");
         let later = NOW.plus(COMMANDS_MS + 1);
         assert!(!prune(&connection, later).expect("prunes"));
         // An older version of the agent does not understand the cancel.
-        let refused = Fact { command: Some(cancel), rejection: None, ..Fact::new(tea, NOW) };
-        let refused = agent.entry(&Event::Fact(Kind::CommandRefused, refused));
+        let rejection = Rejection::UnsupportedByStore { entry: "1-2".into() };
+        let what = Happened::CommandRefused { subject: Subject::Product(tea), rejection, item: None };
+        let refused = agent.entry(&Event::Fact(Fact { command: Some(cancel), ..Fact::new(what, NOW) }));
         agent.tell(&connection, &[refused]);
         assert_eq!(purchase().status, Status::Confirmed);
     }

@@ -254,7 +254,10 @@ mod tests {
         assert!(ended.contains(&attempt.to_string()) && ended.contains(&purchase_id(1).to_string()), "{ended:?}");
         let request = commands::find(&connection, attempt.as_str()).expect("can be read").expect("is there");
         assert_eq!(request.status, request::Status::Refused);
-        assert_eq!(request.outcome.and_then(|outcome| outcome.rejection), Some(Rejection::StoreRetired));
+        assert_eq!(
+            request.outcome.as_ref().and_then(|outcome| outcome.became.rejection()),
+            Some(&Rejection::StoreRetired)
+        );
         let purchase = purchases::find(&connection, purchase_id(1)).expect("can be read").expect("is there");
         assert_eq!((purchase.status, purchase.code.as_deref()), (purchase::Status::Cancelled, Some("store_retired")));
         assert_eq!(commands_of(&connection, &agent.store(&connection)), ["opened"], "the purchase left the log");

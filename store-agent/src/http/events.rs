@@ -8,7 +8,7 @@ use axum::{Json, Router};
 use protocol::ids::StoreId;
 use protocol::link::{EntryId, OPENED};
 use protocol::time::Millis;
-use protocol::wire::Event;
+use protocol::wire::{Event, ItemAfter};
 use runtime::http::{Code, Page, Problem, Query, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -94,20 +94,20 @@ fn view(store: &StoreId, entry: &Recorded) -> Value {
         "operationId": entry.operation,
         "recordedAt": entry.recorded_at,
     });
-    if let Ok(Event::Fact(_, fact)) = Event::decode(&entry.kind, &entry.body) {
-        if let Some(item) = &fact.item {
+    if let Ok(Event::Fact(fact)) = Event::decode(&entry.kind, &entry.body) {
+        if let Some(ItemAfter { item, .. }) = fact.what.items().first() {
             event["quantity"] = item.quantity.into();
             event["reserved"] = item.reserved.into();
             event["allotted"] = item.allotted.into();
             event["version"] = item.version.into();
         }
         event["cause"] = json!(if fact.command.is_some() { "command" } else { "store" });
-        event["reason"] = json!(fact.reason);
+        event["reason"] = json!(fact.what.reason());
         event["reference"] = json!(fact.about.reference);
         event["actor"] = json!(fact.about.actor);
         event["occurredAt"] = json!(fact.about.occurred_at.unwrap_or(fact.recorded_at));
         event["traceparent"] = json!(fact.about.traceparent);
-        if let Some(purchase) = &fact.purchase {
+        if let Some(purchase) = fact.what.purchase() {
             event["purchaseId"] = json!(purchase.purchase_id);
         }
     }

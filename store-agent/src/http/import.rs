@@ -351,7 +351,6 @@ fn one(connection: &Connection, line: &Line, about: &About, now: Millis) -> JobR
                 guard: if counts || result == "changed" { guard } else { Guard::default() },
                 about: about.clone(),
                 command: None,
-                purchase: None,
             };
             perform(connection, &request, now)?;
         }

@@ -7,10 +7,10 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use protocol::domain::{Guard, Operation};
+use protocol::domain::{Action, Guard, Operation};
 use protocol::ids::ProductId;
 use protocol::time::Millis;
-use protocol::wire::{About, Kind};
+use protocol::wire::About;
 use runtime::http::requests::{Adjust, Asked, Change, Count, Create, Receive, Reference};
 use runtime::http::{
     Body, Code, Etags, List, Page, Problem, ProductPath, Quantity, Query, Result, Write, encode_cursor, not_modified,
@@ -160,13 +160,12 @@ impl App {
         let guard = Guard { expected_version, if_match: write.if_match.clone() };
         let about =
             About { reference, actor: write.actor.clone(), traceparent: Some(write.traceparent.clone()), occurred_at };
-        let (store, of) = (self.store.clone(), product.clone());
+        let (store, of, action) = (self.store.clone(), product.clone(), operation.action());
         let done = self
             .write(&write, &json, move |connection, Call { operation: operation_id, is_known, now }| {
                 if is_known && let Some(item) = ledger::find_item(connection, &of)? {
-                    let creates = matches!(operation, Operation::Create { .. });
                     return Ok(Done {
-                        status: if creates { StatusCode::CREATED } else { StatusCode::OK },
+                        status: if action == Action::Create { StatusCode::CREATED } else { StatusCode::OK },
                         body: item_view(&store, &of, &item),
                         position: ledger::head(connection)?.cursor.id().to_string(),
                     });
@@ -178,15 +177,13 @@ impl App {
                     guard: guard.clone(),
                     about: about.clone(),
                     command: None,
-                    purchase: None,
                 };
                 let performed = perform(connection, &request, now)?;
                 let mut body = item_view(&store, &of, &performed.item);
-                if performed.kind == Kind::Counted {
+                if action == Action::Count {
                     body["difference"] = json!(performed.delta);
                 }
-                let created = performed.kind == Kind::ItemCreated;
-                let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+                let status = if action == Action::Create { StatusCode::CREATED } else { StatusCode::OK };
                 Ok(Done { status, body, position: performed.position.to_string() })
             })
             .await;

@@ -4,7 +4,7 @@ use protocol::hash::Digest;
 use protocol::ids::{OperationId, StoreId};
 use protocol::link::{Commands, Cursor, Entry, Epoch};
 use protocol::time::Millis;
-use protocol::wire::Event;
+use protocol::wire::{Event, Fact};
 use runtime::sqlite::{DigestColumn, HashColumn, cursor_at, number_at, parsed};
 use rusqlite::{Connection, params};
 
@@ -65,7 +65,7 @@ pub fn append(
 ) -> rusqlite::Result<Entry> {
     let entry = Entry::follow(&head.cursor, event.kind(), operation.as_str(), event.encode(), Some(head.digest));
     let fact = match event {
-        Event::Fact(_, fact) => Some(fact),
+        Event::Fact(fact) => Some(fact),
         Event::OutcomeRepeated(_)
         | Event::Opened { .. }
         | Event::SnapshotPage(_)
@@ -85,8 +85,8 @@ pub fn append(
             entry.body,
             DigestColumn(head.digest),
             HashColumn(entry.hash),
-            fact.map(|fact| fact.product_id.as_str()),
-            fact.map_or(0, |fact| fact.delta),
+            fact.map(|fact| fact.filed_under().to_string()),
+            fact.map_or(0, Fact::filed_delta),
             fact.and_then(|fact| fact.about.reference.as_deref()),
             fact.and_then(|fact| fact.about.actor.as_deref()),
             now.0,

@@ -4,16 +4,18 @@
 //! are one transaction. A command seen again has no effect: its outcome is said again. Commands of an epoch that was
 //! not opened for the ledger's present epoch are never executed.
 
-use protocol::domain::{Guard, Item, Operation, Rejection};
+use protocol::domain::{Rejection, apply, decide_give_back, decide_purchase};
 use protocol::ids::{OperationId, ProductId};
 use protocol::link::{Commands, Cursor, Entry, Epoch, Receipt, receive as judge};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
-use protocol::wire::{About, Command, Event, Fact, Kind, NotUnderstood, Outcome, PurchaseRef, Subject};
+use protocol::wire::{
+    About, Became, Command, Event, Fact, Happened, ItemAfter, NotUnderstood, Outcome, PurchaseRef, Subject,
+};
 use runtime::redis::Received;
-use runtime::sqlite::{Connection, JobResult, in_savepoint, is_fatal};
+use runtime::sqlite::{Connection, JobError, JobResult, in_savepoint, is_fatal};
 
-use super::effect::{Effect, PurchaseChange, Told, record};
+use super::effect::{Effect, Items, PurchaseChange, Told, record};
 use super::till::{self, Decided, Request, decide_request};
 use crate::ledger::{self, Head};
 
@@ -130,19 +132,18 @@ fn execute(
 ) -> JobResult<()> {
     let id = operation_id(entry);
     let command = Command::decode(&entry.kind, &entry.body);
-    let known = load(connection, head, &id, entry, &command)?;
+    let mut known = load(connection, head, &id, entry, &command)?;
     let effect = on_command(&id, entry, command, &known, redis_now, now);
-    record(connection, head, &id, known.till.item.as_ref(), &effect, now)?;
+    record(connection, head, &id, &mut known.till.items, effect, now)?;
     Ok(())
 }
 
 /// L11: in its place, but not possible here: it is answered, laid aside, and the link goes on.
 fn park(connection: &Connection, head: &mut Head, entry: &Entry<Commands>, reason: &str, now: Millis) -> JobResult<()> {
     let id = operation_id(entry);
-    let readable = Readable::of(entry);
-    let item = readable.item(connection)?;
-    let effect = parked(&id, entry, readable, reason, item.clone(), now);
-    record(connection, head, &id, item.as_ref(), &effect, now)?;
+    let mut items = loaded(connection, subject(entry).product())?;
+    let effect = parked(&id, entry, reason, &items, now);
+    record(connection, head, &id, &mut items, effect, now)?;
     Ok(())
 }
 
@@ -168,20 +169,27 @@ fn load(
     if outcome.is_some() && !planted(Bug::NoDedupeByCommand) {
         return Ok(Known { outcome, ..Known::default() });
     }
-    let with = |item| till::Known { epoch: head.cursor.epoch, item, moved_since_count: Some(0) };
-    let item_only = |product: &ProductId| ledger::find_item(connection, product).map(with);
+    let item_only = |product: Option<&ProductId>| {
+        let items = loaded(connection, product)?;
+        Ok::<_, JobError>(till::Known { epoch: head.cursor.epoch, items, moved_since_count: Some(0) })
+    };
     let (attempt, till) = match command {
-        Ok(Command::Purchase { purchase, .. }) => (None, item_only(&purchase.product_id)?),
+        Ok(Command::Purchase { purchase, .. }) => (None, item_only(Some(&purchase.product_id))?),
         Ok(Command::Cancel { purchase, .. }) => {
-            (ledger::outcomes::find(connection, &purchase.attempt)?, item_only(&purchase.product_id)?)
+            (ledger::outcomes::find(connection, &purchase.attempt)?, item_only(Some(&purchase.product_id))?)
         }
         Ok(Command::Operate { product_id, operation, .. }) => {
             (None, till::load(connection, head, product_id, operation)?)
         }
         Ok(Command::Resync) => (None, till::Known::default()),
-        Ok(Command::Opened { .. }) | Err(_) => (None, with(Readable::of(entry).item(connection)?)),
+        Ok(Command::Opened { .. }) | Err(_) => (None, item_only(subject(entry).product())?),
     };
     Ok(Known { outcome, attempt, till })
+}
+
+fn loaded(connection: &Connection, product: Option<&ProductId>) -> JobResult<Items> {
+    let Some(product) = product else { return Ok(Items::new()) };
+    Ok(ledger::find_item(connection, product)?.into_iter().map(|item| (product.clone(), item)).collect())
 }
 
 /// Decides what a command does. `redis_now`: see [`receive`].
@@ -196,211 +204,159 @@ pub fn on_command(
     if let Some(outcome) = known.outcome.as_ref().filter(|_| !planted(Bug::NoDedupeByCommand)) {
         return Effect { told: vec![Told::Repeated(outcome.clone())], ..Effect::default() };
     }
-    let item = || known.till.item.clone();
-    let park = |reason: &str| parked(id, entry, Readable::of(entry), reason, item(), now);
+    let items = &known.till.items;
     match command {
         Ok(Command::Purchase { purchase, deadline, about }) => {
             let is_late = redis_now > deadline && !planted(Bug::DeadlineIgnored);
-            on_purchase(id, &purchase, is_late, about, &known.till, now)
+            on_purchase(&Answer { id, about, items, now }, purchase, is_late)
         }
-        Ok(Command::Cancel { purchase, forced, about }) => on_cancel(id, &purchase, forced, about, known, now),
+        Ok(Command::Cancel { purchase, forced, about }) => {
+            on_cancel(&Answer { id, about, items, now }, purchase, forced, known.attempt.as_ref())
+        }
         Ok(Command::Operate { product_id, operation, guard, about }) => {
-            let answer = Answer { id, product: &product_id, purchase: None, about: &about, now };
-            let request = Request { guard, ..request(&answer, operation) };
+            let request = Request {
+                operation_id: id.clone(),
+                product: product_id,
+                operation,
+                guard,
+                about,
+                command: Some(id.clone()),
+            };
             match decide_request(&known.till, &request, now) {
-                Ok(Decided { item, kind, effect, .. }) => {
-                    Effect { outcomes: vec![answer.outcome(kind, None, Some(item))], ..effect }
+                Ok(Decided { effect, .. }) => effect,
+                Err(rejection) => {
+                    let Request { product, about, .. } = request;
+                    Answer { id, about, items, now }.refuse(Subject::Product(product), rejection)
                 }
-                Err(rejection) => answer.refuse(Kind::CommandRefused, rejection, item()),
             }
         }
         Ok(Command::Resync) => resynced(id, now),
-        Ok(Command::Opened { .. }) => park("an epoch opens at its first entry only"),
-        Err(reason) => park(&reason.to_string()),
+        Ok(Command::Opened { .. }) => parked(id, entry, "an epoch opens at its first entry only", items, now),
+        Err(reason) => parked(id, entry, &reason.to_string(), items, now),
     }
 }
 
-fn on_purchase(
-    id: &OperationId,
-    purchase: &PurchaseRef,
-    is_late: bool,
-    about: About,
-    known: &till::Known,
-    now: Millis,
-) -> Effect {
-    let answer = Answer { id, product: &purchase.product_id, purchase: Some(purchase), about: &about, now };
+fn on_purchase(answer: &Answer<'_>, purchase: PurchaseRef, is_late: bool) -> Effect {
+    let item = answer.unchanged(&purchase.product_id);
     if is_late {
-        return answer.refuse(Kind::PurchaseExpired, Rejection::PurchaseExpired, known.item.clone());
+        return answer.tell(Happened::PurchaseExpired { purchase, item });
     }
-    match decide_request(known, &request(&answer, Operation::Purchase { quantity: purchase.quantity }), now) {
-        Ok(Decided { item, effect, .. }) => Effect {
-            purchase: Some(PurchaseChange::Confirmed(purchase.clone(), now)),
-            outcomes: vec![answer.outcome(Kind::PurchaseConfirmed, None, Some(item))],
-            ..effect
-        },
-        Err(rejection) => answer.refuse(Kind::PurchaseRejected, rejection, known.item.clone()),
+    let before = answer.items.get(&purchase.product_id);
+    match decide_purchase(before, purchase.quantity) {
+        Ok(change) => {
+            let after = apply(before, &change, answer.now);
+            let item = ItemAfter::new(purchase.product_id.clone(), before, after);
+            Effect {
+                purchase: Some(PurchaseChange::Confirmed(purchase.clone(), answer.now)),
+                ..answer.tell(Happened::PurchaseConfirmed { purchase, item })
+            }
+        }
+        Err(rejection) => answer.tell(Happened::PurchaseRejected { purchase, rejection, item }),
     }
 }
 
-/// B5: in order behind the purchase's own command, which it ends in any case.
-fn on_cancel(
-    id: &OperationId,
-    purchase: &PurchaseRef,
-    forced: bool,
-    about: About,
-    known: &Known,
-    now: Millis,
-) -> Effect {
-    let answer = Answer { id, product: &purchase.product_id, purchase: Some(purchase), about: &about, now };
-    let item = known.till.item.clone();
-    match &known.attempt {
+/// B5: in order behind the purchase's own command, which it ends in any case. `attempt`: what became of that.
+fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: Option<&Outcome>) -> Effect {
+    let unchanged = answer.unchanged(&purchase.product_id);
+    let ended = |item| {
+        let mut effect = answer.tell(Happened::PurchaseCancelled { purchase: purchase.clone(), item });
+        let own = effect.outcomes.first().cloned();
+        effect.outcomes.extend(own.map(|outcome| Outcome { command: purchase.attempt.clone(), ..outcome }));
+        effect
+    };
+    let Some(attempt) = attempt else {
         // Never executed: from now on it never can be.
-        None => {
-            let mut effect = answer.tell(Kind::PurchaseCancelled, None, item.clone());
-            effect.outcomes.insert(0, cancelled(purchase, item, now));
-            effect
+        return ended(unchanged);
+    };
+    match attempt.became {
+        Became::Confirmed { picked: true, .. } if !forced => {
+            answer.refuse(Subject::Purchase(purchase), Rejection::AlreadyPicked)
         }
-        Some(target) if target.kind == Kind::PurchaseConfirmed => {
-            if target.picked && !forced {
-                return answer.refuse(Kind::CommandRefused, Rejection::AlreadyPicked, item);
-            }
-            let request = request(&answer, Operation::GiveBack { quantity: purchase.quantity });
-            match decide_request(&known.till, &request, now) {
-                Ok(Decided { item, effect, .. }) => Effect {
-                    purchase: Some(PurchaseChange::Cancelled(purchase.purchase_id, now)),
-                    outcomes: vec![
-                        cancelled(purchase, Some(item.clone()), now),
-                        answer.outcome(Kind::PurchaseCancelled, None, Some(item)),
-                    ],
-                    ..effect
-                },
-                Err(rejection) => answer.refuse(Kind::CommandRefused, rejection, item),
+        Became::Confirmed { .. } => {
+            let before = answer.items.get(&purchase.product_id);
+            match decide_give_back(before, purchase.quantity) {
+                Ok(change) => {
+                    let after = apply(before, &change, answer.now);
+                    let item = ItemAfter::new(purchase.product_id.clone(), before, after);
+                    let change = PurchaseChange::Cancelled(purchase.purchase_id, answer.now);
+                    Effect { purchase: Some(change), ..ended(Some(item)) }
+                }
+                Err(rejection) => answer.refuse(Subject::Purchase(purchase), rejection),
             }
         }
         // Refused, expired or cancelled before: said again, under the cancel's own id, too.
-        Some(target) => Effect {
-            told: vec![Told::Repeated(target.clone())],
-            outcomes: vec![Outcome { command: id.clone(), ..target.clone() }],
+        Became::Rejected { .. }
+        | Became::Expired { .. }
+        | Became::Cancelled { .. }
+        | Became::Refused { .. }
+        | Became::Done { .. }
+        | Became::Resynced => Effect {
+            told: vec![Told::Repeated(attempt.clone())],
+            outcomes: vec![Outcome { command: answer.id.clone(), ..attempt.clone() }],
             ..Effect::default()
         },
     }
 }
 
-/// What an attempt's own outcome becomes when it is cancelled.
-pub(crate) fn cancelled(purchase: &PurchaseRef, item: Option<Item>, now: Millis) -> Outcome {
-    Outcome {
-        command: purchase.attempt.clone(),
-        kind: Kind::PurchaseCancelled,
-        at: now,
-        product_id: purchase.product_id.clone(),
-        purchase: Some(purchase.clone()),
-        rejection: None,
-        item,
-        picked: false,
-    }
-}
-
 /// The pages are the effect of a resync; the outcome is its answer, which also keeps it from running again.
 fn resynced(id: &OperationId, now: Millis) -> Effect {
-    let outcome = Outcome::of_resync(id.clone(), now);
+    let outcome = Outcome { command: id.clone(), at: now, became: Became::Resynced };
     Effect { told: vec![Told::State, Told::Repeated(outcome.clone())], outcomes: vec![outcome], ..Effect::default() }
 }
 
-/// What can be read of a command that is not understood: it tells central which product and purchase it was about.
-struct Readable {
-    subject: Subject,
-    purchase: Option<PurchaseRef>,
+/// What can be read of a command that is not understood: it tells central which product or purchase it was about.
+fn subject(entry: &Entry<Commands>) -> Subject {
+    let body: serde_json::Value = serde_json::from_str(&entry.body).unwrap_or_default();
+    if let Ok(purchase) = serde_json::from_value(body["purchase"].clone()) {
+        return Subject::Purchase(purchase);
+    }
+    let named = body["productId"].as_str().and_then(|text| ProductId::parse(text).ok());
+    named.map_or(Subject::Store, Subject::Product)
 }
 
-impl Readable {
-    fn of(entry: &Entry<Commands>) -> Self {
-        let body: serde_json::Value = serde_json::from_str(&entry.body).unwrap_or_default();
-        let purchase: Option<PurchaseRef> = serde_json::from_value(body["purchase"].clone()).ok();
-        let named = body["productId"].as_str().and_then(|text| ProductId::parse(text).ok());
-        let product = purchase.as_ref().map(|purchase| purchase.product_id.clone()).or(named);
-        Self { subject: product.map_or(Subject::Nothing, Subject::Product), purchase }
-    }
-
-    fn item(&self, connection: &Connection) -> JobResult<Option<Item>> {
-        match &self.subject {
-            Subject::Product(product) => ledger::find_item(connection, product),
-            Subject::Nothing => Ok(None),
+fn parked(id: &OperationId, entry: &Entry<Commands>, reason: &str, items: &Items, now: Millis) -> Effect {
+    let answer = Answer { id, about: About::default(), items, now };
+    let rejection = Rejection::UnsupportedByStore { entry: entry.id.to_string() };
+    let effect = match subject(entry) {
+        Subject::Purchase(purchase) if entry.kind == "purchase" => {
+            let item = answer.unchanged(&purchase.product_id);
+            answer.tell(Happened::PurchaseRejected { purchase, rejection, item })
         }
-    }
-}
-
-fn parked(
-    id: &OperationId,
-    entry: &Entry<Commands>,
-    Readable { subject, purchase }: Readable,
-    reason: &str,
-    item: Option<Item>,
-    now: Millis,
-) -> Effect {
-    let is_purchase = entry.kind == "purchase" && purchase.is_some();
-    let kind = if is_purchase { Kind::PurchaseRejected } else { Kind::CommandRefused };
-    let about = About::default();
-    let product = subject.product_id();
-    let answer = Answer { id, product: &product, purchase: purchase.as_ref(), about: &about, now };
-    let effect = answer.refuse(kind, Rejection::UnsupportedByStore { entry: entry.id.to_string() }, item);
+        subject @ (Subject::Purchase(_) | Subject::Product(_) | Subject::Store) => answer.refuse(subject, rejection),
+    };
     Effect { parked: Some((entry.clone(), reason.to_owned())), ..effect }
 }
 
 /// What every answer to one command has in common.
 struct Answer<'a> {
     id: &'a OperationId,
-    product: &'a ProductId,
-    purchase: Option<&'a PurchaseRef>,
-    about: &'a About,
+    about: About,
+    /// What it is about, as it was loaded.
+    items: &'a Items,
     now: Millis,
 }
 
 impl Answer<'_> {
-    fn outcome(&self, kind: Kind, rejection: Option<Rejection>, item: Option<Item>) -> Outcome {
-        Outcome {
-            command: self.id.clone(),
-            kind,
-            at: self.now,
-            product_id: self.product.clone(),
-            purchase: self.purchase.cloned(),
-            rejection,
-            item,
-            picked: false,
-        }
+    /// The item as it is, if the store has it.
+    fn unchanged(&self, product: &ProductId) -> Option<ItemAfter> {
+        self.items.get(product).map(|item| ItemAfter::unchanged(product.clone(), item.clone()))
     }
 
-    /// An answer that changes no stock.
-    fn tell(&self, kind: Kind, rejection: Option<Rejection>, item: Option<Item>) -> Effect {
-        let fact = Fact {
-            item: item.clone(),
-            about: self.about.clone(),
-            command: Some(self.id.clone()),
-            purchase: self.purchase.cloned(),
-            rejection: rejection.clone(),
-            ..Fact::new(self.product.clone(), self.now)
-        };
-        Effect { outcomes: vec![self.outcome(kind, rejection, item)], ..Effect::of([(kind, fact)]) }
+    fn tell(&self, what: Happened) -> Effect {
+        let fact = Fact { about: self.about.clone(), command: Some(self.id.clone()), ..Fact::new(what, self.now) };
+        Effect::of(fact, self.items)
     }
 
-    fn refuse(&self, kind: Kind, rejection: Rejection, item: Option<Item>) -> Effect {
-        self.tell(kind, Some(rejection), item)
-    }
-}
-
-fn request(answer: &Answer<'_>, operation: Operation) -> Request {
-    Request {
-        operation_id: answer.id.clone(),
-        product: answer.product.clone(),
-        operation,
-        guard: Guard::default(),
-        about: answer.about.clone(),
-        command: Some(answer.id.clone()),
-        purchase: answer.purchase.cloned(),
+    fn refuse(&self, subject: Subject, rejection: Rejection) -> Effect {
+        let item = subject.product().and_then(|product| self.unchanged(product));
+        self.tell(Happened::CommandRefused { subject, rejection, item })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use protocol::domain::{Guard, Item, Operation};
+
     use super::*;
 
     const NOW: Millis = Millis(1_000);
@@ -422,7 +378,6 @@ mod tests {
                 guard: Guard::default(),
                 about: About::default(),
                 command: None,
-                purchase: None,
             };
             crate::operations::till::perform(&connection, &request, NOW).expect("creates");
             let for_epoch = ledger::head(&connection).expect("a head").cursor.epoch;
@@ -495,62 +450,71 @@ mod tests {
 
     fn ales(quantity: i64) -> Known {
         let item = Item { quantity, version: 1, ..Item::default() };
-        Known {
-            till: till::Known { epoch: 9.into(), item: Some(item), moved_since_count: Some(0) },
-            ..Known::default()
-        }
+        let items = [(attempt().product_id, item)].into();
+        Known { till: till::Known { epoch: 9.into(), items, moved_since_count: Some(0) }, ..Known::default() }
     }
 
-    /// The kinds of facts told and their differences, and the outcomes kept.
-    type Said<'a> = (Vec<(Kind, i64)>, Vec<(&'a str, Kind)>);
+    /// The names of facts told and their differences, and whose outcomes are kept.
+    type Said<'a> = (Vec<(&'a str, i64)>, Vec<&'a str>);
 
     fn said(effect: &Effect) -> Said<'_> {
         let facts = effect.told.iter().filter_map(|told| match told {
-            Told::Fact(kind, fact) => Some((*kind, fact.delta)),
+            Told::Fact(fact) => Some((fact.what.name(), fact.filed_delta())),
             Told::Repeated(_) | Told::State => None,
         });
-        (facts.collect(), effect.outcomes.iter().map(|kept| (kept.command.as_str(), kept.kind)).collect())
+        (facts.collect(), effect.outcomes.iter().map(|kept| kept.command.as_str()).collect())
+    }
+
+    /// What the facts told answer is what is kept.
+    fn agrees(effect: &Effect) -> bool {
+        let told = effect.told.iter().find_map(|told| match told {
+            Told::Fact(fact) => fact.what.answer(),
+            Told::Repeated(_) | Told::State => None,
+        });
+        effect.outcomes.iter().all(|kept| Some(&kept.became) == told.as_ref())
     }
 
     #[test]
     fn a_purchase_is_confirmed_rejected_or_expired() {
-        use Kind::{PurchaseConfirmed, PurchaseExpired, PurchaseRejected};
         let late = NOW.plus(60_001);
-        for (units, at, kind, delta) in
-            [(2, NOW, PurchaseConfirmed, -2), (1, NOW, PurchaseRejected, 0), (2, late, PurchaseExpired, 0)]
+        for (units, at, name, delta) in
+            [(2, NOW, "purchase_confirmed", -2), (1, NOW, "purchase_rejected", 0), (2, late, "purchase_expired", 0)]
         {
             let effect = given("attempt", purchase(), &ales(units), at);
-            assert_eq!(said(&effect), (vec![(kind, delta)], vec![("attempt", kind)]));
+            assert_eq!(said(&effect), (vec![(name, delta)], vec!["attempt"]));
+            assert!(agrees(&effect));
             let taken = PurchaseChange::Confirmed(attempt(), NOW);
-            assert_eq!(effect.purchase, (kind == PurchaseConfirmed).then_some(taken));
+            assert_eq!(effect.purchase, (delta < 0).then_some(taken));
         }
     }
 
     #[test]
     fn a_cancel_ends_the_attempt_whatever_became_of_it() {
-        use Kind::{CommandRefused, PurchaseCancelled, PurchaseConfirmed, PurchaseExpired};
-        let attempted = |kind, picked| Outcome { kind, picked, ..cancelled(&attempt(), None, NOW) };
+        let outcome = |became| Outcome { command: attempt().attempt, at: NOW, became };
         let given = |attempt: Option<Outcome>, forced| {
             let command = Command::Cancel { purchase: self::attempt(), forced, about: About::default() };
             given("cancel", command, &Known { attempt, ..ales(3) }, NOW)
         };
-        let both = vec![("attempt", PurchaseCancelled), ("cancel", PurchaseCancelled)];
-        assert_eq!(said(&given(None, false)), (vec![(PurchaseCancelled, 0)], both.clone()));
-        let confirmed = attempted(PurchaseConfirmed, false);
-        assert_eq!(said(&given(Some(confirmed), false)), (vec![(PurchaseCancelled, 2)], both.clone()));
-        let picked = attempted(PurchaseConfirmed, true);
-        let refused = (vec![(CommandRefused, 0)], vec![("cancel", CommandRefused)]);
-        assert_eq!(said(&given(Some(picked.clone()), false)), refused);
-        assert_eq!(said(&given(Some(picked), true)), (vec![(PurchaseCancelled, 2)], both));
-        let expired = attempted(PurchaseExpired, false);
+        let ended = |delta| (vec![("purchase_cancelled", delta)], vec!["cancel", "attempt"]);
+        assert_eq!(said(&given(None, false)), ended(0));
+        assert!(agrees(&given(None, false)));
+        let confirmed = Became::Confirmed { purchase: attempt(), item: Item::default(), picked: false };
+        let confirmed = outcome(confirmed);
+        assert_eq!(said(&given(Some(confirmed.clone()), false)), ended(2));
+        assert!(agrees(&given(Some(confirmed.clone()), false)));
+        let refused = (vec![("command_refused", 0)], vec!["cancel"]);
+        assert_eq!(said(&given(Some(confirmed.clone().picked()), false)), refused);
+        assert_eq!(said(&given(Some(confirmed.picked()), true)), ended(2));
+        let expired = outcome(Became::Expired { purchase: attempt(), item: None });
         let again = given(Some(expired.clone()), true);
-        assert_eq!(said(&again).1, [("cancel", PurchaseExpired)]);
-        assert_eq!(again.told, [Told::Repeated(expired)]);
+        assert_eq!(again.told, [Told::Repeated(expired.clone())]);
+        assert_eq!(again.outcomes, [Outcome { command: OperationId::parse("cancel").expect("valid"), ..expired }]);
     }
 
     #[test]
     fn a_command_that_has_an_outcome_does_nothing_more() {
-        let outcome = cancelled(&attempt(), None, NOW);
+        let became = Became::Cancelled { purchase: attempt(), item: None };
+        let outcome = Outcome { command: attempt().attempt, at: NOW, became };
         let known = Known { outcome: Some(outcome.clone()), ..ales(9) };
         for command in [purchase(), cancel(), Command::Resync] {
             let again = Effect { told: vec![Told::Repeated(outcome.clone())], ..Effect::default() };
@@ -564,8 +528,9 @@ mod tests {
         let entry = Entry::follow(&at, "teleport", "t", r#"{"productId":"ale"}"#.into(), None);
         let command = Command::decode(&entry.kind, &entry.body);
         let effect = on_command(&operation_id(&entry), &entry, command, &ales(9), NOW, NOW);
-        assert_eq!(said(&effect), (vec![(Kind::CommandRefused, 0)], vec![("t", Kind::CommandRefused)]));
-        assert_eq!(effect.outcomes[0].product_id.as_str(), "ale");
+        assert_eq!(said(&effect), (vec![("command_refused", 0)], vec!["t"]));
+        let Became::Refused { subject, .. } = &effect.outcomes[0].became else { panic!("{effect:?}") };
+        assert_eq!(*subject, Subject::Product(attempt().product_id));
         assert_eq!(effect.parked.map(|(laid_aside, _)| laid_aside), Some(entry));
     }
 }

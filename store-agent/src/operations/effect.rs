@@ -1,16 +1,20 @@
 //! What a decision is, and how it is recorded: in one transaction with its events.
 
+use std::collections::BTreeMap;
+
 use protocol::domain::Item;
-use protocol::ids::{OperationId, PurchaseId};
+use protocol::ids::{OperationId, ProductId, PurchaseId};
 use protocol::link::{Commands, Entry, EntryId};
 use protocol::time::Millis;
-use protocol::wire::{Event, Fact, Kind, Outcome, PurchaseRef};
+use protocol::wire::{Event, Fact, Happened, ItemAfter, Outcome, PurchaseRef};
 use runtime::sqlite::{Connection, JobResult};
 
-use super::fold;
 use crate::ledger::{self, Head};
 
-/// What is to be recorded. All of it is about one product at most.
+/// Items as they were loaded.
+pub type Items = BTreeMap<ProductId, Item>;
+
+/// What is to be recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Effect {
     /// What the ledger tells, in this order.
@@ -27,7 +31,7 @@ pub struct Effect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     /// Something happened; the stock follows.
-    Fact(Kind, Fact),
+    Fact(Fact),
     /// The outcome of a command that came again, or of one that changes nothing.
     Repeated(Outcome),
     /// The whole state.
@@ -46,36 +50,43 @@ pub enum PurchaseChange {
 }
 
 impl Effect {
-    /// Nothing but facts.
-    pub fn of(facts: impl IntoIterator<Item = (Kind, Fact)>) -> Self {
-        Self { told: facts.into_iter().map(|(kind, fact)| Told::Fact(kind, fact)).collect(), ..Self::default() }
+    /// A fact, the outcome if it answers a command, and a notice of each item that has fallen low by it.
+    pub fn of(fact: Fact, before: &Items) -> Self {
+        let low = fact.what.items().iter().filter(|after| after.item.has_fallen_low(before.get(&after.product_id)));
+        let notices = low.map(|after| {
+            let what = Happened::LowStock(ItemAfter::unchanged(after.product_id.clone(), after.item.clone()));
+            Told::Fact(Fact { what, ..fact.clone() })
+        });
+        let notices: Vec<Told> = notices.collect();
+        let outcomes = fact.outcome().into_iter().collect();
+        Self { told: [Told::Fact(fact)].into_iter().chain(notices).collect(), outcomes, ..Self::default() }
     }
 }
 
-/// Records an effect under an operation's id, in the caller's transaction. `item`: what it is about, as it was loaded.
-/// Returns where the first entry is; the caller saves the head.
+/// Records an effect under an operation's id, in the caller's transaction. `items`: those that it is about, as they
+/// were loaded; as they are after it when it returns. Returns where the first entry is; the caller saves the head.
 pub fn record(
     connection: &Connection,
     head: &mut Head,
     operation: &OperationId,
-    item: Option<&Item>,
-    effect: &Effect,
+    items: &mut Items,
+    effect: Effect,
     now: Millis,
 ) -> JobResult<EntryId> {
     let first = EntryId { seq: head.cursor.seq.next(), ..head.cursor.id() };
-    let mut item = item.cloned();
-    for told in &effect.told {
+    for told in effect.told {
         match told {
-            Told::Fact(kind, fact) => {
-                let after = fold::apply(item.as_ref(), fact);
-                if let Some(after) = after.as_ref().filter(|after| item.as_ref() != Some(*after)) {
-                    ledger::put_item(connection, head, &fact.product_id, item.as_ref(), after)?;
+            Told::Fact(fact) => {
+                for ItemAfter { product_id, item, .. } in fact.what.items() {
+                    let before = items.insert(product_id.clone(), item.clone());
+                    if before.as_ref() != Some(item) {
+                        ledger::put_item(connection, head, product_id, before.as_ref(), item)?;
+                    }
                 }
-                item = after;
-                ledger::append(connection, head, operation, &Event::Fact(*kind, fact.clone()), now)?;
+                ledger::append(connection, head, operation, &Event::Fact(fact), now)?;
             }
             Told::Repeated(outcome) => {
-                ledger::append(connection, head, operation, &Event::OutcomeRepeated(outcome.clone()), now)?;
+                ledger::append(connection, head, operation, &Event::OutcomeRepeated(outcome), now)?;
             }
             Told::State => ledger::write_pages(connection, head, now)?,
         }

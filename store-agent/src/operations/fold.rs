@@ -1,22 +1,11 @@
-//! The one fold: how an event changes the stock. What is recorded goes through it, what a restore records again, and what
-//! `verify` adds up.
+//! The stock that the entries of an epoch add up to, as `verify` proves it.
 
 use std::collections::BTreeMap;
 
 use protocol::domain::Item;
 use protocol::hash::Digest;
 use protocol::ids::ProductId;
-use protocol::wire::{Event, Fact};
-
-/// The item that a fact is about, after it; `None`: the store has no such item.
-pub fn apply(before: Option<&Item>, fact: &Fact) -> Option<Item> {
-    fact.item.as_ref().or(before).cloned()
-}
-
-/// Whether the difference that a fact tells of leads from so many units to the item that it states.
-pub fn is_sound(units_before: i64, fact: &Fact) -> bool {
-    fact.item.as_ref().is_none_or(|after| units_before + fact.delta == after.quantity)
-}
+use protocol::wire::{Event, ItemAfter};
 
 /// The stock that the entries of one epoch add up to.
 #[derive(Debug, Default)]
@@ -52,7 +41,7 @@ impl Stock {
     /// Adds an event.
     pub fn add(&mut self, event: &Event) -> Vec<Difference> {
         match event {
-            Event::Fact(_, fact) => self.add_fact(fact).into_iter().collect(),
+            Event::Fact(fact) => fact.what.items().iter().filter_map(|after| self.put_after(after)).collect(),
             Event::SnapshotPage(page) => {
                 let named = page.items.iter().map(|named| (named.product_id.clone(), named.item.clone()));
                 self.staged.extend(named);
@@ -63,22 +52,12 @@ impl Stock {
         }
     }
 
-    fn add_fact(&mut self, fact: &Fact) -> Option<Difference> {
-        let before = self.items.get(&fact.product_id);
-        let units = before.map(|item| item.quantity).or(self.from_start.then_some(0));
-        let is_sound = units.is_none_or(|units| is_sound(units, fact));
-        let quantity = fact.item.as_ref().map_or(0, |item| item.quantity);
-        if let Some(after) = apply(before, fact) {
-            self.put(fact.product_id.clone(), after);
-        }
-        (!is_sound).then(|| {
-            format!(
-                "{} units of {} and a difference of {} do not make {quantity}",
-                units.unwrap_or_default(),
-                fact.product_id,
-                fact.delta
-            )
-        })
+    fn put_after(&mut self, ItemAfter { product_id, delta, item }: &ItemAfter) -> Option<Difference> {
+        let before = self.items.get(product_id).map(|item| item.quantity).or(self.from_start.then_some(0));
+        self.put(product_id.clone(), item.clone());
+        let before = before.filter(|before| before + delta != item.quantity)?;
+        let quantity = item.quantity;
+        Some(format!("{before} units of {product_id} and a difference of {delta} do not make {quantity}"))
     }
 
     /// The pages take effect: the first ones are what the epoch opens with, later ones repeat what the entries say.
@@ -104,7 +83,7 @@ impl Stock {
 #[cfg(test)]
 mod tests {
     use protocol::time::Millis;
-    use protocol::wire::{Kind, Named, SnapshotEnd, SnapshotPage};
+    use protocol::wire::{Fact, Happened, Named, SnapshotEnd, SnapshotPage};
 
     use super::*;
     use crate::testing::product;
@@ -113,9 +92,9 @@ mod tests {
         Item { quantity, version: 1, ..Item::default() }
     }
 
-    fn fact(name: &str, delta: i64, after: Option<i64>) -> Event {
-        let fact = Fact { delta, item: after.map(item), ..Fact::new(product(name), Millis(1)) };
-        Event::Fact(Kind::Adjusted, fact)
+    fn fact(name: &str, delta: i64, after: i64) -> Event {
+        let after = ItemAfter { product_id: product(name), delta, item: item(after) };
+        Event::Fact(Fact::new(Happened::Received(after), Millis(1)))
     }
 
     fn pages(name: &str, quantity: i64) -> [Event; 2] {
@@ -135,9 +114,8 @@ mod tests {
     fn an_epoch_opens_with_its_pages_and_goes_on_by_differences() {
         let [page, end] = pages("tea", 5);
         assert_eq!(given(true, &[page.clone(), end.clone()]), (Some(5), true, 0));
-        assert_eq!(given(true, &[page.clone(), end.clone(), fact("tea", -2, Some(3))]), (Some(3), true, 0));
-        assert_eq!(given(true, &[page.clone(), end.clone(), fact("tea", -2, Some(4))]), (Some(4), true, 1));
-        assert_eq!(given(true, &[page.clone(), end.clone(), fact("tea", 0, None)]), (Some(5), true, 0));
+        assert_eq!(given(true, &[page.clone(), end.clone(), fact("tea", -2, 3)]), (Some(3), true, 0));
+        assert_eq!(given(true, &[page.clone(), end.clone(), fact("tea", -2, 4)]), (Some(4), true, 1));
         assert_eq!(given(true, &[page]), (None, false, 0), "pages without their end say nothing");
     }
 
@@ -152,7 +130,7 @@ mod tests {
 
     #[test]
     fn what_was_before_the_first_kept_entry_is_not_doubted() {
-        assert_eq!(given(false, &[fact("tea", -2, Some(3))]), (Some(3), false, 0));
-        assert_eq!(given(false, &[fact("tea", -2, Some(3)), fact("tea", 1, Some(5))]), (Some(5), false, 1));
+        assert_eq!(given(false, &[fact("tea", -2, 3)]), (Some(3), false, 0));
+        assert_eq!(given(false, &[fact("tea", -2, 3), fact("tea", 1, 5)]), (Some(5), false, 1));
     }
 }

@@ -1,13 +1,13 @@
 //! Online purchases whose units left the shelf: staff picks them.
 
-use protocol::domain::{Item, Rejection};
+use protocol::domain::Rejection;
 use protocol::ids::{OperationId, PurchaseId};
 use protocol::link::EntryId;
 use protocol::time::Millis;
-use protocol::wire::{About, Fact, Kind, Outcome};
+use protocol::wire::{About, Fact, Happened, ItemAfter, Outcome};
 use runtime::sqlite::{Abort, Connection};
 
-use super::effect::{self, Effect, PurchaseChange};
+use super::effect::{self, Effect, Items, PurchaseChange};
 use crate::ledger;
 use crate::ledger::purchases::Purchase;
 
@@ -29,12 +29,14 @@ pub fn pick(
     now: Millis,
 ) -> Result<Option<Picked>, Abort<Rejection>> {
     let Some(purchase) = ledger::purchases::find(connection, id)? else { return Ok(None) };
-    let item = ledger::find_item(connection, &purchase.reference.product_id)?;
+    let product = &purchase.reference.product_id;
+    let item = ledger::find_item(connection, product)?;
+    let mut items = item.into_iter().map(|item| (product.clone(), item)).collect();
     let outcome = ledger::outcomes::find(connection, &purchase.reference.attempt)?;
-    let decided = decide_pick(&purchase, item.as_ref(), outcome, about, now).map_err(Abort::Refused)?;
+    let decided = decide_pick(&purchase, &items, outcome, about, now).map_err(Abort::Refused)?;
     let Some(effect) = decided else { return Ok(Some(Picked { purchase, position: None })) };
     let mut head = ledger::head(connection)?;
-    let position = effect::record(connection, &mut head, operation, item.as_ref(), &effect, now)?;
+    let position = effect::record(connection, &mut head, operation, &mut items, effect, now)?;
     ledger::save_head(connection, &head)?;
     Ok(Some(Picked { purchase: Purchase { picked_at: Some(now), ..purchase }, position: Some(position) }))
 }
@@ -42,7 +44,7 @@ pub fn pick(
 /// `None`: it has been picked before. `outcome`: what is kept of the attempt, which says from now on that it was picked.
 pub fn decide_pick(
     purchase: &Purchase,
-    item: Option<&Item>,
+    items: &Items,
     outcome: Option<Outcome>,
     about: &About,
     now: Millis,
@@ -53,14 +55,18 @@ pub fn decide_pick(
     if purchase.picked_at.is_some() {
         return Ok(None);
     }
-    let mut fact = Fact::new(purchase.reference.product_id.clone(), now);
-    fact.item = item.cloned();
-    fact.about = about.clone();
-    fact.purchase = Some(purchase.reference.clone());
-    let mut effect = Effect::of([(Kind::PurchasePicked, fact)]);
-    effect.purchase = Some(PurchaseChange::Picked(purchase.reference.purchase_id, now));
-    effect.outcomes.extend(outcome.map(|outcome| Outcome { picked: true, ..outcome }));
-    Ok(Some(effect))
+    let reference = &purchase.reference;
+    let item = items.get(&reference.product_id);
+    let what = Happened::PurchasePicked {
+        purchase: reference.clone(),
+        item: item.map(|item| ItemAfter::unchanged(reference.product_id.clone(), item.clone())),
+    };
+    let fact = Fact { about: about.clone(), ..Fact::new(what, now) };
+    Ok(Some(Effect {
+        purchase: Some(PurchaseChange::Picked(reference.purchase_id, now)),
+        outcomes: outcome.map(Outcome::picked).into_iter().collect(),
+        ..Effect::of(fact, items)
+    }))
 }
 
 #[cfg(test)]
@@ -84,7 +90,7 @@ mod tests {
     }
 
     fn given(purchase: &Purchase) -> Result<Option<Effect>, Rejection> {
-        decide_pick(purchase, None, None, &About::default(), NOW)
+        decide_pick(purchase, &Items::new(), None, &About::default(), NOW)
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! What tills and staff do: one operation on one item, in one transaction.
 
-use protocol::domain::{Change, Facts, Guard, Item, Operation, Rejection, apply, decide};
+use protocol::domain::{Facts, Guard, Item, Operation, Rejection, apply, decide};
 use protocol::ids::{OperationId, ProductId};
 use protocol::link::{EntryId, Epoch};
 use protocol::time::Millis;
-use protocol::wire::{About, Fact, Kind, PurchaseRef};
+use protocol::wire::{About, Fact, Happened, ItemAfter};
 use runtime::sqlite::{Abort, Connection, JobResult};
 
-use super::effect::{self, Effect};
+use super::effect::{self, Effect, Items};
 use crate::ledger::{self, Head};
 
 /// One operation on one item.
@@ -24,8 +24,6 @@ pub struct Request {
     pub about: About,
     /// The command that asked; none: a till or staff did.
     pub command: Option<OperationId>,
-    /// The purchase it is about.
-    pub purchase: Option<PurchaseRef>,
 }
 
 /// What was done.
@@ -37,8 +35,6 @@ pub struct Performed {
     pub delta: i64,
     /// Where it is recorded.
     pub position: EntryId,
-    /// Under which name.
-    pub kind: Kind,
 }
 
 /// What a decision about an item depends on.
@@ -47,7 +43,7 @@ pub struct Known {
     /// The ledger's present epoch.
     pub epoch: Epoch,
     /// The item, if there is one.
-    pub item: Option<Item>,
+    pub items: Items,
     /// For a count of an item: sum of its changes after the position at which the count was true; none: this ledger has
     /// no such position.
     pub moved_since_count: Option<i64>,
@@ -60,8 +56,6 @@ pub struct Decided {
     pub item: Item,
     /// Change of the quantity.
     pub delta: i64,
-    /// Under which name it is recorded.
-    pub kind: Kind,
     /// All that is recorded, in order.
     pub effect: Effect,
 }
@@ -69,12 +63,12 @@ pub struct Decided {
 /// Loads, decides and records. Everything happens or, if it is refused, nothing.
 pub fn perform(connection: &Connection, request: &Request, now: Millis) -> Result<Performed, Abort<Rejection>> {
     let mut head = ledger::head(connection)?;
-    let known = load(connection, &head, &request.product, &request.operation)?;
-    let Decided { item, delta, kind, effect } = decide_request(&known, request, now).map_err(Abort::Refused)?;
+    let mut known = load(connection, &head, &request.product, &request.operation)?;
+    let Decided { item, delta, effect } = decide_request(&known, request, now).map_err(Abort::Refused)?;
     let operation = &request.operation_id;
-    let position = effect::record(connection, &mut head, operation, known.item.as_ref(), &effect, now)?;
+    let position = effect::record(connection, &mut head, operation, &mut known.items, effect, now)?;
     ledger::save_head(connection, &head)?;
-    Ok(Performed { item, delta, position, kind })
+    Ok(Performed { item, delta, position })
 }
 
 /// Loads what an operation on a product depends on.
@@ -99,56 +93,39 @@ pub(super) fn load(
         | Operation::Sell { .. }
         | Operation::Receive { .. }
         | Operation::Adjust { .. }
-        | Operation::Change { .. }
-        | Operation::Purchase { .. }
-        | Operation::GiveBack { .. } => Some(0),
+        | Operation::Change { .. } => Some(0),
     };
-    Ok(Known { epoch: head.cursor.epoch, item, moved_since_count })
+    let items = item.into_iter().map(|item| (product.clone(), item)).collect();
+    Ok(Known { epoch: head.cursor.epoch, items, moved_since_count })
 }
 
 /// Decides one operation on one item: what is recorded if it is done.
 pub fn decide_request(known: &Known, request: &Request, now: Millis) -> Result<Decided, Rejection> {
     let moved_since_count = known.moved_since_count.ok_or(Rejection::UnknownPosition)?;
     let facts = Facts { epoch: known.epoch, moved_since_count };
-    let changes = decide(known.item.as_ref(), &request.operation, &request.guard, facts)?;
-    let mut item = known.item.clone();
-    let mut told = Vec::with_capacity(changes.len());
-    for change in &changes {
-        let after = apply(item.as_ref(), change, now);
-        told.push((Kind::of(change), fact(request, change, item.as_ref(), &after, now)));
-        item = Some(after);
-    }
-    let (kind, first) = told.first().expect("what is not refused changes something");
-    let (kind, delta) = (*kind, first.delta);
-    let item = item.expect("there is an item after a change");
-    Ok(Decided { item, delta, kind, effect: Effect::of(told) })
+    let before = known.items.get(&request.product);
+    let change = decide(before, &request.operation, &request.guard, facts)?;
+    let after = apply(before, &change, now);
+    let after = ItemAfter::new(request.product.clone(), before, after);
+    let (item, delta) = (after.item.clone(), after.delta);
+    let fact = Fact {
+        about: request.about.clone(),
+        command: request.command.clone(),
+        ..Fact::new(happened(&request.operation, after), now)
+    };
+    Ok(Decided { item, delta, effect: Effect::of(fact, &known.items) })
 }
 
-/// The event that tells of one change.
-fn fact(request: &Request, change: &Change, before: Option<&Item>, after: &Item, now: Millis) -> Fact {
-    let mut fact = Fact::new(request.product.clone(), now);
-    fact.delta = after.quantity - before.map_or(0, |before| before.quantity);
-    fact.item = Some(after.clone());
-    fact.about = request.about.clone();
-    fact.command.clone_from(&request.command);
-    if *change != Change::FellLow {
-        fact.purchase.clone_from(&request.purchase);
+/// What has happened once an operation is done.
+fn happened(operation: &Operation, item: ItemAfter) -> Happened {
+    match operation {
+        Operation::Create { .. } => Happened::ItemCreated(item),
+        Operation::Sell { .. } => Happened::Sold(item),
+        Operation::Receive { .. } => Happened::Received(item),
+        Operation::Adjust { reason, note, .. } => Happened::Adjusted { item, reason: *reason, note: note.clone() },
+        Operation::Count { count_ref, .. } => Happened::Counted { item, count_ref: count_ref.clone() },
+        Operation::Change { .. } => Happened::ItemChanged(item),
     }
-    match &request.operation {
-        Operation::Adjust { reason, note, .. } if *change != Change::FellLow => {
-            fact.reason = Some(*reason);
-            fact.note.clone_from(note);
-        }
-        Operation::Count { count_ref, .. } => fact.count_ref.clone_from(count_ref),
-        Operation::Adjust { .. }
-        | Operation::Create { .. }
-        | Operation::Sell { .. }
-        | Operation::Receive { .. }
-        | Operation::Change { .. }
-        | Operation::Purchase { .. }
-        | Operation::GiveBack { .. } => {}
-    }
-    fact
 }
 
 #[cfg(test)]
@@ -167,26 +144,25 @@ mod tests {
             guard: Guard::default(),
             about: About::default(),
             command: None,
-            purchase: None,
         }
     }
 
     fn known(quantity: i64, low_at: Option<i64>) -> Known {
         let item = Item { quantity, low_at, version: 1, ..Item::default() };
-        Known { epoch: 7.into(), item: Some(item), moved_since_count: Some(0) }
+        Known { epoch: 7.into(), items: [(product("ale"), item)].into(), moved_since_count: Some(0) }
     }
 
     #[test]
     fn a_sale_that_leaves_little_is_told_as_two_facts_of_one_item() {
         let sold = decide_request(&known(5, Some(3)), &request(Operation::Sell { quantity: 2 }), NOW);
         let sold = sold.expect("there are enough");
-        assert_eq!((sold.kind, sold.delta, sold.item.quantity), (Kind::Sold, -2, 3));
+        assert_eq!((sold.delta, sold.item.quantity), (-2, 3));
         let told = sold.effect.told.iter().map(|told| match told {
-            Told::Fact(kind, fact) => (*kind, fact.delta, fact.item.clone()),
+            Told::Fact(fact) => fact.what.clone(),
             Told::Repeated(_) | Told::State => panic!("a till tells facts"),
         });
-        let item = Some(sold.item.clone());
-        assert_eq!(told.collect::<Vec<_>>(), [(Kind::Sold, -2, item.clone()), (Kind::LowStock, 0, item)]);
+        let after = |delta| ItemAfter { product_id: product("ale"), delta, item: sold.item.clone() };
+        assert_eq!(told.collect::<Vec<_>>(), [Happened::Sold(after(-2)), Happened::LowStock(after(0))]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use protocol::link::{Cursor, EntryId, Epoch, Past};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::restore::{Answer, Question};
-use protocol::wire::{Kind, Outcome, PurchaseRef};
+use protocol::wire::{Became, Outcome};
 use runtime::sqlite::{Abort, Connection, JobResult};
 
 use self::again::fact;
@@ -199,27 +199,31 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer) -> JobR
         ledger::outcomes::keep(connection, outcome)?;
     }
     // In the order in which their units left the shelf.
-    let mut attempts: Vec<(&Outcome, &PurchaseRef)> = outcomes.iter().filter_map(attempt).collect();
-    attempts.sort_by_key(|(outcome, _)| outcome.at);
-    for (outcome, purchase) in attempts {
-        let is_cancelled = outcome.kind == Kind::PurchaseCancelled;
-        if !is_cancelled && outcome.kind != Kind::PurchaseConfirmed {
-            continue;
-        }
-        ledger::purchases::confirm(connection, purchase, outcome.at)?;
-        if is_cancelled {
-            ledger::purchases::cancel(connection, purchase.purchase_id, outcome.at)?;
-        } else if outcome.picked {
-            ledger::purchases::pick(connection, purchase.purchase_id, outcome.at)?;
+    let mut outcomes: Vec<&Outcome> = outcomes.iter().collect();
+    outcomes.sort_by_key(|outcome| outcome.at);
+    for Outcome { command, at, became } in outcomes {
+        match became {
+            // The outcome of its cancel tells of the same.
+            Became::Confirmed { purchase, .. } | Became::Cancelled { purchase, .. } if purchase.attempt != *command => {
+            }
+            Became::Confirmed { purchase, picked, .. } => {
+                ledger::purchases::confirm(connection, purchase, *at)?;
+                if *picked {
+                    ledger::purchases::pick(connection, purchase.purchase_id, *at)?;
+                }
+            }
+            Became::Cancelled { purchase, .. } => {
+                ledger::purchases::confirm(connection, purchase, *at)?;
+                ledger::purchases::cancel(connection, purchase.purchase_id, *at)?;
+            }
+            Became::Done { .. }
+            | Became::Rejected { .. }
+            | Became::Expired { .. }
+            | Became::Refused { .. }
+            | Became::Resynced => {}
         }
     }
     Ok(())
-}
-
-/// An outcome that is the one of a purchase's attempt itself, rather than of its cancel.
-fn attempt(outcome: &Outcome) -> Option<(&Outcome, &PurchaseRef)> {
-    let purchase = outcome.purchase.as_ref()?;
-    (purchase.attempt == outcome.command).then_some((outcome, purchase))
 }
 
 #[cfg(test)]
@@ -227,7 +231,7 @@ mod tests {
     use protocol::domain::Operation;
     use protocol::link::Entry;
     use protocol::wire::restore::KnownEntry;
-    use protocol::wire::{About, Command, Event, Named};
+    use protocol::wire::{About, Command, Event, Named, PurchaseRef};
 
     use super::*;
     use crate::ledger::testing::copy;
@@ -267,7 +271,7 @@ mod tests {
             let event = Event::decode(&entry.kind, &entry.body).expect("is understood");
             assert!(stock.add(&event).is_empty());
         }
-        let filed = |entry: &Entry| fact(entry).map(|(_, fact)| fact.product_id);
+        let filed = |entry: &Entry| fact(entry).map(|fact| fact.filed_under());
         let entries = own.iter().map(|entry| KnownEntry {
             epoch: entry.id.epoch,
             seq: entry.id.seq,

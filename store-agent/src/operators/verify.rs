@@ -103,14 +103,14 @@ impl Audit {
             self.differ(format!("entry {at}: its digest is not that of the stock after it"));
         }
         let filed = match &event {
-            Event::Fact(_, fact) => (Some(&fact.product_id), fact.delta),
+            Event::Fact(fact) => (Some(fact.filed_under()), fact.filed_delta()),
             Event::OutcomeRepeated(_)
             | Event::Opened { .. }
             | Event::SnapshotPage(_)
             | Event::SnapshotEnd(_)
             | Event::Ready { .. } => (None, 0),
         };
-        if filed != (product.as_ref(), *delta) {
+        if filed != (product.clone(), *delta) {
             self.differ(format!("entry {at}: its product or its difference is not that of its body"));
         }
     }

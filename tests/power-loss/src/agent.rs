@@ -90,7 +90,6 @@ impl Agent {
             guard: Guard::default(),
             about: About { reference: Some(format!("receipt-{}", dice.below(1_000))), ..About::default() },
             command: None,
-            purchase: None,
         };
         Operation::Till { request: Box::new(request), key, now: self.tick(dice) }
     }

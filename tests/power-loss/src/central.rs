@@ -165,7 +165,6 @@ impl Source {
                 guard: Guard::default(),
                 about: About::default(),
                 command: None,
-                purchase: None,
             };
             match till::perform(&self.file, &request, now) {
                 Ok(_) | Err(Abort::Refused(_)) => {}

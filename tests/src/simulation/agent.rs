@@ -8,7 +8,7 @@ use protocol::link::{
 };
 use protocol::retry::Backoff;
 use protocol::time::Millis;
-use protocol::wire::{Command, Kind};
+use protocol::wire::{Became, Command};
 use runtime::redis::{Channel, Keys, Received};
 use rusqlite::Connection;
 use store_agent::ledger;
@@ -266,7 +266,7 @@ impl Agent {
                 });
                 for id in late {
                     let outcome = ledger::outcomes::find(&self.file, &id).expect("outcomes can be read");
-                    let confirmed = outcome.is_some_and(|outcome| outcome.kind == Kind::PurchaseConfirmed);
+                    let confirmed = outcome.is_some_and(|outcome| matches!(outcome.became, Became::Confirmed { .. }));
                     assert!(!confirmed, "P5: {id} was confirmed after its deadline");
                 }
                 if !outlived {

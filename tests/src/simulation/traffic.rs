@@ -71,7 +71,6 @@ impl VirtualWorld {
             guard: Guard::default(),
             about: About::default(),
             command: None,
-            purchase: None,
         };
         let clock = self.agents[number].clock(self.now);
         let risk = self.risk();

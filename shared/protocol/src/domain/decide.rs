@@ -1,9 +1,8 @@
 //! May it be done? Guard clauses in the order in which a caller would want to hear of them.
 
-use super::{Change, Guard, IfMatch, Item, Operation, QUANTITY_MAX, Rejection, TOTAL_MAX, apply};
+use super::{Change, Guard, IfMatch, Item, Operation, QUANTITY_MAX, Rejection, TOTAL_MAX};
 use crate::number::Epoch;
 use crate::planted::{Bug, planted};
-use crate::time::Millis;
 
 /// What the ledger knows that the item does not.
 #[derive(Debug, Clone, Copy, Default)]
@@ -14,63 +13,39 @@ pub struct Facts {
     pub moved_since_count: i64,
 }
 
-/// Decides one operation on one item (`None`: there is none). The changes are what happens if it is recorded, in
-/// order; nothing has changed yet.
-pub fn decide(
-    item: Option<&Item>,
-    operation: &Operation,
-    guard: &Guard,
-    facts: Facts,
-) -> Result<Vec<Change>, Rejection> {
-    let change = match (item, operation) {
-        (Some(_), Operation::Create { .. }) => return Err(Rejection::AlreadyExists),
-        (None, Operation::Create { name, quantity, low_at }) => {
-            within(*quantity, TOTAL_MAX)?;
-            Change::Created { name: name.clone(), quantity: *quantity, low_at: *low_at }
-        }
-        (None, _) => return Err(Rejection::UnknownProduct),
-        (Some(item), operation) => {
-            unchanged(item, guard, facts.epoch)?;
-            decide_existing(item, operation, facts)?
-        }
+/// Decides one operation on one item (`None`: there is none). The change is what happens if it is recorded; nothing has
+/// changed yet.
+pub fn decide(item: Option<&Item>, operation: &Operation, guard: &Guard, facts: Facts) -> Result<Change, Rejection> {
+    let existing = || {
+        let item = item.ok_or(Rejection::UnknownProduct)?;
+        unchanged(item, guard, facts.epoch)?;
+        Ok(item)
     };
-    let after = apply(item, &change, Millis(0));
-    let fell_low = after.low && !item.is_some_and(|before| before.low);
-    let mut changes = vec![change];
-    if fell_low {
-        changes.push(Change::FellLow);
-    }
-    Ok(changes)
-}
-
-fn decide_existing(item: &Item, operation: &Operation, facts: Facts) -> Result<Change, Rejection> {
     match operation {
-        Operation::Create { .. } => Err(Rejection::AlreadyExists),
-        Operation::Sell { quantity } => {
-            take(item, *quantity)?;
-            Ok(Change::Sold(*quantity))
+        Operation::Create { .. } if item.is_some() => Err(Rejection::AlreadyExists),
+        Operation::Create { name, quantity, low_at } => {
+            within(*quantity, TOTAL_MAX)?;
+            Ok(Change::Created { name: name.clone(), quantity: *quantity, low_at: *low_at })
         }
-        Operation::Purchase { quantity } => {
-            carried(item)?;
-            take(item, *quantity)?;
-            Ok(Change::Purchased(*quantity))
-        }
+        Operation::Sell { quantity } => take(existing()?, *quantity),
         Operation::Receive { quantity } => {
+            let item = existing()?;
             carried(item)?;
             within(*quantity, QUANTITY_MAX)?;
             within(item.quantity + quantity, TOTAL_MAX)?;
-            Ok(Change::Received(*quantity))
+            Ok(Change::Moved(*quantity))
         }
-        Operation::GiveBack { quantity } => Ok(Change::GivenBack(*quantity)),
         Operation::Adjust { delta, .. } => {
+            let item = existing()?;
             within(delta.saturating_abs(), QUANTITY_MAX)?;
             if *delta < 0 {
                 take(item, -delta)?;
             }
             within(item.quantity + delta, TOTAL_MAX)?;
-            Ok(Change::Adjusted(*delta))
+            Ok(Change::Moved(*delta))
         }
         Operation::Count { quantity, .. } => {
+            let item = existing()?;
             within(*quantity, TOTAL_MAX)?;
             // More sold since than was counted: the count was wrong, and nothing is left as far as anyone knows.
             let now = quantity.saturating_add(facts.moved_since_count).max(0);
@@ -80,12 +55,25 @@ fn decide_existing(item: &Item, operation: &Operation, facts: Facts) -> Result<C
             if item.quantity - now > item.available() {
                 return Err(insufficient(item, item.quantity - now));
             }
-            Ok(Change::Counted(now))
+            Ok(Change::Moved(now - item.quantity))
         }
         Operation::Change { name, discontinued, low_at } => {
+            existing()?;
             Ok(Change::Changed { name: name.clone(), discontinued: *discontinued, low_at: *low_at })
         }
     }
+}
+
+/// Decides whether an online purchase may take units off the shelf.
+pub fn decide_purchase(item: Option<&Item>, quantity: i64) -> Result<Change, Rejection> {
+    let item = item.ok_or(Rejection::UnknownProduct)?;
+    carried(item)?;
+    take(item, quantity)
+}
+
+/// Decides whether a cancelled purchase's units may come back: always, if the store has the item.
+pub fn decide_give_back(item: Option<&Item>, quantity: i64) -> Result<Change, Rejection> {
+    item.map(|_| Change::Moved(quantity)).ok_or(Rejection::UnknownProduct)
 }
 
 fn unchanged(item: &Item, guard: &Guard, epoch: Epoch) -> Result<(), Rejection> {
@@ -106,10 +94,10 @@ fn carried(item: &Item) -> Result<(), Rejection> {
     if item.discontinued { Err(Rejection::Discontinued) } else { Ok(()) }
 }
 
-fn take(item: &Item, requested: i64) -> Result<(), Rejection> {
+fn take(item: &Item, requested: i64) -> Result<Change, Rejection> {
     within(requested, QUANTITY_MAX)?;
     let at_most = item.available() + i64::from(planted(Bug::SellOneMore));
-    if requested <= at_most { Ok(()) } else { Err(insufficient(item, requested)) }
+    if requested <= at_most { Ok(Change::Moved(-requested)) } else { Err(insufficient(item, requested)) }
 }
 
 fn insufficient(item: &Item, requested: i64) -> Rejection {
@@ -131,21 +119,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::Reason;
+    use crate::domain::{Reason, apply};
+    use crate::time::Millis;
 
     fn item(quantity: i64) -> Item {
         Item { name: "Coffee".into(), quantity, version: 1, ..Item::default() }
     }
 
-    fn given(item: Option<&Item>, operation: &Operation) -> Result<Vec<Change>, Rejection> {
+    fn given(item: Option<&Item>, operation: &Operation) -> Result<Change, Rejection> {
         decide(item, operation, &Guard::default(), Facts::default())
     }
 
     #[test]
     fn the_last_unit_is_sold_once() {
         let one = item(1);
-        let changes = given(Some(&one), &Operation::Sell { quantity: 1 }).expect("there is one");
-        let none = apply(Some(&one), &changes[0], Millis(5));
+        let change = given(Some(&one), &Operation::Sell { quantity: 1 }).expect("there is one");
+        let none = apply(Some(&one), &change, Millis(5));
         assert_eq!((none.quantity, none.version, none.updated_at), (0, 2, Millis(5)));
         let refused = given(Some(&none), &Operation::Sell { quantity: 1 });
         assert!(matches!(refused, Err(Rejection::InsufficientStock { requested: 1, available: 0, .. })));
@@ -163,11 +152,11 @@ mod tests {
         let held = Item { quantity: 5, reserved: 2, allotted: 2, ..item(5) };
         let adjust = |delta| given(Some(&held), &Operation::Adjust { delta, reason: Reason::Damage, note: None });
         let count = |quantity| given(Some(&held), &Operation::Count { quantity, counted_at: None, count_ref: None });
-        assert_eq!(adjust(-1), Ok(vec![Change::Adjusted(-1)]));
+        assert_eq!(adjust(-1), Ok(Change::Moved(-1)));
         assert!(matches!(adjust(-2), Err(Rejection::InsufficientStock { requested: 2, available: 1, .. })));
-        assert_eq!(count(4), Ok(vec![Change::Counted(4)]));
+        assert_eq!(count(4), Ok(Change::Moved(-1)));
         assert!(matches!(count(3), Err(Rejection::InsufficientStock { requested: 2, available: 1, .. })));
-        assert_eq!(count(9), Ok(vec![Change::Counted(9)]));
+        assert_eq!(count(9), Ok(Change::Moved(4)));
     }
 
     #[test]
@@ -182,7 +171,7 @@ mod tests {
     fn a_discontinued_item_is_only_sold_off_at_the_till() {
         let gone = Item { discontinued: true, ..item(2) };
         assert!(given(Some(&gone), &Operation::Sell { quantity: 1 }).is_ok());
-        assert_eq!(given(Some(&gone), &Operation::Purchase { quantity: 1 }), Err(Rejection::Discontinued));
+        assert_eq!(decide_purchase(Some(&gone), 1), Err(Rejection::Discontinued));
         assert_eq!(given(Some(&gone), &Operation::Receive { quantity: 1 }), Err(Rejection::Discontinued));
     }
 
@@ -201,30 +190,26 @@ mod tests {
     fn a_count_keeps_what_was_sold_after_it() {
         let facts = Facts { epoch: 1.into(), moved_since_count: -3 };
         let count = |quantity| Operation::Count { quantity, counted_at: None, count_ref: None };
-        let changes = decide(Some(&item(50)), &count(10), &Guard::default(), facts);
-        assert_eq!(changes, Ok(vec![Change::Counted(7)]));
-        let changes = decide(Some(&item(50)), &count(2), &Guard::default(), facts);
-        assert_eq!(changes, Ok(vec![Change::Counted(0)]));
+        let counted = |quantity| decide(Some(&item(50)), &count(quantity), &Guard::default(), facts);
+        assert_eq!((counted(10), counted(2)), (Ok(Change::Moved(7 - 50)), Ok(Change::Moved(-50))));
     }
 
     #[test]
     fn low_stock_is_said_once_until_it_recovers() {
         let watched = Item { low_at: Some(10), ..item(12) };
-        let sell = given(Some(&watched), &Operation::Sell { quantity: 2 }).expect("enough");
-        assert_eq!(sell, [Change::Sold(2), Change::FellLow]);
-        let low = apply(Some(&watched), &sell[0], Millis(1));
-        assert!(low.low);
-        assert_eq!(given(Some(&low), &Operation::Sell { quantity: 1 }), Ok(vec![Change::Sold(1)]));
-        let eleven = apply(Some(&low), &Change::Received(1), Millis(2));
+        let moved = |before: &Item, delta| apply(Some(before), &Change::Moved(delta), Millis(1));
+        let low = moved(&watched, -2);
+        assert!(low.low && low.has_fallen_low(Some(&watched)));
+        assert!(!moved(&low, -1).has_fallen_low(Some(&low)));
+        let eleven = moved(&low, 1);
         assert!(eleven.low, "a tenth above the threshold is still low");
-        assert!(!apply(Some(&low), &Change::Received(2), Millis(2)).low);
+        assert!(!moved(&low, 2).low);
     }
 
     fn operations() -> impl Strategy<Value = Operation> {
         prop_oneof![
             (1..=QUANTITY_MAX).prop_map(|quantity| Operation::Sell { quantity }),
             (1..=20i64).prop_map(|quantity| Operation::Sell { quantity }),
-            (1..=20i64).prop_map(|quantity| Operation::Purchase { quantity }),
             (1..=QUANTITY_MAX).prop_map(|quantity| Operation::Receive { quantity }),
             (-30..=30i64).prop_map(|delta| Operation::Adjust { delta, reason: Reason::Other, note: None }),
             (0..=TOTAL_MAX).prop_map(|quantity| Operation::Count { quantity, counted_at: None, count_ref: None }),
@@ -238,11 +223,9 @@ mod tests {
             let created = Change::Created { name: "x".into(), quantity: 10, low_at: Some(3) };
             let mut item = Item { reserved: 2, allotted: 3, ..apply(None, &created, Millis(0)) };
             for operation in operations {
-                let Ok(changes) = given(Some(&item), &operation) else { continue };
+                let Ok(change) = given(Some(&item), &operation) else { continue };
                 let before = item.clone();
-                for change in &changes {
-                    item = apply(Some(&item), change, Millis(1));
-                }
+                item = apply(Some(&item), &change, Millis(1));
                 prop_assert!(item.quantity >= 0 && item.available() >= 0 && item.quantity <= TOTAL_MAX);
                 prop_assert_eq!(item.version, before.version + 1);
             }

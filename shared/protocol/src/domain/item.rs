@@ -38,6 +38,11 @@ impl Item {
         self.quantity - self.reserved - self.allotted
     }
 
+    /// Whether its sellable units have fallen to the threshold since.
+    pub fn has_fallen_low(&self, before: Option<&Self>) -> bool {
+        self.low && !before.is_some_and(|before| before.low)
+    }
+
     fn is_low(&self) -> bool {
         match self.low_at {
             None => false,
@@ -47,7 +52,7 @@ impl Item {
     }
 }
 
-/// Something that happened to an item. Never refused: it is a fact.
+/// What becomes of an item. Never refused: why it does is told by the event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// The item exists from now on.
@@ -59,14 +64,8 @@ pub enum Change {
         /// Low-stock threshold.
         low_at: Option<i64>,
     },
-    /// Units left over the till.
-    Sold(i64),
-    /// Units came in.
-    Received(i64),
-    /// Stock was corrected by so many.
-    Adjusted(i64),
-    /// Stock is this many.
-    Counted(i64),
+    /// So many units came in; negative: went out.
+    Moved(i64),
     /// Members that have changed.
     Changed {
         /// New name.
@@ -76,15 +75,6 @@ pub enum Change {
         /// New threshold.
         low_at: Option<i64>,
     },
-    /// Units went to an online purchase.
-    Purchased(i64),
-    /// A cancelled purchase's units are back.
-    GivenBack(i64),
-    /// So many units had left the shelf that were not in the books: they are entered, so that what did happen can be
-    /// recorded without a negative stock (promise P4).
-    ShortageFound(i64),
-    /// Sellable units have fallen to the threshold. A notice: the item does not change.
-    FellLow,
 }
 
 /// The item after the change. Only [`Change::Created`] makes one out of nothing.
@@ -96,10 +86,7 @@ pub fn apply(before: Option<&Item>, change: &Change, now: Millis) -> Item {
             item.quantity = *quantity;
             item.low_at = *low_at;
         }
-        Change::Sold(units) | Change::Purchased(units) => item.quantity -= units,
-        Change::Received(units) | Change::GivenBack(units) | Change::ShortageFound(units) => item.quantity += units,
-        Change::Adjusted(delta) => item.quantity += delta,
-        Change::Counted(quantity) => item.quantity = *quantity,
+        Change::Moved(delta) => item.quantity += delta,
         Change::Changed { name, discontinued, low_at } => {
             if let Some(name) = name {
                 item.name.clone_from(name);
@@ -109,7 +96,6 @@ pub fn apply(before: Option<&Item>, change: &Change, now: Millis) -> Item {
             }
             item.low_at = low_at.or(item.low_at);
         }
-        Change::FellLow => return item,
     }
     item.version += 1;
     item.updated_at = now;

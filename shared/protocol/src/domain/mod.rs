@@ -1,14 +1,14 @@
 //! The stock of one item: what may be asked of it, what can happen to it, and why it says no.
 //!
-//! [`decide`] may refuse and changes nothing; [`apply`] cannot fail. Both are pure: the clock, the epoch and what the
-//! ledger knows are arguments. What `decide` lets through keeps `0 <= quantity`, `0 <= available` and every total
+//! [`decide`], [`decide_purchase`] and [`decide_give_back`] may refuse and change nothing; [`apply`] cannot fail. All are
+//! pure: the clock, the epoch and what the ledger knows are arguments. What they let through keeps `0 <= quantity`, `0 <= available` and every total
 //! within [`TOTAL_MAX`].
 
 mod decide;
 mod item;
 mod rejection;
 
-pub use decide::{Facts, decide};
+pub use decide::{Facts, decide, decide_give_back, decide_purchase};
 pub use item::{Change, Item, apply};
 pub use rejection::Rejection;
 
@@ -79,16 +79,51 @@ pub enum Operation {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         low_at: Option<i64>,
     },
-    /// An online purchase takes units off the shelf.
-    Purchase {
-        /// 1 to [`QUANTITY_MAX`].
-        quantity: i64,
-    },
-    /// A cancelled purchase gives its units back.
-    GiveBack {
-        /// Units of the purchase.
-        quantity: i64,
-    },
+}
+
+/// What an operation does, without its particulars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// [`Operation::Create`].
+    Create,
+    /// [`Operation::Sell`].
+    Sell,
+    /// [`Operation::Receive`].
+    Receive,
+    /// [`Operation::Adjust`].
+    Adjust,
+    /// [`Operation::Count`].
+    Count,
+    /// [`Operation::Change`].
+    Change,
+}
+
+impl Operation {
+    /// What it does.
+    pub fn action(&self) -> Action {
+        match self {
+            Self::Create { .. } => Action::Create,
+            Self::Sell { .. } => Action::Sell,
+            Self::Receive { .. } => Action::Receive,
+            Self::Adjust { .. } => Action::Adjust,
+            Self::Count { .. } => Action::Count,
+            Self::Change { .. } => Action::Change,
+        }
+    }
+}
+
+impl Action {
+    /// What a client calls it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Sell => "sell",
+            Self::Receive => "receive",
+            Self::Adjust => "adjust",
+            Self::Count => "count",
+            Self::Change => "change",
+        }
+    }
 }
 
 /// Why stock was adjusted.

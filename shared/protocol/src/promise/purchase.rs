@@ -7,7 +7,7 @@
 
 use crate::domain::Rejection;
 use crate::planted::{Bug, planted};
-use crate::wire::Kind;
+use crate::wire::{Became, PurchaseRef};
 
 /// Where a purchase is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,23 +66,15 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// The reply that an event of this kind is. `None`: it says nothing of a purchase's life.
-    pub fn of(kind: Kind, picked: bool) -> Option<Self> {
-        match kind {
-            Kind::PurchaseConfirmed => Some(Self::Confirmed { picked }),
-            Kind::PurchaseRejected => Some(Self::Rejected),
-            Kind::PurchaseExpired => Some(Self::Expired),
-            Kind::PurchaseCancelled => Some(Self::Cancelled),
-            Kind::PurchasePicked => Some(Self::Picked),
-            Kind::ItemCreated
-            | Kind::ItemChanged
-            | Kind::Received
-            | Kind::Sold
-            | Kind::Adjusted
-            | Kind::Counted
-            | Kind::CommandRefused
-            | Kind::Shortage
-            | Kind::LowStock => None,
+    /// What an answer says of a purchase, and of which. `None`: it says nothing of a purchase's life. The refusal of a
+    /// cancel ends the cancel alone.
+    pub fn of(answer: &Became) -> Option<(Self, &PurchaseRef)> {
+        match answer {
+            Became::Confirmed { purchase, picked, .. } => Some((Self::Confirmed { picked: *picked }, purchase)),
+            Became::Rejected { purchase, .. } => Some((Self::Rejected, purchase)),
+            Became::Expired { purchase, .. } => Some((Self::Expired, purchase)),
+            Became::Cancelled { purchase, .. } => Some((Self::Cancelled, purchase)),
+            Became::Done { .. } | Became::Refused { .. } | Became::Resynced => None,
         }
     }
 

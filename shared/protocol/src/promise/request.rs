@@ -1,6 +1,6 @@
 //! A request: something asked of a store. It outlives the command epochs in which it is sent (L8).
 
-use crate::wire::Kind;
+use crate::wire::Became;
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,22 +26,12 @@ impl Status {
         }
     }
 
-    /// What an answer of this kind makes of the request.
-    pub fn of(answer: Kind) -> Self {
+    /// What an answer makes of the request.
+    pub fn of(answer: &Became) -> Self {
         match answer {
-            Kind::CommandRefused | Kind::PurchaseRejected => Self::Refused,
-            Kind::PurchaseExpired => Self::Expired,
-            Kind::ItemCreated
-            | Kind::ItemChanged
-            | Kind::Received
-            | Kind::Sold
-            | Kind::Adjusted
-            | Kind::Counted
-            | Kind::PurchaseConfirmed
-            | Kind::PurchaseCancelled
-            | Kind::PurchasePicked
-            | Kind::Shortage
-            | Kind::LowStock => Self::Done,
+            Became::Refused { .. } | Became::Rejected { .. } => Self::Refused,
+            Became::Expired { .. } => Self::Expired,
+            Became::Done { .. } | Became::Confirmed { .. } | Became::Cancelled { .. } | Became::Resynced => Self::Done,
         }
     }
 

@@ -4,12 +4,17 @@
 //! that old and new may talk; an unknown type or a body that breaks the rules is [`NotUnderstood`] and goes to the
 //! dead letters (rule L11).
 
+mod body;
 mod command;
 mod event;
+mod fact;
+mod outcome;
 pub mod restore;
 
 pub use command::{About, Command, PurchaseRef};
-pub use event::{Event, Fact, Kind, Named, Outcome, SnapshotEnd, SnapshotPage, Subject};
+pub use event::{Event, Named, SnapshotEnd, SnapshotPage};
+pub use fact::{Fact, Happened, ItemAfter, Subject};
+pub use outcome::{Became, Outcome};
 
 use serde::Serialize;
 

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use protocol::domain::{Change, Facts, Guard, Item, Operation, apply, decide};
+use protocol::domain::{
+    Change, Facts, Guard, Item, Operation, Rejection, apply, decide, decide_give_back, decide_purchase,
+};
 use protocol::hash::Hash;
 use protocol::link::{Commands, Cursor, EntryId, Log, OPENED, Seq};
 use protocol::number::CommandEpoch;
@@ -103,16 +105,15 @@ impl Store {
         Item { quantity: self.quantity, version: 1, ..Item::default() }
     }
 
-    fn perform(&mut self, operation: &Operation) -> bool {
-        let item = self.item();
-        let Ok(changes) = decide(Some(&item), operation, &Guard::default(), Facts::default()) else { return false };
-        self.quantity =
-            changes.iter().fold(item, |item, change: &Change| apply(Some(&item), change, Millis(0))).quantity;
+    fn perform(&mut self, decided: Result<Change, Rejection>) -> bool {
+        let Ok(change) = decided else { return false };
+        self.quantity = apply(Some(&self.item()), &change, Millis(0)).quantity;
         true
     }
 
     pub(crate) fn sell(&mut self) -> bool {
-        let sold = self.perform(&Operation::Sell { quantity: 1 });
+        let sell = Operation::Sell { quantity: 1 };
+        let sold = self.perform(decide(Some(&self.item()), &sell, &Guard::default(), Facts::default()));
         if sold {
             self.sold += 1;
             self.ledger.push(Event::Sold { left: self.quantity });
@@ -161,7 +162,7 @@ impl Store {
     fn buy(&mut self, id: Id, too_late: bool) {
         let kind = if too_late {
             Kind::Expired
-        } else if self.perform(&Operation::Purchase { quantity: 1 }) {
+        } else if self.perform(decide_purchase(Some(&self.item()), 1)) {
             Kind::Confirmed
         } else {
             Kind::Rejected
@@ -176,7 +177,7 @@ impl Store {
         let kind = match self.outcomes.get(&attempt).copied() {
             Some((Kind::Confirmed, true)) if !forced => Kind::Refused,
             Some((Kind::Confirmed, _)) => {
-                self.perform(&Operation::GiveBack { quantity: 1 });
+                self.perform(decide_give_back(Some(&self.item()), 1));
                 Kind::Cancelled
             }
             None => Kind::Cancelled,

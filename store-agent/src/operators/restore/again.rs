@@ -1,20 +1,19 @@
 //! Recording an own entry again on top of central's state: by its difference, never refused.
 
 use protocol::domain::{Change, Item, apply};
-use protocol::ids::OperationId;
+use protocol::ids::{OperationId, ProductId};
 use protocol::link::Entry;
 use protocol::time::Millis;
-use protocol::wire::{Event, Fact, Kind, Outcome};
+use protocol::wire::{Became, Event, Fact, Happened, ItemAfter, Outcome};
 use runtime::sqlite::{Connection, JobResult};
 
 use crate::ledger::{self, Head};
-use crate::operations::commands::cancelled;
-use crate::operations::effect::{self, Effect, PurchaseChange};
+use crate::operations::effect::{self, Effect, Items, PurchaseChange, Told};
 
 /// What an entry tells that happened, if it is not about the link's own affairs.
-pub(super) fn fact(entry: &Entry) -> Option<(Kind, Fact)> {
+pub(super) fn fact(entry: &Entry) -> Option<Fact> {
     match Event::decode(&entry.kind, &entry.body).ok()? {
-        Event::Fact(kind, fact) => Some((kind, fact)),
+        Event::Fact(fact) => Some(fact),
         Event::OutcomeRepeated(_)
         | Event::Opened { .. }
         | Event::SnapshotPage(_)
@@ -26,8 +25,8 @@ pub(super) fn fact(entry: &Entry) -> Option<(Kind, Fact)> {
 /// What it depends on how an entry is recorded again.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    /// The item as it is now.
-    item: Option<Item>,
+    /// The items that it is about as they are now.
+    items: Items,
     /// The outcome of the command that it answered.
     outcome: Option<Outcome>,
     /// The outcome of the attempt of the purchase that it is about.
@@ -36,73 +35,108 @@ struct Known {
 
 /// Records it, unless it is none that can happen again. Says whether it was recorded.
 pub(super) fn record(connection: &Connection, head: &mut Head, entry: &Entry, now: Millis) -> JobResult<bool> {
-    let (Some((kind, original)), Ok(operation)) = (fact(entry), OperationId::parse(&entry.operation)) else {
+    let (Some(original), Ok(operation)) = (fact(entry), OperationId::parse(&entry.operation)) else {
         return Ok(false);
     };
     let find =
         |command: Option<&OperationId>| command.map_or(Ok(None), |command| ledger::outcomes::find(connection, command));
-    let known = Known {
-        item: ledger::find_item(connection, &original.product_id)?,
-        outcome: find(original.command.as_ref())?,
-        attempt: find(original.purchase.as_ref().map(|purchase| &purchase.attempt))?,
-    };
-    let Some(again) = decide(kind, original, known.clone(), now) else { return Ok(false) };
-    let mut item = known.item;
-    if let Some((shortage, after)) = again.shortage {
-        effect::record(connection, head, &of_shortage(&operation), item.as_ref(), &shortage, now)?;
-        item = Some(after);
+    let mut items = Items::new();
+    for product in original.what.items().iter().map(|after| &after.product_id).chain(original.what.product()) {
+        if let Some(item) = ledger::find_item(connection, product)? {
+            items.insert(product.clone(), item);
+        }
     }
-    effect::record(connection, head, &operation, item.as_ref(), &again.effect, now)?;
+    let known = Known {
+        items: items.clone(),
+        outcome: find(original.command.as_ref())?,
+        attempt: find(original.what.purchase().map(|purchase| &purchase.attempt))?,
+    };
+    let Some(Again { shortages, effect }) = decide(original, known, now) else { return Ok(false) };
+    if let Some(shortages) = shortages {
+        effect::record(connection, head, &of_shortage(&operation), &mut items, shortages, now)?;
+    }
+    effect::record(connection, head, &operation, &mut items, effect, now)?;
     Ok(true)
 }
 
 /// What is recorded.
 #[derive(Debug)]
 struct Again {
-    /// Units that had left the shelf and were not in the books, entered first, and the item after that.
-    shortage: Option<(Effect, Item)>,
+    /// Units that had left the shelf and were not in the books, entered first.
+    shortages: Option<Effect>,
     /// The entry itself.
     effect: Effect,
 }
 
-/// `None`: it cannot happen again. It is a notice, a shortage of an earlier restore (which is found anew, if it is still
-/// one), or a reply to a command that central has the outcome of.
-fn decide(kind: Kind, mut original: Fact, known: Known, now: Millis) -> Option<Again> {
-    let is_found_anew = kind == Kind::Shortage && original.replayed;
-    if kind == Kind::LowStock || is_found_anew || is_settled(kind, &original, &known) {
+/// `None`: it cannot happen again. It is a notice, a shortage of an earlier restore, or a reply to a command that central
+/// has the outcome of.
+fn decide(original: Fact, Known { items, outcome, attempt }: Known, now: Millis) -> Option<Again> {
+    let is_taken = attempt.as_ref().map(|attempt| matches!(attempt.became, Became::Confirmed { .. }));
+    let is_cancel = matches!(original.what, Happened::PurchaseCancelled { .. });
+    // A purchase that was confirmed before may still be cancelled.
+    if original.command.is_some() && (outcome.is_some() || (is_cancel && is_taken == Some(false))) {
         return None;
     }
-    if let Some(units) = units_back(kind, &original, &known) {
-        original.delta = units;
-    }
-    let mut shortage = None;
-    let mut item = known.item.clone();
-    for change in changes(kind, &original, item.as_ref()) {
-        let after = apply(item.as_ref(), &change, now);
-        if let Change::ShortageFound(units) = change {
-            let fact = Fact {
-                delta: units,
-                item: Some(after.clone()),
-                about: original.about.clone(),
-                replayed: true,
-                ..Fact::new(original.product_id.clone(), original.recorded_at)
-            };
-            shortage = Some((Effect::of([(Kind::Shortage, fact)]), after.clone()));
+    let at = original.recorded_at;
+    let mut today = Today { items, shortages: Vec::new(), now };
+    let (mut outcomes, mut purchase_change) = (Vec::new(), None);
+    let what = match original.what {
+        Happened::ItemCreated(then) => Happened::ItemCreated(today.created(then)),
+        Happened::ItemChanged(then) => Happened::ItemChanged(today.changed(then)),
+        Happened::Received(then) => Happened::Received(today.moved(then)),
+        Happened::Sold(then) => Happened::Sold(today.moved(then)),
+        Happened::Adjusted { item, reason, note } => Happened::Adjusted { item: today.moved(item), reason, note },
+        Happened::Counted { item, count_ref } => Happened::Counted { item: today.moved(item), count_ref },
+        Happened::PurchaseConfirmed { purchase, item } => {
+            purchase_change = Some(PurchaseChange::Confirmed(purchase.clone(), at));
+            Happened::PurchaseConfirmed { purchase, item: today.moved(item) }
         }
-        item = Some(after);
-    }
-    let mut effect = Effect::of([(kind, Fact { item: item.clone(), replayed: true, ..original.clone() })]);
-    remember(&mut effect, kind, &original, item, known.attempt, now);
-    Some(Again { shortage, effect })
-}
-
-/// Whether it answers a command whose outcome is known; a purchase confirmed before may still be cancelled.
-fn is_settled(kind: Kind, fact: &Fact, known: &Known) -> bool {
-    if fact.command.is_none() {
-        return false;
-    }
-    let is_ended = known.attempt.as_ref().is_some_and(|attempt| attempt.kind != Kind::PurchaseConfirmed);
-    known.outcome.is_some() || (kind == Kind::PurchaseCancelled && is_ended)
+        Happened::PurchaseRejected { purchase, rejection, item } => {
+            let item = today.unchanged(&purchase.product_id, item);
+            Happened::PurchaseRejected { purchase, rejection, item }
+        }
+        Happened::PurchaseExpired { purchase, item } => {
+            let item = today.unchanged(&purchase.product_id, item);
+            Happened::PurchaseExpired { purchase, item }
+        }
+        Happened::PurchaseCancelled { purchase, item } => {
+            let mut item = item.or_else(|| today.unchanged(&purchase.product_id, None));
+            if let Some(none_taken) = item.as_mut().filter(|then| then.delta == 0 && is_taken == Some(true)) {
+                // It found no units taken when it was recorded first; central knows that they were.
+                none_taken.delta = purchase.quantity;
+            }
+            let item = item.map(|then| today.moved(then));
+            let became =
+                Became::Cancelled { purchase: purchase.clone(), item: item.as_ref().map(|after| after.item.clone()) };
+            outcomes.push(Outcome { command: purchase.attempt.clone(), at: now, became });
+            purchase_change = Some(PurchaseChange::Cancelled(purchase.purchase_id, now));
+            Happened::PurchaseCancelled { purchase, item }
+        }
+        Happened::PurchasePicked { purchase, item } => {
+            outcomes.extend(attempt.map(Outcome::picked));
+            purchase_change = Some(PurchaseChange::Picked(purchase.purchase_id, at));
+            let item = today.unchanged(&purchase.product_id, item);
+            Happened::PurchasePicked { purchase, item }
+        }
+        Happened::CommandRefused { subject, rejection, item } => {
+            let item = subject.product().and_then(|product| today.unchanged(product, item));
+            Happened::CommandRefused { subject, rejection, item }
+        }
+        // It is found anew, if it is still one.
+        Happened::Shortage(_) if original.replayed => return None,
+        Happened::Shortage(then) => Happened::Shortage(today.moved(then)),
+        Happened::LowStock(_) => return None,
+    };
+    let fact = Fact { what, replayed: true, ..original };
+    outcomes.extend(fact.outcome());
+    let shortage = |after| {
+        let about = fact.about.clone();
+        Told::Fact(Fact { about, replayed: true, ..Fact::new(Happened::Shortage(after), at) })
+    };
+    let shortages: Vec<Told> = today.shortages.into_iter().map(shortage).collect();
+    let shortages = (!shortages.is_empty()).then(|| Effect { told: shortages, ..Effect::default() });
+    let effect = Effect { told: vec![Told::Fact(fact)], outcomes, purchase: purchase_change, parked: None };
+    Some(Again { shortages, effect })
 }
 
 /// A shortage is an entry of its own, so it has an id of its own: central may have heard of it and not yet of the operation
@@ -111,114 +145,86 @@ fn of_shortage(operation: &OperationId) -> OperationId {
     OperationId::from_key("shortage", operation.as_str())
 }
 
-/// Units that a cancel gives back although it found none taken when it was recorded first: central knows that they were.
-fn units_back(kind: Kind, fact: &Fact, known: &Known) -> Option<i64> {
-    let purchase = fact.purchase.as_ref().filter(|_| kind == Kind::PurchaseCancelled && fact.delta == 0)?;
-    let is_taken = known.attempt.as_ref().is_some_and(|attempt| attempt.kind == Kind::PurchaseConfirmed);
-    is_taken.then_some(purchase.quantity)
+/// The stock of today, in which what happened then is recorded again.
+struct Today {
+    items: Items,
+    shortages: Vec<ItemAfter>,
+    now: Millis,
 }
 
-/// What happens to the item as it is now. Its quantity moves by the difference of then; if there are fewer units in the
-/// books than left the shelf, the shortage is entered first.
-fn changes(kind: Kind, fact: &Fact, item: Option<&Item>) -> Vec<Change> {
-    let Some(then) = fact.item.as_ref().or(item) else { return Vec::new() };
-    let mut changes = Vec::new();
-    let created = Change::Created {
-        name: then.name.clone(),
-        quantity: if kind == Kind::ItemCreated { fact.delta } else { 0 },
-        low_at: then.low_at,
-    };
-    if item.is_none() {
-        changes.push(created);
-        if kind == Kind::ItemCreated {
-            return changes;
-        }
+impl Today {
+    fn apply(&self, before: Option<&Item>, change: &Change) -> Item {
+        apply(before, change, self.now)
     }
-    let short = -(item.map_or(0, Item::available) + fact.delta);
-    if short > 0 && fact.delta < 0 {
-        changes.push(Change::ShortageFound(short));
-    }
-    match kind {
-        Kind::ItemChanged => changes.push(Change::Changed {
-            name: Some(then.name.clone()),
-            discontinued: Some(then.discontinued),
-            low_at: then.low_at,
-        }),
-        Kind::ItemCreated
-        | Kind::Received
-        | Kind::Sold
-        | Kind::Adjusted
-        | Kind::Counted
-        | Kind::PurchaseConfirmed
-        | Kind::PurchaseRejected
-        | Kind::PurchaseExpired
-        | Kind::PurchaseCancelled
-        | Kind::PurchasePicked
-        | Kind::CommandRefused
-        | Kind::Shortage
-        | Kind::LowStock => changes.extend((fact.delta != 0).then_some(Change::Adjusted(fact.delta))),
-    }
-    changes
-}
 
-/// A reply's outcome is known from now on, and the purchase's list follows.
-fn remember(effect: &mut Effect, kind: Kind, fact: &Fact, item: Option<Item>, attempt: Option<Outcome>, now: Millis) {
-    if let Some(command) = &fact.command {
-        effect.outcomes.push(Outcome {
-            command: command.clone(),
-            kind,
-            at: fact.recorded_at,
-            product_id: fact.product_id.clone(),
-            purchase: fact.purchase.clone(),
-            rejection: fact.rejection.clone(),
-            item: item.clone(),
-            picked: false,
-        });
+    /// The item of today. One that is not known (any more) begins with so many units.
+    fn item(&self, then: &ItemAfter, units: i64) -> Item {
+        let begin = || {
+            let Item { name, low_at, .. } = &then.item;
+            self.apply(None, &Change::Created { name: name.clone(), quantity: units, low_at: *low_at })
+        };
+        self.items.get(&then.product_id).cloned().unwrap_or_else(begin)
     }
-    let Some(purchase) = &fact.purchase else { return };
-    match kind {
-        Kind::PurchaseConfirmed => {
-            effect.purchase = Some(PurchaseChange::Confirmed(purchase.clone(), fact.recorded_at));
+
+    fn created(&mut self, then: ItemAfter) -> ItemAfter {
+        if self.items.contains_key(&then.product_id) {
+            return self.moved(then);
         }
-        Kind::PurchaseCancelled => {
-            effect.outcomes.push(cancelled(purchase, item, now));
-            effect.purchase = Some(PurchaseChange::Cancelled(purchase.purchase_id, now));
+        ItemAfter { item: self.item(&then, then.delta), ..then }
+    }
+
+    fn changed(&self, then: ItemAfter) -> ItemAfter {
+        let change = Change::Changed {
+            name: Some(then.item.name.clone()),
+            discontinued: Some(then.item.discontinued),
+            low_at: then.item.low_at,
+        };
+        let item = self.apply(Some(&self.item(&then, 0)), &change);
+        ItemAfter { item, ..then }
+    }
+
+    /// Its quantity moves by the difference of then; if there are fewer units in the books than left the shelf, the
+    /// shortage is entered first.
+    fn moved(&mut self, then: ItemAfter) -> ItemAfter {
+        let mut item = self.item(&then, 0);
+        let short = -(item.available() + then.delta);
+        if short > 0 && then.delta < 0 {
+            item = self.apply(Some(&item), &Change::Moved(short));
+            self.shortages.push(ItemAfter { delta: short, item: item.clone(), ..then.clone() });
         }
-        Kind::PurchasePicked => {
-            effect.outcomes.extend(attempt.map(|attempt| Outcome { picked: true, ..attempt }));
-            effect.purchase = Some(PurchaseChange::Picked(purchase.purchase_id, fact.recorded_at));
+        if then.delta != 0 {
+            item = self.apply(Some(&item), &Change::Moved(then.delta));
         }
-        Kind::ItemCreated
-        | Kind::ItemChanged
-        | Kind::Received
-        | Kind::Sold
-        | Kind::Adjusted
-        | Kind::Counted
-        | Kind::PurchaseRejected
-        | Kind::PurchaseExpired
-        | Kind::CommandRefused
-        | Kind::Shortage
-        | Kind::LowStock => {}
+        ItemAfter { item, ..then }
+    }
+
+    fn unchanged(&self, product: &ProductId, then: Option<ItemAfter>) -> Option<ItemAfter> {
+        let known = || self.items.get(product).map(|item| ItemAfter::unchanged(product.clone(), item.clone()));
+        then.map(|then| ItemAfter::unchanged(product.clone(), self.item(&then, 0))).or_else(known)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operations::effect::Told;
     use crate::testing::{NOW, product};
 
     fn item(quantity: i64) -> Item {
         Item { quantity, version: 3, ..Item::default() }
     }
 
-    /// Kinds and differences recorded for a sale or another fact when so many units are in the books.
-    fn given(kind: Kind, delta: i64, units: Option<i64>) -> Option<Vec<(Kind, i64, i64)>> {
-        let original = Fact { delta, item: Some(item(1)), ..Fact::new(product("ale"), NOW) };
-        let again = decide(kind, original, Known { item: units.map(item), ..Known::default() }, NOW)?;
-        let effects = again.shortage.map(|(shortage, _)| shortage).into_iter().chain([again.effect]);
-        let told = effects.flat_map(|effect| effect.told).map(|told| match told {
-            Told::Fact(kind, fact) => (kind, fact.delta, fact.item.map_or(0, |item| item.quantity)),
+    /// Names and differences recorded for what happened to so many ales when so many units are in the books.
+    fn given(
+        happened: fn(ItemAfter) -> Happened,
+        delta: i64,
+        units: Option<i64>,
+    ) -> Option<Vec<(&'static str, i64, i64)>> {
+        let then = ItemAfter { product_id: product("ale"), delta, item: item(1) };
+        let items = units.map(|units| (product("ale"), item(units))).into_iter().collect();
+        let again = decide(Fact::new(happened(then), NOW), Known { items, ..Known::default() }, NOW)?;
+        let told = again.shortages.into_iter().chain([again.effect]).flat_map(|effect| effect.told);
+        let told = told.map(|told| match told {
+            Told::Fact(fact) => (fact.what.name(), fact.filed_delta(), fact.what.items()[0].item.quantity),
             Told::Repeated(_) | Told::State => panic!("facts only"),
         });
         Some(told.collect())
@@ -226,12 +232,12 @@ mod tests {
 
     #[test]
     fn a_fact_moves_the_stock_of_today_by_its_difference_and_what_is_missing_is_entered_first() {
-        use Kind::{ItemCreated, LowStock, Shortage, Sold};
-        assert_eq!(given(Sold, -4, Some(5)), Some(vec![(Sold, -4, 1)]));
-        assert_eq!(given(Sold, -4, Some(3)), Some(vec![(Shortage, 1, 4), (Sold, -4, 0)]));
-        assert_eq!(given(Sold, -4, None), Some(vec![(Shortage, 4, 4), (Sold, -4, 0)]));
-        assert_eq!(given(ItemCreated, 4, None), Some(vec![(ItemCreated, 4, 4)]));
-        assert_eq!(given(ItemCreated, 4, Some(3)), Some(vec![(ItemCreated, 4, 7)]));
+        use Happened::{ItemCreated, LowStock, Sold};
+        assert_eq!(given(Sold, -4, Some(5)), Some(vec![("sold", -4, 1)]));
+        assert_eq!(given(Sold, -4, Some(3)), Some(vec![("shortage", 1, 4), ("sold", -4, 0)]));
+        assert_eq!(given(Sold, -4, None), Some(vec![("shortage", 4, 4), ("sold", -4, 0)]));
+        assert_eq!(given(ItemCreated, 4, None), Some(vec![("item_created", 4, 4)]));
+        assert_eq!(given(ItemCreated, 4, Some(3)), Some(vec![("item_created", 4, 7)]));
         assert_eq!(given(LowStock, 0, Some(3)), None);
     }
 }

@@ -1,0 +1,466 @@
+//! The bodies of facts and outcomes as they have been written since version 0.1.0: one flat object for all kinds, each of
+//! which uses some of its members. Nothing else knows of them.
+//!
+//! Two things are told here in a roundabout way, which earlier versions read and wrote, and which hashes vouch for:
+//!
+//! * `productId` is always there. Of what is about no product it is [`NO_PRODUCT`], which a store may have a product of.
+//! * A resync's outcome has no kind of its own: it is an `item_changed` of nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::{About, Became, Fact, Happened, ItemAfter, NotUnderstood, Outcome, PurchaseRef, Subject};
+use crate::domain::{Action, Item, Reason, Rejection, TOTAL_MAX};
+use crate::ids::{OperationId, ProductId};
+use crate::time::Millis;
+
+const NO_PRODUCT: &str = "unknown";
+
+fn no_product() -> ProductId {
+    ProductId::parse(NO_PRODUCT).expect("a valid id")
+}
+
+/// The name of what happened, `t` of its entry, or of an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    ItemCreated,
+    ItemChanged,
+    Received,
+    Sold,
+    Adjusted,
+    Counted,
+    PurchaseConfirmed,
+    PurchaseRejected,
+    PurchaseExpired,
+    PurchaseCancelled,
+    PurchasePicked,
+    CommandRefused,
+    Shortage,
+    LowStock,
+}
+
+const KINDS: [(Kind, &str); 14] = [
+    (Kind::ItemCreated, "item_created"),
+    (Kind::ItemChanged, "item_changed"),
+    (Kind::Received, "received"),
+    (Kind::Sold, "sold"),
+    (Kind::Adjusted, "adjusted"),
+    (Kind::Counted, "counted"),
+    (Kind::PurchaseConfirmed, "purchase_confirmed"),
+    (Kind::PurchaseRejected, "purchase_rejected"),
+    (Kind::PurchaseExpired, "purchase_expired"),
+    (Kind::PurchaseCancelled, "purchase_cancelled"),
+    (Kind::PurchasePicked, "purchase_picked"),
+    (Kind::CommandRefused, "command_refused"),
+    (Kind::Shortage, "shortage"),
+    (Kind::LowStock, "low_stock"),
+];
+
+impl Kind {
+    fn name(self) -> &'static str {
+        KINDS.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
+    }
+
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        KINDS.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind)
+    }
+
+    fn of(what: &Happened) -> Self {
+        match what {
+            Happened::ItemCreated(_) => Self::ItemCreated,
+            Happened::ItemChanged(_) => Self::ItemChanged,
+            Happened::Received(_) => Self::Received,
+            Happened::Sold(_) => Self::Sold,
+            Happened::Adjusted { .. } => Self::Adjusted,
+            Happened::Counted { .. } => Self::Counted,
+            Happened::PurchaseConfirmed { .. } => Self::PurchaseConfirmed,
+            Happened::PurchaseRejected { .. } => Self::PurchaseRejected,
+            Happened::PurchaseExpired { .. } => Self::PurchaseExpired,
+            Happened::PurchaseCancelled { .. } => Self::PurchaseCancelled,
+            Happened::PurchasePicked { .. } => Self::PurchasePicked,
+            Happened::CommandRefused { .. } => Self::CommandRefused,
+            Happened::Shortage(_) => Self::Shortage,
+            Happened::LowStock(_) => Self::LowStock,
+        }
+    }
+}
+
+impl Happened {
+    /// The stable name: `t` on the link, `type` over HTTP.
+    pub fn name(&self) -> &'static str {
+        Kind::of(self).name()
+    }
+}
+
+impl Fact {
+    /// `productId` of its body, which is also what an entry is filed under.
+    pub fn filed_under(&self) -> ProductId {
+        self.what.product().cloned().unwrap_or_else(no_product)
+    }
+
+    /// `delta` of its body: by how much it has moved stock.
+    pub fn filed_delta(&self) -> i64 {
+        self.what.items().first().map_or(0, |after| after.delta)
+    }
+}
+
+/// Body of a fact.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct FactBody {
+    product_id: ProductId,
+    #[serde(default)]
+    delta: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    item: Option<Item>,
+    recorded_at: Millis,
+    #[serde(default)]
+    about: About,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    command: Option<OperationId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<Reason>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    count_ref: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    purchase: Option<PurchaseRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rejection: Option<Rejection>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    replayed: bool,
+}
+
+impl From<&Fact> for FactBody {
+    fn from(fact: &Fact) -> Self {
+        let mut body = Self {
+            product_id: fact.filed_under(),
+            delta: fact.filed_delta(),
+            item: fact.what.items().first().map(|after| after.item.clone()),
+            recorded_at: fact.recorded_at,
+            about: fact.about.clone(),
+            command: fact.command.clone(),
+            reason: None,
+            note: None,
+            count_ref: None,
+            purchase: fact.what.purchase().cloned(),
+            rejection: None,
+            replayed: fact.replayed,
+        };
+        match &fact.what {
+            Happened::Adjusted { reason, note, .. } => (body.reason, body.note) = (Some(*reason), note.clone()),
+            Happened::Counted { count_ref, .. } => body.count_ref.clone_from(count_ref),
+            Happened::PurchaseRejected { rejection, .. } | Happened::CommandRefused { rejection, .. } => {
+                body.rejection = Some(rejection.clone());
+            }
+            Happened::PurchaseExpired { .. } => body.rejection = Some(Rejection::PurchaseExpired),
+            Happened::ItemCreated(_)
+            | Happened::ItemChanged(_)
+            | Happened::Received(_)
+            | Happened::Sold(_)
+            | Happened::PurchaseConfirmed { .. }
+            | Happened::PurchaseCancelled { .. }
+            | Happened::PurchasePicked { .. }
+            | Happened::Shortage(_)
+            | Happened::LowStock(_) => {}
+        }
+        body
+    }
+}
+
+impl FactBody {
+    /// What it says, if it says all that a fact of this kind has to.
+    pub(super) fn read(self, kind: Kind) -> Result<Fact, NotUnderstood> {
+        check(&self.product_id, self.item.as_ref(), self.purchase.as_ref())?;
+        let (product_id, delta) = (&self.product_id, self.delta);
+        let after = self.item.map(|item| ItemAfter { product_id: product_id.clone(), delta, item });
+        let purchase = self.purchase;
+        let what = match kind {
+            Kind::ItemCreated => Happened::ItemCreated(needed(after, "item")?),
+            Kind::ItemChanged => Happened::ItemChanged(needed(after, "item")?),
+            Kind::Received => Happened::Received(needed(after, "item")?),
+            Kind::Sold => Happened::Sold(needed(after, "item")?),
+            Kind::Adjusted => Happened::Adjusted {
+                item: needed(after, "item")?,
+                reason: needed(self.reason, "reason")?,
+                note: self.note,
+            },
+            Kind::Counted => Happened::Counted { item: needed(after, "item")?, count_ref: self.count_ref },
+            Kind::PurchaseConfirmed => {
+                Happened::PurchaseConfirmed { purchase: needed(purchase, "purchase")?, item: needed(after, "item")? }
+            }
+            Kind::PurchaseRejected => Happened::PurchaseRejected {
+                purchase: needed(purchase, "purchase")?,
+                rejection: needed(self.rejection, "rejection")?,
+                item: after,
+            },
+            Kind::PurchaseExpired => Happened::PurchaseExpired { purchase: needed(purchase, "purchase")?, item: after },
+            Kind::PurchaseCancelled => {
+                Happened::PurchaseCancelled { purchase: needed(purchase, "purchase")?, item: after }
+            }
+            Kind::PurchasePicked => Happened::PurchasePicked { purchase: needed(purchase, "purchase")?, item: after },
+            Kind::CommandRefused => Happened::CommandRefused {
+                subject: subject(product_id, purchase, after.is_some()),
+                rejection: needed(self.rejection, "rejection")?,
+                item: after,
+            },
+            Kind::Shortage => Happened::Shortage(needed(after, "item")?),
+            Kind::LowStock => Happened::LowStock(needed(after, "item")?),
+        };
+        let Self { recorded_at, about, command, replayed, .. } = self;
+        Ok(Fact { what, recorded_at, about, command, replayed })
+    }
+}
+
+/// Body of an outcome, on a page of a state and in the databases.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct OutcomeBody {
+    command: OperationId,
+    kind: Kind,
+    at: Millis,
+    product_id: ProductId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    purchase: Option<PurchaseRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rejection: Option<Rejection>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    item: Option<Item>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    picked: bool,
+}
+
+impl From<Outcome> for OutcomeBody {
+    fn from(Outcome { command, at, became }: Outcome) -> Self {
+        let rejection = became.rejection().cloned();
+        let of_purchase = |kind, purchase: PurchaseRef, item| (kind, purchase.product_id.clone(), Some(purchase), item);
+        let picked = matches!(became, Became::Confirmed { picked: true, .. });
+        let (kind, product_id, purchase, item) = match became {
+            Became::Done { action, product_id, item } => (kind_of(action), product_id, None, Some(item)),
+            Became::Confirmed { purchase, item, .. } => of_purchase(Kind::PurchaseConfirmed, purchase, Some(item)),
+            Became::Rejected { purchase, item, .. } => of_purchase(Kind::PurchaseRejected, purchase, item),
+            Became::Expired { purchase, item } => of_purchase(Kind::PurchaseExpired, purchase, item),
+            Became::Cancelled { purchase, item } => of_purchase(Kind::PurchaseCancelled, purchase, item),
+            Became::Refused { subject, item, .. } => {
+                let product_id = subject.product().cloned().unwrap_or_else(no_product);
+                (Kind::CommandRefused, product_id, subject.purchase().cloned(), item)
+            }
+            Became::Resynced => (Kind::ItemChanged, no_product(), None, None),
+        };
+        Self { command, kind, at, product_id, purchase, rejection, item, picked }
+    }
+}
+
+fn kind_of(action: Action) -> Kind {
+    match action {
+        Action::Create => Kind::ItemCreated,
+        Action::Sell => Kind::Sold,
+        Action::Receive => Kind::Received,
+        Action::Adjust => Kind::Adjusted,
+        Action::Count => Kind::Counted,
+        Action::Change => Kind::ItemChanged,
+    }
+}
+
+impl TryFrom<OutcomeBody> for Outcome {
+    type Error = NotUnderstood;
+
+    fn try_from(body: OutcomeBody) -> Result<Self, NotUnderstood> {
+        let OutcomeBody { command, kind, at, product_id, purchase, rejection, item, picked } = body;
+        check(&product_id, item.as_ref(), purchase.as_ref())?;
+        let is_resync = item.is_none() && product_id.as_str() == NO_PRODUCT;
+        let done = |action, product_id, item| {
+            Ok::<_, NotUnderstood>(Became::Done { action, product_id, item: needed(item, "item")? })
+        };
+        let became = match kind {
+            Kind::ItemCreated => done(Action::Create, product_id, item)?,
+            Kind::ItemChanged if is_resync => Became::Resynced,
+            Kind::ItemChanged => done(Action::Change, product_id, item)?,
+            Kind::Received => done(Action::Receive, product_id, item)?,
+            Kind::Sold => done(Action::Sell, product_id, item)?,
+            Kind::Adjusted => done(Action::Adjust, product_id, item)?,
+            Kind::Counted => done(Action::Count, product_id, item)?,
+            Kind::PurchaseConfirmed => {
+                Became::Confirmed { purchase: needed(purchase, "purchase")?, item: needed(item, "item")?, picked }
+            }
+            Kind::PurchaseRejected => Became::Rejected {
+                purchase: needed(purchase, "purchase")?,
+                rejection: needed(rejection, "rejection")?,
+                item,
+            },
+            Kind::PurchaseExpired => Became::Expired { purchase: needed(purchase, "purchase")?, item },
+            // Central 0.1.0 wrote this of a purchase's request that ended because its store was retired.
+            Kind::PurchaseCancelled if rejection == Some(Rejection::StoreRetired) => Became::Refused {
+                subject: subject(&product_id, purchase, item.is_some()),
+                rejection: Rejection::StoreRetired,
+                item,
+            },
+            Kind::PurchaseCancelled => Became::Cancelled { purchase: needed(purchase, "purchase")?, item },
+            Kind::CommandRefused => Became::Refused {
+                subject: subject(&product_id, purchase, item.is_some()),
+                rejection: needed(rejection, "rejection")?,
+                item,
+            },
+            Kind::PurchasePicked | Kind::Shortage | Kind::LowStock => {
+                return Err(NotUnderstood(format!("{} is no outcome of a command", kind.name())));
+            }
+        };
+        Ok(Self { command, at, became })
+    }
+}
+
+/// What a refusal is about. One of a product by the name of [`NO_PRODUCT`], which the store does not have, reads as one of
+/// the store; it is written alike.
+fn subject(product_id: &ProductId, purchase: Option<PurchaseRef>, has_item: bool) -> Subject {
+    match purchase {
+        Some(purchase) => Subject::Purchase(purchase),
+        None if product_id.as_str() == NO_PRODUCT && !has_item => Subject::Store,
+        None => Subject::Product(product_id.clone()),
+    }
+}
+
+fn needed<T>(member: Option<T>, name: &str) -> Result<T, NotUnderstood> {
+    member.ok_or_else(|| NotUnderstood(format!("{name} is missing")))
+}
+
+/// A cancelled purchase's units come back in any case, so a quantity may exceed the limit by one purchase.
+const QUANTITY_LIMIT: i64 = 2 * TOTAL_MAX;
+
+/// What the types cannot say: a view must never hold a number that the store's own tables would have refused.
+pub(super) fn check_item(item: &Item) -> Result<(), NotUnderstood> {
+    let whole = (0..=QUANTITY_LIMIT).contains(&item.quantity)
+        && item.reserved >= 0
+        && item.allotted >= 0
+        && item.reserved <= item.quantity
+        && item.allotted <= item.quantity - item.reserved
+        && item.version >= 1
+        && item.low_at.is_none_or(|at| (0..=TOTAL_MAX).contains(&at));
+    if whole { Ok(()) } else { Err(NotUnderstood("an item's figures are out of range".into())) }
+}
+
+fn check(product: &ProductId, item: Option<&Item>, purchase: Option<&PurchaseRef>) -> Result<(), NotUnderstood> {
+    item.map_or(Ok(()), check_item)?;
+    purchase.map_or(Ok(()), PurchaseRef::check)?;
+    if purchase.is_some_and(|purchase| purchase.product_id != *product) {
+        return Err(NotUnderstood("the purchase is of another product".into()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Event;
+
+    const ITEM: &str = r#""item":{"name":"Tea","quantity":3,"reserved":0,"allotted":0,"discontinued":false,"low":false,"version":2,"updatedAt":"1970-01-01T00:00:00.005Z"}"#;
+    const PURCHASE: &str = r#""purchase":{"purchaseId":"00000000-0000-0000-0000-000000000007","attempt":"a:1","productId":"tea","quantity":2,"createdAt":"1970-01-01T00:00:00.005Z","expiresAt":"1970-01-01T00:00:00.005Z"}"#;
+    const AT: &str = r#""1970-01-01T00:00:00.005Z""#;
+
+    /// With what stands for an item, a purchase and a time in its place.
+    fn written(text: &str) -> String {
+        text.replace("ITEM", ITEM).replace("PURCHASE", PURCHASE).replace("AT", AT)
+    }
+
+    #[test]
+    fn what_version_0_1_0_wrote_of_facts_is_what_is_written_now() {
+        let insufficient = r#""rejection":{"code":"insufficient_stock","requested":9,"quantity":3,"reserved":0,"allotted":0,"available":3}"#;
+        let simple = r#"{"productId":"tea","delta":-1,ITEM,"recordedAt":AT,"about":{"reference":"r","actor":"a"}}"#;
+        let adjusted =
+            r#"{"productId":"tea","delta":-1,ITEM,"recordedAt":AT,"about":{},"reason":"damage","note":"wet"}"#;
+        let counted = r#"{"productId":"tea","delta":0,ITEM,"recordedAt":AT,"about":{},"command":"c","countRef":"w7","replayed":true}"#;
+        let taken = r#"{"productId":"tea","delta":-2,ITEM,"recordedAt":AT,"about":{},"command":"a:1",PURCHASE}"#;
+        let nothing_taken = r#"{"productId":"tea","delta":0,"recordedAt":AT,"about":{},"command":"c",PURCHASE}"#;
+        let rejected =
+            r#"{"productId":"tea","delta":0,ITEM,"recordedAt":AT,"about":{},"command":"a:1",PURCHASE,REJECTION}"#;
+        let rejected = rejected.replace("REJECTION", insufficient);
+        let expired = r#"{"productId":"tea","delta":0,ITEM,"recordedAt":AT,"about":{},"command":"a:1",PURCHASE,"rejection":{"code":"purchase_expired"}}"#;
+        let kept = r#"{"productId":"tea","delta":0,ITEM,"recordedAt":AT,"about":{},"command":"c",PURCHASE,"rejection":{"code":"already_picked"}}"#;
+        let refused = r#"{"productId":"tea","delta":0,"recordedAt":AT,"about":{},"command":"c","rejection":{"code":"unknown_product"}}"#;
+        let of_nothing = r#"{"productId":"unknown","delta":0,"recordedAt":AT,"about":{},"command":"c","rejection":{"code":"unsupported_by_store","entry":"7-2"}}"#;
+        for (kind, body) in [
+            ("item_created", simple),
+            ("item_changed", simple),
+            ("received", simple),
+            ("sold", simple),
+            ("shortage", simple),
+            ("low_stock", simple),
+            ("adjusted", adjusted),
+            ("counted", counted),
+            ("purchase_confirmed", taken),
+            ("purchase_cancelled", taken),
+            ("purchase_cancelled", nothing_taken),
+            ("purchase_picked", nothing_taken),
+            ("purchase_rejected", &rejected),
+            ("purchase_expired", expired),
+            ("command_refused", kept),
+            ("command_refused", refused),
+            ("command_refused", of_nothing),
+        ] {
+            let body = written(body);
+            let event = Event::decode(kind, &body).expect(&body);
+            assert_eq!((event.kind(), event.encode()), (kind, body));
+        }
+    }
+
+    #[test]
+    fn what_version_0_1_0_wrote_of_outcomes_is_what_is_written_now() {
+        for kind in ["item_created", "item_changed", "received", "sold", "adjusted", "counted"] {
+            is_kept(&format!(r#"{{"command":"c","kind":"{kind}","at":AT,"productId":"tea",ITEM}}"#));
+        }
+        is_kept(r#"{"command":"a:1","kind":"purchase_confirmed","at":AT,"productId":"tea",PURCHASE,ITEM}"#);
+        is_kept(
+            r#"{"command":"a:1","kind":"purchase_confirmed","at":AT,"productId":"tea",PURCHASE,ITEM,"picked":true}"#,
+        );
+        is_kept(r#"{"command":"c","kind":"purchase_cancelled","at":AT,"productId":"tea",PURCHASE}"#);
+        for (kind, code) in [
+            ("purchase_rejected", "discontinued"),
+            ("purchase_expired", "purchase_expired"),
+            ("command_refused", "already_picked"),
+        ] {
+            let head = format!(r#"{{"command":"c","kind":"{kind}","at":AT,"productId":"tea","#);
+            is_kept(&format!(r#"{head}PURCHASE,"rejection":{{"code":"{code}"}},ITEM}}"#));
+        }
+        is_kept(
+            r#"{"command":"c","kind":"command_refused","at":AT,"productId":"tea","rejection":{"code":"discontinued"}}"#,
+        );
+        let resync = r#"{"command":"c","kind":"item_changed","at":AT,"productId":"unknown"}"#;
+        assert_eq!(is_kept(resync).became, Became::Resynced);
+        let of_nothing = is_kept(
+            r#"{"command":"c","kind":"command_refused","at":AT,"productId":"unknown","rejection":{"code":"store_retired"}}"#,
+        );
+        assert!(matches!(of_nothing.became, Became::Refused { subject: Subject::Store, .. }));
+    }
+
+    fn is_kept(body: &str) -> Outcome {
+        let body = written(body);
+        let outcome: Outcome = serde_json::from_str(&body).expect(&body);
+        assert_eq!(serde_json::to_string(&outcome).expect("serialises"), body);
+        outcome
+    }
+
+    #[test]
+    fn a_purchase_that_was_retired_by_version_0_1_0_reads_as_refused() {
+        let retired = r#"{"command":"a:1","kind":"purchase_cancelled","at":AT,"productId":"tea","rejection":{"code":"store_retired"}}"#;
+        let outcome: Outcome = serde_json::from_str(&written(retired)).expect("is understood");
+        assert_eq!(outcome.became.rejection(), Some(&Rejection::StoreRetired));
+    }
+
+    #[test]
+    fn what_says_less_than_its_kind_has_to_is_not_understood() {
+        let bare = written(r#"{"productId":"tea","delta":0,"recordedAt":AT,"about":{}}"#);
+        for (kind, _) in KINDS {
+            assert!(Event::decode(kind.name(), &bare).is_err(), "{kind:?}");
+        }
+        let other = written(r#"{"productId":"jam","delta":0,"recordedAt":AT,"about":{},PURCHASE}"#);
+        assert!(Event::decode("purchase_picked", &other).is_err(), "of another product");
+    }
+
+    #[test]
+    fn every_kind_has_one_name() {
+        for (kind, name) in KINDS {
+            assert_eq!((kind.name(), Kind::from_name(name)), (name, Some(kind)));
+            assert_eq!(serde_json::to_value(kind).expect("text"), name);
+        }
+    }
+}

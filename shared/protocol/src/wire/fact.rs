@@ -1,0 +1,269 @@
+//! Facts: what happened in a store to items, purchases and commands. Never refused; each names the items that it is about
+//! as they are after it.
+
+use super::{About, Became, Outcome, PurchaseRef};
+use crate::domain::{Action, Item, Reason, Rejection};
+use crate::ids::{OperationId, ProductId};
+use crate::time::Millis;
+
+/// One thing that happened, and the circumstances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fact {
+    /// What happened.
+    pub what: Happened,
+    /// By the store's clock.
+    pub recorded_at: Millis,
+    /// Who asked, and what for.
+    pub about: About,
+    /// The command that caused it; none: something in the store did.
+    pub command: Option<OperationId>,
+    /// Recorded again by a restore (L10).
+    pub replayed: bool,
+}
+
+/// An item that a fact is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ItemAfter {
+    /// The product.
+    pub product_id: ProductId,
+    /// Change of `quantity`.
+    pub delta: i64,
+    /// The item after it.
+    pub item: Item,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happened {
+    /// An item exists.
+    ItemCreated(ItemAfter),
+    /// Name, threshold or carriage changed.
+    ItemChanged(ItemAfter),
+    /// Units came in.
+    Received(ItemAfter),
+    /// Units left over the till.
+    Sold(ItemAfter),
+    /// Stock was corrected.
+    Adjusted {
+        /// The item.
+        item: ItemAfter,
+        /// Why.
+        reason: Reason,
+        /// In words.
+        note: Option<String>,
+    },
+    /// Stock was counted.
+    Counted {
+        /// The item.
+        item: ItemAfter,
+        /// The count list it belongs to.
+        count_ref: Option<String>,
+    },
+    /// The store took the units of an online purchase.
+    PurchaseConfirmed {
+        /// The attempt.
+        purchase: PurchaseRef,
+        /// The item that the units were taken of.
+        item: ItemAfter,
+    },
+    /// The store could not.
+    PurchaseRejected {
+        /// The attempt.
+        purchase: PurchaseRef,
+        /// Why.
+        rejection: Rejection,
+        /// The item, unchanged; none: the store has no such item.
+        item: Option<ItemAfter>,
+    },
+    /// The store heard of the purchase too late.
+    PurchaseExpired {
+        /// The attempt.
+        purchase: PurchaseRef,
+        /// As of [`Happened::PurchaseRejected`].
+        item: Option<ItemAfter>,
+    },
+    /// The purchase is cancelled; units that were taken are back.
+    PurchaseCancelled {
+        /// The attempt.
+        purchase: PurchaseRef,
+        /// The item; none: the store has no such item.
+        item: Option<ItemAfter>,
+    },
+    /// Staff has picked the purchase.
+    PurchasePicked {
+        /// The attempt.
+        purchase: PurchaseRef,
+        /// As of [`Happened::PurchaseRejected`].
+        item: Option<ItemAfter>,
+    },
+    /// An item command or a cancel was refused.
+    CommandRefused {
+        /// What it was about.
+        subject: Subject,
+        /// Why.
+        rejection: Rejection,
+        /// As of [`Happened::PurchaseRejected`].
+        item: Option<ItemAfter>,
+    },
+    /// More had left the shelf than the books knew: so many units are entered, so that what did happen can be recorded
+    /// without a negative stock (promise P4).
+    Shortage(ItemAfter),
+    /// Sellable units fell to the item's threshold. A notice: the item does not change.
+    LowStock(ItemAfter),
+}
+
+/// What a command was about, as far as it can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// The whole store, or nothing that can be read.
+    Store,
+    /// A product.
+    Product(ProductId),
+    /// An attempt of a purchase.
+    Purchase(PurchaseRef),
+}
+
+impl Subject {
+    /// The product, if it is one.
+    pub fn product(&self) -> Option<&ProductId> {
+        match self {
+            Self::Store => None,
+            Self::Product(product) => Some(product),
+            Self::Purchase(purchase) => Some(&purchase.product_id),
+        }
+    }
+
+    /// The purchase, if it is one.
+    pub fn purchase(&self) -> Option<&PurchaseRef> {
+        match self {
+            Self::Purchase(purchase) => Some(purchase),
+            Self::Store | Self::Product(_) => None,
+        }
+    }
+}
+
+impl ItemAfter {
+    /// An item after a change.
+    pub fn new(product_id: ProductId, before: Option<&Item>, item: Item) -> Self {
+        Self { product_id, delta: item.quantity - before.map_or(0, |before| before.quantity), item }
+    }
+
+    /// An item that did not change.
+    pub fn unchanged(product_id: ProductId, item: Item) -> Self {
+        Self { product_id, delta: 0, item }
+    }
+}
+
+impl Happened {
+    /// The items that it names, each as it is after it.
+    pub fn items(&self) -> &[ItemAfter] {
+        match self {
+            Self::ItemCreated(item)
+            | Self::ItemChanged(item)
+            | Self::Received(item)
+            | Self::Sold(item)
+            | Self::Adjusted { item, .. }
+            | Self::Counted { item, .. }
+            | Self::PurchaseConfirmed { item, .. }
+            | Self::Shortage(item)
+            | Self::LowStock(item) => std::slice::from_ref(item),
+            Self::PurchaseRejected { item, .. }
+            | Self::PurchaseExpired { item, .. }
+            | Self::PurchaseCancelled { item, .. }
+            | Self::PurchasePicked { item, .. }
+            | Self::CommandRefused { item, .. } => item.as_slice(),
+        }
+    }
+
+    /// The product that it is about; of several the first. None: it is about the whole store.
+    pub fn product(&self) -> Option<&ProductId> {
+        let named = self.items().first().map(|after| &after.product_id);
+        let bought = self.purchase().map(|purchase| &purchase.product_id);
+        named.or(bought).or(match self {
+            Self::CommandRefused { subject, .. } => subject.product(),
+            Self::ItemCreated(_)
+            | Self::ItemChanged(_)
+            | Self::Received(_)
+            | Self::Sold(_)
+            | Self::Adjusted { .. }
+            | Self::Counted { .. }
+            | Self::PurchaseConfirmed { .. }
+            | Self::PurchaseRejected { .. }
+            | Self::PurchaseExpired { .. }
+            | Self::PurchaseCancelled { .. }
+            | Self::PurchasePicked { .. }
+            | Self::Shortage(_)
+            | Self::LowStock(_) => None,
+        })
+    }
+
+    /// The purchase that it is about.
+    pub fn purchase(&self) -> Option<&PurchaseRef> {
+        match self {
+            Self::PurchaseConfirmed { purchase, .. }
+            | Self::PurchaseRejected { purchase, .. }
+            | Self::PurchaseExpired { purchase, .. }
+            | Self::PurchaseCancelled { purchase, .. }
+            | Self::PurchasePicked { purchase, .. } => Some(purchase),
+            Self::CommandRefused { subject, .. } => subject.purchase(),
+            Self::ItemCreated(_)
+            | Self::ItemChanged(_)
+            | Self::Received(_)
+            | Self::Sold(_)
+            | Self::Adjusted { .. }
+            | Self::Counted { .. }
+            | Self::Shortage(_)
+            | Self::LowStock(_) => None,
+        }
+    }
+
+    /// Why stock was adjusted, if it was.
+    pub fn reason(&self) -> Option<Reason> {
+        if let Self::Adjusted { reason, .. } = self { Some(*reason) } else { None }
+    }
+
+    /// What became of the command that caused it. `None`: it is no answer to a command, but may follow from one.
+    pub fn answer(&self) -> Option<Became> {
+        let done = |action, ItemAfter { product_id, item, .. }: &ItemAfter| {
+            Some(Became::Done { action, product_id: product_id.clone(), item: item.clone() })
+        };
+        let after = |item: &Option<ItemAfter>| item.as_ref().map(|after| after.item.clone());
+        match self {
+            Self::ItemCreated(item) => done(Action::Create, item),
+            Self::ItemChanged(item) => done(Action::Change, item),
+            Self::Received(item) => done(Action::Receive, item),
+            Self::Sold(item) => done(Action::Sell, item),
+            Self::Adjusted { item, .. } => done(Action::Adjust, item),
+            Self::Counted { item, .. } => done(Action::Count, item),
+            Self::PurchaseConfirmed { purchase, item } => {
+                Some(Became::Confirmed { purchase: purchase.clone(), item: item.item.clone(), picked: false })
+            }
+            Self::PurchaseRejected { purchase, rejection, item } => {
+                Some(Became::Rejected { purchase: purchase.clone(), rejection: rejection.clone(), item: after(item) })
+            }
+            Self::PurchaseExpired { purchase, item } => {
+                Some(Became::Expired { purchase: purchase.clone(), item: after(item) })
+            }
+            Self::PurchaseCancelled { purchase, item } => {
+                Some(Became::Cancelled { purchase: purchase.clone(), item: after(item) })
+            }
+            Self::CommandRefused { subject, rejection, item } => {
+                Some(Became::Refused { subject: subject.clone(), rejection: rejection.clone(), item: after(item) })
+            }
+            Self::PurchasePicked { .. } | Self::Shortage(_) | Self::LowStock(_) => None,
+        }
+    }
+}
+
+impl Fact {
+    /// Something that happened by itself, asked for by nobody.
+    pub fn new(what: Happened, recorded_at: Millis) -> Self {
+        Self { what, recorded_at, about: About::default(), command: None, replayed: false }
+    }
+
+    /// The outcome of the command that it answers, if it answers one.
+    pub fn outcome(&self) -> Option<Outcome> {
+        let command = self.command.clone()?;
+        Some(Outcome { command, at: self.recorded_at, became: self.what.answer()? })
+    }
+}
