@@ -95,8 +95,9 @@ impl Agent {
             .map(|(product_id, item)| Named { product_id: product_id.clone(), item: item.clone() })
             .collect();
         let count = items.len() as u64;
-        let items = items.chunks(PAGE).map(|items| SnapshotPage { items: items.to_vec(), outcomes: Vec::new() });
-        let outcomes = outcomes.chunks(PAGE).map(|page| SnapshotPage { items: Vec::new(), outcomes: page.to_vec() });
+        let items = items.chunks(PAGE).map(|items| SnapshotPage { items: items.to_vec(), ..SnapshotPage::default() });
+        let outcomes =
+            outcomes.chunks(PAGE).map(|page| SnapshotPage { outcomes: page.to_vec(), ..SnapshotPage::default() });
         let mut state: Vec<Event> = items.chain(outcomes).map(Event::SnapshotPage).collect();
         state.push(Event::SnapshotEnd(SnapshotEnd { pages: state.len() as u64, count }));
         state.iter().map(|event| self.entry(event)).collect()

@@ -18,7 +18,7 @@ use crate::ledger;
 use crate::links::connectivity::Connectivity;
 use crate::links::publisher::Publisher;
 use crate::links::receiver::Receiver;
-use crate::operators::maintenance;
+use crate::operators::{expiry, maintenance};
 
 /// Serves until `stop`, or until a part fails: then an error says which.
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
@@ -41,11 +41,13 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let link_db = Db::new(link_reader, writer);
     let keys = Keys::new(&config.key_prefix);
     let connectivity = Connectivity::new(runtime::clock::now());
+    let reserved = Arc::new(Notify::new());
     let app = App {
         store: config.store_id.clone(),
         db: db.clone(),
         connectivity: connectivity.clone(),
         started_at: runtime::clock::now(),
+        expiry: reserved.clone(),
         imports: Arc::new(Semaphore::new(IMPORTS)),
     };
     let publisher = Publisher {
@@ -58,7 +60,8 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         beat_every: Duration::from_millis(config.heartbeat_interval_ms),
         process: uuid::Uuid::new_v4().as_u64_pair().0,
     };
-    let receiver = Receiver { client, keys, store: config.store_id.clone(), db: link_db, connectivity };
+    let receiver =
+        Receiver { client, keys, store: config.store_id.clone(), db: link_db, connectivity, expiry: reserved.clone() };
     let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts, stop: stop.clone() };
 
     let address = listener.local_addr()?;
@@ -92,7 +95,8 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     );
     tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
     tasks.add_on(&link, "receiver", receiver.run(stop.clone()));
-    tasks.add_on(&link, "maintenance", maintenance::run(db, stop.clone()));
+    tasks.add_on(&link, "maintenance", maintenance::run(db.clone(), stop.clone()));
+    tasks.add_on(&link, "expiry", expiry::run(db, reserved, stop.clone()));
     let inspection = runtime::sqlite::inspect_daily(path.clone());
     tasks.add("inspection", async move {
         tokio::select! {

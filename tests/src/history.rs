@@ -95,16 +95,18 @@ impl History {
     }
 }
 
-/// Entries of central's ledger that tell of operations, by store and operation.
-fn recorded(central: &Connection) -> rusqlite::Result<HashMap<(String, String), Vec<i64>>> {
+/// Differences in central's ledger that tell of operations, by store, operation and product.
+fn recorded(central: &Connection) -> rusqlite::Result<HashMap<(String, String, String), Vec<i64>>> {
     let mut statement = central.prepare(
-        "select store_id, operation_id, delta from event \
-         where product_id is not null and type not in ('low_stock', 'shortage')",
+        "select store_id, operation_id, product_id, delta from event \
+         where product_id is not null and type not in ('low_stock', 'shortage') \
+         union all select store_id, operation_id, event_item.product_id, event_item.delta \
+         from event_item join event using (chain_seq)",
     )?;
     let mut rows = statement.query([])?;
-    let mut recorded: HashMap<(String, String), Vec<i64>> = HashMap::new();
+    let mut recorded: HashMap<(String, String, String), Vec<i64>> = HashMap::new();
     while let Some(row) = rows.next()? {
-        recorded.entry((row.get(0)?, row.get(1)?)).or_default().push(row.get(2)?);
+        recorded.entry((row.get(0)?, row.get(1)?, row.get(2)?)).or_default().push(row.get(3)?);
     }
     Ok(recorded)
 }
@@ -193,7 +195,7 @@ fn judge_operations(
     let recorded = recorded(central)?;
     let mut sums: BTreeMap<(StoreId, ProductId), Option<i64>> = BTreeMap::new();
     for operation in &history.operations {
-        let id = (operation.store.to_string(), operation.id.clone());
+        let id = (operation.store.to_string(), operation.id.clone(), operation.product.to_string());
         let entries = recorded.get(&id).map_or(&[] as &[i64], Vec::as_slice);
         let certain = operation.told == Told::Done && !operation.may_be_lost;
         if entries.len() > 1 {

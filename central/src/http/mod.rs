@@ -10,6 +10,7 @@ mod item_commands;
 mod meta;
 mod products;
 mod purchases;
+mod reservations;
 mod stores;
 mod views;
 mod write;
@@ -68,6 +69,7 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
         .merge(availability::router())
         .merge(products::router())
         .merge(purchases::router())
+        .merge(reservations::router())
         .merge(commands::router())
         .merge(stores::router())
         .merge(events::router())

@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderName, HeaderValue};
 use protocol::domain::Item;
+use protocol::domain::reservation::Reservation;
 use protocol::ids::{ProductId, StoreId};
 use protocol::number::Epoch;
 use protocol::promise::purchase::Status;
@@ -153,6 +154,9 @@ pub(super) struct CommandView {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     item: Option<Item>,
+    /// As it was then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reservation: Option<Reservation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<Value>,
     created_at: Millis,
@@ -171,6 +175,7 @@ impl CommandView {
             product_id: request.product.clone(),
             status: request.status.as_str(),
             item: outcome.filter(|_| problem.is_none()).and_then(|outcome| outcome.became.item().cloned()),
+            reservation: outcome.and_then(|outcome| outcome.became.reservation().cloned()),
             problem: problem.map(|rejection| Value::Object(Problem::from(rejection).to_json())),
             created_at: request.created_at,
             settled_at: request.settled_at,

@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use protocol::domain::reservation::Reservation;
 use protocol::hash::{Digest, Hash};
 use protocol::ids::StoreId;
 use protocol::link::{Cursor, Epoch, Seq};
@@ -22,7 +23,7 @@ use crate::projection::view;
 use crate::promises::commands;
 use crate::storage::queries::events;
 use crate::storage::stores::{self, Store};
-use crate::storage::{Abort, Connection, JobResult, items, outcomes, stocks, totals};
+use crate::storage::{Abort, Connection, JobResult, items, outcomes, reservations, stocks, totals};
 
 /// How far back entries are told even if the asker has nothing there, ms: the store's own retention.
 const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
@@ -88,6 +89,8 @@ enum Step {
     Outcomes(Box<Store>, String),
     /// Tells entries of these spans.
     Entries(Box<Store>, VecDeque<Span>),
+    /// Tells reservations behind a number.
+    Reservations(Box<Store>, i64),
     Ended,
 }
 
@@ -146,6 +149,18 @@ impl Telling {
                     Some(last) => {
                         self.told.outcomes += next.len() as u64;
                         (Step::Outcomes(store, last), Some(Line::Outcomes(next)))
+                    }
+                    None => (Step::Reservations(store, 0), None),
+                }
+            }
+            Step::Reservations(store, behind) => {
+                let next = reservations::behind(connection, &self.id, behind, PART)?;
+                match next.last().map(|(number, _)| *number) {
+                    Some(last) => {
+                        let next: Vec<Reservation> = next.into_iter().filter_map(|(_, said)| said).collect();
+                        self.told.reservations += next.len() as u64;
+                        let line = (!next.is_empty()).then_some(Line::Reservations(next));
+                        (Step::Reservations(store, last), line)
                     }
                     None => {
                         let spans = wanted(connection, &store, &self.asked, self.now)?;

@@ -1,7 +1,7 @@
 //! An event as clients see it: in lists, streams and webhooks alike.
 
 use protocol::domain::{Item, Reason};
-use protocol::ids::PurchaseId;
+use protocol::ids::{PurchaseId, ReservationId};
 use protocol::time::Millis;
 use protocol::wire::{Event, Fact, ItemAfter};
 use serde::Serialize;
@@ -50,6 +50,8 @@ struct FactView {
     traceparent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     purchase_id: Option<PurchaseId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reservation_id: Option<ReservationId>,
 }
 
 /// The item after it.
@@ -64,7 +66,7 @@ struct UnitsView {
 impl From<Recorded> for EventView {
     fn from(recorded: Recorded) -> Self {
         let fact = match Event::decode(&recorded.kind, &recorded.body) {
-            Ok(Event::Fact(fact)) => Some(FactView::from(fact)),
+            Ok(Event::Fact(fact)) => Some(FactView::of(fact, recorded.product.as_deref())),
             Ok(
                 Event::OutcomeRepeated(_)
                 | Event::Opened { .. }
@@ -92,14 +94,14 @@ impl From<Recorded> for EventView {
     }
 }
 
-impl From<Fact> for FactView {
-    fn from(fact: Fact) -> Self {
+impl FactView {
+    fn of(fact: Fact, product: Option<&str>) -> Self {
         let units = |ItemAfter { item, .. }: &ItemAfter| {
             let &Item { quantity, reserved, allotted, version, .. } = item;
             UnitsView { quantity, reserved, allotted, version }
         };
         Self {
-            item: fact.what.items().first().map(units),
+            item: fact.what.item_of(product).map(units),
             cause: if fact.command.is_some() { "command" } else { "store" },
             reason: fact.what.reason(),
             reference: fact.about.reference,
@@ -108,6 +110,7 @@ impl From<Fact> for FactView {
             recorded_at: fact.recorded_at,
             traceparent: fact.about.traceparent,
             purchase_id: fact.what.purchase().map(|purchase| purchase.purchase_id),
+            reservation_id: fact.what.reservation().map(|reservation| reservation.id),
         }
     }
 }

@@ -109,7 +109,7 @@ mod tests {
 
     fn page(name: &str, quantity: i64) -> Event {
         let items = vec![Named { product_id: product(name), item: item(quantity) }];
-        Event::SnapshotPage(SnapshotPage { items, outcomes: Vec::new() })
+        Event::SnapshotPage(SnapshotPage { items, ..SnapshotPage::default() })
     }
 
     fn end(pages: u64) -> Event {

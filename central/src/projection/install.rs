@@ -2,11 +2,13 @@
 
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
-use protocol::wire::Outcome;
+use protocol::wire::{Outcome, Position};
 use runtime::sqlite::{in_savepoint, is_fatal};
 
 use crate::projection::settle::Settling;
 use crate::projection::touched::{Needs, Settled, Touched};
+use crate::promises::reservations as promises;
+use crate::storage::reservations::{self, Status};
 use crate::storage::stocks;
 use crate::storage::stores::Store;
 use crate::storage::{Connection, JobResult};
@@ -25,6 +27,9 @@ pub(super) fn install(
     settled: &mut Settled,
 ) -> JobResult<u64> {
     let next = stocks::outcomes(connection, store.stock, outcomes)?;
+    if next.is_empty() {
+        return hold(connection, store, outcomes, now);
+    }
     let said: Vec<&Outcome> = next.iter().filter_map(|(_, said)| said.as_ref()).collect();
     match settle(connection, store, &said, now) {
         Ok(mut news) => settled.append(&mut news),
@@ -45,8 +50,31 @@ pub(super) fn install(
     for (number, _) in &next {
         stocks::forget_outcome(connection, store.stock, *number)?;
     }
-    store.installing = next.len() as u64 == outcomes && !planted(Bug::OutcomesHalfSettled);
+    store.installing = !planted(Bug::OutcomesHalfSettled);
     Ok(next.len() as u64 * ROWS_AN_OUTCOME)
+}
+
+/// Takes in the next reservations that came with the state; once there are no more, those that it does not name are over.
+fn hold(connection: &Connection, store: &mut Store, rows: u64, now: Millis) -> JobResult<u64> {
+    let next = stocks::reservations(connection, store.stock, rows)?;
+    let position = Position { store: store.id.clone(), at: store.cursor.id() };
+    for (number, said) in &next {
+        if let Some(said) = said {
+            let before = reservations::find(connection, said.id)?;
+            let after = promises::said(before.as_ref(), &store.id, said, &position, store.stock, now);
+            reservations::save(connection, &after)?;
+        }
+        stocks::forget_reservation(connection, store.stock, *number)?;
+    }
+    if !next.is_empty() {
+        return Ok(next.len() as u64);
+    }
+    let gone = reservations::open_of_older_stock(connection, &store.id, store.stock, rows as usize)?;
+    for before in &gone {
+        reservations::save(connection, &promises::voided(before, Status::Expired, "reservation_expired", now))?;
+    }
+    store.installing = !gone.is_empty();
+    Ok(gone.len() as u64)
 }
 
 /// All of these, or none.

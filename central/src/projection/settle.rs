@@ -2,6 +2,7 @@
 //! outcomes kept. Pure: over what was [loaded](Touched), saved with the item that the event is about, and by nothing else.
 
 use protocol::domain::Rejection;
+use protocol::domain::reservation::Reservation;
 use protocol::ids::{OperationId, PurchaseId, StoreId};
 use protocol::link::EntryId;
 use protocol::planted::{Bug, planted};
@@ -12,6 +13,8 @@ use protocol::wire::{Became, Fact, Happened, Outcome, Position, PurchaseRef};
 
 use crate::projection::touched::{Change, Touched};
 use crate::promises::purchases::{Said, change, compensation, pending_one};
+use crate::promises::reservations;
+use crate::storage::reservations::Status as Held;
 
 /// The place in a store's ledger where something is said, and central's time.
 pub(super) struct Settling<'a> {
@@ -34,6 +37,9 @@ impl<'a> Settling<'a> {
             }
             self.reply(Reply::Picked, purchase, None);
         }
+        if let Happened::Reservation { reservation, .. } = &fact.what {
+            self.reservation(reservation);
+        }
         if let Some(outcome) = fact.outcome() {
             self.answer(&outcome.command, &outcome);
             if let Became::Refused { rejection, .. } = &outcome.became {
@@ -53,6 +59,14 @@ impl<'a> Settling<'a> {
             }
             self.reply(reply, purchase, became.rejection());
         }
+    }
+
+    /// What the store says of a reservation is what it is.
+    pub(super) fn reservation(&mut self, said: &Reservation) {
+        let before = self.touched.reservations.get(&said.id).map(|(before, _)| before);
+        let stock = self.touched.stock;
+        let after = reservations::said(before, &self.position.store, said, &self.position, stock, self.now);
+        self.touched.reservations.insert(said.id, (after, true));
     }
 
     /// An outcome that the store says again (B2), or keeps in its state. `also`: the command that made it say so.
@@ -142,6 +156,14 @@ impl<'a> Settling<'a> {
     /// The store refused a command that may have been about a purchase: then that goes on, or ends.
     fn refusal(&mut self, command: &OperationId, rejection: &Rejection) {
         let Some(asked) = self.touched.requests.get(command).map(|answered| &answered.asked) else { return };
+        if let Some(id) = asked.reservation
+            && asked.kind == "reserve"
+            && let Some((reservation, has_changed)) = self.touched.reservations.get_mut(&id)
+            && reservation.status == Held::Pending
+        {
+            (*reservation, *has_changed) =
+                (reservations::rejected(reservation, rejection, &self.position, self.now), true);
+        }
         let Some(id) = asked.purchase else { return };
         let is_purchase = asked.kind == "purchase";
         let Some(purchase) = self.touched.purchases.get(&id).map(|promised| &promised.purchase) else { return };

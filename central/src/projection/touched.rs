@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::domain::Item;
-use protocol::ids::{OperationId, ProductId, PurchaseId};
+use protocol::ids::{OperationId, ProductId, PurchaseId, ReservationId};
 use protocol::link::{Commands, EntryId};
 use protocol::promise::purchase::Reply;
 use protocol::promise::request::Status;
@@ -14,6 +14,7 @@ use crate::projection::fold::{self, Effect};
 use crate::storage::commands::{self, Asked};
 use crate::storage::outcomes;
 use crate::storage::purchases::{self, Purchase};
+use crate::storage::reservations::{self, Reservation};
 use crate::storage::stores::Store;
 use crate::storage::{Connection, JobResult};
 use crate::storage::{items, stocks};
@@ -28,6 +29,7 @@ pub(super) struct Needs {
     purchases: BTreeSet<PurchaseId>,
     requests: BTreeSet<OperationId>,
     outcomes: BTreeSet<OperationId>,
+    reservations: BTreeSet<ReservationId>,
     /// Commands that were refused: what they were about is touched, too.
     refused: BTreeSet<OperationId>,
 }
@@ -53,6 +55,9 @@ impl Needs {
         if let Happened::PurchasePicked { purchase, .. } = &fact.what {
             self.add_purchase(purchase);
         }
+        if let Happened::Reservation { reservation, .. } = &fact.what {
+            self.reservations.insert(reservation.id);
+        }
         if let Some(answer) = fact.what.answer() {
             self.add_answer(fact.command.as_ref(), &answer);
         }
@@ -65,8 +70,9 @@ impl Needs {
     }
 
     fn add_answer(&mut self, command: Option<&OperationId>, answer: &Became) {
-        if let Became::Refused { .. } = answer {
+        if let Became::Refused { subject, .. } = answer {
             self.refused.extend(command.cloned());
+            self.reservations.extend(subject.reservation());
         }
         if let Some((_, purchase)) = Reply::of(answer) {
             self.add_purchase(purchase);
@@ -121,6 +127,10 @@ pub(super) struct Touched {
     pub(super) requests: BTreeMap<OperationId, Answered>,
     outcomes: BTreeMap<OperationId, Outcome>,
     outcomes_changed: BTreeSet<OperationId>,
+    /// Reservations that are known, and whether they have changed.
+    pub(super) reservations: BTreeMap<ReservationId, (Reservation, bool)>,
+    /// The stock that is shown.
+    pub(super) stock: i64,
     /// Unanswered cancels of these purchases, at this store.
     pub(super) cancels: BTreeMap<PurchaseId, BTreeSet<OperationId>>,
     /// What the store is asked for, in order.
@@ -133,13 +143,15 @@ pub(super) struct Touched {
 impl Touched {
     /// Reads all of it.
     pub(super) fn load(connection: &Connection, store: &Store, needs: Needs) -> JobResult<Self> {
-        let Needs { items, purchases: mut named, requests, outcomes: mut attempts, refused } = needs;
+        let Needs { items, purchases: mut named, requests, outcomes: mut attempts, reservations, refused } = needs;
         let mut touched = Self {
             items: BTreeMap::new(),
             purchases: BTreeMap::new(),
             requests: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             outcomes_changed: BTreeSet::new(),
+            reservations: BTreeMap::new(),
+            stock: store.stock,
             cancels: BTreeMap::new(),
             commands: Vec::new(),
             command_head: store.command_head.id(),
@@ -162,6 +174,11 @@ impl Touched {
             }
             let asked = commands::unanswered_cancels(connection, &store.id, id)?;
             touched.cancels.insert(id, asked.into_iter().collect());
+        }
+        for id in reservations {
+            if let Some(reservation) = reservations::find(connection, id)? {
+                touched.reservations.insert(id, (reservation, false));
+            }
         }
         for attempt in attempts {
             if let Some(outcome) = outcomes::find(connection, &store.id, &attempt)? {
@@ -231,6 +248,9 @@ impl Touched {
         }
         // In the order in which they became known again.
         new.values().try_for_each(|purchase| purchases::insert(connection, purchase))?;
+        for (reservation, _) in self.reservations.values().filter(|(_, has_changed)| *has_changed) {
+            reservations::save(connection, reservation)?;
+        }
         for (id, command) in &self.commands {
             commands::append(connection, store, id, command, now)?;
         }

@@ -3,4 +3,5 @@
 
 pub mod commands;
 pub mod purchases;
+pub mod reservations;
 pub mod stores;

@@ -12,8 +12,10 @@ use protocol::wire::{Became, Outcome, Subject};
 
 use crate::promises::commands::open_epoch;
 use crate::promises::purchases::{Said, change, compensation};
+use crate::promises::reservations::voided;
 use crate::storage::commands::{self, Unanswered};
 use crate::storage::purchases::{self, Purchase};
+use crate::storage::reservations::{self, Status as Held};
 use crate::storage::stores::{self, Store};
 use crate::storage::{Connection, JobResult};
 
@@ -41,9 +43,16 @@ pub fn retire(connection: &Connection, store: &mut Store, now: Millis) -> JobRes
             purchases::save_transition(connection, purchase)?;
         }
     }
-    for request in requests {
-        commands::save_answer(connection, &request.id, Status::Refused, &never_answered(&request, now), None, now)?;
+    for request in &requests {
+        commands::save_answer(connection, &request.id, Status::Refused, &never_answered(request, now), None, now)?;
         ended.push(request.id.to_string());
+    }
+    let new_holds = requests.iter().filter(|request| request.kind == "reserve");
+    for id in new_holds.filter_map(|request| request.reservation) {
+        if let Some(before) = reservations::find(connection, id)? {
+            let after = voided(&before, Held::Cancelled, "store_retired", now);
+            reservations::save(connection, &after)?;
+        }
     }
     stores::take_out(connection, store)?;
     reopen_commands(connection, store, now)?;

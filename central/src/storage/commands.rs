@@ -6,8 +6,9 @@
 
 use std::cell::Cell;
 
+use protocol::domain::Rejection;
 use protocol::hash::Hash;
-use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::ids::{OperationId, ProductId, PurchaseId, ReservationId, StoreId};
 use protocol::link::{Commands, Cursor, Entry, EntryId, Seq};
 use protocol::number::CommandEpoch;
 use protocol::promise::request::Status;
@@ -40,18 +41,22 @@ pub fn append(
     command: &Command,
     now: Millis,
 ) -> rusqlite::Result<()> {
-    let (product, purchase): (Option<&ProductId>, Option<PurchaseId>) = match command {
-        Command::Purchase { purchase, .. } | Command::Cancel { purchase, .. } => {
-            (Some(&purchase.product_id), Some(purchase.purchase_id))
-        }
-        Command::Operate { product_id, .. } => (Some(product_id), None),
-        Command::Opened { .. } | Command::Resync => (None, None),
-    };
+    let (product, purchase, reservation): (Option<&ProductId>, Option<PurchaseId>, Option<ReservationId>) =
+        match command {
+            Command::Purchase { purchase, .. } | Command::Cancel { purchase, .. } => {
+                (Some(&purchase.product_id), Some(purchase.purchase_id), None)
+            }
+            Command::Operate { product_id, .. } => (Some(product_id), None, None),
+            Command::Reserve { reservation_id, .. } | Command::Reservation { reservation_id, .. } => {
+                (None, None, Some(*reservation_id))
+            }
+            Command::Opened { .. } | Command::Resync => (None, None, None),
+        };
     let body = command.encode();
     connection
         .prepare_cached(
             "insert into request (command_id, store_id, type, operation, body, status, product_id, purchase_id, \
-             created_at) values (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?7, ?8)",
+             created_at, reservation_id) values (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
             id.as_str(),
@@ -62,6 +67,7 @@ pub fn append(
             product.map(ProductId::as_str),
             purchase.map(|id| id.to_string()),
             now.0,
+            reservation.map(|id| id.to_string()),
         ])?;
     log(connection, store, id.as_str(), command.kind(), body, now)?;
     save_head(connection, store)
@@ -71,7 +77,12 @@ pub fn append(
 fn name(command: &Command) -> &'static str {
     match command {
         Command::Operate { operation, .. } => operation.action().as_str(),
-        Command::Opened { .. } | Command::Purchase { .. } | Command::Cancel { .. } | Command::Resync => command.kind(),
+        Command::Reservation { act, .. } => act.name(),
+        Command::Opened { .. }
+        | Command::Purchase { .. }
+        | Command::Cancel { .. }
+        | Command::Reserve { .. }
+        | Command::Resync => command.kind(),
     }
 }
 
@@ -123,12 +134,14 @@ pub struct Unanswered {
     pub product: Option<ProductId>,
     /// The purchase it is about.
     pub purchase: Option<PurchaseId>,
+    /// The reservation it is about.
+    pub reservation: Option<ReservationId>,
 }
 
 /// A store's unanswered requests, in the order asked.
 pub fn unanswered(connection: &Connection, store: &StoreId) -> rusqlite::Result<Vec<Unanswered>> {
     connection
-        .prepare_cached(&format!("select command_id, type, body, product_id, purchase_id {PENDING}"))?
+        .prepare_cached(&format!("select command_id, type, body, product_id, purchase_id, reservation_id {PENDING}"))?
         .query_map([store.as_str()], |row| {
             let has = |column| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str_or_null()?.is_some());
             Ok(Unanswered {
@@ -137,6 +150,7 @@ pub fn unanswered(connection: &Connection, store: &StoreId) -> rusqlite::Result<
                 body: row.get(2)?,
                 product: if has(3)? { Some(parsed(row, 3)?) } else { None },
                 purchase: if has(4)? { Some(parsed(row, 4)?) } else { None },
+                reservation: if has(5)? { Some(parsed(row, 5)?) } else { None },
             })
         })?
         .collect()
@@ -308,6 +322,13 @@ impl Request {
     }
 }
 
+impl Request {
+    /// Why it was not done.
+    pub fn rejection(&self) -> Option<&Rejection> {
+        self.outcome.as_ref()?.became.rejection()
+    }
+}
+
 pub fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Request>> {
     connection
         .prepare_cached(&format!("select {COLUMNS} from request where command_id = ?1"))?
@@ -322,6 +343,8 @@ pub struct Asked {
     pub kind: String,
     /// The purchase it is about.
     pub purchase: Option<PurchaseId>,
+    /// The reservation it is about.
+    pub reservation: Option<ReservationId>,
     /// What became of it.
     pub status: Status,
     /// Whether the store has answered it.
@@ -331,12 +354,16 @@ pub struct Asked {
 /// A request that is answered.
 pub fn asked(connection: &Connection, id: &OperationId) -> rusqlite::Result<Option<Asked>> {
     connection
-        .prepare_cached("select type, purchase_id, status, position is not null from request where command_id = ?1")?
+        .prepare_cached(
+            "select type, purchase_id, status, position is not null, reservation_id from request where command_id = ?1",
+        )?
         .query_row([id.as_str()], |row| {
             let is_of_purchase = row.get_ref(1)?.as_str_or_null()?.is_some();
+            let is_of_reservation = row.get_ref(4)?.as_str_or_null()?.is_some();
             Ok(Asked {
                 kind: row.get(0)?,
                 purchase: if is_of_purchase { Some(parsed(row, 1)?) } else { None },
+                reservation: if is_of_reservation { Some(parsed(row, 4)?) } else { None },
                 status: parsed(row, 2)?,
                 is_answered: row.get(3)?,
             })

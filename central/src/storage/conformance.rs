@@ -255,7 +255,7 @@ fn items_are_found_as_they_were_written(connection: &Connection) {
 
 fn page(ids: &[&str]) -> SnapshotPage {
     let items = ids.iter().map(|id| Named { product_id: product(id), item: item(id, 5) }).collect();
-    SnapshotPage { items, outcomes: Vec::new() }
+    SnapshotPage { items, ..SnapshotPage::default() }
 }
 
 fn a_state_is_shown_as_a_whole_or_not_at_all(connection: &Connection) {

@@ -5,7 +5,11 @@ use runtime::sqlite::Schema;
 /// Numbered migrations; `application_id` is "SHCE".
 pub const SCHEMA: Schema = Schema {
     application_id: 0x5348_4345,
-    migrations: &[include_str!("../../migrations/0001_view.sql"), include_str!("../../migrations/0002_steps.sql")],
+    migrations: &[
+        include_str!("../../migrations/0001_view.sql"),
+        include_str!("../../migrations/0002_steps.sql"),
+        include_str!("../../migrations/0003_reservations.sql"),
+    ],
 };
 
 #[cfg(test)]

@@ -37,6 +37,12 @@ pub fn append(
             fact.and_then(|fact| fact.about.reference.as_deref()),
             now.0,
         ])?;
+    let chain_seq = connection.last_insert_rowid();
+    for after in fact.map_or(&[][..], |fact| fact.what.items()).iter().skip(1) {
+        connection
+            .prepare_cached("insert into event_item (product_id, chain_seq, delta) values (?1, ?2, ?3)")?
+            .execute(params![after.product_id.as_str(), chain_seq, after.delta])?;
+    }
     Ok(())
 }
 

@@ -12,6 +12,8 @@ use crate::storage::stores;
 pub const COMMANDS_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
 /// How long a purchase that has ended, and is picked if it was confirmed, is kept, ms: 400 days.
 const PURCHASES_MS: i64 = 400 * 24 * 60 * 60 * 1_000;
+/// How long a reservation that has ended is kept, ms: as long as its store keeps it.
+const RESERVATIONS_MS: i64 = COMMANDS_MS;
 /// How long a dead letter is kept, ms: 90 days. The entry itself stays in the ledger.
 const DEAD_LETTERS_MS: i64 = 90 * 24 * 60 * 60 * 1_000;
 /// Rows of a table looked at in one transaction.
@@ -26,6 +28,8 @@ const REQUESTS: &str = "delete from request where number in (select number from 
 const PURCHASES: &str = "delete from purchase where number in (select number from purchase indexed by purchase_by_age \
      where settled_at is not null and (status <> 'confirmed' or picked_at is not null) and settled_at < ?1 \
      order by settled_at limit ?2)";
+const RESERVATIONS: &str = "delete from reservation where number in (select number from reservation \
+     indexed by reservation_by_age where settled_at < ?1 limit ?2)";
 const DEAD_LETTERS: &str = "delete from dead_letter where id in (select id from \
      (select id, received_at from dead_letter order by id limit ?2) where received_at < ?1)";
 // The oldest first: behind the first one that is too young there is none to forget.
@@ -40,6 +44,7 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
         (KEYS, idempotency::RETENTION_MS),
         (REQUESTS, COMMANDS_MS),
         (PURCHASES, PURCHASES_MS),
+        (RESERVATIONS, RESERVATIONS_MS),
         (DEAD_LETTERS, DEAD_LETTERS_MS),
     ] {
         more |= connection.prepare_cached(sql)?.execute(params![now.0 - kept_ms, BATCH])? == BATCH;
@@ -113,7 +118,7 @@ mod tests {
     #[test]
     fn a_batch_reads_no_whole_table() {
         let connection = database();
-        for sql in [KEYS, OUTCOMES, REQUESTS, COMMANDS, PURCHASES] {
+        for sql in [KEYS, OUTCOMES, REQUESTS, COMMANDS, PURCHASES, RESERVATIONS] {
             let plan = plan(&connection, sql);
             for table in ["idempotency", "outcome", "request", "command", "purchase"] {
                 assert!(!plan.contains(&format!("SCAN {table}")) && !plan.contains("TEMP"), "{sql}: {plan}");

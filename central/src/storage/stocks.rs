@@ -5,6 +5,7 @@
 //! and the transaction in which it does is as short for a large store as for a small one.
 
 use protocol::domain::Item;
+use protocol::domain::reservation::Reservation;
 use protocol::hash::Digest;
 use protocol::ids::{ProductId, StoreId};
 use protocol::link::EntryId;
@@ -14,6 +15,7 @@ use runtime::sqlite::{DigestColumn, id_at};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::storage::items;
+use crate::storage::reservations;
 use crate::storage::store::Store;
 use crate::storage::totals;
 
@@ -50,6 +52,7 @@ struct Staged {
     digest: Digest,
     arrival: Arrival,
     outcomes: u64,
+    reservations: u64,
     first: EntryId,
 }
 
@@ -63,12 +66,15 @@ fn staged(connection: &Connection, store: &mut Store, at: EntryId) -> rusqlite::
         store.staged = connection.last_insert_rowid();
     }
     connection
-        .prepare_cached("select digest, pages, items, outcomes, first_epoch, first_seq from stock where stock = ?1")?
+        .prepare_cached(
+            "select digest, pages, items, outcomes, first_epoch, first_seq, reservations from stock where stock = ?1",
+        )?
         .query_row([store.staged], |row| {
             Ok(Staged {
                 digest: row.get::<_, DigestColumn>(0)?.0,
                 arrival: Arrival { pages: row.get(1)?, items: row.get(2)? },
                 outcomes: row.get(3)?,
+                reservations: row.get(6)?,
                 first: id_at(row, 4)?,
             })
         })
@@ -88,12 +94,28 @@ pub fn stage(connection: &Connection, store: &mut Store, at: EntryId, page: &Sna
             params![store.staged, staged.outcomes, serde_json::to_string(outcome).expect("an outcome serialises")],
         )?;
     }
+    for reservation in &page.reservations {
+        staged.reservations += 1;
+        let body = serde_json::to_string(reservation).expect("a reservation serialises");
+        connection
+            .prepare_cached("insert into staged_reservation (stock, number, body) values (?1, ?2, ?3)")?
+            .execute(params![store.staged, staged.reservations, body])?;
+    }
     staged.arrival.add(page);
     let Arrival { pages, items } = staged.arrival;
     connection
-        .prepare_cached("update stock set digest = ?2, pages = ?3, items = ?4, outcomes = ?5 where stock = ?1")?
-        .execute(params![store.staged, DigestColumn(staged.digest), pages, items, staged.outcomes])?;
-    Ok((page.items.len() + page.outcomes.len()) as u64)
+        .prepare_cached(
+            "update stock set digest = ?2, pages = ?3, items = ?4, outcomes = ?5, reservations = ?6 where stock = ?1",
+        )?
+        .execute(params![
+            store.staged,
+            DigestColumn(staged.digest),
+            pages,
+            items,
+            staged.outcomes,
+            staged.reservations
+        ])?;
+    Ok((page.items.len() + page.outcomes.len() + page.reservations.len()) as u64)
 }
 
 /// `snapshot_end`, at `at`: the state that has arrived is shown from now on. `false`: pages of it are missing, and it is
@@ -118,7 +140,9 @@ pub fn switch(connection: &Connection, store: &mut Store, at: EntryId, end: &Sna
     (store.stock, store.staged) = (store.staged, 0);
     store.digest = arrived.digest;
     store.base = arrived.first;
-    store.installing = arrived.outcomes > 0;
+    store.installing = arrived.outcomes > 0
+        || arrived.reservations > 0
+        || !reservations::open_of_older_stock(connection, &store.id, store.stock, 1)?.is_empty();
     store.steps = true;
     Ok(true)
 }
@@ -145,6 +169,26 @@ pub fn outcomes(connection: &Connection, stock: i64, rows: u64) -> rusqlite::Res
 pub fn forget_outcome(connection: &Connection, stock: i64, number: i64) -> rusqlite::Result<()> {
     connection
         .prepare_cached("delete from staged_outcome where stock = ?1 and number = ?2")?
+        .execute([stock, number])?;
+    Ok(())
+}
+
+/// The next reservations that came with the stock that is shown, in order; what cannot be read any more is left out.
+pub fn reservations(
+    connection: &Connection,
+    stock: i64,
+    rows: u64,
+) -> rusqlite::Result<Vec<(i64, Option<Reservation>)>> {
+    connection
+        .prepare_cached("select number, body from staged_reservation where stock = ?1 order by number limit ?2")?
+        .query_map(params![stock, rows], |row| Ok((row.get(0)?, serde_json::from_str(row.get_ref(1)?.as_str()?).ok())))?
+        .collect()
+}
+
+/// One of [`reservations()`] is taken in.
+pub fn forget_reservation(connection: &Connection, stock: i64, number: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("delete from staged_reservation where stock = ?1 and number = ?2")?
         .execute([stock, number])?;
     Ok(())
 }
@@ -187,6 +231,15 @@ pub fn remove_step(connection: &Connection, store: &StoreId, rows: usize) -> rus
         )?
         .execute(params![stock, rows])?;
     if outcomes > 0 {
+        return Ok(true);
+    }
+    let reservations = connection
+        .prepare_cached(
+            "delete from staged_reservation where stock = ?1 and number in \
+             (select number from staged_reservation where stock = ?1 order by number limit ?2)",
+        )?
+        .execute(params![stock, rows])?;
+    if reservations > 0 {
         return Ok(true);
     }
     connection.prepare_cached("delete from stock where stock = ?1")?.execute([stock])?;

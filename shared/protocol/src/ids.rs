@@ -149,27 +149,50 @@ impl From<OperationId> for String {
     }
 }
 
-/// An online purchase.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct PurchaseId(Uuid);
+macro_rules! uuid_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(Uuid);
 
-impl PurchaseId {
-    /// A new purchase's id; the caller rolls the dice (UUID version 7 in the daemons).
-    pub fn new(id: Uuid) -> Self {
-        Self(id)
-    }
+        impl $name {
+            /// A new id; the caller rolls the dice (UUID version 7 in the daemons).
+            pub fn new(id: Uuid) -> Self {
+                Self(id)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Invalid;
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                text.parse().map(Self).map_err(|_| Invalid(concat!("the id of a ", $what, " is a UUID").into()))
+            }
+        }
+    };
 }
 
-impl fmt::Display for PurchaseId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
+uuid_id! {
+    /// An online purchase.
+    PurchaseId, "purchase"
+}
+uuid_id! {
+    /// Units held for a while.
+    ReservationId, "reservation"
 }
 
-impl FromStr for PurchaseId {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        text.parse().map(Self).map_err(|_| Invalid("a purchase's id is a UUID".into()))
+impl ReservationId {
+    /// The reservation that an operation makes: the same operation makes the same one, also in another database.
+    pub fn of(operation: &OperationId) -> Self {
+        let hash = blake3::hash(operation.as_str().as_bytes());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash.as_bytes()[..16]);
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
     }
 }
 

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use super::{App, POSITION};
 use crate::ledger::idempotency::{self, Key, Record};
 
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
 /// An item as clients see it.
 pub(super) fn item_view(store: &StoreId, product: &ProductId, item: &Item) -> Value {
     let mut view = json!({
@@ -104,6 +106,11 @@ impl App {
     }
 }
 
+/// Whether it is the answer to what had been done before.
+pub(super) fn is_replayed(answer: &Response) -> bool {
+    answer.headers().contains_key(REPLAYED)
+}
+
 fn answer(status: u16, body: String, position: &str, replayed: bool) -> Response {
     let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
@@ -115,11 +122,14 @@ fn answer(status: u16, body: String, position: &str, replayed: bool) -> Response
     if let (Some(epoch), Some(version)) = (epoch, read["version"].as_i64()) {
         headers.insert(header::ETAG, value(&etag(epoch, version)));
     }
+    if let (StatusCode::CREATED, Some(reservation)) = (status, read["reservationId"].as_str()) {
+        headers.insert(header::LOCATION, value(&format!("/v1/reservations/{reservation}")));
+    }
     if let (StatusCode::CREATED, Some(product)) = (status, read["productId"].as_str()) {
         headers.insert(header::LOCATION, value(&format!("/v1/inventory/{product}")));
     }
     if replayed {
-        headers.insert(HeaderName::from_static("idempotency-replayed"), HeaderValue::from_static("true"));
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
     response
 }

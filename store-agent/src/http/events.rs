@@ -95,7 +95,7 @@ fn view(store: &StoreId, entry: &Recorded) -> Value {
         "recordedAt": entry.recorded_at,
     });
     if let Ok(Event::Fact(fact)) = Event::decode(&entry.kind, &entry.body) {
-        if let Some(ItemAfter { item, .. }) = fact.what.items().first() {
+        if let Some(ItemAfter { item, .. }) = fact.what.item_of(entry.product_id.as_deref()) {
             event["quantity"] = item.quantity.into();
             event["reserved"] = item.reserved.into();
             event["allotted"] = item.allotted.into();
@@ -109,6 +109,9 @@ fn view(store: &StoreId, entry: &Recorded) -> Value {
         event["traceparent"] = json!(fact.about.traceparent);
         if let Some(purchase) = fact.what.purchase() {
             event["purchaseId"] = json!(purchase.purchase_id);
+        }
+        if let Some(reservation) = fact.what.reservation() {
+            event["reservationId"] = json!(reservation.id);
         }
     }
     event

@@ -7,6 +7,7 @@ mod import;
 mod inventory;
 mod meta;
 mod purchases;
+mod reservations;
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use protocol::ids::StoreId;
 use protocol::time::Millis;
 use runtime::http::Edge;
 use runtime::sqlite::Db;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::ledger;
 use crate::links::connectivity::Connectivity;
@@ -35,6 +36,8 @@ pub struct App {
     pub connectivity: Connectivity,
     /// When this process started.
     pub started_at: Millis,
+    /// Rings when a reservation was made or is to end otherwise.
+    pub expiry: Arc<Notify>,
     /// Places for imports.
     pub imports: Arc<Semaphore>,
 }
@@ -50,6 +53,7 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
         .merge(meta::router())
         .merge(inventory::router())
         .merge(purchases::router())
+        .merge(reservations::router())
         .merge(events::router())
         .merge(import::router())
         .merge(dead_letters::router())
@@ -111,6 +115,7 @@ mod tests {
                 db: db.clone(),
                 connectivity: Connectivity::new(runtime::clock::now()),
                 started_at: runtime::clock::now(),
+                expiry: Arc::default(),
                 imports: Arc::new(Semaphore::new(IMPORTS)),
             };
             Self { routes: router(Arc::new(app), Edge::default()), db, _kept: (lock, dir) }

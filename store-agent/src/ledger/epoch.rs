@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::head::{Head, append, head, save_head};
 use super::items::all_items;
-use super::outcomes;
+use super::{outcomes, reservations};
 
 /// Items or outcomes on one page, at most.
 const PAGE: usize = 200;
@@ -156,10 +156,13 @@ pub fn write_pages(connection: &Connection, head: &mut Head, now: Millis) -> rus
     let outcomes = if planted(Bug::OutcomesLeftOut) { Vec::new() } else { outcomes::all(connection)? };
     let count = items.len() as u64;
     let items = cut(items.into_iter().map(|(product_id, item)| Named { product_id, item }));
-    let items = items.into_iter().map(|items| SnapshotPage { items, outcomes: Vec::new() });
-    let outcomes = cut(outcomes).into_iter().map(|outcomes| SnapshotPage { items: Vec::new(), outcomes });
+    let items = items.into_iter().map(|items| SnapshotPage { items, ..SnapshotPage::default() });
+    let outcomes = cut(outcomes).into_iter().map(|outcomes| SnapshotPage { outcomes, ..SnapshotPage::default() });
+    let reservations = cut(reservations::all(connection)?);
+    let reservations =
+        reservations.into_iter().map(|reservations| SnapshotPage { reservations, ..SnapshotPage::default() });
     let mut pages = 0;
-    for page in items.chain(outcomes) {
+    for page in items.chain(outcomes).chain(reservations) {
         pages += 1;
         append(connection, head, &named("snapshot"), &Event::SnapshotPage(page), now)?;
     }

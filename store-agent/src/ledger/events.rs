@@ -111,12 +111,21 @@ pub fn list(connection: &Connection, filter: &Filter, start: Start, size: usize)
 /// Along the index of products if one is wanted; the other conditions are [`Filter::finds`]'s.
 fn select(filter: &Filter, older: bool) -> String {
     let (comparison, order) = if older { ("<", "desc") } else { (">", "asc") };
-    let product = if filter.product_id.is_some() { " and product_id = ?3" } else { "" };
-    format!(
+    let mut sql = format!(
         "select epoch, seq, type, operation_id, product_id, delta, recorded_at, \
          case when type = 'snapshot_page' then '{{}}' else body end, reference, actor from ledger \
-         where (epoch, seq) {comparison} (?1, ?2){product} order by epoch {order}, seq {order}"
-    )
+         where (epoch, seq) {comparison} (?1, ?2)"
+    );
+    if filter.product_id.is_some() {
+        // Entries that are about it beside another one: two lists in their order make one in its order.
+        sql.push_str(&format!(
+            " and product_id = ?3 union all select epoch, seq, type, operation_id, ledger_item.product_id, \
+             ledger_item.delta, recorded_at, body, reference, actor from ledger_item cross join ledger using (epoch, seq) \
+             where (epoch, seq) {comparison} (?1, ?2) and ledger_item.product_id = ?3"
+        ));
+    }
+    sql.push_str(&format!(" order by epoch {order}, seq {order}"));
+    sql
 }
 
 impl Filter {

@@ -91,6 +91,11 @@ pub fn append(
             fact.and_then(|fact| fact.about.actor.as_deref()),
             now.0,
         ])?;
+    for after in fact.map_or(&[][..], |fact| fact.what.items()).iter().skip(1) {
+        connection
+            .prepare_cached("insert into ledger_item (product_id, epoch, seq, delta) values (?1, ?2, ?3, ?4)")?
+            .execute(params![after.product_id.as_str(), entry.id.epoch.get(), entry.id.seq.get(), after.delta])?;
+    }
     head.cursor = entry.cursor();
     Ok(entry)
 }

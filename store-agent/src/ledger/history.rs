@@ -86,13 +86,16 @@ pub(crate) fn drop_entry(connection: &Connection, id: EntryId) -> rusqlite::Resu
     connection
         .prepare_cached("delete from ledger where epoch = ?1 and seq = ?2")?
         .execute(params![id.epoch.get(), id.seq.get()])?;
+    connection
+        .prepare_cached("delete from ledger_item where epoch = ?1 and seq = ?2")?
+        .execute(params![id.epoch.get(), id.seq.get()])?;
     Ok(())
 }
 
-/// Stock, outcomes and purchases are no more: another state takes their place. The head's digest and number of items go
+/// Stock, outcomes, purchases and reservations are no more: another state takes their place. The head's digest and number of items go
 /// with them.
 pub(crate) fn drop_state(connection: &Connection, head: &mut Head) -> rusqlite::Result<()> {
-    for table in ["item", "outcome", "purchase"] {
+    for table in ["item", "outcome", "purchase", "hold", "reservation"] {
         connection.execute(&format!("delete from {table}"), [])?;
     }
     head.digest = Digest::default();

@@ -159,8 +159,9 @@ pub fn moved_since(connection: &Connection, product: &ProductId, at: EntryId) ->
         .query_row(params![product.as_str(), at.epoch.get(), at.seq.get()], |row| row.get(0))
 }
 
-const MOVED_SINCE: &str =
-    "select coalesce(sum(delta), 0) from ledger where product_id = ?1 and (epoch, seq) > (?2, ?3)";
+const MOVED_SINCE: &str = "select (select coalesce(sum(delta), 0) from ledger \
+       where product_id = ?1 and (epoch, seq) > (?2, ?3)) \
+     + (select coalesce(sum(delta), 0) from ledger_item where product_id = ?1 and (epoch, seq) > (?2, ?3))";
 
 #[cfg(test)]
 mod tests {

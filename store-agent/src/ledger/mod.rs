@@ -13,6 +13,7 @@ mod items;
 mod log;
 pub mod outcomes;
 pub mod purchases;
+pub mod reservations;
 mod retention;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -35,5 +36,6 @@ pub const SCHEMA: Schema = Schema {
     migrations: &[
         include_str!("../../migrations/0001_ledger.sql"),
         include_str!("../../migrations/0002_retention.sql"),
+        include_str!("../../migrations/0003_reservations.sql"),
     ],
 };

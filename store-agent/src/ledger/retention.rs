@@ -30,6 +30,8 @@ const KNOWN: &str =
 const PURCHASES: &str = "delete from purchase where number in (select number from purchase \
      where (status = 'cancelled' or picked_at is not null) and coalesce(picked_at, settled_at) < ?1 \
      order by coalesce(picked_at, settled_at) limit ?2)";
+const RESERVATIONS: &str = "delete from reservation where number in (select number from reservation \
+     where settled_at is not null and settled_at < ?1 order by settled_at limit ?2)";
 const LETTERS: &str = "delete from dead_letter where id in (select id from dead_letter where received_at < ?1 order by received_at limit ?2)";
 const LETTERS_TOO_MANY: &str =
     "delete from dead_letter where id in (select id from dead_letter where id <= ?1 order by id limit ?2)";
@@ -37,6 +39,7 @@ const OLDEST: &str = "select ledger.epoch, ledger.seq, recorded_at, \
      (ledger.epoch < meta.epoch and acked > 0) or (ledger.epoch = meta.epoch and ledger.seq < acked) \
      from ledger cross join meta order by ledger.epoch, ledger.seq limit ?1";
 const PASSED: &str = "delete from ledger where (epoch, seq) <= (?1, ?2)";
+const PASSED_ITEMS: &str = "delete from ledger_item where (epoch, seq) <= (?1, ?2)";
 
 /// Forgets a batch of each. Says whether there may be more.
 pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
@@ -46,6 +49,7 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
         (KEYS, idempotency::RETENTION_MS),
         (KNOWN, idempotency::KNOWN_MS),
         (PURCHASES, RETENTION_MS),
+        (RESERVATIONS, RETENTION_MS),
         (LETTERS, RETENTION_MS),
     ] {
         more |= connection.prepare_cached(sql)?.execute(params![now.0 - kept_ms, BATCH])? == BATCH;
@@ -76,6 +80,7 @@ pub fn prune_entries(connection: &Connection, before: Millis) -> rusqlite::Resul
         (last_old, _) => last_old,
     };
     let Some((place, ..)) = last else { return Ok(false) };
+    connection.prepare_cached(PASSED_ITEMS)?.execute(params![place.epoch.get(), place.seq.get()])?;
     let deleted = connection.prepare_cached(PASSED)?.execute(params![place.epoch.get(), place.seq.get()])?;
     Ok(deleted == BATCH)
 }

@@ -1,5 +1,6 @@
 //! Reads the store's command stream and executes it (L2, B2): the driver of a [`Follower`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ids::StoreId;
@@ -10,6 +11,7 @@ use runtime::redis::MultiplexedConnection;
 use runtime::redis::{Channel, Keys, Received};
 use runtime::redis::{Client, RedisResult};
 use runtime::sqlite::{Abort, Db, Error};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger;
@@ -31,6 +33,8 @@ pub struct Receiver {
     pub db: Db,
     /// Whether to talk to central at all.
     pub connectivity: Connectivity,
+    /// Rings when a reservation may have been made, or may end otherwise.
+    pub expiry: Arc<Notify>,
 }
 
 /// What it holds between two steps.
@@ -85,6 +89,7 @@ impl Receiver {
                         if executed.commands == 0 {
                             tracing::debug!(why = executed.stuck, "commands wait");
                         }
+                        self.expiry.notify_one();
                         Followed::Executed { new: executed.commands }
                     }
                     Ok(Err(())) | Err(Error::Busy) => Followed::Busy,

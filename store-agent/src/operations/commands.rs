@@ -4,6 +4,7 @@
 //! are one transaction. A command seen again has no effect: its outcome is said again. Commands of an epoch that was
 //! not opened for the ledger's present epoch are never executed.
 
+use protocol::domain::reservation::Reservation;
 use protocol::domain::{Rejection, apply, decide_give_back, decide_purchase};
 use protocol::ids::{OperationId, ProductId};
 use protocol::link::{Commands, Cursor, Entry, Epoch, Receipt, receive as judge};
@@ -13,9 +14,10 @@ use protocol::wire::{
     About, Became, Command, Event, Fact, Happened, ItemAfter, NotUnderstood, Outcome, PurchaseRef, Subject,
 };
 use runtime::redis::Received;
-use runtime::sqlite::{Connection, JobError, JobResult, in_savepoint, is_fatal};
+use runtime::sqlite::{Connection, JobResult, in_savepoint, is_fatal};
 
 use super::effect::{Effect, Items, PurchaseChange, Told, record};
+use super::reservations::{self, Asking};
 use super::till::{self, Decided, Request, decide_request};
 use crate::ledger::{self, Head};
 
@@ -132,10 +134,30 @@ fn execute(
 ) -> JobResult<()> {
     let id = operation_id(entry);
     let command = Command::decode(&entry.kind, &entry.body);
+    expire_due(connection, head, &command, now)?;
     let mut known = load(connection, head, &id, entry, &command)?;
     let effect = on_command(&id, entry, command, &known, redis_now, now);
     record(connection, head, &id, &mut known.till.items, effect, now)?;
     Ok(())
+}
+
+/// Holds whose time is over block nothing that a command is about.
+fn expire_due(
+    connection: &Connection,
+    head: &mut Head,
+    command: &Result<Command, NotUnderstood>,
+    now: Millis,
+) -> JobResult<()> {
+    match command {
+        Ok(Command::Purchase { purchase, .. } | Command::Cancel { purchase, .. }) => {
+            reservations::expire_due(connection, head, [&purchase.product_id], now)
+        }
+        Ok(Command::Operate { product_id, .. }) => reservations::expire_due(connection, head, [product_id], now),
+        Ok(Command::Reserve { lines, .. }) => {
+            reservations::expire_due(connection, head, lines.iter().map(|line| &line.product_id), now)
+        }
+        Ok(Command::Reservation { .. } | Command::Resync | Command::Opened { .. }) | Err(_) => Ok(()),
+    }
 }
 
 /// L11: in its place, but not possible here: it is answered, laid aside, and the link goes on.
@@ -154,6 +176,8 @@ pub struct Known {
     pub outcome: Option<Outcome>,
     /// For a cancel: the outcome of the attempt that it cancels.
     pub attempt: Option<Outcome>,
+    /// The reservation that it is about.
+    pub reservation: Option<Reservation>,
     /// The item that it is about.
     pub till: till::Known,
 }
@@ -169,10 +193,9 @@ fn load(
     if outcome.is_some() && !planted(Bug::NoDedupeByCommand) {
         return Ok(Known { outcome, ..Known::default() });
     }
-    let item_only = |product: Option<&ProductId>| {
-        let items = loaded(connection, product)?;
-        Ok::<_, JobError>(till::Known { epoch: head.cursor.epoch, items, moved_since_count: Some(0) })
-    };
+    let with_items = |items| till::Known { epoch: head.cursor.epoch, items, moved_since_count: Some(0) };
+    let item_only = |product: Option<&ProductId>| loaded(connection, product).map(with_items);
+    let mut reservation = None;
     let (attempt, till) = match command {
         Ok(Command::Purchase { purchase, .. }) => (None, item_only(Some(&purchase.product_id))?),
         Ok(Command::Cancel { purchase, .. }) => {
@@ -181,10 +204,19 @@ fn load(
         Ok(Command::Operate { product_id, operation, .. }) => {
             (None, till::load(connection, head, product_id, operation)?)
         }
+        Ok(Command::Reserve { lines, .. }) => (None, with_items(reservations::loaded(connection, lines)?)),
+        Ok(Command::Reservation { reservation_id, .. }) => {
+            reservation = ledger::reservations::find(connection, *reservation_id)?;
+            let items = match &reservation {
+                Some(reservation) => reservations::loaded(connection, &reservation.lines)?,
+                None => Items::new(),
+            };
+            (None, with_items(items))
+        }
         Ok(Command::Resync) => (None, till::Known::default()),
         Ok(Command::Opened { .. }) | Err(_) => (None, item_only(subject(entry).product())?),
     };
-    Ok(Known { outcome, attempt, till })
+    Ok(Known { outcome, attempt, reservation, till })
 }
 
 fn loaded(connection: &Connection, product: Option<&ProductId>) -> JobResult<Items> {
@@ -229,6 +261,28 @@ pub fn on_command(
                     Answer { id, about, items, now }.refuse(Subject::Product(product), rejection)
                 }
             }
+        }
+        Ok(Command::Reserve { reservation_id, lines, ttl_ms, deadline, about }) => {
+            let asking = Asking { operation: id.clone(), about: about.clone(), command: Some(id.clone()) };
+            let held = if redis_now > deadline {
+                Err(Rejection::ReservationExpired)
+            } else {
+                reservations::decide_reserve(reservation_id, &lines, ttl_ms, items, &asking, now)
+            };
+            held.unwrap_or_else(|rejection| {
+                Answer { id, about, items, now }.refuse(Subject::Reservation(reservation_id), rejection)
+            })
+        }
+        Ok(Command::Reservation { reservation_id, act, about }) => {
+            let asking = Asking { operation: id.clone(), about: about.clone(), command: Some(id.clone()) };
+            let decided = match &known.reservation {
+                None => Err(Rejection::UnknownReservation),
+                Some(reservation) => reservations::decide_act(reservation, &act, items, &asking, now)
+                    .map(|effect| effect.unwrap_or_else(|| as_it_is(id, reservation, now))),
+            };
+            decided.unwrap_or_else(|rejection| {
+                Answer { id, about, items, now }.refuse(Subject::Reservation(reservation_id), rejection)
+            })
         }
         Ok(Command::Resync) => resynced(id, now),
         Ok(Command::Opened { .. }) => parked(id, entry, "an epoch opens at its first entry only", items, now),
@@ -290,12 +344,19 @@ fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: 
         | Became::Cancelled { .. }
         | Became::Refused { .. }
         | Became::Done { .. }
+        | Became::Reservation(_)
         | Became::Resynced => Effect {
             told: vec![Told::Repeated(attempt.clone())],
             outcomes: vec![Outcome { command: answer.id.clone(), ..attempt.clone() }],
             ..Effect::default()
         },
     }
+}
+
+/// What was asked of a reservation had been done before.
+fn as_it_is(id: &OperationId, reservation: &Reservation, now: Millis) -> Effect {
+    let outcome = Outcome { command: id.clone(), at: now, became: Became::Reservation(reservation.clone()) };
+    Effect { told: vec![Told::Repeated(outcome.clone())], outcomes: vec![outcome], ..Effect::default() }
 }
 
 /// The pages are the effect of a resync; the outcome is its answer, which also keeps it from running again.
@@ -310,6 +371,9 @@ fn subject(entry: &Entry<Commands>) -> Subject {
     if let Ok(purchase) = serde_json::from_value(body["purchase"].clone()) {
         return Subject::Purchase(purchase);
     }
+    if let Ok(reservation) = serde_json::from_value(body["reservationId"].clone()) {
+        return Subject::Reservation(reservation);
+    }
     let named = body["productId"].as_str().and_then(|text| ProductId::parse(text).ok());
     named.map_or(Subject::Store, Subject::Product)
 }
@@ -322,7 +386,9 @@ fn parked(id: &OperationId, entry: &Entry<Commands>, reason: &str, items: &Items
             let item = answer.unchanged(&purchase.product_id);
             answer.tell(Happened::PurchaseRejected { purchase, rejection, item })
         }
-        subject @ (Subject::Purchase(_) | Subject::Product(_) | Subject::Store) => answer.refuse(subject, rejection),
+        subject @ (Subject::Purchase(_) | Subject::Product(_) | Subject::Reservation(_) | Subject::Store) => {
+            answer.refuse(subject, rejection)
+        }
     };
     Effect { parked: Some((entry.clone(), reason.to_owned())), ..effect }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::domain::Item;
+use protocol::domain::reservation::Reservation;
 use protocol::ids::{OperationId, ProductId, PurchaseId};
 use protocol::link::{Commands, Entry, EntryId};
 use protocol::time::Millis;
@@ -23,6 +24,8 @@ pub struct Effect {
     pub outcomes: Vec<Outcome>,
     /// What becomes of a purchase whose units left the shelf.
     pub purchase: Option<PurchaseChange>,
+    /// What a reservation is after it.
+    pub reservation: Option<Reservation>,
     /// A command that is laid aside for people, and why.
     pub parked: Option<(Entry<Commands>, String)>,
 }
@@ -96,6 +99,9 @@ pub fn record(
         Some(PurchaseChange::Confirmed(purchase, at)) => ledger::purchases::confirm(connection, purchase, *at)?,
         Some(PurchaseChange::Cancelled(id, at)) => ledger::purchases::cancel(connection, *id, *at)?,
         Some(PurchaseChange::Picked(id, at)) => ledger::purchases::pick(connection, *id, *at)?,
+    }
+    if let Some(reservation) = &effect.reservation {
+        ledger::reservations::save(connection, reservation, now)?;
     }
     for outcome in &effect.outcomes {
         ledger::outcomes::keep(connection, outcome)?;

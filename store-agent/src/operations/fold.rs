@@ -99,7 +99,7 @@ mod tests {
 
     fn pages(name: &str, quantity: i64) -> [Event; 2] {
         let named = Named { product_id: product(name), item: item(quantity) };
-        let page = SnapshotPage { items: vec![named], outcomes: Vec::new() };
+        let page = SnapshotPage { items: vec![named], ..SnapshotPage::default() };
         [Event::SnapshotPage(page), Event::SnapshotEnd(SnapshotEnd { pages: 1, count: 1 })]
     }
 

@@ -5,4 +5,5 @@ pub mod commands;
 pub mod effect;
 pub mod fold;
 pub mod purchases;
+pub mod reservations;
 pub mod till;

@@ -8,6 +8,7 @@ use protocol::wire::{About, Fact, Happened, ItemAfter};
 use runtime::sqlite::{Abort, Connection, JobResult};
 
 use super::effect::{self, Effect, Items};
+use super::reservations;
 use crate::ledger::{self, Head};
 
 /// One operation on one item.
@@ -63,6 +64,7 @@ pub struct Decided {
 /// Loads, decides and records. Everything happens or, if it is refused, nothing.
 pub fn perform(connection: &Connection, request: &Request, now: Millis) -> Result<Performed, Abort<Rejection>> {
     let mut head = ledger::head(connection)?;
+    reservations::expire_due(connection, &mut head, [&request.product], now)?;
     let mut known = load(connection, &head, &request.product, &request.operation)?;
     let Decided { item, delta, effect } = decide_request(&known, request, now).map_err(Abort::Refused)?;
     let operation = &request.operation_id;

@@ -141,7 +141,7 @@ pub fn carry_out(
     for own in &unshared {
         history::drop_entry(connection, at(own))?;
     }
-    take_state(connection, &mut head, answer)?;
+    take_state(connection, &mut head, answer, now)?;
     ledger::begin_epoch(connection, &mut head, answer.epoch, &past, now)?;
     // With nothing shared a human has said that central's state is all there is.
     let repeats = shared.is_some() && !planted(Bug::RestoreForgetsOwn);
@@ -189,7 +189,7 @@ fn lineage(own: Option<Vec<Past>>, answer: &Answer) -> Vec<Past> {
 }
 
 /// The state becomes central's.
-fn take_state(connection: &Connection, head: &mut Head, answer: &Answer) -> JobResult<()> {
+fn take_state(connection: &Connection, head: &mut Head, answer: &Answer, now: Millis) -> JobResult<()> {
     history::drop_state(connection, head)?;
     for named in &answer.items {
         ledger::put_item(connection, head, &named.product_id, None, &named.item)?;
@@ -197,6 +197,9 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer) -> JobR
     let outcomes = if planted(Bug::RestoreWithoutOutcomes) { &[] } else { answer.outcomes.as_slice() };
     for outcome in outcomes {
         ledger::outcomes::keep(connection, outcome)?;
+    }
+    for reservation in &answer.reservations {
+        ledger::reservations::save(connection, reservation, now)?;
     }
     // In the order in which their units left the shelf.
     let mut outcomes: Vec<&Outcome> = outcomes.iter().collect();
@@ -220,6 +223,7 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer) -> JobR
             | Became::Rejected { .. }
             | Became::Expired { .. }
             | Became::Refused { .. }
+            | Became::Reservation(_)
             | Became::Resynced => {}
         }
     }
@@ -228,7 +232,9 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer) -> JobR
 
 #[cfg(test)]
 mod tests {
-    use protocol::domain::Operation;
+    use protocol::domain::reservation::{Act, State};
+    use protocol::domain::{Lines, Operation, Rejection};
+    use protocol::ids::ReservationId;
     use protocol::link::Entry;
     use protocol::wire::restore::KnownEntry;
     use protocol::wire::{About, Command, Event, Named, PurchaseRef};
@@ -237,6 +243,7 @@ mod tests {
     use crate::ledger::testing::copy;
     use crate::operations::commands;
     use crate::operations::fold::Stock;
+    use crate::operations::reservations::{self, Asking, reserve};
     use crate::testing::{self, NOW, operation};
 
     fn ale() -> ProductId {
@@ -290,6 +297,7 @@ mod tests {
             covers: past,
             items: stock.items().iter().map(named).collect(),
             outcomes: ledger::outcomes::all(known).expect("reads"),
+            reservations: ledger::reservations::all(known).expect("reads"),
             entries: entries.collect(),
         }
     }
@@ -371,6 +379,78 @@ mod tests {
         assert_eq!((units(&old), recorded(&old)), (5, vec![("purchase_cancelled".into(), 2)]));
         let row = ledger::purchases::find(&old, attempt().purchase_id).expect("reads").expect("is known");
         assert!(row.is_cancelled);
+    }
+
+    fn hold(connection: &Connection, number: u128, units: i64) -> Result<(), Abort<Rejection>> {
+        let lines = Lines::one(ale(), units).expect("is a line");
+        reserve(connection, held_id(number), &lines, 60_000, &asking(&format!("hold-{number}")), NOW).map(drop)
+    }
+
+    fn held_id(number: u128) -> ReservationId {
+        ReservationId::new(uuid::Uuid::from_u128(number))
+    }
+
+    fn asking(name: &str) -> Asking {
+        Asking { operation: operation(name), about: About::default(), command: None }
+    }
+
+    fn confirm(connection: &Connection, number: u128) {
+        let asked = asking(&format!("confirm-{number}"));
+        let done = reservations::act(connection, held_id(number), &Act::Confirm { lines: None }, &asked, NOW);
+        assert!(done.expect("is open").is_some());
+    }
+
+    /// Units on hand and held, and what has become of a reservation.
+    fn held(connection: &Connection, number: u128) -> (i64, i64, State) {
+        let item = ledger::find_item(connection, &ale()).expect("reads").expect("an ale");
+        let found = ledger::reservations::find(connection, held_id(number)).expect("reads").expect("is known");
+        (item.quantity, item.reserved, found.state)
+    }
+
+    #[test]
+    fn a_hold_that_only_the_old_copy_knew_is_held_again_or_ends() {
+        for (sold, (units, reserved, state)) in [(2, (3, 3, State::Open)), (3, (2, 0, State::Cancelled))] {
+            let old = store();
+            let live = copy(&old);
+            hold(&old, 1, 3).expect("there are enough");
+            act(&live, "sale", Operation::Sell { quantity: sold });
+            restore(&old, &answer(&live, 0));
+            assert_eq!(held(&old, 1), (units, reserved, state));
+        }
+    }
+
+    #[test]
+    fn units_of_a_confirmed_hold_have_left_whatever_became_of_it_elsewhere() {
+        let live = store();
+        hold(&live, 1, 3).expect("there are enough");
+        let old = copy(&live);
+        confirm(&old, 1);
+        let lines = Lines::one(ale(), 3).expect("is a line");
+        let confirmed = State::Confirmed { confirmed_lines: lines };
+        let open = copy(&old);
+        restore(&open, &answer(&live, 0));
+        assert_eq!(held(&open, 1), (2, 0, confirmed.clone()));
+        // Central has it as cancelled, and the units as sold since: they are missing.
+        let ended = reservations::act(&live, held_id(1), &Act::Cancel, &asking("cancel"), NOW);
+        ended.expect("is open");
+        act(&live, "sale", Operation::Sell { quantity: 4 });
+        restore(&old, &answer(&live, 0));
+        assert_eq!(held(&old, 1), (0, 0, confirmed));
+        assert_eq!(recorded(&old), [("shortage".into(), 2), ("reservation_confirmed".into(), -3)]);
+    }
+
+    #[test]
+    fn central_gives_back_the_holds_that_a_lost_disk_knew() {
+        let live = store();
+        hold(&live, 1, 2).expect("there are enough");
+        hold(&live, 2, 1).expect("there are enough");
+        confirm(&live, 2);
+        let empty = runtime::sqlite::memory(ledger::SCHEMA).expect("opens");
+        ledger::claim(&empty, &"s1".parse().expect("an id")).expect("is new");
+        restore(&empty, &answer(&live, 0));
+        assert_eq!(held(&empty, 1), (4, 2, State::Open));
+        assert!(matches!(held(&empty, 2).2, State::Confirmed { .. }));
+        assert!(hold(&empty, 3, 3).is_err(), "what is held is not free");
     }
 
     #[test]

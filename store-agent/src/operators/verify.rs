@@ -52,6 +52,10 @@ pub fn verify(connection: &Connection) -> JobResult<Report> {
             report.differences.push(format!("item {product}: in the ledger, not in the stock"));
         }
     }
+    for (product, reserved, held) in ledger::reservations::unbalanced(connection)? {
+        let difference = format!("item {product}: {reserved} units are reserved, open reservations hold {held}");
+        report.differences.push(difference);
+    }
     if digest != head.digest {
         report.differences.push(format!("digest: the stock's is {digest}, the head says {}", head.digest));
     }

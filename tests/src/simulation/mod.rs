@@ -10,6 +10,7 @@
 mod agent;
 mod central;
 mod faults;
+mod holds;
 mod humans;
 mod redis;
 mod sending;
@@ -65,6 +66,10 @@ pub const MUST_OCCUR: &[&str] = &[
     "cancels of pending purchases",
     "cancels refused: picked",
     "counts",
+    "units held",
+    "holds confirmed",
+    "holds expired",
+    "reservations asked through central",
     "central's item commands",
     "agent killed",
     "agent killed before a commit",

@@ -10,7 +10,7 @@ use protocol::domain::{Guard, Operation, Reason, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::time::Millis;
 use protocol::wire::{About, Command};
-use runtime::sqlite::Abort;
+use runtime::sqlite::{Abort, attempt};
 use store_agent::operations::till::{Request, perform};
 
 use super::virtual_world::{Commit, VirtualWorld, commit};
@@ -27,13 +27,14 @@ pub(super) struct Look {
 
 impl VirtualWorld {
     pub(super) fn traffic(&mut self) {
-        match self.dice.below(20) {
+        match self.dice.below(24) {
             0..=8 => self.at_the_till(),
             9..=11 => self.look(),
             12..=14 => self.buy(),
             15 => self.cancel(),
             16..=17 => self.pick(),
             18 => self.command(),
+            20..=23 => self.hold_traffic(),
             _ => self.watch(),
         }
     }
@@ -76,7 +77,7 @@ impl VirtualWorld {
         let risk = self.risk();
         let mut delta = None;
         let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
-            match perform(connection, &request, clock) {
+            match attempt(connection, || perform(connection, &request, clock))? {
                 Ok(performed) => delta = Some(performed.delta),
                 Err(Abort::Refused(_)) => {}
                 Err(Abort::Database(error)) => return Err(error),

@@ -10,7 +10,7 @@ use super::agent::{Agent, Progress};
 use super::central::{Central, Consumed};
 use super::redis::Redis;
 use super::traffic::Look;
-use super::{BUDGETS, Outcome, humans};
+use super::{BUDGETS, Outcome, holds, humans};
 use crate::Dice;
 use crate::history::{History, judge};
 
@@ -491,6 +491,7 @@ impl VirtualWorld {
         let stores: Vec<(StoreId, &Connection)> =
             self.agents.iter().map(|agent| (agent.store.clone(), &agent.file)).collect();
         violations.extend(judge(&self.history, &self.central.file, &stores).expect("databases can be read"));
+        violations.extend(holds::judge(&self.central.file, &stores));
         for (what, sql) in [
             ("purchases confirmed", "select count(*) from purchase where status = 'confirmed'"),
             ("purchases rejected", "select count(*) from purchase where status = 'rejected'"),
@@ -498,6 +499,7 @@ impl VirtualWorld {
             ("purchases cancelled", "select count(*) from purchase where status = 'cancelled'"),
             ("units asked back", "select count(*) from request where command_id like '%:back:%'"),
             ("shortage", "select count(*) from event where type = 'shortage'"),
+            ("holds expired", "select count(*) from reservation where status = 'expired'"),
         ] {
             let count: u64 = self.central.file.query_row(sql, [], |row| row.get(0)).expect("the view can be read");
             *self.counts.entry(what).or_default() += count;

@@ -17,6 +17,7 @@ mod overload;
 mod poison;
 mod purchases;
 mod replay;
+mod reservations;
 mod retire;
 mod start;
 mod stuck;

@@ -116,10 +116,16 @@ pub fn list(connection: &Connection, filter: &Filter, start: Start, size: usize)
 impl Filter {
     /// Whether it finds an entry.
     fn finds(&self, row: &Row<'_>) -> rusqlite::Result<bool> {
-        for (column, wanted) in [(1, &self.store), (4, &self.kind), (6, &self.product), (10, &self.reference)] {
+        for (column, wanted) in [(1, &self.store), (4, &self.kind), (10, &self.reference)] {
             if wanted.is_some() && row.get_ref(column)?.as_str_or_null()? != wanted.as_deref() {
                 return Ok(false);
             }
+        }
+        if let Some(wanted) = &self.product
+            && row.get_ref(6)?.as_str_or_null()? != Some(wanted)
+            && !is_also_about(row, wanted)?
+        {
+            return Ok(false);
         }
         if self.actor.is_none() && self.since.is_none() && self.until.is_none() {
             return Ok(true);
@@ -131,6 +137,22 @@ impl Filter {
             && self.until.is_none_or(|until| at < until)
             && (self.actor.is_none() || self.actor == fact.about.actor))
     }
+}
+
+/// Whether an entry is about this product beside the one that it is filed under.
+fn is_also_about(row: &Row<'_>, product: &str) -> rusqlite::Result<bool> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Also {
+        product_id: String,
+    }
+    #[derive(Default, Deserialize)]
+    struct Body {
+        #[serde(default)]
+        more: Vec<Also>,
+    }
+    let body: Body = serde_json::from_str(row.get_ref(9)?.as_str()?).unwrap_or_default();
+    Ok(body.more.iter().any(|also| also.product_id == product))
 }
 
 /// What a filter reads of an entry's body.
@@ -211,6 +233,15 @@ fn select(filter: &Filter, from: i64, older: bool) -> Select {
     let columns = [("reference", &filter.reference), ("product_id", &filter.product), ("store_id", &filter.store)];
     if let Some((column, wanted)) = columns.into_iter().find(|(_, wanted)| wanted.is_some()) {
         select.and_equal(column, wanted.as_deref());
+    }
+    if let (Some(product), None) = (&filter.product, &filter.reference) {
+        // Entries that are about it beside another one: two lists in their order make one in its order.
+        select.sql.push_str(&format!(
+            " union all select chain_seq, store_id, epoch, seq, type, operation_id, event_item.product_id, \
+             event_item.delta, received_at, body, reference from event_item cross join event using (chain_seq) \
+             where chain_seq {comparison} ? and event_item.product_id = ?"
+        ));
+        select.values.extend([from.into(), product.clone().into()]);
     }
     select.sql.push_str(&format!(" order by chain_seq {order}"));
     select

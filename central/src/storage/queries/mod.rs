@@ -8,6 +8,7 @@ pub mod items;
 pub mod offers;
 pub mod products;
 pub mod purchases;
+pub mod reservations;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params_from_iter};

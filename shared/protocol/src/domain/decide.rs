@@ -100,7 +100,7 @@ fn take(item: &Item, requested: i64) -> Result<Change, Rejection> {
     if requested <= at_most { Ok(Change::Moved(-requested)) } else { Err(insufficient(item, requested)) }
 }
 
-fn insufficient(item: &Item, requested: i64) -> Rejection {
+pub(crate) fn insufficient(item: &Item, requested: i64) -> Rejection {
     Rejection::InsufficientStock {
         requested,
         quantity: item.quantity,

@@ -75,6 +75,15 @@ pub enum Change {
         /// New threshold.
         low_at: Option<i64>,
     },
+    /// So many units more are held for reservations; negative: fewer.
+    Reserved(i64),
+    /// A reservation was confirmed: units leave, and it holds nothing any more.
+    Fulfilled {
+        /// Units that leave, at most those that it held.
+        taken: i64,
+        /// Units that it held.
+        held: i64,
+    },
 }
 
 /// The item after the change. Only [`Change::Created`] makes one out of nothing.
@@ -87,6 +96,11 @@ pub fn apply(before: Option<&Item>, change: &Change, now: Millis) -> Item {
             item.low_at = *low_at;
         }
         Change::Moved(delta) => item.quantity += delta,
+        Change::Reserved(delta) => item.reserved += delta,
+        Change::Fulfilled { taken, held } => {
+            item.quantity -= taken;
+            item.reserved -= held;
+        }
         Change::Changed { name, discontinued, low_at } => {
             if let Some(name) = name {
                 item.name.clone_from(name);

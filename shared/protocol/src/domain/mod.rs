@@ -6,10 +6,14 @@
 
 mod decide;
 mod item;
+mod lines;
 mod rejection;
+pub mod reservation;
 
+pub(crate) use decide::insufficient;
 pub use decide::{Facts, decide, decide_give_back, decide_purchase};
 pub use item::{Change, Item, apply};
+pub use lines::{InvalidLines, LINES_MAX, Line, Lines};
 pub use rejection::Rejection;
 
 use serde::{Deserialize, Serialize};

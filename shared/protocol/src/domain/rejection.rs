@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::ProductId;
+
 /// Why an operation was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "code", rename_all = "snake_case", rename_all_fields = "camelCase")]
@@ -63,6 +65,26 @@ pub enum Rejection {
         /// The link entry that it did not understand.
         entry: String,
     },
+    /// The reservation's time was over.
+    #[error("the reservation has expired")]
+    ReservationExpired,
+    /// The reservation has ended otherwise.
+    #[error("the reservation is {state}")]
+    ReservationClosed {
+        /// How.
+        state: String,
+    },
+    /// More was to be confirmed than the reservation holds.
+    #[error("the reservation holds {held} of {product_id}")]
+    BeyondReservation {
+        /// Of which product.
+        product_id: ProductId,
+        /// Units that it holds.
+        held: i64,
+    },
+    /// The store has no such reservation.
+    #[error("the store has no such reservation")]
+    UnknownReservation,
     /// An operator ended it because the store was retired.
     #[error("the store was retired")]
     StoreRetired,
@@ -84,6 +106,10 @@ impl Rejection {
             Self::AlreadyPicked => "already_picked",
             Self::UnknownPosition => "unknown_position",
             Self::UnsupportedByStore { .. } => "unsupported_by_store",
+            Self::ReservationExpired => "reservation_expired",
+            Self::ReservationClosed { .. } => "reservation_closed",
+            Self::BeyondReservation { .. } => "beyond_reservation",
+            Self::UnknownReservation => "unknown_reservation",
             Self::StoreRetired => "store_retired",
         }
     }

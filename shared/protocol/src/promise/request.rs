@@ -31,7 +31,11 @@ impl Status {
         match answer {
             Became::Refused { .. } | Became::Rejected { .. } => Self::Refused,
             Became::Expired { .. } => Self::Expired,
-            Became::Done { .. } | Became::Confirmed { .. } | Became::Cancelled { .. } | Became::Resynced => Self::Done,
+            Became::Done { .. }
+            | Became::Confirmed { .. }
+            | Became::Cancelled { .. }
+            | Became::Reservation(_)
+            | Became::Resynced => Self::Done,
         }
     }
 

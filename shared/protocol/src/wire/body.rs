@@ -8,9 +8,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{About, Became, Fact, Happened, ItemAfter, NotUnderstood, Outcome, PurchaseRef, Subject};
+use super::{About, Became, Fact, Happened, ItemAfter, NotUnderstood, Outcome, PurchaseRef, ReservationStep, Subject};
+use crate::domain::reservation::{Reservation, State};
 use crate::domain::{Action, Item, Reason, Rejection, TOTAL_MAX};
-use crate::ids::{OperationId, ProductId};
+use crate::ids::{OperationId, ProductId, ReservationId};
 use crate::time::Millis;
 
 const NO_PRODUCT: &str = "unknown";
@@ -37,9 +38,14 @@ pub(super) enum Kind {
     CommandRefused,
     Shortage,
     LowStock,
+    Reserved,
+    ReservationExtended,
+    ReservationConfirmed,
+    ReservationCancelled,
+    ReservationExpired,
 }
 
-const KINDS: [(Kind, &str); 14] = [
+const KINDS: [(Kind, &str); 19] = [
     (Kind::ItemCreated, "item_created"),
     (Kind::ItemChanged, "item_changed"),
     (Kind::Received, "received"),
@@ -54,6 +60,11 @@ const KINDS: [(Kind, &str); 14] = [
     (Kind::CommandRefused, "command_refused"),
     (Kind::Shortage, "shortage"),
     (Kind::LowStock, "low_stock"),
+    (Kind::Reserved, "reserved"),
+    (Kind::ReservationExtended, "reservation_extended"),
+    (Kind::ReservationConfirmed, "reservation_confirmed"),
+    (Kind::ReservationCancelled, "reservation_cancelled"),
+    (Kind::ReservationExpired, "reservation_expired"),
 ];
 
 impl Kind {
@@ -81,6 +92,29 @@ impl Kind {
             Happened::CommandRefused { .. } => Self::CommandRefused,
             Happened::Shortage(_) => Self::Shortage,
             Happened::LowStock(_) => Self::LowStock,
+            Happened::Reservation { step, .. } => Self::of_step(*step),
+        }
+    }
+}
+
+impl Kind {
+    fn of_step(step: ReservationStep) -> Self {
+        match step {
+            ReservationStep::Reserved => Self::Reserved,
+            ReservationStep::Extended => Self::ReservationExtended,
+            ReservationStep::Confirmed => Self::ReservationConfirmed,
+            ReservationStep::Cancelled => Self::ReservationCancelled,
+            ReservationStep::Expired => Self::ReservationExpired,
+        }
+    }
+
+    /// What an outcome is called that says so of a reservation.
+    fn of_state(state: &State) -> Self {
+        match state {
+            State::Open => Self::Reserved,
+            State::Confirmed { .. } => Self::ReservationConfirmed,
+            State::Cancelled => Self::ReservationCancelled,
+            State::Expired => Self::ReservationExpired,
         }
     }
 }
@@ -128,6 +162,14 @@ pub(super) struct FactBody {
     purchase: Option<PurchaseRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rejection: Option<Rejection>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reservation: Option<Reservation>,
+    /// What a refusal is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reservation_id: Option<ReservationId>,
+    /// Items behind the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    more: Vec<ItemAfter>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     replayed: bool,
 }
@@ -146,14 +188,19 @@ impl From<&Fact> for FactBody {
             count_ref: None,
             purchase: fact.what.purchase().cloned(),
             rejection: None,
+            reservation: None,
+            reservation_id: None,
+            more: fact.what.items().iter().skip(1).cloned().collect(),
             replayed: fact.replayed,
         };
         match &fact.what {
             Happened::Adjusted { reason, note, .. } => (body.reason, body.note) = (Some(*reason), note.clone()),
             Happened::Counted { count_ref, .. } => body.count_ref.clone_from(count_ref),
-            Happened::PurchaseRejected { rejection, .. } | Happened::CommandRefused { rejection, .. } => {
-                body.rejection = Some(rejection.clone());
+            Happened::PurchaseRejected { rejection, .. } => body.rejection = Some(rejection.clone()),
+            Happened::CommandRefused { subject, rejection, .. } => {
+                (body.rejection, body.reservation_id) = (Some(rejection.clone()), subject.reservation());
             }
+            Happened::Reservation { reservation, .. } => body.reservation = Some(reservation.clone()),
             Happened::PurchaseExpired { .. } => body.rejection = Some(Rejection::PurchaseExpired),
             Happened::ItemCreated(_)
             | Happened::ItemChanged(_)
@@ -201,12 +248,21 @@ impl FactBody {
             }
             Kind::PurchasePicked => Happened::PurchasePicked { purchase: needed(purchase, "purchase")?, item: after },
             Kind::CommandRefused => Happened::CommandRefused {
-                subject: subject(product_id, purchase, after.is_some()),
+                subject: subject(product_id, purchase, self.reservation_id, after.is_some()),
                 rejection: needed(self.rejection, "rejection")?,
                 item: after,
             },
             Kind::Shortage => Happened::Shortage(needed(after, "item")?),
             Kind::LowStock => Happened::LowStock(needed(after, "item")?),
+            Kind::Reserved => of_reservation(ReservationStep::Reserved, self.reservation, after, self.more)?,
+            Kind::ReservationExtended => of_reservation(ReservationStep::Extended, self.reservation, after, self.more)?,
+            Kind::ReservationConfirmed => {
+                of_reservation(ReservationStep::Confirmed, self.reservation, after, self.more)?
+            }
+            Kind::ReservationCancelled => {
+                of_reservation(ReservationStep::Cancelled, self.reservation, after, self.more)?
+            }
+            Kind::ReservationExpired => of_reservation(ReservationStep::Expired, self.reservation, after, self.more)?,
         };
         let Self { recorded_at, about, command, replayed, .. } = self;
         Ok(Fact { what, recorded_at, about, command, replayed })
@@ -227,6 +283,11 @@ pub(super) struct OutcomeBody {
     rejection: Option<Rejection>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     item: Option<Item>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reservation: Option<Reservation>,
+    /// What a refusal is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reservation_id: Option<ReservationId>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     picked: bool,
 }
@@ -236,6 +297,7 @@ impl From<Outcome> for OutcomeBody {
         let rejection = became.rejection().cloned();
         let of_purchase = |kind, purchase: PurchaseRef, item| (kind, purchase.product_id.clone(), Some(purchase), item);
         let picked = matches!(became, Became::Confirmed { picked: true, .. });
+        let (mut reservation, mut reservation_id) = (None, None);
         let (kind, product_id, purchase, item) = match became {
             Became::Done { action, product_id, item } => (kind_of(action), product_id, None, Some(item)),
             Became::Confirmed { purchase, item, .. } => of_purchase(Kind::PurchaseConfirmed, purchase, Some(item)),
@@ -244,11 +306,17 @@ impl From<Outcome> for OutcomeBody {
             Became::Cancelled { purchase, item } => of_purchase(Kind::PurchaseCancelled, purchase, item),
             Became::Refused { subject, item, .. } => {
                 let product_id = subject.product().cloned().unwrap_or_else(no_product);
+                reservation_id = subject.reservation();
                 (Kind::CommandRefused, product_id, subject.purchase().cloned(), item)
             }
             Became::Resynced => (Kind::ItemChanged, no_product(), None, None),
+            Became::Reservation(told) => {
+                let kind = Kind::of_state(&told.state);
+                reservation = Some(told);
+                (kind, no_product(), None, None)
+            }
         };
-        Self { command, kind, at, product_id, purchase, rejection, item, picked }
+        Self { command, kind, at, product_id, purchase, rejection, item, reservation, reservation_id, picked }
     }
 }
 
@@ -267,7 +335,18 @@ impl TryFrom<OutcomeBody> for Outcome {
     type Error = NotUnderstood;
 
     fn try_from(body: OutcomeBody) -> Result<Self, NotUnderstood> {
-        let OutcomeBody { command, kind, at, product_id, purchase, rejection, item, picked } = body;
+        let OutcomeBody {
+            command,
+            kind,
+            at,
+            product_id,
+            purchase,
+            rejection,
+            item,
+            reservation,
+            reservation_id,
+            picked,
+        } = body;
         check(&product_id, item.as_ref(), purchase.as_ref())?;
         let is_resync = item.is_none() && product_id.as_str() == NO_PRODUCT;
         let done = |action, product_id, item| {
@@ -292,17 +371,20 @@ impl TryFrom<OutcomeBody> for Outcome {
             Kind::PurchaseExpired => Became::Expired { purchase: needed(purchase, "purchase")?, item },
             // Central 0.1.0 wrote this of a purchase's request that ended because its store was retired.
             Kind::PurchaseCancelled if rejection == Some(Rejection::StoreRetired) => Became::Refused {
-                subject: subject(&product_id, purchase, item.is_some()),
+                subject: subject(&product_id, purchase, None, item.is_some()),
                 rejection: Rejection::StoreRetired,
                 item,
             },
             Kind::PurchaseCancelled => Became::Cancelled { purchase: needed(purchase, "purchase")?, item },
             Kind::CommandRefused => Became::Refused {
-                subject: subject(&product_id, purchase, item.is_some()),
+                subject: subject(&product_id, purchase, reservation_id, item.is_some()),
                 rejection: needed(rejection, "rejection")?,
                 item,
             },
-            Kind::PurchasePicked | Kind::Shortage | Kind::LowStock => {
+            Kind::Reserved | Kind::ReservationConfirmed | Kind::ReservationCancelled | Kind::ReservationExpired => {
+                Became::Reservation(needed(reservation, "reservation")?)
+            }
+            Kind::PurchasePicked | Kind::Shortage | Kind::LowStock | Kind::ReservationExtended => {
                 return Err(NotUnderstood(format!("{} is no outcome of a command", kind.name())));
             }
         };
@@ -312,12 +394,38 @@ impl TryFrom<OutcomeBody> for Outcome {
 
 /// What a refusal is about. One of a product by the name of [`NO_PRODUCT`], which the store does not have, reads as one of
 /// the store; it is written alike.
-fn subject(product_id: &ProductId, purchase: Option<PurchaseRef>, has_item: bool) -> Subject {
+fn subject(
+    product_id: &ProductId,
+    purchase: Option<PurchaseRef>,
+    reservation: Option<ReservationId>,
+    has_item: bool,
+) -> Subject {
+    if let Some(reservation) = reservation {
+        return Subject::Reservation(reservation);
+    }
     match purchase {
         Some(purchase) => Subject::Purchase(purchase),
         None if product_id.as_str() == NO_PRODUCT && !has_item => Subject::Store,
         None => Subject::Product(product_id.clone()),
     }
+}
+
+fn of_reservation(
+    step: ReservationStep,
+    reservation: Option<Reservation>,
+    first: Option<ItemAfter>,
+    more: Vec<ItemAfter>,
+) -> Result<Happened, NotUnderstood> {
+    let reservation = needed(reservation, "reservation")?;
+    if !step.leads_to(&reservation.state) {
+        return Err(NotUnderstood("the reservation's status is not what its event leads to".into()));
+    }
+    let items: Vec<ItemAfter> = first.into_iter().chain(more).collect();
+    if items.iter().any(|after| reservation.lines.quantity_of(&after.product_id) == 0) {
+        return Err(NotUnderstood("an item of which the reservation has no line".into()));
+    }
+    items.iter().try_for_each(|after| check_item(&after.item))?;
+    Ok(Happened::Reservation { step, reservation, items })
 }
 
 fn needed<T>(member: Option<T>, name: &str) -> Result<T, NotUnderstood> {
@@ -351,6 +459,7 @@ fn check(product: &ProductId, item: Option<&Item>, purchase: Option<&PurchaseRef
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{Line, Lines};
     use crate::wire::Event;
 
     const ITEM: &str = r#""item":{"name":"Tea","quantity":3,"reserved":0,"allotted":0,"discontinued":false,"low":false,"version":2,"updatedAt":"1970-01-01T00:00:00.005Z"}"#;
@@ -454,6 +563,46 @@ mod tests {
         }
         let other = written(r#"{"productId":"jam","delta":0,"recordedAt":AT,"about":{},PURCHASE}"#);
         assert!(Event::decode("purchase_picked", &other).is_err(), "of another product");
+    }
+
+    fn of_two(step: ReservationStep, state: State) -> Event {
+        let after = |name: &str| ItemAfter {
+            product_id: ProductId::parse(name).expect("valid"),
+            delta: -1,
+            item: Item { quantity: 5, reserved: 2, version: 2, ..Item::default() },
+        };
+        let items = vec![after("ale"), after("tea")];
+        let line = |item: &ItemAfter| Line { product_id: item.product_id.clone(), quantity: 2 };
+        let reservation = Reservation {
+            id: ReservationId::new(uuid::Uuid::from_u128(1)),
+            lines: Lines::new(items.iter().map(line)).expect("are lines"),
+            expires_at: Millis(9),
+            created_at: Millis(1),
+            reference: None,
+            state,
+        };
+        Event::Fact(Fact::new(Happened::Reservation { step, reservation, items }, Millis(1)))
+    }
+
+    #[test]
+    fn what_becomes_of_a_reservation_is_one_entry_with_all_of_its_items() {
+        let taken = Lines::one(ProductId::parse("ale").expect("valid"), 1).expect("is a line");
+        for (step, state) in [
+            (ReservationStep::Reserved, State::Open),
+            (ReservationStep::Extended, State::Open),
+            (ReservationStep::Confirmed, State::Confirmed { confirmed_lines: taken }),
+            (ReservationStep::Cancelled, State::Cancelled),
+            (ReservationStep::Expired, State::Expired),
+        ] {
+            let event = of_two(step, state);
+            assert_eq!(Event::decode(event.kind(), &event.encode()), Ok(event));
+        }
+        let open = of_two(ReservationStep::Reserved, State::Open).encode();
+        assert!(Event::decode("reservation_expired", &open).is_err());
+        let other = open.replace("{\"productId\":\"tea\",\"delta\"", "{\"productId\":\"bun\",\"delta\"");
+        assert!(other != open && Event::decode("reserved", &other).is_err(), "{other}");
+        let negative = open.replace("\"quantity\":5", "\"quantity\":-5");
+        assert!(negative != open && Event::decode("reserved", &negative).is_err());
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{NotUnderstood, encode};
-use crate::domain::{Guard, Operation, QUANTITY_MAX};
-use crate::ids::{OperationId, ProductId, PurchaseId};
+use crate::domain::reservation::{Act, TTL_MS_MAX};
+use crate::domain::{Guard, Lines, Operation, QUANTITY_MAX};
+use crate::ids::{OperationId, ProductId, PurchaseId, ReservationId};
 use crate::link::{Epoch, OPENED};
 use crate::time::Millis;
 
@@ -96,6 +97,28 @@ pub enum Command {
         /// Who asked.
         about: About,
     },
+    /// Hold units, all of these or none.
+    Reserve {
+        /// The new reservation.
+        reservation_id: ReservationId,
+        /// What.
+        lines: Lines,
+        /// For so long from when the store executes it, ms.
+        ttl_ms: i64,
+        /// Redis time after which it must be refused as expired (B1).
+        deadline: Millis,
+        /// Who asked.
+        about: About,
+    },
+    /// Confirm, cancel or extend a reservation.
+    Reservation {
+        /// Which.
+        reservation_id: ReservationId,
+        /// What is asked of it.
+        act: Act,
+        /// Who asked.
+        about: About,
+    },
     /// Send the whole state again.
     Resync,
 }
@@ -130,6 +153,24 @@ struct OperateBody {
     about: About,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReserveBody {
+    reservation_id: ReservationId,
+    lines: Lines,
+    ttl_ms: i64,
+    deadline: Millis,
+    about: About,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReservationBody {
+    reservation_id: ReservationId,
+    act: Act,
+    about: About,
+}
+
 impl Command {
     /// `t` of the entry.
     pub fn kind(&self) -> &'static str {
@@ -138,6 +179,8 @@ impl Command {
             Self::Purchase { .. } => "purchase",
             Self::Cancel { .. } => "cancel",
             Self::Operate { .. } => "operation",
+            Self::Reserve { .. } => "reserve",
+            Self::Reservation { .. } => "reservation",
             Self::Resync => "resync",
         }
     }
@@ -151,6 +194,10 @@ impl Command {
             Self::Operate { product_id, operation, guard, about } => {
                 encode(&OperateBody { product_id, operation, guard, about })
             }
+            Self::Reserve { reservation_id, lines, ttl_ms, deadline, about } => {
+                encode(&ReserveBody { reservation_id, lines, ttl_ms, deadline, about })
+            }
+            Self::Reservation { reservation_id, act, about } => encode(&ReservationBody { reservation_id, act, about }),
             Self::Resync => "{}".into(),
         }
     }
@@ -176,9 +223,29 @@ impl Command {
                 let OperateBody { product_id, operation, guard, about } = serde_json::from_str(body)?;
                 Self::Operate { product_id, operation, guard, about }
             }
+            "reserve" => {
+                let ReserveBody { reservation_id, lines, ttl_ms, deadline, about } = serde_json::from_str(body)?;
+                check_ttl(ttl_ms)?;
+                Self::Reserve { reservation_id, lines, ttl_ms, deadline, about }
+            }
+            "reservation" => {
+                let ReservationBody { reservation_id, act, about } = serde_json::from_str(body)?;
+                if let Act::Extend { ttl_ms } = &act {
+                    check_ttl(*ttl_ms)?;
+                }
+                Self::Reservation { reservation_id, act, about }
+            }
             "resync" => Self::Resync,
             other => return Err(NotUnderstood(format!("unknown command type {other:?}"))),
         })
+    }
+}
+
+fn check_ttl(ttl_ms: i64) -> Result<(), NotUnderstood> {
+    if (1..=TTL_MS_MAX).contains(&ttl_ms) {
+        Ok(())
+    } else {
+        Err(NotUnderstood("a reservation's time to live is out of range".into()))
     }
 }
 
@@ -208,6 +275,18 @@ mod tests {
                 operation: Operation::Count { quantity: 3, counted_at: None, count_ref: Some("w7".into()) },
                 guard: Guard { expected_version: Some(3), if_match: Some(crate::domain::IfMatch::Any) },
                 about,
+            },
+            Command::Reserve {
+                reservation_id: ReservationId::new(uuid::Uuid::from_u128(8)),
+                lines: Lines::one(ProductId::parse("tea").expect("valid"), 2).expect("is a line"),
+                ttl_ms: 900_000,
+                deadline: Millis(9),
+                about: About::default(),
+            },
+            Command::Reservation {
+                reservation_id: ReservationId::new(uuid::Uuid::from_u128(8)),
+                act: Act::Extend { ttl_ms: 5 },
+                about: About::default(),
             },
             Command::Resync,
         ];

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::body::{FactBody, Kind, check_item};
 use super::{Fact, NotUnderstood, Outcome, encode};
 use crate::domain::Item;
+use crate::domain::reservation::Reservation;
 use crate::ids::ProductId;
 use crate::link::{OPENED, Past};
 use crate::number::CommandEpoch;
@@ -29,6 +30,9 @@ pub struct SnapshotPage {
     /// Kept command outcomes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outcomes: Vec<Outcome>,
+    /// Reservations that are open, or ended within the retention.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reservations: Vec<Reservation>,
 }
 
 /// The whole state has been said.
@@ -115,8 +119,8 @@ impl Event {
             "outcome_repeated" => Self::OutcomeRepeated(serde_json::from_str(body)?),
             "snapshot_page" => {
                 let page: SnapshotPage = serde_json::from_str(body)?;
-                if page.items.len() + page.outcomes.len() > PAGE_MAX {
-                    return Err(NotUnderstood(format!("a page names more than {PAGE_MAX} items and outcomes")));
+                if page.items.len() + page.outcomes.len() + page.reservations.len() > PAGE_MAX {
+                    return Err(NotUnderstood(format!("a page names more than {PAGE_MAX} records")));
                 }
                 page.items.iter().try_for_each(|named| check_item(&named.item))?;
                 Self::SnapshotPage(page)
@@ -131,7 +135,7 @@ impl Event {
     }
 }
 
-/// Items and outcomes on one page, at most: whoever takes it in must not be held up by one entry.
+/// Records on one page, at most: whoever takes it in must not be held up by one entry.
 const PAGE_MAX: usize = 1_000;
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,12 @@
 //! Facts: what happened in a store to items, purchases and commands. Never refused; each names the items that it is about
 //! as they are after it.
 
+use serde::{Deserialize, Serialize};
+
 use super::{About, Became, Outcome, PurchaseRef};
+use crate::domain::reservation::{Reservation, State};
 use crate::domain::{Action, Item, Reason, Rejection};
-use crate::ids::{OperationId, ProductId};
+use crate::ids::{OperationId, ProductId, ReservationId};
 use crate::time::Millis;
 
 /// One thing that happened, and the circumstances.
@@ -22,7 +25,8 @@ pub struct Fact {
 }
 
 /// An item that a fact is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ItemAfter {
     /// The product.
     pub product_id: ProductId,
@@ -96,6 +100,15 @@ pub enum Happened {
         /// As of [`Happened::PurchaseRejected`].
         item: Option<ItemAfter>,
     },
+    /// Something has become of a reservation, and of all the items that it holds units of.
+    Reservation {
+        /// What.
+        step: ReservationStep,
+        /// The reservation after it.
+        reservation: Reservation,
+        /// The items that have changed.
+        items: Vec<ItemAfter>,
+    },
     /// An item command or a cancel was refused.
     CommandRefused {
         /// What it was about.
@@ -112,6 +125,33 @@ pub enum Happened {
     LowStock(ItemAfter),
 }
 
+/// What has become of a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReservationStep {
+    /// Its units are held.
+    Reserved,
+    /// It ends at another time.
+    Extended,
+    /// Units of it, all or a part, have left the stock; the rest is free again.
+    Confirmed,
+    /// Its units are free again.
+    Cancelled,
+    /// Its time was over; its units are free again.
+    Expired,
+}
+
+impl ReservationStep {
+    /// Whether a reservation can be like this after it.
+    pub(super) fn leads_to(self, state: &State) -> bool {
+        match self {
+            Self::Reserved | Self::Extended => *state == State::Open,
+            Self::Confirmed => matches!(state, State::Confirmed { .. }),
+            Self::Cancelled => *state == State::Cancelled,
+            Self::Expired => *state == State::Expired,
+        }
+    }
+}
+
 /// What a command was about, as far as it can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
@@ -121,13 +161,15 @@ pub enum Subject {
     Product(ProductId),
     /// An attempt of a purchase.
     Purchase(PurchaseRef),
+    /// A reservation.
+    Reservation(ReservationId),
 }
 
 impl Subject {
     /// The product, if it is one.
     pub fn product(&self) -> Option<&ProductId> {
         match self {
-            Self::Store => None,
+            Self::Store | Self::Reservation(_) => None,
             Self::Product(product) => Some(product),
             Self::Purchase(purchase) => Some(&purchase.product_id),
         }
@@ -137,7 +179,15 @@ impl Subject {
     pub fn purchase(&self) -> Option<&PurchaseRef> {
         match self {
             Self::Purchase(purchase) => Some(purchase),
-            Self::Store | Self::Product(_) => None,
+            Self::Store | Self::Product(_) | Self::Reservation(_) => None,
+        }
+    }
+
+    /// The reservation, if it is one.
+    pub fn reservation(&self) -> Option<ReservationId> {
+        match self {
+            Self::Reservation(id) => Some(*id),
+            Self::Store | Self::Product(_) | Self::Purchase(_) => None,
         }
     }
 }
@@ -172,6 +222,7 @@ impl Happened {
             | Self::PurchaseCancelled { item, .. }
             | Self::PurchasePicked { item, .. }
             | Self::CommandRefused { item, .. } => item.as_slice(),
+            Self::Reservation { items, .. } => items,
         }
     }
 
@@ -181,6 +232,7 @@ impl Happened {
         let bought = self.purchase().map(|purchase| &purchase.product_id);
         named.or(bought).or(match self {
             Self::CommandRefused { subject, .. } => subject.product(),
+            Self::Reservation { reservation, .. } => reservation.lines.iter().map(|line| &line.product_id).next(),
             Self::ItemCreated(_)
             | Self::ItemChanged(_)
             | Self::Received(_)
@@ -195,6 +247,12 @@ impl Happened {
             | Self::Shortage(_)
             | Self::LowStock(_) => None,
         })
+    }
+
+    /// The item of this product after it; of none, the first that it names.
+    pub fn item_of(&self, product: Option<&str>) -> Option<&ItemAfter> {
+        let items = self.items();
+        items.iter().find(|after| Some(after.product_id.as_str()) == product).or(items.first())
     }
 
     /// The purchase that it is about.
@@ -212,6 +270,7 @@ impl Happened {
             | Self::Sold(_)
             | Self::Adjusted { .. }
             | Self::Counted { .. }
+            | Self::Reservation { .. }
             | Self::Shortage(_)
             | Self::LowStock(_) => None,
         }
@@ -220,6 +279,27 @@ impl Happened {
     /// Why stock was adjusted, if it was.
     pub fn reason(&self) -> Option<Reason> {
         if let Self::Adjusted { reason, .. } = self { Some(*reason) } else { None }
+    }
+
+    /// The reservation that it is about, as it is after it.
+    pub fn reservation(&self) -> Option<&Reservation> {
+        match self {
+            Self::Reservation { reservation, .. } => Some(reservation),
+            Self::ItemCreated(_)
+            | Self::ItemChanged(_)
+            | Self::Received(_)
+            | Self::Sold(_)
+            | Self::Adjusted { .. }
+            | Self::Counted { .. }
+            | Self::PurchaseConfirmed { .. }
+            | Self::PurchaseRejected { .. }
+            | Self::PurchaseExpired { .. }
+            | Self::PurchaseCancelled { .. }
+            | Self::PurchasePicked { .. }
+            | Self::CommandRefused { .. }
+            | Self::Shortage(_)
+            | Self::LowStock(_) => None,
+        }
     }
 
     /// What became of the command that caused it. `None`: it is no answer to a command, but may follow from one.
@@ -250,6 +330,7 @@ impl Happened {
             Self::CommandRefused { subject, rejection, item } => {
                 Some(Became::Refused { subject: subject.clone(), rejection: rejection.clone(), item: after(item) })
             }
+            Self::Reservation { reservation, .. } => Some(Became::Reservation(reservation.clone())),
             Self::PurchasePicked { .. } | Self::Shortage(_) | Self::LowStock(_) => None,
         }
     }

@@ -13,7 +13,7 @@ pub mod restore;
 
 pub use command::{About, Command, PurchaseRef};
 pub use event::{Event, Named, SnapshotEnd, SnapshotPage};
-pub use fact::{Fact, Happened, ItemAfter, Subject};
+pub use fact::{Fact, Happened, ItemAfter, ReservationStep, Subject};
 pub use outcome::{Became, Outcome};
 
 use serde::Serialize;

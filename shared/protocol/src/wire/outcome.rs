@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::OutcomeBody;
 use super::{PurchaseRef, Subject};
+use crate::domain::reservation::Reservation;
 use crate::domain::{Action, Item, Rejection};
 use crate::ids::{OperationId, ProductId};
 use crate::time::Millis;
@@ -73,6 +74,8 @@ pub enum Became {
         /// The item, if the store has one.
         item: Option<Item>,
     },
+    /// What was asked of a reservation was done.
+    Reservation(Reservation),
     /// The whole state was sent again.
     Resynced,
 }
@@ -83,7 +86,11 @@ impl Became {
         match self {
             Self::Rejected { rejection, .. } | Self::Refused { rejection, .. } => Some(rejection),
             Self::Expired { .. } => Some(&Rejection::PurchaseExpired),
-            Self::Done { .. } | Self::Confirmed { .. } | Self::Cancelled { .. } | Self::Resynced => None,
+            Self::Done { .. }
+            | Self::Confirmed { .. }
+            | Self::Cancelled { .. }
+            | Self::Reservation(_)
+            | Self::Resynced => None,
         }
     }
 
@@ -95,7 +102,23 @@ impl Became {
             | Self::Expired { item, .. }
             | Self::Cancelled { item, .. }
             | Self::Refused { item, .. } => item.as_ref(),
-            Self::Resynced => None,
+            Self::Reservation(_) | Self::Resynced => None,
+        }
+    }
+}
+
+impl Became {
+    /// The reservation after it.
+    pub fn reservation(&self) -> Option<&Reservation> {
+        match self {
+            Self::Reservation(reservation) => Some(reservation),
+            Self::Done { .. }
+            | Self::Confirmed { .. }
+            | Self::Rejected { .. }
+            | Self::Expired { .. }
+            | Self::Cancelled { .. }
+            | Self::Refused { .. }
+            | Self::Resynced => None,
         }
     }
 }

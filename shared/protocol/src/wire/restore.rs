@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Named, Outcome};
+use crate::domain::reservation::Reservation;
 use crate::hash::Hash;
 use crate::ids::ProductId;
 use crate::link::{Cursor, EntryId, Epoch, Seq};
@@ -72,6 +73,8 @@ pub struct Answer {
     pub items: Vec<Named>,
     /// Outcomes of commands within the retention.
     pub outcomes: Vec<Outcome>,
+    /// Reservations that are open, or ended within the retention.
+    pub reservations: Vec<Reservation>,
     /// Entries up to the state's cursor, within the retention or within the spans that were asked about.
     pub entries: Vec<KnownEntry>,
 }
@@ -96,6 +99,9 @@ pub struct Counts {
     pub items: u64,
     /// Outcomes.
     pub outcomes: u64,
+    /// Reservations.
+    #[serde(default)]
+    pub reservations: u64,
     /// Entries.
     pub entries: u64,
 }
@@ -111,6 +117,8 @@ pub enum Line {
     Items(Vec<Named>),
     /// Some outcomes.
     Outcomes(Vec<Outcome>),
+    /// Some reservations.
+    Reservations(Vec<Reservation>),
     /// Some entries.
     Entries(Vec<KnownEntry>),
     /// The last.
@@ -134,6 +142,7 @@ pub struct Hearing {
     header: Option<Header>,
     items: Vec<Named>,
     outcomes: Vec<Outcome>,
+    reservations: Vec<Reservation>,
     entries: Vec<KnownEntry>,
     end: Option<Counts>,
 }
@@ -149,6 +158,7 @@ impl Hearing {
             Line::Header(header) => self.header = Some(header),
             Line::Items(items) => self.items.extend(items),
             Line::Outcomes(outcomes) => self.outcomes.extend(outcomes),
+            Line::Reservations(reservations) => self.reservations.extend(reservations),
             Line::Entries(entries) => self.entries.extend(entries),
             Line::End(counts) => self.end = Some(counts),
         }
@@ -157,15 +167,20 @@ impl Hearing {
 
     /// The answer, if all of it was heard.
     pub fn finish(self) -> Result<Answer, Unusable> {
-        let Self { header: Some(header), items, outcomes, entries, end: Some(end) } = self else {
+        let Self { header: Some(header), items, outcomes, reservations, entries, end: Some(end) } = self else {
             return Err(Unusable::Incomplete);
         };
-        let (items_heard, outcomes_heard) = (items.len() as u64, outcomes.len() as u64);
-        if end != (Counts { items: items_heard, outcomes: outcomes_heard, entries: entries.len() as u64 }) {
+        let heard = Counts {
+            items: items.len() as u64,
+            outcomes: outcomes.len() as u64,
+            reservations: reservations.len() as u64,
+            entries: entries.len() as u64,
+        };
+        if end != heard {
             return Err(Unusable::Incomplete);
         }
         let Header { store_id, epoch, lineage, complete, state, covers } = header;
-        Ok(Answer { store_id, epoch, lineage, complete, state, covers, items, outcomes, entries })
+        Ok(Answer { store_id, epoch, lineage, complete, state, covers, items, outcomes, reservations, entries })
     }
 }
 

@@ -73,6 +73,8 @@ codes! {
     PurchaseExpired "purchase_expired" 409 "Purchase Expired" false "The store heard of the purchase after its time to live. Nothing was taken; a new attempt takes a new key.";
     PurchaseCancelled "purchase_cancelled" 409 "Purchase Cancelled" false "The purchase was cancelled; its units are back.";
     AlreadyPicked "already_picked" 409 "Already Picked" false "Staff has picked the purchase: it can no longer be cancelled.";
+    ReservationExpired "reservation_expired" 409 "Reservation Expired" false "The reservation's time was over: its units are free again.";
+    ReservationClosed "reservation_closed" 409 "Reservation Closed" false "The reservation has ended; `state` says how.";
     StoreOnline "store_online" 409 "Store Online" false "The store's heartbeat is fresh: stop its agent before retiring it.";
     StoreRetired "store_retired" 409 "Store Retired" false "The store was retired. It comes back by adopting its epoch.";
     UnknownClaim "unknown_claim" 409 "Unknown Claim" false "No agent claims this epoch for the store: see the store's `claims`.";
@@ -194,8 +196,29 @@ impl Problem {
 
 impl From<&Rejection> for Problem {
     fn from(rejection: &Rejection) -> Self {
-        if *rejection == Rejection::UnknownPosition {
-            return Self::invalid("/countedAt", "must be a position of this store's ledger");
+        match rejection {
+            Rejection::UnknownPosition => {
+                return Self::invalid("/countedAt", "must be a position of this store's ledger");
+            }
+            Rejection::BeyondReservation { product_id, held } => {
+                let text = format!("must be within what the reservation holds, which is {held} of {product_id}");
+                return Self::invalid("/lines", text);
+            }
+            Rejection::UnknownReservation => return Self::new(Code::UnknownId),
+            Rejection::UnknownProduct
+            | Rejection::AlreadyExists
+            | Rejection::InsufficientStock { .. }
+            | Rejection::VersionConflict { .. }
+            | Rejection::PreconditionFailed { .. }
+            | Rejection::Discontinued
+            | Rejection::LimitExceeded
+            | Rejection::PurchaseExpired
+            | Rejection::PurchaseCancelled
+            | Rejection::AlreadyPicked
+            | Rejection::ReservationExpired
+            | Rejection::ReservationClosed { .. }
+            | Rejection::UnsupportedByStore { .. }
+            | Rejection::StoreRetired => {}
         }
         let mut problem =
             Self::new(Code::from_name(rejection.code()).unwrap_or(Code::Internal)).detail(rejection.to_string());

@@ -1,12 +1,13 @@
 //! Bodies of requests about an item, which both servers read alike: a store's agent carries them out, central sends them
 //! to the store as commands.
 
-use protocol::domain::{Operation, Reason};
-use protocol::ids::ProductId;
+use protocol::domain::reservation::Act;
+use protocol::domain::{Line, Lines, Operation, Reason};
+use protocol::ids::{ProductId, StoreId};
 use protocol::wire::Position;
 use serde::Deserialize;
 
-use super::{CountQuantity, Delta, Name, Problem, Quantity, Result, Text, Threshold};
+use super::{Bounded, CountQuantity, Delta, Name, Problem, Quantity, Result, Text, Threshold};
 
 /// Receipt, order or delivery note.
 pub type Reference = Option<Text<0, 100>>;
@@ -128,5 +129,128 @@ impl Adjust {
     pub fn asked(self) -> Asked {
         let note = self.note.map(|text| text.0);
         asked(Operation::Adjust { delta: self.delta.0, reason: self.reason, note }, None, self.reference)
+    }
+}
+
+/// So many units of a product.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LineBody {
+    product_id: ProductId,
+    quantity: Quantity,
+}
+
+fn lines(lines: Vec<LineBody>) -> Result<Lines> {
+    let lines = lines.into_iter().map(|line| Line { product_id: line.product_id, quantity: line.quantity.0 });
+    Lines::new(lines).map_err(|error| Problem::invalid("/lines", error.to_string()))
+}
+
+/// Time to live of a reservation: up to 31 days.
+pub type ReservationTtl = Bounded<1, 2_678_400>;
+/// Time to live of a reservation when nothing is said, s.
+const RESERVATION_TTL_SECONDS: i64 = 900;
+
+/// Units to hold.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Reserve {
+    lines: Vec<LineBody>,
+    ttl_seconds: Option<ReservationTtl>,
+    reference: Reference,
+}
+
+/// What a reservation is to hold, and for how long.
+#[derive(Debug)]
+pub struct Held {
+    /// What.
+    pub lines: Lines,
+    /// For so long, ms.
+    pub ttl_ms: i64,
+    /// The order that it is for.
+    pub reference: Option<String>,
+}
+
+/// Units to hold at a store.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReserveAt {
+    store_id: StoreId,
+    lines: Vec<LineBody>,
+    ttl_seconds: Option<ReservationTtl>,
+    reference: Reference,
+}
+
+impl ReserveAt {
+    /// At which store, and what is asked.
+    pub fn asked(self) -> Result<(StoreId, Held)> {
+        let Self { store_id, lines, ttl_seconds, reference } = self;
+        Ok((store_id, Reserve { lines, ttl_seconds, reference }.asked()?))
+    }
+}
+
+impl Reserve {
+    /// What is asked.
+    pub fn asked(self) -> Result<Held> {
+        Ok(Held {
+            lines: lines(self.lines)?,
+            ttl_ms: self.ttl_seconds.map_or(RESERVATION_TTL_SECONDS, |ttl| ttl.0) * 1_000,
+            reference: self.reference.map(|text| text.0),
+        })
+    }
+}
+
+/// What a reservation's end or extension comes with.
+#[derive(Debug)]
+pub struct ActAsked {
+    /// What is to be done.
+    pub act: Act,
+    /// Receipt, order or reason.
+    pub reference: Option<String>,
+}
+
+/// A reservation is confirmed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Confirm {
+    lines: Option<Vec<LineBody>>,
+    reference: Reference,
+}
+
+impl Confirm {
+    /// What is asked.
+    pub fn asked(self) -> Result<ActAsked> {
+        let act = Act::Confirm { lines: self.lines.map(lines).transpose()? };
+        Ok(ActAsked { act, reference: self.reference.map(|text| text.0) })
+    }
+}
+
+/// A reservation is cancelled.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct CancelReservation {
+    reason: Reference,
+    reference: Reference,
+}
+
+impl CancelReservation {
+    /// What is asked.
+    pub fn asked(self) -> ActAsked {
+        ActAsked { act: Act::Cancel, reference: self.reference.or(self.reason).map(|text| text.0) }
+    }
+}
+
+/// A reservation is to end later, or earlier.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Extend {
+    ttl_seconds: ReservationTtl,
+    reference: Reference,
+}
+
+impl Extend {
+    /// What is asked.
+    pub fn asked(self) -> ActAsked {
+        let act = Act::Extend { ttl_ms: self.ttl_seconds.0 * 1_000 };
+        ActAsked { act, reference: self.reference.map(|text| text.0) }
     }
 }

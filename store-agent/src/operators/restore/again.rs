@@ -1,10 +1,11 @@
 //! Recording an own entry again on top of central's state: by its difference, never refused.
 
-use protocol::domain::{Change, Item, apply};
+use protocol::domain::reservation::{Reservation, State};
+use protocol::domain::{Change, Item, Line, Lines, apply};
 use protocol::ids::{OperationId, ProductId};
 use protocol::link::Entry;
 use protocol::time::Millis;
-use protocol::wire::{Became, Event, Fact, Happened, ItemAfter, Outcome};
+use protocol::wire::{Became, Event, Fact, Happened, ItemAfter, Outcome, ReservationStep};
 use runtime::sqlite::{Connection, JobResult};
 
 use crate::ledger::{self, Head};
@@ -31,6 +32,8 @@ struct Known {
     outcome: Option<Outcome>,
     /// The outcome of the attempt of the purchase that it is about.
     attempt: Option<Outcome>,
+    /// The reservation that it is about as it is now.
+    reservation: Option<Reservation>,
 }
 
 /// Records it, unless it is none that can happen again. Says whether it was recorded.
@@ -41,7 +44,9 @@ pub(super) fn record(connection: &Connection, head: &mut Head, entry: &Entry, no
     let find =
         |command: Option<&OperationId>| command.map_or(Ok(None), |command| ledger::outcomes::find(connection, command));
     let mut items = Items::new();
-    for product in original.what.items().iter().map(|after| &after.product_id).chain(original.what.product()) {
+    let held = original.what.reservation().into_iter().flat_map(|reservation| reservation.lines.iter());
+    let products = original.what.items().iter().map(|after| &after.product_id).chain(original.what.product());
+    for product in products.chain(held.map(|line| &line.product_id)) {
         if let Some(item) = ledger::find_item(connection, product)? {
             items.insert(product.clone(), item);
         }
@@ -50,6 +55,10 @@ pub(super) fn record(connection: &Connection, head: &mut Head, entry: &Entry, no
         items: items.clone(),
         outcome: find(original.command.as_ref())?,
         attempt: find(original.what.purchase().map(|purchase| &purchase.attempt))?,
+        reservation: match original.what.reservation() {
+            Some(reservation) => ledger::reservations::find(connection, reservation.id)?,
+            None => None,
+        },
     };
     let Some(Again { shortages, effect }) = decide(original, known, now) else { return Ok(false) };
     if let Some(shortages) = shortages {
@@ -70,7 +79,7 @@ struct Again {
 
 /// `None`: it cannot happen again. It is a notice, a shortage of an earlier restore, or a reply to a command that central
 /// has the outcome of.
-fn decide(original: Fact, Known { items, outcome, attempt }: Known, now: Millis) -> Option<Again> {
+fn decide(original: Fact, Known { items, outcome, attempt, reservation: held }: Known, now: Millis) -> Option<Again> {
     let is_taken = attempt.as_ref().map(|attempt| matches!(attempt.became, Became::Confirmed { .. }));
     let is_cancel = matches!(original.what, Happened::PurchaseCancelled { .. });
     // A purchase that was confirmed before may still be cancelled.
@@ -79,7 +88,7 @@ fn decide(original: Fact, Known { items, outcome, attempt }: Known, now: Millis)
     }
     let at = original.recorded_at;
     let mut today = Today { items, shortages: Vec::new(), now };
-    let (mut outcomes, mut purchase_change) = (Vec::new(), None);
+    let (mut outcomes, mut purchase_change, mut reservation_after) = (Vec::new(), None, None);
     let what = match original.what {
         Happened::ItemCreated(then) => Happened::ItemCreated(today.created(then)),
         Happened::ItemChanged(then) => Happened::ItemChanged(today.changed(then)),
@@ -118,6 +127,11 @@ fn decide(original: Fact, Known { items, outcome, attempt }: Known, now: Millis)
             let item = today.unchanged(&purchase.product_id, item);
             Happened::PurchasePicked { purchase, item }
         }
+        Happened::Reservation { step, reservation, items } => {
+            let what = today.reservation(step, reservation, items, held);
+            reservation_after = what.reservation().cloned();
+            what
+        }
         Happened::CommandRefused { subject, rejection, item } => {
             let item = subject.product().and_then(|product| today.unchanged(product, item));
             Happened::CommandRefused { subject, rejection, item }
@@ -135,7 +149,13 @@ fn decide(original: Fact, Known { items, outcome, attempt }: Known, now: Millis)
     };
     let shortages: Vec<Told> = today.shortages.into_iter().map(shortage).collect();
     let shortages = (!shortages.is_empty()).then(|| Effect { told: shortages, ..Effect::default() });
-    let effect = Effect { told: vec![Told::Fact(fact)], outcomes, purchase: purchase_change, parked: None };
+    let effect = Effect {
+        told: vec![Told::Fact(fact)],
+        outcomes,
+        purchase: purchase_change,
+        reservation: reservation_after,
+        parked: None,
+    };
     Some(Again { shortages, effect })
 }
 
@@ -196,6 +216,82 @@ impl Today {
             item = self.apply(Some(&item), &Change::Moved(then.delta));
         }
         ItemAfter { item, ..then }
+    }
+
+    /// `held`: the reservation as it is today, if it is known. What is not possible any more has no effect, and is
+    /// recorded as what the reservation is: it was acknowledged, so it stands in the ledger.
+    fn reservation(
+        &mut self,
+        step: ReservationStep,
+        then: Reservation,
+        items: Vec<ItemAfter>,
+        held: Option<Reservation>,
+    ) -> Happened {
+        let lines = held.as_ref().map_or(&then.lines, |held| &held.lines).clone();
+        let is_open = held.as_ref().is_some_and(|held| held.state == State::Open);
+        let (step, reservation, items) = match (step, &then.state, held) {
+            (ReservationStep::Reserved | ReservationStep::Extended, _, None) => self.hold_again(then, &lines),
+            (ReservationStep::Extended, _, Some(_)) if is_open => (step, then, Vec::new()),
+            (ReservationStep::Confirmed, State::Confirmed { confirmed_lines }, Some(_)) if is_open => {
+                let change = |line: &Line| {
+                    let taken = confirmed_lines.quantity_of(&line.product_id);
+                    Change::Fulfilled { taken, held: line.quantity }
+                };
+                let items = self.each(&lines, change);
+                (step, then, items)
+            }
+            (ReservationStep::Confirmed, _, Some(held)) if matches!(held.state, State::Confirmed { .. }) => {
+                (step, held, Vec::new())
+            }
+            // Its units have left the store, whoever was promised them since.
+            (ReservationStep::Confirmed, _, _) => {
+                let items = items.into_iter().map(|after| self.moved(after)).collect();
+                (step, then, items)
+            }
+            (ReservationStep::Cancelled | ReservationStep::Expired, _, Some(_)) if is_open => {
+                let items = self.each(&lines, |line| Change::Reserved(-line.quantity));
+                (step, then, items)
+            }
+            (ReservationStep::Cancelled | ReservationStep::Expired, _, None) => (step, then, Vec::new()),
+            (
+                ReservationStep::Reserved
+                | ReservationStep::Extended
+                | ReservationStep::Cancelled
+                | ReservationStep::Expired,
+                _,
+                Some(held),
+            ) => {
+                let step = match held.state {
+                    State::Open => ReservationStep::Extended,
+                    State::Confirmed { .. } => ReservationStep::Confirmed,
+                    State::Cancelled => ReservationStep::Cancelled,
+                    State::Expired => ReservationStep::Expired,
+                };
+                (step, held, Vec::new())
+            }
+        };
+        Happened::Reservation { step, reservation, items }
+    }
+
+    /// A hold that is not known today: its units are held again if they are free. Else it ends: nothing of it has left the
+    /// store, and its units are somebody else's by now.
+    fn hold_again(&self, then: Reservation, lines: &Lines) -> (ReservationStep, Reservation, Vec<ItemAfter>) {
+        let free = |line: &Line| self.items.get(&line.product_id).map_or(0, Item::available);
+        if lines.iter().all(|line| line.quantity <= free(line)) {
+            let items = self.each(lines, |line| Change::Reserved(line.quantity));
+            return (ReservationStep::Reserved, then, items);
+        }
+        (ReservationStep::Cancelled, Reservation { state: State::Cancelled, ..then }, Vec::new())
+    }
+
+    /// Each item of these lines after its change of today.
+    fn each(&self, lines: &Lines, change: impl Fn(&Line) -> Change) -> Vec<ItemAfter> {
+        let after = |line: &Line| {
+            let before = self.items.get(&line.product_id)?;
+            let after = self.apply(Some(before), &change(line));
+            Some(ItemAfter::new(line.product_id.clone(), Some(before), after))
+        };
+        lines.iter().filter_map(after).collect()
     }
 
     fn unchanged(&self, product: &ProductId, then: Option<ItemAfter>) -> Option<ItemAfter> {

@@ -1,0 +1,302 @@
+//! Units held at a store, asked for through central: hold, read, confirm, cancel, extend.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use protocol::domain::Lines;
+use protocol::ids::{OperationId, ReservationId, StoreId};
+use protocol::time::Millis;
+use runtime::http::requests::{ActAsked, CancelReservation, Confirm, Extend, ReserveAt};
+use runtime::http::{
+    Body, Code, IdPath, List, OptionalBody, Page, Prefer, Problem, Query, Result, Write, encode_cursor,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::views::behind_number;
+use super::write::{Done, Headers, Target, about, key_of};
+use super::{App, Shared};
+use crate::promises::reservations::{Ask, Asked, act, begin};
+use crate::storage::Connection;
+use crate::storage::commands::{self, Request};
+use crate::storage::idempotency::Effect;
+use crate::storage::queries::reservations as listed;
+use crate::storage::reservations::{self, Reservation, Status};
+use crate::storage::stores::Store;
+
+pub(super) fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route("/reservations", get(list).post(reserve))
+        .route("/reservations/{id}", get(one))
+        .route("/reservations/{id}/confirm", post(confirm))
+        .route("/reservations/{id}/cancel", post(cancel))
+        .route("/reservations/{id}/extend", post(extend))
+}
+
+/// A reservation as clients see it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ReservationView {
+    reservation_id: ReservationId,
+    store_id: StoreId,
+    status: &'static str,
+    lines: Lines,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confirmed_lines: Option<Lines>,
+    created_at: Millis,
+    expires_at: Millis,
+    settled_at: Option<Millis>,
+    reference: Option<String>,
+    code: Option<String>,
+    position: Option<String>,
+    /// A command about it that the store has not answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending_command_id: Option<OperationId>,
+}
+
+impl ReservationView {
+    fn of(mut reservation: Reservation, pending_command_id: Option<OperationId>) -> Self {
+        if reservation.status == Status::Open && reservation.is_store_retired {
+            // Until the store comes back, and says what has become of it.
+            (reservation.status, reservation.code) = (Status::Cancelled, Some("store_retired".to_owned()));
+        }
+        Self {
+            reservation_id: reservation.id,
+            store_id: reservation.store,
+            status: reservation.status.as_str(),
+            lines: reservation.lines,
+            confirmed_lines: reservation.confirmed_lines,
+            created_at: reservation.created_at,
+            expires_at: reservation.expires_at,
+            settled_at: reservation.settled_at,
+            reference: reservation.reference,
+            code: reservation.code,
+            position: reservation.position.map(|position| position.to_string()),
+            pending_command_id,
+        }
+    }
+}
+
+fn unknown() -> Problem {
+    Problem::new(Code::UnknownId)
+}
+
+async fn reserve(
+    State(app): Shared,
+    write: Write,
+    prefer: Prefer,
+    Body { value, json }: Body<ReserveAt>,
+) -> Result<Response> {
+    let (store, asked) = value.asked()?;
+    let key = key_of(&write, &json);
+    if let Some(record) = app.replay(key.as_ref()).await? {
+        return app.held(&record.target, &prefer, true).await;
+    }
+    let (_, look) = app.sellable(&store).await?;
+    let ask = Ask {
+        id: ReservationId::new(uuid::Uuid::now_v7()),
+        lines: asked.lines,
+        ttl_ms: asked.ttl_ms,
+        about: about(write, asked.reference),
+        redis_now: look.redis_now,
+    };
+    let target = Target { effect: Effect::Command, id: ask.command().to_string(), store };
+    let judge = app.clone();
+    let written = app
+        .write(key, target, move |connection, store, now| {
+            judge.still_sellable(store, &look)?;
+            if commands::is_full(connection, &store.id)? {
+                return Err(Problem::new(Code::Overloaded).into());
+            }
+            begin(connection, store, &ask, now)?;
+            Ok(Done::with(()))
+        })
+        .await?;
+    app.held(&written.target, &prefer, written.value.is_none()).await
+}
+
+async fn confirm(
+    State(app): Shared,
+    IdPath(id): IdPath,
+    write: Write,
+    prefer: Prefer,
+    OptionalBody { value, json }: OptionalBody<Confirm>,
+) -> Result<Response> {
+    app.act_on(id, value.asked()?, write, prefer, json).await
+}
+
+async fn cancel(
+    State(app): Shared,
+    IdPath(id): IdPath,
+    write: Write,
+    prefer: Prefer,
+    OptionalBody { value, json }: OptionalBody<CancelReservation>,
+) -> Result<Response> {
+    app.act_on(id, value.asked(), write, prefer, json).await
+}
+
+async fn extend(
+    State(app): Shared,
+    IdPath(id): IdPath,
+    write: Write,
+    prefer: Prefer,
+    Body { value, json }: Body<Extend>,
+) -> Result<Response> {
+    app.act_on(id, value.asked(), write, prefer, json).await
+}
+
+impl App {
+    /// Asks the store to confirm, cancel or extend a reservation, and waits for its word.
+    async fn act_on(
+        self: Arc<Self>,
+        id: String,
+        ActAsked { act: what, reference }: ActAsked,
+        write: Write,
+        prefer: Prefer,
+        json: Value,
+    ) -> Result<Response> {
+        let id: ReservationId = id.parse().map_err(|_| unknown())?;
+        let key = key_of(&write, &json);
+        if let Some(record) = self.replay(key.as_ref()).await? {
+            return self.acted(id, Some(&record.target), &prefer, true).await;
+        }
+        let reservation = self.reservation(id).await?;
+        let store = reservation.store;
+        // What has ended is answered by what is known, wherever its store is.
+        let look = match reservation.status.has_ended() {
+            true => None,
+            false => Some(self.sellable(&store).await?.1),
+        };
+        let about = about(write, reference);
+        let command = OperationId::from_uuid(uuid::Uuid::now_v7());
+        let target = Target { effect: Effect::Command, id: command.to_string(), store };
+        let judge = self.clone();
+        let job = move |connection: &Connection, store: &mut Store, now| {
+            let reservation = reservations::find(connection, id)?.ok_or_else(unknown)?;
+            if let Some(look) = &look {
+                judge.still_sellable(store, look)?;
+            }
+            if commands::is_full(connection, &store.id)? {
+                return Err(Problem::new(Code::Overloaded).into());
+            }
+            Ok(Done::with(act(connection, store, &reservation, &what, command.clone(), &about, now)?))
+        };
+        let written = self.write(key, target, job).await?;
+        match written.value {
+            Some(Asked::Done) => self.acted(id, None, &prefer, false).await,
+            Some(Asked::Store(_)) => self.acted(id, Some(&written.target), &prefer, false).await,
+            None => self.acted(id, Some(&written.target), &prefer, true).await,
+        }
+    }
+
+    async fn reservation(&self, id: ReservationId) -> Result<Reservation> {
+        let found = self.db.read(|connection| reservations::find(connection, id)).await?;
+        found.ok_or_else(unknown)
+    }
+
+    /// With the command about it that is unanswered.
+    async fn shown(&self, id: ReservationId) -> Result<ReservationView> {
+        let found = self.db.read(|connection| {
+            let found = reservations::find(connection, id)?;
+            let asked = reservations::unanswered(connection, id)?;
+            Ok(found.map(|found| ReservationView::of(found, asked)))
+        });
+        found.await?.ok_or_else(unknown)
+    }
+
+    /// Waits for the store's word on a new reservation and says it. `command`: the one that asked for it.
+    async fn held(&self, command: &str, prefer: &Prefer, is_replay: bool) -> Result<Response> {
+        let id = command.split(':').next().and_then(|id| id.parse().ok()).ok_or_else(unknown)?;
+        let request = self.await_command(command, prefer).await?;
+        let reservation = self.reservation(id).await?;
+        let headers = Headers::new(Some(prefer), is_replay, reservation.position.as_ref())
+            .with(header::LOCATION, &format!("/v1/reservations/{id}"));
+        let status = match reservation.status {
+            Status::Pending => StatusCode::ACCEPTED,
+            Status::Rejected => return Ok(headers.on(why_not(id, &reservation, &request))),
+            Status::Open | Status::Confirmed | Status::Cancelled | Status::Expired if is_replay => StatusCode::OK,
+            Status::Open | Status::Confirmed | Status::Cancelled | Status::Expired => StatusCode::CREATED,
+        };
+        Ok(headers.on((status, Json(self.shown(id).await?))))
+    }
+
+    /// Waits for the store's answer to a command about a reservation, and says what it is now.
+    async fn acted(
+        &self,
+        id: ReservationId,
+        command: Option<&str>,
+        prefer: &Prefer,
+        is_replay: bool,
+    ) -> Result<Response> {
+        let request = match command {
+            Some(command) => Some(self.await_command(command, prefer).await?),
+            None => None,
+        };
+        let is_pending = request.as_ref().is_some_and(|request| request.settled_at.is_none());
+        let position = request.as_ref().and_then(|request| request.position.clone());
+        let headers = Headers::new(Some(prefer), is_replay, position.as_ref());
+        let rejection = request.as_ref().and_then(|request| request.rejection());
+        if let Some(rejection) = rejection {
+            return Ok(headers.on(Problem::from(rejection).with("reservationId", id.to_string())));
+        }
+        let view = Json(self.shown(id).await?);
+        Ok(match (is_pending, command) {
+            (true, Some(command)) => {
+                headers.with(header::LOCATION, &format!("/v1/commands/{command}")).on((StatusCode::ACCEPTED, view))
+            }
+            _ => headers.on(view),
+        })
+    }
+}
+
+/// The problem that a reservation was refused with.
+fn why_not(id: ReservationId, reservation: &Reservation, request: &Request) -> Problem {
+    let problem = match request.rejection() {
+        Some(rejection) => Problem::from(rejection),
+        None => Problem::new(reservation.code.as_deref().and_then(Code::from_name).unwrap_or(Code::InsufficientStock)),
+    };
+    problem.with("reservationId", id.to_string()).with("storeId", reservation.store.as_str())
+}
+
+async fn one(State(app): Shared, IdPath(id): IdPath, prefer: Prefer) -> Result<Response> {
+    let id: ReservationId = id.parse().map_err(|_| unknown())?;
+    let asked = prefer.only_if_asked();
+    if app.reservation(id).await?.status == Status::Pending
+        && let Some(command) = app.db.read(|connection| reservations::unanswered(connection, id)).await?
+    {
+        app.await_command(command.as_str(), &asked).await?;
+    }
+    let headers = Headers::new(Some(&prefer), false, None);
+    Ok(headers.on(Json(app.shown(id).await?)))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Filter {
+    store_id: Option<String>,
+    status: Option<String>,
+    product_id: Option<String>,
+    reference: Option<String>,
+    size: Option<i64>,
+    cursor: Option<String>,
+}
+
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<ReservationView>>> {
+    let page = Page::of(None, filter.size, filter.cursor.as_deref(), 1)?;
+    let wanted = listed::Filter {
+        store: filter.store_id,
+        status: filter.status,
+        product: filter.product_id,
+        reference: filter.reference,
+    };
+    let slice = behind_number(&page)?;
+    let rows = app.db.scan(move |connection| listed::list(connection, &wanted, &slice)).await?;
+    let List { items, next_cursor } =
+        List::cut(rows, &page, |reservation: &Reservation| encode_cursor(&[&reservation.number.to_string()]));
+    let items = items.into_iter().map(|reservation| ReservationView::of(reservation, None)).collect();
+    Ok(Json(List { items, next_cursor }))
+}

@@ -1,0 +1,129 @@
+//! What is asked for together: so many units of each of several products, all or none.
+
+use serde::{Deserialize, Serialize};
+
+use super::QUANTITY_MAX;
+use crate::ids::ProductId;
+
+/// Lines of one request, at most: all of them, with the items after it, are one entry of the link.
+pub const LINES_MAX: usize = 200;
+
+/// So many units of a product.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Line {
+    /// Which.
+    pub product_id: ProductId,
+    /// Units, 1 to [`QUANTITY_MAX`].
+    pub quantity: i64,
+}
+
+/// One to [`LINES_MAX`] lines, each product once, in the order of product ids.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Vec<Line>", into = "Vec<Line>")]
+pub struct Lines(Vec<Line>);
+
+/// Why these are no lines of one request, as what they have to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidLines {
+    /// None at all.
+    #[error("must have at least one line")]
+    None,
+    /// Too many.
+    #[error("must have {LINES_MAX} lines at most")]
+    TooMany,
+    /// The quantities of a product's lines add up to less than 1 or more than [`QUANTITY_MAX`].
+    #[error("must ask for 1 to 1,000,000 units of {0}, all of its lines together")]
+    Quantity(ProductId),
+}
+
+impl Lines {
+    /// Adds up lines of the same product.
+    pub fn new(lines: impl IntoIterator<Item = Line>) -> Result<Self, InvalidLines> {
+        let mut lines: Vec<Line> = lines.into_iter().collect();
+        if lines.iter().any(|line| line.quantity < 1) {
+            let line = lines.swap_remove(lines.iter().position(|line| line.quantity < 1).unwrap_or(0));
+            return Err(InvalidLines::Quantity(line.product_id));
+        }
+        lines.sort();
+        let mut summed: Vec<Line> = Vec::with_capacity(lines.len());
+        for line in lines {
+            match summed.last_mut().filter(|last| last.product_id == line.product_id) {
+                Some(last) => last.quantity = last.quantity.saturating_add(line.quantity),
+                None => summed.push(line),
+            }
+        }
+        if let Some(line) = summed.iter().find(|line| line.quantity > QUANTITY_MAX) {
+            return Err(InvalidLines::Quantity(line.product_id.clone()));
+        }
+        match summed.len() {
+            0 => Err(InvalidLines::None),
+            1..=LINES_MAX => Ok(Self(summed)),
+            _ => Err(InvalidLines::TooMany),
+        }
+    }
+
+    /// One line.
+    pub fn one(product_id: ProductId, quantity: i64) -> Result<Self, InvalidLines> {
+        Self::new([Line { product_id, quantity }])
+    }
+
+    /// In the order of product ids.
+    pub fn iter(&self) -> std::slice::Iter<'_, Line> {
+        self.0.iter()
+    }
+
+    /// Units of a product, 0 if it has no line.
+    pub fn quantity_of(&self, product: &ProductId) -> i64 {
+        let found = self.0.binary_search_by(|line| line.product_id.cmp(product));
+        found.map_or(0, |at| self.0[at].quantity)
+    }
+}
+
+impl TryFrom<Vec<Line>> for Lines {
+    type Error = InvalidLines;
+    fn try_from(lines: Vec<Line>) -> Result<Self, InvalidLines> {
+        Self::new(lines)
+    }
+}
+
+impl From<Lines> for Vec<Line> {
+    fn from(lines: Lines) -> Self {
+        lines.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(lines: &[(&str, i64)]) -> Result<Lines, InvalidLines> {
+        let line = |(product, quantity): &(&str, i64)| Line {
+            product_id: ProductId::parse(product).expect("valid"),
+            quantity: *quantity,
+        };
+        Lines::new(lines.iter().map(line))
+    }
+
+    #[test]
+    fn lines_of_a_product_are_added_up() {
+        let given = lines(&[("tea", 2), ("ale", 1), ("tea", 3)]).expect("are lines");
+        assert_eq!(given, lines(&[("ale", 1), ("tea", 5)]).expect("are lines"));
+        let of = |product: &str| given.quantity_of(&ProductId::parse(product).expect("valid"));
+        assert_eq!((of("ale"), of("tea"), of("bun")), (1, 5, 0));
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_named() {
+        let tea = ProductId::parse("tea").expect("valid");
+        assert_eq!(lines(&[]), Err(InvalidLines::None));
+        for bad in [0, -1, QUANTITY_MAX + 1, i64::MAX] {
+            assert_eq!(lines(&[("ale", 1), ("tea", bad)]), Err(InvalidLines::Quantity(tea.clone())), "{bad}");
+        }
+        assert_eq!(lines(&[("tea", QUANTITY_MAX), ("tea", 1)]), Err(InvalidLines::Quantity(tea)));
+        let many: Vec<(String, i64)> = (0..=LINES_MAX).map(|number| (format!("p{number}"), 1)).collect();
+        let many: Vec<(&str, i64)> = many.iter().map(|(product, quantity)| (product.as_str(), *quantity)).collect();
+        assert_eq!(lines(&many), Err(InvalidLines::TooMany));
+        assert!(lines(&many[1..]).is_ok());
+    }
+}

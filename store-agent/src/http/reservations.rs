@@ -1,0 +1,216 @@
+//! Units held for a while: hold, read, confirm, cancel, extend.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use protocol::domain::reservation::{Reservation, State as Held};
+use protocol::ids::{ReservationId, StoreId};
+use protocol::link::EntryId;
+use protocol::wire::About;
+use runtime::http::requests::{ActAsked, CancelReservation, Confirm, Extend, Reserve};
+use runtime::http::{Body, Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, Write, encode_cursor};
+use runtime::sqlite::{Abort, Connection};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::answer::{Call, Done, is_replayed};
+use super::{App, Shared};
+use crate::ledger;
+use crate::ledger::reservations::{self, Recorded};
+use crate::operations::reservations::{Asking, act, reserve};
+
+pub(super) fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route("/reservations", get(list).post(hold))
+        .route("/reservations/{id}", get(one))
+        .route("/reservations/{id}/confirm", post(confirm))
+        .route("/reservations/{id}/cancel", post(cancel))
+        .route("/reservations/{id}/extend", post(extend))
+}
+
+/// A reservation as clients see it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct View<'a> {
+    reservation_id: ReservationId,
+    store_id: &'a StoreId,
+    status: &'static str,
+    lines: &'a protocol::domain::Lines,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confirmed_lines: Option<&'a protocol::domain::Lines>,
+    created_at: protocol::time::Millis,
+    expires_at: protocol::time::Millis,
+    reference: Option<&'a str>,
+}
+
+fn view(store_id: &StoreId, reservation: &Reservation) -> Value {
+    let confirmed_lines = match &reservation.state {
+        Held::Confirmed { confirmed_lines } => Some(confirmed_lines),
+        Held::Open | Held::Cancelled | Held::Expired => None,
+    };
+    let view = View {
+        reservation_id: reservation.id,
+        store_id,
+        status: reservation.state.as_str(),
+        lines: &reservation.lines,
+        confirmed_lines,
+        created_at: reservation.created_at,
+        expires_at: reservation.expires_at,
+        reference: reservation.reference.as_deref(),
+    };
+    serde_json::to_value(view).expect("a reservation serialises")
+}
+
+fn unknown() -> Problem {
+    Problem::new(Code::UnknownId)
+}
+
+fn about(write: &Write, reference: Option<String>) -> About {
+    About { reference, actor: write.actor.clone(), traceparent: Some(write.traceparent.clone()), occurred_at: None }
+}
+
+async fn hold(State(app): Shared, write: Write, Body { value, json }: Body<Reserve>) -> Result<Response> {
+    let asked = value.asked()?;
+    let about = about(&write, asked.reference);
+    let store = app.store.clone();
+    let answer = app
+        .write(&write, &json, move |connection, Call { operation, is_known, now }| {
+            // The same key is the same operation, and the same reservation, also after a restore.
+            let id = ReservationId::of(&operation);
+            if is_known && let Some(known) = reservations::find(connection, id)? {
+                return done(connection, &store, StatusCode::OK, &known, None);
+            }
+            let asking = Asking { operation, about: about.clone(), command: None };
+            let held = reserve(connection, id, &asked.lines, asked.ttl_ms, &asking, now)?;
+            done(connection, &store, StatusCode::CREATED, &held.reservation, held.position)
+        })
+        .await?;
+    app.expiry.notify_one();
+    app.at_present(answer).await
+}
+
+async fn confirm(
+    State(app): Shared,
+    IdPath(id): IdPath,
+    write: Write,
+    OptionalBody { value, json }: OptionalBody<Confirm>,
+) -> Result<Response> {
+    app.act_on(id, value.asked()?, write, json).await
+}
+
+async fn cancel(
+    State(app): Shared,
+    IdPath(id): IdPath,
+    write: Write,
+    OptionalBody { value, json }: OptionalBody<CancelReservation>,
+) -> Result<Response> {
+    app.act_on(id, value.asked(), write, json).await
+}
+
+async fn extend(
+    State(app): Shared,
+    IdPath(id): IdPath,
+    write: Write,
+    Body { value, json }: Body<Extend>,
+) -> Result<Response> {
+    app.act_on(id, value.asked(), write, json).await
+}
+
+fn done(
+    connection: &Connection,
+    store: &StoreId,
+    status: StatusCode,
+    reservation: &Reservation,
+    position: Option<EntryId>,
+) -> std::result::Result<Done, Abort<Problem>> {
+    let position = match position {
+        Some(position) => position,
+        None => ledger::head(connection)?.cursor.id(),
+    };
+    Ok(Done { status, body: view(store, reservation), position: position.to_string() })
+}
+
+impl App {
+    async fn act_on(
+        &self,
+        id: String,
+        ActAsked { act: asked, reference }: ActAsked,
+        write: Write,
+        json: Value,
+    ) -> Result<Response> {
+        let id: ReservationId = id.parse().map_err(|_| unknown())?;
+        let about = about(&write, reference);
+        let store = self.store.clone();
+        let answer = self
+            .write(&write, &json, move |connection, Call { operation, is_known, now }| {
+                if is_known && let Some(known) = reservations::find(connection, id)? {
+                    return done(connection, &store, StatusCode::OK, &known, None);
+                }
+                let asking = Asking { operation, about: about.clone(), command: None };
+                let acted = act(connection, id, &asked, &asking, now)?;
+                let acted = acted.ok_or_else(|| Abort::Refused(unknown()))?;
+                done(connection, &store, StatusCode::OK, &acted.reservation, acted.position)
+            })
+            .await?;
+        self.expiry.notify_one();
+        self.at_present(answer).await
+    }
+
+    /// A reservation moves on by itself: what its key stands for is what it is now, not what it was at first.
+    async fn at_present(&self, answer: Response) -> Result<Response> {
+        if !is_replayed(&answer) {
+            return Ok(answer);
+        }
+        let (mut parts, body) = answer.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.map_err(Problem::internal)?;
+        let first: Value = serde_json::from_slice(&bytes).map_err(Problem::internal)?;
+        let id = first["reservationId"].as_str().and_then(|id| id.parse().ok());
+        let found = self.db.read(|connection| id.map_or(Ok(None), |id| reservations::find(connection, id))).await?;
+        let present = found.map_or(first, |present| view(&self.store, &present));
+        parts.headers.remove(axum::http::header::CONTENT_LENGTH);
+        parts.headers.remove(axum::http::header::LOCATION);
+        Ok((StatusCode::OK, parts.headers, Json(present)).into_response())
+    }
+}
+
+async fn one(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Value>> {
+    let id: ReservationId = id.parse().map_err(|_| unknown())?;
+    let found = app.db.read(|connection| reservations::find(connection, id)).await?.ok_or_else(unknown)?;
+    Ok(Json(view(&app.store, &found)))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Filter {
+    status: Option<String>,
+    product_id: Option<String>,
+    reference: Option<String>,
+    size: Option<i64>,
+    cursor: Option<String>,
+}
+
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<Value>>> {
+    let page = Page::of(None, filter.size, filter.cursor.as_deref(), 1)?;
+    let before = page
+        .after
+        .as_ref()
+        .map(|after| after[0].parse::<i64>().map_err(|_| Problem::invalid("?cursor", "not a cursor of this list")));
+    let filter = reservations::Filter {
+        status: filter.status,
+        product_id: filter.product_id,
+        reference: filter.reference,
+        before: before.transpose()?,
+        limit: page.limit(),
+    };
+    let rows = app.db.scan(move |connection| reservations::list(connection, &filter));
+    let List { items, next_cursor } =
+        List::cut(rows.await?, &page, |recorded: &Recorded| encode_cursor(&[&recorded.number.to_string()]));
+    Ok(Json(List {
+        items: items.iter().map(|recorded| view(&app.store, &recorded.reservation)).collect(),
+        next_cursor,
+    }))
+}

@@ -1,0 +1,227 @@
+//! Units held for a while: all lines or none, one end, and no unit promised twice (P4, P5).
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::{Answer, Client, Daemon, World, until};
+
+const SOON: Duration = Duration::from_secs(15);
+
+async fn stocked(items: &[(&str, i64)]) -> World {
+    let world = World::with(&["s1"]).await;
+    for (name, units) in items {
+        world.store("s1").post("/v1/inventory", json!({"productId": name, "quantity": units})).await.expect(201);
+    }
+    world.converged(SOON).await;
+    world
+}
+
+fn lines(of: &[(&str, i64)]) -> Value {
+    of.iter().map(|(name, quantity)| json!({"productId": name, "quantity": quantity})).collect()
+}
+
+fn path(reservation: &Value) -> String {
+    format!("/v1/reservations/{}", reservation["reservationId"].as_str().expect("an id"))
+}
+
+fn refused(answer: &Answer) -> (u16, &str) {
+    (answer.status, answer.code())
+}
+
+/// Quantity, reserved, available.
+async fn figures(store: &Client, product: &str) -> [i64; 3] {
+    let item = store.get(&format!("/v1/inventory/{product}")).await.expect(200);
+    ["quantity", "reserved", "available"].map(|name| item[name].as_i64().expect("a number"))
+}
+
+/// What central knows of a reservation, once that is its status.
+async fn known(world: &World, path: &str, status: &str) -> Value {
+    until(&format!("central knows {path} as {status}"), SOON, async || {
+        let answer = world.central().get(path).await;
+        if answer.body["status"] == status { Ok(answer.body) } else { Err(answer.body) }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_holds_all_lines_or_none_and_confirms_a_part() {
+    let world = stocked(&[("tea", 5), ("jam", 2)]).await;
+    let store = world.store("s1");
+    let asked = json!({"lines": lines(&[("tea", 2), ("jam", 2), ("tea", 1)]), "reference": "order-1"});
+    let held = store.post_with("/v1/reservations", &[("idempotency-key", "hold-1")], asked.clone()).await;
+    assert_eq!(held.header("location"), path(&held.body));
+    let held = held.expect(201);
+    assert_eq!((&held["status"], &held["lines"]), (&json!("open"), &lines(&[("jam", 2), ("tea", 3)])));
+    assert_eq!((figures(&store, "tea").await, figures(&store, "jam").await), ([5, 3, 2], [2, 2, 0]));
+
+    let too_many = store.post("/v1/reservations", json!({"lines": lines(&[("tea", 1), ("jam", 1)])})).await;
+    assert_eq!(refused(&too_many), (409, "insufficient_stock"));
+    let unknown = store.post("/v1/reservations", json!({"lines": lines(&[("bun", 1)])})).await;
+    assert_eq!(refused(&unknown), (404, "unknown_product"));
+    assert_eq!(refused(&store.post("/v1/purchase/jam", json!({"quantity": 1})).await), (409, "insufficient_stock"));
+    assert_eq!(figures(&store, "tea").await, [5, 3, 2], "nothing of what was refused is held");
+
+    let again = store.post_with("/v1/reservations", &[("idempotency-key", "hold-1")], asked).await;
+    assert_eq!(again.header("idempotency-replayed"), "true");
+    assert_eq!(again.expect(200)["reservationId"], held["reservationId"]);
+
+    let confirm = format!("{}/confirm", path(&held));
+    let beyond = store.post(&confirm, json!({"lines": lines(&[("tea", 4)])})).await;
+    assert_eq!(refused(&beyond), (400, "invalid_request"));
+    for _ in 0..2 {
+        let confirmed = store.post(&confirm, json!({"lines": lines(&[("tea", 2)])})).await.expect(200);
+        assert_eq!((&confirmed["status"], &confirmed["confirmedLines"]), (&json!("confirmed"), &lines(&[("tea", 2)])));
+        assert_eq!((figures(&store, "tea").await, figures(&store, "jam").await), ([3, 0, 3], [2, 0, 2]));
+    }
+    let closed = store.post(&format!("{}/cancel", path(&held)), json!({})).await;
+    assert_eq!((refused(&closed), &closed.body["state"]), ((409, "reservation_closed"), &json!("confirmed")));
+
+    let of_jam = store.get("/v1/reservations?productId=jam&status=confirmed").await.expect(200);
+    assert_eq!(of_jam["items"][0]["reservationId"], held["reservationId"]);
+    world.converged(SOON).await;
+    assert_eq!(known(&world, &path(&held), "confirmed").await["confirmedLines"], lines(&[("tea", 2)]));
+    // One entry is found under each product that it is about, with that product's figures.
+    for (client, product, figures) in [
+        (world.central(), "tea", [-2, 3, 0]),
+        (world.central(), "jam", [0, 2, 0]),
+        (world.store("s1"), "tea", [-2, 3, 0]),
+        (world.store("s1"), "jam", [0, 2, 0]),
+    ] {
+        let told = client.get(&format!("/v1/events?productId={product}&type=reservation_confirmed")).await.expect(200);
+        let event = &told["items"][0];
+        assert_eq!(
+            (told["items"].as_array().map(Vec::len), &event["reservationId"]),
+            (Some(1), &held["reservationId"])
+        );
+        let shown = ["delta", "quantity", "reserved"].map(|name| event[name].as_i64().expect("a number"));
+        assert_eq!((&event["productId"], shown), (&json!(product), figures));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn central_asks_a_store_to_hold_confirm_extend_and_cancel() {
+    let world = stocked(&[("tea", 5), ("jam", 2)]).await;
+    let (central, store) = (world.central(), world.store("s1"));
+    let ask = |of: &[(&str, i64)]| json!({"storeId": "s1", "lines": lines(of), "reference": "web-7"});
+    let held = central.post("/v1/reservations", ask(&[("tea", 3), ("jam", 1)])).await;
+    assert_eq!(held.header("location"), path(&held.body));
+    let first = held.expect(201);
+    assert_eq!((&first["status"], &first["reference"]), (&json!("open"), &json!("web-7")));
+    assert_eq!(figures(&store, "tea").await, [5, 3, 2]);
+    assert_eq!(store.get(&path(&first)).await.expect(200)["status"], "open", "one id at both ends");
+
+    let rejected = central.post("/v1/reservations", ask(&[("tea", 3)])).await;
+    assert_eq!(refused(&rejected), (409, "insufficient_stock"));
+    let extended = central.post(&format!("{}/extend", path(&first)), json!({"ttlSeconds": 3_600})).await.expect(200);
+    assert!(extended["expiresAt"].as_str() > first["expiresAt"].as_str(), "{extended}");
+    let confirm = format!("{}/confirm", path(&first));
+    let key = [("idempotency-key", "confirm-1")];
+    for replayed in ["", "true"] {
+        let confirmed = central.post_with(&confirm, &key, json!({})).await;
+        assert_eq!(confirmed.header("idempotency-replayed"), replayed);
+        assert_eq!(confirmed.expect(200)["status"], "confirmed");
+        assert_eq!(figures(&store, "tea").await, [2, 0, 2]);
+    }
+    let again = central.post(&confirm, json!({})).await.expect(200);
+    assert_eq!(again["status"], "confirmed", "it was done before");
+    let late = central.post(&format!("{}/cancel", path(&first)), json!({})).await;
+    assert_eq!(refused(&late), (409, "reservation_closed"));
+
+    let second = central.post("/v1/reservations", ask(&[("tea", 2)])).await.expect(201);
+    let cancelled = central.post(&format!("{}/cancel", path(&second)), json!({"reason": "changed mind"})).await;
+    assert_eq!(cancelled.expect(200)["status"], "cancelled");
+    assert_eq!(figures(&store, "tea").await, [2, 0, 2]);
+    let list = central.get("/v1/reservations?storeId=s1&reference=web-7&size=1").await.expect(200);
+    assert_eq!(list["items"][0]["reservationId"], second["reservationId"]);
+    let next = list["nextCursor"].as_str().expect("there is more");
+    let rest =
+        central.get(&format!("/v1/reservations?storeId=s1&reference=web-7&size=9&cursor={next}")).await.expect(200);
+    assert_eq!(rest["items"][0]["reservationId"], first["reservationId"]);
+    world.converged(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_ends_by_itself_and_blocks_nobody_from_then_on() {
+    let world = stocked(&[("tea", 1)]).await;
+    let store = world.store("s1");
+    let hold = json!({"lines": lines(&[("tea", 1)]), "ttlSeconds": 1});
+    let held = store.post("/v1/reservations", hold).await.expect(201);
+    until("the unit can be sold again", SOON, async || {
+        let sold = store.post("/v1/purchase/tea", json!({"quantity": 1})).await;
+        if sold.status == 200 { Ok(()) } else { Err(sold.body) }
+    })
+    .await;
+    let late = store.post(&format!("{}/confirm", path(&held)), json!({})).await;
+    assert_eq!(refused(&late), (409, "reservation_expired"));
+    known(&world, &path(&held), "expired").await;
+    world.converged(SOON).await;
+    let (sound, report) = world.tool("store-agent", &["verify", "--store-id", "s1"]).await;
+    assert!(sound, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn holds_survive_a_kill_and_come_back_with_a_restore() {
+    let mut world = stocked(&[("tea", 5)]).await;
+    let agent = Daemon::Store("s1".into());
+    let central = world.central();
+    let asked = json!({"storeId": "s1", "lines": lines(&[("tea", 3)]), "ttlSeconds": 3_600});
+    let held = central.post("/v1/reservations", asked).await.expect(201);
+    let own = json!({"lines": lines(&[("tea", 1)]), "ttlSeconds": 3_600});
+    let own = world.store("s1").post("/v1/reservations", own).await.expect(201);
+    world.kill(&agent);
+    world.restart(&agent).await;
+    assert_eq!(figures(&world.store("s1"), "tea").await, [5, 4, 1]);
+    world.converged(SOON).await;
+
+    assert_eq!(world.terminate(&agent), Some(0));
+    let confirm = format!("{}/confirm", path(&held));
+    until("the store has left", SOON, async || {
+        let answer = central.post(&confirm, json!({})).await;
+        if refused(&answer) == (503, "store_unavailable") { Ok(()) } else { Err(answer.body) }
+    })
+    .await;
+    for suffix in ["db", "db-wal", "db-shm"] {
+        let _ = std::fs::remove_file(world.database("s1").with_extension(suffix));
+    }
+    let (done, said) = world.tool("store-agent", &["restore", "--store-id", "s1"]).await;
+    assert!(done, "{said}");
+    world.restart(&agent).await;
+    world.online("s1").await;
+    let store = world.store("s1");
+    assert_eq!(figures(&store, "tea").await, [5, 4, 1], "central told of both");
+    assert_eq!(central.post(&confirm, json!({})).await.expect(200)["status"], "confirmed");
+    store.post(&format!("{}/cancel", path(&own)), json!({})).await.expect(200);
+    assert_eq!(figures(&store, "tea").await, [2, 0, 2]);
+    known(&world, &path(&own), "cancelled").await;
+    world.converged(SOON).await;
+    for (program, args) in [("store-agent", &["verify", "--store-id", "s1"] as &[&str]), ("central", &["verify"])] {
+        let (well, said) = world.tool(program, args).await;
+        assert!(well, "{program}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_reservations_are_refused_in_words() {
+    let world = stocked(&[("tea", 5)]).await;
+    for (client, store) in [(world.store("s1"), None), (world.central(), Some("s1"))] {
+        let ask = |body: Value| {
+            let mut body = body;
+            if let Some(store) = store {
+                body["storeId"] = store.into();
+            }
+            body
+        };
+        for (bad, pointer) in [
+            (json!({"lines": []}), "/lines"),
+            (json!({"lines": [{"productId": "tea", "quantity": 0}]}), "/lines/0/quantity"),
+            (json!({"lines": lines(&[("tea", 600_000), ("tea", 600_000)])}), "/lines"),
+            (json!({"lines": lines(&[("tea", 1)]), "ttlSeconds": 2_678_401}), "/ttlSeconds"),
+        ] {
+            let answer = client.post("/v1/reservations", ask(bad)).await;
+            assert_eq!(refused(&answer), (400, "invalid_request"), "{}", answer.body);
+            assert_eq!(answer.body["errors"][0]["pointer"], pointer, "{}", answer.body);
+        }
+        let unknown = client.get("/v1/reservations/00000000-0000-0000-0000-000000000001").await;
+        assert_eq!(refused(&unknown), (404, "unknown_id"));
+    }
+}
