@@ -51,7 +51,10 @@ pub fn question(connection: &Connection, id: &StoreId, asked: &Question, now: Mi
     if store.installing {
         return Err(Abort::Refused(Refusal::Installing));
     }
-    if store.cursor.epoch != Epoch::NONE {
+    if store.opening {
+        // Nothing of it was taken in, so that whoever has its entries must not take them for covered.
+        stores::cut_lineage(connection, id, &store.state)?;
+    } else if store.cursor.epoch != Epoch::NONE {
         stores::add_to_lineage(connection, id, &store.cursor)?;
     }
     let epoch = store.cursor.epoch.max(asked.epoch).next(now);
@@ -250,6 +253,10 @@ fn wanted(connection: &Connection, store: &Store, asked: &[Span], now: Millis) -
     epochs.sort_unstable();
     epochs.dedup();
     for epoch in epochs.into_iter().filter(|epoch| *epoch <= store.state.epoch) {
+        // An opening that never arrived in full has given nothing: who has its entries has them alone.
+        if !events::is_whole(connection, &store.id, epoch)? {
+            continue;
+        }
         let last = events::last(connection, &store.id, epoch)?;
         let last = if epoch == store.state.epoch { last.map(|last| last.min(store.state.seq)) } else { last };
         let Some(last) = last else { continue };
@@ -334,6 +341,22 @@ mod tests {
         let opening = agent.open(second.epoch, &second.lineage);
         agent.tell(&connection, &opening);
         assert_eq!(agent.store(&connection).cursor, agent.head);
+    }
+
+    #[test]
+    fn an_opening_that_never_arrived_in_full_counts_as_nothing() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let at = agent.store(&connection).cursor;
+        let (mut opening, unsent) =
+            (agent.open(8, &[at, Cursor { epoch: 7.into(), seq: 99.into(), ..at }]), agent.head);
+        opening.pop();
+        agent.tell(&connection, &opening);
+        let asked =
+            Question { epoch: 8.into(), log: vec![Span { epoch: 8.into(), first: 1.into(), last: unsent.seq }] };
+        let answer = ask(&connection, &agent, &asked);
+        assert_eq!((answer.state, answer.lineage), (at, vec![at]));
+        assert!(answer.entries.iter().all(|entry| entry.epoch == at.epoch), "{:?}", answer.entries);
     }
 
     #[test]

@@ -126,6 +126,14 @@ pub fn add_to_lineage(connection: &Connection, id: &StoreId, past: &Cursor) -> r
     Ok(())
 }
 
+/// Forgets all behind this cursor: the opening that said so has not arrived in full, and never will.
+pub fn cut_lineage(connection: &Connection, id: &StoreId, end: &Cursor) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("delete from lineage where store_id = ?1 and epoch >= ?2")?
+        .execute(params![id.as_str(), end.epoch.get()])?;
+    if end.epoch == Epoch::NONE { Ok(()) } else { add_to_lineage(connection, id, end) }
+}
+
 /// Replaces the lineage by that of an accepted opening, as far as it is kept.
 pub fn set_lineage(connection: &Connection, id: &StoreId, lineage: &[Past]) -> rusqlite::Result<()> {
     connection.prepare_cached("delete from lineage where store_id = ?1")?.execute([id.as_str()])?;

@@ -267,6 +267,14 @@ const RECEIVED: &str = "select received_at from event where store_id = ?1 and ep
 const ENTRIES: &str = "select seq, hash, operation_id, product_id from event \
      where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq limit ?5";
 
+const IS_WHOLE: &str =
+    "select 1 from event where store_id = ?1 and epoch = ?2 and type = 'snapshot_end' order by seq limit 1";
+
+/// Whether the state that an epoch opens with has arrived in full.
+pub fn is_whole(connection: &Connection, store: &StoreId, epoch: Epoch) -> rusqlite::Result<bool> {
+    connection.prepare_cached(IS_WHOLE)?.exists(params![store.as_str(), epoch.get()])
+}
+
 /// The last entry of an epoch; `None`: there is none.
 pub fn last(connection: &Connection, store: &StoreId, epoch: Epoch) -> rusqlite::Result<Option<Seq>> {
     connection.prepare_cached(LAST)?.query_row(params![store.as_str(), epoch.get()], |row| {
