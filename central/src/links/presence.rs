@@ -93,9 +93,9 @@ struct Seen {
     refused: BTreeMap<Access, String>,
     /// What an agent that publishes nothing says of itself, and since when it does not.
     claim: Option<(Claim, Option<Instant>)>,
-    /// Central's time of the last look after which everything known was applied.
+    /// Central's time of the last beat, or of the last entries, of which everything was applied.
     current_at: Millis,
-    /// A head that a beat announced and that is not reached yet, and the time of that look.
+    /// A head that a beat announced and that is not reached yet, and the time of that beat.
     owed: Option<(Millis, EntryId)>,
 }
 
@@ -160,7 +160,7 @@ pub struct Sight {
     pub refused: BTreeMap<Access, String>,
     /// What an agent says of itself that runs under this id and publishes nothing.
     pub claim: Option<Claim>,
-    /// Central's time of the last look after which everything known was applied.
+    /// Central's time of the last beat, or of the last entries, of which everything was applied.
     pub current_at: Millis,
 }
 
@@ -191,9 +191,20 @@ impl Presence {
         seen.gone = false;
     }
 
-    /// Remembers how far a store's events are applied after a look at its stream and beat. `all`: nothing of the stream
-    /// was left behind. Says whether the view is current: all that the beat announces is applied, too.
-    pub fn note_applied(&self, store: &StoreId, applied: EntryId, look: &Look, at: Millis, all: bool) -> bool {
+    /// Remembers how far a store's events are applied after a look at its stream and beat. `came`: something of the stream
+    /// was applied now; `all`: nothing of it was left behind. Says whether the view is current: all that the beat announces
+    /// is applied, too.
+    pub fn note_applied(
+        &self,
+        store: &StoreId,
+        applied: EntryId,
+        look: &Look,
+        at: Millis,
+        came: bool,
+        all: bool,
+    ) -> bool {
+        // A beat says nothing of what has happened since. Who is silent gets older by each look.
+        let told_at = at.plus(look.age_ms.saturating_neg());
         let reached = |place: EntryId| place.epoch == applied.epoch && place.seq <= applied.seq;
         let head = look.beat.as_ref().map(|beat| EntryId { epoch: beat.epoch, seq: beat.head });
         let mut stores = self.stores.write();
@@ -206,20 +217,22 @@ impl Presence {
             && (reached(place) || place.epoch < applied.epoch)
         {
             if reached(place) {
-                seen.current_at = asked_at;
+                seen.current_at = seen.current_at.max(asked_at);
             }
             (seen.owed, seen.lagging_since) = (None, None);
         }
         if all && head.is_none_or(reached) {
             (seen.owed, seen.lagging_since) = (None, None);
             if head.is_some() {
-                seen.current_at = at;
+                // What comes from a store that beats was published a moment ago; else nobody can tell when.
+                let is_alive = look.age_ms <= i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX);
+                seen.current_at = seen.current_at.max(if came && is_alive { at } else { told_at });
             }
             return head.is_some();
         }
         let mut age_ms = 0;
         if let (Some(head), Some(beat)) = (head.filter(|head| !reached(*head)), &look.beat) {
-            seen.owed.get_or_insert((at, head));
+            seen.owed.get_or_insert((told_at, head));
             age_ms = beat.oldest_unsent_ms.saturating_add(look.age_ms).max(0).unsigned_abs();
         }
         let now = Instant::now();
@@ -409,16 +422,21 @@ mod tests {
     fn a_store_is_current_as_of_the_look_whose_announcement_is_applied() {
         let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
         let sight = || presence.sight(&store);
-        assert!(!presence.note_applied(&store, at(1_024), &look(5_000), Millis(10), false));
+        assert!(!presence.note_applied(&store, at(1_024), &look(5_000), Millis(1_000), true, false));
         assert_eq!(sight().current_at, Millis(0));
         assert!(sight().lag_ms >= 100);
         // It goes on selling: the head is never reached at once, but what was announced before is.
-        assert!(!presence.note_applied(&store, at(5_001), &look(6_000), Millis(20), true));
-        assert_eq!(sight().current_at, Millis(10));
-        assert!(presence.note_applied(&store, at(6_000), &look(6_000), Millis(30), true));
-        assert_eq!((sight().current_at, sight().lag_ms), (Millis(30), 0));
-        assert!(!presence.note_applied(&store, at(6_000), &look(6_000), Millis(40), false), "stuck");
-        assert_eq!(sight().current_at, Millis(30));
+        assert!(!presence.note_applied(&store, at(5_001), &look(6_000), Millis(2_000), true, true));
+        assert_eq!(sight().current_at, Millis(900), "the beat was 100 ms old");
+        assert!(presence.note_applied(&store, at(6_000), &look(6_000), Millis(3_000), true, true));
+        assert_eq!((sight().current_at, sight().lag_ms), (Millis(3_000), 0));
+        assert!(!presence.note_applied(&store, at(6_000), &look(6_000), Millis(4_000), false, false), "stuck");
+        assert_eq!(sight().current_at, Millis(3_000));
+        assert!(presence.note_applied(&store, at(6_000), &look(6_000), Millis(5_000), false, true));
+        assert_eq!(sight().current_at, Millis(4_900), "an idle store is as old as its beat");
+        let silent = Look { age_ms: 6_000, ..look(6_000) };
+        assert!(presence.note_applied(&store, at(6_000), &silent, Millis(10_000), false, true));
+        assert_eq!(sight().current_at, Millis(4_900), "one that beats no more gets older");
     }
 
     #[test]
@@ -432,20 +450,20 @@ mod tests {
             *standing = standing.and_then(|(place, at)| Some((place, at.checked_sub(STANDSTILL * 2)?)));
         };
         let judged = |head| presence.judge(&store, &look(head));
-        presence.note_applied(&store.id, at(5), &look(9), Millis(1), false);
+        presence.note_applied(&store.id, at(5), &look(9), Millis(1), true, false);
         assert_eq!(judged(9), Ok(()), "it may come any moment");
         // Under steady load there is always more, and always some of it comes.
         wait(&presence);
-        presence.note_applied(&store.id, at(6), &look(20), Millis(2), true);
+        presence.note_applied(&store.id, at(6), &look(20), Millis(2), true, true);
         assert_eq!(judged(20), Ok(()));
         wait(&presence);
-        presence.note_applied(&store.id, at(6), &look(30), Millis(3), false);
+        presence.note_applied(&store.id, at(6), &look(30), Millis(3), false, false);
         assert_eq!(judged(30), Err(Unavailable::CatchingUp));
-        presence.note_applied(&store.id, at(30), &look(30), Millis(4), true);
+        presence.note_applied(&store.id, at(30), &look(30), Millis(4), true, true);
         assert_eq!(judged(30), Ok(()));
         // One that was idle for long is behind only since it announced something.
         wait(&presence);
-        presence.note_applied(&store.id, at(30), &look(31), Millis(5), true);
+        presence.note_applied(&store.id, at(30), &look(31), Millis(5), false, true);
         assert_eq!(judged(31), Ok(()));
     }
 
@@ -518,7 +536,7 @@ mod tests {
         for (life, left) in [(i64::MIN, i64::MAX), (i64::MAX, 0)] {
             let look = Look::of(beat(life), Value::Int(left), Millis(0));
             presence.note(&store, &look);
-            presence.note_applied(&store, at(1), &look, Millis(1), true);
+            presence.note_applied(&store, at(1), &look, Millis(1), false, true);
         }
     }
 }

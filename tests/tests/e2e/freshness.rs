@@ -20,6 +20,32 @@ async fn two_stores() -> World {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_older_than_a_reader_allows_is_left_out_as_stale() {
+    let world = two_stores().await;
+    let central = world.central();
+    let of = |most: u64| format!("/v1/availability/tea?maxStalenessMs={most}");
+    world.store("s2").post("/v1/disconnected", json!({"abrupt": true})).await.expect(200);
+    until("s2 alone is left out", SOON, async || {
+        let found = central.get(&of(3_000)).await.body;
+        let only = found["leftOut"] == json!([{"storeId": "s2", "reason": "stale"}]) && found["quantity"] == 10;
+        if only && found["stores"][0]["storeId"] == "s1" { Ok(()) } else { Err(found) }
+    })
+    .await;
+    let all = central.get(&of(600_000)).await;
+    assert_eq!((&all.body["quantity"], &all.body["leftOut"]), (&json!(20), &json!([])));
+    assert!(all.header("x-projection-lag-ms").parse::<i64>().is_ok(), "{:?}", all.headers);
+    let none = central.get(&format!("{}&storeId=s2", of(1_000))).await;
+    assert_eq!((none.status, none.code(), none.header("retry-after")), (503, "store_unavailable", "5"));
+    assert_eq!((&none.body["reason"], &none.body["leftOut"][0]["storeId"]), (&json!("stale"), &json!("s2")));
+    // Its items say how old they are.
+    let age = async |store: &str| {
+        let item = central.get(&format!("/v1/inventory/{store}/tea")).await.expect(200);
+        serde_json::from_value::<protocol::time::Millis>(item["asOf"].clone()).expect("a time")
+    };
+    assert!(age("s2").await < age("s1").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_waits_for_positions_and_is_told_when_they_do_not_come() {
     let world = two_stores().await;
     let (store, central) = (world.store("s1"), world.central());

@@ -238,7 +238,7 @@ impl Rounds {
         if !behind {
             self.lift_quarantine(id);
         }
-        self.presence.note_applied(id, cursor.id(), look, read_at, true);
+        self.presence.note_applied(id, cursor.id(), look, read_at, false, true);
     }
 
     /// Its stream cannot be read.
@@ -269,8 +269,9 @@ impl Rounds {
                 }
             };
             let all = !seen.full && !applied.more && applied.stuck.is_none();
-            self.presence.note_applied(&id, applied.ack.cursor.id(), &seen.look, now, all);
-            if applied.entries > 0 {
+            let came = applied.entries > 0;
+            self.presence.note_applied(&id, applied.ack.cursor.id(), &seen.look, now, came, all);
+            if came {
                 self.lift_quarantine(&id);
             }
             // One of which nothing was applied would say the same again.
@@ -347,7 +348,7 @@ pub fn apply_some<'a>(
         let part = runtime::sqlite::attempt(connection, || {
             let applied = view::receive(connection, id, batch, now, budget)?;
             if seen.is_current(&applied) {
-                stores::note_as_of(connection, id, now)?;
+                stores::note_as_of(connection, id, now.plus(seen.look.age_ms.saturating_neg()))?;
             }
             if planted(Bug::AckBeforeCommit) { Err(Abort::Refused(applied)) } else { Ok(applied) }
         });
