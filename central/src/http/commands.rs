@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use runtime::http::{IdPath, List, Page, Prefer, Query, Result, encode_cursor};
+use runtime::http::{IdPath, List, Page, Prefer, Query, Result, Written, encode_cursor};
 use serde::Deserialize;
 
 use super::views::{CommandView, behind_number};
@@ -27,14 +27,16 @@ struct Filter {
     cursor: Option<String>,
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<CommandView>>> {
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     let slice = behind_number(&page)?;
     let filter = commands::Filter { store: filter.store_id, status: filter.status };
-    let rows = app.db.scan(move |connection| commands::list(connection, &filter, &slice)).await?;
-    let List { items, next_cursor } =
-        List::cut(rows, &page, |request: &Request| encode_cursor(&[&request.number.to_string()]));
-    Ok(Json(List { items: items.iter().map(CommandView::of).collect(), next_cursor }))
+    let list = app.db.scan(move |connection| {
+        let rows = commands::list(connection, &filter, &slice)?;
+        let list = List::cut(rows, &page, |request: &Request| encode_cursor(&[&request.number.to_string()]));
+        Ok(Written::json(&list.map(|request| CommandView::of(&request))))
+    });
+    Ok(list.await?)
 }
 
 async fn one(State(app): Shared, IdPath(id): IdPath, prefer: Prefer) -> Result<Json<CommandView>> {

@@ -8,7 +8,7 @@ use axum::{Json, Router};
 use protocol::ids::StoreId;
 use protocol::time::Millis;
 use protocol::wire::Event;
-use runtime::http::{Code, IdPath, List, OptionalBody, Problem, Query, Result};
+use runtime::http::{Code, IdPath, List, OptionalBody, Problem, Query, Result, Written};
 use serde::{Deserialize, Serialize};
 
 use super::{App, Shared};
@@ -57,9 +57,12 @@ impl From<Letter> for LetterView {
     }
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<LetterView>>> {
-    let letters = app.db.scan(move |connection| dead_letters::list(connection, filter.store_id.as_deref())).await?;
-    Ok(Json(List { items: letters.into_iter().map(LetterView::from).collect(), next_cursor: None }))
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
+    let list = app.db.scan(move |connection| {
+        let letters = dead_letters::list(connection, filter.store_id.as_deref())?;
+        Ok(Written::json(&List { items: letters, next_cursor: None }.map(LetterView::from)))
+    });
+    Ok(list.await?)
 }
 
 #[derive(Debug, Default, Deserialize)]

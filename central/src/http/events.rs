@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use axum::{Json, Router};
 use protocol::time::Millis;
 use protocol::wire::Position;
-use runtime::http::{List, Page, Problem, Query, Result};
+use runtime::http::{List, Page, Problem, Query, Result, Written};
 use serde::Deserialize;
 
 use super::{App, Shared};
@@ -67,7 +67,7 @@ impl Filter {
     }
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<EventView>>> {
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let size = Page::of(None, filter.size, None, 1)?.size;
     let begin = filter.begin()?;
     let wanted = events::Filter {
@@ -79,23 +79,21 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<L
         reference: filter.reference,
         actor: filter.actor,
     };
-    let part = app.db.scan(move |connection| {
+    let list = app.db.scan(move |connection| {
         let start = match &begin {
             Begin::Chain(start) => *start,
             Begin::Store(position) => match events::place_of(connection, position)? {
                 Some(place) => Start::Behind(place),
                 // Nothing is behind a place that central has yet to reach.
-                None => return Ok(None),
+                None => {
+                    let list = List::<EventView> { items: Vec::new(), next_cursor: filter.after.clone() };
+                    return Ok(Written::json(&list));
+                }
             },
         };
-        events::list(connection, &wanted, start, size).map(Some)
+        let part = events::list(connection, &wanted, start, size)?;
+        let next_cursor = part.next.map(|place| place.to_string());
+        Ok(Written::json(&List { items: part.events, next_cursor }.map(EventView::from)))
     });
-    let list = match part.await? {
-        Some(part) => List {
-            items: part.events.into_iter().map(EventView::from).collect(),
-            next_cursor: part.next.map(|place| place.to_string()),
-        },
-        None => List { items: Vec::new(), next_cursor: filter.after },
-    };
-    Ok(Json(list))
+    Ok(list.await?)
 }

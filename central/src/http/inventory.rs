@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use protocol::ids::{ProductId, StoreId};
 use protocol::wire::Position;
 use runtime::http::{
-    Code, Etags, ItemPath, List, Page, Prefer, Problem, Query, Result, StorePath, encode_cursor, not_modified,
+    Code, Etags, ItemPath, List, Page, Prefer, Problem, Query, Result, StorePath, Written, encode_cursor, not_modified,
 };
 use serde::Deserialize;
 
@@ -78,24 +78,24 @@ async fn list(app: Arc<App>, prefer: Prefer, filter: Filter) -> Result<Response>
         retired: filter.retired == Some(true),
     };
     app.caught_up(&filter.min_position, &prefer).await?;
-    let found = app.db.scan(move |connection| {
+    let seen = app.clone();
+    let list = app.db.scan(move |connection| {
         let stores: HashMap<StoreId, Store> =
             stores::all(connection)?.into_iter().map(|store| (store.id.clone(), store)).collect();
-        Ok((stores, listed::list(connection, &wanted, &slice)?))
+        let mut lag_ms = 0;
+        let views = listed::list(connection, &wanted, &slice)?
+            .into_iter()
+            .filter_map(|row| {
+                let store = stores.get(&row.store)?;
+                lag_ms = lag_ms.max(seen.presence.sight(&store.id).lag_ms);
+                Some(ItemView::of(&seen, store, row.product, &row.item, row.pending))
+            })
+            .collect();
+        let key = |item: &ItemView| encode_cursor(&[item.store_id.as_str(), item.product_id.as_str()]);
+        Ok((lag_ms, Written::json(&List::cut(views, &page, key))))
     });
-    let (stores, rows) = found.await?;
-    let mut lag_ms = 0;
-    let views = rows
-        .into_iter()
-        .filter_map(|row| {
-            let store = stores.get(&row.store)?;
-            lag_ms = lag_ms.max(app.presence.sight(&store.id).lag_ms);
-            Some(ItemView::of(&app, store, row.product, &row.item, row.pending))
-        })
-        .collect();
-    let list =
-        List::cut(views, &page, |item: &ItemView| encode_cursor(&[item.store_id.as_str(), item.product_id.as_str()]));
-    Ok(([(LAG, value(&lag_ms.to_string()))], Json(list)).into_response())
+    let (lag_ms, list) = list.await?;
+    Ok(([(LAG, value(&lag_ms.to_string()))], list).into_response())
 }
 
 async fn one(

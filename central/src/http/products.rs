@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use axum::{Json, Router};
-use runtime::http::{List, Page, Query, Result, encode_cursor};
+use runtime::http::{List, Page, Query, Result, Written, encode_cursor};
 use serde::{Deserialize, Serialize};
 
 use super::views::{search, slice};
@@ -45,11 +45,14 @@ impl From<Total> for Product {
     }
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<Product>>> {
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     let q = search(filter.q)?;
     let slice = slice(&page, |after| Ok(after[0].clone()))?;
-    let rows = app.db.scan(move |connection| products::list(connection, q.as_deref(), &slice)).await?;
-    let rows = rows.into_iter().map(Product::from).collect();
-    Ok(Json(List::cut(rows, &page, |product: &Product| encode_cursor(&[&product.product_id]))))
+    let list = app.db.scan(move |connection| {
+        let rows = products::list(connection, q.as_deref(), &slice)?;
+        let rows = rows.into_iter().map(Product::from).collect();
+        Ok(Written::json(&List::cut(rows, &page, |product: &Product| encode_cursor(&[&product.product_id]))))
+    });
+    Ok(list.await?)
 }

@@ -14,7 +14,7 @@ use protocol::time::Millis;
 use runtime::http::requests::Reference;
 use runtime::http::{
     Body, Bounded, Code, IdPath, ItemPath, List, OptionalBody, Page, Prefer, Problem, Quantity, Query, Result, Text,
-    Write, encode_cursor,
+    Write, Written, encode_cursor,
 };
 use serde::{Deserialize, Serialize};
 
@@ -241,7 +241,7 @@ struct Filter {
     cursor: Option<String>,
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<PurchaseView>>> {
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     let wanted = listed::Filter {
         store: filter.store_id,
@@ -252,11 +252,13 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<L
         since: filter.since,
     };
     let slice = behind_number(&page)?;
-    let rows = app.db.scan(move |connection| listed::list(connection, &wanted, &slice)).await?;
-    let List { items, next_cursor } =
-        List::cut(rows, &page, |purchase: &Purchase| encode_cursor(&[&purchase.number.to_string()]));
-    let now = runtime::clock::now();
-    Ok(Json(List { items: items.iter().map(|purchase| PurchaseView::of(purchase, now)).collect(), next_cursor }))
+    let list = app.db.scan(move |connection| {
+        let rows = listed::list(connection, &wanted, &slice)?;
+        let now = runtime::clock::now();
+        let list = List::cut(rows, &page, |purchase: &Purchase| encode_cursor(&[&purchase.number.to_string()]));
+        Ok(Written::json(&list.map(|purchase| PurchaseView::of(&purchase, now))))
+    });
+    Ok(list.await?)
 }
 
 async fn one(State(app): Shared, IdPath(id): IdPath, prefer: Prefer) -> Result<Response> {

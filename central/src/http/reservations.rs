@@ -12,7 +12,7 @@ use protocol::ids::{OperationId, ReservationId, StoreId};
 use protocol::time::Millis;
 use runtime::http::requests::{ActAsked, CancelReservation, Confirm, Extend, ReserveAt};
 use runtime::http::{
-    Body, Code, IdPath, List, OptionalBody, Page, Prefer, Problem, Query, Result, Write, encode_cursor,
+    Body, Code, IdPath, List, OptionalBody, Page, Prefer, Problem, Query, Result, Write, Written, encode_cursor,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -285,7 +285,7 @@ struct Filter {
     cursor: Option<String>,
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<ReservationView>>> {
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(None, filter.size, filter.cursor.as_deref(), 1)?;
     let wanted = listed::Filter {
         store: filter.store_id,
@@ -294,9 +294,11 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<L
         reference: filter.reference,
     };
     let slice = behind_number(&page)?;
-    let rows = app.db.scan(move |connection| listed::list(connection, &wanted, &slice)).await?;
-    let List { items, next_cursor } =
-        List::cut(rows, &page, |reservation: &Reservation| encode_cursor(&[&reservation.number.to_string()]));
-    let items = items.into_iter().map(|reservation| ReservationView::of(reservation, None)).collect();
-    Ok(Json(List { items, next_cursor }))
+    let list = app.db.scan(move |connection| {
+        let rows = listed::list(connection, &wanted, &slice)?;
+        let list =
+            List::cut(rows, &page, |reservation: &Reservation| encode_cursor(&[&reservation.number.to_string()]));
+        Ok(Written::json(&list.map(|reservation| ReservationView::of(reservation, None))))
+    });
+    Ok(list.await?)
 }

@@ -13,7 +13,7 @@ use protocol::ids::{ProductId, StoreId};
 use protocol::number::{Epoch, Seq};
 use protocol::time::Millis;
 use protocol::wire::restore::Question;
-use runtime::http::{Body, Code, List, Page, Problem, Query, Result, StorePath, Write, encode_cursor};
+use runtime::http::{Body, Code, List, Page, Problem, Query, Result, StorePath, Write, Written, encode_cursor};
 use runtime::redis::Claim;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -147,23 +147,24 @@ impl Beside {
     }
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<Stores>> {
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     let slice = slice(&page, |after| Ok(after[0].clone()))?;
     let judge = app.clone();
     let now = runtime::clock::now();
-    let views = app.db.scan(move |connection| {
+    let list = app.db.scan(move |connection| {
         let wanted = |store: &Store| filter.status.as_ref().is_none_or(|wanted| judge.status(store) == wanted);
         let found = stores::after(connection, slice.after.as_deref(), slice.offset, slice.limit, wanted)?;
-        found.iter().map(|store| Ok(judge.store_view(store, &Beside::of(connection, &store.id, now)?))).collect()
+        let view = |store| JobResult::Ok(judge.store_view(store, &Beside::of(connection, &store.id, now)?));
+        let views = found.iter().map(view).collect::<JobResult<_>>()?;
+        let newcomers = judge.newcomers.as_ref().map(|newcomers| {
+            let shown = newcomers.shown();
+            NewcomersView { count: shown.count, names: shown.names, held_back: shown.held_back }
+        });
+        let list = List::cut(views, &page, |view: &StoreView| encode_cursor(&[view.store_id.as_str()]));
+        Ok(Written::json(&Stores { list, newcomers }))
     });
-    let views: Vec<StoreView> = views.await?;
-    let newcomers = app.newcomers.as_ref().map(|newcomers| {
-        let shown = newcomers.shown();
-        NewcomersView { count: shown.count, names: shown.names, held_back: shown.held_back }
-    });
-    let list = List::cut(views, &page, |view: &StoreView| encode_cursor(&[view.store_id.as_str()]));
-    Ok(Json(Stores { list, newcomers }))
+    Ok(list.await?)
 }
 
 /// Makes a store known, so that its agent gets central's word, whether it has entered itself or not.

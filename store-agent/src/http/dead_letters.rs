@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use protocol::wire::Command;
-use runtime::http::{Code, IdPath, OptionalBody, Problem, Result};
+use runtime::http::{Code, IdPath, List, OptionalBody, Problem, Result, Written};
 use runtime::sqlite::Abort;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,13 +21,15 @@ pub(super) fn router() -> Router<Arc<App>> {
         .route("/dead-letters/{id}/discard", post(discard))
 }
 
-async fn list(State(app): Shared) -> Result<Json<Value>> {
-    let letters = app.db.scan(dead_letters::newest).await?;
-    let items: Vec<Value> = letters.iter().map(view).collect();
-    Ok(Json(json!({"items": items, "nextCursor": null})))
+async fn list(State(app): Shared) -> Result<Written> {
+    let list = app.db.scan(|connection| {
+        let items = dead_letters::newest(connection)?;
+        Ok(Written::json(&List { items, next_cursor: None }.map(view)))
+    });
+    Ok(list.await?)
 }
 
-fn view(letter: &DeadLetter) -> Value {
+fn view(letter: DeadLetter) -> Value {
     json!({
         "id": letter.id.to_string(),
         "entryId": letter.entry_id,

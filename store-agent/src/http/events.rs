@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use axum::{Json, Router};
-use protocol::ids::StoreId;
+use protocol::domain::Reason;
+use protocol::ids::{PurchaseId, ReservationId, StoreId};
 use protocol::link::{EntryId, OPENED};
 use protocol::time::Millis;
-use protocol::wire::{Event, ItemAfter};
-use runtime::http::{Code, Page, Problem, Query, Result};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use protocol::wire::{Event, Fact, ItemAfter};
+use runtime::http::{Code, List, Page, Problem, Query, Result, Written};
+use serde::{Deserialize, Serialize};
 
 use super::{App, Shared};
 use crate::ledger::events::{self, Recorded, Start};
@@ -35,6 +35,9 @@ struct Filter {
     size: Option<i64>,
 }
 
+/// What an epoch's first entry is called here, and on the wire.
+const EPOCH_OPENED: (&str, &str) = ("epoch_opened", OPENED);
+
 impl Filter {
     fn start(&self, store: &StoreId) -> Result<Start> {
         let place = |text: &str| {
@@ -57,62 +60,127 @@ impl Filter {
     }
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<Value>> {
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let size = Page::of(None, filter.size, None, 1)?.size;
     let start = filter.start(&app.store)?;
+    let (shown, sent) = EPOCH_OPENED;
     let wanted = events::Filter {
         product_id: filter.product_id,
-        kind: filter.kind.map(|kind| if kind == "epoch_opened" { OPENED.to_owned() } else { kind }),
+        kind: filter.kind.map(|kind| if kind == shown { sent.to_owned() } else { kind }),
         reference: filter.reference,
         actor: filter.actor,
         since: filter.since,
         until: filter.until,
     };
-    let part = app.db.scan(move |connection| {
+    let store = app.store.clone();
+    let list = app.db.scan(move |connection| {
         if let Start::Behind(place) = start
             && let Some(oldest) = events::lost_behind(connection, place)?
         {
             return Ok(Err(oldest));
         }
-        events::list(connection, &wanted, start, size).map(Ok)
+        let part = events::list(connection, &wanted, start, size)?;
+        let next_cursor = part.next.map(|place| format!("{store}:{place}"));
+        let list = List { items: part.entries, next_cursor };
+        Ok(Ok(Written::json(&list.map(|recorded| EventView::of(&store, recorded)))))
     });
-    let position = |place: EntryId| format!("{}:{place}", app.store);
-    let part = part.await?.map_err(|oldest| Problem::new(Code::CursorExpired).with("oldest", position(oldest)))?;
-    let items: Vec<Value> = part.entries.iter().map(|entry| view(&app.store, entry)).collect();
-    Ok(Json(json!({"items": items, "nextCursor": part.next.map(position)})))
+    let gone = |oldest| Problem::new(Code::CursorExpired).with("oldest", format!("{}:{oldest}", app.store));
+    list.await?.map_err(gone)
 }
 
-fn view(store: &StoreId, entry: &Recorded) -> Value {
-    let place = entry.place;
-    let mut event = json!({
-        "eventId": format!("{store}:{place}"),
-        "storeId": store,
-        "position": format!("{store}:{place}"),
-        "type": if entry.kind == OPENED { "epoch_opened" } else { &entry.kind },
-        "productId": entry.product_id,
-        "delta": entry.delta,
-        "operationId": entry.operation,
-        "recordedAt": entry.recorded_at,
-    });
-    if let Ok(Event::Fact(fact)) = Event::decode(&entry.kind, &entry.body) {
-        if let Some(ItemAfter { item, .. }) = fact.what.item_of(entry.product_id.as_deref()) {
-            event["quantity"] = item.quantity.into();
-            event["reserved"] = item.reserved.into();
-            event["allotted"] = item.allotted.into();
-            event["version"] = item.version.into();
-        }
-        event["cause"] = json!(if fact.command.is_some() { "command" } else { "store" });
-        event["reason"] = json!(fact.what.reason());
-        event["reference"] = json!(fact.about.reference);
-        event["actor"] = json!(fact.about.actor);
-        event["occurredAt"] = json!(fact.about.occurred_at.unwrap_or(fact.recorded_at));
-        event["traceparent"] = json!(fact.about.traceparent);
-        if let Some(purchase) = fact.what.purchase() {
-            event["purchaseId"] = json!(purchase.purchase_id);
-        }
-        if let Some(reservation) = fact.what.reservation() {
-            event["reservationId"] = json!(reservation.id);
+/// An entry as clients see it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EventView<'a> {
+    event_id: String,
+    store_id: &'a StoreId,
+    position: String,
+    r#type: String,
+    product_id: Option<String>,
+    delta: i64,
+    operation_id: String,
+    recorded_at: Millis,
+    /// Absent of what is none.
+    #[serde(flatten)]
+    fact: Option<FactView>,
+}
+
+/// What only facts say.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FactView {
+    #[serde(flatten)]
+    item: Option<UnitsView>,
+    cause: &'static str,
+    reason: Option<Reason>,
+    reference: Option<String>,
+    actor: Option<String>,
+    occurred_at: Millis,
+    traceparent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    purchase_id: Option<PurchaseId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reservation_id: Option<ReservationId>,
+}
+
+/// The item after it.
+#[derive(Debug, Serialize)]
+struct UnitsView {
+    quantity: i64,
+    reserved: i64,
+    allotted: i64,
+    version: i64,
+}
+
+impl<'a> EventView<'a> {
+    fn of(store: &'a StoreId, recorded: Recorded) -> Self {
+        let fact = match Event::decode(&recorded.kind, &recorded.body) {
+            Ok(Event::Fact(fact)) => Some(FactView::of(recorded.product_id.as_deref(), fact)),
+            Ok(
+                Event::OutcomeRepeated(_)
+                | Event::Opened { .. }
+                | Event::SnapshotPage(_)
+                | Event::SnapshotEnd(_)
+                | Event::Ready { .. },
+            ) => None,
+            // A version that knew it has written it.
+            Err(_) => None,
+        };
+        let position = format!("{store}:{}", recorded.place);
+        let (shown, sent) = EPOCH_OPENED;
+        Self {
+            event_id: position.clone(),
+            store_id: store,
+            position,
+            r#type: if recorded.kind == sent { shown.to_owned() } else { recorded.kind },
+            product_id: recorded.product_id,
+            delta: recorded.delta,
+            operation_id: recorded.operation,
+            recorded_at: recorded.recorded_at,
+            fact,
         }
     }
-    event
+}
+
+impl FactView {
+    /// A fact as this product's entry tells it.
+    fn of(product: Option<&str>, fact: Fact) -> Self {
+        let units = |ItemAfter { item, .. }: &ItemAfter| UnitsView {
+            quantity: item.quantity,
+            reserved: item.reserved,
+            allotted: item.allotted,
+            version: item.version,
+        };
+        Self {
+            item: fact.what.item_of(product).map(units),
+            cause: if fact.command.is_some() { "command" } else { "store" },
+            reason: fact.what.reason(),
+            reference: fact.about.reference,
+            actor: fact.about.actor,
+            occurred_at: fact.about.occurred_at.unwrap_or(fact.recorded_at),
+            traceparent: fact.about.traceparent,
+            purchase_id: fact.what.purchase().map(|purchase| purchase.purchase_id),
+            reservation_id: fact.what.reservation().map(|reservation| reservation.id),
+        }
+    }
 }

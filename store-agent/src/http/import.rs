@@ -104,10 +104,8 @@ where
                     return late("an import may take half an hour");
                 }
                 let chunk = tokio::time::timeout(patience.left(), stream.next()).await;
-                if let Ok(Some(Ok(bytes))) = &chunk {
-                    patience.moved(bytes.len());
-                }
-                let is_slow = patience.waited(asked_at.elapsed());
+                let bytes = if let Ok(Some(Ok(bytes))) = &chunk { bytes.len() } else { 0 };
+                let is_slow = patience.waited(asked_at.elapsed(), bytes);
                 match chunk {
                     Ok(None) => return None,
                     Ok(Some(Err(error))) => return Some((Err(std::io::Error::other(error)), None)),
@@ -388,16 +386,23 @@ fn plan(wish: &Wish, item: Option<&Item>) -> (&'static str, Vec<Operation>) {
 }
 
 async fn export(State(app): Shared) -> Result<Response> {
-    let items = app.db.scan(ledger::all_items).await?;
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(COLUMNS).map_err(Problem::internal)?;
+    let text = app.db.scan(|connection| ledger::all_items(connection).map(csv_of)).await?;
+    let text = text.map_err(Problem::internal)?;
+    Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], text).into_response())
+}
+
+fn csv_of(items: Vec<(ProductId, Item)>) -> csv::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let mut writer = csv::Writer::from_writer(&mut text);
+    writer.write_record(COLUMNS)?;
     for (product, item) in &items {
         let low_at = item.low_at.map(|at| at.to_string()).unwrap_or_default();
         let record = [product.as_str(), &item.name, &item.quantity.to_string(), &item.version.to_string(), &low_at];
-        writer.write_record(record).map_err(Problem::internal)?;
+        writer.write_record(record)?;
     }
-    let bytes = writer.into_inner().map_err(Problem::internal)?;
-    Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], bytes).into_response())
+    writer.flush()?;
+    drop(writer);
+    Ok(text)
 }
 
 #[cfg(test)]

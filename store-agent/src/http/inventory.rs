@@ -13,7 +13,8 @@ use protocol::time::Millis;
 use protocol::wire::About;
 use runtime::http::requests::{Adjust, Asked, Change, Count, Create, Receive, Reference};
 use runtime::http::{
-    Body, Code, Etags, List, Page, Problem, ProductPath, Quantity, Query, Result, Write, encode_cursor, not_modified,
+    Body, Code, Etags, List, Page, Problem, ProductPath, Quantity, Query, Result, Write, Written, encode_cursor,
+    not_modified,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -43,7 +44,7 @@ struct Filter {
     discontinued: Option<bool>,
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<Value>>> {
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     if filter.q.as_ref().is_some_and(|q| !(2..=100).contains(&q.chars().count())) {
         return Err(Problem::invalid("?q", "must be 2 to 100 characters"));
@@ -56,10 +57,13 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<L
         limit: page.limit(),
         offset: page.offset,
     };
-    let rows = app.db.scan(move |connection| ledger::list_items(connection, &filter)).await?;
-    let List { items, next_cursor } = List::cut(rows, &page, |(product, _)| encode_cursor(&[product.as_str()]));
-    let items = items.iter().map(|(product, item)| item_view(&app.store, product, item)).collect();
-    Ok(Json(List { items, next_cursor }))
+    let store = app.store.clone();
+    let list = app.db.scan(move |connection| {
+        let rows = ledger::list_items(connection, &filter)?;
+        let list = List::cut(rows, &page, |(product, _)| encode_cursor(&[product.as_str()]));
+        Ok(Written::json(&list.map(|(product, item)| item_view(&store, &product, &item))))
+    });
+    Ok(list.await?)
 }
 
 async fn one(State(app): Shared, ProductPath(product): ProductPath, etags: Etags) -> Result<Response> {

@@ -193,6 +193,36 @@ mod tests {
         assert_eq!((&found["items"][0]["type"], &found["items"][1]), (&json!("sold"), &Value::Null));
     }
 
+    /// Time of the processor that this thread has used, ns.
+    #[cfg(target_os = "linux")]
+    fn used() -> u64 {
+        let told = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells");
+        told.split(' ').next().and_then(|first| first.parse().ok()).expect("a number")
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_thread_that_serves_has_less_work_with_a_list_than_to_write_it() {
+        const TIMES: usize = 20;
+        let shop = Shop::open();
+        let lines: String = (0..1_000).map(|number| format!("p-{number},{}\n", "long name ".repeat(18))).collect();
+        assert_eq!(shop.import(format!("productId,name\n{lines}")).await.status, 200);
+        let list = shop.get("/events?size=1000").await;
+        let began = used();
+        for _ in 0..TIMES {
+            assert!(serde_json::to_vec(&list).expect("is JSON").len() > 200 << 10);
+        }
+        let writing = used() - began;
+        let began = used();
+        for _ in 0..TIMES {
+            let request = axum::http::Request::get("/events?size=1000").header("host", "localhost").body(Body::empty());
+            let answer = shop.routes.clone().oneshot(request.expect("a request")).await.expect("routes do not fail");
+            assert!(to_bytes(answer.into_body(), usize::MAX).await.expect("a body").len() > 200 << 10);
+        }
+        let serving = used() - began;
+        assert!(serving < writing, "{serving} ns, and {writing} ns for no more than its text");
+    }
+
     #[tokio::test]
     async fn the_root_says_what_its_answer_depends_on() {
         let shop = Shop::open();

@@ -9,7 +9,9 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use protocol::ids::{PurchaseId, StoreId};
 use protocol::wire::About;
-use runtime::http::{Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, Text, Write, encode_cursor};
+use runtime::http::{
+    Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, Text, Write, Written, encode_cursor,
+};
 use runtime::sqlite::Abort;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -54,7 +56,7 @@ struct Filter {
     cursor: Option<String>,
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<Value>>> {
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     let before = page.after.as_ref().map(|after| {
         after[0].parse::<i64>().map_err(|_| Problem::invalid("?cursor", "must be a nextCursor of this list"))
@@ -68,10 +70,13 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<L
         limit: page.limit(),
         offset: page.offset,
     };
-    let rows = app.db.scan(move |connection| purchases::list(connection, &filter)).await?;
-    let List { items, next_cursor } =
-        List::cut(rows, &page, |purchase: &Purchase| encode_cursor(&[&purchase.number.to_string()]));
-    Ok(Json(List { items: items.iter().map(|purchase| view(&app.store, purchase)).collect(), next_cursor }))
+    let store = app.store.clone();
+    let list = app.db.scan(move |connection| {
+        let rows = purchases::list(connection, &filter)?;
+        let list = List::cut(rows, &page, |purchase: &Purchase| encode_cursor(&[&purchase.number.to_string()]));
+        Ok(Written::json(&list.map(|purchase| view(&store, &purchase))))
+    });
+    Ok(list.await?)
 }
 
 async fn one(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Value>> {

@@ -12,7 +12,9 @@ use protocol::ids::{ReservationId, StoreId};
 use protocol::link::EntryId;
 use protocol::wire::About;
 use runtime::http::requests::{ActAsked, CancelReservation, Confirm, Extend, Reserve};
-use runtime::http::{Body, Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, Write, encode_cursor};
+use runtime::http::{
+    Body, Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, Write, Written, encode_cursor,
+};
 use runtime::sqlite::{Abort, Connection};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -193,7 +195,7 @@ struct Filter {
     cursor: Option<String>,
 }
 
-async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<List<Value>>> {
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(None, filter.size, filter.cursor.as_deref(), 1)?;
     let before = page
         .after
@@ -206,11 +208,11 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Json<L
         before: before.transpose()?,
         limit: page.limit(),
     };
-    let rows = app.db.scan(move |connection| reservations::list(connection, &filter));
-    let List { items, next_cursor } =
-        List::cut(rows.await?, &page, |recorded: &Recorded| encode_cursor(&[&recorded.number.to_string()]));
-    Ok(Json(List {
-        items: items.iter().map(|recorded| view(&app.store, &recorded.reservation)).collect(),
-        next_cursor,
-    }))
+    let store = app.store.clone();
+    let list = app.db.scan(move |connection| {
+        let rows = reservations::list(connection, &filter)?;
+        let list = List::cut(rows, &page, |recorded: &Recorded| encode_cursor(&[&recorded.number.to_string()]));
+        Ok(Written::json(&list.map(|recorded| view(&store, &recorded.reservation))))
+    });
+    Ok(list.await?)
 }

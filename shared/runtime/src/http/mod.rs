@@ -16,6 +16,7 @@ mod serve;
 mod strict;
 mod text;
 mod words;
+mod written;
 
 pub use edge::{Edge, Wait, finish};
 pub use extract::{Body, IdPath, ItemPath, OptionalBody, ProductPath, StorePath, Upload, refuse_body_type};
@@ -27,6 +28,7 @@ pub use query::Query;
 pub use serve::{Room, serve};
 pub use strict::fingerprint;
 pub use text::{Actor, Bounded, CountQuantity, Delta, Name, Quantity, Text, Threshold};
+pub use written::Written;
 
 /// What handlers return.
 pub type Result<T> = std::result::Result<T, Problem>;

@@ -27,6 +27,11 @@ impl<T> List<T> {
         let next_cursor = if more { items.last().map(cursor) } else { None };
         Self { items, next_cursor }
     }
+
+    /// The same page with its records as clients see them.
+    pub fn map<U>(self, view: impl FnMut(T) -> U) -> List<U> {
+        List { items: self.items.into_iter().map(view).collect(), next_cursor: self.next_cursor }
+    }
 }
 
 /// `page`, `size` and `cursor` as sent.
