@@ -164,6 +164,15 @@ async fn a_mistyped_path_makes_no_folder_and_a_new_database_is_announced() {
     let mistyped = world.dir().join("fodler").join("s9.db").display().to_string();
     let (done, said) = world.tool("store-agent", &[&serve[..], &[mistyped.as_str()]].concat()).await;
     assert!(!done && said.contains("fodler does not exist"), "{said}");
+    let (done, said) = world.tool("store-agent", &["restore", "--store-id", "s9"]).await;
+    assert!(!done && said.contains("does not know store s9"), "{said}");
+    assert!(!world.database("s9").exists(), "a mistyped store leaves nothing behind");
+    let log = std::fs::read_to_string(world.dir().join("s1.log")).expect("the agent's log");
+    let begins = log.lines().find(|line| line.contains("listening on")).unwrap_or_default();
+    for told in ["s1.db", "items=0", "epoch="] {
+        assert!(begins.contains(told), "{told}: {begins}");
+    }
+    assert!(log.contains("this database is new and empty"), "{log}");
     let status = world.store("s1").get("/v1/status").await.expect(200);
     assert_eq!((&status["items"], &status["new"]), (&json!(1), &json!(false)));
 }
