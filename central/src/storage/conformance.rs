@@ -55,7 +55,8 @@ conforms!(
     a_key_is_bound_once,
     totals_are_what_the_shown_stocks_add_up_to,
     what_is_old_is_forgotten_and_what_is_needed_stays,
-    dead_letters_stay_until_they_are_removed
+    dead_letters_stay_until_they_are_removed,
+    a_list_of_dead_letters_ends_at_a_thousand
 );
 
 fn store_id(id: &str) -> StoreId {
@@ -784,4 +785,14 @@ fn dead_letters_stay_until_they_are_removed(connection: &Connection) {
     assert!(dead_letters::remove(connection, all[0].id).expect("writes"));
     assert!(!dead_letters::remove(connection, all[0].id).expect("writes"), "it is gone");
     assert_eq!(letters(Some("s1")), [letter("s1", "7-2")]);
+}
+
+fn a_list_of_dead_letters_ends_at_a_thousand(connection: &Connection) {
+    for seq in 1..=1_001 {
+        let entry = Entry::follow(&cursor(7, seq - 1), "teleported", "op", "{}".into(), None);
+        ledger::park(connection, &store_id("s1"), &entry, "unknown type", NOW).expect("writes");
+    }
+    let listed = dead_letters::list(connection, None).expect("reads");
+    assert_eq!((listed.len(), listed[0].entry.as_str()), (1_000, "7-1001"), "the newest");
+    assert_eq!(dead_letters::all(connection).expect("reads").len(), 1_001);
 }

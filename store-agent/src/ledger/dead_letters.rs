@@ -86,3 +86,25 @@ pub fn count(connection: &Connection) -> rusqlite::Result<i64> {
 pub fn discard(connection: &Connection, id: i64) -> rusqlite::Result<bool> {
     Ok(connection.prepare_cached("delete from dead_letter where id = ?1")?.execute([id])? > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::testing::meddle;
+    use crate::testing::store;
+
+    #[test]
+    fn no_more_are_read_than_a_list_shows_and_a_number_tells() {
+        let connection = store(&[]);
+        meddle(
+            &connection,
+            "with recursive number (n) as (select 1 union all select n + 1 from number where n < 10001) \
+             insert into dead_letter (entry_id, type, operation_id, body, reason, received_at) \
+             select '1-' || n, 'teleported', 'op', '{}', 'unknown type', 0 from number",
+        );
+        let listed = newest(&connection).expect("reads");
+        assert_eq!((listed.len(), listed[0].entry_id.as_str()), (1_000, "1-10001"));
+        assert_eq!(count(&connection).expect("reads"), 10_000);
+        assert_eq!(all(&connection).expect("reads").len(), 10_001);
+    }
+}

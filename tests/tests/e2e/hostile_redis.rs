@@ -148,6 +148,20 @@ async fn an_id_becomes_a_store_once_an_agent_is_behind_it() {
         })
         .await;
     }
+    // Of many that come at once the log names ten.
+    let crowd: Vec<String> = (0..12).map(|number| format!("crowd-{number}")).collect();
+    for id in &crowd {
+        run(vec!["SET", &format!("shelf:{{{id}}}:heartbeat")], &[&beat(7), "PX", "9000"]).await;
+    }
+    run(vec!["SADD", "shelf:stores"], &crowd.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let log = world.dir().join("central.log");
+    let line = until("the log tells of them", SOON, async || {
+        let log = std::fs::read_to_string(&log).expect("the log of central");
+        let told = log.lines().find(|line| line.contains("discovered") && line.contains("count=12"));
+        told.map(str::to_owned).ok_or_else(|| log.clone())
+    })
+    .await;
+    assert_eq!(line.matches("crowd-").count(), 10, "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
