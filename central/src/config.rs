@@ -179,6 +179,9 @@ pub struct Serve {
     /// Host names under which this server may be addressed, besides IP addresses and localhost, separated by commas.
     #[arg(long, env = "ALLOWED_HOSTS", value_delimiter = ',', value_parser = options::host_name)]
     pub allowed_hosts: Vec<String>,
+    /// Webhooks may also use plain http and go to addresses that are not public.
+    #[arg(long, env = "WEBHOOK_ALLOW_PRIVATE")]
+    pub webhook_allow_private: bool,
     /// Form of the log on standard error.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

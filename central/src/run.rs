@@ -20,13 +20,17 @@ use crate::links::redis_link::RedisLink;
 use crate::links::waiting::Waiting;
 use crate::operators::maintenance;
 use crate::operators::steps::Steps;
+use crate::outbound::addresses::Reach;
+use crate::outbound::feed::Feed;
+use crate::outbound::sender::Sender;
+use crate::outbound::webhooks::Webhooks;
 use crate::storage::files::{self, Opened};
 
 /// Serves until `stop`, or until a part fails: then an error says which.
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let client = runtime::redis::client(&config.redis)?;
     let path = config.database_path;
-    let Opened { clients, links, writer_ended, known, events, lock: _lock } = files::open(&path)?;
+    let Opened { clients, followers, links, writer_ended, known, events, lock: _lock } = files::open(&path)?;
     // What clients ask for keeps the link from nothing: it has threads and connections of its own.
     let link = LinkThreads::start()?;
     let wakes = Wakes::default();
@@ -34,6 +38,13 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let presence = Presence::new(Duration::from_millis(config.heartbeat_max_age_ms));
     let waiting = Waiting::default();
     let newcomers = (!config.stores_known_only).then(Newcomers::default);
+    let feed = Feed::new(followers.clone(), stop.clone());
+    let webhooks = Webhooks {
+        db: followers,
+        feed: feed.clone(),
+        sender: Sender::new(Reach { private: config.webhook_allow_private }),
+        changed: Arc::default(),
+    };
     let app = App {
         db: clients,
         redis: RedisLink::new(client.clone()),
@@ -41,12 +52,15 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         presence: presence.clone(),
         waiting: waiting.clone(),
         wakes: wakes.clone(),
+        feed: feed.clone(),
+        webhooks: webhooks.clone(),
         newcomers: newcomers.clone(),
         started_at: Instant::now(),
         had_view: known > 0,
     };
     let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts, stop: stop.clone() };
     let steps = Steps { db: links.clone(), waiting: waiting.clone(), wakes: wakes.clone() };
+    let moved_on = waiting.watch_applied();
     let consumer = Consumer {
         client: client.clone(),
         keys: keys.clone(),
@@ -86,6 +100,8 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         "http",
         async move { Ok(runtime::http::serve(listener, router(Arc::new(app), edge), room, served).await?) },
     );
+    tasks.add("feed", feed.run(moved_on));
+    tasks.add("webhooks", webhooks.run(stop.clone()));
     tasks.add_on(&link, "consumer", consumer.run(stop.clone()));
     tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
     tasks.add_on(&link, "steps", steps.run(stop.clone()));

@@ -12,7 +12,9 @@ mod products;
 mod purchases;
 mod reservations;
 mod stores;
+mod stream;
 mod views;
+mod webhooks;
 mod write;
 
 use std::sync::Arc;
@@ -29,6 +31,8 @@ use crate::links::presence::{Look, Presence, Unavailable};
 use crate::links::publisher::Wakes;
 use crate::links::redis_link::RedisLink;
 use crate::links::waiting::Waiting;
+use crate::outbound::feed::Feed;
+use crate::outbound::webhooks::Webhooks;
 use crate::storage::Db;
 use crate::storage::stores::Store;
 
@@ -46,6 +50,10 @@ pub struct App {
     pub waiting: Waiting,
     /// Wakes command senders.
     pub wakes: Wakes,
+    /// What happens, to follow.
+    pub feed: Feed,
+    /// Where it is sent.
+    pub webhooks: Webhooks,
     /// Ids that are no stores; `None`: nobody looks for new stores.
     pub newcomers: Option<Newcomers>,
     /// When this process started.
@@ -73,6 +81,8 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
         .merge(commands::router())
         .merge(stores::router())
         .merge(events::router())
+        .merge(stream::router())
+        .merge(webhooks::router())
         .merge(idempotency::router())
         .merge(dead_letters::router())
         .with_state(app);
@@ -168,15 +178,27 @@ impl App {
 mod tests {
     use protocol::time::Millis;
     use runtime::redis::Beat;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::outbound::addresses::Reach;
+    use crate::outbound::sender::Sender;
     use crate::testing::{Agent, database};
 
     pub(super) fn app() -> (tempfile::TempDir, App) {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("central.db");
+        let db = crate::storage::files::open(&path).expect("opens").clients;
+        let feed = Feed::new(db.clone(), CancellationToken::new());
         let app = App {
-            db: crate::storage::files::open(&path).expect("opens").clients,
+            webhooks: Webhooks {
+                db: db.clone(),
+                feed: feed.clone(),
+                sender: Sender::new(Reach { private: false }),
+                changed: Arc::default(),
+            },
+            feed,
+            db,
             redis: RedisLink::new(
                 runtime::redis::client(&runtime::redis::Options::at("redis://127.0.0.1:1")).expect("an address"),
             ),

@@ -87,17 +87,10 @@ impl App {
         let (wakes, waiting, written_to) = (self.wakes.clone(), self.waiting.clone(), store_id.clone());
         let now = runtime::clock::now();
         let job = move |connection: &Connection| {
-            if let Some(key) = &key
-                && let Some(record) = idempotency::find(connection, &key.key)?
-            {
-                return Ok((is_same(key, record)?.target, None));
-            }
-            let mut store = load(connection, &store_id)?;
-            let done = act(connection, &mut store, now)?;
-            if let Some(key) = &key {
-                idempotency::bind(connection, key, effect, &id, now)?;
-            }
-            Ok((id.clone(), Some(done)))
+            once(connection, key.as_ref(), effect, &id, now, || {
+                let mut store = load(connection, &store_id)?;
+                act(connection, &mut store, now)
+            })
         };
         let tell = move |(_, done): &(String, Option<Done<T>>)| {
             if let Some(done) = done {
@@ -110,6 +103,52 @@ impl App {
         let (target, done) = self.db.write_then(job, tell).await??;
         Ok(Written { target, value: done.map(|done| done.value) })
     }
+}
+
+impl App {
+    /// The same for what is about no store: `tell` hears of it once it is on disk.
+    pub(super) async fn write_chain<T: Send + 'static>(
+        &self,
+        key: Option<Key>,
+        effect: Effect,
+        id: String,
+        act: impl Fn(&Connection, Millis) -> Outcome<T, Abort<Problem>> + Send + 'static,
+        tell: impl FnOnce() + Send + 'static,
+    ) -> Result<Written<T>> {
+        let now = runtime::clock::now();
+        let job =
+            move |connection: &Connection| once(connection, key.as_ref(), effect, &id, now, || act(connection, now));
+        let (target, value) = self
+            .db
+            .write_then(job, |(_, done)| {
+                if done.is_some() {
+                    tell()
+                }
+            })
+            .await??;
+        Ok(Written { target, value })
+    }
+}
+
+/// What a key stands for: what it stood for already, or the effect that `act` has now.
+fn once<T>(
+    connection: &Connection,
+    key: Option<&Key>,
+    effect: Effect,
+    id: &str,
+    now: Millis,
+    act: impl FnOnce() -> Outcome<T, Abort<Problem>>,
+) -> Outcome<(String, Option<T>), Abort<Problem>> {
+    if let Some(key) = key
+        && let Some(record) = idempotency::find(connection, &key.key)?
+    {
+        return Ok((is_same(key, record)?.target, None));
+    }
+    let done = act()?;
+    if let Some(key) = key {
+        idempotency::bind(connection, key, effect, id, now)?;
+    }
+    Ok((id.to_owned(), Some(done)))
 }
 
 /// Another request under the same key is refused.

@@ -1,7 +1,7 @@
 //! An event as clients see it: in lists, streams and webhooks alike.
 
 use protocol::domain::{Item, Reason};
-use protocol::ids::{PurchaseId, ReservationId};
+use protocol::ids::{ProductId, PurchaseId, ReservationId};
 use protocol::time::Millis;
 use protocol::wire::{Event, Fact, ItemAfter};
 use serde::Serialize;
@@ -15,6 +15,29 @@ const OPENED: (&str, &str) = ("epoch_opened", "opened");
 pub fn sent_type(named: &str) -> &str {
     let (shown, sent) = OPENED;
     if named == shown { sent } else { named }
+}
+
+/// Types of what the link itself says, as clients see them.
+const OF_THE_LINK: [&str; 5] = [OPENED.0, "snapshot_page", "snapshot_end", "ready", "outcome_repeated"];
+
+/// Whether there are events of this type.
+pub fn is_type(named: &str) -> bool {
+    Event::is_fact(named) || OF_THE_LINK.contains(&named)
+}
+
+/// Which events somebody follows; what is not given is not compared.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    pub store: Option<String>,
+    pub product: Option<String>,
+    /// As clients name it.
+    pub kind: Option<String>,
+    pub reference: Option<String>,
+    pub actor: Option<String>,
+    /// Recorded at this time or later.
+    pub since: Option<Millis>,
+    /// Recorded before this time.
+    pub until: Option<Millis>,
 }
 
 /// An entry as clients see it.
@@ -33,6 +56,9 @@ pub struct EventView {
     /// Absent of what is about no product.
     #[serde(flatten)]
     fact: Option<FactView>,
+    /// Products whose items it names: it may be several, and the event shows the one that it is filed under.
+    #[serde(skip)]
+    products: Vec<ProductId>,
 }
 
 /// What only entries about a product say.
@@ -63,10 +89,56 @@ struct UnitsView {
     version: i64,
 }
 
+impl EventView {
+    /// Its place in the chain.
+    pub fn chain_seq(&self) -> i64 {
+        self.chain_seq
+    }
+
+    pub fn id(&self) -> &str {
+        &self.event_id
+    }
+
+    pub fn store(&self) -> &str {
+        &self.store_id
+    }
+
+    /// Its type as clients see it.
+    pub fn kind(&self) -> &str {
+        &self.r#type
+    }
+
+    /// What says no time of its own counts as recorded when it was received.
+    pub fn recorded_at(&self) -> Millis {
+        self.fact.as_ref().map_or(self.received_at, |fact| fact.recorded_at)
+    }
+
+    /// Whether somebody wants it.
+    pub fn is(&self, wanted: &Wanted) -> bool {
+        let fact = self.fact.as_ref();
+        let is = |wanted: &Option<String>, said: Option<&str>| wanted.is_none() || wanted.as_deref() == said;
+        is(&wanted.store, Some(&self.store_id))
+            && (is(&wanted.product, self.product_id.as_deref()) || self.has_item_of(wanted.product.as_deref()))
+            && is(&wanted.kind, Some(&self.r#type))
+            && is(&wanted.reference, fact.and_then(|fact| fact.reference.as_deref()))
+            && is(&wanted.actor, fact.and_then(|fact| fact.actor.as_deref()))
+            && wanted.since.is_none_or(|since| self.recorded_at() >= since)
+            && wanted.until.is_none_or(|until| self.recorded_at() < until)
+    }
+
+    fn has_item_of(&self, product: Option<&str>) -> bool {
+        self.products.iter().any(|one| Some(one.as_str()) == product)
+    }
+}
+
 impl From<Recorded> for EventView {
     fn from(recorded: Recorded) -> Self {
+        let mut products = Vec::new();
         let fact = match Event::decode(&recorded.kind, &recorded.body) {
-            Ok(Event::Fact(fact)) => Some(FactView::of(fact, recorded.product.as_deref())),
+            Ok(Event::Fact(fact)) => {
+                products.extend(fact.what.items().iter().map(|after| after.product_id.clone()));
+                Some(FactView::of(fact, recorded.product.as_deref()))
+            }
             Ok(
                 Event::OutcomeRepeated(_)
                 | Event::Opened { .. }
@@ -90,6 +162,7 @@ impl From<Recorded> for EventView {
             operation_id: recorded.operation,
             received_at: recorded.received_at,
             fact,
+            products,
         }
     }
 }

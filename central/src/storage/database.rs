@@ -9,6 +9,7 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0001_view.sql"),
         include_str!("../../migrations/0002_steps.sql"),
         include_str!("../../migrations/0003_reservations.sql"),
+        include_str!("../../migrations/0004_webhooks.sql"),
     ],
 };
 

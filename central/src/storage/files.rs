@@ -18,12 +18,17 @@ use crate::storage::stores;
 /// them waits for another.
 const LINK_SCANS: usize = 4;
 
+/// Reads at once of those who follow the chain: streams and webhooks that have to catch up.
+const FOLLOWING_SCANS: usize = 2;
+
 /// The database as the daemon has it open. One thread writes; clients and the loops have readers of their own, so that
 /// what clients ask for keeps the link from nothing.
 pub struct Opened {
     pub clients: Db,
     /// For the loops.
     pub links: Db,
+    /// For those who follow the chain: they keep nothing from clients either.
+    pub followers: Db,
     /// Resolves when the writer has ended: after its last handle is gone, or with the error that stopped it.
     pub writer_ended: oneshot::Receiver<rusqlite::Result<()>>,
     /// Stores that it knew when it was opened.
@@ -45,8 +50,9 @@ pub fn open(path: &Path) -> anyhow::Result<Opened> {
     let threads = std::thread::available_parallelism()?.get();
     let reader = |points, scans| Reader::open(path, points, scans).context("the database cannot be read");
     let clients = Db::new(reader(threads, (threads / 2).max(2))?, writer.clone());
+    let followers = Db::new(reader(1, FOLLOWING_SCANS)?, writer.clone());
     let links = Db::new(reader(2, LINK_SCANS)?, writer);
-    Ok(Opened { clients, links, writer_ended, known, events, lock })
+    Ok(Opened { clients, followers, links, writer_ended, known, events, lock })
 }
 
 /// Runs a job that only reads, on one consistent state, also while the daemon runs.

@@ -17,6 +17,8 @@ pub enum Effect {
     Cancel,
     /// An operator's change of a store.
     Store,
+    /// An operator's word about a webhook.
+    Webhook,
 }
 
 impl Effect {
@@ -26,6 +28,7 @@ impl Effect {
             Self::Command => "command",
             Self::Cancel => "cancel",
             Self::Store => "store",
+            Self::Webhook => "webhook",
         }
     }
 }
@@ -33,7 +36,7 @@ impl Effect {
 impl std::str::FromStr for Effect {
     type Err = protocol::ids::Invalid;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Purchase, Self::Command, Self::Cancel, Self::Store]
+        [Self::Purchase, Self::Command, Self::Cancel, Self::Store, Self::Webhook]
             .into_iter()
             .find(|effect| effect.as_str() == text)
             .ok_or_else(|| protocol::ids::Invalid(format!("no effect {text:?}")))
@@ -50,7 +53,7 @@ pub struct Record {
     pub at: Millis,
     /// What kind of effect.
     pub effect: Effect,
-    /// The purchase's, command's or store's id.
+    /// The purchase's, command's, store's or webhook's id.
     pub target: String,
 }
 

@@ -18,5 +18,6 @@ pub mod stocks;
 pub mod store;
 pub mod stores;
 pub mod totals;
+pub mod webhooks;
 
 pub use runtime::sqlite::{Abort, Connection, Db, Error, JobError, JobResult};

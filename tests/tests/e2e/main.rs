@@ -20,5 +20,7 @@ mod replay;
 mod reservations;
 mod retire;
 mod start;
+mod stream;
 mod stuck;
 mod tls;
+mod webhooks;

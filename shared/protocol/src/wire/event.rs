@@ -80,6 +80,11 @@ struct ReadyBody {
 }
 
 impl Event {
+    /// Whether a fact about a product has this type.
+    pub fn is_fact(kind: &str) -> bool {
+        Kind::from_name(kind).is_some()
+    }
+
     /// `t` of the entry.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -1,0 +1,97 @@
+//! `GET /events/stream`: what happens in the chain, as it happens, as server-sent events.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use axum::routing::get;
+use futures_util::{Stream, StreamExt, stream};
+use protocol::time::Millis;
+use runtime::http::{Problem, Query, Result};
+use serde::Deserialize;
+
+use super::{App, Shared};
+use crate::outbound::event::Wanted;
+use crate::outbound::feed::Follower;
+
+/// Between two signs of life when nothing happens.
+const ALIVE_EVERY: Duration = Duration::from_secs(15);
+
+pub(super) fn router() -> Router<Arc<App>> {
+    Router::new().route("/events/stream", get(follow))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Filter {
+    after: Option<String>,
+    store_id: Option<String>,
+    product_id: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    reference: Option<String>,
+    actor: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+}
+
+async fn follow(
+    State(app): Shared,
+    headers: HeaderMap,
+    Query(filter): Query<Filter>,
+) -> Result<Sse<impl Stream<Item = std::result::Result<Event, Infallible>>>> {
+    let time = |name: &str, bound: &Option<String>| match bound {
+        Some(text) => Millis::parse(text).map(Some).ok_or_else(|| Problem::invalid(name, "a time is RFC 3339")),
+        None => Ok(None),
+    };
+    let wanted = Wanted {
+        since: time("?since", &filter.since)?,
+        until: time("?until", &filter.until)?,
+        store: filter.store_id,
+        product: filter.product_id,
+        kind: filter.kind,
+        reference: filter.reference,
+        actor: filter.actor,
+    };
+    let seen = headers.get("last-event-id").map(|id| place("Last-Event-ID", id.to_str().unwrap_or_default()));
+    let after = match seen {
+        Some(seen) => Some(seen?),
+        None => filter.after.map(|after| place("?after", &after)).transpose()?,
+    };
+    let follower = app.feed.follow(after).await?;
+    Ok(Sse::new(events(follower, wanted)).keep_alive(KeepAlive::new().interval(ALIVE_EVERY)))
+}
+
+fn place(pointer: &str, text: &str) -> Result<i64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let place = digits.then(|| text.parse().ok()).flatten();
+    place.ok_or_else(|| Problem::invalid(pointer, "neither 0 nor the id of an event of this stream"))
+}
+
+/// Reads on when the client has taken what was read before: one that is slow costs a part of the chain in memory.
+fn events(
+    follower: Follower,
+    wanted: Wanted,
+) -> impl Stream<Item = std::result::Result<Event, Infallible>> + Send + 'static {
+    let parts = stream::unfold(follower, |mut follower| async move {
+        match follower.next().await {
+            Ok(part) => part.map(|part| (part, follower)),
+            Err(error) => {
+                tracing::warn!(%error, "a stream of events ends");
+                None
+            }
+        }
+    });
+    parts.flat_map(move |part| {
+        let wanted = part.events.into_iter().filter(|event| event.event.is(&wanted)).collect::<Vec<_>>();
+        stream::iter(wanted.into_iter().map(|shown| {
+            let event = Event::default().id(shown.event.chain_seq().to_string()).event(shown.event.kind());
+            Ok(event.data(&shown.json))
+        }))
+    })
+}

@@ -1,0 +1,277 @@
+//! Webhooks with a real endpoint: signatures, order, retries, a crash in between, and who is refused.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tests::{Answer, Client, Daemon, Endpoint, World, until};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A world whose central sends to this machine, too, with plenty of tea in each store.
+async fn world(stores: &[&str]) -> World {
+    let mut world = World::with(stores).await;
+    world.central_args.push("--webhook-allow-private".to_owned());
+    assert_eq!(world.terminate(&Daemon::Central), Some(0));
+    world.restart(&Daemon::Central).await;
+    for store in stores {
+        let tea = json!({"productId": "tea", "quantity": 10_000});
+        world.store(store).post("/v1/inventory", tea).await.expect(201);
+    }
+    world.converged(SOON).await;
+    world
+}
+
+async fn register(central: &Client, body: Value) -> Value {
+    central.post("/v1/webhooks", body).await.expect(201)
+}
+
+async fn sell(world: &World, store: &str, times: usize) {
+    for _ in 0..times {
+        world.store(store).post("/v1/purchase/tea", json!({"quantity": 1})).await.expect(200);
+    }
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_else(|| panic!("no {name} in {value}"))
+}
+
+async fn heard(endpoint: &Endpoint, many: usize) {
+    until(&format!("{many} events are taken"), SOON, async || {
+        let taken = endpoint.taken().len();
+        if taken >= many { Ok(()) } else { Err(taken) }
+    })
+    .await;
+}
+
+/// The first time that each event of a store was taken comes after those before it.
+fn assert_in_order(endpoint: &Endpoint, store: &str) {
+    let (mut seen, mut last) = (BTreeSet::new(), 0);
+    for taken in endpoint.taken().iter().filter(|taken| taken.store() == store) {
+        if seen.insert(taken.chain_seq()) {
+            assert!(taken.chain_seq() > last, "{store}: {} after {last}", taken.chain_seq());
+            last = taken.chain_seq();
+        }
+    }
+}
+
+/// Waits until everything that happened is taken, and says what it was.
+async fn all_taken(world: &World, endpoint: &Endpoint, kind: &str) -> BTreeSet<i64> {
+    let path = format!("/v1/events?type={kind}&after=0&size=1000");
+    let events = world.central().get(&path).await.expect(200);
+    let places = |items: &Value| -> BTreeSet<i64> {
+        items.as_array().expect("a list").iter().map(|event| event["chainSeq"].as_i64().expect("a place")).collect()
+    };
+    let all = places(&events["items"]);
+    until("all is taken", Duration::from_secs(90), async || {
+        let taken: BTreeSet<i64> = endpoint.taken().iter().map(|heard| heard.chain_seq()).collect();
+        if taken == all { Ok(()) } else { Err(all.difference(&taken).copied().collect::<Vec<_>>()) }
+    })
+    .await;
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_are_delivered_signed_and_in_order() {
+    let world = world(&["s1", "s2"]).await;
+    let (central, endpoint) = (world.central(), Endpoint::start().await);
+    let key = [("idempotency-key", "hook-1")];
+    let body = json!({"url": endpoint.url, "types": ["sold"]});
+    let webhook = central.post_with("/v1/webhooks", &key, body.clone()).await;
+    let path = webhook.header("location").to_owned();
+    let webhook = webhook.expect(201);
+    let secret = text(&webhook, "secret").to_owned();
+    assert_eq!(path, format!("/v1/webhooks/{}", text(&webhook, "webhookId")));
+    assert_eq!((text(&webhook, "status"), &webhook["storeIds"]), ("active", &json!([])));
+
+    // Said again: the same one, without its secret.
+    let again = central.post_with("/v1/webhooks", &key, body.clone()).await;
+    assert_eq!(again.header("idempotency-replayed"), "true");
+    let again = again.expect(201);
+    assert_eq!((&again["webhookId"], again.get("secret")), (&webhook["webhookId"], None));
+    let other = central.post_with("/v1/webhooks", &key, json!({"url": endpoint.url})).await;
+    assert_eq!((other.status, other.code()), (422, "idempotency_key_reused"));
+    let known = central.get("/v1/idempotency/hook-1").await.expect(200);
+    assert_eq!((text(&known["effect"], "kind"), text(&known, "status")), ("webhook", "done"));
+    let list = central.get("/v1/webhooks").await.expect(200);
+    assert_eq!((list["items"].as_array().map(Vec::len), list["items"][0].get("secret")), (Some(1), None));
+
+    tokio::join!(sell(&world, "s1", 10), sell(&world, "s2", 10));
+    heard(&endpoint, 20).await;
+    for taken in endpoint.heard() {
+        assert!(taken.is_signed_with(&secret), "{taken:?}");
+        assert!(!taken.id.contains('.') && taken.body["data"]["eventId"] == taken.id.as_str());
+        assert_eq!((text(&taken.body, "type"), &taken.body["data"]["type"]), ("sold", &json!("sold")));
+        assert_eq!(taken.body["timestamp"], taken.body["data"]["recordedAt"]);
+    }
+    ["s1", "s2"].iter().for_each(|store| assert_in_order(&endpoint, store));
+    let deliveries = format!("{path}/deliveries");
+    let log = until("all are in the log", SOON, async || {
+        let log = central.get(&deliveries).await.expect(200);
+        if log["items"].as_array().map(Vec::len) == Some(20) { Ok(log) } else { Err(log) }
+    })
+    .await;
+    assert!(log["items"].as_array().expect("a list").iter().all(|one| one["statusCode"] == 200 && one["attempt"] == 1));
+    let first = central.get(&format!("{deliveries}?size=15")).await.expect(200);
+    let second = format!("{deliveries}?size=15&cursor={}", text(&first, "nextCursor"));
+    let second = central.get(&second).await.expect(200);
+    assert_eq!((second["items"].as_array().map(Vec::len), &second["nextCursor"]), (Some(5), &Value::Null));
+
+    // A test is told from an event, and is in the log.
+    let test = central.post(&format!("{path}/test"), json!({})).await.expect(200);
+    assert_eq!((&test["statusCode"], &test["eventId"]), (&json!(200), &Value::Null));
+    assert_eq!(endpoint.heard().last().map(|heard| heard.body["type"].clone()), Some(json!("test")));
+
+    // After a rotation both secrets sign.
+    let rotated = central.post(&format!("{path}/secret"), json!({})).await.expect(200);
+    assert_ne!(text(&rotated, "secret"), secret);
+    sell(&world, "s1", 1).await;
+    heard(&endpoint, 22).await;
+    let last = endpoint.heard().pop().expect("one");
+    assert!(last.is_signed_with(&secret) && last.is_signed_with(text(&rotated, "secret")));
+
+    // Replayed under the same ids; a place that is not there yet is refused.
+    let ids = |heard: &[tests::Heard]| heard.iter().map(|heard| heard.id.clone()).collect::<BTreeSet<_>>();
+    let before = endpoint.heard().into_iter().filter(|heard| heard.body["type"] == "sold").collect::<Vec<_>>();
+    assert_eq!(central.post(&format!("{path}/replay"), json!({"after": 1_000_000})).await.status, 400);
+    let replayed = central.post(&format!("{path}/replay"), json!({"after": "0"})).await.expect(200);
+    assert_eq!(text(&replayed, "cursor"), "0");
+    heard(&endpoint, 22 + 21).await;
+    assert_eq!(ids(&before), ids(&endpoint.heard()[22..]));
+
+    assert_eq!(delete(&central, &path).await.status, 204);
+    assert_eq!(delete(&central, &path).await.code(), "unknown_id");
+    for (method, path) in [("GET", ""), ("POST", "/test"), ("POST", "/secret"), ("GET", "/deliveries")] {
+        let asked =
+            central.ask(method.parse().expect("a method"), &format!("/v1/webhooks/none{path}"), &[], None).await;
+        assert_eq!(asked.expect("an answer").code(), "unknown_id", "{method} {path}");
+    }
+    assert_eq!(central.post("/v1/webhooks/none/replay", json!({"after": 0})).await.code(), "unknown_id");
+}
+
+async fn delete(central: &Client, path: &str) -> Answer {
+    central.ask("DELETE".parse().expect("a method"), path, &[], None).await.expect("an answer")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_holds_back_its_own_store_and_outlives_a_crash() {
+    let mut world = world(&["s1", "s2"]).await;
+    let (central, endpoint) = (world.central(), Endpoint::start().await);
+    endpoint.says(|event| if event["data"]["storeId"] == "s1" { 500 } else { 200 });
+    let webhook = register(&central, json!({"url": endpoint.url, "types": ["sold"]})).await;
+    let path = format!("/v1/webhooks/{}", text(&webhook, "webhookId"));
+    tokio::join!(sell(&world, "s1", 5), sell(&world, "s2", 5));
+    heard(&endpoint, 5).await;
+    let held = until("s1 is held back", SOON, async || {
+        let webhook = central.get(&path).await.expect(200);
+        if webhook["heldStores"] == 1 { Ok(webhook) } else { Err(webhook) }
+    })
+    .await;
+    assert_eq!((text(&held["held"][0], "storeId"), text(&held, "status")), ("s1", "active"));
+    let failed = central.get(&format!("{path}/deliveries?size=1000")).await.expect(200);
+    let failed = failed["items"].as_array().expect("a list").iter().filter(|one| one["statusCode"] == 500);
+    assert!(failed.count() >= 1);
+
+    world.kill(&Daemon::Central);
+    tokio::join!(sell(&world, "s1", 5), sell(&world, "s2", 5));
+    world.restart(&Daemon::Central).await;
+    heard(&endpoint, 10).await;
+    assert!(endpoint.taken().iter().all(|taken| taken.store() == "s2"));
+    endpoint.says(|_| 200);
+    world.converged(SOON).await;
+    let all = all_taken(&world, &endpoint, "sold").await;
+    assert_eq!(all.len(), 20);
+    ["s1", "s2"].iter().for_each(|store| assert_in_order(&endpoint, store));
+    until("nothing is held back", SOON, async || {
+        let webhook = central.get(&path).await.expect(200);
+        if webhook["heldStores"] == 0 && webhook["failingSince"].is_null() { Ok(()) } else { Err(webhook) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crashes_at_any_moment_lose_nothing() {
+    let mut world = world(&["s1", "s2"]).await;
+    let endpoint = Endpoint::start().await;
+    register(&world.central(), json!({"url": endpoint.url})).await;
+    for round in 1..=3 {
+        tokio::join!(sell(&world, "s1", 40), sell(&world, "s2", 40));
+        heard(&endpoint, round * 10).await;
+        world.kill(&Daemon::Central);
+        world.restart(&Daemon::Central).await;
+    }
+    world.converged(SOON).await;
+    until("all sales are taken", Duration::from_secs(90), async || {
+        let taken: BTreeSet<String> =
+            endpoint.taken().into_iter().filter(|heard| heard.body["type"] == "sold").map(|heard| heard.id).collect();
+        if taken.len() == 240 { Ok(()) } else { Err(taken.len()) }
+    })
+    .await;
+    ["s1", "s2"].iter().for_each(|store| assert_in_order(&endpoint, store));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_hangs_costs_no_other_one_anything() {
+    let world = world(&["s1"]).await;
+    let (central, hangs, well) = (world.central(), Endpoint::start().await, Endpoint::start().await);
+    hangs.says(|_| 0);
+    register(&central, json!({"url": hangs.url, "types": ["sold"], "storeId": "s1"})).await;
+    register(&central, json!({"url": well.url, "types": ["sold"], "storeId": "s1"})).await;
+    register(&central, json!({"url": well.url, "types": ["sold"], "storeId": "s2"})).await;
+    sell(&world, "s1", 30).await;
+    heard(&well, 30).await;
+    assert_eq!((hangs.heard().len(), well.heard().len()), (1, 30));
+    // It also stops with requests under way.
+    let mut world = world;
+    assert_eq!(world.terminate(&Daemon::Central), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_gone_gets_nothing_until_it_is_replayed() {
+    let world = world(&["s1"]).await;
+    let (central, endpoint) = (world.central(), Endpoint::start().await);
+    endpoint.says(|_| 410);
+    let webhook = register(&central, json!({"url": endpoint.url, "types": ["sold"]})).await;
+    let path = format!("/v1/webhooks/{}", text(&webhook, "webhookId"));
+    sell(&world, "s1", 3).await;
+    let disabled = until("it is disabled", SOON, async || {
+        let webhook = central.get(&path).await.expect(200);
+        if webhook["status"] == "disabled" { Ok(webhook) } else { Err(webhook) }
+    })
+    .await;
+    endpoint.says(|_| 204);
+    let cursor = text(&disabled, "cursor");
+    let replayed = central.post(&format!("{path}/replay"), json!({"after": cursor})).await.expect(200);
+    assert_eq!(text(&replayed, "status"), "active");
+    heard(&endpoint, 3).await;
+    assert_in_order(&endpoint, "s1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_sent_into_the_network_inside() {
+    let world = World::with(&[]).await;
+    let central = world.central();
+    let refused = [
+        (json!({"url": "http://shop.example/hook"}), "/url"),
+        (json!({"url": "https://127.0.0.1/hook"}), "/url"),
+        (json!({"url": "https://169.254.169.254/latest/meta-data"}), "/url"),
+        (json!({"url": "https://[::ffff:10.0.0.1]/"}), "/url"),
+        (json!({"url": "https://localhost:8443/"}), "/url"),
+        (json!({"url": "https://user:secret@1.1.1.1/"}), "/url"),
+        (json!({"url": "nonsense"}), "/url"),
+        (json!({"url": "https://1.1.1.1/", "types": ["sold", "sould"]}), "/types/1"),
+        (json!({"url": "https://1.1.1.1/", "storeId": "a/b"}), "/storeId"),
+        (json!({"url": "https://1.1.1.1/", "colour": 1}), "/colour"),
+    ];
+    for (body, pointer) in refused {
+        let answer = central.post("/v1/webhooks", body.clone()).await;
+        assert_eq!((answer.status, answer.body["errors"][0]["pointer"].as_str()), (400, Some(pointer)), "{body}");
+    }
+    assert_eq!(central.post("/v1/webhooks", json!({})).await.status, 400);
+    // What is public may be registered, whether or not somebody is there.
+    let webhook = register(&central, json!({"url": "https://1.1.1.1/hook"})).await;
+    let path = format!("/v1/webhooks/{}", text(&webhook, "webhookId"));
+    for after in [json!(-1), json!("x"), json!(1.5), Value::Null] {
+        assert_eq!(central.post(&format!("{path}/replay"), json!({"after": after})).await.status, 400, "{after}");
+    }
+}
