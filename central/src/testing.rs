@@ -110,14 +110,19 @@ impl Agent {
         Ok(entry)
     }
 
-    /// A till sells one.
-    pub(crate) fn sale(&mut self) -> Received {
+    /// A unit of tea is taken.
+    pub(crate) fn take_one(&mut self) -> ItemAfter {
         let tea = product("tea");
         let before = self.stock[&tea].clone();
         let after = Item { quantity: before.quantity - 1, version: before.version + 1, ..before.clone() };
         self.digest = self.digest.replace(&tea, Some(&before), Some(&after));
         self.stock.insert(tea.clone(), after.clone());
-        let sold = Happened::Sold(ItemAfter::new(tea, Some(&before), after));
+        ItemAfter::new(tea, Some(&before), after)
+    }
+
+    /// A till sells one.
+    pub(crate) fn sale(&mut self) -> Received {
+        let sold = Happened::Sold(self.take_one());
         self.entry(&Event::Fact(Fact::new(sold, NOW)))
     }
 

@@ -77,7 +77,7 @@ struct Replay {
 struct Replayed {
     replayed: Vec<String>,
     not_understood: Vec<String>,
-    /// Stores that were asked for their whole state.
+    /// Stores whose whole state is wanted.
     #[serde(skip)]
     asked: Vec<StoreId>,
 }
@@ -108,6 +108,8 @@ fn understand(connection: &Connection, ids: Option<&[String]>, now: Millis) -> J
         dead_letters::remove(connection, letter.id)?;
         let known = letter.store.parse().ok().map(|store| stores::find(connection, &store)).transpose()?.flatten();
         if let Some(mut store) = known {
+            // If a resync was asked for within the minute, the next sweep that may asks.
+            stores::mark_different(connection, &mut store)?;
             view::ask_resync(connection, &mut store, now)?;
             done.asked.push(store.id);
         }
@@ -130,4 +132,25 @@ async fn discard(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Discarde
         })
         .await??;
     Ok(Json(Discarded { discarded: id }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{commands, ledger};
+    use crate::testing::{Agent, NOW, database};
+
+    #[test]
+    fn a_store_is_asked_for_its_state_though_it_was_asked_a_moment_ago() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let sale = agent.sale().expect("an entry");
+        ledger::park(&connection, &agent.id, &sale, "the version before did not know it", NOW).expect("writes");
+        stores::set_resync_at(&connection, &mut agent.store(&connection), Some(NOW)).expect("writes");
+        assert_eq!(understand(&connection, None, NOW).expect("replays").replayed.len(), 1);
+        let is_asked = || commands::is_resync_asked(&connection, &agent.id).expect("reads");
+        assert!(!is_asked(), "the minute is not over");
+        let later = NOW.plus(60_000);
+        assert!(view::look_after(&connection, &agent.id, later).expect("asks") && is_asked());
+    }
 }

@@ -34,14 +34,15 @@ pub(super) fn install(
     match settle(connection, store, &said, now) {
         Ok(mut news) => settled.append(&mut news),
         Err(error) if is_fatal(&error) => return Err(error),
-        // One that the database refuses must not hold up the others (L11).
+        // One that the database refuses must not hold up the others (L11); it comes again with the next state.
         Err(_) => {
             for one in said {
                 match settle(connection, store, &[one], now) {
                     Ok(mut news) => settled.append(&mut news),
                     Err(error) if is_fatal(&error) => return Err(error),
                     Err(error) => {
-                        tracing::error!(store = %store.id, command = %one.command, %error, "an outcome is left out")
+                        tracing::error!(store = %store.id, command = %one.command, %error, "an outcome is left out");
+                        store.want_state();
                     }
                 }
             }
@@ -60,9 +61,19 @@ fn hold(connection: &Connection, store: &mut Store, rows: u64, now: Millis) -> J
     let position = Position { store: store.id.clone(), at: store.cursor.id() };
     for (number, said) in &next {
         if let Some(said) = said {
-            let before = reservations::find(connection, said.id)?;
-            let after = promises::said(before.as_ref(), &store.id, said, &position, store.stock, now);
-            reservations::save(connection, &after)?;
+            let saved = in_savepoint(connection, || {
+                let before = reservations::find(connection, said.id)?;
+                let after = promises::said(before.as_ref(), &store.id, said, &position, store.stock, now);
+                reservations::save(connection, &after)
+            });
+            match saved {
+                Ok(()) => {}
+                Err(error) if is_fatal(&error) => return Err(error),
+                Err(error) => {
+                    tracing::error!(store = %store.id, reservation = %said.id, %error, "a reservation is left out");
+                    store.want_state();
+                }
+            }
         }
         stocks::forget_reservation(connection, store.stock, *number)?;
     }

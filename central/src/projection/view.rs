@@ -12,7 +12,7 @@ use protocol::link::{Ack, Entry, Epoch, Receipt, Seq, accepts_epoch, receive as 
 use protocol::number::CommandEpoch;
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
-use protocol::wire::{Command, Event, NotUnderstood};
+use protocol::wire::{Command, Event, Fact, NotUnderstood};
 use runtime::redis::Received;
 use runtime::sqlite::{in_savepoint, is_fatal};
 
@@ -255,18 +255,22 @@ fn apply_or_park(
         }
         Err(error) if is_fatal(&error) => Err(error),
         Err(error) => {
-            for (entry, _) in run {
+            for (entry, event) in run {
                 store.cursor = entry.cursor();
                 ledger::park(connection, &store.id, entry, &format!("it cannot be applied: {error}"), now)?;
-                ledger::append(connection, &store.id, entry, None, now)?;
+                ledger::append(connection, &store.id, entry, fact_of(event), now)?;
             }
-            store.suspect = true;
-            if store.opening {
-                // It may have been what was to complete the state.
-                store.digest_state = DigestState::Different;
-            }
+            // It may have been an answer, or what was to complete the state: that comes again with a whole state alone.
+            store.want_state();
             Ok(Done { staged: 0, parked: true })
         }
+    }
+}
+
+fn fact_of(event: &Result<Event, NotUnderstood>) -> Option<&Fact> {
+    match event {
+        Ok(Event::Fact(fact)) => Some(fact),
+        Ok(_) | Err(_) => None,
     }
 }
 
@@ -298,11 +302,7 @@ fn apply(
             ledger::park(connection, &store.id, entry, reason, now)?;
             store.suspect = true;
         }
-        let fact = match event {
-            Ok(Event::Fact(fact)) => Some(fact),
-            Ok(_) | Err(_) => None,
-        };
-        ledger::append(connection, &store.id, entry, fact, now)?;
+        ledger::append(connection, &store.id, entry, fact_of(event), now)?;
         store.cursor = entry.cursor();
     }
     Ok(Done { staged: 0, parked: parked.last().is_some_and(Option::is_some) })
@@ -353,6 +353,7 @@ fn apply_state(
             store.opening = false;
             store.complete = true;
             store.suspect = false;
+            store.digest_state = DigestState::Unknown;
         }
         Effect::Install(_) => {
             ledger::park(connection, &store.id, entry, "pages of the state are missing", now)?;
@@ -407,8 +408,9 @@ fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) 
     Ok(None)
 }
 
-/// L12. Only a difference asks for the whole state. An entry that was not understood makes the store suspect until a later
-/// one, whose digest is equal, shows that it has changed no stock.
+/// L12. Only a difference asks for the whole state, and nothing else ends it: what is missing may be no item, which a digest
+/// would show, but an answer. An entry that was not understood makes the store suspect until a later one, whose digest is
+/// equal, shows that it has changed no stock.
 fn compare(
     connection: &Connection,
     store: &mut Store,
@@ -416,13 +418,13 @@ fn compare(
     parked: bool,
     now: Millis,
 ) -> JobResult<()> {
-    if said == Some(store.digest) || planted(Bug::DigestNotCompared) {
+    let is_equal = said == Some(store.digest) && store.digest_state != DigestState::Different;
+    if is_equal || planted(Bug::DigestNotCompared) {
         store.digest_state = DigestState::Equal;
         store.suspect &= parked;
         return Ok(());
     }
-    store.digest_state = DigestState::Different;
-    store.suspect = true;
+    store.want_state();
     ask_resync(connection, store, now)
 }
 
@@ -462,8 +464,6 @@ pub fn distrust(connection: &Connection, id: &StoreId, stock: i64, now: Millis) 
     let is_shown = |store: &Store| store.stock == stock && !store.retired;
     let Some(mut store) = stores::find(connection, id)?.filter(is_shown) else { return Ok(false) };
     stores::mark_different(connection, &mut store)?;
-    // The next entry's digest may well be equal to the running one: it is asked now or not at all.
-    stores::set_resync_at(connection, &mut store, None)?;
     let before = store.command_head;
     ask_resync(connection, &mut store, now)?;
     Ok(store.command_head != before)
@@ -487,7 +487,8 @@ pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> Jo
 #[cfg(test)]
 mod tests {
     use protocol::domain::{Item, Rejection};
-    use protocol::wire::{About, Fact, Happened, ItemAfter, Outcome, PurchaseRef, Subject};
+    use protocol::promise::purchase::Status;
+    use protocol::wire::{About, Fact, Happened, ItemAfter, Outcome, Position, PurchaseRef, Subject};
 
     use super::*;
     use crate::promises::{purchases::cancel, stores::retire};
@@ -612,6 +613,56 @@ mod tests {
             }
         }
         rows
+    }
+
+    #[test]
+    fn an_answer_that_the_database_refuses_stays_in_the_ledger_and_comes_again_with_a_state() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let attempt = agent.buy(&connection, 1);
+        let find = || purchases::find(&connection, purchase_id(1)).expect("reads").expect("is there");
+        stores::set_resync_at(&connection, &mut agent.store(&connection), Some(NOW)).expect("writes");
+        let refuse = |table: &str| {
+            let refusal = format!(
+                "create temp trigger refusal before update on main.{table} begin select raise(abort, 'refused'); end"
+            );
+            connection.execute_batch(&refusal).expect("a trigger is created");
+        };
+        let allow = || connection.execute_batch("drop trigger temp.refusal").expect("a trigger is dropped");
+        refuse("purchase");
+        let what = Happened::PurchaseConfirmed { purchase: find().attempt_ref(), item: agent.take_one() };
+        let outcome = Outcome { command: attempt.clone(), at: NOW, became: what.answer().expect("is one") };
+        let confirmed = agent.entry(&Event::Fact(Fact { command: Some(attempt), ..Fact::new(what, NOW) }));
+        let at = Position { store: agent.id.clone(), at: agent.head.id() };
+        let sale = agent.sale();
+        let applied = agent.tell(&connection, &[confirmed, sale]);
+        assert_eq!((applied.entries, applied.stuck), (2, None), "the rest flows on");
+        let letters = crate::storage::queries::dead_letters::all(&connection).expect("reads");
+        assert!(matches!(letters.as_slice(), [letter] if letter.reason.contains("refused")), "{letters:?}");
+        let delta = crate::storage::queries::events::delta(&connection, &at).expect("reads");
+        assert_eq!(delta, Some(-1), "what it says is not lost");
+        let is_asked = || commands::is_resync_asked(&connection, &agent.id).expect("reads");
+        let store = agent.store(&connection);
+        assert!(store.wants_resync() && !is_asked(), "the minute is not over");
+        assert_eq!(said(&connection, &store).expect("reads"), Some(store.digest), "no digest shows it");
+        assert!(look_after(&connection, &agent.id, NOW.plus(RESYNC_EVERY_MS)).expect("asks") && is_asked());
+        let mut resync = || {
+            let state = agent.state(vec![outcome.clone()]);
+            agent.tell(&connection, &state);
+            agent.settle_in(&connection);
+            let sale = agent.sale();
+            agent.tell(&connection, &[sale]);
+            agent.store(&connection)
+        };
+        assert!(resync().wants_resync(), "an outcome that came with it was left out");
+        allow();
+        refuse("stock");
+        assert!(resync().wants_resync(), "its pages were refused");
+        assert_eq!(find().status, Status::Pending);
+        allow();
+        let store = resync();
+        assert!(store.digest_state == DigestState::Equal && !store.suspect);
+        assert_eq!(find().status, Status::Confirmed);
     }
 
     #[test]

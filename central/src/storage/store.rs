@@ -137,7 +137,13 @@ impl Store {
         claims
     }
 
-    /// Whether its whole state is wanted: a digest differed, or an opening came with pages missing.
+    /// Something of its state is missing here, or wrong: that lasts until the whole of it has come.
+    pub fn want_state(&mut self) {
+        (self.digest_state, self.suspect) = (DigestState::Different, true);
+    }
+
+    /// Whether its whole state is wanted: a digest differed, an opening came with pages missing, or the database refused what
+    /// the store said.
     pub fn wants_resync(&self) -> bool {
         self.digest_state == DigestState::Different && !self.retired
     }

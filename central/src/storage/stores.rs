@@ -200,7 +200,7 @@ pub fn lift_fence(connection: &Connection, store: &mut Store, epoch: Epoch) -> r
 
 /// The view is not what the store has: its whole state is wanted.
 pub fn mark_different(connection: &Connection, store: &mut Store) -> rusqlite::Result<()> {
-    (store.digest_state, store.suspect) = (DigestState::Different, true);
+    store.want_state();
     connection
         .prepare_cached("update store set digest_state = ?2, suspect = 1 where store_id = ?1")?
         .execute([store.id.as_str(), DigestState::Different.as_str()])?;

@@ -204,7 +204,10 @@ fn load(
         Ok(Command::Operate { product_id, operation, .. }) => {
             (None, till::load(connection, head, product_id, operation)?)
         }
-        Ok(Command::Reserve { lines, .. }) => (None, with_items(reservations::loaded(connection, lines)?)),
+        Ok(Command::Reserve { reservation_id, lines, .. }) => {
+            reservation = ledger::reservations::find(connection, *reservation_id)?;
+            (None, with_items(reservations::loaded(connection, lines)?))
+        }
         Ok(Command::Reservation { reservation_id, .. }) => {
             reservation = ledger::reservations::find(connection, *reservation_id)?;
             let items = match &reservation {
@@ -264,7 +267,10 @@ pub fn on_command(
         }
         Ok(Command::Reserve { reservation_id, lines, ttl_ms, deadline, about }) => {
             let asking = Asking { operation: id.clone(), about: about.clone(), command: Some(id.clone()) };
-            let held = if redis_now > deadline {
+            let held = if let Some(reservation) = &known.reservation {
+                // The command's outcome is gone, what it held is not.
+                Ok(as_it_is(id, reservation, now))
+            } else if redis_now > deadline {
                 Err(Rejection::ReservationExpired)
             } else {
                 reservations::decide_reserve(reservation_id, &lines, ttl_ms, items, &asking, now)
@@ -421,7 +427,8 @@ impl Answer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use protocol::domain::{Guard, Item, Operation};
+    use protocol::domain::{Guard, Item, Line, Lines, Operation};
+    use protocol::ids::ReservationId;
 
     use super::*;
 
@@ -506,6 +513,24 @@ mod tests {
         assert_eq!(world.send("cancel", &cancel()), "outcome_repeated");
         assert_eq!(world.send("another-cancel", &cancel()), "outcome_repeated");
         assert_eq!(world.units(), 5);
+    }
+
+    #[test]
+    fn units_are_held_once_even_if_the_outcome_is_lost() {
+        let mut world = World::new();
+        let line = Line { product_id: attempt().product_id, quantity: 2 };
+        let reserve = Command::Reserve {
+            reservation_id: ReservationId::new(uuid::Uuid::from_u128(1)),
+            lines: Lines::new([line]).expect("are lines"),
+            ttl_ms: 60_000,
+            deadline: NOW.plus(60_000),
+            about: About::default(),
+        };
+        assert_eq!(world.send("hold", &reserve), "reserved");
+        ledger::testing::meddle(&world.connection, "delete from outcome");
+        assert_eq!(world.send("hold", &reserve), "outcome_repeated");
+        let ale = ledger::find_item(&world.connection, &attempt().product_id).expect("reads").expect("an ale");
+        assert_eq!((ale.quantity, ale.reserved), (5, 2));
     }
 
     fn given(id: &str, command: Command, known: &Known, redis_now: Millis) -> Effect {

@@ -13,6 +13,7 @@ mod faults;
 mod holds;
 mod humans;
 mod redis;
+mod refusals;
 mod sending;
 mod traffic;
 mod virtual_world;
@@ -117,6 +118,8 @@ pub const MUST_OCCUR: &[&str] = &[
     "stream read apart",
     "events of several stores in one transaction",
     "central's writer busy",
+    "entry refused by central's database",
+    "command refused by a store's database",
     "commands of several stores in one batch",
     "agent stopped: fenced",
     "agent stopped: superseded",

@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use super::agent::{Agent, Progress};
 use super::central::{Central, Consumed};
 use super::redis::Redis;
+use super::refusals::Refusal;
 use super::traffic::Look;
 use super::{BUDGETS, Outcome, holds, humans};
 use crate::Dice;
@@ -75,6 +76,18 @@ pub(super) fn commit(
     if dice.chance(risk) { Commit::After } else { Commit::Done }
 }
 
+/// The same while the database refuses some rows, if it does. Says also how many entries were laid aside for it.
+fn commit_while(
+    refusal: Option<&Refusal>,
+    file: &Connection,
+    dice: &mut Dice,
+    risk: u64,
+    job: &mut dyn FnMut(&Connection) -> rusqlite::Result<()>,
+) -> (Commit, u64) {
+    let Some(refusal) = refusal else { return (commit(file, dice, risk, job), 0) };
+    refusal.during(file, || commit(file, dice, risk, job))
+}
+
 impl VirtualWorld {
     pub(super) fn new(seed: u64, trace: bool) -> Self {
         let mut dice = Dice::new(seed);
@@ -119,6 +132,12 @@ impl VirtualWorld {
         store_agent::ledger::initialise(&file, store, clock).expect("a new database is this store's");
         let process = self.dice.roll();
         Agent::start(store, file, &self.keys, process)
+    }
+
+    /// Now and then a database refuses a product, in seeds that have drawn that.
+    fn refusal(&mut self, of: fn(&str) -> Refusal) -> Option<Refusal> {
+        let refuses = self.allowed & (1 << 18) != 0 && !self.calm && self.dice.chance(60);
+        self.dice.pick(&self.products).filter(|_| refuses).map(|product| of(product.as_str()))
     }
 
     /// A name that no other has.
@@ -226,14 +245,19 @@ impl VirtualWorld {
         if !publishes {
             let mut end = Commit::Done;
             let again = if self.dice.chance(100) { 1 + self.dice.below(3) } else { 0 };
-            let dice = &mut self.dice;
-            let busy = !self.calm && dice.chance(20);
+            let busy = !self.calm && self.dice.chance(20);
+            let refusal = self.refusal(Refusal::of_taking);
+            let (agent, dice) = (&mut self.agents[number], &mut self.dice);
+            let mut refused = 0;
             let moved = agent.execute(&mut self.redis, now, again, busy, |file, job| {
-                end = commit(file, dice, risk, job);
+                (end, refused) = commit_while(refusal.as_ref(), file, dice, risk, job);
                 end == Commit::Done
             });
+            if refused > 0 {
+                self.count("command refused by a store's database");
+            }
             if moved {
-                let name = agent.store.clone();
+                let name = self.agents[number].store.clone();
                 self.say(|| format!("{name}/{number} executes"));
             }
             self.after_commit(number, end);
@@ -327,9 +351,11 @@ impl VirtualWorld {
         if again > 0 {
             self.count("entries delivered twice");
         }
-        let (mut end, dice) = (Commit::Done, &mut self.dice);
+        let of = [Refusal::of_item, Refusal::of_answer, Refusal::of_hold][self.dice.below(3) as usize];
+        let refusal = self.refusal(of);
+        let (mut end, mut refused, dice) = (Commit::Done, 0, &mut self.dice);
         let mut commits = |file: &Connection, job: &mut dyn FnMut(&Connection) -> rusqlite::Result<()>| {
-            end = commit(file, dice, risk, job);
+            (end, refused) = commit_while(refusal.as_ref(), file, dice, risk, job);
             end == Commit::Done
         };
         if sweeps {
@@ -340,6 +366,9 @@ impl VirtualWorld {
         } else {
             self.central.consume(due, &mut self.redis, now, again, busy, &mut commits)
         };
+        if refused > 0 {
+            self.count("entry refused by central's database");
+        }
         match consumed {
             Consumed::Moved => {}
             Consumed::Apart => self.count("stream read apart"),
