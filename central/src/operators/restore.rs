@@ -16,7 +16,7 @@ use protocol::link::{Cursor, Epoch, Seq};
 use protocol::number::CommandEpoch;
 use protocol::time::Millis;
 use protocol::wire::restore::{Counts, Header, Line, Question, Span};
-use protocol::wire::{Event, Named};
+use protocol::wire::{Event, Named, Outcome};
 
 use crate::projection::replay;
 use crate::projection::view;
@@ -86,8 +86,8 @@ enum Step {
     Check(Box<Store>, String, Digest),
     /// Tells the view's rows behind a product.
     Rows(Box<Store>, String),
-    /// Tells the items that the ledger adds up to, from this one on, because the view's rows were damaged.
-    Replayed(Box<Store>, Arc<[Named]>, usize),
+    /// Tells what the ledger says instead, from this line on, because what is shown is not what the store has said.
+    Replayed(Box<Store>, Arc<[Line]>, usize),
     /// Tells outcomes behind a command.
     Outcomes(Box<Store>, String),
     /// Tells entries of these spans.
@@ -135,24 +135,18 @@ impl Telling {
                 let next = items::between(connection, store.stock, &after, totals::END, PART)?;
                 let next: Vec<Named> = next.into_iter().map(|(product_id, item)| Named { product_id, item }).collect();
                 match next.last().map(|last| last.product_id.to_string()) {
-                    Some(last) => (Step::Rows(store, last), Some(self.items(next))),
+                    Some(last) => (Step::Rows(store, last), Some(self.count(Line::Items(next)))),
                     None => (Step::Outcomes(store, String::new()), None),
                 }
             }
-            Step::Replayed(store, stock, told) => {
-                let next: Vec<Named> = stock.iter().skip(told).take(PART).cloned().collect();
-                match next.len() {
-                    0 => (Step::Outcomes(store, String::new()), None),
-                    more => (Step::Replayed(store, stock, told + more), Some(self.items(next))),
-                }
-            }
+            Step::Replayed(store, lines, told) => match lines.get(told).cloned() {
+                Some(line) => (Step::Replayed(store, lines, told + 1), Some(self.count(line))),
+                None => (self.entries(connection, store)?, None),
+            },
             Step::Outcomes(store, after) => {
                 let next = outcomes::behind(connection, &self.id, &after, PART)?;
                 match next.last().map(|last| last.command.to_string()) {
-                    Some(last) => {
-                        self.told.outcomes += next.len() as u64;
-                        (Step::Outcomes(store, last), Some(Line::Outcomes(next)))
-                    }
+                    Some(last) => (Step::Outcomes(store, last), Some(self.count(Line::Outcomes(next)))),
                     None => (Step::Reservations(store, 0), None),
                 }
             }
@@ -161,14 +155,10 @@ impl Telling {
                 match next.last().map(|(number, _)| *number) {
                     Some(last) => {
                         let next: Vec<Reservation> = next.into_iter().filter_map(|(_, said)| said).collect();
-                        self.told.reservations += next.len() as u64;
-                        let line = (!next.is_empty()).then_some(Line::Reservations(next));
+                        let line = (!next.is_empty()).then(|| self.count(Line::Reservations(next)));
                         (Step::Reservations(store, last), line)
                     }
-                    None => {
-                        let spans = wanted(connection, &store, &self.asked, self.now)?;
-                        (Step::Entries(store, spans), None)
-                    }
+                    None => (self.entries(connection, store)?, None),
                 }
             }
             Step::Entries(store, mut spans) => match spans.pop_front() {
@@ -177,8 +167,7 @@ impl Telling {
                     if let Some(last) = next.last().filter(|last| last.seq < span.last) {
                         spans.push_front(Span { first: last.seq.next(), ..span });
                     }
-                    self.told.entries += next.len() as u64;
-                    (Step::Entries(store, spans), Some(Line::Entries(next)))
+                    (Step::Entries(store, spans), Some(self.count(Line::Entries(next))))
                 }
                 // Whatever was read until now is one state only if it still stands.
                 None => self.still(connection).map(|_| (Step::Ended, Some(Line::End(self.told))))?,
@@ -196,21 +185,38 @@ impl Telling {
             .ok_or(Abort::Refused(Refusal::Overtaken))
     }
 
-    /// How the stock at the state's cursor is told. A view that is not what the store said there was damaged, or there is
-    /// an entry that was not understood: then the ledger tells.
+    /// How the state is told. A view that is not what the store said there was damaged, and of a suspect store an entry
+    /// may have been refused by the database with all that it says (L11): then the ledger tells.
     fn state(connection: &Connection, store: Box<Store>, rows: Digest) -> JobResult<Step> {
-        if rows == view::said(connection, &store)?.unwrap_or(store.digest) {
+        if !store.suspect && rows == view::said(connection, &store)?.unwrap_or(store.digest) {
             return Ok(Step::Rows(store, String::new()));
         }
-        tracing::warn!(store = %store.id, "the view is not what the store said: the state comes from the ledger");
-        let stock = replay::stock(connection, &store)?;
-        let stock = stock.into_iter().map(|(product_id, item)| Named { product_id, item }).collect();
-        Ok(Step::Replayed(store, stock, 0))
+        tracing::warn!(store = %store.id, "the view may not be what the store said: its state comes from the ledger");
+        let replay::Said { stock, outcomes, reservations } = replay::said(connection, &store)?;
+        let items: Vec<Named> = stock.into_iter().map(|(product_id, item)| Named { product_id, item }).collect();
+        let outcomes: Vec<Outcome> = outcomes.into_values().collect();
+        let reservations: Vec<Reservation> = reservations.into_values().collect();
+        let items = items.chunks(PART).map(|part| Line::Items(part.to_vec()));
+        let outcomes = outcomes.chunks(PART).map(|part| Line::Outcomes(part.to_vec()));
+        let reservations = reservations.chunks(PART).map(|part| Line::Reservations(part.to_vec()));
+        Ok(Step::Replayed(store, items.chain(outcomes).chain(reservations).collect(), 0))
     }
 
-    fn items(&mut self, items: Vec<Named>) -> Line {
-        self.told.items += items.len() as u64;
-        Line::Items(items)
+    fn entries(&self, connection: &Connection, store: Box<Store>) -> JobResult<Step> {
+        let spans = wanted(connection, &store, &self.asked, self.now)?;
+        Ok(Step::Entries(store, spans))
+    }
+
+    /// A line that is told counts.
+    fn count(&mut self, line: Line) -> Line {
+        match &line {
+            Line::Items(part) => self.told.items += part.len() as u64,
+            Line::Outcomes(part) => self.told.outcomes += part.len() as u64,
+            Line::Reservations(part) => self.told.reservations += part.len() as u64,
+            Line::Entries(part) => self.told.entries += part.len() as u64,
+            Line::Header(_) | Line::End(_) => {}
+        }
+        line
     }
 }
 
@@ -279,8 +285,13 @@ fn wanted(connection: &Connection, store: &Store, asked: &[Span], now: Millis) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Agent, NOW, database};
+    use crate::storage::purchases;
+    use crate::testing::{Agent, NOW, database, product, purchase_id};
+    use protocol::domain::Lines;
+    use protocol::domain::reservation::State;
+    use protocol::ids::ReservationId;
     use protocol::wire::restore::{Answer, Hearing};
+    use protocol::wire::{Fact, Happened, ReservationStep};
 
     #[test]
     fn a_store_that_is_ready_for_more_than_this_database_knows_gets_a_greater_epoch() {
@@ -400,5 +411,40 @@ mod tests {
         agent.damage(&connection, "p-01000");
         let again = ask(&connection, &agent, &asked);
         assert_eq!(again.items, answer.items);
+    }
+
+    #[test]
+    fn what_the_database_refused_is_told_all_the_same() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let attempt = agent.buy(&connection, 1);
+        let purchase = purchases::find(&connection, purchase_id(1)).expect("reads").expect("is there").attempt_ref();
+        let held = Reservation {
+            id: ReservationId::new(uuid::Uuid::from_u128(1)),
+            lines: Lines::one(product("tea"), 1).expect("is a line"),
+            expires_at: NOW.plus(60_000),
+            created_at: NOW,
+            reference: None,
+            state: State::Open,
+        };
+        let (step, reservation) = (ReservationStep::Reserved, held.clone());
+        let reserved = Happened::Reservation { step, reservation, items: Vec::new() };
+        let after = agent.take_one();
+        let confirmed = Happened::PurchaseConfirmed { purchase, item: after.clone() };
+        let confirmed = Event::Fact(Fact { command: Some(attempt.clone()), ..Fact::new(confirmed, NOW) });
+        let said = [&confirmed, &Event::Fact(Fact::new(reserved, NOW))].map(|event| agent.entry(event));
+        for (table, what) in [("purchase", "update"), ("reservation", "insert")] {
+            let refusal = format!(
+                "create temp trigger refuse_{table} before {what} on main.{table} \
+                 begin select raise(abort, 'refused'); end"
+            );
+            connection.execute_batch(&refusal).expect("a trigger is created");
+        }
+        assert_eq!(agent.tell(&connection, &said).entries, 2);
+        let answer = ask(&connection, &agent, &Question { epoch: agent.head.epoch, log: Vec::new() });
+        let tea = answer.items.iter().find(|named| named.product_id == product("tea")).expect("is there");
+        assert_eq!(tea.item, after.item);
+        assert_eq!(answer.outcomes.iter().map(|outcome| &outcome.command).collect::<Vec<_>>(), [&attempt]);
+        assert_eq!(answer.reservations, [held]);
     }
 }

@@ -1,23 +1,92 @@
-//! A store's stock recomputed from its ledger: what the view must be.
+//! What a store has said, recomputed from its ledger: what central must know of it.
 
 use std::collections::BTreeMap;
 
 use protocol::domain::Item;
-use protocol::ids::ProductId;
-use protocol::wire::Event;
+use protocol::domain::reservation::Reservation;
+use protocol::ids::{OperationId, ProductId, ReservationId};
+use protocol::wire::{Event, Fact, Happened, Outcome};
 
 use crate::projection::fold::Stock;
 use crate::storage::ledger;
 use crate::storage::stores::Store;
 use crate::storage::{Connection, JobResult};
 
-/// The stock at the store's state: the pages of the snapshot that was installed last, then every entry after them, in
-/// order.
-pub fn stock(connection: &Connection, store: &Store) -> JobResult<BTreeMap<ProductId, Item>> {
-    let mut stock = Stock::default();
-    ledger::since_base(connection, store, |kind, body| match Event::decode(kind, body) {
-        Ok(event) => stock.apply(&event),
+/// A store's state as its ledger tells it.
+#[derive(Debug, Default)]
+pub struct Said {
+    pub stock: BTreeMap<ProductId, Item>,
+    pub outcomes: BTreeMap<OperationId, Outcome>,
+    pub reservations: BTreeMap<ReservationId, Reservation>,
+}
+
+/// At the store's state: the pages of the snapshot that was installed last, then every entry after them, in order.
+pub fn said(connection: &Connection, store: &Store) -> JobResult<Said> {
+    let (mut said, mut stock) = (Said::default(), Stock::default());
+    ledger::since_base(connection, store, |kind, body, operation| match Event::decode(kind, body) {
+        Ok(event) => {
+            stock.apply(&event);
+            said.hear(event, OperationId::parse(operation).ok());
+        }
         Err(_) => stock.skip(),
     })?;
-    Ok(stock.into_items())
+    Ok(Said { stock: stock.into_items(), ..said })
+}
+
+impl Said {
+    fn hear(&mut self, event: Event, operation: Option<OperationId>) {
+        match event {
+            Event::Fact(fact) => self.fact(&fact),
+            Event::SnapshotPage(page) => {
+                page.outcomes.into_iter().for_each(|outcome| self.keep(outcome));
+                self.reservations.extend(page.reservations.into_iter().map(|held| (held.id, held)));
+            }
+            Event::OutcomeRepeated(outcome) => {
+                if let Some(command) = operation {
+                    self.keep(Outcome { command, ..outcome.clone() });
+                }
+                self.keep(outcome);
+            }
+            Event::Opened { .. } | Event::SnapshotEnd(_) | Event::Ready { .. } => {}
+        }
+    }
+
+    fn fact(&mut self, fact: &Fact) {
+        if let Some(outcome) = fact.outcome() {
+            self.keep(outcome);
+        }
+        match &fact.what {
+            Happened::PurchaseCancelled { purchase, .. } => {
+                // The attempt's own outcome becomes that of its cancel.
+                let became = fact.what.answer();
+                let own =
+                    became.map(|became| Outcome { command: purchase.attempt.clone(), at: fact.recorded_at, became });
+                own.into_iter().for_each(|own| self.keep(own));
+            }
+            Happened::PurchasePicked { purchase, .. } => {
+                if let Some(known) = self.outcomes.remove(&purchase.attempt) {
+                    self.keep(known.picked());
+                }
+            }
+            Happened::Reservation { reservation, .. } => {
+                self.reservations.insert(reservation.id, reservation.clone());
+            }
+            Happened::ItemCreated(_)
+            | Happened::ItemChanged(_)
+            | Happened::Received(_)
+            | Happened::Sold(_)
+            | Happened::Adjusted { .. }
+            | Happened::Counted { .. }
+            | Happened::PurchaseConfirmed { .. }
+            | Happened::PurchaseRejected { .. }
+            | Happened::PurchaseExpired { .. }
+            | Happened::CommandRefused { .. }
+            | Happened::Shortage(_)
+            | Happened::LowStock(_) => {}
+        }
+    }
+
+    fn keep(&mut self, outcome: Outcome) {
+        self.outcomes.insert(outcome.command.clone(), outcome);
+    }
 }

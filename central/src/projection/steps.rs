@@ -321,7 +321,7 @@ mod tests {
         let kept: i64 = connection.query_row(kept, [], |row| row.get(0)).expect("reads");
         assert_eq!(kept, 4);
         let store = agent.store(&connection);
-        let replayed = crate::projection::replay::stock(&connection, &store).expect("reads");
+        let replayed = crate::projection::replay::said(&connection, &store).expect("reads").stock;
         assert_eq!(replayed.into_iter().collect::<Vec<_>>(), items::of_store(&connection, &agent.id).expect("reads"));
     }
 

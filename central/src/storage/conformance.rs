@@ -350,7 +350,8 @@ fn a_ledger_is_read_in_its_order(connection: &Connection) {
 
     (store.state, store.base) = (cursor(7, 5), at(3));
     let mut read = Vec::new();
-    ledger::since_base(connection, &store, |kind, body| read.push((kind.to_owned(), body.to_owned()))).expect("reads");
+    ledger::since_base(connection, &store, |kind, body, _| read.push((kind.to_owned(), body.to_owned())))
+        .expect("reads");
     let said: Vec<_> = entries[2..5].iter().map(|entry| (entry.kind.clone(), entry.body.clone())).collect();
     assert_eq!(read, said, "up to the state's cursor");
     assert!(ledger::forget_pages(connection, &store, 9).expect("writes"));

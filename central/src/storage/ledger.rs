@@ -79,10 +79,14 @@ pub fn digest_at(connection: &Connection, store: &StoreId, at: EntryId) -> rusql
     Ok(rows.next()?.map(|row| row.get::<_, Option<DigestColumn>>(0)).transpose()?.flatten().map(|digest| digest.0))
 }
 
-/// Reads type and body of each entry from the state that was installed last up to the state's cursor, in order.
-pub fn since_base(connection: &Connection, store: &Store, mut read: impl FnMut(&str, &str)) -> rusqlite::Result<()> {
+/// Reads type, body and operation of each entry from the state that was installed last up to the state's cursor, in order.
+pub fn since_base(
+    connection: &Connection,
+    store: &Store,
+    mut read: impl FnMut(&str, &str, &str),
+) -> rusqlite::Result<()> {
     let mut statement = connection.prepare_cached(
-        "select type, body from event where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq",
+        "select type, body, operation_id from event where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq",
     )?;
     let mut rows = statement.query(params![
         store.id.as_str(),
@@ -91,7 +95,7 @@ pub fn since_base(connection: &Connection, store: &Store, mut read: impl FnMut(&
         store.state.seq.get()
     ])?;
     while let Some(row) = rows.next()? {
-        read(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
+        read(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?);
     }
     Ok(())
 }
