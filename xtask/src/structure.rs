@@ -56,7 +56,10 @@ const HOUSES: &[House] = &[
     House {
         source: "shared/protocol/src",
         name: "protocol",
-        floors: &["promise", "wire", "link", "hash", "domain", "position", "number", "ids", "time", "retry", "planted"],
+        floors: &[
+            "promise", "stock", "wire", "link", "hash", "domain", "position", "number", "ids", "time", "retry",
+            "planted",
+        ],
         kept: &[("rusqlite", &[]), (SQL, &[]), ("redis", &[]), ("tokio", &[]), ("runtime", &[])],
     },
 ];

@@ -10,9 +10,9 @@ use protocol::hash::{Hash, chain};
 use protocol::ids::ProductId;
 use protocol::link::{Cursor, EntryId, Epoch, Seq};
 use protocol::number::CommandEpoch;
-use protocol::wire::{Command, Event, ItemAfter};
+use protocol::stock::{Difference, Stock};
+use protocol::wire::{Command, Event};
 
-use crate::projection::fold::{self, Effect, Stock};
 use crate::projection::view;
 use crate::storage::queries::audit::{self, Kept, Unproven};
 use crate::storage::stores::{self, DigestState, Store};
@@ -76,7 +76,7 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
         }
         before = Some(Cursor { epoch: at.epoch, seq: at.seq, hash });
         if same_epoch.is_none() {
-            stock.give_up();
+            stock.open();
         }
         // What lies behind the state is an opening that has not arrived in full.
         if at > store.state.id() {
@@ -84,23 +84,17 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
         }
         match Event::decode(&kind, &body) {
             Ok(event) => {
-                if let (Effect::Put(items), true) = (fold::effect(&event), stock.is_known()) {
-                    for ItemAfter { product_id, delta, item } in items {
-                        let units = stock.items().get(product_id).map_or(0, |item| item.quantity);
-                        if units + delta != item.quantity {
-                            note(format!(
-                                "entry {at}: {units} units of {product_id} and a difference of {delta} do not make {}",
-                                item.quantity
-                            ));
-                        }
-                    }
-                }
                 if let Event::Ready { command_epoch } = &event
                     && opened_for(connection, store, *command_epoch)?.is_some_and(|epoch| epoch != at.epoch)
                 {
                     note(format!("entry {at}: command epoch {command_epoch} was opened for another epoch"));
                 }
-                stock.apply(&event);
+                for difference in stock.apply(&event) {
+                    // A state says otherwise where it was asked for because the two differed.
+                    if let Difference::Units { .. } = difference {
+                        note(format!("entry {at}: {difference}"));
+                    }
+                }
             }
             Err(_) if is_forgotten => stock.skip_page(),
             Err(_) => stock.skip(),
@@ -117,8 +111,10 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
         note(format!("the view's digest is {digest}, the running one says {}", store.digest));
     }
     if !store.suspect {
-        for product in view.keys().chain(stock.items().keys()).collect::<std::collections::BTreeSet<_>>() {
-            let (seen, proven) = (view.get(product), stock.items().get(product));
+        for product in
+            view.keys().chain(stock.items().map(|(product, _)| product)).collect::<std::collections::BTreeSet<_>>()
+        {
+            let (seen, proven) = (view.get(product), stock.item(product));
             if seen != proven {
                 let units = |item: Option<&Item>| item.map_or("no such item".into(), |item| item.quantity.to_string());
                 note(format!("{product}: the ledger adds up to {}, the view says {}", units(proven), units(seen)));

@@ -1,7 +1,6 @@
 //! From the stores' events to the stock that is shown: a batch loads what it touches, folds it in memory, and saves it
 //! once.
 
-pub mod fold;
 mod install;
 pub mod replay;
 mod settle;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use protocol::domain::Item;
 use protocol::domain::reservation::Reservation;
 use protocol::ids::{OperationId, ProductId, ReservationId};
+use protocol::stock::Stock;
 use protocol::wire::{Event, Fact, Happened, Outcome};
 
-use crate::projection::fold::Stock;
 use crate::storage::ledger;
 use crate::storage::stores::Store;
 use crate::storage::{Connection, JobResult};
@@ -25,12 +25,13 @@ pub fn said(connection: &Connection, store: &Store) -> JobResult<Said> {
     let (mut said, mut stock) = (Said::default(), Stock::default());
     ledger::since_base(connection, store, |kind, body, operation| match Event::decode(kind, body) {
         Ok(event) => {
-            stock.apply(&event);
+            // What does not fit is told by `verify`.
+            drop(stock.apply(&event));
             said.hear(event, OperationId::parse(operation).ok());
         }
         Err(_) => stock.skip(),
     })?;
-    Ok(Said { stock: stock.into_items(), ..said })
+    Ok(Said { stock: stock.into_items().collect(), ..said })
 }
 
 impl Said {

@@ -7,10 +7,10 @@ use protocol::ids::{OperationId, ProductId, PurchaseId, ReservationId};
 use protocol::link::{Commands, EntryId};
 use protocol::promise::purchase::Reply;
 use protocol::promise::request::Status;
+use protocol::stock::{self, Effect};
 use protocol::time::Millis;
 use protocol::wire::{Became, Command, Event, Fact, Happened, ItemAfter, Outcome, Position, PurchaseRef};
 
-use crate::projection::fold::{self, Effect};
 use crate::storage::commands::{self, Asked};
 use crate::storage::outcomes;
 use crate::storage::purchases::{self, Purchase};
@@ -37,7 +37,7 @@ pub(super) struct Needs {
 impl Needs {
     /// Of an event, and of the operation that its entry names.
     pub(super) fn add(&mut self, event: &Event, operation: &str) {
-        if let Effect::Put(items) = fold::effect(event) {
+        if let Effect::Put(items) = stock::effect(event) {
             self.items.extend(items.iter().map(|after| after.product_id.clone()));
         }
         match event {

@@ -11,12 +11,12 @@ use protocol::ids::{OperationId, StoreId};
 use protocol::link::{Ack, Entry, Epoch, Receipt, Seq, accepts_epoch, receive as judge};
 use protocol::number::CommandEpoch;
 use protocol::planted::{Bug, planted};
+use protocol::stock::{self, Effect};
 use protocol::time::Millis;
 use protocol::wire::{Command, Event, Fact, NotUnderstood};
 use runtime::redis::Received;
 use runtime::sqlite::{in_savepoint, is_fatal};
 
-use crate::projection::fold::{self, Effect};
 use crate::projection::install::{ROWS_AN_OUTCOME, install};
 use crate::projection::settle::Settling;
 use crate::projection::touched::{Needs, Settled, Touched};
@@ -320,7 +320,7 @@ fn fold_one(
         Ok(event) => event,
         Err(reason) => return Some(reason.to_string()),
     };
-    if let Effect::Put(items) = fold::effect(event) {
+    if let Effect::Put(items) = stock::effect(event) {
         items.iter().for_each(|after| touched.put(after));
     }
     let mut settling = Settling::at(touched, store, entry.id, now);
@@ -347,7 +347,7 @@ fn apply_state(
 ) -> JobResult<Done> {
     let mut done = Done::default();
     store.cursor = entry.cursor();
-    match fold::effect(event) {
+    match stock::effect(event) {
         Effect::Stage(page) => done.staged = stocks::stage(connection, store, entry.id, page)?,
         Effect::Install(end) if stocks::switch(connection, store, entry.id, end)? => {
             store.opening = false;

@@ -10,6 +10,7 @@ use protocol::hash::Digest;
 use protocol::ids::{ProductId, StoreId};
 use protocol::link::EntryId;
 use protocol::planted::{Bug, planted};
+use protocol::stock::Arrival;
 use protocol::wire::{Outcome, SnapshotEnd, SnapshotPage};
 use runtime::sqlite::{DigestColumn, id_at};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -25,27 +26,6 @@ pub fn first(connection: &Connection, store: &StoreId) -> rusqlite::Result<i64> 
         .prepare_cached("insert into stock (store_id, state, counted_to) values (?1, 'current', ?2)")?
         .execute([store.as_str(), totals::END])?;
     Ok(connection.last_insert_rowid())
-}
-
-/// What has arrived of a state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Arrival {
-    pub pages: u64,
-    /// Items named on them.
-    pub items: u64,
-}
-
-impl Arrival {
-    /// One more page.
-    pub fn add(&mut self, page: &SnapshotPage) {
-        self.pages += 1;
-        self.items += page.items.len() as u64;
-    }
-
-    /// Whether no page is missing.
-    pub fn is_whole(&self, end: &SnapshotEnd) -> bool {
-        (self.pages, self.items) == (end.pages, end.count)
-    }
 }
 
 struct Staged {

@@ -14,5 +14,6 @@ pub mod planted;
 pub mod position;
 pub mod promise;
 pub mod retry;
+pub mod stock;
 pub mod time;
 pub mod wire;

@@ -3,7 +3,6 @@
 
 pub mod commands;
 pub mod effect;
-pub mod fold;
 pub mod purchases;
 pub mod reservations;
 pub mod till;

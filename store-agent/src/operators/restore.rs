@@ -236,13 +236,13 @@ mod tests {
     use protocol::domain::{Lines, Operation, Rejection};
     use protocol::ids::ReservationId;
     use protocol::link::Entry;
+    use protocol::stock::Stock;
     use protocol::wire::restore::KnownEntry;
     use protocol::wire::{About, Command, Event, Named, PurchaseRef};
 
     use super::*;
     use crate::ledger::testing::copy;
     use crate::operations::commands;
-    use crate::operations::fold::Stock;
     use crate::operations::reservations::{self, Asking, reserve};
     use crate::testing::{self, NOW, operation};
 
@@ -273,10 +273,10 @@ mod tests {
         let state = EntryId { seq: head.seq - but, ..head.id() };
         let own: Vec<Entry> = own.into_iter().map(|own| own.entry).filter(|entry| entry.id <= state).collect();
         let state = own.last().expect("an entry").cursor();
-        let mut stock = Stock::of_epoch(true);
+        let mut stock = Stock::default();
         for entry in own.iter().filter(|entry| entry.id.epoch == head.epoch) {
             let event = Event::decode(&entry.kind, &entry.body).expect("is understood");
-            assert!(stock.add(&event).is_empty());
+            assert!(stock.apply(&event).is_empty());
         }
         let filed = |entry: &Entry| fact(entry).map(|fact| fact.filed_under());
         let entries = own.iter().map(|entry| KnownEntry {
@@ -295,7 +295,7 @@ mod tests {
             complete: true,
             state,
             covers: past,
-            items: stock.items().iter().map(named).collect(),
+            items: stock.items().map(named).collect(),
             outcomes: ledger::outcomes::all(known).expect("reads"),
             reservations: ledger::reservations::all(known).expect("reads"),
             entries: entries.collect(),

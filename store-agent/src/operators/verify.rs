@@ -5,12 +5,12 @@
 
 use protocol::hash::{Digest, Hash, chain};
 use protocol::link::{Cursor, Seq};
+use protocol::stock::Stock;
 use protocol::wire::Event;
 use runtime::sqlite::{Connection, JobResult};
 
 use crate::ledger::history::{self, Kept};
 use crate::ledger::{self, Head};
-use crate::operations::fold::Stock;
 
 /// What was looked at, and what was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub fn verify(connection: &Connection) -> JobResult<Report> {
     for (product, item) in ledger::all_items(connection)? {
         report.items += 1;
         digest = digest.replace(&product, None, Some(&item));
-        match stock.items().get(&product) {
+        match stock.item(&product) {
             Some(proven) if *proven != item => report.differences.push(format!(
                 "item {product}: the ledger adds up to {} units (version {}), the stock says {} (version {})",
                 proven.quantity, proven.version, item.quantity, item.version
@@ -47,7 +47,7 @@ pub fn verify(connection: &Connection) -> JobResult<Report> {
             None => report.unproven += 1,
         }
     }
-    for product in stock.items().keys() {
+    for (product, _) in stock.items() {
         if ledger::find_item(connection, product)?.is_none() {
             report.differences.push(format!("item {product}: in the ledger, not in the stock"));
         }
@@ -67,7 +67,7 @@ struct Audit {
     report: Report,
     /// The entry before.
     before: Option<Cursor>,
-    /// What the present epoch adds up to.
+    /// What the entries add up to.
     stock: Stock,
     last_digest: Option<Digest>,
 }
@@ -92,15 +92,16 @@ impl Audit {
             self.differ(format!("entry {at}: its hash does not fit its content"));
         }
         if same_epoch.is_none() {
-            self.stock = Stock::of_epoch(at.seq == Seq::FIRST);
+            self.stock.open();
         }
         self.before = Some(entry.cursor());
         self.last_digest = Some(*digest);
         let Ok(event) = Event::decode(&entry.kind, &entry.body) else {
             self.report.not_understood += 1;
+            self.stock.skip();
             return;
         };
-        for difference in self.stock.add(&event) {
+        for difference in self.stock.apply(&event) {
             self.differ(format!("entry {at}: {difference}"));
         }
         if self.stock.digest().is_some_and(|adds_up| adds_up != *digest) {
