@@ -333,6 +333,29 @@ mod tests {
     }
 
     #[test]
+    fn each_line_of_the_answer_is_short_however_large_the_store() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        agent.stock_up(2_100);
+        let lineage = [agent.head];
+        let opening = agent.open(8, &lineage);
+        agent.tell(&connection, &opening);
+        agent.settle_in(&connection);
+        let asked = Question { epoch: 8.into(), log: Vec::new() };
+        let epoch = question(&connection, &agent.id, &asked, NOW).expect("answers");
+        let mut telling = Telling::new(agent.id.clone(), epoch, asked, NOW);
+        let mut parts = Vec::new();
+        while !telling.is_over() {
+            if let Some(Line::Items(items)) = telling.next(&connection).expect("reads") {
+                parts.push(items.len());
+            }
+        }
+        // The stocked ones, and tea.
+        assert_eq!(parts.iter().sum::<usize>(), 2_101);
+        assert!(parts.iter().all(|part| *part <= 1_000), "{parts:?}");
+    }
+
+    #[test]
     fn after_the_question_nothing_of_an_older_epoch_is_applied() {
         let connection = database();
         let mut agent = Agent::settled("s1", &connection);

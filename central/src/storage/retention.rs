@@ -127,6 +127,24 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_is_short_however_much_is_old() {
+        let connection = database();
+        let old = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 2100) \
+            insert into idempotency select 'key-' || i, x'00', 'r', ?1, 'purchase', 't' from n";
+        connection.execute(old, [NOW.0]).expect("writes");
+        let left =
+            || connection.query_row("select count(*) from idempotency", [], |row| row.get::<_, i64>(0)).expect("reads");
+        let later = NOW.plus(idempotency::RETENTION_MS + 1);
+        let mut is_more = true;
+        while is_more {
+            let before = left();
+            is_more = prune(&connection, later).expect("prunes");
+            assert!(before - left() <= 1_000, "{before} to {}", left());
+        }
+        assert_eq!(left(), 0);
+    }
+
+    #[test]
     fn the_outcome_of_a_purchase_that_waits_for_its_cancel_is_kept() {
         let connection = database();
         let mut agent = Agent::settled("s1", &connection);
