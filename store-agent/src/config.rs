@@ -29,6 +29,10 @@ pub enum Command {
     Verify(Database),
     /// Ask a running agent how it is. Exit status 0: all is well; 1: no agent answers; 3: something needs attention.
     Status(Status),
+    /// Have a running agent take in stock from a CSV file.
+    Import(Import),
+    /// Write a running agent's stock as CSV.
+    Export(Export),
 }
 
 /// Which database.
@@ -102,6 +106,30 @@ pub struct Status {
     /// Print what the agent says as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `store-agent import`.
+#[derive(Debug, Clone, Args)]
+pub struct Import {
+    /// The file; it may be compressed with gzip if its name ends in `.gz`.
+    pub file: PathBuf,
+    /// Only say what would change.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Address of the agent.
+    #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082")]
+    pub url: String,
+}
+
+/// Options of `store-agent export`.
+#[derive(Debug, Clone, Args)]
+pub struct Export {
+    /// The file to write, which must not exist; else standard output.
+    #[arg(long)]
+    pub to: Option<PathBuf>,
+    /// Address of the agent.
+    #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082")]
+    pub url: String,
 }
 
 fn path_of(store: &StoreId, given: Option<&PathBuf>) -> PathBuf {

@@ -25,6 +25,8 @@ async fn run() -> anyhow::Result<ExitCode> {
         Command::Backup(options) => tools::backup(&options),
         Command::Verify(options) => tools::verify(&options),
         Command::Status(options) => return tools::status(&options).await,
+        Command::Import(options) => tools::import(&options).await,
+        Command::Export(options) => tools::export(&options).await,
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,16 +9,16 @@ use runtime::http::{Edge, Room};
 use runtime::redis::Keys;
 use runtime::sqlite::{Db, Guard, Reader, Writer};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Serve;
-use crate::http::{App, IMPORTS, router};
+use crate::http::{App, Imports, router};
 use crate::ledger;
 use crate::links::connectivity::Connectivity;
 use crate::links::publisher::Publisher;
 use crate::links::receiver::Receiver;
-use crate::operators::{expiry, maintenance};
+use crate::operators::{expiry, indexing, maintenance};
 
 /// Serves until `stop`, or until a part fails: then an error says which.
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
@@ -48,7 +48,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         connectivity: connectivity.clone(),
         started_at: runtime::clock::now(),
         expiry: reserved.clone(),
-        imports: Arc::new(Semaphore::new(IMPORTS)),
+        imports: Imports::default(),
     };
     let publisher = Publisher {
         client: client.clone(),
@@ -96,7 +96,8 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
     tasks.add_on(&link, "receiver", receiver.run(stop.clone()));
     tasks.add_on(&link, "maintenance", maintenance::run(db.clone(), stop.clone()));
-    tasks.add_on(&link, "expiry", expiry::run(db, reserved, stop.clone()));
+    tasks.add_on(&link, "expiry", expiry::run(db.clone(), reserved, stop.clone()));
+    tasks.add_on(&link, "indexing", indexing::run(db, stop.clone()));
     let inspection = runtime::sqlite::inspect_daily(path.clone());
     tasks.add("inspection", async move {
         tokio::select! {

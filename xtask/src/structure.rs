@@ -50,7 +50,7 @@ const HOUSES: &[House] = &[
     House {
         source: "shared/runtime/src",
         name: "runtime",
-        floors: &["http", "redis", "daemon", "options", "sqlite", "clock"],
+        floors: &["http", "redis", "daemon", "options", "sqlite", "search", "clock"],
         kept: &[("rusqlite", &["sqlite"]), (SQL, &["sqlite"]), ("redis", &["redis"])],
     },
     House {

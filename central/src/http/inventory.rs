@@ -11,11 +11,12 @@ use axum::{Json, Router};
 use protocol::ids::{ProductId, StoreId};
 use protocol::wire::Position;
 use runtime::http::{
-    Code, Etags, ItemPath, List, Page, Prefer, Problem, Query, Result, StorePath, Written, encode_cursor, not_modified,
+    Code, Counted, Etags, ItemPath, Page, Prefer, Problem, Query, Result, StorePath, Written, encode_cursor,
+    not_modified, words,
 };
 use serde::Deserialize;
 
-use super::views::{ItemView, LAG, search, slice, value};
+use super::views::{ItemView, LAG, slice, value};
 use super::{App, Shared};
 use crate::storage::items;
 use crate::storage::queries::items as listed;
@@ -37,6 +38,7 @@ struct Filter {
     page: Option<i64>,
     size: Option<i64>,
     cursor: Option<String>,
+    low: Option<bool>,
     discontinued: Option<bool>,
     retired: Option<bool>,
     min_position: Vec<String>,
@@ -73,7 +75,8 @@ async fn list(app: Arc<App>, prefer: Prefer, filter: Filter) -> Result<Response>
     let wanted = listed::Filter {
         store: filter.store_id,
         product: filter.product_id,
-        q: search(filter.q)?,
+        words: words(filter.q.as_deref())?,
+        low: filter.low,
         discontinued: filter.discontinued == Some(true),
         retired: filter.retired == Some(true),
     };
@@ -82,17 +85,16 @@ async fn list(app: Arc<App>, prefer: Prefer, filter: Filter) -> Result<Response>
     let list = app.db.scan(move |connection| {
         let stores: HashMap<StoreId, Store> =
             stores::all(connection)?.into_iter().map(|store| (store.id.clone(), store)).collect();
+        let found = listed::list(connection, &wanted, &slice)?;
+        let list = Counted::cut(found, &page, |row| encode_cursor(&[row.store.as_str(), row.product.as_str()]));
         let mut lag_ms = 0;
-        let views = listed::list(connection, &wanted, &slice)?
-            .into_iter()
-            .filter_map(|row| {
-                let store = stores.get(&row.store)?;
-                lag_ms = lag_ms.max(seen.presence.sight(&store.id).lag_ms);
-                Some(ItemView::of(&seen, store, row.product, &row.item, row.pending))
-            })
-            .collect();
-        let key = |item: &ItemView| encode_cursor(&[item.store_id.as_str(), item.product_id.as_str()]);
-        Ok((lag_ms, Written::json(&List::cut(views, &page, key))))
+        let list = list.map(|row| {
+            // Read in the same transaction.
+            let store = &stores[&row.store];
+            lag_ms = lag_ms.max(seen.presence.sight(&store.id).lag_ms);
+            ItemView::of(&seen, store, row.product, &row.item, row.pending)
+        });
+        Ok((lag_ms, Written::json(&list)))
     });
     let (lag_ms, list) = list.await?;
     Ok(([(LAG, value(&lag_ms.to_string()))], list).into_response())

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use runtime::http::{List, Page, Query, Result, Written, encode_cursor};
+use runtime::http::{Counted, Page, Query, Result, Written, encode_cursor, words};
 use serde::{Deserialize, Serialize};
 
-use super::views::{search, slice};
+use super::views::slice;
 use super::{App, Shared};
 use crate::storage::queries::products::{self, Total};
 
@@ -47,12 +47,12 @@ impl From<Total> for Product {
 
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
-    let q = search(filter.q)?;
+    let words = words(filter.q.as_deref())?;
     let slice = slice(&page, |after| Ok(after[0].clone()))?;
     let list = app.db.scan(move |connection| {
-        let rows = products::list(connection, q.as_deref(), &slice)?;
-        let rows = rows.into_iter().map(Product::from).collect();
-        Ok(Written::json(&List::cut(rows, &page, |product: &Product| encode_cursor(&[&product.product_id]))))
+        let found = products::list(connection, words.as_ref(), &slice)?;
+        let list = Counted::cut(found, &page, |total| encode_cursor(&[&total.product]));
+        Ok(Written::json(&list.map(Product::from)))
     });
     Ok(list.await?)
 }

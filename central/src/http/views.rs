@@ -200,13 +200,3 @@ pub(super) fn slice<K>(page: &Page, key: impl FnOnce(&[String]) -> Result<K>) ->
 pub(super) fn behind_number(page: &Page) -> Result<Slice<i64>> {
     slice(page, |after| after[0].parse().map_err(|_| Problem::invalid("?cursor", "must be a nextCursor of this list")))
 }
-
-/// A part of a name or id that is looked for.
-pub(super) fn search(q: Option<String>) -> Result<Option<String>> {
-    match q {
-        Some(q) if !(2..=100).contains(&q.chars().count()) => {
-            Err(Problem::invalid("?q", "must be 2 to 100 characters"))
-        }
-        q => Ok(q),
-    }
-}

@@ -1,5 +1,5 @@
 //! Carries out what is left to be done after a store's state has changed as a whole, in
-//! [steps](crate::projection::steps) of one short transaction each.
+//! [steps](crate::projection::steps) of one short transaction each, and takes new names into the index of search.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::links::waiting::Waiting;
 use crate::projection::steps::{ROWS, step};
 use crate::storage::stores;
 use crate::storage::totals;
-use crate::storage::{Abort, Connection, Db, Error, JobResult};
+use crate::storage::{Abort, Connection, Db, Error, JobResult, labels};
 
 /// How often is looked even when nobody says that there is something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -62,7 +62,8 @@ impl Steps {
         if recounts {
             self.write(|connection| totals::recount_step(connection, ROWS)).await?;
         }
-        Ok(recounts || !due.is_empty())
+        let indexes = self.db.read(labels::are_to_index).await? && self.write(labels::index_step).await?;
+        Ok(recounts || indexes || !due.is_empty())
     }
 
     /// Everything can wait while there is too much else to write.

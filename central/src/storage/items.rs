@@ -5,7 +5,7 @@ use protocol::domain::Item;
 use protocol::hash::Digest;
 use protocol::ids::{ProductId, StoreId};
 use protocol::time::Millis;
-use runtime::sqlite::parsed;
+use runtime::sqlite::{labels, parsed};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// Columns of an item, in the order that [`read_item`] expects.
@@ -87,6 +87,15 @@ pub fn write(
         ])?;
     Ok(())
 }
+
+/// A product is no longer found by a name that no store and no total has any more.
+pub fn forget_name(connection: &Connection, product: &ProductId, name: &str) -> rusqlite::Result<()> {
+    let is_used: bool = connection.prepare_cached(USES_NAME)?.query_row([product.as_str(), name], |row| row.get(0))?;
+    if is_used { Ok(()) } else { labels::remove(connection, product.as_str(), name) }
+}
+
+const USES_NAME: &str = "select exists (select 1 from product where product_id = ?1 and name = ?2) \
+     or exists (select 1 from item where product_id = ?1 and name = ?2)";
 
 /// Rows of a stock with products in (`after`, `to`], in order, at most `rows` of them.
 pub fn between(

@@ -20,4 +20,4 @@ pub mod stores;
 pub mod totals;
 pub mod webhooks;
 
-pub use runtime::sqlite::{Abort, Connection, Db, Error, JobError, JobResult};
+pub use runtime::sqlite::{Abort, Connection, Db, Error, JobError, JobResult, labels};

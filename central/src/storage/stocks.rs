@@ -12,7 +12,7 @@ use protocol::link::EntryId;
 use protocol::planted::{Bug, planted};
 use protocol::stock::Arrival;
 use protocol::wire::{Outcome, SnapshotEnd, SnapshotPage};
-use runtime::sqlite::{DigestColumn, id_at};
+use runtime::sqlite::{DigestColumn, id_at, labels};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::storage::items;
@@ -63,10 +63,14 @@ fn staged(connection: &Connection, store: &mut Store, at: EntryId) -> rusqlite::
 /// A page of a state that arrives; it stands at `at` in the ledger. Says how many rows that was.
 pub fn stage(connection: &Connection, store: &mut Store, at: EntryId, page: &SnapshotPage) -> rusqlite::Result<u64> {
     let mut staged = staged(connection, store, at)?;
+    let mut names = 0;
     for named in &page.items {
         let before = items::of(connection, store.staged, &named.product_id)?;
         staged.digest = staged.digest.replace(&named.product_id, before.as_ref(), Some(&named.item));
         items::write(connection, &store.id, store.staged, &named.product_id, &named.item)?;
+        if before.is_none_or(|before| before.name != named.item.name) {
+            names += labels::add(connection, named.product_id.as_str(), &named.item.name)?;
+        }
     }
     for outcome in &page.outcomes {
         staged.outcomes += 1;
@@ -95,7 +99,7 @@ pub fn stage(connection: &Connection, store: &mut Store, at: EntryId, page: &Sna
             staged.outcomes,
             staged.reservations
         ])?;
-    Ok((page.items.len() + page.outcomes.len() + page.reservations.len()) as u64)
+    Ok((page.items.len() + names + page.outcomes.len() + page.reservations.len()) as u64)
 }
 
 /// `snapshot_end`, at `at`: the state that has arrived is shown from now on. `false`: pages of it are missing, and it is
@@ -197,6 +201,7 @@ pub fn remove_step(connection: &Connection, store: &StoreId, rows: usize) -> rus
         connection
             .prepare_cached("delete from item where stock = ?1 and product_id = ?2")?
             .execute(params![stock, product.as_str()])?;
+        items::forget_name(connection, product, &item.name)?;
     }
     connection
         .prepare_cached("update stock set digest = ?2 where stock = ?1")?
@@ -252,5 +257,12 @@ pub fn replace(
         let name = is_renamed.then_some(after.name.as_str());
         totals::count_as(connection, product, name, before, Some(after))?;
     }
-    items::write(connection, &store.id, store.stock, product, after)
+    items::write(connection, &store.id, store.stock, product, after)?;
+    if before.is_none_or(|before| before.name != after.name) {
+        labels::add(connection, product.as_str(), &after.name)?;
+        if let Some(before) = before {
+            items::forget_name(connection, product, &before.name)?;
+        }
+    }
+    Ok(())
 }

@@ -7,4 +7,5 @@ pub mod daemon;
 pub mod http;
 pub mod options;
 pub mod redis;
+pub mod search;
 pub mod sqlite;

@@ -1,12 +1,12 @@
 //! `POST /import` and `GET /export`: the stock as CSV.
 //!
-//! An import is a stream of any length: 200 lines are one transaction, and each line stands for itself. A line whose
-//! product is new creates it; otherwise its quantity is a count, and name and threshold are changed if they differ.
+//! An import is a stream of any length: 200 records are one transaction, and each record stands for itself. One whose
+//! product is new creates it; otherwise its quantity is a count, and name and threshold are changed if they differ. Each is
+//! told by its line in the file, and all that is read adds up to the totals.
 //!
 //! **Guarantees.** Memory stays the same however long the file is and whatever it holds; a client that is slow or falls
 //! silent holds nothing for long; and a sale waits for one batch of each import at most, of which there are few.
 
-use std::cell::Cell;
 use std::io::{BufRead, BufReader, Cursor, Read};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,29 +17,31 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
-use csv::{ByteRecord, StringRecord};
 use futures_util::{Stream, StreamExt};
-use protocol::domain::{Guard, Item, Operation, Rejection};
+use protocol::domain::{Guard, Item, LowAt, Operation, Rejection};
 use protocol::ids::{OperationId, ProductId};
 use protocol::time::Millis;
 use protocol::wire::About;
 use runtime::http::{Bounded as Number, Code, Name, Patience, Problem, Query, Result, Upload, Write};
 use runtime::sqlite::{self, Abort, Connection, JobResult};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 
+use super::csv::{self, Cell, RECORD, Record, Records};
+use super::imports::{Progress, Totals};
 use super::{App, Shared};
-use crate::ledger;
+use crate::ledger::seen::Seen;
+use crate::ledger::{self, ItemFilter};
 use crate::operations::till::{Request, perform};
 
 /// Lines in one transaction: so few that a sale hardly notices.
 const BATCH: usize = 200;
-/// Longest header line, and longest record, bytes.
-const RECORD: u64 = 64 << 10;
+/// Items that an export reads at once.
+const EXPORTED: usize = 1_000;
 /// Over so much waiting an upload is judged by how fast it comes.
 const SLOW_UPLOAD: Duration = Duration::from_secs(10);
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
@@ -63,8 +65,9 @@ async fn import(
     write: Write,
     Upload { body, gzip }: Upload,
 ) -> Result<Json<Value>> {
-    let place = app.imports.clone().try_acquire_owned();
-    let place = place.map_err(|_| Problem::new(Code::Overloaded).detail("too many imports at once"))?;
+    let dry_run = options.dry_run.unwrap_or(false);
+    let progress = app.imports.begin(dry_run);
+    let progress = progress.ok_or_else(|| Problem::new(Code::Overloaded).detail("too many imports at once"))?;
     let about = About { reference: None, actor: write.actor, traceparent: Some(write.traceparent), occurred_at: None };
     let reader = StreamReader::new(patient(body.into_data_stream(), SLOW_UPLOAD, Instant::now() + DEADLINE));
     let handle = Handle::current();
@@ -72,14 +75,13 @@ async fn import(
     let gone = CancellationToken::new();
     let _here = gone.clone().drop_guard();
     let task = tokio::task::spawn_blocking(move || {
-        let _place = place;
         let raw = SyncIoBridge::new_with_handle(reader, handle.clone());
         let mut text: Box<dyn BufRead> = if gzip {
             Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(raw)))
         } else {
             Box::new(BufReader::new(raw))
         };
-        run(&app, &handle, &mut text, &about, options.dry_run.unwrap_or(false), &gone)
+        run(&app, &handle, &mut text, &about, dry_run, &progress, &gone)
     });
     task.await.map_err(Problem::internal)?.map(Json)
 }
@@ -118,91 +120,115 @@ where
     Box::pin(stream)
 }
 
-/// Reads no more than is left for the present record.
-struct Bounded<'a, R> {
-    inner: R,
-    left: &'a Cell<u64>,
+fn unreadable(error: impl std::fmt::Display) -> Problem {
+    Problem::invalid("", format!("The file cannot be read: {error}"))
 }
 
-impl<R: Read> Read for Bounded<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if self.left.get() == 0 {
-            return Err(std::io::Error::other(format!("a record has at most {RECORD} bytes")));
-        }
-        let read = self.inner.read(buffer)?;
-        self.left.set(self.left.get().saturating_sub(read as u64));
-        Ok(read)
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Created,
+    Updated,
+    Unchanged,
+    Refused,
+}
+
+/// A record of the file, and what became of it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LineResult {
+    /// The line on which it begins.
+    line: u64,
+    product_id: Option<ProductId>,
+    result: Outcome,
+    /// Members that are not what they were, each `{from, to}`; of a new product, what it is.
+    changes: Map<String, Value>,
+    problem: Option<Value>,
+}
+
+impl LineResult {
+    fn refused(line: u64, product_id: Option<ProductId>, problem: &Problem) -> Self {
+        let problem = Some(Value::Object(problem.to_json()));
+        Self { line, product_id, result: Outcome::Refused, changes: Map::new(), problem }
     }
 }
 
-fn unreadable(error: impl std::fmt::Display) -> Problem {
-    Problem::invalid("", format!("the file cannot be read: {error}"))
-}
-
-/// What became of the lines so far.
+/// What became of the records so far.
 #[derive(Default)]
 struct Report {
-    totals: Map<String, Value>,
+    totals: Totals,
     refused: Vec<LineResult>,
     others: Vec<LineResult>,
-    lines: usize,
 }
 
 impl Report {
     fn add(&mut self, result: LineResult) {
-        let count = self.totals.get(result.1).and_then(Value::as_i64).unwrap_or(0) + 1;
-        self.totals.insert(result.1.to_owned(), count.into());
-        self.lines += 1;
-        let list = if result.2.is_some() { &mut self.refused } else { &mut self.others };
+        *match result.result {
+            Outcome::Created => &mut self.totals.created,
+            Outcome::Updated => &mut self.totals.updated,
+            Outcome::Unchanged => &mut self.totals.unchanged,
+            Outcome::Refused => &mut self.totals.refused,
+        } += 1;
+        let list = if result.problem.is_some() { &mut self.refused } else { &mut self.others };
         if list.len() < TOLD {
             list.push(result);
         }
     }
 
     /// Refused lines go first when there are too many to tell.
-    fn tell(mut self, dry_run: bool) -> Value {
+    fn tell(mut self, dry_run: bool, blank_lines: u64) -> Value {
         self.others.truncate(TOLD - self.refused.len());
         let mut told = self.refused;
         told.append(&mut self.others);
-        told.sort_by_key(|(number, ..)| *number);
-        let left_out = self.lines - told.len();
-        let lines: Vec<Value> = told
-            .into_iter()
-            .map(|(number, result, problem)| json!({"line": number, "result": result, "problem": problem}))
-            .collect();
-        json!({"dryRun": dry_run, "lines": lines, "linesLeftOut": left_out, "totals": self.totals})
+        told.sort_by_key(|result| result.line);
+        let left_out = self.totals.sum() - told.len();
+        json!({
+            "dryRun": dry_run,
+            "lines": told,
+            "linesLeftOut": left_out,
+            "blankLines": blank_lines,
+            "totals": self.totals,
+        })
     }
 }
 
-/// Which column is where.
-struct Header([Option<usize>; 5]);
+/// Which column is where, and how many there are.
+struct Header {
+    places: [Option<usize>; 5],
+    columns: usize,
+}
 
 impl Header {
-    fn parse(names: &StringRecord) -> Result<Self> {
+    fn parse(names: &[Cell]) -> Result<Self> {
         let mut places = [None; 5];
         for (at, name) in names.iter().enumerate() {
-            let known = COLUMNS.iter().position(|column| *column == name.trim());
+            let name = name.value().trim();
+            let known = COLUMNS.iter().position(|column| *column == name);
             let place = known.ok_or_else(|| {
-                Problem::invalid("/1", format!("unknown column {name:?}: there are {}", COLUMNS.join(", ")))
+                Problem::invalid("/1", format!("must not have the column {name:?}: there are {}", COLUMNS.join(", ")))
             })?;
             if places[place].replace(at).is_some() {
-                return Err(Problem::invalid("/1", format!("column {name:?} appears twice")));
+                return Err(Problem::invalid("/1", format!("must have the column {name:?} once")));
             }
         }
         if places[0].is_none() {
-            return Err(Problem::invalid("/1", "the column productId is needed"));
+            return Err(Problem::invalid("/1", "must have the column productId"));
         }
-        Ok(Self(places))
+        Ok(Self { places, columns: names.len() })
     }
 
-    fn get<'a>(&self, record: &'a StringRecord, column: usize) -> Option<&'a str> {
-        self.0[column].and_then(|at| record.get(at)).map(str::trim).filter(|text| !text.is_empty())
+    fn get<'a>(&self, record: &'a Record, column: usize) -> Option<&'a str> {
+        let cell = record.cells.get(self.places[column]?)?;
+        Some(cell.value()).filter(|text| !text.trim().is_empty())
     }
 }
 
-/// One line as it is meant.
+/// One record as it is meant.
 struct Line {
     number: u64,
+    /// Which product it is about, if it says so.
+    product: Option<ProductId>,
     wish: std::result::Result<Wish, Problem>,
     /// Names of what it may take to do it: a count and a change.
     operations: [OperationId; 2],
@@ -222,51 +248,42 @@ fn run(
     text: &mut dyn BufRead,
     about: &About,
     dry_run: bool,
+    progress: &Progress,
     gone: &CancellationToken,
 ) -> Result<Value> {
     let mut first = Vec::new();
-    (&mut *text).take(RECORD).read_until(b'\n', &mut first).map_err(unreadable)?;
+    (&mut *text).take(RECORD as u64).read_until(b'\n', &mut first).map_err(unreadable)?;
     let header = first.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&first).to_vec();
     let delimiter = [b',', b';', b'\t'].into_iter().max_by_key(|d| header.iter().filter(|byte| *byte == d).count());
-    // What the reader takes in ahead of a record comes on top.
-    let left = Cell::new(2 * RECORD);
-    let mut csv = csv::ReaderBuilder::new()
-        .has_headers(true)
-        .flexible(true)
-        .delimiter(delimiter.unwrap_or(b','))
-        .from_reader(Bounded { inner: Cursor::new(header).chain(text), left: &left });
-    let columns = Header::parse(csv.headers().map_err(unreadable)?)?;
+    let mut records = Records::new(Cursor::new(header).chain(text), delimiter.unwrap_or(b','));
+    let header = records.next().map_err(unreadable)?.unwrap_or_default();
+    if let Some(fault) = header.fault {
+        return Err(Problem::invalid("", fault));
+    }
+    let columns = Header::parse(&header.cells)?;
+    let seen = Seen::open().map_err(Problem::internal)?;
     let mut report = Report::default();
     let mut batch = Vec::with_capacity(BATCH);
-    let mut record = ByteRecord::new();
     loop {
-        left.set(RECORD);
         // What was taken in before stays: it is told.
-        let more = match csv.read_byte_record(&mut record) {
-            Ok(more) => more,
-            Err(error) => {
-                let line = csv.position().line();
-                return Err(unreadable(format!("{error}, near line {line}")).with("totals", report.totals));
-            }
-        };
-        if more {
-            let number = record.position().map_or(0, csv::Position::line);
-            let text = StringRecord::from_byte_record(record.clone());
-            let wish = match text {
-                Ok(text) => wish(&columns, &text),
-                Err(_) => Err(Problem::invalid("", "the line is not UTF-8")),
-            };
-            batch.push(Line { number, wish, operations: [name(), name()] });
+        let record = records.next().map_err(|error| {
+            let line = records.line();
+            unreadable(format!("{error}, near line {line}")).with("totals", json!(report.totals))
+        })?;
+        let is_last = record.is_none();
+        if let Some(record) = record {
+            batch.push(read(&columns, &record, &seen)?);
         }
-        if batch.len() == BATCH || (!more && !batch.is_empty()) {
+        if batch.len() == BATCH || (is_last && !batch.is_empty()) {
             let results = handle.block_on(take_in(app, std::mem::take(&mut batch), about.clone(), dry_run))?;
             results.into_iter().for_each(|result| report.add(result));
+            progress.tell(report.totals);
             if gone.is_cancelled() {
                 return Err(unreadable("the client has gone"));
             }
         }
-        if !more {
-            return Ok(report.tell(dry_run));
+        if is_last {
+            return Ok(report.tell(dry_run, records.blank()));
         }
     }
 }
@@ -275,9 +292,34 @@ fn name() -> OperationId {
     OperationId::from_uuid(uuid::Uuid::now_v7())
 }
 
-fn wish(columns: &Header, record: &StringRecord) -> std::result::Result<Wish, Problem> {
-    let product = columns.get(record, 0).ok_or_else(|| Problem::invalid("/productId", "a product is needed"))?;
-    let product = ProductId::parse(product).map_err(|error| Problem::invalid("/productId", error.to_string()))?;
+/// What a record means. Of those that name the same product the first one counts, whatever becomes of it.
+fn read(columns: &Header, record: &Record, seen: &Seen) -> Result<Line> {
+    let product = product(columns, record);
+    let before = match &product {
+        Ok(product) => seen.before(product, record.line).map_err(Problem::internal)?,
+        Err(_) => None,
+    };
+    let known = product.as_ref().ok().cloned();
+    let wish = match before {
+        Some(line) => Err(Problem::invalid("/productId", format!("is on line {line} already"))),
+        None => product.and_then(|product| wish(product, columns, record)),
+    };
+    Ok(Line { number: record.line, product: known, wish, operations: [name(), name()] })
+}
+
+fn product(columns: &Header, record: &Record) -> Result<ProductId> {
+    if let Some(fault) = &record.fault {
+        return Err(Problem::invalid("", fault));
+    }
+    let (has, needs) = (record.cells.len(), columns.columns);
+    if has != needs {
+        return Err(Problem::invalid("", format!("The record has {has} cells, the header has {needs}")));
+    }
+    let product = columns.get(record, 0).ok_or_else(|| Problem::invalid("/productId", "is missing"))?;
+    ProductId::parse(product.trim()).map_err(|error| Problem::invalid("/productId", error.to_string()))
+}
+
+fn wish(product: ProductId, columns: &Header, record: &Record) -> Result<Wish> {
     let name = columns
         .get(record, 1)
         .map(|name| Name::parse(name).map(|name| name.0).map_err(|why| Problem::invalid("/name", why)))
@@ -291,20 +333,12 @@ fn wish(columns: &Header, record: &StringRecord) -> std::result::Result<Wish, Pr
     })
 }
 
-fn number(columns: &Header, record: &StringRecord, column: usize) -> std::result::Result<Option<i64>, Problem> {
-    let Some(text) = columns.get(record, column) else { return Ok(None) };
-    let checked = serde_json::from_str::<Number0>(text).map(|number| number.0);
-    checked.map(Some).map_err(|_| {
-        Problem::invalid(
-            format!("/{}", COLUMNS[column]),
-            format!("{:?} is not a whole number from 0 to 1000000000", text.chars().take(40).collect::<String>()),
-        )
-    })
+fn number(columns: &Header, record: &Record, column: usize) -> Result<Option<i64>> {
+    let Some(text) = columns.get(record, column).map(str::trim) else { return Ok(None) };
+    let checked = serde_json::from_str::<Number<0, 1_000_000_000>>(text).map(|number| number.0);
+    let place = format!("/{}", COLUMNS[column]);
+    checked.map(Some).map_err(|_| Problem::invalid(place, "must be a whole number from 0 to 1,000,000,000"))
 }
-
-type Number0 = Number<0, 1_000_000_000>;
-
-type LineResult = (u64, &'static str, Option<Value>);
 
 /// One transaction. A trial run is taken back as a whole.
 async fn take_in(app: &App, batch: Vec<Line>, about: About, dry_run: bool) -> Result<Vec<LineResult>> {
@@ -330,23 +364,26 @@ async fn take_in(app: &App, batch: Vec<Line>, about: About, dry_run: bool) -> Re
 }
 
 fn one(connection: &Connection, line: &Line, about: &About, now: Millis) -> JobResult<LineResult> {
-    let refused = |problem: &Problem| (line.number, "refused", Some(Value::Object(problem.to_json())));
+    let refused = |problem: &Problem| LineResult::refused(line.number, line.product.clone(), problem);
     let wish = match &line.wish {
         Ok(wish) => wish,
         Err(problem) => return Ok(refused(problem)),
     };
     let item = ledger::find_item(connection, &wish.product)?;
-    let (result, operations) = plan(wish, item.as_ref());
+    if item.is_none() && wish.version.is_some() {
+        let problem = Problem::from(Rejection::UnknownProduct);
+        return Ok(refused(&problem.detail("The line has a version, but the store has no such product")));
+    }
+    let Plan { result, operations, changes } = plan(wish, item.as_ref());
     let done = sqlite::attempt(connection, || {
+        let mut version = wish.version;
         for (operation, id) in operations.into_iter().zip(&line.operations) {
-            let guard = Guard { expected_version: wish.version, if_match: None };
-            let counts = matches!(operation, Operation::Count { .. } | Operation::Create { .. });
             let request = Request {
                 operation_id: id.clone(),
                 product: wish.product.clone(),
                 operation,
                 // A second operation of the same line finds the version of the first.
-                guard: if counts || result == "changed" { guard } else { Guard::default() },
+                guard: Guard { expected_version: version.take(), if_match: None },
                 about: about.clone(),
                 command: None,
             };
@@ -355,54 +392,80 @@ fn one(connection: &Connection, line: &Line, about: &About, now: Millis) -> JobR
         Ok::<_, Abort<Rejection>>(())
     })?;
     match done {
-        Ok(()) => Ok((line.number, result, None)),
+        Ok(()) => {
+            Ok(LineResult { line: line.number, product_id: Some(wish.product.clone()), result, changes, problem: None })
+        }
         Err(Abort::Refused(rejection)) => Ok(refused(&Problem::from(rejection))),
         Err(Abort::Database(error)) => Err(error),
     }
 }
 
-fn plan(wish: &Wish, item: Option<&Item>) -> (&'static str, Vec<Operation>) {
+/// What a line comes to.
+struct Plan {
+    result: Outcome,
+    operations: Vec<Operation>,
+    changes: Map<String, Value>,
+}
+
+fn plan(wish: &Wish, item: Option<&Item>) -> Plan {
+    let mut changes = Map::new();
+    let mut change =
+        |member: &str, from: Value, to: Value| changes.insert(member.into(), json!({"from": from, "to": to}));
     let Some(item) = item else {
         let name = wish.name.clone().unwrap_or_else(|| wish.product.to_string());
-        let create = Operation::Create { name, quantity: wish.quantity.unwrap_or(0), low_at: wish.low_at };
-        return ("created", vec![create]);
+        let quantity = wish.quantity.unwrap_or(0);
+        change("name", Value::Null, json!(name));
+        change("quantity", Value::Null, json!(quantity));
+        change("lowAt", Value::Null, json!(wish.low_at));
+        let create = Operation::Create { name, quantity, low_at: wish.low_at };
+        return Plan { result: Outcome::Created, operations: vec![create], changes };
     };
     let mut operations = Vec::new();
     if let Some(quantity) = wish.quantity.filter(|quantity| *quantity != item.quantity) {
+        change("quantity", json!(item.quantity), json!(quantity));
         operations.push(Operation::Count { quantity, counted_at: None, count_ref: None });
     }
     let name = wish.name.clone().filter(|name| *name != item.name);
     let low_at = wish.low_at.filter(|at| Some(*at) != item.low_at);
-    let counted = !operations.is_empty();
+    if let Some(name) = &name {
+        change("name", json!(item.name), json!(name));
+    }
+    if let Some(low_at) = low_at {
+        change("lowAt", json!(item.low_at), json!(low_at));
+    }
     if name.is_some() || low_at.is_some() {
-        operations.push(Operation::Change { name, discontinued: None, low_at });
+        operations.push(Operation::Change { name, discontinued: None, low_at: low_at.map(LowAt::Units) });
     }
-    let result = match (counted, operations.is_empty()) {
-        (true, _) => "counted",
-        (false, false) => "changed",
-        (false, true) => "unchanged",
-    };
-    (result, operations)
+    let result = if operations.is_empty() { Outcome::Unchanged } else { Outcome::Updated };
+    Plan { result, operations, changes }
 }
 
+/// The stock, as it is read piece by piece: each line is what its item was at some moment of the reading, and its version
+/// says which.
 async fn export(State(app): Shared) -> Result<Response> {
-    let text = app.db.scan(|connection| ledger::all_items(connection).map(csv_of)).await?;
-    let text = text.map_err(Problem::internal)?;
-    Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], text).into_response())
+    let first = csv::line(COLUMNS);
+    let pieces = futures_util::stream::try_unfold((first, Some(String::new())), move |(ready, after)| {
+        let app = app.clone();
+        async move {
+            if !ready.is_empty() {
+                return Ok(Some((Bytes::from(ready), (String::new(), after))));
+            }
+            let Some(after) = after else { return Ok(None) };
+            let filter =
+                ItemFilter { with_discontinued: true, after: Some(after), limit: EXPORTED, ..ItemFilter::default() };
+            let items = app.db.scan(move |connection| ledger::items_in_order(connection, &filter)).await?;
+            let is_last = items.len() < EXPORTED;
+            let next = items.last().filter(|_| !is_last).map(|(product, _)| product.to_string());
+            let text: String = items.iter().map(|(product, item)| exported(product, item)).collect();
+            Ok::<_, sqlite::Error>(Some((Bytes::from(text), (String::new(), next))))
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], axum::body::Body::from_stream(pieces)).into_response())
 }
 
-fn csv_of(items: Vec<(ProductId, Item)>) -> csv::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    let mut writer = csv::Writer::from_writer(&mut text);
-    writer.write_record(COLUMNS)?;
-    for (product, item) in &items {
-        let low_at = item.low_at.map(|at| at.to_string()).unwrap_or_default();
-        let record = [product.as_str(), &item.name, &item.quantity.to_string(), &item.version.to_string(), &low_at];
-        writer.write_record(record)?;
-    }
-    writer.flush()?;
-    drop(writer);
-    Ok(text)
+fn exported(product: &ProductId, item: &Item) -> String {
+    let low_at = item.low_at.map(|at| at.to_string()).unwrap_or_default();
+    csv::line([product.as_str(), &item.name, &item.quantity.to_string(), &item.version.to_string(), &low_at])
 }
 
 #[cfg(test)]
@@ -421,15 +484,19 @@ mod tests {
     #[test]
     fn a_report_tells_refused_lines_first_and_counts_all() {
         let mut report = Report::default();
-        for number in 0..30_000 {
-            let refused = number % 10 == 9;
-            report.add((number, if refused { "refused" } else { "created" }, refused.then_some(Value::Null)));
+        for line in 0..30_000 {
+            report.add(match line % 10 {
+                9 => LineResult::refused(line, None, &Problem::invalid("", "bad")),
+                _ => {
+                    LineResult { line, product_id: None, result: Outcome::Created, changes: Map::new(), problem: None }
+                }
+            });
         }
-        let told = report.tell(false);
+        let told = report.tell(false, 3);
         let lines = told["lines"].as_array().expect("a list");
-        assert_eq!((lines.len(), &told["linesLeftOut"]), (TOLD, &json!(20_000)));
+        assert_eq!((lines.len(), &told["linesLeftOut"], &told["blankLines"]), (TOLD, &json!(20_000), &json!(3)));
         assert_eq!(lines.iter().filter(|line| line["result"] == "refused").count(), 3_000);
-        assert_eq!(told["totals"], json!({"created": 27_000, "refused": 3_000}));
+        assert_eq!(told["totals"], json!({"created": 27_000, "updated": 0, "unchanged": 0, "refused": 3_000}));
         assert!(lines.is_sorted_by_key(|line| line["line"].as_u64()));
     }
 }

@@ -13,8 +13,8 @@ use protocol::time::Millis;
 use protocol::wire::About;
 use runtime::http::requests::{Adjust, Asked, Change, Count, Create, Receive, Reference};
 use runtime::http::{
-    Body, Code, Etags, List, Page, Problem, ProductPath, Quantity, Query, Result, Write, Written, encode_cursor,
-    not_modified,
+    Body, Code, Counted, Etags, Page, Problem, ProductPath, Quantity, Query, Result, Write, Written, encode_cursor,
+    not_modified, words,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -46,21 +46,18 @@ struct Filter {
 
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
-    if filter.q.as_ref().is_some_and(|q| !(2..=100).contains(&q.chars().count())) {
-        return Err(Problem::invalid("?q", "must be 2 to 100 characters"));
-    }
     let filter = ItemFilter {
-        text: filter.q,
+        words: words(filter.q.as_deref())?,
         low: filter.low,
         with_discontinued: filter.discontinued == Some(true),
         after: page.after.as_ref().map(|after| after[0].clone()),
-        limit: page.limit(),
+        limit: page.size + 1,
         offset: page.offset,
     };
     let store = app.store.clone();
     let list = app.db.scan(move |connection| {
-        let rows = ledger::list_items(connection, &filter)?;
-        let list = List::cut(rows, &page, |(product, _)| encode_cursor(&[product.as_str()]));
+        let found = ledger::list_items(connection, &filter)?;
+        let list = Counted::cut(found, &page, |(product, _)| encode_cursor(&[product.as_str()]));
         Ok(Written::json(&list.map(|(product, item)| item_view(&store, &product, &item))))
     });
     Ok(list.await?)

@@ -114,6 +114,7 @@ async fn status(State(app): Shared) -> Result<Json<Value>> {
         "new": head.items == 0,
         "toPick": waiting,
         "deadLetters": letters,
+        "imports": app.imports.running(),
         "startedAt": app.started_at,
         "agentVersion": env!("CARGO_PKG_VERSION"),
     })))

@@ -1,9 +1,11 @@
 //! The agent's REST API; `docs/API.md` is its specification. One file a resource. Nothing here depends on Redis.
 
 mod answer;
+mod csv;
 mod dead_letters;
 mod events;
 mod import;
+mod imports;
 mod inventory;
 mod meta;
 mod purchases;
@@ -20,13 +22,12 @@ use protocol::ids::StoreId;
 use protocol::time::Millis;
 use runtime::http::Edge;
 use runtime::sqlite::Db;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
+
+pub use imports::Imports;
 
 use crate::ledger;
 use crate::links::connectivity::Connectivity;
-
-/// Imports at once; more are told to come back.
-pub const IMPORTS: usize = 4;
 
 /// What handlers use.
 pub struct App {
@@ -38,8 +39,8 @@ pub struct App {
     pub started_at: Millis,
     /// Rings when a reservation was made or is to end otherwise.
     pub expiry: Arc<Notify>,
-    /// Places for imports.
-    pub imports: Arc<Semaphore>,
+    /// What is being imported.
+    pub imports: Imports,
 }
 
 type Shared = axum::extract::State<Arc<App>>;
@@ -116,7 +117,7 @@ mod tests {
                 connectivity: Connectivity::new(runtime::clock::now()),
                 started_at: runtime::clock::now(),
                 expiry: Arc::default(),
-                imports: Arc::new(Semaphore::new(IMPORTS)),
+                imports: Imports::default(),
             };
             Self { routes: router(Arc::new(app), Edge::default()), db, _kept: (lock, dir) }
         }
@@ -232,16 +233,29 @@ mod tests {
         }
     }
 
+    /// Created, updated, unchanged, refused.
+    fn totals(answer: &Answer) -> [u64; 4] {
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let totals = &answer.body["totals"];
+        ["created", "updated", "unchanged", "refused"].map(|result| totals[result].as_u64().expect("is counted"))
+    }
+
+    /// What the record on a line was refused for.
+    fn refusal(answer: &Answer, line: u64) -> &str {
+        let lines = answer.body["lines"].as_array().expect("lines");
+        let found = lines.iter().find(|told| told["line"] == line).expect("is told");
+        found["problem"]["errors"][0]["detail"].as_str().or(found["problem"]["detail"].as_str()).unwrap_or_default()
+    }
+
     #[tokio::test]
     async fn an_import_reads_records_of_64_kib_and_no_longer_ones() {
         let shop = Shop::open();
-        let record = |length: usize| format!("productId,name\na,b\nc,{}\n", "x".repeat(length - 3));
-        let taken = shop.import(record(64 << 10)).await;
-        assert_eq!((taken.status, &taken.body["totals"]), (200, &json!({"created": 1, "refused": 1})));
-        let refused = shop.import(record(100 << 10)).await;
-        assert_eq!((refused.status, &refused.body["code"]), (400, &json!("invalid_request")), "{}", refused.body);
+        let record = |length: usize| format!("productId,name\na,b\nc,{}\nd,e\n", "x".repeat(length - 3));
+        let answer = shop.import(record(200 << 10)).await;
+        assert_eq!(totals(&answer), [2, 0, 0, 1]);
+        assert!(refusal(&answer, 3).contains("at most 65536 bytes"), "{}", answer.body);
         let blank = shop.import(format!("productId\n{}", "\n".repeat(1 << 20))).await;
-        assert_eq!(blank.status, 400, "{}", blank.body);
+        assert_eq!((totals(&blank), &blank.body["blankLines"]), ([0; 4], &json!(1 << 20)));
     }
 
     #[tokio::test]
@@ -251,7 +265,66 @@ mod tests {
         let mut text = format!("productId,quantity\na,{digits}\nb,1\nc,").into_bytes();
         text.extend([0xff, b'\n', b'd', b',', b'1', b'\n']);
         let answer = shop.import(text).await;
-        assert_eq!(answer.body["totals"], json!({"created": 2, "refused": 2}), "{}", answer.body);
-        assert!(answer.body.to_string().len() < 2_000);
+        assert_eq!(totals(&answer), [2, 0, 0, 2]);
+        assert!(answer.body.to_string().len() < 3_000, "{}", answer.body);
+    }
+
+    #[tokio::test]
+    async fn each_refused_record_of_an_import_is_told_by_its_line() {
+        let shop = Shop::open();
+        let text = "productId,name,quantity\r\n\r\ntea,Tea,5\r\nale,Ale\r\ntea,Assam,6\r\nx y,X,1\r\njam,Jam,-1\r\n\
+                    rum,\"Rum,1\r\ngin,Gin,1\r\n";
+        for round in 0..2 {
+            let answer = shop.import(text).await;
+            assert_eq!(totals(&answer), if round == 0 { [1, 0, 0, 5] } else { [0, 0, 1, 5] });
+            assert_eq!(answer.body["blankLines"], 1);
+            for (line, why) in [
+                (4, "has 2 cells, the header has 3"),
+                (5, "on line 3 already"),
+                (6, ""),
+                (7, "must be a whole number from 0"),
+                (8, "opens in line 8 is not closed; it reaches to line 10"),
+            ] {
+                assert!(refusal(&answer, line).contains(why), "{line}: {}", answer.body);
+            }
+        }
+        assert_eq!(shop.get("/inventory/tea").await["name"], "Tea");
+    }
+
+    #[tokio::test]
+    async fn a_trial_says_what_would_change_and_a_version_keeps_what_was_changed_since() {
+        let shop = Shop::open();
+        shop.import("productId,name,quantity,lowAt\ntea,Tea,5,2\nale,Ale,7,\n").await;
+        let text = "productId;name;quantity;version\ntea;Assam;6;1\nale;;;1\nrum;;3;\ngin;;1;9\n";
+        let trial = shop.ask(Method::POST, "/import?dryRun=true", &[("content-type", "text/csv")], text).await;
+        assert_eq!(totals(&trial), [1, 1, 1, 1]);
+        let expected = json!({"name": {"from": "Tea", "to": "Assam"}, "quantity": {"from": 5, "to": 6}});
+        assert_eq!(trial.body["lines"][0]["changes"], expected);
+        assert_eq!(shop.get("/inventory/tea").await["quantity"], 5);
+        assert_eq!(totals(&shop.import(text).await), [1, 1, 1, 1]);
+        assert_eq!(totals(&shop.import(text).await), [0, 0, 3, 1]);
+        shop.post("/purchase/tea", "k", json!({"quantity": 1})).await;
+        let late = shop.import(text).await;
+        assert_eq!(
+            (totals(&late), &late.body["lines"][0]["problem"]["code"]),
+            ([0, 0, 2, 2], &json!("version_conflict"))
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_exported_is_no_change_when_it_is_imported() {
+        let shop = Shop::open();
+        for (number, name) in ["=cmd()", "'@x", "-5", "a \"b\", c;d", " spaced ", "Tea"].iter().enumerate() {
+            let made = json!({"productId": format!("p{number}"), "name": name, "quantity": number, "lowAt": 3});
+            assert_eq!(shop.post("/inventory", &format!("k{number}"), made).await.status, 201, "{name}");
+        }
+        let many: String = (0..2_500).map(|number| format!("q{number},\n")).collect();
+        shop.import(format!("productId,name\n{many}")).await;
+        let request = axum::http::Request::builder().uri("/export").header("host", "localhost").body(Body::empty());
+        let response = shop.routes.clone().oneshot(request.expect("a request")).await.expect("routes do not fail");
+        let text = to_bytes(response.into_body(), usize::MAX).await.expect("a body");
+        let text = String::from_utf8(text.to_vec()).expect("text");
+        assert!(text.lines().all(|line| !line.contains(",=") && !line.contains(",-")), "{text}");
+        assert_eq!(totals(&shop.import(text).await), [0, 0, 2_506, 0]);
     }
 }

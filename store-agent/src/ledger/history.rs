@@ -4,7 +4,7 @@ use protocol::hash::{Digest, Hash};
 use protocol::ids::ProductId;
 use protocol::link::{Cursor, Entry, EntryId};
 use protocol::wire::restore::Span;
-use runtime::sqlite::{DigestColumn, HashColumn, id_at, number_at};
+use runtime::sqlite::{DigestColumn, HashColumn, id_at, labels, number_at};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::epoch::lineage;
@@ -98,6 +98,7 @@ pub(crate) fn drop_state(connection: &Connection, head: &mut Head) -> rusqlite::
     for table in ["item", "outcome", "purchase", "hold", "reservation"] {
         connection.execute(&format!("delete from {table}"), [])?;
     }
+    labels::clear(connection)?;
     head.digest = Digest::default();
     head.items = 0;
     Ok(())

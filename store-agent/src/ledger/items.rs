@@ -3,8 +3,10 @@
 use protocol::domain::Item;
 use protocol::ids::ProductId;
 use protocol::time::Millis;
+use runtime::search::{Found, Searched, Words};
+use runtime::sqlite::labels::{self, Labels, Part};
 use runtime::sqlite::parsed;
-use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::head::Head;
 
@@ -46,11 +48,14 @@ pub fn all_items(connection: &Connection) -> rusqlite::Result<Vec<(ProductId, It
         .collect()
 }
 
+/// Items that a list counts, at most.
+const COUNTED: usize = 10_000;
+
 /// Which items a list shows.
 #[derive(Debug, Clone, Default)]
 pub struct ItemFilter {
-    /// Whose id or name has this in it.
-    pub text: Option<String>,
+    /// In whose id or name these are.
+    pub words: Option<Words>,
     /// Whose stock is low, or is not.
     pub low: Option<bool>,
     /// Also those that are discontinued and sold out.
@@ -58,38 +63,76 @@ pub struct ItemFilter {
     /// Whose id comes after this.
     pub after: Option<String>,
     /// At most so many.
-    pub limit: i64,
+    pub limit: usize,
     /// Behind so many.
     pub offset: usize,
 }
 
+impl ItemFilter {
+    fn shows(&self, item: &Item) -> bool {
+        self.low.is_none_or(|low| low == item.low)
+            && (self.with_discontinued || !item.discontinued || item.quantity > 0)
+    }
+
+    /// The same as a condition.
+    fn condition(&self) -> String {
+        let low = match self.low {
+            None => "",
+            Some(true) => " and low = 1",
+            Some(false) => " and low = 0",
+        };
+        let carried = if self.with_discontinued { "" } else { " and (discontinued = 0 or quantity > 0)" };
+        format!("from item where true{low}{carried}")
+    }
+
+    fn part(&self) -> Part {
+        Part { offset: self.offset, limit: self.limit }
+    }
+}
+
 /// Items, by product.
-pub fn list_items(connection: &Connection, filter: &ItemFilter) -> rusqlite::Result<Vec<(ProductId, Item)>> {
-    let mut sql = format!("select product_id, {COLUMNS} from item where true");
-    let mut values: Vec<&dyn ToSql> = Vec::new();
-    let escaped = |text: &String| text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-    let pattern = filter.text.as_ref().map(|text| format!("%{}%", escaped(text)));
-    if let Some(pattern) = &pattern {
-        sql.push_str(" and (product_id like ? escape '\\' or name like ? escape '\\')");
-        values.push(pattern);
-        values.push(pattern);
+pub fn list_items(connection: &Connection, filter: &ItemFilter) -> rusqlite::Result<Searched<(ProductId, Item)>> {
+    let Some(words) = &filter.words else {
+        let rows = items_in_order(connection, filter)?;
+        return Ok(Searched { rows, found: count(connection, filter)?, reached: None });
+    };
+    let Labels { labels, are_all } = labels::search(connection, words)?;
+    let mut found = Vec::with_capacity(labels.len());
+    for (product, _) in labels {
+        let item = find_item(connection, &product)?.filter(|item| filter.shows(item));
+        found.extend(item.map(|item| (product, item)));
     }
-    if let Some(low) = &filter.low {
-        sql.push_str(" and low = ?");
-        values.push(low);
+    if are_all {
+        let is_behind = |(product, _): &(ProductId, Item)| Some(product.as_str()) > filter.after.as_deref();
+        return Ok(labels::cut(found, true, is_behind, filter.part()));
     }
-    if !filter.with_discontinued {
-        sql.push_str(" and (discontinued = 0 or quantity > 0)");
-    }
-    if let Some(after) = &filter.after {
-        sql.push_str(" and product_id > ?");
-        values.push(after);
-    }
-    sql.push_str(&format!(" order by product_id limit {} offset {}", filter.limit, filter.offset));
+    let count = Found { found: found.len(), found_all: false };
+    let mut statement = connection.prepare_cached(&in_order(filter))?;
+    let is_meant = |row: &Row<'_>| Ok(words.find_in(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?));
+    labels::sift(statement.query([&filter.after])?, count, filter.part(), is_meant, named)
+}
+
+/// The same without words, and not counted.
+pub fn items_in_order(connection: &Connection, filter: &ItemFilter) -> rusqlite::Result<Vec<(ProductId, Item)>> {
     connection
-        .prepare_cached(&sql)?
-        .query_map(params_from_iter(values), |row| Ok((parsed(row, 0)?, read_item(row, 1)?)))?
+        .prepare_cached(&format!("{} limit ?2 offset ?3", in_order(filter)))?
+        .query_map(params![filter.after, filter.limit, filter.offset], named)?
         .collect()
+}
+
+fn in_order(filter: &ItemFilter) -> String {
+    format!("select product_id, {COLUMNS} {} and product_id > coalesce(?1, '') order by product_id", filter.condition())
+}
+
+fn named(row: &Row<'_>) -> rusqlite::Result<(ProductId, Item)> {
+    Ok((parsed(row, 0)?, read_item(row, 1)?))
+}
+
+fn count(connection: &Connection, filter: &ItemFilter) -> rusqlite::Result<Found> {
+    let found: usize = connection
+        .prepare_cached(&format!("select count(*) from (select 1 {} limit ?1)", filter.condition()))?
+        .query_row([COUNTED + 1], |row| row.get(0))?;
+    Ok(Found { found: found.min(COUNTED), found_all: found <= COUNTED })
 }
 
 /// An item whose id differs from this one in case only.
@@ -99,7 +142,7 @@ pub fn find_item_in_any_case(connection: &Connection, product: &ProductId) -> ru
 
 const IN_ANY_CASE: &str = "select product_id from item where product_id = ?1 collate nocase limit 1";
 
-/// Makes an item what it is after a change; the head's digest and number of items go with it.
+/// Makes an item what it is after a change; the head's digest and number of items, and what it is found by, go with it.
 pub(crate) fn put_item(
     connection: &Connection,
     head: &mut Head,
@@ -116,6 +159,12 @@ pub(crate) fn put_item(
         "insert into item (product_id, name, quantity, reserved, allotted, allotment_wanted, discontinued, low_at, \
          low, version, updated_at) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
     };
+    if before.is_none_or(|before| before.name != after.name) {
+        if let Some(before) = before {
+            labels::remove(connection, product.as_str(), &before.name)?;
+        }
+        labels::add(connection, product.as_str(), &after.name)?;
+    }
     connection.prepare_cached(sql)?.execute(params![
         product.as_str(),
         after.name,
@@ -135,6 +184,7 @@ pub(crate) fn put_item(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger;
     use crate::ledger::testing::plan;
     use crate::testing::{product, store};
 
@@ -147,20 +197,72 @@ mod tests {
         assert!(plan.starts_with("SEARCH") && !plan.contains("SCAN"), "{plan}");
     }
 
+    fn found(connection: &Connection, filter: &ItemFilter) -> (Vec<String>, usize) {
+        let found = list_items(connection, filter).expect("reads");
+        assert!(found.found.found_all && found.reached.is_none());
+        (found.rows.into_iter().map(|(product, _)| product.to_string()).collect(), found.found.found)
+    }
+
+    fn matching(q: &str) -> ItemFilter {
+        ItemFilter { words: Words::parse(q), limit: 10, ..ItemFilter::default() }
+    }
+
     #[test]
-    fn a_list_takes_what_is_searched_for_literally() {
+    fn a_list_takes_what_is_searched_for_literally_and_counts_the_whole() {
         let connection = store(&[("a_b", 1), ("axb", 1), ("c", 1)]);
-        let found = |text: &str, after: Option<&str>| {
-            let filter = ItemFilter {
-                text: (!text.is_empty()).then(|| text.into()),
-                after: after.map(Into::into),
-                limit: 10,
-                ..ItemFilter::default()
-            };
-            let found = list_items(&connection, &filter).expect("reads");
-            found.into_iter().map(|(product, _)| product.to_string()).collect::<Vec<_>>()
+        assert_eq!(found(&connection, &matching("a_b")), (vec!["a_b".into()], 1));
+        assert_eq!(found(&connection, &matching("%")), (vec![], 0));
+        let all = ItemFilter { limit: 1, after: Some("a_b".into()), ..ItemFilter::default() };
+        assert_eq!(found(&connection, &all), (vec!["axb".into()], 3));
+        let second = ItemFilter { limit: 1, after: Some("a_b".into()), ..matching("a") };
+        assert_eq!(found(&connection, &second), (vec!["axb".into()], 2));
+        assert_eq!(found(&connection, &ItemFilter { limit: 1, offset: 1, ..matching("a") }), (vec!["axb".into()], 2));
+    }
+
+    #[test]
+    fn an_item_is_found_by_the_name_that_it_has() {
+        let connection = store(&[("tea", 1)]);
+        let named = |name: &str| {
+            let (mut head, item) = (ledger::head(&connection).expect("reads"), find_item(&connection, &product("tea")));
+            let item = item.expect("reads").expect("is there");
+            let after = Item { name: name.into(), ..item.clone() };
+            put_item(&connection, &mut head, &product("tea"), Some(&item), &after).expect("writes");
         };
-        assert_eq!((found("a_b", None), found("%", None)), (vec!["a_b".into()], Vec::<String>::new()));
-        assert_eq!(found("", Some("a_b")), ["axb", "c"]);
+        for name in ["Earl Grey", "Assam"] {
+            named(name);
+            assert_eq!(found(&connection, &matching("earl")).1, usize::from(name == "Earl Grey"), "{name}");
+            labels::index_step(&connection).expect("writes");
+        }
+        assert_eq!((found(&connection, &matching("earl")).1, found(&connection, &matching("assam tea")).1), (0, 1));
+    }
+
+    #[test]
+    fn what_is_low_is_found_without_reading_all_items() {
+        let connection = store(&[("tea", 1)]);
+        let low = ItemFilter { low: Some(true), limit: 10, ..ItemFilter::default() };
+        let plan = plan(&connection, &in_order(&low));
+        assert!(plan.contains("item_low") && !plan.contains("TEMP"), "{plan}");
+    }
+
+    #[test]
+    fn of_many_items_a_page_is_found_in_their_order_and_the_rest_behind_it() {
+        let many = labels::LOOKED_AT * 2 + 1;
+        let names: Vec<String> = (0..many).map(|number| format!("p{number:05}")).collect();
+        let items: Vec<(&str, i64)> = names.iter().map(|name| (name.as_str(), number(name) % 2)).collect();
+        let connection = store(&items);
+        let mut filter = ItemFilter { limit: 1_000, low: Some(false), ..matching("p0") };
+        let mut seen = Vec::new();
+        loop {
+            let page = list_items(&connection, &filter).expect("reads");
+            assert!(!page.found.found_all && page.found.found >= labels::LOOKED_AT);
+            seen.extend(page.rows.iter().map(|(product, _)| product.to_string()));
+            let Some(last) = page.rows.last().filter(|_| page.rows.len() == 1_000) else { break };
+            filter.after = Some(last.0.to_string());
+        }
+        assert_eq!(seen, names);
+    }
+
+    fn number(name: &str) -> i64 {
+        name[1..].parse().expect("a number")
     }
 }

@@ -15,13 +15,14 @@ pub mod outcomes;
 pub mod purchases;
 pub mod reservations;
 mod retention;
+pub mod seen;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub(crate) use epoch::begin_epoch;
 pub use epoch::{InitialiseError, claim, initialise, is_new, lineage, open_epoch, write_pages};
 pub use head::{Head, append, command_cursor, cursor, head, save_head, store_id};
-pub use items::{ItemFilter, all_items, find_item, find_item_in_any_case, list_items};
+pub use items::{ItemFilter, all_items, find_item, find_item_in_any_case, items_in_order, list_items};
 pub use log::{Backlog, Log, backlog, entries, entries_within, is_kept, moved_since, store_acked};
 pub use retention::{prune, prune_entries};
 
@@ -37,5 +38,6 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0001_ledger.sql"),
         include_str!("../../migrations/0002_retention.sql"),
         include_str!("../../migrations/0003_reservations.sql"),
+        include_str!("../../migrations/0004_search.sql"),
     ],
 };

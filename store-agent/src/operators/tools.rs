@@ -1,24 +1,29 @@
-//! What people run beside the daemon: restore, backup, verify, status.
+//! What people run beside the daemon: restore, backup, verify, status, import, export.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures_util::TryStreamExt;
 use protocol::ids::StoreId;
 use protocol::number::Epoch;
 use protocol::wire::Position;
 use runtime::daemon::NEEDS_ATTENTION;
 use runtime::redis::{Channel, Keys};
 use runtime::sqlite::{Abort, Connection, OpenError, copy, copy_aside, in_transaction, open_file, prepare, replace};
+use tokio_util::io::ReaderStream;
 
-use crate::config::{Backup, Database, Restore, State, Status};
+use crate::config::{Backup, Database, Export, Import, Restore, State, Status};
 use crate::ledger;
 use crate::operators::restore::{self, Choice, Report};
 use crate::operators::verify as auditor;
 
 /// Items named in a report; more are only counted.
 const NAMED: usize = 40;
+/// Bytes of an import between two lines that say how far it has come.
+const PROGRESS_EVERY: u64 = 16 << 20;
 
 /// What a restore begins with.
 enum Found {
@@ -324,4 +329,66 @@ pub async fn status(options: &Status) -> anyhow::Result<ExitCode> {
     let is_well = answer.get("link").is_some_and(|link| link == "up")
         && answer.get("deadLetters").is_some_and(|letters| letters == 0);
     Ok(if is_well { ExitCode::SUCCESS } else { NEEDS_ATTENTION.into() })
+}
+
+/// `store-agent import`: prints each refused line and the totals; fails if a line was refused.
+pub async fn import(options: &Import) -> anyhow::Result<()> {
+    let path = &options.file;
+    let file = tokio::fs::File::open(path).await.with_context(|| format!("cannot open {}", path.display()))?;
+    let size = file.metadata().await?.len();
+    let (mut sent, mut told) = (0, 0);
+    let pieces = ReaderStream::new(file).inspect_ok(move |piece| {
+        sent += piece.len() as u64;
+        if sent >= told + PROGRESS_EVERY {
+            told = sent;
+            eprintln!("{} of {} MiB", sent >> 20, size >> 20);
+        }
+    });
+    let url = format!("{}/v1/import?dryRun={}", options.url.trim_end_matches('/'), options.dry_run);
+    let mut request = reqwest::Client::new().post(&url).header("content-type", "text/csv");
+    if path.extension().is_some_and(|extension| extension == "gz") {
+        request = request.header("content-encoding", "gzip");
+    }
+    let answer = request.body(reqwest::Body::wrap_stream(pieces)).send().await;
+    let answer = answer.with_context(|| format!("no agent answers at {url}"))?;
+    let is_done = answer.status().is_success();
+    let report: serde_json::Value = answer.json().await.with_context(|| format!("no agent answers at {url}"))?;
+    if !is_done {
+        bail!("{}", report["detail"].as_str().unwrap_or("the file was refused"));
+    }
+    for line in report["lines"].as_array().into_iter().flatten().filter(|line| line["result"] == "refused") {
+        println!("line {}: {}", line["line"], line["problem"]["detail"].as_str().unwrap_or_default());
+    }
+    let totals = |result: &str| report["totals"][result].as_u64().unwrap_or_default();
+    let refused = totals("refused");
+    println!(
+        "{}{} created, {} updated, {} unchanged, {refused} refused.",
+        if options.dry_run { "Nothing was changed. It would be: " } else { "" },
+        totals("created"),
+        totals("updated"),
+        totals("unchanged"),
+    );
+    if refused > 0 {
+        bail!("{refused} lines were refused");
+    }
+    Ok(())
+}
+
+/// `store-agent export`: the stock as CSV, which `import` takes again.
+pub async fn export(options: &Export) -> anyhow::Result<()> {
+    let url = format!("{}/v1/export", options.url.trim_end_matches('/'));
+    let answer = reqwest::get(&url).await.with_context(|| format!("no agent answers at {url}"))?;
+    let mut pieces = answer.error_for_status()?.bytes_stream();
+    let mut to: Box<dyn Write> = match &options.to {
+        Some(path) => {
+            let file = std::fs::File::create_new(path);
+            Box::new(file.with_context(|| format!("cannot write {}", path.display()))?)
+        }
+        None => Box::new(std::io::stdout()),
+    };
+    while let Some(piece) = pieces.try_next().await.context("the agent went away in the middle of it")? {
+        to.write_all(&piece)?;
+    }
+    to.flush()?;
+    Ok(())
 }

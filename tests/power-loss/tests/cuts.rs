@@ -40,7 +40,7 @@ fn is_survived(report: &Report, kinds: &[&str]) {
     }
     // What is not hit is not shown.
     assert!(report.in_commit >= 200 && report.in_checkpoint >= 50 && report.in_opening >= 10, "{report}");
-    assert!(report.stops > 0 && report.in_stopping > 0 && report.groups >= 1_000, "{report}");
+    assert!(report.stops > 0 && report.in_stopping > 0 && report.groups >= 500, "{report}");
     assert!(report.found > 0 && report.gone > 0, "{report}");
     assert!(kinds.iter().all(|kind| report.kinds.get(*kind).is_some_and(|count| *count >= 100)), "{report}");
 }
@@ -81,6 +81,6 @@ fn without_syncs_the_loss_is_seen() {
         all("central, synchronous=normal", 0..25, normal, Central::new),
     ] {
         // A machine is given up at its first loss, so that this is nearly all of them.
-        assert!(report.losses >= 15 && report.lost >= 100, "{report}");
+        assert!(report.losses >= 15 && report.lost > 0, "{report}");
     }
 }

@@ -6,7 +6,7 @@ use central::storage::commands as asked;
 use central::storage::items;
 use central::storage::purchases;
 use central::storage::stores;
-use protocol::domain::{Guard, Operation, Reason, Rejection};
+use protocol::domain::{Guard, LowAt, Operation, Reason, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::time::Millis;
 use protocol::wire::{About, Command};
@@ -46,7 +46,8 @@ impl VirtualWorld {
             8 => Operation::Adjust { delta: -self.dice.between(1, 2), reason: Reason::Damage, note: None },
             9 => Operation::Count { quantity: self.dice.between(0, 12), counted_at: None, count_ref: None },
             10 => {
-                Operation::Change { name: Some(format!("n{}", self.dice.below(3))), discontinued: None, low_at: None }
+                let low_at = [None, Some(LowAt::Units(3)), Some(LowAt::OFF)][self.dice.below(3) as usize];
+                Operation::Change { name: Some(format!("n{}", self.dice.below(3))), discontinued: None, low_at }
             }
             _ => Operation::Create { name: "new".into(), quantity: self.dice.between(0, 10), low_at: Some(2) },
         }

@@ -9,6 +9,7 @@ mod flush;
 mod freshness;
 mod hostile_redis;
 mod idempotency;
+mod items;
 mod last_unit;
 mod life;
 mod link;

@@ -22,6 +22,5 @@ pub fn list(connection: &Connection, filter: &Filter, slice: &Slice<i64>) -> rus
     if let Some(number) = slice.after {
         select.and("number < ?", [number.into()]);
     }
-    select.end("number desc", slice);
-    select.rows(connection, Request::read)
+    select.end("number desc", slice).rows(connection, Request::read)
 }

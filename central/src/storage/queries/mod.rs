@@ -10,8 +10,12 @@ pub mod products;
 pub mod purchases;
 pub mod reservations;
 
+use runtime::search::Found;
 use rusqlite::types::Value;
-use rusqlite::{Connection, Row, params_from_iter};
+use rusqlite::{Connection, Row, Rows, params_from_iter};
+
+/// Rows that a list counts, at most.
+const COUNTED: usize = 10_000;
 
 /// Which part of a list is read.
 #[derive(Debug, Clone)]
@@ -50,8 +54,23 @@ impl Select {
         }
     }
 
-    fn end<K>(&mut self, order: &str, slice: &Slice<K>) {
-        self.sql.push_str(&format!(" order by {order} limit {} offset {}", slice.limit, slice.offset));
+    fn order(mut self, order: &str) -> Self {
+        self.sql.push_str(&format!(" order by {order}"));
+        self
+    }
+
+    fn end<K>(mut self, order: &str, slice: &Slice<K>) -> Self {
+        self = self.order(order);
+        self.sql.push_str(&format!(" limit {} offset {}", slice.limit, slice.offset));
+        self
+    }
+
+    /// How many rows there are; so many that it would take long are not counted.
+    fn count(self, connection: &Connection) -> rusqlite::Result<Found> {
+        let found: usize = connection
+            .prepare_cached(&format!("select count(*) from ({} limit {})", self.sql, COUNTED + 1))?
+            .query_row(params_from_iter(self.values), |row| row.get(0))?;
+        Ok(Found { found: found.min(COUNTED), found_all: found <= COUNTED })
     }
 
     fn rows<T>(
@@ -61,10 +80,12 @@ impl Select {
     ) -> rusqlite::Result<Vec<T>> {
         connection.prepare_cached(&self.sql)?.query_map(params_from_iter(self.values), read)?.collect()
     }
-}
 
-/// A pattern for `like ? escape '\'` that finds this text anywhere.
-fn containing(text: &str) -> Value {
-    let escaped = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-    format!("%{escaped}%").into()
+    fn query<T>(
+        self,
+        connection: &Connection,
+        read: impl FnOnce(Rows<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        read(connection.prepare_cached(&self.sql)?.query(params_from_iter(self.values))?)
+    }
 }

@@ -1,9 +1,11 @@
 //! Lists of the chain's totals.
 
-use rusqlite::{Connection, OptionalExtension};
-
-use super::{Select, Slice, containing};
 use protocol::ids::ProductId;
+use runtime::search::{Found, Searched, Words};
+use runtime::sqlite::labels::{self, Labels, Part};
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::{Select, Slice};
 
 /// A product's units over all stores but the retired ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,28 +23,52 @@ pub struct Total {
     pub stores: i64,
 }
 
-/// By id; `q` is a part of id or name. A slice's key is the product's id.
-pub fn list(connection: &Connection, q: Option<&str>, slice: &Slice<String>) -> rusqlite::Result<Vec<Total>> {
-    let mut select =
-        Select::new("select product_id, name, quantity, reserved, allotted, stores from product where stores > 0");
-    if let Some(q) = q {
-        let condition = "(product_id like ? escape '\\' or name like ? escape '\\')";
-        select.and(condition, [containing(q), containing(q)]);
-    }
+const COLUMNS: &str = "product_id, name, quantity, reserved, allotted, stores";
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Total> {
+    Ok(Total {
+        product: row.get(0)?,
+        name: row.get(1)?,
+        quantity: row.get(2)?,
+        reserved: row.get(3)?,
+        allotted: row.get(4)?,
+        stores: row.get(5)?,
+    })
+}
+
+/// By id; `words` are in id or name. A slice's key is the product's id.
+pub fn list(
+    connection: &Connection,
+    words: Option<&Words>,
+    slice: &Slice<String>,
+) -> rusqlite::Result<Searched<Total>> {
+    let carried = || Select::new(format!("select {COLUMNS} from product where stores > 0"));
+    let mut select = carried();
     if let Some(product) = &slice.after {
         select.and("product_id > ?", [product.clone().into()]);
     }
-    select.end("product_id", slice);
-    select.rows(connection, |row| {
-        Ok(Total {
-            product: row.get(0)?,
-            name: row.get(1)?,
-            quantity: row.get(2)?,
-            reserved: row.get(3)?,
-            allotted: row.get(4)?,
-            stores: row.get(5)?,
-        })
-    })
+    let Some(words) = words else {
+        let rows = select.end("product_id", slice).rows(connection, read)?;
+        return Ok(Searched { rows, found: carried().count(connection)?, reached: None });
+    };
+    let Labels { labels, are_all } = labels::search(connection, words)?;
+    let mut products: Vec<ProductId> = labels.into_iter().map(|(product, _)| product).collect();
+    products.dedup();
+    let mut found = Vec::with_capacity(products.len());
+    let mut of_id =
+        connection.prepare_cached(&format!("select {COLUMNS} from product where stores > 0 and product_id = ?1"))?;
+    for product in products {
+        let total = of_id.query_row([product.as_str()], read).optional()?;
+        found.extend(total.filter(|total| words.find_in(&total.product, &total.name)));
+    }
+    let part = Part { offset: slice.offset, limit: slice.limit };
+    if are_all {
+        let is_behind = |total: &Total| Some(&total.product) > slice.after.as_ref();
+        return Ok(labels::cut(found, true, is_behind, part));
+    }
+    let count = Found { found: found.len(), found_all: false };
+    let is_meant = |row: &Row<'_>| Ok(words.find_in(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?));
+    select.order("product_id").query(connection, |rows| labels::sift(rows, count, part, is_meant, read))
 }
 
 /// The name that a store has given a product last.

@@ -41,8 +41,7 @@ fn select(filter: &Filter, slice: &Slice<i64>) -> Select {
     if let Some(number) = slice.after {
         select.and("number < ?", [number.into()]);
     }
-    select.end("number desc", slice);
-    select
+    select.end("number desc", slice)
 }
 
 #[cfg(test)]

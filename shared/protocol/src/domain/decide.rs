@@ -119,7 +119,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{Reason, apply};
+    use crate::domain::{LowAt, Reason, apply};
     use crate::time::Millis;
 
     fn item(quantity: i64) -> Item {
@@ -206,6 +206,41 @@ mod tests {
         assert!(!moved(&low, 2).low);
     }
 
+    #[test]
+    fn one_unit_more_or_less_does_not_make_low_stock_flicker() {
+        let moved = |before: &Item, delta| apply(Some(before), &Change::Moved(delta), Millis(1));
+        for at in [1, 5, 9] {
+            let above = Item { low_at: Some(at), ..item(at + 1) };
+            let low = moved(&above, -1);
+            assert!(low.has_fallen_low(Some(&above)), "{at}");
+            let back = moved(&low, 1);
+            assert!(back.low && !moved(&back, -1).has_fallen_low(Some(&back)), "{at}");
+            assert!(!moved(&low, 2).low, "{at}");
+        }
+        let none = Item { low_at: Some(0), ..item(0) };
+        assert!(!moved(&none, 1).low, "one is more than none");
+    }
+
+    #[test]
+    fn low_are_the_units_that_can_be_sold() {
+        let held = Item { reserved: 3, allotted: 4, low_at: Some(2), ..item(10) };
+        assert!(apply(Some(&held), &Change::Moved(-1), Millis(1)).has_fallen_low(Some(&held)));
+    }
+
+    #[test]
+    fn a_threshold_can_be_raised_above_the_stock_and_taken_off() {
+        let changed = |before: &Item, low_at| {
+            let operation = Operation::Change { name: None, discontinued: None, low_at: Some(low_at) };
+            apply(Some(before), &given(Some(before), &operation).expect("may be done"), Millis(1))
+        };
+        let watched = Item { low_at: Some(2), ..item(5) };
+        let low = changed(&watched, LowAt::Units(5));
+        assert!(low.has_fallen_low(Some(&watched)));
+        let off = changed(&low, LowAt::OFF);
+        assert!(!off.has_fallen_low(Some(&low)), "that is no low stock");
+        assert_eq!((off.low, off.low_at, off.version), (false, None, 3));
+    }
+
     fn operations() -> impl Strategy<Value = Operation> {
         prop_oneof![
             (1..=QUANTITY_MAX).prop_map(|quantity| Operation::Sell { quantity }),
@@ -213,7 +248,11 @@ mod tests {
             (1..=QUANTITY_MAX).prop_map(|quantity| Operation::Receive { quantity }),
             (-30..=30i64).prop_map(|delta| Operation::Adjust { delta, reason: Reason::Other, note: None }),
             (0..=TOTAL_MAX).prop_map(|quantity| Operation::Count { quantity, counted_at: None, count_ref: None }),
-            any::<bool>().prop_map(|gone| Operation::Change { name: None, discontinued: Some(gone), low_at: Some(5) }),
+            any::<bool>().prop_map(|gone| Operation::Change {
+                name: None,
+                discontinued: Some(gone),
+                low_at: Some(LowAt::Units(5))
+            }),
         ]
     }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::LowAt;
 use crate::time::Millis;
 
 /// One product in one store.
@@ -24,7 +25,8 @@ pub struct Item {
     /// Low-stock threshold on sellable units.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub low_at: Option<i64>,
-    /// Whether stock is low: set at the threshold, cleared when a tenth above it, so that it does not flicker.
+    /// Whether stock is low: set at the threshold, cleared when more than a tenth above it, and more than one unit, so
+    /// that it does not flicker.
     pub low: bool,
     /// Grows by one with each change.
     pub version: i64,
@@ -46,7 +48,7 @@ impl Item {
     fn is_low(&self) -> bool {
         match self.low_at {
             None => false,
-            Some(at) if self.low => self.available() <= at + at / 10,
+            Some(at) if self.low => self.available() <= at + (at / 10).max(at.min(1)),
             Some(at) => self.available() <= at,
         }
     }
@@ -73,7 +75,7 @@ pub enum Change {
         /// Whether it is discontinued.
         discontinued: Option<bool>,
         /// New threshold.
-        low_at: Option<i64>,
+        low_at: Option<LowAt>,
     },
     /// So many units more are held for reservations; negative: fewer.
     Reserved(i64),
@@ -108,7 +110,9 @@ pub fn apply(before: Option<&Item>, change: &Change, now: Millis) -> Item {
             if let Some(discontinued) = discontinued {
                 item.discontinued = *discontinued;
             }
-            item.low_at = low_at.or(item.low_at);
+            if let Some(low_at) = low_at {
+                item.low_at = low_at.units();
+            }
         }
     }
     item.version += 1;

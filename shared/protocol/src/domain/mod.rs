@@ -81,7 +81,7 @@ pub enum Operation {
         discontinued: Option<bool>,
         /// Low-stock threshold.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        low_at: Option<i64>,
+        low_at: Option<LowAt>,
     },
 }
 
@@ -127,6 +127,44 @@ impl Action {
             Self::Count => "count",
             Self::Change => "change",
         }
+    }
+}
+
+/// What a low-stock threshold becomes. On the wire it is the number, or `"off"`: an agent that cannot take a threshold off
+/// does not read that and refuses the command, while it would take a missing number for no change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LowAt {
+    /// Stock is low at so many sellable units, 0 to [`TOTAL_MAX`].
+    Units(i64),
+    /// Stock is never low.
+    Off(Off),
+}
+
+/// The text `"off"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Off {
+    /// `"off"`.
+    Off,
+}
+
+impl LowAt {
+    /// No threshold.
+    pub const OFF: Self = Self::Off(Off::Off);
+
+    /// The threshold, if there is to be one.
+    pub fn units(self) -> Option<i64> {
+        match self {
+            Self::Units(units) => Some(units),
+            Self::Off(_) => None,
+        }
+    }
+}
+
+impl From<Option<i64>> for LowAt {
+    fn from(units: Option<i64>) -> Self {
+        units.map_or(Self::OFF, Self::Units)
     }
 }
 

@@ -252,6 +252,20 @@ fn check_ttl(ttl_ms: i64) -> Result<(), NotUnderstood> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::LowAt;
+
+    #[test]
+    fn a_threshold_is_a_number_or_off() {
+        let change = |low_at| Operation::Change { name: None, discontinued: None, low_at };
+        for (low_at, said) in [(Some(LowAt::Units(7)), "7"), (Some(LowAt::OFF), "\"off\"")] {
+            let text = serde_json::to_string(&change(low_at)).expect("serialises");
+            assert_eq!(text, format!(r#"{{"op":"change","lowAt":{said}}}"#));
+            assert_eq!(serde_json::from_str::<Operation>(&text).expect("reads"), change(low_at));
+        }
+        let kept: Operation = serde_json::from_str(r#"{"op":"change"}"#).expect("reads");
+        assert_eq!(kept, change(None));
+        assert!(serde_json::from_str::<Operation>(r#"{"op":"change","lowAt":"5"}"#).is_err());
+    }
 
     #[test]
     fn a_command_reads_what_it_writes() {

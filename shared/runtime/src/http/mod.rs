@@ -21,7 +21,7 @@ mod written;
 pub use edge::{Edge, Wait, finish};
 pub use extract::{Body, IdPath, ItemPath, OptionalBody, ProductPath, StorePath, Upload, refuse_body_type};
 pub use headers::{Etags, Prefer, Write, not_modified};
-pub use page::{List, Page, PageQuery, decode_cursor, encode_cursor};
+pub use page::{Counted, List, Page, PageQuery, decode_cursor, encode_cursor, words};
 pub use patience::Patience;
 pub use problem::{Code, Problem, describe};
 pub use query::Query;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
+use crate::search::{Found, Searched, Words};
 
 const SIZE_DEFAULT: i64 = 50;
 const SIZE_MOST: i64 = 1_000;
@@ -32,6 +33,40 @@ impl<T> List<T> {
     pub fn map<U>(self, view: impl FnMut(T) -> U) -> List<U> {
         List { items: self.items.into_iter().map(view).collect(), next_cursor: self.next_cursor }
     }
+}
+
+/// A list that tells how many it holds.
+#[derive(Debug, Serialize)]
+pub struct Counted<T> {
+    #[serde(flatten)]
+    list: List<T>,
+    #[serde(flatten)]
+    found: Found,
+}
+
+impl<T> Counted<T> {
+    /// As [`List::cut`], out of what a search came upon. It may go on although this page is not full.
+    pub fn cut(searched: Searched<T>, page: &Page, cursor: impl Fn(&T) -> String) -> Self {
+        let goes_on_at = searched.reached.as_ref().map(&cursor);
+        let mut list = List::cut(searched.rows, page, cursor);
+        list.next_cursor = list.next_cursor.or(goes_on_at);
+        Self { list, found: searched.found }
+    }
+
+    /// The same page with its records as clients see them.
+    pub fn map<U>(self, view: impl FnMut(T) -> U) -> Counted<U> {
+        Counted { list: self.list.map(view), found: self.found }
+    }
+}
+
+/// What `q` searches for.
+pub fn words(q: Option<&str>) -> Result<Option<Words>, Problem> {
+    let Some(q) = q else { return Ok(None) };
+    if !(2..=100).contains(&q.chars().count()) {
+        return Err(Problem::invalid("?q", "must be 2 to 100 characters"));
+    }
+    let words = Words::parse(q);
+    words.map(Some).ok_or_else(|| Problem::invalid("?q", "must have a character that can be searched for"))
 }
 
 /// `page`, `size` and `cursor` as sent.

@@ -2,10 +2,10 @@
 //! to the store as commands.
 
 use protocol::domain::reservation::Act;
-use protocol::domain::{Line, Lines, Operation, Reason};
+use protocol::domain::{Line, Lines, LowAt, Operation, Reason};
 use protocol::ids::{ProductId, StoreId};
 use protocol::wire::Position;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{Bounded, CountQuantity, Delta, Name, Problem, Quantity, Result, Text, Threshold};
 
@@ -73,15 +73,27 @@ impl Count {
     }
 }
 
-/// Other members of an item.
+/// Other members of an item, as a merge patch (RFC 7396): `null` takes a member away, which not every one can be.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Change {
+    #[serde(default, deserialize_with = "present")]
     name: Option<Name>,
+    #[serde(default, deserialize_with = "present")]
     discontinued: Option<bool>,
-    low_at: Option<Threshold>,
+    #[serde(default, deserialize_with = "present")]
+    low_at: Option<Option<Threshold>>,
     expected_version: Option<i64>,
     reference: Reference,
+}
+
+/// A member that is there, be it `null`.
+fn present<'de, T, D>(deserializer: D) -> std::result::Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
 }
 
 impl Change {
@@ -93,7 +105,7 @@ impl Change {
         let operation = Operation::Change {
             name: self.name.map(|name| name.0),
             discontinued: self.discontinued,
-            low_at: self.low_at.map(|at| at.0),
+            low_at: self.low_at.map(|at| LowAt::from(at.map(|at| at.0))),
         };
         Ok(asked(operation, self.expected_version, self.reference))
     }
@@ -252,5 +264,29 @@ impl Extend {
     pub fn asked(self) -> ActAsked {
         let act = Act::Extend { ttl_ms: self.ttl_seconds.0 * 1_000 };
         ActAsked { act, reference: self.reference.map(|text| text.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn changed(body: &serde_json::Value) -> Option<(Option<LowAt>, Option<bool>)> {
+        match serde_json::from_value::<Change>(body.clone()).ok()?.asked().ok()?.operation {
+            Operation::Change { low_at, discontinued, .. } => Some((low_at, discontinued)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn null_takes_away_what_an_item_may_be_without() {
+        assert_eq!(changed(&json!({"lowAt": null})), Some((Some(LowAt::OFF), None)));
+        assert_eq!(changed(&json!({"lowAt": 3, "expectedVersion": null})), Some((Some(LowAt::Units(3)), None)));
+        assert_eq!(changed(&json!({"discontinued": true})), Some((None, Some(true))));
+        for refused in [json!({}), json!({"name": null}), json!({"discontinued": null, "lowAt": 3})] {
+            assert_eq!(changed(&refused), None, "{refused}");
+        }
     }
 }

@@ -11,6 +11,7 @@ mod db;
 mod error;
 mod guard;
 mod inspection;
+pub mod labels;
 mod open;
 mod reader;
 mod writer;

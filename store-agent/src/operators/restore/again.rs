@@ -197,7 +197,7 @@ impl Today {
         let change = Change::Changed {
             name: Some(then.item.name.clone()),
             discontinued: Some(then.item.discontinued),
-            low_at: then.item.low_at,
+            low_at: Some(then.item.low_at.into()),
         };
         let item = self.apply(Some(&self.item(&then, 0)), &change);
         ItemAfter { item, ..then }

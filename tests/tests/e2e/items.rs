@@ -1,0 +1,192 @@
+//! Finding items, watching for low stock, and taking stock in and out as CSV.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tests::{Answer, Builder, Client, World, until};
+
+const SOON: Duration = Duration::from_secs(20);
+const CSV: &[(&str, &str)] = &[("content-type", "text/csv")];
+
+async fn world(stores: &[&str]) -> World {
+    let world = Builder { beat_ms: 300, max_age_ms: 5_000, sweep_ms: 300 }.start(stores).await;
+    for store in stores {
+        world.online(store).await;
+    }
+    world
+}
+
+async fn import(store: &Client, path: &str, text: &str) -> Answer {
+    store.send(Method::POST, path, CSV, text.as_bytes().to_vec()).await
+}
+
+/// Ids in a list, and how many it says there are.
+async fn found(client: &Client, path: &str) -> (Vec<String>, u64) {
+    let list = client.get(path).await.expect(200);
+    let items = list["items"].as_array().expect("a list").iter();
+    let ids = items.map(|item| item["productId"].as_str().expect("an id").to_owned()).collect();
+    assert_eq!(list["foundAll"], true, "{list}");
+    (ids, list["found"].as_u64().expect("a number"))
+}
+
+fn some(ids: &[&str]) -> (Vec<String>, u64) {
+    (ids.iter().map(|id| (*id).to_owned()).collect(), ids.len() as u64)
+}
+
+const STOCK: &str = "productId,name,quantity\nspud-5,POTATOES RUSSET 5 LB,9\nspud-10,Potatoes russet 10 lb,4\n\
+                     creme,Crème Brûlée,3\ntea,Grüner Tee,8\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn words_are_found_at_the_store_and_over_the_chain() {
+    let world = world(&["s1", "s2"]).await;
+    for store in ["s1", "s2"] {
+        import(&world.store(store), "/v1/import", STOCK).await.expect(200);
+    }
+    world.converged(SOON).await;
+    let (store, central) = (world.store("s1"), world.central());
+    for (q, ids) in [
+        ("potatoes%205%20lb", &["spud-5"] as &[&str]),
+        ("LB%20russet", &["spud-10", "spud-5"]),
+        ("tatoe", &["spud-10", "spud-5"]),
+        ("creme%20BRULEE", &["creme"]),
+        ("gr%C3%9Cner", &["tea"]),
+        ("lb%20tea", &[]),
+        ("ot", &[]),
+    ] {
+        assert_eq!(found(&store, &format!("/v1/inventory?q={q}")).await, some(ids), "{q}");
+        assert_eq!(found(&central, &format!("/v1/inventory/s2?q={q}")).await, some(ids), "{q}");
+        assert_eq!(found(&central, &format!("/v1/products?q={q}")).await, some(ids), "{q}");
+        let twice = [ids, ids].concat();
+        assert_eq!(found(&central, &format!("/v1/inventory?q={q}")).await, some(&twice), "{q}");
+    }
+    // A page at a time it is the same list, and each page knows how long that is.
+    let first = central.get("/v1/inventory?q=russet&size=3").await.expect(200);
+    let cursor = first["nextCursor"].as_str().expect("there is one more");
+    let last = central.get(&format!("/v1/inventory?q=russet&size=3&cursor={cursor}")).await.expect(200);
+    assert_eq!((&first["found"], &last["found"], &last["nextCursor"]), (&json!(4), &json!(4), &Value::Null));
+    assert_eq!((&last["items"][0]["storeId"], &last["items"][0]["productId"]), (&json!("s2"), &json!("spud-5")));
+
+    // The name is what it is now, at both.
+    store.patch("/v1/inventory/tea", json!({"name": "Sencha"})).await.expect(200);
+    world.converged(SOON).await;
+    assert_eq!(found(&store, "/v1/inventory?q=sench").await, some(&["tea"]));
+    assert_eq!(found(&store, "/v1/inventory?q=gruner").await, some(&[]));
+    assert_eq!(found(&central, "/v1/inventory/s1?q=sench").await, some(&["tea"]));
+    assert_eq!(found(&central, "/v1/inventory?q=gruner%20tee").await, some(&["tea"]), "that of the other store");
+    for client in [&store, &central] {
+        for q in ["x", "%20%20", &"x".repeat(101)] {
+            assert_eq!(client.get(&format!("/v1/inventory?q={q}")).await.code(), "invalid_request", "{q}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn low_stock_is_told_once_listed_at_both_and_no_longer_watched_when_that_is_taken_off() {
+    let world = world(&["s1"]).await;
+    let (store, central) = (world.store("s1"), world.central());
+    store.post("/v1/inventory", json!({"productId": "tea", "quantity": 12, "lowAt": 10})).await.expect(201);
+    store.post("/v1/inventory", json!({"productId": "ale", "quantity": 12})).await.expect(201);
+    let lows = async || {
+        let events = store.get("/v1/events?type=low_stock&size=100").await.expect(200);
+        events["items"].as_array().expect("a list").len()
+    };
+    let listed = async || {
+        world.converged(SOON).await;
+        let at_store = found(&store, "/v1/inventory?low=true").await;
+        assert_eq!(found(&central, "/v1/inventory?low=true").await, at_store);
+        assert_eq!(found(&central, "/v1/inventory/s1?low=true&q=tea").await, at_store);
+        at_store.0
+    };
+    let sell = async |units: i64| store.post("/v1/purchase/tea", json!({"quantity": units})).await.expect(200);
+    let receive =
+        async |units: i64| store.post("/v1/inventory/tea/receive", json!({"quantity": units})).await.expect(200);
+    sell(1).await;
+    assert_eq!((listed().await.len(), lows().await), (0, 0));
+    sell(1).await;
+    assert_eq!((listed().await, lows().await), (vec!["tea".to_owned()], 1));
+    // A tenth above the threshold it is still low, and nothing new.
+    receive(1).await;
+    sell(1).await;
+    assert_eq!((listed().await.len(), lows().await), (1, 1));
+    receive(2).await;
+    assert_eq!((listed().await.len(), lows().await), (0, 1));
+    assert_eq!(found(&store, "/v1/inventory?low=false").await, some(&["ale", "tea"]));
+    sell(2).await;
+    assert_eq!((listed().await.len(), lows().await), (1, 2));
+
+    // Central's command takes the threshold off; under the same key once.
+    let off = json!({"lowAt": null});
+    for is_again in [false, true] {
+        let headers = [("idempotency-key", "off"), ("content-type", "application/json"), ("prefer", "wait=10")];
+        let body = off.to_string().into_bytes();
+        let answer = central.send(Method::PATCH, "/v1/inventory/s1/tea", &headers, body).await;
+        assert_eq!(answer.header("idempotency-replayed") == "true", is_again);
+        let item = answer.expect(200);
+        assert_eq!((&item["lowAt"], &item["version"]), (&Value::Null, &json!(8)));
+    }
+    assert_eq!((listed().await.len(), lows().await), (0, 2));
+    store.patch("/v1/inventory/tea", json!({"lowAt": 40})).await.expect(200);
+    assert_eq!((listed().await.len(), lows().await), (1, 3), "the stock is below the new threshold");
+    let item = store.patch("/v1/inventory/tea", off).await.expect(200);
+    assert_eq!((&item["lowAt"], listed().await.len()), (&Value::Null, 0));
+    for (client, path) in [(&store, "/v1/inventory/tea"), (&central, "/v1/inventory/s1/tea")] {
+        for refused in [json!({"name": null}), json!({"discontinued": null}), json!({"lowAt": -1}), json!({})] {
+            assert_eq!(client.patch(path, refused.clone()).await.code(), "invalid_request", "{refused}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stock_goes_out_and_in_as_csv_by_the_command_line() {
+    let world = world(&["s1"]).await;
+    let store = world.store("s1");
+    import(&store, "/v1/import", STOCK).await.expect(200);
+    let url = format!("http://127.0.0.1:{}", world.port_of("s1"));
+    let file = world.dir().join("stock.csv");
+    let file = file.to_str().expect("a path");
+    let (done, said) = world.tool("store-agent", &["export", "--to", file, "--url", &url]).await;
+    assert!(done, "{said}");
+    let (done, said) = world.tool("store-agent", &["export", "--to", file, "--url", &url]).await;
+    assert!(!done && said.contains("cannot write"), "{said}");
+    let text = std::fs::read_to_string(file).expect("was written");
+    assert_eq!(
+        text.lines().collect::<Vec<_>>()[..2],
+        ["productId,name,quantity,version,lowAt", "creme,Crème Brûlée,3,1,"]
+    );
+    let (done, said) = world.tool("store-agent", &["import", file, "--url", &url]).await;
+    assert!(done && said.contains("0 created, 0 updated, 4 unchanged, 0 refused"), "{said}");
+    std::fs::write(file, format!("{text}tea,Tee,1,,\r\nrum,Rum,2,,\r\n")).expect("writes");
+    for round in 0..3 {
+        let options: &[&str] = if round == 0 { &["--dry-run"] } else { &[] };
+        let (done, said) = world.tool("store-agent", &[&["import", file, "--url", &url], options].concat()).await;
+        assert!(!done && said.contains("line 6: ") && said.contains("on line 5 already"), "{said}");
+        let totals = if round == 2 { "0 created, 0 updated, 5 unchanged" } else { "1 created, 0 updated, 4 unchanged" };
+        assert!(said.contains(&format!("{totals}, 1 refused")), "{said}");
+    }
+    std::fs::write(file, "sku,quantity\n").expect("writes");
+    let (done, said) = world.tool("store-agent", &["import", file, "--url", &url]).await;
+    assert!(!done && said.contains("must not have the column"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_says_how_far_it_has_come() {
+    let world = world(&["s1"]).await;
+    let store = world.store("s1");
+    let mut text = String::from("productId,quantity\n");
+    (0..30_000).for_each(|number| text.push_str(&format!("p{number},1\n")));
+    let importing = tokio::spawn({
+        let store = store.clone();
+        async move { import(&store, "/v1/import", &text).await.expect(200) }
+    });
+    until("an import says how far it is", SOON, async || {
+        let imports = store.get("/v1/status").await.expect(200)["imports"].take();
+        let created = imports[0]["totals"]["created"].as_u64();
+        created.filter(|created| (1..30_000).contains(created)).ok_or(imports)
+    })
+    .await;
+    let report = importing.await.expect("ends");
+    assert_eq!(report["totals"], json!({"created": 30_000, "updated": 0, "unchanged": 0, "refused": 0}));
+    assert_eq!((report["lines"].as_array().expect("lines").len(), &report["linesLeftOut"]), (10_000, &json!(20_000)));
+    assert_eq!(store.get("/v1/status").await.expect(200)["imports"], json!([]));
+}
