@@ -35,12 +35,16 @@ pub const OTHER_CASE: &str = "select product_id from store join item on item.sto
 /// One item of the view.
 pub fn find(connection: &Connection, store: &StoreId, product: &ProductId) -> rusqlite::Result<Option<Item>> {
     connection
-        .prepare_cached(&format!(
-            "select {COLUMNS} from store join item on item.stock = store.stock and item.product_id = ?2 \
-             where store.store_id = ?1"
-        ))?
+        .prepare_cached(&find_sql())?
         .query_row([store.as_str(), product.as_str()], |row| read_item(row, 0))
         .optional()
+}
+
+fn find_sql() -> String {
+    format!(
+        "select {COLUMNS} from store join item on item.stock = store.stock and item.product_id = ?2 \
+         where store.store_id = ?1"
+    )
 }
 
 /// One item of a stock.
@@ -157,4 +161,24 @@ pub fn pending(connection: &Connection, store: &StoreId, product: &ProductId) ->
 /// What central would sell of an item in one purchase, if the store may sell at all.
 pub fn online_available(item: &Item, pending: i64) -> i64 {
     if item.discontinued { 0 } else { (item.available() + item.allotted - pending).max(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+    use crate::testing::{Agent, database, product};
+
+    #[test]
+    fn a_point_read_is_planned_once_whatever_it_looks_for() {
+        let connection = database();
+        let agent = Agent::settled("s1", &connection);
+        for name in ["tea", "milk", "tea"] {
+            assert_eq!(find(&connection, &agent.id, &product(name)).expect("reads").is_some(), name == "tea");
+        }
+        let statement = connection.prepare_cached(&find_sql()).expect("is cached");
+        assert_eq!(statement.get_status(StatementStatus::Run), 3);
+        assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
+    }
 }
