@@ -362,7 +362,7 @@ async fn ask<D: Daemon>(writer: &Writer, group: &[D::Operation]) -> Answers {
     let writes = group.iter().map(|operation| {
         let (gate, operation) = (gate.take(), operation.clone());
         let job = move |connection: &Connection| {
-            if let Some(gate) = gate {
+            if let Some(gate) = &gate {
                 // Ends with an error, when the other end is dropped.
                 let _ = gate.recv();
             }

@@ -1,10 +1,10 @@
-//! The one thread that writes: it drains what has queued, runs each job in a savepoint, commits once, then answers
+//! The one thread that writes: it drains what has queued, runs the jobs in one transaction, commits once, then answers
 //! everybody.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ffi};
 use tokio::sync::oneshot;
 
 use super::{Error, Guard, is_fatal};
@@ -27,14 +27,59 @@ pub enum Abort<R> {
     Database(#[from] rusqlite::Error),
 }
 
-/// What a job leaves behind: whether its effect is kept, and how to answer once that is on disk.
-struct Done {
-    keep: bool,
-    fatal: Option<rusqlite::Error>,
-    answer: Box<dyn FnOnce() + Send>,
+/// What a job said, when it ran last.
+enum Ran {
+    Done,
+    /// It refused, or could not do it: its effect is taken back.
+    Refused,
+    /// The process must stop.
+    Fatal(rusqlite::Error),
 }
 
-type Job = Box<dyn FnOnce(&Connection) -> Done + Send>;
+/// A job that has queued.
+trait Queued: Send {
+    /// Runs it; what it said when it ran before is forgotten.
+    fn run(&mut self, connection: &Connection) -> Ran;
+    /// Tells its caller. Its effect is on disk.
+    fn answer(self: Box<Self>);
+}
+
+struct Call<T, R, J, N> {
+    job: J,
+    then: N,
+    said: Option<Result<Result<T, R>, Error>>,
+    caller: oneshot::Sender<Result<Result<T, R>, Error>>,
+}
+
+impl<T, R, J, N> Queued for Call<T, R, J, N>
+where
+    T: Send,
+    R: Send,
+    J: Fn(&Connection) -> Result<T, Abort<R>> + Send,
+    N: FnOnce(&T) + Send,
+{
+    fn run(&mut self, connection: &Connection) -> Ran {
+        let (said, ran) = match (self.job)(connection) {
+            Ok(value) => (Ok(Ok(value)), Ran::Done),
+            Err(Abort::Refused(refusal)) => (Ok(Err(refusal)), Ran::Refused),
+            Err(Abort::Database(error)) if is_fatal(&error) => (Err(Error::Stopped), Ran::Fatal(error)),
+            Err(Abort::Database(error)) => (Err(error.into()), Ran::Refused),
+        };
+        self.said = Some(said);
+        ran
+    }
+
+    fn answer(self: Box<Self>) {
+        let Some(said) = self.said else { return };
+        if let Ok(Ok(value)) = &said {
+            (self.then)(value);
+        }
+        // A caller that has gone needs no answer.
+        drop(self.caller.send(said));
+    }
+}
+
+type Job = Box<dyn Queued>;
 
 /// Handle to the writer thread. Cheap to clone; the thread ends when the last handle is dropped.
 #[derive(Clone)]
@@ -87,37 +132,20 @@ impl Writer {
         (Self { jobs }, end)
     }
 
-    /// Runs a job in the next group. Its effect is on disk before this returns `Ok(Ok(_))`; it had none if this
-    /// returns a refusal. The job goes on if the caller stops waiting, and so does `then`, which is called with what the
-    /// job returned once that is on disk.
+    /// Runs a job in the next group, perhaps twice. Its effect is on disk before this returns `Ok(Ok(_))`; it had none if
+    /// this returns a refusal. The job goes on if the caller stops waiting, and so does `then`, which is called with what
+    /// the job returned once that is on disk.
     pub async fn write<T, R>(
         &self,
-        job: impl FnOnce(&Connection) -> Result<T, Abort<R>> + Send + 'static,
+        job: impl Fn(&Connection) -> Result<T, Abort<R>> + Send + 'static,
         then: impl FnOnce(&T) + Send + 'static,
     ) -> Result<Result<T, R>, Error>
     where
         T: Send + 'static,
         R: Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
-            let result = job(connection);
-            let keep = result.is_ok();
-            let (result, fatal) = match result {
-                Ok(value) => (Ok(Ok(value)), None),
-                Err(Abort::Refused(refusal)) => (Ok(Err(refusal)), None),
-                Err(Abort::Database(error)) if is_fatal(&error) => (Err(Error::Stopped), Some(error)),
-                Err(Abort::Database(error)) => (Err(error.into()), None),
-            };
-            let answer = move || {
-                if let Ok(Ok(value)) = &result {
-                    then(value);
-                }
-                // A caller that has gone needs no answer.
-                drop(answer.send(result));
-            };
-            Done { keep, fatal, answer: Box::new(answer) }
-        });
+        let (caller, answered) = oneshot::channel();
+        let job: Job = Box::new(Call { job, then, said: None, caller });
         self.jobs.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => Error::Busy,
             TrySendError::Disconnected(_) => Error::Stopped,
@@ -142,38 +170,68 @@ fn run(
             }
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        let mut answers = Vec::new();
-        connection.prepare_cached("begin immediate")?.execute([])?;
-        let mut next = Some(first);
-        while let Some(job) = next {
-            let done = one(connection, job)?;
-            answers.push(done);
-            next = if answers.len() < GROUP { queue.try_recv().ok() } else { None };
-        }
+        let group = group(connection, first, queue)?;
         // If this fails nobody is answered, and the process starts again from what is on disk.
         connection.prepare_cached("commit")?.execute([])?;
         in_place()?;
         committed();
-        for answer in answers {
-            answer();
-        }
+        group.into_iter().for_each(|job| job.answer());
     }
     in_place()?;
     // In good order all of it is in the one file that people know of. Readers may still hold it back; nothing is lost then.
     connection.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()))
 }
 
-fn one(connection: &Connection, job: Job) -> rusqlite::Result<Box<dyn FnOnce() + Send>> {
-    connection.prepare_cached("savepoint job")?.execute([])?;
-    let done = job(connection);
-    if let Some(error) = done.fatal {
-        return Err(error);
+/// Runs a job and those that have queued behind it, in a transaction that it leaves open.
+///
+/// Only a savepoint takes back what one job has done, and it costs every job a copy of each page that it touches. Hardly one
+/// writes and then refuses, so it is only when one has that all of the group run again, each in a savepoint of its own.
+fn group(connection: &Connection, first: Job, queue: &Receiver<Job>) -> rusqlite::Result<Vec<Job>> {
+    let mut group = Vec::new();
+    let mut apart = false;
+    connection.prepare_cached("begin immediate")?.execute([])?;
+    let mut next = Some(first);
+    while let Some(mut job) = next {
+        if apart {
+            run_apart(connection, &mut job)?;
+            group.push(job);
+        } else {
+            let before = connection.total_changes();
+            let is_kept = run_one(connection, &mut job)?;
+            group.push(job);
+            if !is_kept && connection.total_changes() != before {
+                apart = true;
+                connection.prepare_cached("rollback")?.execute([])?;
+                connection.prepare_cached("begin immediate")?.execute([])?;
+                group.iter_mut().try_for_each(|job| run_apart(connection, job))?;
+            }
+        }
+        next = if group.len() < GROUP { queue.try_recv().ok() } else { None };
     }
-    if !done.keep {
+    Ok(group)
+}
+
+fn run_apart(connection: &Connection, job: &mut Job) -> rusqlite::Result<()> {
+    connection.prepare_cached("savepoint job")?.execute([])?;
+    if !run_one(connection, job)? {
         connection.prepare_cached("rollback to job")?.execute([])?;
     }
     connection.prepare_cached("release job")?.execute([])?;
-    Ok(done.answer)
+    Ok(())
+}
+
+/// Whether the job's effect is kept.
+fn run_one(connection: &Connection, job: &mut Job) -> rusqlite::Result<bool> {
+    match job.run(connection) {
+        Ran::Fatal(error) => Err(error),
+        // Some errors make SQLite end the whole transaction: then what follows would be committed piece by piece.
+        Ran::Done | Ran::Refused if connection.is_autocommit() => {
+            let why = "an error of a job has ended the transaction".to_owned();
+            Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ABORT), Some(why)))
+        }
+        Ran::Done => Ok(true),
+        Ran::Refused => Ok(false),
+    }
 }
 
 #[cfg(test)]
@@ -187,7 +245,7 @@ mod tests {
         Writer::start(connection, || {})
     }
 
-    fn insert(x: i64) -> impl FnOnce(&Connection) -> Result<i64, Abort<&'static str>> {
+    fn insert(x: i64) -> impl Fn(&Connection) -> Result<i64, Abort<&'static str>> {
         move |connection| {
             connection.execute("insert into t values (?1)", [x])?;
             if x < 0 { Err(Abort::Refused("negative")) } else { Ok(x) }
@@ -196,7 +254,7 @@ mod tests {
 
     async fn write<R: Send + 'static>(
         writer: &Writer,
-        job: impl FnOnce(&Connection) -> Result<i64, Abort<R>> + Send + 'static,
+        job: impl Fn(&Connection) -> Result<i64, Abort<R>> + Send + 'static,
     ) -> Result<Result<i64, R>, Error> {
         writer.write(job, |_| {}).await
     }
@@ -217,6 +275,53 @@ mod tests {
         assert_eq!(c.expect("writes"), Ok(2));
         assert!(matches!(write(&writer, insert(2)).await, Err(Error::Data(_))));
         assert_eq!(rows(&writer).await, 2);
+    }
+
+    /// Jobs that run in one group, in this order.
+    async fn together<const N: usize>(
+        writer: &Writer,
+        jobs: [i64; N],
+        job: fn(&Connection, i64) -> Result<i64, Abort<&'static str>>,
+    ) -> [Result<Result<i64, &'static str>, Error>; N] {
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        let waits = write(writer, move |_| {
+            // The writer is held up until all have queued; the sender is gone when it runs again.
+            let _ = gate.recv();
+            Ok::<_, Abort<&str>>(0)
+        });
+        let all = futures_util::future::join_all(jobs.map(|x| write(writer, move |connection| job(connection, x))));
+        let mut both = Box::pin(futures_util::future::join(waits, all));
+        assert!(futures_util::poll!(both.as_mut()).is_pending());
+        drop(go);
+        let (_, answers) = both.await;
+        answers.try_into().expect("one each")
+    }
+
+    #[tokio::test]
+    async fn who_refuses_after_writing_takes_back_that_alone() {
+        let (writer, _end) = writer();
+        let answers = together(&writer, [1, -1, 2, -2, 1, 3], |connection, x| insert(x)(connection)).await;
+        let [a, b, c, d, again, e] = answers;
+        assert_eq!((a.expect("writes"), c.expect("writes"), e.expect("writes")), (Ok(1), Ok(2), Ok(3)));
+        assert_eq!((b.expect("answers"), d.expect("answers")), (Err("negative"), Err("negative")));
+        assert!(matches!(again, Err(Error::Data(_))));
+        assert_eq!(rows(&writer).await, 3);
+    }
+
+    #[tokio::test]
+    async fn an_error_that_ends_the_transaction_stops_the_thread() {
+        let (writer, end) = writer();
+        let answers = together(&writer, [1, -1, 2], |connection, x| {
+            if x < 0 {
+                // Also if the job itself makes nothing of it.
+                let _ = connection.execute("insert or rollback into t values (1)", []);
+                return Ok(0);
+            }
+            insert(x)(connection)
+        });
+        let answers = answers.await;
+        assert!(answers.iter().all(|answer| matches!(answer, Err(Error::Stopped))), "{answers:?}");
+        assert!(end.await.expect("tells").is_err());
     }
 
     #[tokio::test]
