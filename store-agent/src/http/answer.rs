@@ -1,6 +1,8 @@
 //! What every write does: look at the key, act, keep the answer, say it.
 
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use std::borrow::Cow;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use protocol::domain::Item;
 use protocol::ids::{OperationId, ProductId, StoreId};
@@ -8,6 +10,7 @@ use protocol::number::Epoch;
 use protocol::time::Millis;
 use runtime::http::{Code, Problem, Result, Write, fingerprint};
 use runtime::sqlite::{Abort, Connection};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{App, POSITION};
@@ -111,25 +114,37 @@ pub(super) fn is_replayed(answer: &Response) -> bool {
     answer.headers().contains_key(REPLAYED)
 }
 
+/// What an answer's headers say of its body.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Headed<'a> {
+    version: Option<i64>,
+    #[serde(borrow)]
+    reservation_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    product_id: Option<Cow<'a, str>>,
+}
+
 fn answer(status: u16, body: String, position: &str, replayed: bool) -> Response {
     let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-    let read: Value = serde_json::from_str(&body).unwrap_or_default();
-    let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
-    let headers = response.headers_mut();
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(POSITION, value(position));
+    let headed: Headed<'_> = serde_json::from_str(&body).unwrap_or_default();
     let epoch = position.rsplit_once(':').and_then(|(_, at)| at.split('-').next()?.parse().ok());
-    if let (Some(epoch), Some(version)) = (epoch, read["version"].as_i64()) {
+    if let (Some(epoch), Some(version)) = (epoch, headed.version) {
         headers.insert(header::ETAG, value(&etag(epoch, version)));
     }
-    if let (StatusCode::CREATED, Some(reservation)) = (status, read["reservationId"].as_str()) {
-        headers.insert(header::LOCATION, value(&format!("/v1/reservations/{reservation}")));
-    }
-    if let (StatusCode::CREATED, Some(product)) = (status, read["productId"].as_str()) {
-        headers.insert(header::LOCATION, value(&format!("/v1/inventory/{product}")));
+    if status == StatusCode::CREATED {
+        let reservation = headed.reservation_id.map(|id| format!("/v1/reservations/{id}"));
+        let product = headed.product_id.map(|id| format!("/v1/inventory/{id}"));
+        if let Some(place) = product.or(reservation) {
+            headers.insert(header::LOCATION, value(&place));
+        }
     }
     if replayed {
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
-    response
+    (status, headers, body).into_response()
 }

@@ -147,7 +147,7 @@ fn expire_due(
     head: &mut Head,
     command: &Result<Command, NotUnderstood>,
     now: Millis,
-) -> JobResult<()> {
+) -> JobResult<bool> {
     match command {
         Ok(Command::Purchase { purchase, .. } | Command::Cancel { purchase, .. }) => {
             reservations::expire_due(connection, head, [&purchase.product_id], now)
@@ -156,7 +156,7 @@ fn expire_due(
         Ok(Command::Reserve { lines, .. }) => {
             reservations::expire_due(connection, head, lines.iter().map(|line| &line.product_id), now)
         }
-        Ok(Command::Reservation { .. } | Command::Resync | Command::Opened { .. }) | Err(_) => Ok(()),
+        Ok(Command::Reservation { .. } | Command::Resync | Command::Opened { .. }) | Err(_) => Ok(false),
     }
 }
 

@@ -153,13 +153,14 @@ pub(super) fn loaded(connection: &Connection, lines: &Lines) -> JobResult<Items>
 }
 
 /// Records the end of each reservation of these products whose time is over: before it is decided what else happens to
-/// them, in the same transaction.
+/// them, in the same transaction. Says whether there were any.
 pub(super) fn expire_due<'a>(
     connection: &Connection,
     head: &mut Head,
     products: impl IntoIterator<Item = &'a ProductId>,
     now: Millis,
-) -> JobResult<()> {
+) -> JobResult<bool> {
+    let mut are_any = false;
     let products: BTreeSet<&ProductId> = products.into_iter().collect();
     for product in products {
         if ledger::find_item(connection, product)?.is_none_or(|item| item.reserved == 0) {
@@ -167,9 +168,10 @@ pub(super) fn expire_due<'a>(
         }
         for reservation in reservations::due_of_product(connection, product, now)? {
             expire(connection, head, &reservation, now)?;
+            are_any = true;
         }
     }
-    Ok(())
+    Ok(are_any)
 }
 
 fn expire(connection: &Connection, head: &mut Head, reservation: &Reservation, now: Millis) -> JobResult<()> {

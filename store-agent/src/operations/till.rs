@@ -64,8 +64,11 @@ pub struct Decided {
 /// Loads, decides and records. Everything happens or, if it is refused, nothing.
 pub fn perform(connection: &Connection, request: &Request, now: Millis) -> Result<Performed, Abort<Rejection>> {
     let mut head = ledger::head(connection)?;
-    reservations::expire_due(connection, &mut head, [&request.product], now)?;
     let mut known = load(connection, &head, &request.product, &request.operation)?;
+    let is_held = known.items.values().any(|item| item.reserved > 0);
+    if is_held && reservations::expire_due(connection, &mut head, [&request.product], now)? {
+        known = load(connection, &head, &request.product, &request.operation)?;
+    }
     let Decided { item, delta, effect } = decide_request(&known, request, now).map_err(Abort::Refused)?;
     let operation = &request.operation_id;
     let position = effect::record(connection, &mut head, operation, &mut known.items, effect, now)?;
