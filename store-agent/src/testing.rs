@@ -7,7 +7,7 @@ use protocol::wire::About;
 use runtime::sqlite::Connection;
 
 use crate::ledger::{self, SCHEMA};
-use crate::operations::till::{Request, perform};
+use crate::operations::till::{Performed, Request, perform};
 
 pub(crate) const NOW: Millis = Millis(1_700_000_000_000);
 
@@ -20,7 +20,7 @@ pub(crate) fn operation(name: &str) -> OperationId {
 }
 
 /// Does something at the till.
-pub(crate) fn act(connection: &Connection, id: &str, name: &str, does: Operation, now: Millis) {
+pub(crate) fn act(connection: &Connection, id: &str, name: &str, does: Operation, now: Millis) -> Performed {
     let request = Request {
         operation_id: operation(id),
         product: product(name),
@@ -29,7 +29,7 @@ pub(crate) fn act(connection: &Connection, id: &str, name: &str, does: Operation
         about: About::default(),
         command: None,
     };
-    perform(connection, &request, now).expect("done");
+    perform(connection, &request, now).expect("done")
 }
 
 /// A new store with these items and so many units of each.

@@ -183,7 +183,7 @@ impl FactView {
             recorded_at: fact.recorded_at,
             traceparent: fact.about.traceparent,
             purchase_id: fact.what.purchase().map(|purchase| purchase.purchase_id),
-            reservation_id: fact.what.reservation().map(|reservation| reservation.id),
+            reservation_id: fact.what.reservation_id(),
         }
     }
 }

@@ -82,7 +82,7 @@ impl Said {
             | Happened::PurchaseRejected { .. }
             | Happened::PurchaseExpired { .. }
             | Happened::CommandRefused { .. }
-            | Happened::Shortage(_)
+            | Happened::Shortage { .. }
             | Happened::LowStock(_) => {}
         }
     }

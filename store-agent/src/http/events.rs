@@ -180,7 +180,7 @@ impl FactView {
             occurred_at: fact.about.occurred_at.unwrap_or(fact.recorded_at),
             traceparent: fact.about.traceparent,
             purchase_id: fact.what.purchase().map(|purchase| purchase.purchase_id),
-            reservation_id: fact.what.reservation().map(|reservation| reservation.id),
+            reservation_id: fact.what.reservation_id(),
         }
     }
 }

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use protocol::domain::reservation::Reservation;
 use protocol::domain::{Action, Guard, Operation};
 use protocol::ids::ProductId;
 use protocol::time::Millis;
@@ -136,6 +137,11 @@ async fn sell(
     app.act(product, asked, value.occurred_at, write, json).await
 }
 
+/// What staff has to know of a reservation that fell short.
+fn ended(reservation: &Reservation) -> Value {
+    json!({"reservationId": reservation.id, "reference": reservation.reference})
+}
+
 impl App {
     /// 404 that names a product which differs in case only.
     async fn unknown(&self, product: &ProductId) -> Problem {
@@ -183,6 +189,9 @@ impl App {
                 let mut body = item_view(&store, &of, &performed.item);
                 if action == Action::Count {
                     body["difference"] = json!(performed.delta);
+                }
+                if !performed.ended.is_empty() {
+                    body["endedReservations"] = performed.ended.iter().map(ended).collect();
                 }
                 let status = if action == Action::Create { StatusCode::CREATED } else { StatusCode::OK };
                 Ok(Done { status, body, position: performed.position.to_string() })

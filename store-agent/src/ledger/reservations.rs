@@ -26,7 +26,7 @@ const DUE: &str = "where status = 'open' and expires_at <= ?1 order by expires_a
 const NEXT_END: &str = "select min(expires_at) from reservation indexed by reservation_open where status = 'open'";
 const YOUNGEST_OF_PRODUCT: &str = "select number, reservation.reservation_id, status, lines, confirmed_lines, \
      reference, created_at, reservation.expires_at from hold join reservation using (reservation_id) \
-     where hold.product_id = ?1 order by number desc limit ?2";
+     where hold.product_id = ?1 order by number desc";
 
 fn lines(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Lines>> {
     let text = row.get_ref(column)?.as_str_or_null()?;
@@ -116,13 +116,23 @@ pub fn due(connection: &Connection, now: Millis, limit: usize) -> rusqlite::Resu
     )
 }
 
-/// Open reservations of a product, the youngest first.
+/// Open reservations of a product, the youngest first: as many as hold so many units of it.
 pub fn youngest_of_product(
     connection: &Connection,
     product: &ProductId,
-    limit: usize,
+    units: i64,
 ) -> rusqlite::Result<Vec<Reservation>> {
-    read(connection, YOUNGEST_OF_PRODUCT, params![product.as_str(), limit])
+    let mut statement = connection.prepare_cached(YOUNGEST_OF_PRODUCT)?;
+    let mut rows = statement.query([product.as_str()])?;
+    let (mut found, mut held) = (Vec::new(), 0);
+    while held < units
+        && let Some(row) = rows.next()?
+    {
+        let reservation = Recorded::read(row)?.reservation;
+        held += reservation.lines.quantity_of(product);
+        found.push(reservation);
+    }
+    Ok(found)
 }
 
 fn read(connection: &Connection, sql: &str, params: &[&dyn ToSql]) -> rusqlite::Result<Vec<Reservation>> {
@@ -242,8 +252,9 @@ mod tests {
         assert_eq!(ids(&of_ale), ["order-2", "order-1"]);
         assert_eq!(ids(&due(&connection, NOW.plus(200), 9).expect("reads")), ["order-2", "order-3"]);
         assert_eq!(next_end(&connection).expect("reads"), Some(NOW.plus(100)));
-        let young = youngest_of_product(&connection, &product("ale"), 2).expect("reads");
-        assert_eq!(ids(&young), ["order-4", "order-2"]);
+        let young = |units| youngest_of_product(&connection, &product("ale"), units).expect("reads");
+        assert_eq!(ids(&young(2)), ["order-4", "order-2"]);
+        assert_eq!((young(0).len(), young(9).len()), (0, 3));
         let of_product = plan(&connection, DUE_OF_PRODUCT);
         assert!(of_product.contains("SEARCH hold USING PRIMARY KEY (product_id=? AND expires_at<?)"), "{of_product}");
         assert!(plan(&connection, NEXT_END).contains("reservation_open"), "{}", plan(&connection, NEXT_END));

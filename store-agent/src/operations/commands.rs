@@ -193,7 +193,8 @@ fn load(
     if outcome.is_some() && !planted(Bug::NoDedupeByCommand) {
         return Ok(Known { outcome, ..Known::default() });
     }
-    let with_items = |items| till::Known { epoch: head.cursor.epoch, items, moved_since_count: Some(0) };
+    let with_items =
+        |items| till::Known { epoch: head.cursor.epoch, items, moved_since_count: Some(0), holds: Vec::new() };
     let item_only = |product: Option<&ProductId>| loaded(connection, product).map(with_items);
     let mut reservation = None;
     let (attempt, till) = match command {
@@ -542,7 +543,10 @@ mod tests {
     fn ales(quantity: i64) -> Known {
         let item = Item { quantity, version: 1, ..Item::default() };
         let items = [(attempt().product_id, item)].into();
-        Known { till: till::Known { epoch: 9.into(), items, moved_since_count: Some(0) }, ..Known::default() }
+        Known {
+            till: till::Known { epoch: 9.into(), items, moved_since_count: Some(0), holds: Vec::new() },
+            ..Known::default()
+        }
     }
 
     /// The names of facts told and their differences, and whose outcomes are kept.

@@ -18,6 +18,8 @@ pub type Items = BTreeMap<ProductId, Item>;
 /// What is to be recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Effect {
+    /// What is recorded before it, in this order, under names of its own.
+    pub before: Vec<(OperationId, Effect)>,
     /// What the ledger tells, in this order.
     pub told: Vec<Told>,
     /// Answers that are kept by their commands' ids.
@@ -39,6 +41,16 @@ pub enum Told {
     Repeated(Outcome),
     /// The whole state.
     State,
+}
+
+impl Told {
+    /// What happened, if it tells that.
+    pub fn fact(&self) -> Option<&Fact> {
+        match self {
+            Self::Fact(fact) => Some(fact),
+            Self::Repeated(_) | Self::State => None,
+        }
+    }
 }
 
 /// What becomes of a purchase in the list that staff works through.
@@ -67,7 +79,7 @@ impl Effect {
 }
 
 /// Records an effect under an operation's id, in the caller's transaction. `items`: those that it is about, as they
-/// were loaded; as they are after it when it returns. Returns where the first entry is; the caller saves the head.
+/// were loaded; as they are after it when it returns. Returns where its first entry is; the caller saves the head.
 pub fn record(
     connection: &Connection,
     head: &mut Head,
@@ -76,6 +88,9 @@ pub fn record(
     effect: Effect,
     now: Millis,
 ) -> JobResult<EntryId> {
+    for (operation, effect) in effect.before {
+        record(connection, head, &operation, items, effect, now)?;
+    }
     let first = EntryId { seq: head.cursor.seq.next(), ..head.cursor.id() };
     for told in effect.told {
         match told {

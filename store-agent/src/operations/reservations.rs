@@ -14,7 +14,7 @@ use protocol::time::Millis;
 use protocol::wire::{About, Fact, Happened, ItemAfter, ReservationStep};
 use runtime::sqlite::{Abort, Connection, JobResult};
 
-use super::effect::{self, Effect, Items};
+use super::effect::{self, Effect, Items, Told};
 use crate::ledger::{self, Head, reservations};
 
 /// Reservations whose end is recorded in one transaction of the sweeper's.
@@ -139,6 +139,36 @@ fn effect_of(step: ReservationStep, decided: Decided, items: &Items, asking: &As
         ..Fact::new(Happened::Reservation { step, reservation: reservation.clone(), items: after.collect() }, now)
     };
     Effect { reservation: Some(reservation), ..Effect::of(fact, items) }
+}
+
+/// Fewer units of a product are there than were promised: what happens to these reservations of it, before the operation
+/// that found that out. Each is named as a shortage, which is an entry of its own: one may be known without the other. Both
+/// have names that follow from the operation's.
+pub(super) fn fall_short(
+    holds: &[Reservation],
+    product: &ProductId,
+    items: &mut Items,
+    operation: &OperationId,
+    now: Millis,
+) -> Vec<(OperationId, Effect)> {
+    let mut effects = Vec::new();
+    for hold in holds {
+        let Some(decided) = hold.fall_short() else { continue };
+        let named = |what| OperationId::from_key(what, &format!("{operation}:{}", hold.id));
+        let about = About { reference: hold.reference.clone(), ..About::default() };
+        let asking = Asking { operation: named("cancelled"), about, command: None };
+        let cancelled = effect_of(ReservationStep::Cancelled, decided, items, &asking, now);
+        let after = cancelled.told.iter().filter_map(Told::fact).flat_map(|fact| fact.what.items());
+        items.extend(after.map(|after| (after.product_id.clone(), after.item.clone())));
+        let short = items.get(product).map(|item| {
+            let item = ItemAfter::unchanged(product.clone(), item.clone());
+            let what = Happened::Shortage { item, reservation: Some(hold.id) };
+            Effect::of(Fact { about: asking.about.clone(), ..Fact::new(what, now) }, items)
+        });
+        effects.push((asking.operation, cancelled));
+        effects.extend(short.map(|short| (named("shortage"), short)));
+    }
+    effects
 }
 
 /// The items of these lines that the store has.
@@ -273,6 +303,53 @@ mod tests {
         assert_eq!((figures(&connection, "ale"), figures(&connection, "tea")), ((0, 0, 0), (2, 0, 2)));
         let refused = done(&connection, 1, &Act::Confirm { lines: None }, end);
         assert!(matches!(refused, Err(Abort::Refused(Rejection::ReservationExpired))));
+    }
+
+    #[test]
+    fn a_count_below_what_is_held_ends_the_youngest_holds_and_names_them() {
+        let connection = store(&[("ale", 9), ("tea", 5)]);
+        for (number, of) in
+            [(1, [("ale", 3), ("tea", 1)]), (2, [("ale", 2), ("tea", 1)]), (3, [("ale", 2), ("tea", 2)])]
+        {
+            held(&connection, number, &of).expect("there are enough");
+        }
+        let head = |connection: &Connection| ledger::head(connection).expect("reads").cursor.seq;
+        let count = |name: &str, quantity| {
+            let count = Operation::Count { quantity, counted_at: None, count_ref: None };
+            testing::act(&connection, name, "ale", count, NOW)
+        };
+        let before = head(&connection);
+        let counted = count("count-1", 4);
+        assert_eq!((counted.delta, counted.item.available()), (-5, 1));
+        assert_eq!(counted.ended.iter().map(|one| one.id).collect::<Vec<_>>(), [id(3), id(2)]);
+        assert_eq!((figures(&connection, "ale"), figures(&connection, "tea")), ((4, 3, 1), (5, 1, 4)));
+        // Two entries for each, then the count, which the answer names.
+        assert_eq!((head(&connection), counted.position.seq), (before + 5, before + 5));
+        assert_eq!(ledger::testing::last(&connection).0, "counted");
+        let closed = done(&connection, 3, &Act::Confirm { lines: None }, NOW);
+        assert!(matches!(closed, Err(Abort::Refused(Rejection::ReservationClosed { .. }))));
+        done(&connection, 1, &Act::Confirm { lines: None }, NOW).expect("its units are there");
+        assert_eq!(figures(&connection, "ale"), (1, 0, 1));
+        assert!(count("count-2", 0).ended.is_empty(), "nothing is held");
+    }
+
+    #[test]
+    fn a_count_that_is_refused_ends_no_hold() {
+        let connection = store(&[("ale", 9)]);
+        held(&connection, 1, &[("ale", 9)]).expect("there are enough");
+        let before = ledger::head(&connection).expect("reads").cursor;
+        let request = crate::operations::till::Request {
+            operation_id: operation("count"),
+            product: product("ale"),
+            operation: Operation::Count { quantity: 0, counted_at: None, count_ref: None },
+            guard: protocol::domain::Guard { expected_version: Some(1), if_match: None },
+            about: About::default(),
+            command: None,
+        };
+        let refused = crate::operations::till::perform(&connection, &request, NOW);
+        assert!(matches!(refused, Err(Abort::Refused(Rejection::VersionConflict { .. }))));
+        assert_eq!(ledger::head(&connection).expect("reads").cursor, before);
+        assert_eq!(figures(&connection, "ale"), (9, 9, 0));
     }
 
     #[test]

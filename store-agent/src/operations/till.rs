@@ -1,6 +1,7 @@
 //! What tills and staff do: one operation on one item, in one transaction.
 
-use protocol::domain::{Facts, Guard, Item, Operation, Rejection, apply, decide};
+use protocol::domain::reservation::Reservation;
+use protocol::domain::{Facts, Guard, Item, Operation, Rejection, apply, decide, shortage};
 use protocol::ids::{OperationId, ProductId};
 use protocol::link::{EntryId, Epoch};
 use protocol::time::Millis;
@@ -36,6 +37,8 @@ pub struct Performed {
     pub delta: i64,
     /// Where it is recorded.
     pub position: EntryId,
+    /// Reservations that were ended by it.
+    pub ended: Vec<Reservation>,
 }
 
 /// What a decision about an item depends on.
@@ -48,6 +51,8 @@ pub struct Known {
     /// For a count of an item: sum of its changes after the position at which the count was true; none: this ledger has
     /// no such position.
     pub moved_since_count: Option<i64>,
+    /// Open reservations that hold the units which the operation finds missing, the youngest first.
+    pub holds: Vec<Reservation>,
 }
 
 /// What a decision says: the change, and what else happened because of it.
@@ -57,6 +62,8 @@ pub struct Decided {
     pub item: Item,
     /// Change of the quantity.
     pub delta: i64,
+    /// Reservations that end with it, as they are then.
+    pub ended: Vec<Reservation>,
     /// All that is recorded, in order.
     pub effect: Effect,
 }
@@ -69,11 +76,11 @@ pub fn perform(connection: &Connection, request: &Request, now: Millis) -> Resul
     if is_held && reservations::expire_due(connection, &mut head, [&request.product], now)? {
         known = load(connection, &head, &request.product, &request.operation)?;
     }
-    let Decided { item, delta, effect } = decide_request(&known, request, now).map_err(Abort::Refused)?;
+    let Decided { item, delta, ended, effect } = decide_request(&known, request, now).map_err(Abort::Refused)?;
     let operation = &request.operation_id;
     let position = effect::record(connection, &mut head, operation, &mut known.items, effect, now)?;
     ledger::save_head(connection, &head)?;
-    Ok(Performed { item, delta, position })
+    Ok(Performed { item, delta, position, ended })
 }
 
 /// Loads what an operation on a product depends on.
@@ -86,7 +93,10 @@ pub(super) fn load(
     let item = ledger::find_item(connection, product)?;
     let moved_since_count = match operation {
         Operation::Count { counted_at: Some(at), .. } if item.is_some() => {
-            let is_ours = at.store == ledger::store_id(connection)? && at.at <= head.cursor.id();
+            // An epoch may open with a state of which this log has not all entries.
+            let is_ours = at.store == ledger::store_id(connection)?
+                && at.at.epoch == head.cursor.epoch
+                && at.at <= head.cursor.id();
             if is_ours && ledger::is_kept(connection, at.at)? {
                 Some(ledger::moved_since(connection, product, at.at)?)
             } else {
@@ -100,16 +110,31 @@ pub(super) fn load(
         | Operation::Adjust { .. }
         | Operation::Change { .. } => Some(0),
     };
-    let items = item.into_iter().map(|item| (product.clone(), item)).collect();
-    Ok(Known { epoch: head.cursor.epoch, items, moved_since_count })
+    let epoch = head.cursor.epoch;
+    let missing = match (&item, moved_since_count) {
+        (Some(item), Some(moved_since_count)) if item.reserved > 0 => {
+            let facts = Facts { epoch, moved_since_count };
+            let change = decide(Some(item), operation, &Guard::default(), facts);
+            change.map_or(0, |change| shortage(item, &change))
+        }
+        (_, _) => 0,
+    };
+    let holds = ledger::reservations::youngest_of_product(connection, product, missing)?;
+    let mut items: Items = item.into_iter().map(|item| (product.clone(), item)).collect();
+    for hold in &holds {
+        items.extend(reservations::loaded(connection, &hold.lines)?);
+    }
+    Ok(Known { epoch, items, moved_since_count, holds })
 }
 
 /// Decides one operation on one item: what is recorded if it is done.
 pub fn decide_request(known: &Known, request: &Request, now: Millis) -> Result<Decided, Rejection> {
     let moved_since_count = known.moved_since_count.ok_or(Rejection::UnknownPosition)?;
     let facts = Facts { epoch: known.epoch, moved_since_count };
-    let before = known.items.get(&request.product);
-    let change = decide(before, &request.operation, &request.guard, facts)?;
+    let change = decide(known.items.get(&request.product), &request.operation, &request.guard, facts)?;
+    let mut items = known.items.clone();
+    let cut = reservations::fall_short(&known.holds, &request.product, &mut items, &request.operation_id, now);
+    let before = items.get(&request.product);
     let after = apply(before, &change, now);
     let after = ItemAfter::new(request.product.clone(), before, after);
     let (item, delta) = (after.item.clone(), after.delta);
@@ -118,7 +143,8 @@ pub fn decide_request(known: &Known, request: &Request, now: Millis) -> Result<D
         command: request.command.clone(),
         ..Fact::new(happened(&request.operation, after), now)
     };
-    Ok(Decided { item, delta, effect: Effect::of(fact, &known.items) })
+    let ended = cut.iter().filter_map(|(_, effect)| effect.reservation.clone()).collect();
+    Ok(Decided { item, delta, ended, effect: Effect { before: cut, ..Effect::of(fact, &items) } })
 }
 
 /// What has happened once an operation is done.
@@ -135,9 +161,11 @@ fn happened(operation: &Operation, item: ItemAfter) -> Happened {
 
 #[cfg(test)]
 mod tests {
+    use protocol::wire::Position;
+
     use super::*;
     use crate::operations::effect::Told;
-    use crate::testing::{operation, product};
+    use crate::testing::{self, operation, product};
 
     const NOW: Millis = Millis(1_000);
 
@@ -154,7 +182,7 @@ mod tests {
 
     fn known(quantity: i64, low_at: Option<i64>) -> Known {
         let item = Item { quantity, low_at, version: 1, ..Item::default() };
-        Known { epoch: 7.into(), items: [(product("ale"), item)].into(), moved_since_count: Some(0) }
+        Known { epoch: 7.into(), items: [(product("ale"), item)].into(), moved_since_count: Some(0), holds: Vec::new() }
     }
 
     #[test]
@@ -177,5 +205,21 @@ mod tests {
         assert_eq!(decide_request(&unknown, &count, NOW), Err(Rejection::UnknownPosition));
         let moved = Known { moved_since_count: Some(-1), ..known(5, None) };
         assert_eq!(decide_request(&moved, &count, NOW).map(|counted| counted.item.quantity), Ok(2));
+    }
+
+    #[test]
+    fn a_count_on_top_of_an_earlier_epochs_position_is_refused() {
+        let connection = testing::store(&[("ale", 5)]);
+        let at = |connection: &Connection| ledger::head(connection).expect("reads").cursor.id();
+        let then = at(&connection);
+        let counted = |at| {
+            let counted_at = Some(Position { store: ledger::store_id(&connection).expect("reads"), at });
+            let count = Operation::Count { quantity: 5, counted_at, count_ref: None };
+            perform(&connection, &request(count), NOW)
+        };
+        assert_eq!(counted(then).expect("is this epoch's").delta, 0);
+        ledger::open_epoch(&connection, None, NOW).expect("opens");
+        assert!(matches!(counted(then), Err(Abort::Refused(Rejection::UnknownPosition))));
+        assert_eq!(counted(at(&connection)).expect("is this epoch's").delta, 0);
     }
 }

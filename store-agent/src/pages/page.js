@@ -592,7 +592,10 @@ async function send() {
     const { path, ...rest } = act.request;
     const { json } = await ask(path, rest);
     const found = json.difference === undefined ? "" : `, difference ${number(json.difference)}`;
-    closeAct(`${ACTIONS[act.action][2]}: ${json.name}${found}. ${nowOf(json)}`);
+    const ended = json.endedReservations ?? [];
+    const orders = ended.map(({ reservationId, reference }) => reference ?? reservationId).join(", ");
+    const short = ended.length === 0 ? "" : ` Units are missing, and no longer reserved for: ${orders}.`;
+    closeAct(`${ACTIONS[act.action][2]}: ${json.name}${found}.${short} ${nowOf(json)}`);
     wake(true);
   } catch (error) {
     setStage(isOpen(error) ? "open" : "enter");

@@ -67,6 +67,8 @@ pub const MUST_OCCUR: &[&str] = &[
     "cancels of pending purchases",
     "cancels refused: picked",
     "counts",
+    "counts of an earlier shelf",
+    "holds ended for want of units",
     "units held",
     "holds confirmed",
     "holds expired",

@@ -9,12 +9,19 @@ use central::storage::stores;
 use protocol::domain::{Guard, LowAt, Operation, Reason, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::time::Millis;
-use protocol::wire::{About, Command};
+use protocol::wire::{About, Command, Position};
 use runtime::sqlite::{Abort, attempt};
 use store_agent::operations::till::{Request, perform};
 
 use super::virtual_world::{Commit, VirtualWorld, commit};
 use crate::history::{self, Bought, Told};
+
+/// What was on a shelf.
+pub(super) struct Shelf {
+    position: Position,
+    product: ProductId,
+    units: i64,
+}
 
 /// A buyer has looked at a store's heartbeat and is about to buy.
 pub(super) struct Look {
@@ -34,6 +41,8 @@ impl VirtualWorld {
             15 => self.cancel(),
             16..=17 => self.pick(),
             18 => self.command(),
+            19 if self.dice.chance(300) => self.count_shelf(),
+            19 if self.dice.chance(500) => self.enter_shelf(),
             20..=23 => self.hold_traffic(),
             _ => self.watch(),
         }
@@ -44,12 +53,53 @@ impl VirtualWorld {
             0..=4 => Operation::Sell { quantity: self.dice.between(1, 4) },
             5..=7 => Operation::Receive { quantity: self.dice.between(1, 6) },
             8 => Operation::Adjust { delta: -self.dice.between(1, 2), reason: Reason::Damage, note: None },
-            9 => Operation::Count { quantity: self.dice.between(0, 12), counted_at: None, count_ref: None },
+            9 => self.some_count(),
             10 => {
                 let low_at = [None, Some(LowAt::Units(3)), Some(LowAt::OFF)][self.dice.below(3) as usize];
                 Operation::Change { name: Some(format!("n{}", self.dice.below(3))), discontinued: None, low_at }
             }
             _ => Operation::Create { name: "new".into(), quantity: self.dice.between(0, 10), low_at: Some(2) },
+        }
+    }
+
+    fn some_count(&mut self) -> Operation {
+        Operation::Count { quantity: self.dice.between(0, 12), counted_at: None, count_ref: None }
+    }
+
+    /// Staff counts a shelf, rightly, and notes when.
+    fn count_shelf(&mut self) {
+        let number = self.dice.below(self.agents.len() as u64) as usize;
+        let Some(product) = self.dice.pick(&self.products).cloned() else { return };
+        let agent = &self.agents[number];
+        let item = store_agent::ledger::find_item(&agent.file, &product).expect("stock can be read");
+        let Some(item) = item else { return };
+        let at = store_agent::ledger::head(&agent.file).expect("a ledger has a head").cursor.id();
+        self.shelves.push(Shelf {
+            position: Position { store: agent.store.clone(), at },
+            product,
+            units: item.quantity,
+        });
+    }
+
+    /// Staff enters what it has counted, whatever has left the shelf since.
+    fn enter_shelf(&mut self) {
+        if self.shelves.is_empty() {
+            return;
+        }
+        let shelf = self.shelves.swap_remove(self.dice.below(self.shelves.len() as u64) as usize);
+        let of_store: Vec<usize> =
+            (0..self.agents.len()).filter(|number| self.agents[*number].store == shelf.position.store).collect();
+        let Some(number) = self.dice.pick(&of_store).copied().filter(|number| self.agents[*number].runs) else {
+            return;
+        };
+        let count =
+            Operation::Count { quantity: shelf.units, counted_at: Some(shelf.position.clone()), count_ref: None };
+        let Some(delta) = self.operate(number, shelf.product.clone(), count) else { return };
+        self.count("counts of an earlier shelf");
+        if delta != 0 && !self.history.forked {
+            let (units, product, position) = (shelf.units, shelf.product, shelf.position);
+            let text = format!("P3: {units} of {product} were there at {position}, and made a difference of {delta:+}");
+            self.history.violations.push(text);
         }
     }
 
@@ -65,6 +115,11 @@ impl VirtualWorld {
             None => Operation::Create { name: "first".into(), quantity: self.dice.between(0, 12), low_at: None },
             Some(_) => self.operation(),
         };
+        self.operate(number, product, operation);
+    }
+
+    /// By how much it has moved the stock, if it was done.
+    fn operate(&mut self, number: usize, product: ProductId, operation: Operation) -> Option<i64> {
         let id = format!("till-{}", self.name());
         let request = Request {
             operation_id: OperationId::parse(&id).expect("a valid id"),
@@ -97,6 +152,7 @@ impl VirtualWorld {
             self.history.operations.push(history::Operation { id, store, product, delta, told, may_be_lost: false });
         }
         self.after_commit(number, end);
+        delta
     }
 
     /// B1, first half: the beat is read.
@@ -263,7 +319,10 @@ impl VirtualWorld {
         if !self.central.runs {
             return;
         }
-        let operation = Operation::Receive { quantity: self.dice.between(1, 5) };
+        let operation = match self.dice.below(4) {
+            0 => self.some_count(),
+            _ => Operation::Receive { quantity: self.dice.between(1, 5) },
+        };
         let id = format!("command-{}", self.name());
         let name = OperationId::parse(&id).expect("a valid id");
         let (clock, risk) = (self.central.clock(self.now), self.risk());

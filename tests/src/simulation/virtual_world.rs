@@ -10,7 +10,7 @@ use super::agent::{Agent, Progress};
 use super::central::{Central, Consumed};
 use super::redis::Redis;
 use super::refusals::Refusal;
-use super::traffic::Look;
+use super::traffic::{Look, Shelf};
 use super::{BUDGETS, Outcome, holds, humans};
 use crate::Dice;
 use crate::history::{History, judge};
@@ -36,6 +36,8 @@ pub(super) struct VirtualWorld {
     /// Copies of files, to be set back to: of stores and of central.
     pub(super) copies: Vec<(Option<StoreId>, Connection)>,
     pub(super) looks: Vec<Look>,
+    /// Counts that are yet to be entered.
+    pub(super) shelves: Vec<Shelf>,
     pub(super) history: History,
     pub(super) counts: BTreeMap<&'static str, u64>,
     pub(super) calm: bool,
@@ -104,6 +106,7 @@ impl VirtualWorld {
             agents: Vec::new(),
             copies: Vec::new(),
             looks: Vec::new(),
+            shelves: Vec::new(),
             history: History::default(),
             counts: BTreeMap::new(),
             calm: false,
@@ -527,7 +530,8 @@ impl VirtualWorld {
             ("purchases expired", "select count(*) from purchase where status = 'expired'"),
             ("purchases cancelled", "select count(*) from purchase where status = 'cancelled'"),
             ("units asked back", "select count(*) from request where command_id like '%:back:%'"),
-            ("shortage", "select count(*) from event where type = 'shortage'"),
+            ("shortage", "select count(*) from event where type = 'shortage' and delta > 0"),
+            ("holds ended for want of units", "select count(*) from event where type = 'shortage' and delta = 0"),
             ("holds expired", "select count(*) from reservation where status = 'expired'"),
         ] {
             let count: u64 = self.central.file.query_row(sql, [], |row| row.get(0)).expect("the view can be read");

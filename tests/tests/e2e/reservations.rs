@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tests::{Answer, Client, Daemon, World, until};
 
@@ -224,4 +225,79 @@ async fn bad_reservations_are_refused_in_words() {
         let unknown = client.get("/v1/reservations/00000000-0000-0000-0000-000000000001").await;
         assert_eq!(refused(&unknown), (404, "unknown_id"));
     }
+}
+
+/// The events of a kind that a server lists, oldest first: delta, and the reservation that they name.
+async fn events(client: &Client, kind: &str) -> Vec<(i64, Value, Value)> {
+    let told = client.get(&format!("/v1/events?type={kind}&after=0")).await.expect(200);
+    let told = told["items"].as_array().expect("a list").iter();
+    told.map(|event| {
+        let delta = event["delta"].as_i64().expect("a number");
+        (delta, event["reservationId"].clone(), event["reference"].clone())
+    })
+    .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_count_is_the_truth_and_the_youngest_holds_go_without() {
+    let world = stocked(&[("tea", 9), ("jam", 3)]).await;
+    let (central, store) = (world.central(), world.store("s1"));
+    let mut held = Vec::new();
+    for (order, of) in [("order-1", [("tea", 3), ("jam", 1)]), ("order-2", [("tea", 4), ("jam", 2)])] {
+        let asked = json!({"lines": lines(&of), "reference": order});
+        held.push(store.post("/v1/reservations", asked).await.expect(201));
+    }
+    let count = async || {
+        let (headers, five) = ([("idempotency-key", "count-1")], json!({"quantity": 5}));
+        store.ask(Method::PUT, "/v1/inventory/tea", &headers, Some(&five)).await.expect("an answer")
+    };
+    let first = count().await.expect(200);
+    assert_eq!((&first["difference"], &first["available"]), (&json!(-4), &json!(2)));
+    let ended = json!([{"reservationId": held[1]["reservationId"], "reference": "order-2"}]);
+    assert_eq!(first["endedReservations"], ended);
+    let again = count().await;
+    assert_eq!(again.header("idempotency-replayed"), "true");
+    assert_eq!(again.expect(200), first);
+    assert_eq!((figures(&store, "tea").await, figures(&store, "jam").await), ([5, 3, 2], [3, 1, 2]));
+    let closed = store.post(&format!("{}/confirm", path(&held[1])), json!({})).await;
+    assert_eq!((refused(&closed), &closed.body["state"]), ((409, "reservation_closed"), &json!("cancelled")));
+
+    // Central learns who goes without, and asks for counts in the same way.
+    known(&world, &path(&held[1]), "cancelled").await;
+    let shortage = (0, held[1]["reservationId"].clone(), json!("order-2"));
+    for client in [&central, &store] {
+        assert_eq!(events(client, "shortage").await, std::slice::from_ref(&shortage));
+        assert_eq!(events(client, "counted").await, [(-4, Value::Null, Value::Null)]);
+    }
+    let stolen = central.post("/v1/inventory/s1/tea/adjust", json!({"delta": -3, "reason": "theft"})).await.expect(200);
+    assert_eq!(
+        (&stolen["quantity"], &stolen["reserved"], &stolen["onlineAvailable"]),
+        (&json!(2), &json!(0), &json!(2))
+    );
+    known(&world, &path(&held[0]), "cancelled").await;
+    assert_eq!(events(&central, "shortage").await.len(), 2);
+    assert_eq!(figures(&store, "jam").await, [3, 0, 3]);
+    let more = store.post("/v1/inventory/tea/adjust", json!({"delta": -3, "reason": "theft"})).await;
+    assert_eq!(refused(&more), (409, "insufficient_stock"), "what is not there cannot go");
+    world.converged(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_left_after_the_shelf_was_counted_is_counted_too() {
+    let world = stocked(&[("tea", 20), ("jam", 20)]).await;
+    let (central, store) = (world.central(), world.store("s1"));
+    let shelf = store.get("/v1/inventory/tea").await;
+    let counted_at = shelf.header("shelf-position").to_owned();
+    let held = store.post("/v1/reservations", json!({"lines": lines(&[("jam", 1), ("tea", 2)])})).await.expect(201);
+    store.post(&format!("{}/confirm", path(&held)), json!({})).await.expect(200);
+    store.post("/v1/reservations", json!({"lines": lines(&[("tea", 6)])})).await.expect(201);
+    store.post("/v1/purchase/tea", json!({"quantity": 3})).await.expect(200);
+    world.converged(SOON).await;
+    central.post("/v1/purchase/s1/tea", json!({"quantity": 4})).await.expect(200);
+    assert_eq!(figures(&store, "tea").await, [11, 6, 5]);
+    // Somebody counted 14 before any of that: nine have left since, one of the six that are held is missing.
+    let counted = store.put("/v1/inventory/tea", json!({"quantity": 14, "countedAt": counted_at})).await.expect(200);
+    assert_eq!((&counted["quantity"], &counted["difference"]), (&json!(5), &json!(-6)));
+    assert_eq!(figures(&store, "tea").await, [5, 0, 5]);
+    world.converged(SOON).await;
 }

@@ -15,6 +15,9 @@ pub struct Facts {
 
 /// Decides one operation on one item (`None`: there is none). The change is what happens if it is recorded; nothing has
 /// changed yet.
+///
+/// A count and a correction tell what is on the shelf: they are not refused because units are reserved. If fewer are left
+/// than that ([`shortage`]), reservations are ended with the change.
 pub fn decide(item: Option<&Item>, operation: &Operation, guard: &Guard, facts: Facts) -> Result<Change, Rejection> {
     let existing = || {
         let item = item.ok_or(Rejection::UnknownProduct)?;
@@ -38,8 +41,8 @@ pub fn decide(item: Option<&Item>, operation: &Operation, guard: &Guard, facts: 
         Operation::Adjust { delta, .. } => {
             let item = existing()?;
             within(delta.saturating_abs(), QUANTITY_MAX)?;
-            if *delta < 0 {
-                take(item, -delta)?;
+            if *delta < 0 && item.quantity + delta < item.allotted {
+                return Err(insufficient(item, -delta));
             }
             within(item.quantity + delta, TOTAL_MAX)?;
             Ok(Change::Moved(*delta))
@@ -50,9 +53,7 @@ pub fn decide(item: Option<&Item>, operation: &Operation, guard: &Guard, facts: 
             // More sold since than was counted: the count was wrong, and nothing is left as far as anyone knows.
             let now = quantity.saturating_add(facts.moved_since_count).max(0);
             within(now, TOTAL_MAX)?;
-            // Promised units are missing. Until there is a way to cut holds and allotments it is refused, like any
-            // other removal of more than is available.
-            if item.quantity - now > item.available() {
+            if now < item.allotted {
                 return Err(insufficient(item, item.quantity - now));
             }
             Ok(Change::Moved(now - item.quantity))
@@ -61,6 +62,14 @@ pub fn decide(item: Option<&Item>, operation: &Operation, guard: &Guard, facts: 
             existing()?;
             Ok(Change::Changed { name: name.clone(), discontinued: *discontinued, low_at: *low_at })
         }
+    }
+}
+
+/// So many units fewer are there after the change than are promised.
+pub fn shortage(item: &Item, change: &Change) -> i64 {
+    match change {
+        Change::Moved(delta) => (-delta - item.available()).max(0),
+        Change::Created { .. } | Change::Changed { .. } | Change::Reserved(_) | Change::Fulfilled { .. } => 0,
     }
 }
 
@@ -148,15 +157,29 @@ mod tests {
     }
 
     #[test]
-    fn no_correction_takes_what_is_promised() {
-        let held = Item { quantity: 5, reserved: 2, allotted: 2, ..item(5) };
+    fn what_is_on_the_shelf_is_not_refused_for_what_is_reserved() {
+        let held = Item { quantity: 5, reserved: 3, ..item(5) };
         let adjust = |delta| given(Some(&held), &Operation::Adjust { delta, reason: Reason::Damage, note: None });
         let count = |quantity| given(Some(&held), &Operation::Count { quantity, counted_at: None, count_ref: None });
-        assert_eq!(adjust(-1), Ok(Change::Moved(-1)));
-        assert!(matches!(adjust(-2), Err(Rejection::InsufficientStock { requested: 2, available: 1, .. })));
-        assert_eq!(count(4), Ok(Change::Moved(-1)));
-        assert!(matches!(count(3), Err(Rejection::InsufficientStock { requested: 2, available: 1, .. })));
-        assert_eq!(count(9), Ok(Change::Moved(4)));
+        for (left, missing) in [(9, 0), (3, 0), (2, 1), (0, 3)] {
+            let change = Change::Moved(left - 5);
+            assert_eq!((count(left), adjust(left - 5)), (Ok(change.clone()), Ok(change.clone())));
+            assert_eq!(shortage(&held, &change), missing);
+        }
+        assert!(matches!(
+            adjust(-6),
+            Err(Rejection::InsufficientStock { requested: 6, quantity: 5, available: 2, .. })
+        ));
+    }
+
+    #[test]
+    fn no_correction_takes_what_is_set_aside() {
+        let held = Item { quantity: 5, reserved: 1, allotted: 2, ..item(5) };
+        let adjust = |delta| given(Some(&held), &Operation::Adjust { delta, reason: Reason::Damage, note: None });
+        let count = |quantity| given(Some(&held), &Operation::Count { quantity, counted_at: None, count_ref: None });
+        assert_eq!((adjust(-3), count(2)), (Ok(Change::Moved(-3)), Ok(Change::Moved(-3))));
+        assert!(matches!(adjust(-4), Err(Rejection::InsufficientStock { requested: 4, available: 2, .. })));
+        assert!(matches!(count(1), Err(Rejection::InsufficientStock { requested: 4, available: 2, .. })));
     }
 
     #[test]
@@ -263,6 +286,10 @@ mod tests {
             let mut item = Item { reserved: 2, allotted: 3, ..apply(None, &created, Millis(0)) };
             for operation in operations {
                 let Ok(change) = given(Some(&item), &operation) else { continue };
+                let missing = shortage(&item, &change);
+                let is_of_the_shelf = matches!(operation, Operation::Count { .. } | Operation::Adjust { .. });
+                prop_assert!(missing == 0 || is_of_the_shelf && missing <= item.reserved);
+                item = apply(Some(&item), &Change::Reserved(-missing), Millis(1));
                 let before = item.clone();
                 item = apply(Some(&item), &change, Millis(1));
                 prop_assert!(item.quantity >= 0 && item.available() >= 0 && item.quantity <= TOTAL_MAX);

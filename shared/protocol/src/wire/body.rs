@@ -90,7 +90,7 @@ impl Kind {
             Happened::PurchaseCancelled { .. } => Self::PurchaseCancelled,
             Happened::PurchasePicked { .. } => Self::PurchasePicked,
             Happened::CommandRefused { .. } => Self::CommandRefused,
-            Happened::Shortage(_) => Self::Shortage,
+            Happened::Shortage { .. } => Self::Shortage,
             Happened::LowStock(_) => Self::LowStock,
             Happened::Reservation { step, .. } => Self::of_step(*step),
         }
@@ -164,7 +164,7 @@ pub(super) struct FactBody {
     rejection: Option<Rejection>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reservation: Option<Reservation>,
-    /// What a refusal is about.
+    /// What a refusal or a shortage is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reservation_id: Option<ReservationId>,
     /// Items behind the first.
@@ -201,6 +201,7 @@ impl From<&Fact> for FactBody {
                 (body.rejection, body.reservation_id) = (Some(rejection.clone()), subject.reservation());
             }
             Happened::Reservation { reservation, .. } => body.reservation = Some(reservation.clone()),
+            Happened::Shortage { reservation, .. } => body.reservation_id = *reservation,
             Happened::PurchaseExpired { .. } => body.rejection = Some(Rejection::PurchaseExpired),
             Happened::ItemCreated(_)
             | Happened::ItemChanged(_)
@@ -209,7 +210,6 @@ impl From<&Fact> for FactBody {
             | Happened::PurchaseConfirmed { .. }
             | Happened::PurchaseCancelled { .. }
             | Happened::PurchasePicked { .. }
-            | Happened::Shortage(_)
             | Happened::LowStock(_) => {}
         }
         body
@@ -252,7 +252,7 @@ impl FactBody {
                 rejection: needed(self.rejection, "rejection")?,
                 item: after,
             },
-            Kind::Shortage => Happened::Shortage(needed(after, "item")?),
+            Kind::Shortage => Happened::Shortage { item: needed(after, "item")?, reservation: self.reservation_id },
             Kind::LowStock => Happened::LowStock(needed(after, "item")?),
             Kind::Reserved => of_reservation(ReservationStep::Reserved, self.reservation, after, self.more)?,
             Kind::ReservationExtended => of_reservation(ReservationStep::Extended, self.reservation, after, self.more)?,
@@ -510,6 +510,16 @@ mod tests {
             let event = Event::decode(kind, &body).expect(&body);
             assert_eq!((event.kind(), event.encode()), (kind, body));
         }
+    }
+
+    #[test]
+    fn a_shortage_may_name_the_reservation_that_goes_without() {
+        let named = r#"{"productId":"tea","delta":0,ITEM,"recordedAt":AT,"about":{},"reservationId":"00000000-0000-0000-0000-000000000008"}"#;
+        let event = Event::decode("shortage", &written(named)).expect("is understood");
+        assert_eq!((event.kind(), event.encode()), ("shortage", written(named)));
+        let Event::Fact(fact) = event else { panic!("is a fact") };
+        assert_eq!(fact.what.reservation_id(), Some(ReservationId::new(uuid::Uuid::from_u128(8))));
+        assert_eq!(fact.what.reservation(), None, "it does not say what the reservation is after it");
     }
 
     #[test]

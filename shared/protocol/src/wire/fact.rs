@@ -118,9 +118,14 @@ pub enum Happened {
         /// As of [`Happened::PurchaseRejected`].
         item: Option<ItemAfter>,
     },
-    /// More had left the shelf than the books knew: so many units are entered, so that what did happen can be recorded
-    /// without a negative stock (promise P4).
-    Shortage(ItemAfter),
+    /// Units are missing (promise P4).
+    Shortage {
+        /// The item. Without a reservation more had left the shelf than the books knew: so many units are entered, so that
+        /// what did happen can be recorded without a negative stock. With one it does not change.
+        item: ItemAfter,
+        /// It was ended, since fewer units are there than were promised.
+        reservation: Option<ReservationId>,
+    },
     /// Sellable units fell to the item's threshold. A notice: the item does not change.
     LowStock(ItemAfter),
 }
@@ -215,7 +220,7 @@ impl Happened {
             | Self::Adjusted { item, .. }
             | Self::Counted { item, .. }
             | Self::PurchaseConfirmed { item, .. }
-            | Self::Shortage(item)
+            | Self::Shortage { item, .. }
             | Self::LowStock(item) => std::slice::from_ref(item),
             Self::PurchaseRejected { item, .. }
             | Self::PurchaseExpired { item, .. }
@@ -244,7 +249,7 @@ impl Happened {
             | Self::PurchaseExpired { .. }
             | Self::PurchaseCancelled { .. }
             | Self::PurchasePicked { .. }
-            | Self::Shortage(_)
+            | Self::Shortage { .. }
             | Self::LowStock(_) => None,
         })
     }
@@ -271,7 +276,7 @@ impl Happened {
             | Self::Adjusted { .. }
             | Self::Counted { .. }
             | Self::Reservation { .. }
-            | Self::Shortage(_)
+            | Self::Shortage { .. }
             | Self::LowStock(_) => None,
         }
     }
@@ -297,8 +302,29 @@ impl Happened {
             | Self::PurchaseCancelled { .. }
             | Self::PurchasePicked { .. }
             | Self::CommandRefused { .. }
-            | Self::Shortage(_)
+            | Self::Shortage { .. }
             | Self::LowStock(_) => None,
+        }
+    }
+
+    /// The id of the reservation that it is about.
+    pub fn reservation_id(&self) -> Option<ReservationId> {
+        match self {
+            Self::Shortage { reservation, .. } => *reservation,
+            Self::CommandRefused { subject, .. } => subject.reservation(),
+            Self::Reservation { .. }
+            | Self::ItemCreated(_)
+            | Self::ItemChanged(_)
+            | Self::Received(_)
+            | Self::Sold(_)
+            | Self::Adjusted { .. }
+            | Self::Counted { .. }
+            | Self::PurchaseConfirmed { .. }
+            | Self::PurchaseRejected { .. }
+            | Self::PurchaseExpired { .. }
+            | Self::PurchaseCancelled { .. }
+            | Self::PurchasePicked { .. }
+            | Self::LowStock(_) => self.reservation().map(|reservation| reservation.id),
         }
     }
 
@@ -331,7 +357,7 @@ impl Happened {
                 Some(Became::Refused { subject: subject.clone(), rejection: rejection.clone(), item: after(item) })
             }
             Self::Reservation { reservation, .. } => Some(Became::Reservation(reservation.clone())),
-            Self::PurchasePicked { .. } | Self::Shortage(_) | Self::LowStock(_) => None,
+            Self::PurchasePicked { .. } | Self::Shortage { .. } | Self::LowStock(_) => None,
         }
     }
 }

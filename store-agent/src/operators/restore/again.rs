@@ -137,19 +137,21 @@ fn decide(original: Fact, Known { items, outcome, attempt, reservation: held }: 
             Happened::CommandRefused { subject, rejection, item }
         }
         // It is found anew, if it is still one.
-        Happened::Shortage(_) if original.replayed => return None,
-        Happened::Shortage(then) => Happened::Shortage(today.moved(then)),
+        Happened::Shortage { reservation: None, .. } if original.replayed => return None,
+        Happened::Shortage { item, reservation } => Happened::Shortage { item: today.moved(item), reservation },
         Happened::LowStock(_) => return None,
     };
     let fact = Fact { what, replayed: true, ..original };
     outcomes.extend(fact.outcome());
     let shortage = |after| {
         let about = fact.about.clone();
-        Told::Fact(Fact { about, replayed: true, ..Fact::new(Happened::Shortage(after), at) })
+        let what = Happened::Shortage { item: after, reservation: None };
+        Told::Fact(Fact { about, replayed: true, ..Fact::new(what, at) })
     };
     let shortages: Vec<Told> = today.shortages.into_iter().map(shortage).collect();
     let shortages = (!shortages.is_empty()).then(|| Effect { told: shortages, ..Effect::default() });
     let effect = Effect {
+        before: Vec::new(),
         told: vec![Told::Fact(fact)],
         outcomes,
         purchase: purchase_change,
@@ -302,6 +304,8 @@ impl Today {
 
 #[cfg(test)]
 mod tests {
+    use protocol::ids::ReservationId;
+
     use super::*;
     use crate::testing::{NOW, product};
 
@@ -335,5 +339,7 @@ mod tests {
         assert_eq!(given(ItemCreated, 4, None), Some(vec![("item_created", 4, 4)]));
         assert_eq!(given(ItemCreated, 4, Some(3)), Some(vec![("item_created", 4, 7)]));
         assert_eq!(given(LowStock, 0, Some(3)), None);
+        let named = |item| Happened::Shortage { item, reservation: Some(ReservationId::new(uuid::Uuid::from_u128(1))) };
+        assert_eq!(given(named, 0, Some(3)), Some(vec![("shortage", 0, 3)]), "who goes without is told");
     }
 }
