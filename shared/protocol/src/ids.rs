@@ -117,6 +117,11 @@ impl OperationId {
         Self(format!("{purchase}:{attempt}").into())
     }
 
+    /// The id of one line of a batch, by its index.
+    pub fn line(batch: &Self, index: usize) -> Self {
+        Self(format!("{batch}/{index}").into())
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -54,7 +54,9 @@ pub(super) struct Done {
 }
 
 /// A write about to be done.
-pub(super) struct Call {
+pub(super) struct Call<'a> {
+    /// What the caller calls it, if it does.
+    pub(super) key: Option<&'a Key>,
     /// Its name for ever: the same for the same request under the same key.
     pub(super) operation: OperationId,
     /// It was done before a restore: its effect is in the stock, its answer is lost.
@@ -68,7 +70,7 @@ impl App {
         &self,
         write: &Write,
         json: &Value,
-        act: impl Fn(&Connection, Call) -> std::result::Result<Done, Abort<Problem>> + Send + 'static,
+        act: impl Fn(&Connection, Call<'_>) -> std::result::Result<Done, Abort<Problem>> + Send + 'static,
     ) -> Result<Response> {
         let key = write.key.clone().map(|key| Key {
             key,
@@ -82,7 +84,7 @@ impl App {
             .db
             .write(move |connection| {
                 let call = match &key {
-                    None => Call { operation: unnamed.clone(), is_known: false, now },
+                    None => Call { key: None, operation: unnamed.clone(), is_known: false, now },
                     Some(key) => {
                         if let Some(record) = idempotency::find(connection, &key.key)? {
                             let Record { fingerprint, status, body, position, .. } = record;
@@ -92,7 +94,7 @@ impl App {
                             return Ok((status, body, position, true));
                         }
                         let is_known = idempotency::is_known(connection, key, now)?;
-                        Call { operation: key.operation(now), is_known, now }
+                        Call { key: Some(key), operation: key.operation(now), is_known, now }
                     }
                 };
                 let is_known = call.is_known;

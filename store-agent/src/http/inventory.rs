@@ -8,14 +8,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use protocol::domain::reservation::Reservation;
-use protocol::domain::{Action, Guard, Operation};
-use protocol::ids::ProductId;
+use protocol::domain::{Action, Guard};
+use protocol::ids::{ProductId, StoreId};
 use protocol::time::Millis;
 use protocol::wire::About;
-use runtime::http::requests::{Adjust, Asked, Change, Count, Create, Receive, Reference};
+use runtime::http::requests::{Adjust, Asked, Change, Count, Create, Receive, Sell};
 use runtime::http::{
-    Body, Code, Counted, Etags, Page, Problem, ProductPath, Quantity, Query, Result, Write, Written, encode_cursor,
-    not_modified, words,
+    Body, Code, Counted, Etags, Page, Problem, ProductPath, Query, Result, Write, Written, encode_cursor, not_modified,
+    words,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::answer::{Call, Done, etag, item_view};
 use super::{App, Shared};
 use crate::ledger::{self, ItemFilter};
-use crate::operations::till::{Request, perform};
+use crate::operations::till::{Performed, Request, perform};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()
@@ -116,25 +116,26 @@ async fn adjust(
     app.act(product, value.asked(), None, write, json).await
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Sell {
-    quantity: Quantity,
-    occurred_at: Option<Millis>,
-    expected_version: Option<i64>,
-    reference: Reference,
-}
-
 async fn sell(
     State(app): Shared,
     ProductPath(product): ProductPath,
     write: Write,
     Body { value, json }: Body<Sell>,
 ) -> Result<Response> {
-    let operation = Operation::Sell { quantity: value.quantity.0 };
-    let reference = value.reference.map(|text| text.0);
-    let asked = Asked { operation, expected_version: value.expected_version, reference };
-    app.act(product, asked, value.occurred_at, write, json).await
+    let (asked, occurred_at) = value.asked();
+    app.act(product, asked, occurred_at, write, json).await
+}
+
+/// The item after an operation, and what else whoever did it has to know.
+pub(super) fn performed_view(store: &StoreId, product: &ProductId, action: Action, performed: &Performed) -> Value {
+    let mut view = item_view(store, product, &performed.item);
+    if action == Action::Count {
+        view["difference"] = json!(performed.delta);
+    }
+    if !performed.ended.is_empty() {
+        view["endedReservations"] = performed.ended.iter().map(ended).collect();
+    }
+    view
 }
 
 /// What staff has to know of a reservation that fell short.
@@ -169,7 +170,7 @@ impl App {
             About { reference, actor: write.actor.clone(), traceparent: Some(write.traceparent.clone()), occurred_at };
         let (store, of, action) = (self.store.clone(), product.clone(), operation.action());
         let done = self
-            .write(&write, &json, move |connection, Call { operation: operation_id, is_known, now }| {
+            .write(&write, &json, move |connection, Call { operation: operation_id, is_known, now, .. }| {
                 if is_known && let Some(item) = ledger::find_item(connection, &of)? {
                     return Ok(Done {
                         status: if action == Action::Create { StatusCode::CREATED } else { StatusCode::OK },
@@ -186,13 +187,7 @@ impl App {
                     command: None,
                 };
                 let performed = perform(connection, &request, now)?;
-                let mut body = item_view(&store, &of, &performed.item);
-                if action == Action::Count {
-                    body["difference"] = json!(performed.delta);
-                }
-                if !performed.ended.is_empty() {
-                    body["endedReservations"] = performed.ended.iter().map(ended).collect();
-                }
+                let body = performed_view(&store, &of, action, &performed);
                 let status = if action == Action::Create { StatusCode::CREATED } else { StatusCode::OK };
                 Ok(Done { status, body, position: performed.position.to_string() })
             })

@@ -8,6 +8,7 @@ mod import;
 mod imports;
 mod inventory;
 mod meta;
+mod operations;
 mod purchases;
 mod reservations;
 
@@ -53,6 +54,7 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
     let routes = Router::new()
         .merge(meta::router())
         .merge(inventory::router())
+        .merge(operations::router())
         .merge(purchases::router())
         .merge(reservations::router())
         .merge(events::router())
@@ -183,6 +185,73 @@ mod tests {
         assert_eq!((new.status, &new.body["quantity"], replayed(&new)), (200, &json!(5), false));
         let other = restored.post("/purchase/tea", "k2", json!({"quantity": 1})).await;
         assert_eq!((other.status, &other.body["quantity"], replayed(&other)), (200, &json!(4), false));
+    }
+
+    fn three_sales() -> Value {
+        let sale = |product: &str, units: u32| json!({"op": "sell", "productId": product, "quantity": units});
+        json!({"atomic": false, "operations": [sale("bun", 1), sale("tea", 2), sale("tea", 3)]})
+    }
+
+    #[tokio::test]
+    async fn of_a_batch_that_a_restore_brought_back_in_part_only_the_rest_is_done() {
+        let lost = Shop::open();
+        lost.post("/inventory", "k1", json!({"productId": "tea", "quantity": 9})).await;
+        let sold = lost.post("/operations", "k2", three_sales()).await;
+        assert_eq!((&sold.body["applied"], &sold.body["refused"]), (&json!(2), &json!(1)));
+        let events = lost.get("/events?size=2").await;
+        let newest = |at: usize| (events["items"][at]["delta"].clone(), events["items"][at]["operationId"].clone());
+        let ((first, id), (second, _)) = (newest(1), newest(0));
+        assert_eq!((first, second), (json!(-2), json!(-3)));
+
+        let restored = Shop::open();
+        restored.post("/inventory", "other", json!({"productId": "tea", "quantity": 7})).await;
+        let id = id.as_str().expect("an id").to_owned();
+        restored
+            .change(move |connection| idempotency::remember_known(connection, [id.as_str()], runtime::clock::now()))
+            .await;
+        for is_again in [false, true] {
+            let again = restored.post("/operations", "k2", three_sales()).await;
+            assert_eq!((again.status, replayed(&again)), (200, is_again));
+            assert_eq!((&again.body["applied"], &again.body["refused"]), (&json!(2), &json!(1)));
+            assert_eq!(restored.get("/inventory/tea").await["quantity"], 4);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_of_a_batch_that_cannot_be_read_is_named() {
+        let shop = Shop::open();
+        let line = |members: Value| json!({"operations": [{"op": "sell", "productId": "tea", "quantity": 1}, members]});
+        let many = vec![json!({"op": "sell", "productId": "tea", "quantity": 1}); 1_001];
+        for (body, pointer, words) in [
+            (line(json!({"productId": "tea", "quantity": 1})), "/operations/1/op", "operations/1/op is missing"),
+            (
+                line(json!({"op": "steal", "productId": "tea"})),
+                "/operations/1/op",
+                "operations/1/op must be one of sell, receive, adjust, count, create",
+            ),
+            (
+                line(json!({"op": "sell", "quantity": 1})),
+                "/operations/1/productId",
+                "operations/1/productId is missing",
+            ),
+            (
+                line(json!({"op": "receive", "productId": "tea", "quantity": 0})),
+                "/operations/1/quantity",
+                "operations/1/quantity must be a whole number from 1 to 1,000,000",
+            ),
+            (
+                line(json!({"op": "count", "productId": "tea", "quantity": 1, "delta": 1})),
+                "/operations/1/delta",
+                "operations/1/delta is not known: there are quantity, countedAt, expectedVersion, countRef, reference",
+            ),
+            (json!({"operations": []}), "/operations", "operations must have 1 to 1,000 lines"),
+            (json!({"operations": many}), "/operations", "operations must have 1 to 1,000 lines"),
+        ] {
+            let refused = shop.post("/operations", "k", body).await;
+            let error = &refused.body["errors"][0];
+            let told = (refused.status, &error["pointer"], &error["detail"]);
+            assert_eq!(told, (400, &json!(pointer), &json!(words)), "{}", refused.body);
+        }
     }
 
     #[tokio::test]

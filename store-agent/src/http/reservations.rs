@@ -80,7 +80,7 @@ async fn hold(State(app): Shared, write: Write, Body { value, json }: Body<Reser
     let about = about(&write, asked.reference);
     let store = app.store.clone();
     let answer = app
-        .write(&write, &json, move |connection, Call { operation, is_known, now }| {
+        .write(&write, &json, move |connection, Call { operation, is_known, now, .. }| {
             // The same key is the same operation, and the same reservation, also after a restore.
             let id = ReservationId::of(&operation);
             if is_known && let Some(known) = reservations::find(connection, id)? {
@@ -148,7 +148,7 @@ impl App {
         let about = about(&write, reference);
         let store = self.store.clone();
         let answer = self
-            .write(&write, &json, move |connection, Call { operation, is_known, now }| {
+            .write(&write, &json, move |connection, Call { operation, is_known, now, .. }| {
                 if is_known && let Some(known) = reservations::find(connection, id)? {
                     return done(connection, &store, StatusCode::OK, &known, None);
                 }

@@ -39,6 +39,15 @@ impl Key {
 /// Whether a write under this key was done before a restore: with central's state its effect came back, but not its
 /// answer.
 pub fn is_known(connection: &Connection, key: &Key, now: Millis) -> rusqlite::Result<bool> {
+    any_known(connection, now, |day| key.operation_of(day))
+}
+
+/// The same of one line of a batch: a restore may have brought back some of its lines only.
+pub fn is_line_known(connection: &Connection, key: &Key, line: usize, now: Millis) -> rusqlite::Result<bool> {
+    any_known(connection, now, |day| OperationId::line(&key.operation_of(day), line))
+}
+
+fn any_known(connection: &Connection, now: Millis, named: impl Fn(i64) -> OperationId) -> rusqlite::Result<bool> {
     let any: bool =
         connection.prepare_cached("select exists (select 1 from known_operation)")?.query_row([], |row| row.get(0))?;
     if !any {
@@ -47,7 +56,7 @@ pub fn is_known(connection: &Connection, key: &Key, now: Millis) -> rusqlite::Re
     let today = now.0.div_euclid(DAY_MS);
     let mut known = connection.prepare_cached("select exists (select 1 from known_operation where id = ?1)")?;
     for day in today - RETENTION_DAYS..=today {
-        if known.query_row([key.operation_of(day).as_str()], |row| row.get(0))? {
+        if known.query_row([named(day).as_str()], |row| row.get(0))? {
             return Ok(true);
         }
     }

@@ -14,6 +14,7 @@ mod last_unit;
 mod life;
 mod link;
 mod offline;
+mod operations;
 mod overload;
 mod poison;
 mod purchases;

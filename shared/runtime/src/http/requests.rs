@@ -4,16 +4,21 @@
 use protocol::domain::reservation::Act;
 use protocol::domain::{Line, Lines, LowAt, Operation, Reason};
 use protocol::ids::{ProductId, StoreId};
+use protocol::time::Millis;
 use protocol::wire::Position;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 
+use super::strict::meaning;
+use super::words::grouped;
 use super::{Bounded, CountQuantity, Delta, Name, Problem, Quantity, Result, Text, Threshold};
 
 /// Receipt, order or delivery note.
 pub type Reference = Option<Text<0, 100>>;
 
 /// What a request asks of an item.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Asked {
     /// The operation.
     pub operation: Operation,
@@ -142,6 +147,98 @@ impl Adjust {
         let note = self.note.map(|text| text.0);
         asked(Operation::Adjust { delta: self.delta.0, reason: self.reason, note }, None, self.reference)
     }
+}
+
+/// A sale at the till.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Sell {
+    quantity: Quantity,
+    occurred_at: Option<Millis>,
+    expected_version: Option<i64>,
+    reference: Reference,
+}
+
+impl Sell {
+    /// What is asked, and when it happened if the till says so.
+    pub fn asked(self) -> (Asked, Option<Millis>) {
+        let operation = Operation::Sell { quantity: self.quantity.0 };
+        (asked(operation, self.expected_version, self.reference), self.occurred_at)
+    }
+}
+
+/// Lines of a batch, at most.
+const BATCH_MAX: usize = 1_000;
+
+/// Several operations, in this order.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Batch {
+    operations: Vec<Map<String, Value>>,
+    atomic: Option<bool>,
+}
+
+/// One line of a batch.
+#[derive(Debug, Clone)]
+pub struct BatchLine {
+    /// Of which product.
+    pub product: ProductId,
+    /// What.
+    pub asked: Asked,
+    /// When it happened, if the caller says so.
+    pub occurred_at: Option<Millis>,
+}
+
+/// What a line of a batch may do.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum BatchOp {
+    Sell,
+    Receive,
+    Adjust,
+    Count,
+    Create,
+}
+
+impl Batch {
+    /// What is asked, and whether all of it or nothing is to be done.
+    pub fn asked(self) -> Result<(Vec<BatchLine>, bool)> {
+        if self.operations.is_empty() || self.operations.len() > BATCH_MAX {
+            return Err(Problem::invalid("/operations", format!("must have 1 to {} lines", grouped(BATCH_MAX as i64))));
+        }
+        let lines = self.operations.into_iter().enumerate().map(|(index, line)| batch_line(index, line));
+        Ok((lines.collect::<Result<_>>()?, self.atomic.unwrap_or(true)))
+    }
+}
+
+fn batch_line(index: usize, mut line: Map<String, Value>) -> Result<BatchLine> {
+    let at = format!("/operations/{index}");
+    let op: BatchOp = meaning(&taken(&mut line, &at, "op")?, &format!("{at}/op"))?;
+    let (product, (asked, occurred_at)) = match op {
+        BatchOp::Create => {
+            let (product, asked) = meaning::<Create>(&line.into(), &at)?.asked();
+            (product, (asked, None))
+        }
+        BatchOp::Sell => of_product(line, &at, Sell::asked)?,
+        BatchOp::Receive => of_product(line, &at, |body: Receive| (body.asked(), None))?,
+        BatchOp::Adjust => of_product(line, &at, |body: Adjust| (body.asked(), None))?,
+        BatchOp::Count => of_product(line, &at, |body: Count| (body.asked(), None))?,
+    };
+    Ok(BatchLine { product, asked, occurred_at })
+}
+
+/// Reads a line whose product elsewhere is in the path.
+fn of_product<T: DeserializeOwned, A>(
+    mut line: Map<String, Value>,
+    at: &str,
+    asked: impl Fn(T) -> A,
+) -> Result<(ProductId, A)> {
+    let product = meaning(&taken(&mut line, at, "productId")?, &format!("{at}/productId"))?;
+    Ok((product, asked(meaning(&line.into(), at)?)))
+}
+
+fn taken(line: &mut Map<String, Value>, at: &str, name: &str) -> Result<Value> {
+    line.remove(name).ok_or_else(|| Problem::invalid(format!("{at}/{name}"), "is missing"))
 }
 
 /// So many units of a product.

@@ -102,9 +102,14 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Value), Prob
     if !json.is_object() {
         return Err(Problem::invalid("", "The body must be a JSON object"));
     }
-    let value = serde_path_to_error::deserialize(&json)
-        .map_err(|error| Problem::invalid(pointer(&error), words::predicate(&error.inner().to_string())))?;
-    Ok((value, json))
+    Ok((meaning(&json, "")?, json))
+}
+
+/// What the value at a place of a body means.
+pub(super) fn meaning<T: DeserializeOwned>(json: &Value, at: &str) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(json).map_err(|error| {
+        Problem::invalid(format!("{at}{}", pointer(&error)), words::predicate(&error.inner().to_string()))
+    })
 }
 
 fn not_json(error: &serde_json::Error) -> Problem {
