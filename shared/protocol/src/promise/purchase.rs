@@ -182,6 +182,8 @@ impl Life {
             (_, Status::Pending) | (Reply::Cancelled, Status::Confirmed) if is_present && reply != Reply::Picked => {
                 reply.settled()
             }
+            // The entry that said so was refused by the database; a whole state says it again.
+            (Reply::Confirmed { picked: true }, Status::Confirmed) if is_present && !self.picked => Transition::Picked,
             (Reply::Confirmed { .. }, Status::Confirmed) if is_present => Transition::Stands,
             (Reply::Rejected | Reply::Expired | Reply::Cancelled, _) if is_present && self.voided => Transition::Proven,
             (Reply::Confirmed { .. }, _) => compensate,
@@ -278,6 +280,15 @@ mod tests {
         let picked = Transition::Settled { status: Status::Confirmed, picked: true };
         assert_eq!(Life::PENDING.on_reply(Reply::Confirmed { picked: true }, true), picked);
         assert_eq!(Life::on_first_reply(Reply::Picked), picked);
+    }
+
+    #[test]
+    fn a_pick_that_was_missed_is_learnt_from_an_outcome_that_is_repeated() {
+        let repeated = Reply::Confirmed { picked: true };
+        assert_eq!(CONFIRMED.on_reply(repeated, true), Transition::Picked);
+        let picked = CONFIRMED.after(Transition::Picked);
+        assert_eq!(picked.on_reply(repeated, true), Transition::Stands, "it is known");
+        assert_eq!(CONFIRMED.on_reply(repeated, false), Transition::GiveBack, "another attempt");
     }
 
     #[test]
