@@ -26,7 +26,7 @@ const DUE: &str = "where status = 'open' and expires_at <= ?1 order by expires_a
 const NEXT_END: &str = "select min(expires_at) from reservation indexed by reservation_open where status = 'open'";
 const YOUNGEST_OF_PRODUCT: &str = "select number, reservation.reservation_id, status, lines, confirmed_lines, \
      reference, created_at, reservation.expires_at from hold join reservation using (reservation_id) \
-     where hold.product_id = ?1 order by number desc";
+     where hold.product_id = ?1 order by created_at desc, number desc";
 
 fn lines(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Lines>> {
     let text = row.get_ref(column)?.as_str_or_null()?;
@@ -116,7 +116,8 @@ pub fn due(connection: &Connection, now: Millis, limit: usize) -> rusqlite::Resu
     )
 }
 
-/// Open reservations of a product, the youngest first: as many as hold so many units of it.
+/// Open reservations of a product, the youngest first: as many as hold so many units of it. When one was made survives a
+/// restore; its number does not.
 pub fn youngest_of_product(
     connection: &Connection,
     product: &ProductId,
@@ -240,6 +241,17 @@ mod tests {
         assert_eq!(find(&connection, first.id).expect("reads"), Some(confirmed));
         assert_eq!((held("ale"), held("tea")), (0, 0));
         assert_eq!(all(&connection).expect("reads").len(), 1);
+    }
+
+    #[test]
+    fn the_youngest_is_the_one_that_was_made_last_in_whatever_order_a_restore_told_of_them() {
+        let connection = store(&[("ale", 9)]);
+        for (number, made) in [(1, 20), (2, 30), (3, 10)] {
+            let made = Reservation { created_at: NOW.plus(made), ..reservation(number, 100, &[("ale", 1)]) };
+            save(&connection, &made, NOW).expect("writes");
+        }
+        let young = youngest_of_product(&connection, &product("ale"), 2).expect("reads");
+        assert_eq!(ids(&young), ["order-2", "order-1"]);
     }
 
     #[test]
