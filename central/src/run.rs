@@ -17,6 +17,7 @@ use crate::links::consumer::{Consumer, Newcomers};
 use crate::links::presence::Presence;
 use crate::links::publisher::{Publisher, Wakes};
 use crate::links::redis_link::RedisLink;
+use crate::links::seeking::Seeking;
 use crate::links::waiting::Waiting;
 use crate::operators::maintenance;
 use crate::operators::steps::Steps;
@@ -60,7 +61,15 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     };
     let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts, stop: stop.clone() };
     let steps = Steps { db: links.clone(), waiting: waiting.clone(), wakes: wakes.clone() };
-    let moved_on = waiting.watch_applied();
+    let (moved_on, applied) = (waiting.watch_applied(), waiting.watch_applied());
+    let seeking = Seeking {
+        db: links.clone(),
+        redis: RedisLink::new(client.clone()),
+        keys: keys.clone(),
+        presence: presence.clone(),
+        wakes: wakes.clone(),
+        waiting: waiting.clone(),
+    };
     let consumer = Consumer {
         client: client.clone(),
         keys: keys.clone(),
@@ -105,6 +114,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     tasks.add_on(&link, "consumer", consumer.run(stop.clone()));
     tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
     tasks.add_on(&link, "steps", steps.run(stop.clone()));
+    tasks.add_on(&link, "seeking", seeking.run(applied, stop.clone()));
     tasks.add_on(&link, "maintenance", maintenance::run(links, stop.clone()));
     let inspection = files::inspect_daily(path.clone());
     tasks.add("inspection", async move {

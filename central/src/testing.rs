@@ -172,15 +172,21 @@ impl Agent {
 
     /// Begins a purchase of one unit of tea.
     pub(crate) fn buy(&self, connection: &Connection, number: u128) -> OperationId {
+        self.buy_some(connection, number, 1)
+    }
+
+    /// Begins a purchase of some tea.
+    pub(crate) fn buy_some(&self, connection: &Connection, number: u128, quantity: i64) -> OperationId {
         let mut store = self.store(connection);
         let ask = purchases::Ask {
             id: purchase_id(number),
             product: product("tea"),
-            quantity: 1,
+            quantity,
             customer: None,
             about: About::default(),
             ttl_ms: 60_000,
             redis_now: NOW,
+            policy: None,
         };
         purchases::begin(connection, &mut store, &ask, NOW).expect("begins");
         OperationId::attempt(&ask.id, 1)

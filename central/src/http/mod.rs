@@ -18,13 +18,12 @@ mod webhooks;
 mod write;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use protocol::ids::StoreId;
 use runtime::http::{Code, Edge, Problem};
 use runtime::redis::Keys;
-use tokio::time::timeout_at;
 
 use crate::links::consumer::Newcomers;
 use crate::links::presence::{Look, Presence, Unavailable};
@@ -61,10 +60,6 @@ pub struct App {
     /// Whether the database knew a store when this process started.
     pub had_view: bool,
 }
-
-/// How long a purchase waits for a heartbeat from Redis, which has it within a millisecond: one that accepts and does not
-/// answer must not hold up who wants to buy.
-const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 
 type Shared = axum::extract::State<Arc<App>>;
 
@@ -129,24 +124,12 @@ impl App {
         if self.presence.redis_lost_for().is_some() {
             return Err(self.unavailable(id, Unavailable::Redis, None));
         }
-        let Some(look) = self.look(id).await else { return Err(self.unavailable(id, Unavailable::Redis, None)) };
+        let Some(look) = self.redis.look(&self.keys, id).await else {
+            return Err(self.unavailable(id, Unavailable::Redis, None));
+        };
         self.presence.note(id, &look);
         self.still_reachable(&store, &look)?;
         Ok((store, look))
-    }
-
-    /// Reads a store's heartbeat. `None`: Redis did not say it in time.
-    async fn look(&self, id: &StoreId) -> Option<Look> {
-        let deadline = tokio::time::Instant::now() + LOOK_TIMEOUT;
-        let (number, mut connection) = timeout_at(deadline, self.redis.get()).await.ok()?.ok()?;
-        match timeout_at(deadline, Look::read(&mut connection, &self.keys, id)).await {
-            Ok(Ok(look)) => Some(look),
-            failed => {
-                tracing::debug!(?failed, "a heartbeat cannot be read");
-                self.redis.broken(number).await;
-                None
-            }
-        }
     }
 
     /// A store that central has heard of.
@@ -176,6 +159,8 @@ impl App {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use protocol::time::Millis;
     use runtime::redis::Beat;
     use tokio_util::sync::CancellationToken;

@@ -7,8 +7,9 @@ use axum::http::{StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use protocol::domain::Rejection;
+use protocol::domain::{Item, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::promise::policy::{ATTEMPTS_MAX, Policy};
 use protocol::promise::purchase::Status;
 use protocol::time::Millis;
 use runtime::http::requests::Reference;
@@ -17,12 +18,15 @@ use runtime::http::{
     Write, Written, encode_cursor,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::views::{ItemView, PurchaseView, behind_number};
-use super::write::{Done, Headers, Target, about, key_of};
+use super::views::{Attempt, ItemView, PurchaseView, behind_number};
+use super::write::{Done, Headers, Target, Written as Begun, about, key_of, load};
 use super::{App, Shared};
+use crate::links::presence::Unavailable;
+use crate::links::seeking::candidates;
 use crate::promises::purchases::{Ask, Cancelled, begin, cancel as ask_to_cancel};
-use crate::storage::idempotency::Effect;
+use crate::storage::idempotency::{Effect, Key};
 use crate::storage::purchases::{self, Purchase};
 use crate::storage::queries::{offers, purchases as listed};
 use crate::storage::stores::{self, Store};
@@ -36,6 +40,7 @@ const ALTERNATIVES: usize = 10;
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()
         .route("/purchase/{storeId}/{productId}", post(buy))
+        .route("/purchase", post(buy_anywhere))
         .route("/purchases", get(list))
         .route("/purchases/{id}", get(one))
         .route("/purchases/{id}/cancel", post(cancel))
@@ -62,38 +67,74 @@ async fn buy(
     if let Some(record) = app.replay(key.as_ref()).await? {
         return app.bought(&record.target, &prefer, true).await;
     }
-    let (_, look) = app.sellable(&store_id).await?;
     let ask = Ask {
         id: PurchaseId::new(uuid::Uuid::now_v7()),
-        product: product_id.clone(),
+        product: product_id,
         quantity: value.quantity.0,
         customer: value.customer_id.map(|text| text.0),
         about: about(write, value.reference.map(|text| text.0)),
         ttl_ms: value.ttl_seconds.map_or(TTL_SECONDS, |ttl| ttl.0) * 1_000,
-        redis_now: look.redis_now,
+        redis_now: Millis(0),
+        policy: None,
     };
-    let target = Target { effect: Effect::Purchase, id: ask.id.to_string(), store: store_id.clone() };
-    let (judge, quantity) = (app.clone(), ask.quantity);
-    let begun = app
-        .write(key, target, move |connection, store, now| {
-            judge.still_sellable(store, &look)?;
-            if commands::is_full(connection, &store.id)? {
-                return Err(Problem::new(Code::Overloaded).into());
-            }
-            begin(connection, store, &ask, now)?;
-            Ok(Done::with(()))
-        })
-        .await;
-    match begun {
-        Ok(written) => app.bought(&written.target, &prefer, written.value.is_none()).await,
-        Err(problem) if problem.code() == Code::InsufficientStock => {
-            let others = app.alternatives(&store_id, &product_id, quantity).await?;
-            Err(named(problem.with("storeId", store_id.as_str()), others)?)
+    let written = app.buy_at(&store_id, ask, key).await?;
+    app.bought(&written.target, &prefer, written.value.is_none()).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct BuyAnywhere {
+    product_id: ProductId,
+    quantity: Quantity,
+    store_id: Option<StoreId>,
+    policy: Option<Policy>,
+    customer_id: Option<Text<0, 100>>,
+    ttl_seconds: Option<Bounded<1, 3_600>>,
+    reference: Reference,
+}
+
+/// A purchase at the store that is named, or at one that a policy chooses.
+async fn buy_anywhere(
+    State(app): Shared,
+    write: Write,
+    prefer: Prefer,
+    Body { value, json }: Body<BuyAnywhere>,
+) -> Result<Response> {
+    refuse_if_match(&write)?;
+    if value.store_id.is_some() && value.policy.is_some() {
+        return Err(Problem::invalid("/policy", "must be left out where storeId names the store"));
+    }
+    let key = key_of(&write, &json);
+    if let Some(record) = app.replay(key.as_ref()).await? {
+        return app.told(&record.target, &prefer, true).await;
+    }
+    let ask = Ask {
+        id: PurchaseId::new(uuid::Uuid::now_v7()),
+        product: value.product_id,
+        quantity: value.quantity.0,
+        customer: value.customer_id.map(|text| text.0),
+        about: about(write, value.reference.map(|text| text.0)),
+        ttl_ms: value.ttl_seconds.map_or(TTL_SECONDS, |ttl| ttl.0) * 1_000,
+        redis_now: Millis(0),
+        policy: value.store_id.is_none().then(|| value.policy.unwrap_or(Policy::HighestAvailable)),
+    };
+    let written = match (value.store_id, ask.policy) {
+        (Some(store), _) => app.buy_at(&store, ask, key).await?,
+        (None, policy) => app.buy_by(policy.unwrap_or(Policy::HighestAvailable), ask, key).await?,
+    };
+    app.told(&written.target, &prefer, written.value.is_none()).await
+}
+
+/// Whether another store may do what one cannot.
+fn is_of_the_store(problem: &Problem) -> bool {
+    match problem.code() {
+        Code::InsufficientStock | Code::UnknownProduct | Code::Discontinued | Code::StoreRetired | Code::Overloaded => {
+            true
         }
-        Err(problem) if problem.code() == Code::UnknownProduct => {
-            Err(app.unknown_product(&app.known(&store_id).await?, &product_id).await)
+        Code::StoreUnavailable => {
+            problem.to_json().get("reason").and_then(Value::as_str) != Some(Unavailable::Redis.as_str())
         }
-        Err(problem) => Err(problem),
+        _ => false,
     }
 }
 
@@ -139,6 +180,98 @@ fn named(problem: Problem, others: Vec<Alternative>) -> Result<Problem> {
 }
 
 impl App {
+    /// B1 at this store. `ask.redis_now` is read here.
+    async fn buy_at(self: &Arc<Self>, store_id: &StoreId, ask: Ask, key: Option<Key>) -> Result<Begun<()>> {
+        let (_, look) = self.sellable(store_id).await?;
+        let ask = Ask { redis_now: look.redis_now, ..ask };
+        let target = Target { effect: Effect::Purchase, id: ask.id.to_string(), store: store_id.clone() };
+        let (judge, quantity, product) = (self.clone(), ask.quantity, ask.product.clone());
+        let begun = self
+            .write(key, target, move |connection, store, now| {
+                judge.still_sellable(store, &look)?;
+                if commands::is_full(connection, &store.id)? {
+                    return Err(Problem::new(Code::Overloaded).into());
+                }
+                begin(connection, store, &ask, now)?;
+                Ok(Done::with(()))
+            })
+            .await;
+        match begun {
+            Err(problem) if problem.code() == Code::InsufficientStock => {
+                let others = self.alternatives(store_id, &product, quantity).await?;
+                Err(named(problem.with("storeId", store_id.as_str()), others)?)
+            }
+            Err(problem) if problem.code() == Code::UnknownProduct => {
+                Err(self.unknown_product(&self.known(store_id).await?, &product).await)
+            }
+            begun => begun,
+        }
+    }
+
+    /// B1 at the first store, in the policy's order, that may be asked.
+    async fn buy_by(self: &Arc<Self>, policy: Policy, ask: Ask, key: Option<Key>) -> Result<Begun<()>> {
+        let (presence, product, quantity) = (self.presence.clone(), ask.product.clone(), ask.quantity);
+        let wanted = product.clone();
+        let found = self.db.scan(move |connection| candidates(connection, &presence, &wanted, quantity, policy));
+        let mut last = None;
+        for store in found.await?.into_iter().take(ATTEMPTS_MAX) {
+            match self.buy_at(&store, ask.clone(), key.clone()).await {
+                Err(problem) if is_of_the_store(&problem) => last = Some(problem),
+                begun => return begun,
+            }
+        }
+        let later = |problem: &Problem| matches!(problem.code(), Code::StoreUnavailable | Code::Overloaded);
+        Err(match last.filter(later) {
+            Some(problem) => problem,
+            None => self.nobody_sells(product, quantity).await?,
+        })
+    }
+
+    /// Why no store is asked.
+    async fn nobody_sells(&self, product: ProductId, quantity: i64) -> Result<Problem> {
+        let wanted = product.clone();
+        let offers = self.db.scan(move |connection| offers::of_product(connection, &wanted)).await?;
+        if offers.is_empty() {
+            let problem = Problem::new(Code::UnknownProduct).detail(format!("no store has a product {product}"));
+            return Ok(problem.with("productId", product.as_str()));
+        }
+        if offers.iter().all(|offer| offer.item.discontinued) {
+            return Ok(Problem::from(Rejection::Discontinued));
+        }
+        let would_sell = |offer: &offers::Offer| items::online_available(&offer.item, offer.pending);
+        let away = offers.iter().filter(|offer| would_sell(offer) >= quantity);
+        let mut why = away.filter_map(|offer| Some((offer, self.presence.judge_remembered(&offer.store).err()?)));
+        if let Some((offer, why)) = why.next() {
+            return Ok(self.unavailable(&offer.store.id, why, None));
+        }
+        // Of the chain; what could be had is of the one store that has most.
+        let sum = |of: fn(&Item) -> i64| offers.iter().map(|offer| of(&offer.item)).sum::<i64>();
+        Ok(Problem::from(Rejection::InsufficientStock {
+            requested: quantity,
+            quantity: sum(|item| item.quantity),
+            reserved: sum(|item| item.reserved),
+            allotted: sum(|item| item.allotted),
+            available: offers.iter().map(would_sell).max().unwrap_or(0),
+        }))
+    }
+
+    /// Waits for a purchase's outcome and says it.
+    async fn told(&self, id: &str, prefer: &Prefer, is_replay: bool) -> Result<Response> {
+        let purchase = self.await_purchase(id, prefer).await?;
+        let headers = Headers::new(Some(prefer), is_replay, purchase.position.as_ref())
+            .with(header::LOCATION, &format!("/v1/purchases/{id}"));
+        Ok(match purchase.status {
+            Status::Confirmed => headers.on(Json(PurchaseView::of(&purchase, runtime::clock::now()))),
+            Status::Pending => {
+                headers.on((StatusCode::ACCEPTED, Json(PurchaseView::of(&purchase, runtime::clock::now()))))
+            }
+            Status::Rejected | Status::Expired | Status::Cancelled => {
+                let attempts = serde_json::to_value(Attempt::all_of(&purchase)).map_err(Problem::internal)?;
+                headers.on(self.why_not(&purchase).await?.with("attempts", attempts))
+            }
+        })
+    }
+
     /// Waits for a purchase's outcome and says it, with the item after it.
     async fn bought(&self, id: &str, prefer: &Prefer, is_replay: bool) -> Result<Response> {
         let purchase = self.await_purchase(id, prefer).await?;
@@ -291,7 +424,12 @@ async fn cancel(
     let command = OperationId::from_uuid(uuid::Uuid::now_v7());
     let act = move |connection: &Connection, store: &mut Store, now| {
         let purchase = purchases::find(connection, purchase_id)?.ok_or_else(|| Problem::new(Code::UnknownId))?;
-        Ok(Done::with(ask_to_cancel(connection, store, &purchase, command.clone(), &about, now)?))
+        let mut other = None;
+        // Another store may have been asked meanwhile.
+        let store = if purchase.store == store.id { store } else { other.insert(load(connection, &purchase.store)?) };
+        let value = ask_to_cancel(connection, store, &purchase, command.clone(), &about, now)?;
+        // One that sought a store has ended with it.
+        Ok(Done { value: (store.id.clone(), value), settled: vec![purchase_id.to_string()] })
     };
     let mut written = app.write(key, target.clone(), act.clone()).await?;
     let is_replay = written.value.is_none();
@@ -300,8 +438,11 @@ async fn cancel(
         written = app.write(None, target, act).await?;
     }
     let rejection = match written.value {
-        Some(Cancelled::Asked(command)) => app.await_command(command.as_str(), &prefer).await?.outcome,
-        Some(Cancelled::Ended) | None => None,
+        Some((store, Cancelled::Asked(command))) => {
+            app.wakes.wake(&store);
+            app.await_command(command.as_str(), &prefer).await?.outcome
+        }
+        Some((_, Cancelled::Ended)) | None => None,
     };
     let rejection = rejection.and_then(|outcome| outcome.became.rejection().cloned());
     let purchase = app.purchase(purchase_id).await?;

@@ -5,6 +5,7 @@ use protocol::domain::Item;
 use protocol::domain::reservation::Reservation;
 use protocol::ids::{ProductId, StoreId};
 use protocol::number::Epoch;
+use protocol::promise::policy::Policy;
 use protocol::promise::purchase::Status;
 use protocol::time::Millis;
 use runtime::http::{Page, Problem, Result};
@@ -88,12 +89,31 @@ pub(super) struct Line {
     quantity: i64,
 }
 
+/// A store that was asked for a purchase.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Attempt {
     store_id: StoreId,
+    /// What came of it; none yet: the store has not answered.
     code: Option<String>,
     at: Millis,
+}
+
+impl Attempt {
+    /// In the order asked.
+    pub(super) fn all_of(purchase: &Purchase) -> Vec<Self> {
+        let refused = purchase.choice.as_ref().map_or(&[][..], |choice| &choice.refused);
+        let refused = refused.iter().map(|one| (one.store.clone(), Some(one.code.clone()), one.at));
+        let mut all: Vec<Self> = refused.map(|(store_id, code, at)| Self { store_id, code, at }).collect();
+        let is_confirmed = purchase.status == Status::Confirmed;
+        // Of one that ends while it seeks a store the last refusal is the last attempt.
+        if is_confirmed || all.last().is_none_or(|last| last.store_id != purchase.store) {
+            let code = if is_confirmed { Some("confirmed".to_owned()) } else { purchase.code.clone() };
+            let at = purchase.settled_at.unwrap_or(purchase.created_at);
+            all.push(Self { store_id: purchase.store.clone(), code, at });
+        }
+        all
+    }
 }
 
 /// A purchase as clients see it.
@@ -104,6 +124,8 @@ pub(super) struct PurchaseView {
     status: &'static str,
     store_id: StoreId,
     lines: Vec<Line>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<Policy>,
     attempts: Vec<Attempt>,
     reference: Option<String>,
     customer_id: Option<String>,
@@ -124,11 +146,8 @@ impl PurchaseView {
             status: purchase.status.as_str(),
             store_id: purchase.store.clone(),
             lines: vec![Line { product_id: purchase.product.clone(), quantity: purchase.quantity }],
-            attempts: vec![Attempt {
-                store_id: purchase.store.clone(),
-                code: purchase.code.clone(),
-                at: purchase.settled_at.unwrap_or(purchase.created_at),
-            }],
+            policy: purchase.choice.as_ref().and_then(|choice| choice.policy),
+            attempts: Attempt::all_of(purchase),
             reference: purchase.reference.clone(),
             customer_id: purchase.customer.clone(),
             created_at: purchase.created_at,

@@ -4,4 +4,5 @@ pub mod consumer;
 pub mod presence;
 pub mod publisher;
 pub mod redis_link;
+pub mod seeking;
 pub mod waiting;

@@ -6,12 +6,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use runtime::redis::MultiplexedConnection;
+use protocol::ids::StoreId;
 use runtime::redis::{Client, ErrorKind, RedisError, RedisResult};
+use runtime::redis::{Keys, Look, MultiplexedConnection};
 use tokio::sync::Mutex;
+use tokio::time::timeout_at;
 
 /// After connecting has failed, others fail at once for this long instead of queueing up to try.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a purchase waits for a heartbeat from Redis, which has it within a millisecond: one that accepts and does not
+/// answer must not hold up who wants to buy.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A shared connection that is opened when needed. Cheap to clone.
 #[derive(Clone)]
@@ -52,6 +58,20 @@ impl RedisLink {
             Err(error) => {
                 state.failed_at = Some(Instant::now());
                 Err(error)
+            }
+        }
+    }
+
+    /// Reads a store's heartbeat. `None`: Redis did not say it in time.
+    pub async fn look(&self, keys: &Keys, id: &StoreId) -> Option<Look> {
+        let deadline = tokio::time::Instant::now() + LOOK_TIMEOUT;
+        let (number, mut connection) = timeout_at(deadline, self.get()).await.ok()?.ok()?;
+        match timeout_at(deadline, Look::read(&mut connection, keys, id)).await {
+            Ok(Ok(look)) => Some(look),
+            failed => {
+                tracing::debug!(?failed, "a heartbeat cannot be read");
+                self.broken(number).await;
+                None
             }
         }
     }

@@ -21,9 +21,10 @@ use protocol::wire::{Event, Named, Outcome};
 use crate::projection::replay;
 use crate::projection::view;
 use crate::promises::commands;
+use crate::promises::purchases::FORGOTTEN_MS;
 use crate::storage::queries::events;
 use crate::storage::stores::{self, Store};
-use crate::storage::{Abort, Connection, JobResult, items, outcomes, reservations, stocks, totals};
+use crate::storage::{Abort, Connection, JobResult, items, outcomes, purchases, reservations, stocks, totals};
 
 /// How far back entries are told even if the asker has nothing there, ms: the store's own retention.
 const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
@@ -222,7 +223,8 @@ impl Telling {
 
 /// `central restore` (L8): this database is an older copy. Every store gets a new command epoch, so that whatever the lost
 /// one had sent and this one does not know is never taken for this one's. `acked`: the command epoch that a store has last
-/// acknowledged, 0 if that is not known.
+/// acknowledged, 0 if that is not known. Other stores may have been asked since for purchases that are pending here: nobody
+/// else is (B6).
 pub fn reopen(
     connection: &Connection,
     mut acked: impl FnMut(&StoreId) -> CommandEpoch,
@@ -233,6 +235,7 @@ pub fn reopen(
         commands::reopen(connection, &store.id, acked(&store.id), now)?;
         reopened.push(store.id);
     }
+    purchases::ask_nobody_else(connection, now.plus(FORGOTTEN_MS))?;
     Ok(reopened)
 }
 
@@ -285,7 +288,6 @@ fn wanted(connection: &Connection, store: &Store, asked: &[Span], now: Millis) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::purchases;
     use crate::testing::{Agent, NOW, database, product, purchase_id};
     use protocol::domain::Lines;
     use protocol::domain::reservation::State;

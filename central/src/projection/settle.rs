@@ -12,7 +12,7 @@ use protocol::time::Millis;
 use protocol::wire::{Became, Fact, Happened, Outcome, Position, PurchaseRef};
 
 use crate::projection::touched::{Change, Touched};
-use crate::promises::purchases::{Said, change, compensation, pending_one};
+use crate::promises::purchases::{Said, change, compensation, known_again};
 use crate::promises::reservations;
 use crate::storage::reservations::Status as Held;
 
@@ -104,26 +104,34 @@ impl<'a> Settling<'a> {
         let is_overdue = attempt.expires_at < self.now && matches!(reply, Reply::Confirmed { .. });
         let reply = if is_overdue && planted(Bug::ExpiryByTimeAlone) { Reply::Expired } else { reply };
         let store = &self.position.store;
+        let mut is_present = true;
         let transition = match self.touched.purchases.get(&attempt.purchase_id).map(|promised| &promised.purchase) {
             Some(purchase) => {
-                let is_present = purchase.attempt == attempt.attempt && purchase.store == *store;
+                is_present = purchase.attempt == attempt.attempt && purchase.store == *store;
                 purchase.life().on_reply(reply, is_present)
             }
             // B3: it is known again.
             None => {
-                self.touched.recreate(pending_one(store, attempt));
-                Life::on_first_reply(reply)
+                self.touched.recreate(known_again(store, attempt, self.now));
+                Life::on_first_reply(reply, attempt.attempt.is_of_chosen_store())
             }
         };
         match transition {
             Transition::GiveBack => self.give_back(attempt),
             Transition::Stands => {}
             Transition::Settled { .. }
+            | Transition::Seeks
+            | Transition::AskedElsewhere
             | Transition::Picked
             | Transition::Proven
             | Transition::CancelRequested
             | Transition::CancelEnded { .. }
             | Transition::Voided => {
+                if let (false, Some(promised)) = (is_present, self.touched.purchases.get_mut(&attempt.purchase_id)) {
+                    // This store has the last word, not the one that is asked.
+                    promised.purchase.store = self.position.store.clone();
+                    promised.purchase.attempt = attempt.attempt.clone();
+                }
                 self.change(attempt.purchase_id, transition, rejection);
                 if transition != Transition::Proven {
                     self.touched.settled.push(attempt.purchase_id.to_string());
@@ -167,6 +175,10 @@ impl<'a> Settling<'a> {
         let Some(id) = asked.purchase else { return };
         let is_purchase = asked.kind == "purchase";
         let Some(purchase) = self.touched.purchases.get(&id).map(|promised| &promised.purchase) else { return };
+        if purchase.store != self.position.store {
+            // It waits for another store.
+            return;
+        }
         let refused = if is_purchase {
             Refused::Purchase
         } else {

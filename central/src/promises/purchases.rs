@@ -8,16 +8,20 @@ use protocol::domain::{Item, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::link::{Commands, EntryId};
 use protocol::planted::{Bug, planted};
+use protocol::promise::policy::Policy;
 use protocol::promise::purchase::{Cancelling, Status, Transition};
 use protocol::time::Millis;
 use protocol::wire::{About, Command, Position, PurchaseRef};
 use runtime::sqlite::Abort;
 
-use crate::storage::Connection;
 use crate::storage::commands;
 use crate::storage::items;
-use crate::storage::purchases::{self, Purchase};
+use crate::storage::purchases::{self, Attempt, Choice, Purchase};
 use crate::storage::stores::Store;
+use crate::storage::{Connection, JobResult};
+
+/// How long is waited, ms, after central was set back, for word of the store that took the units of a purchase.
+pub const FORGOTTEN_MS: i64 = 30_000;
 
 /// What the shop asks for, and what was read before the transaction.
 #[derive(Debug, Clone)]
@@ -35,6 +39,8 @@ pub struct Ask {
     pub ttl_ms: i64,
     /// Redis's clock, read with the store's heartbeat (B1).
     pub redis_now: Millis,
+    /// How the store was chosen; none: the shop named it.
+    pub policy: Option<Policy>,
 }
 
 /// B1: the purchase and its command, in one transaction.
@@ -44,7 +50,61 @@ pub fn begin(connection: &Connection, store: &mut Store, ask: &Ask, now: Millis)
     let (purchase, command) = offer(&store.id, item.as_ref(), pending, ask, now).map_err(Abort::Refused)?;
     purchases::insert(connection, &purchase)?;
     commands::append(connection, store, &purchase.attempt, &command, now)?;
+    note_turn(connection, &purchase)?;
     Ok(())
+}
+
+fn note_turn(connection: &Connection, purchase: &Purchase) -> JobResult<()> {
+    match purchase.choice.as_ref().and_then(|choice| choice.policy) {
+        Some(Policy::RoundRobin) => purchases::save_turn(connection, &purchase.product, &purchase.store),
+        Some(Policy::HighestAvailable | Policy::LowestLatency) | None => Ok(()),
+    }
+}
+
+/// B6: the next attempt of a purchase that seeks a store, in one transaction: whoever looks finds it with the one store or
+/// with the other. `false`: it no longer seeks one, or this one has refused.
+pub fn ask_elsewhere(
+    connection: &Connection,
+    store: &mut Store,
+    id: PurchaseId,
+    now: Millis,
+) -> Result<bool, Abort<Rejection>> {
+    let Some(mut purchase) = purchases::find(connection, id)? else { return Ok(false) };
+    let Some(choice) = purchase.choice.as_ref().filter(|choice| choice.seeking) else { return Ok(false) };
+    if choice.refused.iter().any(|refused| refused.store == store.id) {
+        return Ok(false);
+    }
+    let item = items::find(connection, &store.id, &purchase.product)?;
+    let pending = items::pending(connection, &store.id, &purchase.product)?;
+    judge(item.as_ref(), pending, purchase.quantity).map_err(Abort::Refused)?;
+    let about = match commands::command(connection, &purchase.attempt)? {
+        Some(Command::Purchase { about, .. }) => about,
+        // The request is forgotten sooner than the purchase.
+        Some(_) | None => About { reference: purchase.reference.clone(), ..About::default() },
+    };
+    let deadline = choice.deadline;
+    purchase.attempt = OperationId::attempt_at(&id, &store.id);
+    purchase.store = store.id.clone();
+    change(&mut purchase, Transition::AskedElsewhere, &Said::NOTHING, now);
+    purchases::save_transition(connection, &purchase)?;
+    let attempt = PurchaseRef { attempt: OperationId::attempt_at(&id, &store.id), ..purchase.attempt_ref() };
+    if !planted(Bug::NextStoreNotAsked) {
+        let command = Command::Purchase { purchase: attempt.clone(), deadline, about };
+        commands::append(connection, store, &attempt.attempt, &command, now)?;
+    }
+    note_turn(connection, &purchase)?;
+    Ok(true)
+}
+
+/// B6: no other store can be asked: the last refusal is the answer. Says whether it still sought one.
+pub fn give_up(connection: &Connection, id: PurchaseId, now: Millis) -> JobResult<bool> {
+    let Some(mut purchase) = purchases::find(connection, id)?.filter(|purchase| purchase.life().seeking) else {
+        return Ok(false);
+    };
+    let rejected = Transition::Settled { status: Status::Rejected, picked: false };
+    change(&mut purchase, rejected, &Said::NOTHING, now);
+    purchases::save_transition(connection, &purchase)?;
+    Ok(true)
 }
 
 /// The purchase and the command that asks for it, if central has as much to sell. `pending`: units of the item in
@@ -56,29 +116,55 @@ fn offer(
     ask: &Ask,
     now: Millis,
 ) -> Result<(Purchase, Command), Rejection> {
-    let item = item.ok_or(Rejection::UnknownProduct)?;
-    if item.discontinued {
-        return Err(Rejection::Discontinued);
-    }
-    if ask.quantity > items::online_available(item, pending) {
-        return Err(insufficient(item, pending, ask.quantity));
-    }
+    judge(item, pending, ask.quantity)?;
     let asked = PurchaseRef {
         purchase_id: ask.id,
-        attempt: OperationId::attempt(&ask.id, 1),
+        attempt: match ask.policy {
+            Some(_) => OperationId::attempt_at(&ask.id, store),
+            None => OperationId::attempt(&ask.id, 1),
+        },
         product_id: ask.product.clone(),
         quantity: ask.quantity,
         reference: ask.about.reference.clone(),
         created_at: now,
         expires_at: now.plus(ask.ttl_ms),
     };
-    let purchase = Purchase { customer: ask.customer.clone(), ..pending_one(store, &asked) };
     let deadline = ask.redis_now.plus(ask.ttl_ms);
+    let choice =
+        ask.policy.map(|policy| Choice { policy: Some(policy), deadline, refused: Vec::new(), seeking: false });
+    let purchase = Purchase { customer: ask.customer.clone(), choice, ..pending_one(store, &asked) };
     Ok((purchase, Command::Purchase { purchase: asked, deadline, about: ask.about.clone() }))
 }
 
-/// As it begins, and as B3 makes it known again.
-pub(crate) fn pending_one(store: &StoreId, asked: &PurchaseRef) -> Purchase {
+/// Whether central has as much to sell.
+fn judge(item: Option<&Item>, pending: i64, quantity: i64) -> Result<(), Rejection> {
+    let item = item.ok_or(Rejection::UnknownProduct)?;
+    if item.discontinued {
+        return Err(Rejection::Discontinued);
+    }
+    let available = items::online_available(item, pending);
+    if quantity <= available {
+        return Ok(());
+    }
+    Err(Rejection::InsufficientStock {
+        requested: quantity,
+        quantity: item.quantity,
+        reserved: item.reserved,
+        allotted: item.allotted,
+        available,
+    })
+}
+
+/// As B3 makes it known again. If central had chosen the store, others may have been asked: one that took the units says so
+/// within a while, and no more are asked.
+pub(crate) fn known_again(store: &StoreId, asked: &PurchaseRef, now: Millis) -> Purchase {
+    let deadline = now.plus(FORGOTTEN_MS);
+    let choice = Choice { policy: None, deadline, refused: Vec::new(), seeking: false };
+    Purchase { choice: asked.attempt.is_of_chosen_store().then_some(choice), ..pending_one(store, asked) }
+}
+
+/// As it begins.
+fn pending_one(store: &StoreId, asked: &PurchaseRef) -> Purchase {
     Purchase {
         number: 0,
         id: asked.purchase_id,
@@ -96,18 +182,12 @@ pub(crate) fn pending_one(store: &StoreId, asked: &PurchaseRef) -> Purchase {
         settled_at: None,
         picked_at: None,
         position: None,
+        choice: None,
     }
 }
 
-fn insufficient(item: &Item, pending: i64, requested: i64) -> Rejection {
-    Rejection::InsufficientStock {
-        requested,
-        quantity: item.quantity,
-        reserved: item.reserved,
-        allotted: item.allotted,
-        available: items::online_available(item, pending),
-    }
-}
+/// What a refusal says that does not say why.
+const NO_STOCK: &str = "insufficient_stock";
 
 /// What a cancel did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,7 +198,7 @@ pub enum Cancelled {
     Ended,
 }
 
-/// B5: asks the store to cancel, in order. From now on a pending purchase can never end `confirmed`.
+/// B5: asks the purchase's store to cancel, in order. From now on a pending purchase can never end `confirmed`.
 pub fn cancel(
     connection: &Connection,
     store: &mut Store,
@@ -127,9 +207,17 @@ pub fn cancel(
     about: &About,
     now: Millis,
 ) -> Result<Cancelled, Abort<Rejection>> {
-    let asked = commands::unanswered_cancel(connection, purchase.id)?;
+    // Another store may have been asked for units that it took besides.
+    let asked = commands::unanswered_cancels(connection, &store.id, purchase.id)?.into_iter().next();
     let forced = match purchase.life().on_cancel(store.retired, asked.is_some()).map_err(Abort::Refused)? {
         Cancelling::Ended => return Ok(Cancelled::Ended),
+        Cancelling::AtOnce => {
+            let mut purchase = purchase.clone();
+            let cancelled = Transition::Settled { status: Status::Cancelled, picked: false };
+            change(&mut purchase, cancelled, &Said::NOTHING, now);
+            purchases::save_transition(connection, &purchase)?;
+            return Ok(Cancelled::Ended);
+        }
         Cancelling::Asked => return Ok(asked.map_or(Cancelled::Ended, Cancelled::Asked)),
         Cancelling::Ask { forced } => forced,
     };
@@ -168,20 +256,37 @@ pub(crate) fn change(purchase: &mut Purchase, transition: Transition, said: &Sai
         Transition::Settled { status, .. } => {
             purchase.code = match status {
                 Status::Pending | Status::Confirmed => None,
-                Status::Rejected => Some(said.rejection.map_or("insufficient_stock", Rejection::code).to_owned()),
+                Status::Rejected => {
+                    let said = said.rejection.map(|rejection| rejection.code().to_owned());
+                    // One for which no other store is found says what the last one said.
+                    let last = purchase.choice.as_ref().and_then(|choice| choice.refused.last());
+                    said.or_else(|| last.map(|last| last.code.clone())).or_else(|| Some(NO_STOCK.to_owned()))
+                }
                 Status::Expired => Some("purchase_expired".to_owned()),
                 Status::Cancelled => Some("purchase_cancelled".to_owned()),
             };
-            (purchase.settled_at, purchase.position) = (Some(now), said.position.cloned());
+            purchase.settled_at = Some(now);
+            // What central ends itself ends with what the last store said.
+            purchase.position = said.position.cloned().or(purchase.position.take());
         }
         Transition::CancelEnded { confirmed: true } => {
             (purchase.code, purchase.settled_at, purchase.position) = (None, Some(now), said.position.cloned());
         }
+        Transition::Seeks => {
+            let code = said.rejection.map_or(NO_STOCK, Rejection::code).to_owned();
+            let refused = Attempt { store: purchase.store.clone(), code, at: now };
+            purchase.choice.iter_mut().for_each(|choice| choice.refused.push(refused.clone()));
+            purchase.position = said.position.cloned();
+        }
+        Transition::AskedElsewhere => purchase.position = None,
         Transition::Proven => purchase.position = said.position.cloned(),
         Transition::Voided => (purchase.code, purchase.settled_at) = (Some("store_retired".to_owned()), Some(now)),
         Transition::Picked | Transition::CancelRequested | Transition::CancelEnded { confirmed: false } => {}
     }
     purchase.status = life.status;
+    if let Some(choice) = &mut purchase.choice {
+        choice.seeking = life.seeking;
+    }
     purchase.cancel_requested_at = match transition {
         Transition::CancelRequested => Some(now),
         _ => purchase.cancel_requested_at.filter(|_| life.cancel_requested),
@@ -194,4 +299,193 @@ pub(crate) fn change(purchase: &mut Purchase, transition: Transition, said: &Sai
 pub(crate) fn compensation(attempt: &PurchaseRef, at: EntryId<Commands>) -> Option<(OperationId, Command)> {
     let id = OperationId::parse(&format!("{}:back:{at}", attempt.attempt)).ok()?;
     Some((id, Command::Cancel { purchase: attempt.clone(), forced: true, about: About::default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operators::restore::reopen;
+    use crate::promises::stores::retire;
+    use crate::testing::{Agent, NOW, database, product, purchase_id};
+    use protocol::number::CommandEpoch;
+    use protocol::wire::{Event, Fact, Happened, ItemAfter};
+
+    /// Two stores, each with ten units of tea.
+    fn stores(connection: &Connection) -> [Agent; 2] {
+        ["s1", "s2"].map(|id| Agent::settled(id, connection))
+    }
+
+    fn found(connection: &Connection) -> Purchase {
+        purchases::find(connection, purchase_id(1)).expect("reads").expect("is there")
+    }
+
+    /// Begins a purchase of a unit of tea, for which central has chosen this store.
+    fn begin_at(connection: &Connection, agent: &Agent) -> Purchase {
+        let ask = Ask {
+            id: purchase_id(1),
+            product: product("tea"),
+            quantity: 1,
+            customer: None,
+            about: About { reference: Some("order-1".into()), actor: Some("shop".into()), ..About::default() },
+            ttl_ms: 60_000,
+            redis_now: NOW.plus(7),
+            policy: Some(Policy::RoundRobin),
+        };
+        begin(connection, &mut agent.store(connection), &ask, NOW).expect("begins");
+        found(connection)
+    }
+
+    fn attempt_at(agent: &Agent, purchase: &Purchase) -> PurchaseRef {
+        PurchaseRef { attempt: OperationId::attempt_at(&purchase.id, &agent.id), ..purchase.attempt_ref() }
+    }
+
+    fn say(connection: &Connection, agent: &mut Agent, what: Happened) -> Purchase {
+        let entry = agent.entry(&Event::Fact(Fact::new(what, NOW)));
+        agent.tell(connection, &[entry]);
+        found(connection)
+    }
+
+    fn refuse(connection: &Connection, agent: &mut Agent, purchase: &Purchase) -> Purchase {
+        let (purchase, rejection) = (attempt_at(agent, purchase), Rejection::Discontinued);
+        say(connection, agent, Happened::PurchaseRejected { purchase, rejection, item: None })
+    }
+
+    fn take(connection: &Connection, agent: &mut Agent, purchase: &Purchase) -> Purchase {
+        let (purchase, item): (_, ItemAfter) = (attempt_at(agent, purchase), agent.take_one());
+        say(connection, agent, Happened::PurchaseConfirmed { purchase, item })
+    }
+
+    fn ask_next(connection: &Connection, agent: &Agent) -> bool {
+        ask_elsewhere(connection, &mut agent.store(connection), purchase_id(1), NOW).expect("is not refused")
+    }
+
+    fn units_asked_back(connection: &Connection, agent: &Agent) -> usize {
+        commands::unanswered_cancels(connection, &agent.id, purchase_id(1)).expect("reads").len()
+    }
+
+    #[test]
+    fn the_next_store_is_asked_for_the_same_once_one_has_refused() {
+        let connection = database();
+        let [mut one, mut two] = stores(&connection);
+        let asked = begin_at(&connection, &one);
+        assert_eq!(asked.attempt, OperationId::attempt_at(&asked.id, &one.id));
+        assert!(!ask_next(&connection, &two), "the first has not answered");
+        let seeking = refuse(&connection, &mut one, &asked);
+        assert!((seeking.life().seeking, seeking.status, seeking.code) == (true, Status::Pending, None));
+        assert!(!ask_next(&connection, &one), "it has refused");
+
+        assert!(ask_next(&connection, &two));
+        let next = found(&connection);
+        assert_eq!((&next.store, next.life().seeking), (&two.id, false));
+        let [first, second] =
+            [&asked, &next].map(|of| commands::command(&connection, &of.attempt).expect("reads").expect("was sent"));
+        let (Command::Purchase { deadline, about, .. }, Command::Purchase { purchase, .. }) = (&first, &second) else {
+            panic!("{first:?}, {second:?}")
+        };
+        let same = Command::Purchase { purchase: purchase.clone(), deadline: *deadline, about: about.clone() };
+        assert_eq!((second.clone(), *deadline), (same, NOW.plus(60_007)), "the same words, and no more time");
+        assert_eq!(purchases::last_turn(&connection, &product("tea")).expect("reads"), Some(two.id.clone()));
+
+        let bought = take(&connection, &mut two, &next);
+        assert_eq!((bought.status, &bought.store), (Status::Confirmed, &two.id));
+        let refused = bought.choice.expect("central has chosen").refused;
+        assert_eq!(
+            refused.iter().map(|one| (&one.store, one.code.as_str())).collect::<Vec<_>>(),
+            [(&one.id, "discontinued")]
+        );
+    }
+
+    #[test]
+    fn what_finds_no_store_ends_with_the_last_refusal_once() {
+        let connection = database();
+        let [mut one, two] = stores(&connection);
+        let asked = begin_at(&connection, &one);
+        assert!(!give_up(&connection, asked.id, NOW).expect("writes"), "the store has not answered");
+        refuse(&connection, &mut one, &asked);
+        assert!(give_up(&connection, asked.id, NOW).expect("writes"));
+        let ended = found(&connection);
+        assert_eq!((ended.status, ended.code.as_deref()), (Status::Rejected, Some("discontinued")));
+        assert!(!give_up(&connection, asked.id, NOW).expect("writes") && !ask_next(&connection, &two));
+    }
+
+    #[test]
+    fn of_two_stores_that_took_a_unit_the_later_gives_it_back_and_a_cancel_goes_to_the_other() {
+        let connection = database();
+        let [mut one, mut two] = stores(&connection);
+        let asked = begin_at(&connection, &one);
+        refuse(&connection, &mut one, &asked);
+        ask_next(&connection, &two);
+        let bought = take(&connection, &mut two, &asked);
+        let bought_twice = take(&connection, &mut one, &bought);
+        assert_eq!((bought_twice.status, &bought_twice.store), (Status::Confirmed, &two.id));
+        assert_eq!((units_asked_back(&connection, &one), units_asked_back(&connection, &two)), (1, 0));
+
+        // What the one is asked for is no cancel of the purchase, and ends with the one.
+        retire(&connection, &mut one.store(&connection), NOW).expect("retires");
+        assert_eq!(found(&connection).status, Status::Confirmed);
+        let id = OperationId::parse("cancel").expect("valid");
+        let mut store = two.store(&connection);
+        let asked = cancel(&connection, &mut store, &found(&connection), id.clone(), &About::default(), NOW);
+        assert!(matches!(asked, Ok(Cancelled::Asked(asked)) if asked == id));
+        assert_eq!(units_asked_back(&connection, &two), 1);
+    }
+
+    #[test]
+    fn a_store_that_took_a_unit_after_all_has_the_purchase_while_no_other_one_has() {
+        let connection = database();
+        let [mut one, mut two] = stores(&connection);
+        let asked = begin_at(&connection, &one);
+        refuse(&connection, &mut one, &asked);
+        ask_next(&connection, &two);
+        let bought = take(&connection, &mut one, &asked);
+        assert_eq!((bought.status, &bought.store), (Status::Confirmed, &one.id));
+        let bought = take(&connection, &mut two, &bought);
+        assert_eq!((bought.status, &bought.store), (Status::Confirmed, &one.id));
+        assert_eq!((units_asked_back(&connection, &one), units_asked_back(&connection, &two)), (0, 1));
+    }
+
+    #[test]
+    fn what_seeks_a_store_is_cancelled_at_once_and_survives_the_end_of_a_store() {
+        let connection = database();
+        let [mut one, mut two] = stores(&connection);
+        let asked = begin_at(&connection, &one);
+        refuse(&connection, &mut one, &asked);
+        retire(&connection, &mut one.store(&connection), NOW).expect("retires");
+        assert!(found(&connection).life().seeking, "it waits for nothing of that store");
+        let id = OperationId::parse("cancel").expect("valid");
+        let mut store = one.store(&connection);
+        let ended = cancel(&connection, &mut store, &found(&connection), id, &About::default(), NOW);
+        assert!(matches!(ended, Ok(Cancelled::Ended)));
+        let cancelled = found(&connection);
+        assert_eq!((cancelled.status, cancelled.code.as_deref()), (Status::Cancelled, Some("purchase_cancelled")));
+        assert!(!ask_next(&connection, &two));
+        take(&connection, &mut two, &asked);
+        assert_eq!((found(&connection).status, units_asked_back(&connection, &two)), (Status::Cancelled, 1));
+    }
+
+    #[test]
+    fn a_central_that_was_set_back_asks_nobody_else() {
+        let connection = database();
+        let [mut one, _] = stores(&connection);
+        let asked = begin_at(&connection, &one);
+        reopen(&connection, |_| CommandEpoch::NONE, NOW).expect("reopens");
+        one.get_ready(&connection);
+        let alone = refuse(&connection, &mut one, &asked).choice.expect("central has chosen");
+        assert_eq!((alone.policy, alone.deadline, alone.seeking), (None, NOW.plus(FORGOTTEN_MS), true));
+    }
+
+    #[test]
+    fn a_refusal_of_what_was_forgotten_waits_for_the_store_that_took_the_unit() {
+        let connection = database();
+        let [mut one, mut two] = stores(&connection);
+        let forgotten = {
+            let connection = database();
+            begin_at(&connection, &Agent::settled("s1", &connection))
+        };
+        let known = refuse(&connection, &mut one, &forgotten);
+        assert!((known.status, known.life().seeking) == (Status::Pending, true));
+        assert_eq!(known.choice.expect("central had chosen").policy, None);
+        let bought = take(&connection, &mut two, &forgotten);
+        assert_eq!((bought.status, &bought.store), (Status::Confirmed, &two.id));
+    }
 }

@@ -32,6 +32,7 @@ pub fn retire(connection: &Connection, store: &mut Store, now: Millis) -> JobRes
     for id in requests.iter().filter(|request| request.kind == "cancel").filter_map(|request| request.purchase) {
         if !touched.contains_key(&id)
             && let Some(purchase) = purchases::find(connection, id)?
+            && purchase.store == store.id
         {
             touched.insert(id, purchase);
         }

@@ -336,6 +336,31 @@ pub fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Reques
         .optional()
 }
 
+/// What a store was asked for.
+pub fn command(connection: &Connection, id: &OperationId) -> rusqlite::Result<Option<Command>> {
+    let found = connection
+        .prepare_cached("select type, body from request where command_id = ?1")?
+        .query_row([id.as_str()], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+        .optional()?;
+    Ok(found.and_then(|(kind, body)| Command::decode(&kind, &body).ok()))
+}
+
+/// Commands of which the median round trip is taken.
+const ROUND_TRIPS: usize = 20;
+// What was ended without the store's word has no position.
+const LAST_ROUND_TRIPS: &str = "select settled_at - created_at from (select settled_at, created_at, position \
+     from request indexed by request_by_store where store_id = ?1 order by number desc limit ?2) \
+     where position is not null";
+
+/// How long a store takes to answer: the median over its last commands, ms. None: it has answered none of them.
+pub fn round_trip_ms(connection: &Connection, store: &StoreId) -> rusqlite::Result<Option<i64>> {
+    let mut statement = connection.prepare_cached(LAST_ROUND_TRIPS)?;
+    let rows = statement.query_map(params![store.as_str(), ROUND_TRIPS], |row| row.get(0))?;
+    let mut found: Vec<i64> = rows.collect::<rusqlite::Result<_>>()?;
+    found.sort_unstable();
+    Ok(found.get(found.len() / 2).copied())
+}
+
 /// What an answer to a request has to know of it.
 #[derive(Debug, Clone)]
 pub struct Asked {
@@ -404,14 +429,6 @@ pub fn unanswered_cancels(
 /// Whether a resync is still unanswered.
 pub fn is_resync_asked(connection: &Connection, store: &StoreId) -> rusqlite::Result<bool> {
     connection.prepare_cached(IS_RESYNC_ASKED)?.query_row([store.as_str()], |row| row.get(0))
-}
-
-const UNANSWERED_CANCEL: &str = "select command_id from request indexed by request_pending_by_purchase \
-     where purchase_id = ?1 and type = 'cancel' and status = 'pending' order by number limit 1";
-
-/// The cancel of a purchase that is still unanswered.
-pub fn unanswered_cancel(connection: &Connection, id: PurchaseId) -> rusqlite::Result<Option<OperationId>> {
-    connection.prepare_cached(UNANSWERED_CANCEL)?.query_row([id.to_string()], |row| parsed(row, 0)).optional()
 }
 
 #[cfg(test)]
@@ -492,7 +509,7 @@ mod tests {
     fn what_is_unanswered_is_found_without_reading_what_was_answered() {
         let connection = database();
         let pending = format!("select command_id {PENDING}");
-        for sql in [pending.as_str(), CANCELS_OF_STORE, UNANSWERED_CANCEL, IS_RESYNC_ASKED] {
+        for sql in [pending.as_str(), CANCELS_OF_STORE, IS_RESYNC_ASKED] {
             let plan = plan(&connection, sql);
             assert!(plan.contains("request_pending") && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
             assert!(!plan.contains("SCAN request"), "{sql}: {plan}");
@@ -502,7 +519,6 @@ mod tests {
         let id = crate::testing::purchase_id(1);
         assert_eq!(unanswered(&connection, &agent.id).expect("reads")[0].purchase, Some(id));
         assert_eq!(unanswered_cancels(&connection, &agent.id, id).expect("reads"), []);
-        assert_eq!(unanswered_cancel(&connection, id).expect("reads"), None);
         assert!(!is_resync_asked(&connection, &agent.id).expect("reads"));
     }
 }

@@ -6,6 +6,7 @@ use protocol::hash::Digest;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::link::{Cursor, Entry, EntryId, Link, Past, Seq};
 use protocol::number::Epoch;
+use protocol::promise::policy::Policy;
 use protocol::promise::{purchase, request};
 use protocol::time::Millis;
 use protocol::wire::restore::Span;
@@ -15,7 +16,7 @@ use protocol::wire::{
 use runtime::search::Words;
 
 use super::idempotency::{Effect, Key};
-use super::purchases::Purchase;
+use super::purchases::{Choice, Purchase};
 use super::queries::events::{self, Start};
 use super::queries::{self, Slice, dead_letters};
 use super::stores::{DigestState, Store};
@@ -52,6 +53,7 @@ conforms!(
     no_more_requests_wait_than_may,
     purchases_are_listed_the_newest_first,
     a_transition_of_a_purchase_leaves_the_rest_alone,
+    what_central_has_chosen_is_found_while_it_seeks,
     the_last_outcome_of_a_command_is_kept,
     a_key_is_bound_once,
     totals_are_what_the_shown_stocks_add_up_to,
@@ -473,8 +475,6 @@ fn requests_are_answered_one_by_one(connection: &Connection) {
     assert_eq!(waiting(), ["a", "z", "m"], "in the order asked");
     assert!(commands::is_resync_asked(connection, &store.id).expect("reads"));
     assert!(!commands::is_resync_asked(connection, &store_id("s2")).expect("reads"));
-    assert_eq!(commands::unanswered_cancel(connection, purchase_id(1)).expect("reads"), Some(operation("m")));
-    assert_eq!(commands::unanswered_cancel(connection, purchase_id(2)).expect("reads"), None);
     let cancels =
         |store: &str| commands::unanswered_cancels(connection, &store_id(store), purchase_id(1)).expect("reads");
     assert_eq!((cancels("s1"), cancels("s2")), (vec![operation("m")], Vec::new()));
@@ -543,6 +543,7 @@ fn asked(number: u128, store: &str) -> Purchase {
         settled_at: None,
         picked_at: None,
         position: None,
+        choice: None,
     }
 }
 
@@ -610,6 +611,42 @@ fn a_transition_of_a_purchase_leaves_the_rest_alone(connection: &Connection) {
     assert_eq!(ids(purchases::pending(connection, &store).expect("reads")), [purchase_id(3)]);
     assert_eq!(ids(purchases::voided(connection, &store).expect("reads")), [purchase_id(2)]);
     assert!(purchases::find(connection, purchase_id(4)).expect("reads").is_none());
+}
+
+fn what_central_has_chosen_is_found_while_it_seeks(connection: &Connection) {
+    discovered(connection, "s1");
+    discovered(connection, "s2");
+    let choice =
+        Choice { policy: Some(Policy::LowestLatency), deadline: NOW.plus(60_000), refused: Vec::new(), seeking: false };
+    for number in 1..=3 {
+        let purchase = Purchase { choice: Some(choice.clone()), ..asked(number, "s1") };
+        purchases::insert(connection, &purchase).expect("writes");
+    }
+    let find = |number| purchases::find(connection, purchase_id(number)).expect("reads").expect("is there");
+    let seeking = |behind| {
+        let found = purchases::seeking(connection, behind, 9).expect("reads");
+        found.into_iter().map(|purchase| purchase.id).collect::<Vec<_>>()
+    };
+    assert_eq!((find(1).choice, seeking(0)), (Some(choice.clone()), vec![]));
+    let refused = purchases::Attempt { store: store_id("s1"), code: "insufficient_stock".into(), at: NOW };
+    for number in [3, 1] {
+        let choice = Choice { refused: vec![refused.clone()], seeking: true, ..choice.clone() };
+        let moved = Purchase { store: store_id("s2"), attempt: operation("a"), choice: Some(choice), ..find(number) };
+        purchases::save_transition(connection, &moved).expect("writes");
+        let found = find(number);
+        assert_eq!((found.store, found.attempt, found.choice), (moved.store, moved.attempt, moved.choice));
+    }
+    assert_eq!(seeking(0), [purchase_id(1), purchase_id(3)], "in the order asked");
+    assert_eq!(seeking(find(1).number), [purchase_id(3)]);
+    purchases::ask_nobody_else(connection, NOW).expect("writes");
+    let alone = Choice { policy: None, deadline: NOW, ..choice };
+    assert_eq!((find(2).choice, seeking(0).len()), (Some(alone), 2));
+
+    let last = |name: &str| purchases::last_turn(connection, &product(name)).expect("reads");
+    for store in ["s1", "s2"] {
+        purchases::save_turn(connection, &product("tea"), &store_id(store)).expect("writes");
+    }
+    assert_eq!((last("tea"), last("jam")), (Some(store_id("s2")), None));
 }
 
 fn the_last_outcome_of_a_command_is_kept(connection: &Connection) {

@@ -1,11 +1,13 @@
 //! Rows of `purchase`: what central has promised to buyers.
 
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::promise::policy::Policy;
 use protocol::promise::purchase::{Life, Status};
 use protocol::time::Millis;
 use protocol::wire::{Position, PurchaseRef};
 use runtime::sqlite::parsed;
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
 
 /// A row of `purchase`.
 #[derive(Debug, Clone)]
@@ -39,11 +41,39 @@ pub struct Purchase {
     pub picked_at: Option<Millis>,
     /// The store's position of its outcome.
     pub position: Option<Position>,
+    /// How its store is chosen, if the shop did not name it.
+    pub choice: Option<Choice>,
+}
+
+/// What is known of a purchase whose store central chooses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// By what; none: central was set back, and asks no other store.
+    pub policy: Option<Policy>,
+    /// No attempt is executed later, by Redis's clock. Without a policy: until then another store may say that it took the
+    /// units, by central's.
+    pub deadline: Millis,
+    /// Stores that have refused, in order.
+    pub refused: Vec<Attempt>,
+    /// The last of these is the store that the purchase names, and no other one is asked yet.
+    pub seeking: bool,
+}
+
+/// A store that has refused a purchase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    #[serde(rename = "storeId")]
+    pub store: StoreId,
+    /// Why.
+    pub code: String,
+    pub at: Millis,
 }
 
 /// Columns of a purchase, in the order that [`Purchase::read`] expects.
 pub const COLUMNS: &str = "number, purchase_id, store_id, product_id, quantity, attempt, status, code, reference, \
-     customer_id, created_at, expires_at, cancel_requested_at, settled_at, picked_at, position";
+     customer_id, created_at, expires_at, cancel_requested_at, settled_at, picked_at, position, policy, deadline, \
+     refused, seeking";
 
 impl Purchase {
     pub fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -67,6 +97,7 @@ impl Purchase {
             settled_at: time(13)?,
             picked_at: time(14)?,
             position: row.get::<_, Option<String>>(15)?.and_then(|text| text.parse().ok()),
+            choice: Choice::read(row, 16)?,
         })
     }
 
@@ -90,8 +121,28 @@ impl Purchase {
             cancel_requested: self.cancel_requested_at.is_some(),
             picked: self.picked_at.is_some(),
             // Whatever else cancels one says where the store said so.
-            voided: self.status == Status::Cancelled && self.position.is_none(),
+            voided: self.status == Status::Cancelled
+                && self.code.as_deref() == Some("store_retired")
+                && self.position.is_none(),
+            is_chosen: self.choice.is_some(),
+            seeking: self.choice.as_ref().is_some_and(|choice| choice.seeking),
         }
+    }
+}
+
+impl Choice {
+    fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Self>> {
+        let Some(refused) = row.get_ref(first + 2)?.as_str_or_null()? else { return Ok(None) };
+        let refused = serde_json::from_str(refused).map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(first + 2, rusqlite::types::Type::Text, Box::new(error))
+        })?;
+        let has_policy = row.get_ref(first)?.as_str_or_null()?.is_some();
+        let policy = if has_policy { Some(parsed(row, first)?) } else { None };
+        Ok(Some(Self { policy, deadline: Millis(row.get(first + 1)?), refused, seeking: row.get(first + 3)? }))
+    }
+
+    fn refused(&self) -> String {
+        serde_json::to_string(&self.refused).expect("attempts serialise")
     }
 }
 
@@ -107,8 +158,9 @@ pub fn insert(connection: &Connection, purchase: &Purchase) -> rusqlite::Result<
     connection
         .prepare_cached(
             "insert into purchase (purchase_id, store_id, product_id, quantity, attempt, status, code, reference, \
-             customer_id, created_at, expires_at, cancel_requested_at, settled_at, picked_at, position) \
-             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+             customer_id, created_at, expires_at, cancel_requested_at, settled_at, picked_at, position, policy, \
+             deadline, refused, seeking) \
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
         )?
         .execute(params![
             purchase.id.to_string(),
@@ -126,6 +178,10 @@ pub fn insert(connection: &Connection, purchase: &Purchase) -> rusqlite::Result<
             purchase.settled_at.map(|at| at.0),
             purchase.picked_at.map(|at| at.0),
             purchase.position.as_ref().map(ToString::to_string),
+            purchase.choice.as_ref().and_then(|choice| choice.policy).map(Policy::as_str),
+            purchase.choice.as_ref().map(|choice| choice.deadline.0),
+            purchase.choice.as_ref().map(Choice::refused),
+            purchase.choice.as_ref().is_some_and(|choice| choice.seeking),
         ])?;
     Ok(())
 }
@@ -146,12 +202,66 @@ pub fn save_transition(connection: &Connection, purchase: &Purchase) -> rusqlite
             purchase.picked_at.map(|at| at.0),
             purchase.position.as_ref().map(ToString::to_string),
         ])?;
+    purchase.choice.as_ref().map_or(Ok(()), |choice| save_choice(connection, purchase, choice))
+}
+
+/// Which store central has chosen. Of others the store stays, and no index need be touched for it.
+fn save_choice(connection: &Connection, purchase: &Purchase, choice: &Choice) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "update purchase set store_id = ?2, attempt = ?3, refused = ?4, seeking = ?5 where purchase_id = ?1",
+        )?
+        .execute(params![
+            purchase.id.to_string(),
+            purchase.store.as_str(),
+            purchase.attempt.as_str(),
+            choice.refused(),
+            choice.seeking,
+        ])?;
+    Ok(())
+}
+
+/// Central was set back: what it had asked other stores for is not known, so no other one is asked for what is pending.
+/// `until`: then whoever took the units has said so.
+pub fn ask_nobody_else(connection: &Connection, until: Millis) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "update purchase set policy = null, deadline = ?1 where status = 'pending' and refused is not null",
+        )?
+        .execute([until.0])?;
+    Ok(())
+}
+
+/// Purchases that seek another store, in the order asked, behind a number.
+pub fn seeking(connection: &Connection, behind: i64, limit: usize) -> rusqlite::Result<Vec<Purchase>> {
+    connection
+        .prepare_cached(&format!("select {COLUMNS} {SEEKING} limit ?2"))?
+        .query_map(params![behind, limit], Purchase::read)?
+        .collect()
+}
+
+/// Who was asked last for a product by turns.
+pub fn last_turn(connection: &Connection, product: &ProductId) -> rusqlite::Result<Option<StoreId>> {
+    connection
+        .prepare_cached("select store_id from policy_turn where product_id = ?1")?
+        .query_row([product.as_str()], |row| parsed(row, 0))
+        .optional()
+}
+
+pub fn save_turn(connection: &Connection, product: &ProductId, store: &StoreId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "insert into policy_turn (product_id, store_id) values (?1, ?2) \
+             on conflict (product_id) do update set store_id = excluded.store_id",
+        )?
+        .execute((product.as_str(), store.as_str()))?;
     Ok(())
 }
 
 const PENDING: &str = "from purchase indexed by purchase_open where store_id = ?1 and status = 'pending'";
 const VOIDED: &str = "from purchase indexed by purchase_voided \
      where store_id = ?1 and code = 'store_retired' and position is null order by number";
+const SEEKING: &str = "from purchase indexed by purchase_seeking where seeking = 1 and number > ?1 order by number";
 const OPEN: &str = "select count(*), count(*) filter (where expires_at < ?2) from purchase indexed by purchase_open \
      where store_id = ?1 and status = 'pending'";
 
@@ -184,7 +294,12 @@ mod tests {
     #[test]
     fn open_purchases_are_found_without_reading_those_that_ended() {
         let connection = database();
-        for sql in [OPEN, &format!("select number {PENDING}"), &format!("select number {VOIDED}")] {
+        for sql in [
+            OPEN,
+            &format!("select number {PENDING}"),
+            &format!("select number {VOIDED}"),
+            &format!("select number {SEEKING}"),
+        ] {
             let plan = plan(&connection, sql);
             assert!(plan.starts_with("SEARCH") && !plan.contains("SCAN"), "{sql}: {plan}");
         }

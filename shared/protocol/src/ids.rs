@@ -122,6 +122,18 @@ impl OperationId {
         Self(format!("{batch}/{index}").into())
     }
 
+    /// The attempt of a purchase at a store that central has chosen (rule B6). A store is asked once at most for a purchase,
+    /// so the store is the attempt's name: a central that was set back, and asks again, asks for the same.
+    pub fn attempt_at(purchase: &PurchaseId, store: &StoreId) -> Self {
+        let hash = blake3::hash(store.as_str().as_bytes()).to_hex();
+        Self(format!("{purchase}@{}", &hash[..16]).into())
+    }
+
+    /// Whether it is such an attempt.
+    pub fn is_of_chosen_store(&self) -> bool {
+        self.0.as_bytes().get(36) == Some(&b'@')
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -82,6 +82,10 @@ pub enum Bug {
     RestoreClaimsAll,
     /// An opening's command epoch does not repeat what is unsettled.
     UnsettledNotRepeated,
+    /// A purchase whose cancel was accepted asks another store.
+    SoughtAfterCancel,
+    /// Central notes which store it asks next, and does not ask it.
+    NextStoreNotAsked,
 }
 
 /// All of them.
@@ -124,6 +128,8 @@ pub const BUGS: &[Bug] = &[
     Bug::RestoreWithoutOutcomes,
     Bug::RestoreClaimsAll,
     Bug::UnsettledNotRepeated,
+    Bug::SoughtAfterCancel,
+    Bug::NextStoreNotAsked,
 ];
 
 #[cfg(feature = "planted")]

@@ -116,6 +116,7 @@ impl Central {
             about: About { reference: Some(format!("order-{}", dice.below(1_000))), ..About::default() },
             ttl_ms: 60_000,
             redis_now: now,
+            policy: None,
         };
         Operation::Buy { store, ask, key: dice.uuid().to_string(), now }
     }

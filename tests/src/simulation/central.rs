@@ -20,6 +20,7 @@ use rusqlite::Connection;
 
 use super::redis::{self, Call, Redis};
 use super::sending::Flight;
+use super::traffic::Seek;
 use super::{EVENT_BATCH, PACE};
 
 /// How much of the streams is read at once: little, so that each bound is reached now and then.
@@ -66,6 +67,8 @@ pub(super) struct Central {
     /// The production loop of the publisher.
     logs: Publishers<StoreId>,
     flight: Option<Flight<StoreId, Commands>>,
+    /// The next store that a purchase is about to ask.
+    pub(super) seek: Option<Seek>,
     /// Heads of the command logs as they were when their publishers were woken last.
     heads: BTreeMap<StoreId, Cursor<Commands>>,
 }
@@ -86,6 +89,7 @@ impl Central {
             apart: VecDeque::new(),
             logs: Publishers::new(PACE),
             flight: None,
+            seek: None,
             heads: BTreeMap::new(),
         }
     }
@@ -98,6 +102,7 @@ impl Central {
         self.disconnect(late, redis);
         self.runs = false;
         self.logs = Publishers::new(PACE);
+        self.seek = None;
         self.heads.clear();
     }
 

@@ -1,13 +1,15 @@
 //! Tills, staff, online buyers and item commands.
 
 use central::links::presence::{Look as Seen, Presence};
-use central::promises::purchases::{Ask, begin, cancel};
+use central::links::seeking::{self, Next, candidates};
+use central::promises::purchases::{Ask, begin, cancel, give_up};
 use central::storage::commands as asked;
 use central::storage::items;
 use central::storage::purchases;
 use central::storage::stores;
 use protocol::domain::{Guard, LowAt, Operation, Reason, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::promise::policy::Policy;
 use protocol::time::Millis;
 use protocol::wire::{About, Command, Position};
 use runtime::sqlite::{Abort, attempt};
@@ -30,6 +32,18 @@ pub(super) struct Look {
     quantity: i64,
     ttl_ms: i64,
     seen: Seen,
+    /// How the store was chosen.
+    policy: Option<Policy>,
+}
+
+/// Central has looked at the heartbeat of a store, and is about to ask it for what another one has refused.
+pub(super) struct Seek {
+    purchase: PurchaseId,
+    deadline: Millis,
+    store: StoreId,
+    seen: Seen,
+    /// Whom it may ask after that.
+    others: Vec<StoreId>,
 }
 
 impl VirtualWorld {
@@ -165,15 +179,106 @@ impl VirtualWorld {
         else {
             return;
         };
-        let beat = self.redis.beat(&store, self.now);
+        let policies = [Policy::HighestAvailable, Policy::LowestLatency, Policy::RoundRobin];
+        let policy = self.dice.chance(700).then(|| policies[self.dice.below(3) as usize]);
+        // So many that a till may well be quicker, and another store has as many.
+        let quantity = self.dice.between(1, if policy.is_some() { 6 } else { 3 });
+        let ttl_ms = if self.dice.chance(300) { 1_000 } else { 60_000 };
+        let store = match policy {
+            Some(policy) => {
+                let found = candidates(&self.central.file, &self.presence(), &product, quantity, policy);
+                let Some(first) = found.expect("the view can be read").into_iter().next() else { return };
+                first
+            }
+            None => store,
+        };
+        let seen = self.heartbeat(&store);
+        self.looks.push(Look { store, product, quantity, ttl_ms, seen, policy });
+    }
+
+    /// What Redis says of a store's heartbeat.
+    fn heartbeat(&self, store: &StoreId) -> Seen {
         let redis_now = Millis(self.now);
-        let seen = match beat {
+        match self.redis.beat(store, self.now) {
             Some((beat, age_ms)) => Seen { beat: Some(beat), age_ms, redis_now },
             None => Seen { beat: None, age_ms: 0, redis_now },
+        }
+    }
+
+    /// What central knows of all heartbeats.
+    fn presence(&self) -> Presence {
+        let presence = Presence::new(std::time::Duration::from_secs(50));
+        presence.note_redis(true);
+        presence.note_swept();
+        for store in &self.stores {
+            presence.note(store, &self.heartbeat(store));
+            presence.note_commands_stopped(store, self.central.is_stopped(store));
+        }
+        presence
+    }
+
+    /// One step of asking the next store for what another one has refused (B6): a look at a heartbeat, or a transaction.
+    pub(super) fn seek(&mut self) {
+        let Some(seek) = self.central.seek.take() else {
+            let sought = purchases::seeking(&self.central.file, 0, 9).expect("the view can be read");
+            let Some(purchase) = self.dice.pick(&sought) else { return };
+            let (presence, clock) = (self.presence(), self.central.clock(self.now));
+            let found = seeking::next(&self.central.file, &presence, purchase, clock).expect("the view can be read");
+            let deadline = purchase.choice.as_ref().expect("central has chosen its store").deadline;
+            match found {
+                Next::Ask(stores) => self.look_elsewhere(purchase.id, deadline, stores),
+                Next::Wait => self.count("purchases that waited for word of a store"),
+                Next::GiveUp => self.give_up(purchase.id),
+            }
+            return;
         };
-        let quantity = self.dice.between(1, 3);
-        let ttl_ms = if self.dice.chance(300) { 1_000 } else { 60_000 };
-        self.looks.push(Look { store, product, quantity, ttl_ms, seen });
+        if seek.seen.redis_now > seek.deadline {
+            return self.give_up(seek.purchase);
+        }
+        let (presence, clock, risk) = (self.presence(), self.central.clock(self.now), self.risk());
+        let mut asked = Err(());
+        let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+            let job = || seeking::ask(connection, &presence, seek.purchase, &seek.store, &seek.seen, clock);
+            match attempt(connection, job)? {
+                Ok(sought) => asked = Ok(sought),
+                Err(Abort::Refused(())) => {}
+                Err(Abort::Database(error)) => return Err(error),
+            }
+            Ok(())
+        });
+        match asked {
+            Ok(true) if end != Commit::Before => {
+                self.count("purchases passed on to another store");
+                self.say(|| format!("purchase {}: {} is asked next", seek.purchase, seek.store));
+            }
+            Ok(_) => {}
+            Err(()) if end == Commit::Done => self.look_elsewhere(seek.purchase, seek.deadline, seek.others),
+            Err(()) => {}
+        }
+        self.after_central_commit(end);
+    }
+
+    fn look_elsewhere(&mut self, purchase: PurchaseId, deadline: Millis, mut stores: Vec<StoreId>) {
+        if stores.is_empty() {
+            return self.give_up(purchase);
+        }
+        let store = stores.remove(0);
+        let seen = self.heartbeat(&store);
+        self.central.seek = Some(Seek { purchase, deadline, store, seen, others: stores });
+    }
+
+    fn give_up(&mut self, purchase: PurchaseId) {
+        let (clock, risk) = (self.central.clock(self.now), self.risk());
+        let mut ended = false;
+        let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+            ended = give_up(connection, purchase, clock)?;
+            Ok(())
+        });
+        if ended && end != Commit::Before {
+            self.count("purchases for which no store was left");
+            self.say(|| format!("purchase {purchase}: no store is left"));
+        }
+        self.after_central_commit(end);
     }
 
     /// B1, second half: the transaction.
@@ -203,8 +308,9 @@ impl VirtualWorld {
             about: About::default(),
             ttl_ms: look.ttl_ms,
             redis_now: look.seen.redis_now,
+            policy: look.policy,
         };
-        let (clock, risk) = (self.central.clock(self.now), self.risk());
+        let (product, clock, risk) = (look.product.clone(), self.central.clock(self.now), self.risk());
         let mut begun = false;
         let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
             let Some(mut store) = stores::find(connection, &look.store)? else { return Ok(()) };
@@ -221,14 +327,27 @@ impl VirtualWorld {
             }
         });
         if begun && end != Commit::Before {
-            let (store, quantity, product) = (look.store.clone(), look.quantity, look.product);
-            self.say(|| format!("purchase {id}: {quantity} of {product} at {store}"));
+            let (store, quantity) = (look.store.clone(), look.quantity);
+            self.say(|| format!("purchase {id}: {quantity} of {product} at {store}, {:?}", look.policy));
             let told = if end == Commit::Done { Told::Done } else { Told::Nothing };
             let bought =
                 Bought { store, told, seen: Vec::new(), cancelled_while_pending: false, may_be_forgotten: false };
             self.history.purchases.insert(id.to_string(), bought);
         }
         self.after_central_commit(end);
+        if begun && look.policy.is_some() && self.dice.chance(500) {
+            self.sell_out(&look.store, product);
+        }
+    }
+
+    /// A till is quicker than the purchase: then another store has to be asked.
+    fn sell_out(&mut self, store: &StoreId, product: ProductId) {
+        let of_store = |agent: &super::agent::Agent| agent.store == *store && agent.runs;
+        let Some(number) = self.agents.iter().position(of_store) else { return };
+        let item = store_agent::ledger::find_item(&self.agents[number].file, &product).expect("stock can be read");
+        if let Some(quantity) = item.map(|item| item.available()).filter(|available| *available > 0) {
+            self.operate(number, product, Operation::Sell { quantity });
+        }
     }
 
     fn some_purchase(&mut self) -> Option<String> {
@@ -237,13 +356,17 @@ impl VirtualWorld {
     }
 
     fn cancel(&mut self) {
-        let Some(id) = self.some_purchase() else { return };
+        let Some(mut id) = self.some_purchase() else { return };
         if !self.central.runs {
             return;
         }
+        let sought = purchases::seeking(&self.central.file, 0, 9).expect("the view can be read");
+        if let Some(purchase) = self.dice.pick(&sought) {
+            id = purchase.id.to_string();
+        }
         let command = OperationId::parse(&format!("cancel-{}", self.name())).expect("a valid id");
         let (clock, risk) = (self.central.clock(self.now), self.risk());
-        let mut was_pending = false;
+        let (mut was_pending, mut was_seeking) = (false, false);
         let mut picked = false;
         let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
             let Some(purchase) = purchases::find(connection, id.parse().expect("an id"))? else { return Ok(()) };
@@ -251,6 +374,7 @@ impl VirtualWorld {
             match cancel(connection, &mut store, &purchase, command.clone(), &About::default(), clock) {
                 Ok(_) => {
                     was_pending = purchase.status == protocol::promise::purchase::Status::Pending;
+                    was_seeking = purchase.life().seeking;
                     Ok(())
                 }
                 Err(Abort::Refused(rejection)) => {
@@ -262,6 +386,9 @@ impl VirtualWorld {
         });
         if picked {
             self.count("cancels refused: picked");
+        }
+        if was_seeking && end != Commit::Before {
+            self.count("cancels of purchases that sought a store");
         }
         if was_pending && end == Commit::Done {
             self.count("cancels of pending purchases");

@@ -19,6 +19,7 @@ use crate::history::{History, judge};
 const START: i64 = 1_790_000_000_000;
 /// Steps of the calm after which a world that has not healed never will.
 const PATIENCE: u64 = 60_000;
+const PASSED_ON: &str = "select count(*) from purchase where status = 'confirmed' and json_array_length(refused) > 0";
 /// Steps of the calm in which traffic goes on.
 const TRAFFIC_IN_CALM: u64 = 150;
 
@@ -95,7 +96,7 @@ impl VirtualWorld {
         let mut dice = Dice::new(seed);
         let keys = Keys::new("shelf");
         let stores: Vec<StoreId> =
-            (0..1 + dice.below(2)).map(|n| StoreId::parse(&format!("s{n}")).expect("a valid id")).collect();
+            (0..1 + dice.below(3)).map(|n| StoreId::parse(&format!("s{n}")).expect("a valid id")).collect();
         let products = ["ale", "bun", "cod"].map(|name| ProductId::parse(name).expect("a valid id")).to_vec();
         let file = runtime::sqlite::memory(central::storage::database::SCHEMA).expect("a database in memory");
         let budget = BUDGETS[dice.below(BUDGETS.len() as u64) as usize];
@@ -346,6 +347,9 @@ impl VirtualWorld {
         if self.dice.chance(200) {
             return self.work_steps(&store);
         }
+        if self.dice.chance(100) {
+            return self.seek();
+        }
         let sweeps = self.dice.chance(250);
         let again = if self.dice.chance(100) { 1 + self.dice.below(3) } else { 0 };
         let busy = !self.calm && self.dice.chance(20);
@@ -529,6 +533,7 @@ impl VirtualWorld {
             ("purchases rejected", "select count(*) from purchase where status = 'rejected'"),
             ("purchases expired", "select count(*) from purchase where status = 'expired'"),
             ("purchases cancelled", "select count(*) from purchase where status = 'cancelled'"),
+            ("purchases confirmed by a later store", PASSED_ON),
             ("units asked back", "select count(*) from request where command_id like '%:back:%'"),
             ("shortage", "select count(*) from event where type = 'shortage' and delta > 0"),
             ("holds ended for want of units", "select count(*) from event where type = 'shortage' and delta = 0"),

@@ -17,6 +17,7 @@ mod offline;
 mod operations;
 mod overload;
 mod poison;
+mod policy;
 mod purchases;
 mod replay;
 mod reservations;

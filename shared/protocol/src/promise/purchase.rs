@@ -3,7 +3,9 @@
 //! **Guarantees.** Only the store's reply settles a purchase, once: `pending` becomes `confirmed`, `rejected`, `expired` or
 //! `cancelled`, and only `confirmed` may change again, to `cancelled`, until it is picked. A purchase whose cancel was
 //! accepted while it was pending never becomes `confirmed`. Units that a store takes for a purchase that is settled
-//! otherwise are asked back.
+//! otherwise, or elsewhere, are asked back. A purchase whose store central chooses asks another one once the one before has
+//! said no, and not before. Between the two it is *seeking*, and no store has anything of it. Were central or a store set
+//! back, two stores may have taken units all the same: the first `confirmed` that central applies stands.
 
 use crate::domain::Rejection;
 use crate::planted::{Bug, planted};
@@ -101,6 +103,10 @@ pub struct Life {
     pub picked: bool,
     /// Retiring its store has ended it, and the store has not said since that it holds nothing of it.
     pub voided: bool,
+    /// Central chooses its store: if one refuses, another may be asked.
+    pub is_chosen: bool,
+    /// The store has refused, and no other one is asked yet.
+    pub seeking: bool,
 }
 
 /// What becomes of a purchase.
@@ -115,6 +121,10 @@ pub enum Transition {
         /// Staff has picked it already.
         picked: bool,
     },
+    /// The store has refused: another one is to be asked.
+    Seeks,
+    /// Another store is asked.
+    AskedElsewhere,
     /// Staff has picked it.
     Picked,
     /// Retiring the store had ended it; the store has said now that it holds nothing of it.
@@ -140,6 +150,8 @@ pub enum Cancelling {
         /// Give the units back even if they were picked: the buyer was told that it never will be confirmed.
         forced: bool,
     },
+    /// No store has anything of it: it is cancelled with that.
+    AtOnce,
     /// It was asked before, and has not answered.
     Asked,
     /// It had ended before; nothing to do.
@@ -160,16 +172,25 @@ pub enum Refused {
 
 impl Life {
     /// As it begins (B1).
-    pub const PENDING: Self = Self { status: Status::Pending, cancel_requested: false, picked: false, voided: false };
+    pub const PENDING: Self = Self {
+        status: Status::Pending,
+        cancel_requested: false,
+        picked: false,
+        voided: false,
+        is_chosen: false,
+        seeking: false,
+    };
 
-    /// B3: what a reply makes of a purchase that central does not know (any more). It begins as [`Life::PENDING`].
-    pub fn on_first_reply(reply: Reply) -> Transition {
-        reply.settled()
+    /// B3: what a reply makes of a purchase that central does not know (any more). It begins as [`Life::PENDING`], and
+    /// `is_chosen` says whether central had chosen the store: then the refusal of one may not have been the end of it.
+    pub fn on_first_reply(reply: Reply, is_chosen: bool) -> Transition {
+        if reply == Reply::Rejected && is_chosen { Transition::Seeks } else { reply.settled() }
     }
 
     /// B3, B5, B6: what a reply makes of it. `is_present`: it is about the present attempt, and comes from its store.
     pub fn on_reply(&self, reply: Reply, is_present: bool) -> Transition {
         let compensate = if planted(Bug::NothingGivenBack) { Transition::Stands } else { Transition::GiveBack };
+        let is_pending = self.status == Status::Pending;
         match (reply, self.status) {
             (Reply::Picked, _) if is_present => Transition::Picked,
             // The cancel follows in order: its answer ends the purchase, not this.
@@ -178,8 +199,24 @@ impl Life {
             {
                 Transition::Stands
             }
+            (Reply::Rejected, Status::Pending)
+                if is_present && self.is_chosen && (!self.cancel_requested || planted(Bug::SoughtAfterCancel)) =>
+            {
+                if self.seeking {
+                    Transition::Stands
+                } else {
+                    Transition::Seeks
+                }
+            }
             (reply, _) if planted(Bug::SettleTwice) && reply != Reply::Picked => reply.settled(),
             (_, Status::Pending) | (Reply::Cancelled, Status::Confirmed) if is_present && reply != Reply::Picked => {
+                reply.settled()
+            }
+            // Another store than the one that is asked: central has forgotten, or a store has, what came after its refusal.
+            // It has taken the units, or was the last to be asked.
+            (Reply::Confirmed { .. } | Reply::Expired | Reply::Cancelled, _)
+                if is_pending && self.is_chosen && !self.cancel_requested =>
+            {
                 reply.settled()
             }
             // The entry that said so was refused by the database; a whole state says it again.
@@ -191,10 +228,10 @@ impl Life {
         }
     }
 
-    /// What the refusal of a command that was about it makes of it.
+    /// What the refusal of a command makes of it that was about its present attempt.
     pub fn on_refusal(&self, refused: Refused) -> Transition {
         match refused {
-            Refused::Purchase if self.status == Status::Pending => Reply::Rejected.settled(),
+            Refused::Purchase if self.status == Status::Pending => self.on_reply(Reply::Rejected, true),
             Refused::Purchase => Transition::Stands,
             Refused::Cancel { is_confirmed } => {
                 Transition::CancelEnded { confirmed: is_confirmed && self.status == Status::Pending }
@@ -206,6 +243,7 @@ impl Life {
     /// `is_asked`: a cancel of it is unanswered.
     pub fn on_cancel(&self, is_retired: bool, is_asked: bool) -> Result<Cancelling, Rejection> {
         let forced = match self.status {
+            Status::Pending if self.seeking => return Ok(Cancelling::AtOnce),
             Status::Pending => true,
             Status::Confirmed if self.picked => return Err(Rejection::AlreadyPicked),
             Status::Confirmed => false,
@@ -220,6 +258,8 @@ impl Life {
     /// B5: its store is retired; every request that is open with it ends without an answer.
     pub fn on_retire(&self) -> Transition {
         match self.status {
+            // It waits for no answer of this store.
+            Status::Pending if self.seeking => Transition::Stands,
             Status::Pending => Transition::Voided,
             Status::Confirmed if self.cancel_requested => Transition::CancelEnded { confirmed: false },
             Status::Confirmed | Status::Rejected | Status::Expired | Status::Cancelled => Transition::Stands,
@@ -238,8 +278,10 @@ impl Life {
         match transition {
             Transition::Stands | Transition::GiveBack => self,
             Transition::Settled { status, picked } => {
-                Self { status, picked: self.picked || picked, voided: false, ..self }
+                Self { status, picked: self.picked || picked, voided: false, seeking: false, ..self }
             }
+            Transition::Seeks => Self { seeking: true, ..self },
+            Transition::AskedElsewhere => Self { seeking: false, ..self },
             Transition::Picked => Self { picked: true, ..self },
             Transition::Proven => Self { voided: false, ..self },
             Transition::CancelRequested => Self { cancel_requested: true, ..self },
@@ -275,11 +317,11 @@ mod tests {
             (Reply::Cancelled, Status::Cancelled),
         ] {
             assert_eq!(Life::PENDING.on_reply(reply, true), settled(status));
-            assert_eq!(Life::on_first_reply(reply), settled(status), "nor does central have to know it");
+            assert_eq!(Life::on_first_reply(reply, false), settled(status), "nor does central have to know it");
         }
         let picked = Transition::Settled { status: Status::Confirmed, picked: true };
         assert_eq!(Life::PENDING.on_reply(Reply::Confirmed { picked: true }, true), picked);
-        assert_eq!(Life::on_first_reply(Reply::Picked), picked);
+        assert_eq!(Life::on_first_reply(Reply::Picked, false), picked);
     }
 
     #[test]
@@ -324,6 +366,68 @@ mod tests {
         assert_eq!(ended.on_cancel(true, false), Ok(Cancelling::Ended));
     }
 
+    /// Central has chosen the store that it waits for.
+    const ASKED: Life = Life { is_chosen: true, ..Life::PENDING };
+    /// That store has refused.
+    const SEEKING: Life = Life { seeking: true, ..ASKED };
+
+    #[test]
+    fn what_central_has_chosen_seeks_another_store_once_the_present_one_has_said_no() {
+        for transition in [ASKED.on_reply(Reply::Rejected, true), ASKED.on_refusal(Refused::Purchase)] {
+            assert_eq!(transition, Transition::Seeks);
+        }
+        assert_eq!(ASKED.after(Transition::Seeks), SEEKING);
+        assert_eq!(SEEKING.after(Transition::AskedElsewhere), ASKED);
+        assert_eq!(SEEKING.on_reply(Reply::Rejected, true), Transition::Stands, "that is known");
+        assert_eq!(SEEKING.on_retire(), Transition::Stands, "it waits for nobody");
+        assert_eq!(ASKED.on_reply(Reply::Rejected, false), Transition::Stands, "another one's no");
+        assert_eq!(ASKED.on_reply(Reply::Expired, true), settled(Status::Expired), "its time is over everywhere");
+        assert_eq!(
+            Life::PENDING.on_reply(Reply::Rejected, true),
+            settled(Status::Rejected),
+            "the shop named the store"
+        );
+    }
+
+    #[test]
+    fn what_shall_be_cancelled_seeks_no_store() {
+        let cancelling = Life { cancel_requested: true, ..ASKED };
+        assert_eq!(cancelling.on_reply(Reply::Rejected, true), settled(Status::Rejected));
+        assert_eq!(cancelling.on_reply(TAKEN, false), Transition::GiveBack, "nor does it take what another one has");
+        for nothing in [Reply::Rejected, Reply::Expired, Reply::Cancelled] {
+            assert_eq!(cancelling.on_reply(nothing, false), Transition::Stands);
+        }
+        for is_retired in [false, true] {
+            assert_eq!(SEEKING.on_cancel(is_retired, false), Ok(Cancelling::AtOnce));
+        }
+        let cancelled = SEEKING.after(settled(Status::Cancelled));
+        assert_eq!(cancelled, Life { status: Status::Cancelled, ..ASKED });
+        assert_eq!(cancelled.on_reply(TAKEN, true), Transition::GiveBack);
+    }
+
+    #[test]
+    fn of_two_stores_that_took_units_the_first_that_is_heard_of_keeps_them() {
+        for life in [ASKED, SEEKING] {
+            for is_present in [true, false] {
+                let confirmed = life.after(life.on_reply(TAKEN, is_present));
+                assert_eq!(confirmed, Life { is_chosen: true, ..CONFIRMED });
+                assert_eq!(confirmed.on_reply(TAKEN, false), Transition::GiveBack);
+                assert_eq!(confirmed.on_reply(TAKEN, true), Transition::Stands);
+                assert_eq!(confirmed.on_reply(Reply::Cancelled, false), Transition::Stands, "it has given them back");
+            }
+            for (last, status) in [(Reply::Expired, Status::Expired), (Reply::Cancelled, Status::Cancelled)] {
+                assert_eq!(life.on_reply(last, false), settled(status), "nobody was asked after that");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_may_not_have_been_the_end_of_what_is_forgotten() {
+        assert_eq!(Life::on_first_reply(Reply::Rejected, true), Transition::Seeks);
+        assert_eq!(Life::on_first_reply(Reply::Rejected, false), settled(Status::Rejected));
+        assert_eq!(Life::on_first_reply(TAKEN, true), settled(Status::Confirmed));
+    }
+
     #[test]
     fn retiring_ends_what_is_pending_until_the_store_tells_the_truth() {
         let voided = Life::PENDING.after(Life::PENDING.on_retire());
@@ -345,6 +449,8 @@ mod tests {
         Refused(Refused),
         Cancel,
         Retire,
+        AskElsewhere,
+        GiveUp,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -365,14 +471,16 @@ mod tests {
             1 => refused.prop_map(Step::Refused),
             2 => Just(Step::Cancel),
             1 => Just(Step::Retire),
+            1 => Just(Step::AskElsewhere),
+            1 => Just(Step::GiveUp),
         ];
         proptest::collection::vec(step, 0..30)
     }
 
     proptest! {
         #[test]
-        fn a_purchase_has_one_outcome(steps in steps()) {
-            let mut life = Life::PENDING;
+        fn a_purchase_has_one_outcome(is_chosen in any::<bool>(), steps in steps()) {
+            let mut life = Life { is_chosen, ..Life::PENDING };
             for step in steps {
                 let before = life;
                 let transition = match step {
@@ -380,9 +488,13 @@ mod tests {
                     Step::Refused(refused) => life.on_refusal(refused),
                     Step::Cancel => match life.on_cancel(false, false) {
                         Ok(Cancelling::Ask { .. }) => Transition::CancelRequested,
+                        Ok(Cancelling::AtOnce) => settled(Status::Cancelled),
                         Ok(Cancelling::Asked | Cancelling::Ended) | Err(_) => Transition::Stands,
                     },
                     Step::Retire => life.on_retire(),
+                    Step::AskElsewhere if life.seeking => Transition::AskedElsewhere,
+                    Step::GiveUp if life.seeking => settled(Status::Rejected),
+                    Step::AskElsewhere | Step::GiveUp => Transition::Stands,
                 };
                 life = life.after(transition);
                 let settled_again = before.status != Status::Pending && before.status != life.status;
@@ -394,6 +506,7 @@ mod tests {
                 prop_assert!(!(confirmed && before.cancel_requested), "a cancel was accepted before");
                 prop_assert!(!before.picked || life.picked);
                 prop_assert!(!life.voided || life.status == Status::Cancelled);
+                prop_assert!(!life.seeking || life.is_chosen && life.status == Status::Pending);
             }
         }
     }

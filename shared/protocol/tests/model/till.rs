@@ -374,7 +374,7 @@ impl Central {
         if reply != Reply::Picked {
             purchase.confirmed_heard = reply == Reply::Confirmed { picked: false };
         }
-        self.settle(number, |life| if is_new { Life::on_first_reply(reply) } else { life.on_reply(reply, true) })
+        self.settle(number, |life| if is_new { Life::on_first_reply(reply, false) } else { life.on_reply(reply, true) })
     }
 
     fn answer(&mut self, answered: Id) {
