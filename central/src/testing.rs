@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::domain::Item;
+use protocol::domain::{Item, Quantity};
 use protocol::hash::Digest;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::link::{Cursor, Entry, Epoch, Past};
@@ -181,7 +181,7 @@ impl Agent {
         let ask = purchases::Ask {
             id: purchase_id(number),
             product: product("tea"),
-            quantity,
+            quantity: Quantity::try_from(quantity).expect("in range"),
             customer: None,
             about: About::default(),
             ttl_ms: 60_000,

@@ -1,6 +1,6 @@
 //! A store as the unit tests need it.
 
-use protocol::domain::{Guard, Operation};
+use protocol::domain::{Guard, Operation, Quantity};
 use protocol::ids::{OperationId, ProductId, StoreId};
 use protocol::time::Millis;
 use protocol::wire::About;
@@ -13,6 +13,10 @@ pub(crate) const NOW: Millis = Millis(1_700_000_000_000);
 
 pub(crate) fn product(name: &str) -> ProductId {
     ProductId::parse(name).expect("valid")
+}
+
+pub(crate) fn quantity(units: i64) -> Quantity {
+    Quantity::try_from(units).expect("in range")
 }
 
 pub(crate) fn operation(name: &str) -> OperationId {
@@ -47,7 +51,13 @@ pub(crate) fn store(items: &[(&str, i64)]) -> Connection {
 pub(crate) fn ledger(entries: i64) -> Connection {
     let connection = store(if entries > 0 { &[("tea", 0)] } else { &[] });
     for number in 1..entries {
-        act(&connection, &format!("o{number}"), "tea", Operation::Receive { quantity: 1 }, NOW.plus(number));
+        act(
+            &connection,
+            &format!("o{number}"),
+            "tea",
+            Operation::Receive { quantity: Quantity::ONE },
+            NOW.plus(number),
+        );
     }
     connection
 }

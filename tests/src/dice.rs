@@ -1,5 +1,7 @@
 //! Seeded dice: SplitMix64, written here so that a seed means the same run for ever.
 
+use protocol::domain::Quantity;
+
 /// A stream of random numbers that is the same for the same seed.
 #[derive(Debug, Clone)]
 pub struct Dice(u64);
@@ -29,6 +31,11 @@ impl Dice {
     /// From `low` to `high`, both included.
     pub fn between(&mut self, low: i64, high: i64) -> i64 {
         low + (self.below((high - low + 1) as u64) as i64)
+    }
+
+    /// So many units, both ends included.
+    pub fn units(&mut self, low: i64, high: i64) -> Quantity {
+        Quantity::try_from(self.between(low, high)).expect("in range")
     }
 
     /// True this many times in a thousand.

@@ -185,7 +185,7 @@ impl App {
         let (_, look) = self.sellable(store_id).await?;
         let ask = Ask { redis_now: look.redis_now, ..ask };
         let target = Target { effect: Effect::Purchase, id: ask.id.to_string(), store: store_id.clone() };
-        let (judge, quantity, product) = (self.clone(), ask.quantity, ask.product.clone());
+        let (judge, quantity, product) = (self.clone(), ask.quantity.get(), ask.product.clone());
         let begun = self
             .write(key, target, move |connection, store, now| {
                 judge.still_sellable(store, &look)?;
@@ -210,7 +210,7 @@ impl App {
 
     /// B1 at the first store, in the policy's order, that may be asked.
     async fn buy_by(self: &Arc<Self>, policy: Policy, ask: Ask, key: Option<Key>) -> Result<Begun<()>> {
-        let (presence, product, quantity) = (self.presence.clone(), ask.product.clone(), ask.quantity);
+        let (presence, product, quantity) = (self.presence.clone(), ask.product.clone(), ask.quantity.get());
         let wanted = product.clone();
         let found = self.db.scan(move |connection| candidates(connection, &presence, &wanted, quantity, policy));
         let mut last = None;
@@ -342,16 +342,16 @@ impl App {
         if code != Code::InsufficientStock {
             return Ok(problem);
         }
-        named(problem, self.alternatives(&purchase.store, &purchase.product, purchase.quantity).await?)
+        named(problem, self.alternatives(&purchase.store, &purchase.product, purchase.quantity.get()).await?)
     }
 
     /// Other stores that would sell so many now, those with most first.
-    async fn alternatives(&self, except: &StoreId, product: &ProductId, quantity: i64) -> Result<Vec<Alternative>> {
+    async fn alternatives(&self, except: &StoreId, product: &ProductId, units: i64) -> Result<Vec<Alternative>> {
         let offers = self.db.read(|connection| offers::of_product(connection, product)).await?;
         let mut found: Vec<Alternative> = offers
             .into_iter()
             .map(|offer| ItemView::of(self, &offer.store, product.clone(), &offer.item, offer.pending))
-            .filter(|view| view.store_id != *except && view.online_available >= quantity)
+            .filter(|view| view.store_id != *except && view.online_available >= units)
             .map(|view| Alternative { store_id: view.store_id, online_available: view.online_available })
             .collect();
         found.sort_by(|a, b| b.online_available.cmp(&a.online_available).then_with(|| a.store_id.cmp(&b.store_id)));

@@ -1,8 +1,8 @@
 //! What clients see of items, purchases, commands and stores.
 
 use axum::http::{HeaderName, HeaderValue};
-use protocol::domain::Item;
 use protocol::domain::reservation::Reservation;
+use protocol::domain::{Item, Quantity};
 use protocol::ids::{ProductId, StoreId};
 use protocol::number::Epoch;
 use protocol::promise::policy::Policy;
@@ -86,7 +86,7 @@ pub(super) fn as_of(app: &App, store: &Store) -> Millis {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Line {
     product_id: ProductId,
-    quantity: i64,
+    quantity: Quantity,
 }
 
 /// A store that was asked for a purchase.

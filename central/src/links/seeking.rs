@@ -79,7 +79,7 @@ pub fn next(connection: &Connection, presence: &Presence, purchase: &Purchase, n
         // Nobody can be told to be there or not.
         return Ok(Next::Wait);
     }
-    let mut found = candidates(connection, presence, &purchase.product, purchase.quantity, policy)?;
+    let mut found = candidates(connection, presence, &purchase.product, purchase.quantity.get(), policy)?;
     found.retain(|store| choice.refused.iter().all(|refused| refused.store != *store));
     Ok(if found.is_empty() { Next::GiveUp } else { Next::Ask(found) })
 }
@@ -203,6 +203,7 @@ mod tests {
     use super::*;
     use crate::promises::purchases::{Ask, begin};
     use crate::testing::{Agent, NOW, database, product, purchase_id};
+    use protocol::domain::Quantity;
     use protocol::ids::OperationId;
     use protocol::promise::request::Status;
     use protocol::wire::{About, Became, Command, Outcome, Position};
@@ -237,7 +238,7 @@ mod tests {
         let ask = Ask {
             id: purchase_id(1),
             product: product("tea"),
-            quantity: 4,
+            quantity: Quantity::try_from(4).expect("in range"),
             customer: None,
             about: About::default(),
             ttl_ms: 60_000,

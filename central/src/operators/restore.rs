@@ -289,8 +289,8 @@ fn wanted(connection: &Connection, store: &Store, asked: &[Span], now: Millis) -
 mod tests {
     use super::*;
     use crate::testing::{Agent, NOW, database, product, purchase_id};
-    use protocol::domain::Lines;
     use protocol::domain::reservation::State;
+    use protocol::domain::{Lines, Quantity};
     use protocol::ids::ReservationId;
     use protocol::wire::restore::{Answer, Hearing};
     use protocol::wire::{Fact, Happened, ReservationStep};
@@ -446,7 +446,7 @@ mod tests {
         let purchase = purchases::find(&connection, purchase_id(1)).expect("reads").expect("is there").attempt_ref();
         let held = Reservation {
             id: ReservationId::new(uuid::Uuid::from_u128(1)),
-            lines: Lines::one(product("tea"), 1).expect("is a line"),
+            lines: Lines::one(product("tea"), Quantity::ONE),
             expires_at: NOW.plus(60_000),
             created_at: NOW,
             reference: None,

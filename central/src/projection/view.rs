@@ -486,7 +486,7 @@ pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> Jo
 
 #[cfg(test)]
 mod tests {
-    use protocol::domain::{Item, Rejection};
+    use protocol::domain::{Item, Quantity, Rejection};
     use protocol::promise::purchase::Status;
     use protocol::wire::{About, Fact, Happened, ItemAfter, Outcome, Position, PurchaseRef, Subject};
 
@@ -530,7 +530,7 @@ mod tests {
             purchase_id: id,
             attempt,
             product_id: product("tea"),
-            quantity: 1,
+            quantity: Quantity::ONE,
             reference: None,
             created_at: NOW,
             expires_at: NOW.plus(60_000),

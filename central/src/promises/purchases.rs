@@ -4,7 +4,7 @@
 //! one may be cancelled until it is picked. While it is pending its units are left out of `onlineAvailable`. What an
 //! answer, a cancel or retiring a store makes of it is [`protocol::promise::purchase`]'s to say.
 
-use protocol::domain::{Item, Rejection};
+use protocol::domain::{Item, Quantity, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::link::{Commands, EntryId};
 use protocol::planted::{Bug, planted};
@@ -29,8 +29,7 @@ pub struct Ask {
     /// The new purchase's id.
     pub id: PurchaseId,
     pub product: ProductId,
-    /// How many, 1 to a million.
-    pub quantity: i64,
+    pub quantity: Quantity,
     /// The shop's customer.
     pub customer: Option<String>,
     /// Who asked, and the shop's order number.
@@ -76,7 +75,7 @@ pub fn ask_elsewhere(
     }
     let item = items::find(connection, &store.id, &purchase.product)?;
     let pending = items::pending(connection, &store.id, &purchase.product)?;
-    judge(item.as_ref(), pending, purchase.quantity).map_err(Abort::Refused)?;
+    judge(item.as_ref(), pending, purchase.quantity.get()).map_err(Abort::Refused)?;
     let about = match commands::command(connection, &purchase.attempt)? {
         Some(Command::Purchase { about, .. }) => about,
         // The request is forgotten sooner than the purchase.
@@ -116,7 +115,7 @@ fn offer(
     ask: &Ask,
     now: Millis,
 ) -> Result<(Purchase, Command), Rejection> {
-    judge(item, pending, ask.quantity)?;
+    judge(item, pending, ask.quantity.get())?;
     let asked = PurchaseRef {
         purchase_id: ask.id,
         attempt: match ask.policy {
@@ -324,7 +323,7 @@ mod tests {
         let ask = Ask {
             id: purchase_id(1),
             product: product("tea"),
-            quantity: 1,
+            quantity: Quantity::ONE,
             customer: None,
             about: About { reference: Some("order-1".into()), actor: Some("shop".into()), ..About::default() },
             ttl_ms: 60_000,

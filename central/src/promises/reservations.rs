@@ -60,9 +60,9 @@ fn may_hold(connection: &Connection, store: &StoreId, line: &Line) -> JobResult<
         return Ok(Err(Rejection::Discontinued));
     }
     let available = items::online_available(&item, items::pending(connection, store, &line.product_id)?);
-    Ok(if line.quantity > available {
+    Ok(if line.quantity.get() > available {
         Err(Rejection::InsufficientStock {
-            requested: line.quantity,
+            requested: line.quantity.get(),
             quantity: item.quantity,
             reserved: item.reserved,
             allotted: item.allotted,

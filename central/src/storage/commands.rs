@@ -435,7 +435,7 @@ pub fn is_resync_asked(connection: &Connection, store: &StoreId) -> rusqlite::Re
 mod tests {
     use super::*;
     use crate::testing::{Agent, NOW, database, plan, product};
-    use protocol::domain::{Guard, Item, Operation};
+    use protocol::domain::{Guard, Item, Operation, Quantity};
     use protocol::wire::{About, Event, Fact, Happened, ItemAfter};
 
     /// Central asked for five units of tea, the store took them in, and was retired before it could say so. Returns the
@@ -444,7 +444,7 @@ mod tests {
         let id = OperationId::parse("more-tea").expect("valid");
         let command = Command::Operate {
             product_id: product("tea"),
-            operation: Operation::Receive { quantity: 5 },
+            operation: Operation::Receive { quantity: Quantity::ONE },
             guard: Guard::default(),
             about: About::default(),
         };
@@ -453,7 +453,7 @@ mod tests {
         crate::promises::stores::retire(connection, &mut store, NOW).expect("retires");
         let told = find(connection, id.as_str()).expect("reads").expect("is there");
         assert_eq!((told.status, told.position), (Status::Refused, None));
-        let item = Item { name: "Tea".into(), quantity: 15, version: 2, ..Item::default() };
+        let item = Item { name: "Tea".into(), quantity: 11, version: 2, ..Item::default() };
         let what = Happened::Received(ItemAfter { product_id: product("tea"), delta: 5, item });
         let done = Fact { command: Some(id.clone()), ..Fact::new(what, NOW) };
         (id, done)

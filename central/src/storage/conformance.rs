@@ -1,7 +1,7 @@
 //! What storage means, whatever engine keeps it: each topic is a function that gets an empty database, speaks the functions
 //! of this floor alone, and is called once for each engine.
 
-use protocol::domain::{Action, Guard, Item, Operation};
+use protocol::domain::{Action, Guard, Item, Operation, Quantity};
 use protocol::hash::Digest;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::link::{Cursor, Entry, EntryId, Link, Past, Seq};
@@ -406,7 +406,7 @@ fn lists_of_events_hold_what_was_asked_for(connection: &Connection) {
 fn receive() -> Command {
     Command::Operate {
         product_id: product("tea"),
-        operation: Operation::Receive { quantity: 5 },
+        operation: Operation::Receive { quantity: Quantity::ONE },
         guard: Guard::default(),
         about: About::default(),
     }
@@ -531,7 +531,7 @@ fn asked(number: u128, store: &str) -> Purchase {
         id,
         store: store_id(store),
         product: product("tea"),
-        quantity: 2,
+        quantity: Quantity::try_from(2).expect("in range"),
         attempt: OperationId::attempt(&id, 1),
         status: purchase::Status::Pending,
         code: None,
@@ -605,7 +605,8 @@ fn a_transition_of_a_purchase_leaves_the_rest_alone(connection: &Connection) {
         assert_is(purchase);
     }
     // Whatever else the caller's copy says is not a transition.
-    purchases::save_transition(connection, &Purchase { quantity: 99, customer: None, ..one.clone() }).expect("writes");
+    purchases::save_transition(connection, &Purchase { quantity: Quantity::ONE, customer: None, ..one.clone() })
+        .expect("writes");
     assert_is(&one);
     let ids = |purchases: Vec<Purchase>| purchases.into_iter().map(|purchase| purchase.id).collect::<Vec<_>>();
     assert_eq!(ids(purchases::pending(connection, &store).expect("reads")), [purchase_id(3)]);

@@ -1,11 +1,12 @@
 //! Rows of `purchase`: what central has promised to buyers.
 
+use protocol::domain::Quantity;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::promise::policy::Policy;
 use protocol::promise::purchase::{Life, Status};
 use protocol::time::Millis;
 use protocol::wire::{Position, PurchaseRef};
-use runtime::sqlite::parsed;
+use runtime::sqlite::{number_at, parsed};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ pub struct Purchase {
     /// At which store.
     pub store: StoreId,
     pub product: ProductId,
-    pub quantity: i64,
+    pub quantity: Quantity,
     /// The command that carries it.
     pub attempt: OperationId,
     /// Where it is in its life.
@@ -83,7 +84,7 @@ impl Purchase {
             id: parsed(row, 1)?,
             store: parsed(row, 2)?,
             product: parsed(row, 3)?,
-            quantity: row.get(4)?,
+            quantity: number_at(row, 4)?,
             attempt: OperationId::parse(row.get_ref(5)?.as_str()?).map_err(|error| {
                 rusqlite::Error::FromSqlConversionFailure(5, rusqlite::types::Type::Text, Box::new(error))
             })?,
@@ -166,7 +167,7 @@ pub fn insert(connection: &Connection, purchase: &Purchase) -> rusqlite::Result<
             purchase.id.to_string(),
             purchase.store.as_str(),
             purchase.product.as_str(),
-            purchase.quantity,
+            purchase.quantity.get(),
             purchase.attempt.as_str(),
             purchase.status.as_str(),
             purchase.code,

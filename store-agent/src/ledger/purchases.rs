@@ -3,7 +3,7 @@
 use protocol::ids::PurchaseId;
 use protocol::time::Millis;
 use protocol::wire::PurchaseRef;
-use runtime::sqlite::parsed;
+use runtime::sqlite::{number_at, parsed};
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
 
 /// A row of `purchase`.
@@ -35,7 +35,7 @@ impl Purchase {
             purchase_id: parsed(row, 1)?,
             attempt: parsed(row, 2)?,
             product_id: parsed(row, 3)?,
-            quantity: row.get(4)?,
+            quantity: number_at(row, 4)?,
             reference: row.get(6)?,
             created_at: Millis(row.get(7)?),
             expires_at: Millis(row.get(8)?),
@@ -116,7 +116,7 @@ pub(crate) fn confirm(connection: &Connection, purchase: &PurchaseRef, at: Milli
             purchase.purchase_id.to_string(),
             purchase.attempt.as_str(),
             purchase.product_id.as_str(),
-            purchase.quantity,
+            purchase.quantity.get(),
             purchase.reference,
             purchase.created_at.0,
             purchase.expires_at.0,

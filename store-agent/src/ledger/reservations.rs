@@ -96,7 +96,7 @@ pub(crate) fn save(connection: &Connection, reservation: &Reservation, at: Milli
             "insert into hold (product_id, expires_at, reservation_id, quantity) values (?1, ?2, ?3, ?4)",
         )?;
         for line in reservation.lines.iter() {
-            insert.execute(params![line.product_id.as_str(), reservation.expires_at.0, id, line.quantity])?;
+            insert.execute(params![line.product_id.as_str(), reservation.expires_at.0, id, line.quantity.get()])?;
         }
     }
     Ok(())
@@ -200,14 +200,17 @@ pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Re
 
 #[cfg(test)]
 mod tests {
-    use protocol::domain::Line;
+    use protocol::domain::{Line, Quantity};
 
     use super::*;
     use crate::ledger::testing::plan;
     use crate::testing::{NOW, product, store};
 
     fn reservation(number: u128, ends_ms: i64, lines: &[(&str, i64)]) -> Reservation {
-        let line = |(name, quantity): &(&str, i64)| Line { product_id: product(name), quantity: *quantity };
+        let line = |(name, quantity): &(&str, i64)| Line {
+            product_id: product(name),
+            quantity: Quantity::try_from(*quantity).expect("in range"),
+        };
         Reservation {
             id: ReservationId::new(uuid::Uuid::from_u128(number)),
             lines: Lines::new(lines.iter().map(line)).expect("are lines"),
@@ -235,7 +238,7 @@ mod tests {
         let later = Reservation { expires_at: NOW.plus(500), ..first.clone() };
         save(&connection, &later, NOW).expect("writes");
         assert_eq!((held("ale"), held("tea")), (2, 3));
-        let lines = Lines::one(product("ale"), 1).expect("is a line");
+        let lines = Lines::one(product("ale"), Quantity::ONE);
         let confirmed = Reservation { state: State::Confirmed { confirmed_lines: lines }, ..later };
         save(&connection, &confirmed, NOW).expect("writes");
         assert_eq!(find(&connection, first.id).expect("reads"), Some(confirmed));

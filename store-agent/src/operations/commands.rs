@@ -432,6 +432,7 @@ mod tests {
     use protocol::ids::ReservationId;
 
     use super::*;
+    use crate::testing::quantity;
 
     const NOW: Millis = Millis(1_000);
 
@@ -481,7 +482,7 @@ mod tests {
             purchase_id: "00000000-0000-0000-0000-000000000001".parse().expect("an id"),
             attempt: OperationId::parse("attempt").expect("a valid id"),
             product_id: ProductId::parse("ale").expect("a valid id"),
-            quantity: 2,
+            quantity: quantity(2),
             reference: None,
             created_at: NOW,
             expires_at: NOW.plus(60_000),
@@ -519,7 +520,7 @@ mod tests {
     #[test]
     fn units_are_held_once_even_if_the_outcome_is_lost() {
         let mut world = World::new();
-        let line = Line { product_id: attempt().product_id, quantity: 2 };
+        let line = Line { product_id: attempt().product_id, quantity: quantity(2) };
         let reserve = Command::Reserve {
             reservation_id: ReservationId::new(uuid::Uuid::from_u128(1)),
             lines: Lines::new([line]).expect("are lines"),

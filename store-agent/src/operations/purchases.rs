@@ -74,14 +74,14 @@ mod tests {
     use protocol::wire::PurchaseRef;
 
     use super::*;
-    use crate::testing::{NOW, operation, product};
+    use crate::testing::{NOW, operation, product, quantity};
 
     fn purchase() -> Purchase {
         let reference = PurchaseRef {
             purchase_id: "00000000-0000-0000-0000-000000000001".parse().expect("an id"),
             attempt: operation("attempt"),
             product_id: product("ale"),
-            quantity: 2,
+            quantity: quantity(2),
             reference: None,
             created_at: NOW,
             expires_at: NOW,

@@ -234,10 +234,10 @@ mod tests {
 
     use super::*;
     use crate::operators::verify::verify;
-    use crate::testing::{self, NOW, operation, product, store};
+    use crate::testing::{self, NOW, operation, product, quantity, store};
 
     fn lines(of: &[(&str, i64)]) -> Lines {
-        let line = |(name, quantity): &(&str, i64)| Line { product_id: product(name), quantity: *quantity };
+        let line = |(name, units): &(&str, i64)| Line { product_id: product(name), quantity: quantity(*units) };
         Lines::new(of.iter().map(line)).expect("are lines")
     }
 
@@ -291,7 +291,7 @@ mod tests {
             let request = crate::operations::till::Request {
                 operation_id: operation("sale"),
                 product: product("ale"),
-                operation: Operation::Sell { quantity: 5 },
+                operation: Operation::Sell { quantity: quantity(5) },
                 guard: Default::default(),
                 about: About::default(),
                 command: None,

@@ -165,7 +165,7 @@ mod tests {
 
     use super::*;
     use crate::operations::effect::Told;
-    use crate::testing::{self, operation, product};
+    use crate::testing::{self, operation, product, quantity};
 
     const NOW: Millis = Millis(1_000);
 
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_sale_that_leaves_little_is_told_as_two_facts_of_one_item() {
-        let sold = decide_request(&known(5, Some(3)), &request(Operation::Sell { quantity: 2 }), NOW);
+        let sold = decide_request(&known(5, Some(3)), &request(Operation::Sell { quantity: quantity(2) }), NOW);
         let sold = sold.expect("there are enough");
         assert_eq!((sold.delta, sold.item.quantity), (-2, 3));
         let told = sold.effect.told.iter().map(|told| match told {

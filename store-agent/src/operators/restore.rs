@@ -244,7 +244,7 @@ mod tests {
     use crate::ledger::testing::copy;
     use crate::operations::commands;
     use crate::operations::reservations::{self, Asking, reserve};
-    use crate::testing::{self, NOW, operation};
+    use crate::testing::{self, NOW, operation, quantity};
 
     fn ale() -> ProductId {
         testing::product("ale")
@@ -313,8 +313,8 @@ mod tests {
     fn forked() -> (Connection, Connection) {
         let old = store();
         let live = copy(&old);
-        act(&old, "sale", Operation::Sell { quantity: 4 });
-        act(&live, "other", Operation::Sell { quantity: 3 });
+        act(&old, "sale", Operation::Sell { quantity: quantity(4) });
+        act(&live, "other", Operation::Sell { quantity: quantity(3) });
         (old, live)
     }
 
@@ -335,7 +335,7 @@ mod tests {
         let first = copy(&old);
         restore(&first, &answer(&live, 0));
         // Meanwhile another copy was restored where there were units enough.
-        act(&live, "delivery", Operation::Receive { quantity: 10 });
+        act(&live, "delivery", Operation::Receive { quantity: quantity(10) });
         restore(&old, &answer(&live, 0));
         assert_eq!(recorded(&old), [("sold".into(), -4)]);
         let report = restore(&first, &answer(&old, 0));
@@ -347,7 +347,7 @@ mod tests {
             purchase_id: "00000000-0000-0000-0000-000000000001".parse().expect("an id"),
             attempt: operation("attempt"),
             product_id: ale(),
-            quantity: 2,
+            quantity: quantity(2),
             reference: None,
             created_at: NOW,
             expires_at: NOW.plus(60_000),
@@ -382,7 +382,7 @@ mod tests {
     }
 
     fn hold(connection: &Connection, number: u128, units: i64) -> Result<(), Abort<Rejection>> {
-        let lines = Lines::one(ale(), units).expect("is a line");
+        let lines = Lines::one(ale(), quantity(units));
         reserve(connection, held_id(number), &lines, 60_000, &asking(&format!("hold-{number}")), NOW).map(drop)
     }
 
@@ -413,7 +413,7 @@ mod tests {
             let old = store();
             let live = copy(&old);
             hold(&old, 1, 3).expect("there are enough");
-            act(&live, "sale", Operation::Sell { quantity: sold });
+            act(&live, "sale", Operation::Sell { quantity: quantity(sold) });
             restore(&old, &answer(&live, 0));
             assert_eq!(held(&old, 1), (units, reserved, state));
         }
@@ -425,7 +425,7 @@ mod tests {
         hold(&live, 1, 3).expect("there are enough");
         let old = copy(&live);
         confirm(&old, 1);
-        let lines = Lines::one(ale(), 3).expect("is a line");
+        let lines = Lines::one(ale(), quantity(3));
         let confirmed = State::Confirmed { confirmed_lines: lines };
         let open = copy(&old);
         restore(&open, &answer(&live, 0));
@@ -433,7 +433,7 @@ mod tests {
         // Central has it as cancelled, and the units as sold since: they are missing.
         let ended = reservations::act(&live, held_id(1), &Act::Cancel, &asking("cancel"), NOW);
         ended.expect("is open");
-        act(&live, "sale", Operation::Sell { quantity: 4 });
+        act(&live, "sale", Operation::Sell { quantity: quantity(4) });
         restore(&old, &answer(&live, 0));
         assert_eq!(held(&old, 1), (0, 0, confirmed));
         assert_eq!(recorded(&old), [("shortage".into(), 2), ("reservation_confirmed".into(), -3)]);
@@ -456,13 +456,13 @@ mod tests {
     #[test]
     fn only_what_the_two_sides_have_not_alike_is_to_be_counted() {
         let (old, live) = forked();
-        testing::act(&old, "bun-1", "bun", Operation::Sell { quantity: 1 }, NOW);
+        testing::act(&old, "bun-1", "bun", Operation::Sell { quantity: quantity(1) }, NOW);
         let first = copy(&old);
         let report = restore(&first, &answer(&live, 0));
         assert_eq!(report.recount.iter().map(ProductId::as_str).collect::<Vec<_>>(), ["ale", "bun"]);
         // Now central has all of that; a purchase that was refused on one side has touched ale, and changed nothing.
         let again = copy(&first);
-        let too_many = PurchaseRef { quantity: 100, ..attempt() };
+        let too_many = PurchaseRef { quantity: quantity(100), ..attempt() };
         let command = Command::Purchase { purchase: too_many, deadline: NOW.plus(60_000), about: About::default() };
         execute(&again, &[("attempt", command)]);
         assert_eq!(recorded(&again).last(), Some(&("purchase_rejected".into(), 0)));

@@ -140,7 +140,7 @@ impl Agent {
                 Command::Cancel { purchase: self.asked[which].clone(), forced: dice.chance(300), about }
             }
             5..=8 => {
-                let operation = Act::Receive { quantity: dice.between(1, 20) };
+                let operation = Act::Receive { quantity: dice.units(1, 20) };
                 Command::Operate { product_id: product(dice), operation, guard: Guard::default(), about }
             }
             _ => {
@@ -149,7 +149,7 @@ impl Agent {
                     purchase_id,
                     attempt: OperationId::attempt(&purchase_id, 1),
                     product_id: product(dice),
-                    quantity: dice.between(1, 3),
+                    quantity: dice.units(1, 3),
                     reference: None,
                     created_at: now,
                     expires_at: now.plus(60_000),
@@ -280,10 +280,10 @@ pub(crate) fn act(known: &Connection, product: &ProductId, dice: &mut Dice) -> A
     let is_new = ledger::find_item(known, product).expect("a database in memory").is_none();
     match dice.below(20) {
         _ if is_new => Act::Create { name: "a thing".into(), quantity: dice.between(0, 200), low_at: Some(10) },
-        0..=4 => Act::Receive { quantity: dice.between(1, 50) },
+        0..=4 => Act::Receive { quantity: dice.units(1, 50) },
         5 => Act::Adjust { delta: dice.between(-5, 5), reason: Reason::Damage, note: None },
         6 => Act::Count { quantity: dice.between(0, 100), counted_at: None, count_ref: None },
         7 => Act::Change { name: Some(format!("thing {}", dice.below(9))), discontinued: None, low_at: None },
-        _ => Act::Sell { quantity: dice.between(1, 4) },
+        _ => Act::Sell { quantity: dice.units(1, 4) },
     }
 }

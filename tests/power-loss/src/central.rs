@@ -111,7 +111,7 @@ impl Central {
         let ask = Ask {
             id: PurchaseId::new(dice.uuid()),
             product,
-            quantity: dice.between(1, 3),
+            quantity: dice.units(1, 3),
             customer: Some(format!("customer-{}", dice.below(50))),
             about: About { reference: Some(format!("order-{}", dice.below(1_000))), ..About::default() },
             ttl_ms: 60_000,

@@ -6,7 +6,7 @@ use central::promises::reservations as promised;
 use central::storage::reservations as shown;
 use central::storage::stores;
 use protocol::domain::reservation::{Act, Reservation, State};
-use protocol::domain::{Line, Lines};
+use protocol::domain::{Line, Lines, Quantity};
 use protocol::ids::{OperationId, ReservationId, StoreId};
 use protocol::wire::About;
 use runtime::sqlite::{Abort, Connection, attempt};
@@ -30,7 +30,7 @@ impl VirtualWorld {
     fn some_lines(&mut self) -> Option<Lines> {
         let line = |world: &mut Self| {
             let product_id = world.dice.pick(&world.products).cloned()?;
-            Some(Line { product_id, quantity: world.dice.between(1, 3) })
+            Some(Line { product_id, quantity: world.dice.units(1, 3) })
         };
         let first = line(self)?;
         let second = if self.dice.chance(400) { line(self) } else { None };
@@ -95,7 +95,7 @@ impl VirtualWorld {
             2 => Act::Confirm { lines: None },
             _ => {
                 let first = held.lines.iter().next().expect("a reservation has a line");
-                Act::Confirm { lines: Lines::one(first.product_id.clone(), 1).ok() }
+                Act::Confirm { lines: Some(Lines::one(first.product_id.clone(), Quantity::ONE)) }
             }
         }
     }

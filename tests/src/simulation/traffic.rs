@@ -7,7 +7,7 @@ use central::storage::commands as asked;
 use central::storage::items;
 use central::storage::purchases;
 use central::storage::stores;
-use protocol::domain::{Guard, LowAt, Operation, Reason, Rejection};
+use protocol::domain::{Guard, LowAt, Operation, Quantity, Reason, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::promise::policy::Policy;
 use protocol::time::Millis;
@@ -29,7 +29,7 @@ pub(super) struct Shelf {
 pub(super) struct Look {
     store: StoreId,
     product: ProductId,
-    quantity: i64,
+    quantity: Quantity,
     ttl_ms: i64,
     seen: Seen,
     /// How the store was chosen.
@@ -64,8 +64,8 @@ impl VirtualWorld {
 
     fn operation(&mut self) -> Operation {
         match self.dice.below(12) {
-            0..=4 => Operation::Sell { quantity: self.dice.between(1, 4) },
-            5..=7 => Operation::Receive { quantity: self.dice.between(1, 6) },
+            0..=4 => Operation::Sell { quantity: self.dice.units(1, 4) },
+            5..=7 => Operation::Receive { quantity: self.dice.units(1, 6) },
             8 => Operation::Adjust { delta: -self.dice.between(1, 2), reason: Reason::Damage, note: None },
             9 => self.some_count(),
             10 => {
@@ -182,11 +182,11 @@ impl VirtualWorld {
         let policies = [Policy::HighestAvailable, Policy::LowestLatency, Policy::RoundRobin];
         let policy = self.dice.chance(700).then(|| policies[self.dice.below(3) as usize]);
         // So many that a till may well be quicker, and another store has as many.
-        let quantity = self.dice.between(1, if policy.is_some() { 6 } else { 3 });
+        let quantity = self.dice.units(1, if policy.is_some() { 6 } else { 3 });
         let ttl_ms = if self.dice.chance(300) { 1_000 } else { 60_000 };
         let store = match policy {
             Some(policy) => {
-                let found = candidates(&self.central.file, &self.presence(), &product, quantity, policy);
+                let found = candidates(&self.central.file, &self.presence(), &product, quantity.get(), policy);
                 let Some(first) = found.expect("the view can be read").into_iter().next() else { return };
                 first
             }
@@ -345,7 +345,7 @@ impl VirtualWorld {
         let of_store = |agent: &super::agent::Agent| agent.store == *store && agent.runs;
         let Some(number) = self.agents.iter().position(of_store) else { return };
         let item = store_agent::ledger::find_item(&self.agents[number].file, &product).expect("stock can be read");
-        if let Some(quantity) = item.map(|item| item.available()).filter(|available| *available > 0) {
+        if let Some(quantity) = item.and_then(|item| Quantity::try_from(item.available()).ok()) {
             self.operate(number, product, Operation::Sell { quantity });
         }
     }
@@ -448,7 +448,7 @@ impl VirtualWorld {
         }
         let operation = match self.dice.below(4) {
             0 => self.some_count(),
-            _ => Operation::Receive { quantity: self.dice.between(1, 5) },
+            _ => Operation::Receive { quantity: self.dice.units(1, 5) },
         };
         let id = format!("command-{}", self.name());
         let name = OperationId::parse(&id).expect("a valid id");

@@ -1,6 +1,6 @@
 //! May it be done? Guard clauses in the order in which a caller would want to hear of them.
 
-use super::{Change, Guard, IfMatch, Item, Operation, QUANTITY_MAX, Rejection, TOTAL_MAX};
+use super::{Change, Guard, IfMatch, Item, Operation, QUANTITY_MAX, Quantity, Rejection, TOTAL_MAX};
 use crate::number::Epoch;
 use crate::planted::{Bug, planted};
 
@@ -34,9 +34,8 @@ pub fn decide(item: Option<&Item>, operation: &Operation, guard: &Guard, facts: 
         Operation::Receive { quantity } => {
             let item = existing()?;
             carried(item)?;
-            within(*quantity, QUANTITY_MAX)?;
-            within(item.quantity + quantity, TOTAL_MAX)?;
-            Ok(Change::Moved(*quantity))
+            within(item.quantity + quantity.get(), TOTAL_MAX)?;
+            Ok(Change::Moved(quantity.get()))
         }
         Operation::Adjust { delta, .. } => {
             let item = existing()?;
@@ -74,15 +73,15 @@ pub fn shortage(item: &Item, change: &Change) -> i64 {
 }
 
 /// Decides whether an online purchase may take units off the shelf.
-pub fn decide_purchase(item: Option<&Item>, quantity: i64) -> Result<Change, Rejection> {
+pub fn decide_purchase(item: Option<&Item>, quantity: Quantity) -> Result<Change, Rejection> {
     let item = item.ok_or(Rejection::UnknownProduct)?;
     carried(item)?;
     take(item, quantity)
 }
 
 /// Decides whether a cancelled purchase's units may come back: always, if the store has the item.
-pub fn decide_give_back(item: Option<&Item>, quantity: i64) -> Result<Change, Rejection> {
-    item.map(|_| Change::Moved(quantity)).ok_or(Rejection::UnknownProduct)
+pub fn decide_give_back(item: Option<&Item>, quantity: Quantity) -> Result<Change, Rejection> {
+    item.map(|_| Change::Moved(quantity.get())).ok_or(Rejection::UnknownProduct)
 }
 
 fn unchanged(item: &Item, guard: &Guard, epoch: Epoch) -> Result<(), Rejection> {
@@ -103,8 +102,8 @@ fn carried(item: &Item) -> Result<(), Rejection> {
     if item.discontinued { Err(Rejection::Discontinued) } else { Ok(()) }
 }
 
-fn take(item: &Item, requested: i64) -> Result<Change, Rejection> {
-    within(requested, QUANTITY_MAX)?;
+fn take(item: &Item, quantity: Quantity) -> Result<Change, Rejection> {
+    let requested = quantity.get();
     let at_most = item.available() + i64::from(planted(Bug::SellOneMore));
     if requested <= at_most { Ok(Change::Moved(-requested)) } else { Err(insufficient(item, requested)) }
 }
@@ -135,6 +134,10 @@ mod tests {
         Item { name: "Coffee".into(), quantity, version: 1, ..Item::default() }
     }
 
+    fn units(units: i64) -> Quantity {
+        Quantity::try_from(units).expect("in range")
+    }
+
     fn given(item: Option<&Item>, operation: &Operation) -> Result<Change, Rejection> {
         decide(item, operation, &Guard::default(), Facts::default())
     }
@@ -142,18 +145,18 @@ mod tests {
     #[test]
     fn the_last_unit_is_sold_once() {
         let one = item(1);
-        let change = given(Some(&one), &Operation::Sell { quantity: 1 }).expect("there is one");
+        let change = given(Some(&one), &Operation::Sell { quantity: units(1) }).expect("there is one");
         let none = apply(Some(&one), &change, Millis(5));
         assert_eq!((none.quantity, none.version, none.updated_at), (0, 2, Millis(5)));
-        let refused = given(Some(&none), &Operation::Sell { quantity: 1 });
+        let refused = given(Some(&none), &Operation::Sell { quantity: units(1) });
         assert!(matches!(refused, Err(Rejection::InsufficientStock { requested: 1, available: 0, .. })));
     }
 
     #[test]
     fn tills_cannot_take_what_is_set_aside() {
         let held = Item { quantity: 5, reserved: 2, allotted: 2, ..item(5) };
-        assert!(given(Some(&held), &Operation::Sell { quantity: 1 }).is_ok());
-        assert!(given(Some(&held), &Operation::Sell { quantity: 2 }).is_err());
+        assert!(given(Some(&held), &Operation::Sell { quantity: units(1) }).is_ok());
+        assert!(given(Some(&held), &Operation::Sell { quantity: units(2) }).is_err());
     }
 
     #[test]
@@ -184,7 +187,7 @@ mod tests {
 
     #[test]
     fn nothing_but_create_makes_an_item() {
-        assert_eq!(given(None, &Operation::Receive { quantity: 1 }), Err(Rejection::UnknownProduct));
+        assert_eq!(given(None, &Operation::Receive { quantity: units(1) }), Err(Rejection::UnknownProduct));
         let create = Operation::Create { name: "Tea".into(), quantity: 0, low_at: None };
         assert!(given(None, &create).is_ok());
         assert_eq!(given(Some(&item(0)), &create), Err(Rejection::AlreadyExists));
@@ -193,9 +196,9 @@ mod tests {
     #[test]
     fn a_discontinued_item_is_only_sold_off_at_the_till() {
         let gone = Item { discontinued: true, ..item(2) };
-        assert!(given(Some(&gone), &Operation::Sell { quantity: 1 }).is_ok());
-        assert_eq!(decide_purchase(Some(&gone), 1), Err(Rejection::Discontinued));
-        assert_eq!(given(Some(&gone), &Operation::Receive { quantity: 1 }), Err(Rejection::Discontinued));
+        assert!(given(Some(&gone), &Operation::Sell { quantity: units(1) }).is_ok());
+        assert_eq!(decide_purchase(Some(&gone), units(1)), Err(Rejection::Discontinued));
+        assert_eq!(given(Some(&gone), &Operation::Receive { quantity: units(1) }), Err(Rejection::Discontinued));
     }
 
     #[test]
@@ -203,7 +206,7 @@ mod tests {
         let guard = Guard { expected_version: Some(9), if_match: Some(IfMatch::Versions(vec![(7.into(), 1)])) };
         let judge = |epoch: u32| {
             let epoch = epoch.into();
-            decide(Some(&item(1)), &Operation::Sell { quantity: 1 }, &guard, Facts { epoch, ..Facts::default() })
+            decide(Some(&item(1)), &Operation::Sell { quantity: units(1) }, &guard, Facts { epoch, ..Facts::default() })
         };
         assert_eq!(judge(8), Err(Rejection::PreconditionFailed { current_version: 1 }));
         assert_eq!(judge(7), Err(Rejection::VersionConflict { current_version: 1 }));
@@ -266,9 +269,9 @@ mod tests {
 
     fn operations() -> impl Strategy<Value = Operation> {
         prop_oneof![
-            (1..=QUANTITY_MAX).prop_map(|quantity| Operation::Sell { quantity }),
-            (1..=20i64).prop_map(|quantity| Operation::Sell { quantity }),
-            (1..=QUANTITY_MAX).prop_map(|quantity| Operation::Receive { quantity }),
+            (1..=QUANTITY_MAX).prop_map(|most| Operation::Sell { quantity: units(most) }),
+            (1..=20i64).prop_map(|few| Operation::Sell { quantity: units(few) }),
+            (1..=QUANTITY_MAX).prop_map(|most| Operation::Receive { quantity: units(most) }),
             (-30..=30i64).prop_map(|delta| Operation::Adjust { delta, reason: Reason::Other, note: None }),
             (0..=TOTAL_MAX).prop_map(|quantity| Operation::Count { quantity, counted_at: None, count_ref: None }),
             any::<bool>().prop_map(|gone| Operation::Change {

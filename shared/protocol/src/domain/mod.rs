@@ -7,6 +7,7 @@
 mod decide;
 mod item;
 mod lines;
+mod quantity;
 mod rejection;
 pub mod reservation;
 
@@ -14,6 +15,7 @@ pub(crate) use decide::insufficient;
 pub use decide::{Facts, decide, decide_give_back, decide_purchase, shortage};
 pub use item::{Change, Item, apply};
 pub use lines::{InvalidLines, LINES_MAX, Line, Lines};
+pub use quantity::Quantity;
 pub use rejection::Rejection;
 
 use serde::{Deserialize, Serialize};
@@ -42,13 +44,13 @@ pub enum Operation {
     },
     /// A sale at the till.
     Sell {
-        /// 1 to [`QUANTITY_MAX`].
-        quantity: i64,
+        /// So many.
+        quantity: Quantity,
     },
     /// Goods that came in.
     Receive {
-        /// 1 to [`QUANTITY_MAX`].
-        quantity: i64,
+        /// So many.
+        quantity: Quantity,
     },
     /// A correction by so many units, with a reason.
     Adjust {

@@ -109,10 +109,10 @@ pub fn hold<'a>(
 ) -> Result<Vec<(ProductId, Change)>, Rejection> {
     let one = |line: &Line| {
         let item = item(&line.product_id).ok_or(Rejection::UnknownProduct)?;
-        if line.quantity > item.available() {
-            return Err(insufficient(item, line.quantity));
+        if line.quantity.get() > item.available() {
+            return Err(insufficient(item, line.quantity.get()));
         }
-        Ok((line.product_id.clone(), Change::Reserved(line.quantity)))
+        Ok((line.product_id.clone(), Change::Reserved(line.quantity.get())))
     };
     lines.iter().map(one).collect()
 }
@@ -157,7 +157,7 @@ impl Reservation {
     }
 
     fn confirm(&self, taken: &Lines) -> Result<Decided, Rejection> {
-        if let Some(line) = taken.iter().find(|line| line.quantity > self.lines.quantity_of(&line.product_id)) {
+        if let Some(line) = taken.iter().find(|line| line.quantity.get() > self.lines.quantity_of(&line.product_id)) {
             return Err(Rejection::BeyondReservation {
                 product_id: line.product_id.clone(),
                 held: self.lines.quantity_of(&line.product_id),
@@ -165,14 +165,14 @@ impl Reservation {
         }
         let change = |line: &Line| {
             let taken = taken.quantity_of(&line.product_id);
-            (line.product_id.clone(), Change::Fulfilled { taken, held: line.quantity })
+            (line.product_id.clone(), Change::Fulfilled { taken, held: line.quantity.get() })
         };
         let after = Self { state: State::Confirmed { confirmed_lines: taken.clone() }, ..self.clone() };
         Ok(Decided { after, changes: self.lines.iter().map(change).collect() })
     }
 
     fn end(&self, state: State) -> Decided {
-        let changes = self.lines.iter().map(|line| (line.product_id.clone(), Change::Reserved(-line.quantity)));
+        let changes = self.lines.iter().map(|line| (line.product_id.clone(), Change::Reserved(-line.quantity.get())));
         Decided { after: Self { state, ..self.clone() }, changes: changes.collect() }
     }
 }
@@ -184,7 +184,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{apply, shortage};
+    use crate::domain::{Quantity, apply, shortage};
 
     const NOW: Millis = Millis(1_000);
 
@@ -193,8 +193,11 @@ mod tests {
     }
 
     fn lines(of: &[(&str, i64)]) -> Lines {
-        Lines::new(of.iter().map(|(name, quantity)| Line { product_id: product(name), quantity: *quantity }))
-            .expect("are lines")
+        Lines::new(of.iter().map(|(name, quantity)| Line {
+            product_id: product(name),
+            quantity: Quantity::try_from(*quantity).expect("in range"),
+        }))
+        .expect("are lines")
     }
 
     fn stock(of: &[(&str, i64)]) -> BTreeMap<ProductId, Item> {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{NotUnderstood, encode};
 use crate::domain::reservation::{Act, TTL_MS_MAX};
-use crate::domain::{Guard, Lines, Operation, QUANTITY_MAX};
+use crate::domain::{Guard, Lines, Operation, Quantity};
 use crate::ids::{OperationId, ProductId, PurchaseId, ReservationId};
 use crate::link::{Epoch, OPENED};
 use crate::time::Millis;
@@ -38,8 +38,8 @@ pub struct PurchaseRef {
     pub attempt: OperationId,
     /// What is bought.
     pub product_id: ProductId,
-    /// How many, 1 to a million.
-    pub quantity: i64,
+    /// How many.
+    pub quantity: Quantity,
     /// The shop's order number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
@@ -47,17 +47,6 @@ pub struct PurchaseRef {
     pub created_at: Millis,
     /// By central's clock.
     pub expires_at: Millis,
-}
-
-impl PurchaseRef {
-    /// What the types cannot say: a quantity that the tables would refuse must not get that far.
-    pub(super) fn check(&self) -> Result<(), NotUnderstood> {
-        if (1..=QUANTITY_MAX).contains(&self.quantity) {
-            Ok(())
-        } else {
-            Err(NotUnderstood("a purchase's quantity is out of range".into()))
-        }
-    }
 }
 
 /// What central asks.
@@ -211,12 +200,10 @@ impl Command {
             }
             "purchase" => {
                 let PurchaseBody { purchase, deadline, about } = serde_json::from_str(body)?;
-                purchase.check()?;
                 Self::Purchase { purchase, deadline, about }
             }
             "cancel" => {
                 let CancelBody { purchase, forced, about } = serde_json::from_str(body)?;
-                purchase.check()?;
                 Self::Cancel { purchase, forced, about }
             }
             "operation" => {
@@ -274,7 +261,7 @@ mod tests {
             purchase_id: PurchaseId::new(uuid::Uuid::from_u128(7)),
             attempt: OperationId::parse("7:1").expect("valid"),
             product_id: product_id.clone(),
-            quantity: 2,
+            quantity: Quantity::try_from(2).expect("in range"),
             reference: None,
             created_at: Millis(1_000),
             expires_at: Millis(61_000),
@@ -292,7 +279,7 @@ mod tests {
             },
             Command::Reserve {
                 reservation_id: ReservationId::new(uuid::Uuid::from_u128(8)),
-                lines: Lines::one(ProductId::parse("tea").expect("valid"), 2).expect("is a line"),
+                lines: Lines::one(ProductId::parse("tea").expect("valid"), Quantity::ONE),
                 ttl_ms: 900_000,
                 deadline: Millis(9),
                 about: About::default(),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use protocol::domain::{
-    Change, Facts, Guard, Item, Operation, Rejection, apply, decide, decide_give_back, decide_purchase,
+    Change, Facts, Guard, Item, Operation, Quantity, Rejection, apply, decide, decide_give_back, decide_purchase,
 };
 use protocol::hash::Hash;
 use protocol::link::{Commands, Cursor, EntryId, Log, OPENED, Seq};
@@ -112,7 +112,7 @@ impl Store {
     }
 
     pub(crate) fn sell(&mut self) -> bool {
-        let sell = Operation::Sell { quantity: 1 };
+        let sell = Operation::Sell { quantity: Quantity::ONE };
         let sold = self.perform(decide(Some(&self.item()), &sell, &Guard::default(), Facts::default()));
         if sold {
             self.sold += 1;
@@ -162,7 +162,7 @@ impl Store {
     fn buy(&mut self, id: Id, too_late: bool) {
         let kind = if too_late {
             Kind::Expired
-        } else if self.perform(decide_purchase(Some(&self.item()), 1)) {
+        } else if self.perform(decide_purchase(Some(&self.item()), Quantity::ONE)) {
             Kind::Confirmed
         } else {
             Kind::Rejected
@@ -177,7 +177,7 @@ impl Store {
         let kind = match self.outcomes.get(&attempt).copied() {
             Some((Kind::Confirmed, true)) if !forced => Kind::Refused,
             Some((Kind::Confirmed, _)) => {
-                self.perform(decide_give_back(Some(&self.item()), 1));
+                self.perform(decide_give_back(Some(&self.item()), Quantity::ONE));
                 Kind::Cancelled
             }
             None => Kind::Cancelled,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use protocol::domain::{self, QUANTITY_MAX};
 use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -42,12 +43,21 @@ impl<const MIN: i64, const MAX: i64> Visitor<'_> for Within<MIN, MAX> {
     }
 }
 
-/// Units of one operation.
-pub type Quantity = Bounded<1, 1_000_000>;
 /// What was counted.
 pub type CountQuantity = Bounded<0, 1_000_000_000>;
 /// A low-stock threshold.
 pub type Threshold = Bounded<0, 1_000_000_000>;
+
+/// Units of one operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quantity(pub domain::Quantity);
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let units = Bounded::<1, QUANTITY_MAX>::deserialize(deserializer)?.0;
+        domain::Quantity::try_from(units).map(Self).map_err(D::Error::custom)
+    }
+}
 
 /// A correction: not 0, at most a million either way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +65,7 @@ pub struct Delta(pub i64);
 
 impl<'de> Deserialize<'de> for Delta {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Bounded::<-1_000_000, 1_000_000>::deserialize(deserializer)?.0 {
+        match Bounded::<{ -QUANTITY_MAX }, QUANTITY_MAX>::deserialize(deserializer)?.0 {
             0 => Err(D::Error::custom("must not be 0: that corrects nothing")),
             delta => Ok(Self(delta)),
         }

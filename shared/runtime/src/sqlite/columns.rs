@@ -45,7 +45,7 @@ impl<N: TryFrom<i64, Error = Invalid>> FromSql for NumberColumn<N> {
     }
 }
 
-/// Reads an epoch or a sequence number.
+/// Reads a number that has a type of its own: an epoch, a sequence number, a quantity.
 pub fn number_at<N: TryFrom<i64, Error = Invalid>>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<N> {
     Ok(row.get::<_, NumberColumn<N>>(column)?.0)
 }

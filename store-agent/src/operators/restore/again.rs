@@ -112,7 +112,7 @@ fn decide(original: Fact, Known { items, outcome, attempt, reservation: held }: 
             let mut item = item.or_else(|| today.unchanged(&purchase.product_id, None));
             if let Some(none_taken) = item.as_mut().filter(|then| then.delta == 0 && is_taken == Some(true)) {
                 // It found no units taken when it was recorded first; central knows that they were.
-                none_taken.delta = purchase.quantity;
+                none_taken.delta = purchase.quantity.get();
             }
             let item = item.map(|then| today.moved(then));
             let became =
@@ -237,7 +237,7 @@ impl Today {
             (ReservationStep::Confirmed, State::Confirmed { confirmed_lines }, Some(_)) if is_open => {
                 let change = |line: &Line| {
                     let taken = confirmed_lines.quantity_of(&line.product_id);
-                    Change::Fulfilled { taken, held: line.quantity }
+                    Change::Fulfilled { taken, held: line.quantity.get() }
                 };
                 let items = self.each(&lines, change);
                 (step, then, items)
@@ -251,7 +251,7 @@ impl Today {
                 (step, then, items)
             }
             (ReservationStep::Cancelled | ReservationStep::Expired, _, Some(_)) if is_open => {
-                let items = self.each(&lines, |line| Change::Reserved(-line.quantity));
+                let items = self.each(&lines, |line| Change::Reserved(-line.quantity.get()));
                 (step, then, items)
             }
             (ReservationStep::Cancelled | ReservationStep::Expired, _, None) => (step, then, Vec::new()),
@@ -279,8 +279,8 @@ impl Today {
     /// store, and its units are somebody else's by now.
     fn hold_again(&self, then: Reservation, lines: &Lines) -> (ReservationStep, Reservation, Vec<ItemAfter>) {
         let free = |line: &Line| self.items.get(&line.product_id).map_or(0, Item::available);
-        if lines.iter().all(|line| line.quantity <= free(line)) {
-            let items = self.each(lines, |line| Change::Reserved(line.quantity));
+        if lines.iter().all(|line| line.quantity.get() <= free(line)) {
+            let items = self.each(lines, |line| Change::Reserved(line.quantity.get()));
             return (ReservationStep::Reserved, then, items);
         }
         (ReservationStep::Cancelled, Reservation { state: State::Cancelled, ..then }, Vec::new())
