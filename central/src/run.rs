@@ -100,7 +100,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         "listening on http://{address}"
     );
     if let Some(file) = &config.address_file {
-        runtime::daemon::tell_address(file, address)?;
+        runtime::daemon::write_address(file, address)?;
     }
     let mut tasks = Tasks::new(stop.clone());
     let served = stop.clone();

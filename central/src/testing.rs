@@ -178,7 +178,7 @@ impl Agent {
     /// Begins a purchase of some tea.
     pub(crate) fn buy_some(&self, connection: &Connection, number: u128, quantity: i64) -> OperationId {
         let mut store = self.store(connection);
-        let ask = purchases::Ask {
+        let ask = purchases::PurchaseRequest {
             id: purchase_id(number),
             product: product("tea"),
             quantity: Quantity::try_from(quantity).expect("in range"),

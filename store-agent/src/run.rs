@@ -57,7 +57,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         db: link_db.clone(),
         connectivity: connectivity.clone(),
         committed,
-        beat_every: Duration::from_millis(config.heartbeat_interval_ms),
+        heartbeat_every: Duration::from_millis(config.heartbeat_interval_ms),
         process: uuid::Uuid::new_v4().as_u64_pair().0,
     };
     let receiver =
@@ -84,7 +84,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         "listening on http://{address}"
     );
     if let Some(file) = &config.address_file {
-        runtime::daemon::tell_address(file, address)?;
+        runtime::daemon::write_address(file, address)?;
     }
     let mut tasks = Tasks::new(stop.clone());
     let served = stop.clone();

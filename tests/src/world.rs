@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Builder {
     /// Between two heartbeats, ms.
-    pub beat_ms: u64,
+    pub heartbeat_ms: u64,
     /// Age at which a heartbeat is stale, ms.
     pub max_age_ms: u64,
     /// Between two sweeps of central, ms.
@@ -29,7 +29,7 @@ pub struct Builder {
 
 impl Default for Builder {
     fn default() -> Self {
-        Self { beat_ms: 30_000, max_age_ms: 50_000, sweep_ms: 1_000 }
+        Self { heartbeat_ms: 30_000, max_age_ms: 50_000, sweep_ms: 1_000 }
     }
 }
 
@@ -357,7 +357,7 @@ impl World {
             format!("--database-path={}", self.dir.path().join(format!("{store}.db")).display()),
             format!("--listen=127.0.0.1:{}", self.port_of(store)),
             format!("--address-file={}", self.address_file(&Daemon::Store(store.to_owned())).display()),
-            format!("--heartbeat-interval-ms={}", self.options.beat_ms),
+            format!("--heartbeat-interval-ms={}", self.options.heartbeat_ms),
         ];
         args.extend(self.tls_options());
         let process = self.start_daemon("store-agent", &args, store);

@@ -95,7 +95,7 @@ async fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Optio
         all.allotted += view.allotted;
         all.available += view.available;
         all.online_available += view.online_available;
-        let lag_ms = app.presence.sight(&store.id).lag_ms;
+        let lag_ms = app.presence.report(&store.id).lag_ms;
         all.stores.push(StoreItem { item: view, lag_ms });
     }
     Ok((!all.stores.is_empty() || !all.left_out.is_empty()).then_some(all))

@@ -151,6 +151,6 @@ mod tests {
         let is_asked = || commands::is_resync_asked(&connection, &agent.id).expect("reads");
         assert!(!is_asked(), "the minute is not over");
         let later = NOW.plus(60_000);
-        assert!(view::look_after(&connection, &agent.id, later).expect("asks") && is_asked());
+        assert!(view::repeat_resync(&connection, &agent.id, later).expect("asks") && is_asked());
     }
 }

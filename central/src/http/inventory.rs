@@ -91,7 +91,7 @@ async fn list(app: Arc<App>, prefer: Prefer, filter: Filter) -> Result<Response>
         let list = list.map(|row| {
             // Read in the same transaction.
             let store = &stores[&row.store];
-            lag_ms = lag_ms.max(seen.presence.sight(&store.id).lag_ms);
+            lag_ms = lag_ms.max(seen.presence.report(&store.id).lag_ms);
             ItemView::of(&seen, store, row.product, &row.item, row.pending)
         });
         Ok((lag_ms, Written::json(&list)))
@@ -118,7 +118,7 @@ async fn one(
         return Err(app.known(&store_id).await.err().unwrap_or_else(|| Problem::new(Code::UnknownStore)));
     };
     let Some(item) = item else { return Err(app.unknown_product(&store, &product_id).await) };
-    let lag = (LAG, value(&app.presence.sight(&store_id).lag_ms.to_string()));
+    let lag = (LAG, value(&app.presence.report(&store_id).lag_ms.to_string()));
     let view = ItemView::of(&app, &store, product_id, &item, pending);
     // While an epoch opens the view is still that of the one before.
     let etag = view.etag(store.state.epoch);

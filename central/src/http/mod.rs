@@ -26,7 +26,7 @@ use runtime::http::{Code, Edge, Problem};
 use runtime::redis::Keys;
 
 use crate::links::consumer::Newcomers;
-use crate::links::presence::{Look, Presence, Unavailable};
+use crate::links::presence::{Presence, Reading, Unavailable};
 use crate::links::publisher::Wakes;
 use crate::links::redis_link::RedisLink;
 use crate::links::waiting::Waiting;
@@ -86,36 +86,36 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
 
 impl App {
     /// A store that may get a purchase, or the reason why not.
-    async fn sellable(&self, id: &StoreId) -> Result<(Store, Look), Problem> {
-        let (store, look) = self.reachable(id).await?;
-        self.still_sellable(&store, &look)?;
-        Ok((store, look))
+    async fn sellable(&self, id: &StoreId) -> Result<(Store, Reading), Problem> {
+        let (store, reading) = self.reachable(id).await?;
+        self.still_sellable(&store, &reading)?;
+        Ok((store, reading))
     }
 
     /// Between the look at the heartbeat and the transaction the store may have opened an epoch, or an operator may have
     /// decided something: judged again inside.
-    fn still_sellable(&self, store: &Store, look: &Look) -> Result<(), Problem> {
-        self.still_reachable(store, look)?;
+    fn still_sellable(&self, store: &Store, reading: &Reading) -> Result<(), Problem> {
+        self.still_reachable(store, reading)?;
         if store.online_sale {
             Ok(())
         } else {
-            Err(self.unavailable(&store.id, Unavailable::Paused, Some(look.age_ms)))
+            Err(self.unavailable(&store.id, Unavailable::Paused, Some(reading.age_ms)))
         }
     }
 
-    fn still_reachable(&self, store: &Store, look: &Look) -> Result<(), Problem> {
+    fn still_reachable(&self, store: &Store, reading: &Reading) -> Result<(), Problem> {
         if store.retired {
             return Err(Problem::new(Code::StoreRetired).with("storeId", store.id.as_str()));
         }
-        match self.presence.judge(store, look) {
+        match self.presence.judge(store, reading) {
             // Its stock is looked after as ever.
             Ok(()) | Err(Unavailable::Paused) => Ok(()),
-            Err(why) => Err(self.unavailable(&store.id, why, look.beat.is_some().then_some(look.age_ms))),
+            Err(why) => Err(self.unavailable(&store.id, why, reading.heartbeat.is_some().then_some(reading.age_ms))),
         }
     }
 
     /// A store that may be asked for something, or the reason why not, in the order of API rule 9.
-    async fn reachable(&self, id: &StoreId) -> Result<(Store, Look), Problem> {
+    async fn reachable(&self, id: &StoreId) -> Result<(Store, Reading), Problem> {
         let store = self.known(id).await?;
         if store.retired {
             return Err(Problem::new(Code::StoreRetired).with("storeId", id.as_str()));
@@ -124,12 +124,12 @@ impl App {
         if self.presence.redis_lost_for().is_some() {
             return Err(self.unavailable(id, Unavailable::Redis, None));
         }
-        let Some(look) = self.redis.look(&self.keys, id).await else {
+        let Some(reading) = self.redis.read_store(&self.keys, id).await else {
             return Err(self.unavailable(id, Unavailable::Redis, None));
         };
-        self.presence.note(id, &look);
-        self.still_reachable(&store, &look)?;
-        Ok((store, look))
+        self.presence.note(id, &reading);
+        self.still_reachable(&store, &reading)?;
+        Ok((store, reading))
     }
 
     /// A store that central has heard of.
@@ -148,7 +148,7 @@ impl App {
     }
 
     fn unavailable(&self, id: &StoreId, why: Unavailable, age_ms: Option<i64>) -> Problem {
-        let age = age_ms.or_else(|| self.presence.sight(id).beat_age_ms);
+        let age = age_ms.or_else(|| self.presence.report(id).heartbeat_age_ms);
         Problem::new(Code::StoreUnavailable)
             .detail(why.words())
             .with("storeId", id.as_str())
@@ -162,7 +162,7 @@ mod tests {
     use std::time::Duration;
 
     use protocol::time::Millis;
-    use runtime::redis::Beat;
+    use runtime::redis::Heartbeat;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -203,7 +203,7 @@ mod tests {
         let (_dir, app) = app();
         let connection = database();
         let store = Agent::settled("s1", &connection).store(&connection);
-        let beat = Beat {
+        let heartbeat = Heartbeat {
             process: 1,
             epoch: 7.into(),
             head: 0.into(),
@@ -212,7 +212,7 @@ mod tests {
             version: String::new(),
             life_ms: 60_000,
         };
-        let look = Look { beat: Some(beat), age_ms: 0, redis_now: Millis(0) };
+        let reading = Reading { heartbeat: Some(heartbeat), age_ms: 0, redis_now: Millis(0) };
         let said = |result: Result<(), Problem>| match result {
             Ok(()) => "yes".to_owned(),
             Err(problem) => {
@@ -231,8 +231,8 @@ mod tests {
         for (decide, purchase, command) in cases {
             let mut store = store.clone();
             decide(&mut store);
-            assert_eq!(said(app.still_sellable(&store, &look)), purchase);
-            assert_eq!(said(app.still_reachable(&store, &look)), command);
+            assert_eq!(said(app.still_sellable(&store, &reading)), purchase);
+            assert_eq!(said(app.still_reachable(&store, &reading)), command);
         }
     }
 }

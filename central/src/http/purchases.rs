@@ -25,7 +25,7 @@ use super::write::{Done, Headers, Target, Written as Begun, about, key_of, load}
 use super::{App, Shared};
 use crate::links::presence::Unavailable;
 use crate::links::seeking::candidates;
-use crate::promises::purchases::{Ask, Cancelled, begin, cancel as ask_to_cancel};
+use crate::promises::purchases::{Cancelled, PurchaseRequest, begin, cancel as ask_to_cancel};
 use crate::storage::idempotency::{Effect, Key};
 use crate::storage::purchases::{self, Purchase};
 use crate::storage::queries::{offers, purchases as listed};
@@ -67,7 +67,7 @@ async fn buy(
     if let Some(record) = app.replay(key.as_ref()).await? {
         return app.bought(&record.target, &prefer, true).await;
     }
-    let ask = Ask {
+    let ask = PurchaseRequest {
         id: PurchaseId::new(uuid::Uuid::now_v7()),
         product: product_id,
         quantity: value.quantity.0,
@@ -108,7 +108,7 @@ async fn buy_anywhere(
     if let Some(record) = app.replay(key.as_ref()).await? {
         return app.told(&record.target, &prefer, true).await;
     }
-    let ask = Ask {
+    let ask = PurchaseRequest {
         id: PurchaseId::new(uuid::Uuid::now_v7()),
         product: value.product_id,
         quantity: value.quantity.0,
@@ -181,14 +181,14 @@ fn named(problem: Problem, others: Vec<Alternative>) -> Result<Problem> {
 
 impl App {
     /// B1 at this store. `ask.redis_now` is read here.
-    async fn buy_at(self: &Arc<Self>, store_id: &StoreId, ask: Ask, key: Option<Key>) -> Result<Begun<()>> {
-        let (_, look) = self.sellable(store_id).await?;
-        let ask = Ask { redis_now: look.redis_now, ..ask };
+    async fn buy_at(self: &Arc<Self>, store_id: &StoreId, ask: PurchaseRequest, key: Option<Key>) -> Result<Begun<()>> {
+        let (_, reading) = self.sellable(store_id).await?;
+        let ask = PurchaseRequest { redis_now: reading.redis_now, ..ask };
         let target = Target { effect: Effect::Purchase, id: ask.id.to_string(), store: store_id.clone() };
         let (judge, quantity, product) = (self.clone(), ask.quantity.get(), ask.product.clone());
         let begun = self
             .write(key, target, move |connection, store, now| {
-                judge.still_sellable(store, &look)?;
+                judge.still_sellable(store, &reading)?;
                 if commands::is_full(connection, &store.id)? {
                     return Err(Problem::new(Code::Overloaded).into());
                 }
@@ -209,7 +209,7 @@ impl App {
     }
 
     /// B1 at the first store, in the policy's order, that may be asked.
-    async fn buy_by(self: &Arc<Self>, policy: Policy, ask: Ask, key: Option<Key>) -> Result<Begun<()>> {
+    async fn buy_by(self: &Arc<Self>, policy: Policy, ask: PurchaseRequest, key: Option<Key>) -> Result<Begun<()>> {
         let (presence, product, quantity) = (self.presence.clone(), ask.product.clone(), ask.quantity.get());
         let wanted = product.clone();
         let found = self.db.scan(move |connection| candidates(connection, &presence, &wanted, quantity, policy));

@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::views::behind_number;
 use super::write::{Done, Headers, Target, about, key_of};
 use super::{App, Shared};
-use crate::promises::reservations::{Ask, Asked, act, begin};
+use crate::promises::reservations::{Asked, ReservationRequest, act, begin};
 use crate::storage::Connection;
 use crate::storage::commands::{self, Request};
 use crate::storage::idempotency::Effect;
@@ -96,19 +96,19 @@ async fn reserve(
     if let Some(record) = app.replay(key.as_ref()).await? {
         return app.held(&record.target, &prefer, true).await;
     }
-    let (_, look) = app.sellable(&store).await?;
-    let ask = Ask {
+    let (_, reading) = app.sellable(&store).await?;
+    let ask = ReservationRequest {
         id: ReservationId::new(uuid::Uuid::now_v7()),
         lines: asked.lines,
         ttl_ms: asked.ttl_ms,
         about: about(write, asked.reference),
-        redis_now: look.redis_now,
+        redis_now: reading.redis_now,
     };
     let target = Target { effect: Effect::Command, id: ask.command().to_string(), store };
     let judge = app.clone();
     let written = app
         .write(key, target, move |connection, store, now| {
-            judge.still_sellable(store, &look)?;
+            judge.still_sellable(store, &reading)?;
             if commands::is_full(connection, &store.id)? {
                 return Err(Problem::new(Code::Overloaded).into());
             }
@@ -167,7 +167,7 @@ impl App {
         let reservation = self.reservation(id).await?;
         let store = reservation.store;
         // What has ended is answered by what is known, wherever its store is.
-        let look = match reservation.status.has_ended() {
+        let reading = match reservation.status.has_ended() {
             true => None,
             false => Some(self.sellable(&store).await?.1),
         };
@@ -177,8 +177,8 @@ impl App {
         let judge = self.clone();
         let job = move |connection: &Connection, store: &mut Store, now| {
             let reservation = reservations::find(connection, id)?.ok_or_else(unknown)?;
-            if let Some(look) = &look {
-                judge.still_sellable(store, look)?;
+            if let Some(reading) = &reading {
+                judge.still_sellable(store, reading)?;
             }
             if commands::is_full(connection, &store.id)? {
                 return Err(Problem::new(Code::Overloaded).into());

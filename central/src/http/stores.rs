@@ -21,8 +21,8 @@ use serde_json::Value;
 use super::views::slice;
 use super::write::{Done, Headers, Target, key_of};
 use super::{App, Shared};
-use crate::links::presence::{Look, Unavailable};
-use crate::operators::restore::{Telling, question};
+use crate::links::presence::{Reading, Unavailable};
+use crate::operators::restore::{AnswerWriter, question};
 use crate::projection::view;
 use crate::promises::stores as chain;
 use crate::storage::idempotency::Effect;
@@ -158,7 +158,7 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
         let view = |store| JobResult::Ok(judge.store_view(store, &Beside::of(connection, &store.id, now)?));
         let views = found.iter().map(view).collect::<JobResult<_>>()?;
         let newcomers = judge.newcomers.as_ref().map(|newcomers| {
-            let shown = newcomers.shown();
+            let shown = newcomers.list();
             NewcomersView { count: shown.count, names: shown.names, held_back: shown.held_back }
         });
         let list = List::cut(views, &page, |view: &StoreView| encode_cursor(&[view.store_id.as_str()]));
@@ -217,15 +217,17 @@ impl App {
 
     /// Stable name of a store's status: the first that applies.
     fn status(&self, store: &Store) -> &'static str {
-        let sight = self.presence.sight(&store.id);
+        let report = self.presence.report(&store.id);
         let judged = self.presence.judge_remembered(store);
-        let has_stopped = sight.claim.is_some_and(|claim| claim.why != WAITING);
+        let has_stopped = report.claim.is_some_and(|claim| claim.why != WAITING);
         match judged {
             _ if store.retired => "retired",
-            _ if store.fenced != Epoch::NONE && sight.beat.as_ref().is_none_or(|beat| beat.epoch == store.fenced) => {
+            _ if store.fenced != Epoch::NONE
+                && report.heartbeat.as_ref().is_none_or(|heartbeat| heartbeat.epoch == store.fenced) =>
+            {
                 "fenced"
             }
-            _ if sight.quarantined.is_some() || sight.commands_stopped => "quarantined",
+            _ if report.quarantined.is_some() || report.commands_stopped => "quarantined",
             Err(Unavailable::Offline | Unavailable::NeverSeen) if has_stopped => "fenced",
             Err(Unavailable::NeverSeen) => "new",
             Err(Unavailable::Fenced) => "fenced",
@@ -239,33 +241,33 @@ impl App {
     }
 
     fn store_view(&self, store: &Store, beside: &Beside) -> StoreView {
-        let sight = self.presence.sight(&store.id);
+        let report = self.presence.report(&store.id);
         let status = self.status(store);
-        let stopped = sight.claim.as_ref().filter(|claim| claim.why != WAITING);
+        let stopped = report.claim.as_ref().filter(|claim| claim.why != WAITING);
         let mut warnings = Vec::new();
         if let Some(Claim { why, epoch, .. }) = stopped {
             warnings.push(format!(
                 "an agent has stopped itself ({why}) with epoch {epoch}; it goes on selling at the till"
             ));
         }
-        if sight.two_agents {
+        if report.two_agents {
             warnings.push("two agents run under this id: stop one".to_owned());
         }
         if beside.same_but_case {
             warnings.push("another store's id differs in case only".to_owned());
         }
-        if let Some((why, for_ms)) = &sight.stuck
+        if let Some((why, for_ms)) = &report.stuck
             && *for_ms >= STUCK_MS
         {
             warnings.push(format!("its stream has stood still for {} s: {why}", for_ms / 1_000));
         }
-        if let Some(why) = &sight.quarantined {
+        if let Some(why) = &report.quarantined {
             warnings.push(why.clone());
         }
-        for (access, why) in &sight.refused {
+        for (access, why) in &report.refused {
             warnings.push(format!("Redis refuses {}: {why}", access.as_str()));
         }
-        if sight.commands_stopped {
+        if report.commands_stopped {
             warnings.push(
                 "it has executed commands that this database does not have: stop central and run `central restore`"
                     .into(),
@@ -274,10 +276,11 @@ impl App {
         let claimed_by = |epoch| stopped.filter(|claim| claim.epoch == epoch);
         let claims = store.claims().into_iter();
         let claims = claims.map(|epoch| ClaimView { epoch, brings: claimed_by(epoch).map(BringsView::from) }).collect();
-        // What the beat of another epoch says is nothing about the one that the view is of.
-        let beat = sight.beat.as_ref().filter(|beat| beat.epoch == store.cursor.epoch && status != "fenced");
-        let head = match (&sight.beat, beat) {
-            (_, Some(beat)) => Some(beat.head.max(store.cursor.seq)),
+        // What the heartbeat of another epoch says is nothing about the one that the view is of.
+        let heartbeat =
+            report.heartbeat.as_ref().filter(|heartbeat| heartbeat.epoch == store.cursor.epoch && status != "fenced");
+        let head = match (&report.heartbeat, heartbeat) {
+            (_, Some(heartbeat)) => Some(heartbeat.head.max(store.cursor.seq)),
             (None, None) if status != "fenced" => Some(store.cursor.seq),
             _ => None,
         };
@@ -286,10 +289,10 @@ impl App {
             store_id: store.id.clone(),
             status,
             online_sale: store.online_sale,
-            last_beat_age_ms: sight.beat_age_ms,
-            lag_ms: (status != "fenced").then_some(sight.lag_ms),
-            backlog: beat.map(|beat| beat.backlog),
-            oldest_unsent_ms: beat.map(|beat| beat.oldest_unsent_ms),
+            last_beat_age_ms: report.heartbeat_age_ms,
+            lag_ms: (status != "fenced").then_some(report.lag_ms),
+            backlog: heartbeat.map(|heartbeat| heartbeat.backlog),
+            oldest_unsent_ms: heartbeat.map(|heartbeat| heartbeat.oldest_unsent_ms),
             epoch: store.cursor.epoch,
             head,
             applied: store.cursor.seq,
@@ -298,7 +301,7 @@ impl App {
             digest_value: store.digest.to_string(),
             open_purchases: beside.open,
             overdue_purchases: beside.overdue,
-            agent_version: sight.beat.as_ref().map(|beat| beat.version.clone()),
+            agent_version: report.heartbeat.as_ref().map(|heartbeat| heartbeat.version.clone()),
             claims,
             stopped_agent: stopped.map(|claim| StoppedView {
                 epoch: claim.epoch,
@@ -311,13 +314,13 @@ impl App {
     }
 
     /// Whether its heartbeat is fresh, by Redis, now.
-    async fn is_beating(&self, store: &Store) -> Result<bool> {
+    async fn has_fresh_heartbeat(&self, store: &Store) -> Result<bool> {
         let unavailable = || self.unavailable(&store.id, Unavailable::Redis, None);
         let (number, mut connection) = self.redis.get().await.map_err(|_| unavailable())?;
-        match Look::read(&mut connection, &self.keys, &store.id).await {
-            Ok(look) => {
-                self.presence.note(&store.id, &look);
-                Ok(look.beat.is_some() && self.presence.judge(store, &look) != Err(Unavailable::Offline))
+        match Reading::read(&mut connection, &self.keys, &store.id).await {
+            Ok(reading) => {
+                self.presence.note(&store.id, &reading);
+                Ok(reading.heartbeat.is_some() && self.presence.judge(store, &reading) != Err(Unavailable::Offline))
             }
             Err(_) => {
                 self.redis.broken(number).await;
@@ -371,7 +374,7 @@ async fn change(
     }
     let store = app.known(&id).await?;
     let is_new = app.replay(key_of(&write, &json).as_ref()).await?.is_none();
-    if is_new && value.retired == Some(true) && !store.retired && app.is_beating(&store).await? {
+    if is_new && value.retired == Some(true) && !store.retired && app.has_fresh_heartbeat(&store).await? {
         return Err(Problem::new(Code::StoreOnline).with("storeId", id.as_str()));
     }
     tracing::info!(store = %id, online_sale = value.online_sale, retired = value.retired, "an operator changes a store");
@@ -401,7 +404,7 @@ async fn adopt(
 ) -> Result<Response> {
     app.known(&id).await?;
     tracing::info!(store = %id, epoch = %value.epoch, "an operator adopts an epoch");
-    let claim = app.presence.sight(&id).claim.filter(|claim| claim.epoch == value.epoch);
+    let claim = app.presence.report(&id).claim.filter(|claim| claim.epoch == value.epoch);
     let brings = claim.map(|claim| claim.items);
     app.operate(&id, write, json, StatusCode::ACCEPTED, move |connection, store, now| {
         let refused = |code| Err(Problem::new(code).with("storeId", store.id.as_str()).into());
@@ -454,23 +457,23 @@ async fn restore(State(app): Shared, StorePath(id): StorePath, Body { value, .. 
     tracing::warn!(store = %id, %epoch, "a restore was begun: this epoch is expected");
     // Each line is read when the one before has been sent: however large the store, little of it is in memory at once.
     let lines = futures_util::stream::try_unfold(
-        (app.db.clone(), Telling::new(id, epoch, value, now)),
-        |(db, telling)| async move {
-            if telling.is_over() {
+        (app.db.clone(), AnswerWriter::new(id, epoch, value, now)),
+        |(db, writer)| async move {
+            if writer.is_over() {
                 return Ok::<_, std::io::Error>(None);
             }
             let step = db.scan(move |connection| {
-                let mut telling = telling.clone();
-                Ok((telling.next(connection), telling))
+                let mut writer = writer.clone();
+                Ok((writer.next(connection), writer))
             });
-            let (line, telling) = step.await.map_err(std::io::Error::other)?;
+            let (line, writer) = step.await.map_err(std::io::Error::other)?;
             // What breaks off has no last line, and the asker sees that.
             let line = line.map_err(|abort| std::io::Error::other(abort.to_string()))?;
             let mut text = line.map_or(Vec::new(), |line| serde_json::to_vec(&line).unwrap_or_default());
             if !text.is_empty() {
                 text.push(b'\n');
             }
-            Ok(Some((bytes::Bytes::from(text), (db, telling))))
+            Ok(Some((bytes::Bytes::from(text), (db, writer))))
         },
     );
     let body = HttpBody::from_stream(lines);

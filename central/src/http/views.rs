@@ -79,7 +79,7 @@ impl ItemView {
 
 /// Central's time of the last look after which everything known of the store was applied.
 pub(super) fn as_of(app: &App, store: &Store) -> Millis {
-    store.as_of.max(app.presence.sight(&store.id).current_at)
+    store.as_of.max(app.presence.report(&store.id).current_at)
 }
 
 #[derive(Debug, Serialize)]

@@ -88,7 +88,7 @@ impl WebhookView {
             types: webhook.types,
             store_ids: webhook.stores,
             created_at: webhook.created_at,
-            secret: secret.map(|secret| secret.shown()),
+            secret: secret.map(|secret| secret.to_text()),
         }
     }
 }

@@ -13,7 +13,7 @@ mod round;
 mod slow;
 
 pub use discovery::Newcomers;
-pub use round::{Batch, Judged, Seen, apply_some};
+pub use round::{Batch, Judged, Observation, apply_some};
 
 use std::collections::{BTreeSet, HashSet};
 use std::convert::Infallible;
@@ -172,7 +172,7 @@ impl MainLane {
                     Ok(all) => {
                         self.own_bell.ring(&mut connection, &self.rounds.keys).await?;
                         // With an empty database nobody can tell who is a store before new ones were looked for.
-                        let looked = self.newcomers.as_ref().is_none_or(Newcomers::were_looked_for);
+                        let looked = self.newcomers.as_ref().is_none_or(Newcomers::were_scanned);
                         if unread.is_none() && (looked || !all.is_empty()) {
                             unread = Some(all.into_iter().collect());
                         }
@@ -226,7 +226,7 @@ impl MainLane {
                 .write(move |connection| {
                     suspects
                         .iter()
-                        .filter_map(|id| match view::look_after(connection, id, now) {
+                        .filter_map(|id| match view::repeat_resync(connection, id, now) {
                             Ok(asked) => asked.then(|| Ok(id.clone())),
                             Err(error) => Some(Err(error)),
                         })
@@ -242,7 +242,7 @@ impl MainLane {
             .map(|store| (store.id.clone(), store.ack()))
             .collect();
         for acks in acks.chunks(STORES_A_ROUND) {
-            self.rounds.tell(connection, acks).await?;
+            self.rounds.repeat_acks(connection, acks).await?;
         }
         Ok(all)
     }

@@ -8,17 +8,17 @@ use parking_lot::RwLock;
 use protocol::ids::StoreId;
 use protocol::link::{EntryId, Epoch};
 use protocol::time::Millis;
-use runtime::redis::{Beat, Claim};
+use runtime::redis::{Claim, Heartbeat};
 
 use crate::storage::stores::Store;
 
-pub use runtime::redis::Look;
+pub use runtime::redis::Reading;
 
 /// Two process numbers that each came back after the other, within this time, are two agents.
 const ALTERNATION: Duration = Duration::from_secs(120);
 /// A store that announces entries of which nothing has come for so long gets no purchase: it would not execute it.
 const STANDSTILL: Duration = Duration::from_secs(10);
-/// One of two agents that was not heard for so long is gone: also an idle agent beats every 10 s.
+/// One of two agents that was not heard for so long is gone: also an idle agent sends a heartbeat every 10 s.
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// Why a store gets no remote purchase.
@@ -71,11 +71,11 @@ impl Unavailable {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Seen {
-    beat: Option<Beat>,
-    /// When the beat was set, by this process's monotonic clock.
-    beaten_at: Option<Instant>,
-    /// Its key was not there at the last look: it left in good order, or Redis was wiped.
+struct Known {
+    heartbeat: Option<Heartbeat>,
+    /// When the heartbeat was set, by this process's monotonic clock.
+    heartbeat_at: Option<Instant>,
+    /// Its key was not there at the last reading: it left in good order, or Redis was wiped.
     gone: bool,
     /// The process before the present one, and when it was last seen.
     other_process: Option<(u64, Instant)>,
@@ -93,9 +93,9 @@ struct Seen {
     refused: BTreeMap<Access, String>,
     /// What an agent that publishes nothing says of itself, and since when it does not.
     claim: Option<(Claim, Option<Instant>)>,
-    /// Central's time of the last beat, or of the last entries, of which everything was applied.
+    /// Central's time of the last heartbeat, or of the last entries, of which everything was applied.
     current_at: Millis,
-    /// A head that a beat announced and that is not reached yet, and the time of that beat.
+    /// A head that a heartbeat announced and that is not reached yet, and the time of that heartbeat.
     owed: Option<(Millis, EntryId)>,
 }
 
@@ -123,7 +123,7 @@ impl Access {
 /// What is known of all stores' presence; lives in memory only. Cheap to clone.
 #[derive(Clone)]
 pub struct Presence {
-    stores: Arc<RwLock<HashMap<StoreId, Seen>>>,
+    stores: Arc<RwLock<HashMap<StoreId, Known>>>,
     health: Arc<RwLock<Health>>,
     max_age: Duration,
 }
@@ -137,18 +137,18 @@ struct Health {
 
 /// What operators see of a store's presence.
 #[derive(Debug, Clone, Default)]
-pub struct Sight {
-    /// The last beat seen.
-    pub beat: Option<Beat>,
+pub struct PresenceReport {
+    /// The last heartbeat seen.
+    pub heartbeat: Option<Heartbeat>,
     /// Its age now, ms.
-    pub beat_age_ms: Option<i64>,
+    pub heartbeat_age_ms: Option<i64>,
     /// Its key is gone: it counts no longer, however young it is.
     pub gone: bool,
     /// Age of the oldest entry known to exist and not applied, ms; 0: none.
     pub lag_ms: i64,
     /// More is announced than is applied, and for some time nothing was.
     pub stands_still: bool,
-    /// Two agents beat under one id.
+    /// Two agents send heartbeats under one id.
     pub two_agents: bool,
     /// Why its stream has stood still, and for how long, ms.
     pub stuck: Option<(String, i64)>,
@@ -160,93 +160,93 @@ pub struct Sight {
     pub refused: BTreeMap<Access, String>,
     /// What an agent says of itself that runs under this id and publishes nothing.
     pub claim: Option<Claim>,
-    /// Central's time of the last beat, or of the last entries, of which everything was applied.
+    /// Central's time of the last heartbeat, or of the last entries, of which everything was applied.
     pub current_at: Millis,
 }
 
 impl Presence {
-    /// Nothing seen yet. A beat older than `max_age` counts as stale.
+    /// Nothing seen yet. A heartbeat older than `max_age` counts as stale.
     pub fn new(max_age: Duration) -> Self {
         Self { stores: Arc::default(), health: Arc::default(), max_age }
     }
 
-    /// Remembers a look.
-    pub fn note(&self, store: &StoreId, look: &Look) {
+    /// Remembers a reading.
+    pub fn note(&self, store: &StoreId, reading: &Reading) {
         let mut stores = self.stores.write();
-        let seen = stores.entry(store.clone()).or_default();
-        let Some(beat) = &look.beat else {
-            // The last beat stays, to tell its age.
-            seen.gone = true;
+        let known = stores.entry(store.clone()).or_default();
+        let Some(heartbeat) = &reading.heartbeat else {
+            // The last heartbeat stays, to tell its age.
+            known.gone = true;
             return;
         };
-        if let Some(last) = &seen.beat
-            && last.process != beat.process
+        if let Some(last) = &known.heartbeat
+            && last.process != heartbeat.process
         {
-            let other = seen.other_process.filter(|(_, at)| at.elapsed() < ALTERNATION);
-            seen.two_agents = other.is_some_and(|(process, _)| process == beat.process);
-            seen.other_process = Some((last.process, Instant::now()));
+            let other = known.other_process.filter(|(_, at)| at.elapsed() < ALTERNATION);
+            known.two_agents = other.is_some_and(|(process, _)| process == heartbeat.process);
+            known.other_process = Some((last.process, Instant::now()));
         }
-        seen.beaten_at = Instant::now().checked_sub(Duration::from_millis(look.age_ms.unsigned_abs()));
-        seen.beat = Some(beat.clone());
-        seen.gone = false;
+        known.heartbeat_at = Instant::now().checked_sub(Duration::from_millis(reading.age_ms.unsigned_abs()));
+        known.heartbeat = Some(heartbeat.clone());
+        known.gone = false;
     }
 
-    /// Remembers how far a store's events are applied after a look at its stream and beat. `came`: something of the stream
-    /// was applied now; `all`: nothing of it was left behind. Says whether the view is current: all that the beat announces
+    /// Remembers how far a store's events are applied after a reading of its stream and heartbeat. `came`: something of the stream
+    /// was applied now; `all`: nothing of it was left behind. Says whether the view is current: all that the heartbeat announces
     /// is applied, too.
     pub fn note_applied(
         &self,
         store: &StoreId,
         applied: EntryId,
-        look: &Look,
+        reading: &Reading,
         at: Millis,
         came: bool,
         all: bool,
     ) -> bool {
-        // A beat says nothing of what has happened since. Who is silent gets older by each look.
-        let told_at = at.plus(look.age_ms.saturating_neg());
+        // A heartbeat says nothing of what has happened since. Who is silent gets older by each reading.
+        let told_at = at.plus(reading.age_ms.saturating_neg());
         let reached = |place: EntryId| place.epoch == applied.epoch && place.seq <= applied.seq;
-        let head = look.beat.as_ref().map(|beat| EntryId { epoch: beat.epoch, seq: beat.head });
+        let head = reading.heartbeat.as_ref().map(|heartbeat| EntryId { epoch: heartbeat.epoch, seq: heartbeat.head });
         let mut stores = self.stores.write();
-        let seen = stores.entry(store.clone()).or_default();
+        let known = stores.entry(store.clone()).or_default();
         let is_behind = head.is_some_and(|head| !reached(head));
-        seen.standing = is_behind
-            .then(|| seen.standing.filter(|(place, _)| *place == applied).unwrap_or((applied, Instant::now())));
-        // Under steady sales there is always something newer: what an earlier beat announced counts for its own time.
-        if let Some((asked_at, place)) = seen.owed
+        known.standing = is_behind
+            .then(|| known.standing.filter(|(place, _)| *place == applied).unwrap_or((applied, Instant::now())));
+        // Under steady sales there is always something newer: what an earlier heartbeat announced counts for its own time.
+        if let Some((asked_at, place)) = known.owed
             && (reached(place) || place.epoch < applied.epoch)
         {
             if reached(place) {
-                seen.current_at = seen.current_at.max(asked_at);
+                known.current_at = known.current_at.max(asked_at);
             }
-            (seen.owed, seen.lagging_since) = (None, None);
+            (known.owed, known.lagging_since) = (None, None);
         }
         if all && head.is_none_or(reached) {
-            (seen.owed, seen.lagging_since) = (None, None);
+            (known.owed, known.lagging_since) = (None, None);
             if head.is_some() {
-                // What comes from a store that beats was published a moment ago; else nobody can tell when.
-                let is_alive = look.age_ms <= i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX);
-                seen.current_at = seen.current_at.max(if came && is_alive { at } else { told_at });
+                // What comes from a store with a heartbeat was published a moment ago; else nobody can tell when.
+                let is_alive = reading.age_ms <= i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX);
+                known.current_at = known.current_at.max(if came && is_alive { at } else { told_at });
             }
             return head.is_some();
         }
         let mut age_ms = 0;
-        if let (Some(head), Some(beat)) = (head.filter(|head| !reached(*head)), &look.beat) {
-            seen.owed.get_or_insert((told_at, head));
-            age_ms = beat.oldest_unsent_ms.saturating_add(look.age_ms).max(0).unsigned_abs();
+        if let (Some(head), Some(heartbeat)) = (head.filter(|head| !reached(*head)), &reading.heartbeat) {
+            known.owed.get_or_insert((told_at, head));
+            age_ms = heartbeat.oldest_unsent_ms.saturating_add(reading.age_ms).max(0).unsigned_abs();
         }
         let now = Instant::now();
-        seen.lagging_since.get_or_insert(now.checked_sub(Duration::from_millis(age_ms)).unwrap_or(now));
+        known.lagging_since.get_or_insert(now.checked_sub(Duration::from_millis(age_ms)).unwrap_or(now));
         false
     }
 
     /// Remembers why a store's stream stands still, or that it does not. Says whether the reason is new.
     pub fn note_stuck(&self, store: &StoreId, why: Option<String>) -> bool {
         let mut stores = self.stores.write();
-        let seen = stores.entry(store.clone()).or_default();
-        let news = why.is_some() && why.as_ref() != seen.stuck.as_ref().map(|(why, _)| why);
-        seen.stuck = why.map(|why| {
-            let since = seen.stuck.as_ref().map_or_else(Instant::now, |(_, since)| *since);
+        let known = stores.entry(store.clone()).or_default();
+        let news = why.is_some() && why.as_ref() != known.stuck.as_ref().map(|(why, _)| why);
+        known.stuck = why.map(|why| {
+            let since = known.stuck.as_ref().map_or_else(Instant::now, |(_, since)| *since);
             (why, since)
         });
         news
@@ -255,20 +255,20 @@ impl Presence {
     /// Remembers that a store's link is broken, or whole again. Says whether that is new.
     pub fn note_quarantined(&self, store: &StoreId, why: Option<String>) -> bool {
         let mut stores = self.stores.write();
-        let seen = stores.entry(store.clone()).or_default();
-        let news = seen.quarantined.is_some() != why.is_some();
-        seen.quarantined = why;
+        let known = stores.entry(store.clone()).or_default();
+        let news = known.quarantined.is_some() != why.is_some();
+        known.quarantined = why;
         news
     }
 
     /// Remembers that Redis refuses something for a store, or that it does not. Says whether a refusal is new.
     pub fn note_access(&self, store: &StoreId, access: Access, refused: Option<String>) -> bool {
         let mut stores = self.stores.write();
-        let seen = stores.entry(store.clone()).or_default();
+        let known = stores.entry(store.clone()).or_default();
         match refused {
-            Some(why) => seen.refused.insert(access, why).is_none(),
+            Some(why) => known.refused.insert(access, why).is_none(),
             None => {
-                seen.refused.remove(&access);
+                known.refused.remove(&access);
                 false
             }
         }
@@ -277,9 +277,9 @@ impl Presence {
     /// Remembers what an agent says of itself that publishes nothing, or that there is none.
     pub fn note_claim(&self, store: &StoreId, claim: Option<Claim>) {
         let mut stores = self.stores.write();
-        let seen = stores.entry(store.clone()).or_default();
-        if seen.claim.as_ref().map(|(claim, _)| claim) != claim.as_ref() {
-            seen.claim = claim.map(|claim| {
+        let known = stores.entry(store.clone()).or_default();
+        if known.claim.as_ref().map(|(claim, _)| claim) != claim.as_ref() {
+            known.claim = claim.map(|claim| {
                 let since = Instant::now().checked_sub(Duration::from_millis(claim.for_ms));
                 (claim, since)
             });
@@ -332,27 +332,27 @@ impl Presence {
     }
 
     /// What is known of one store's presence.
-    pub fn sight(&self, store: &StoreId) -> Sight {
+    pub fn report(&self, store: &StoreId) -> PresenceReport {
         let stores = self.stores.read();
-        let Some(seen) = stores.get(store) else { return Sight::default() };
+        let Some(known) = stores.get(store) else { return PresenceReport::default() };
         let millis = |since: Instant| i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
-        Sight {
-            beat: seen.beat.clone(),
-            beat_age_ms: seen.beaten_at.map(millis),
-            gone: seen.gone,
-            lag_ms: seen.lagging_since.map_or(0, millis),
-            stands_still: seen.standing.is_some_and(|(_, since)| since.elapsed() > STANDSTILL),
-            two_agents: seen.two_agents && seen.other_process.is_some_and(|(_, at)| at.elapsed() < SILENCE),
-            stuck: seen.stuck.as_ref().map(|(why, since)| (why.clone(), millis(*since))),
-            quarantined: seen.quarantined.clone(),
-            commands_stopped: seen.commands_stopped,
-            refused: seen.refused.clone(),
-            // One that goes on beats its heart before its claim has gone.
-            claim: seen.claim.as_ref().and_then(|(claim, since)| {
-                let same = seen.beat.as_ref().is_some_and(|beat| beat.process == claim.process);
-                (!same || seen.beaten_at <= *since).then(|| claim.clone())
+        PresenceReport {
+            heartbeat: known.heartbeat.clone(),
+            heartbeat_age_ms: known.heartbeat_at.map(millis),
+            gone: known.gone,
+            lag_ms: known.lagging_since.map_or(0, millis),
+            stands_still: known.standing.is_some_and(|(_, since)| since.elapsed() > STANDSTILL),
+            two_agents: known.two_agents && known.other_process.is_some_and(|(_, at)| at.elapsed() < SILENCE),
+            stuck: known.stuck.as_ref().map(|(why, since)| (why.clone(), millis(*since))),
+            quarantined: known.quarantined.clone(),
+            commands_stopped: known.commands_stopped,
+            refused: known.refused.clone(),
+            // One that goes on sends a heartbeat before its claim has gone.
+            claim: known.claim.as_ref().and_then(|(claim, since)| {
+                let same = known.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.process == claim.process);
+                (!same || known.heartbeat_at <= *since).then(|| claim.clone())
             }),
-            current_at: seen.current_at,
+            current_at: known.current_at,
         }
     }
 
@@ -361,33 +361,33 @@ impl Presence {
         if !self.is_redis_reachable() {
             return Err(if self.has_swept() { Unavailable::Redis } else { Unavailable::Starting });
         }
-        let sight = self.sight(&store.id);
-        let look = Look {
-            age_ms: sight.beat_age_ms.unwrap_or(i64::MAX),
-            beat: sight.beat_age_ms.and(sight.beat.clone()).filter(|_| !sight.gone),
+        let report = self.report(&store.id);
+        let reading = Reading {
+            age_ms: report.heartbeat_age_ms.unwrap_or(i64::MAX),
+            heartbeat: report.heartbeat_age_ms.and(report.heartbeat.clone()).filter(|_| !report.gone),
             redis_now: Millis(0),
         };
-        self.judge(store, &look)
+        self.judge(store, &reading)
     }
 
-    /// May the store get a purchase, given a fresh look (P8, L13)?
-    pub fn judge(&self, store: &Store, look: &Look) -> Result<(), Unavailable> {
-        let sight = self.sight(&store.id);
-        let Some(beat) = &look.beat else {
-            let ever = sight.beat.is_some() || store.cursor.epoch != Epoch::NONE;
+    /// May the store get a purchase, given a fresh reading (P8, L13)?
+    pub fn judge(&self, store: &Store, reading: &Reading) -> Result<(), Unavailable> {
+        let report = self.report(&store.id);
+        let Some(heartbeat) = &reading.heartbeat else {
+            let ever = report.heartbeat.is_some() || store.cursor.epoch != Epoch::NONE;
             return Err(if ever { Unavailable::Offline } else { Unavailable::NeverSeen });
         };
-        if look.age_ms > i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX) {
+        if reading.age_ms > i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX) {
             return Err(Unavailable::Offline);
         }
-        if store.fenced != Epoch::NONE && store.fenced == beat.epoch {
+        if store.fenced != Epoch::NONE && store.fenced == heartbeat.epoch {
             return Err(Unavailable::Fenced);
         }
-        let is_cut = sight.refused.contains_key(&Access::Ack) || sight.refused.contains_key(&Access::Commands);
-        if sight.quarantined.is_some() || sight.commands_stopped || is_cut {
+        let is_cut = report.refused.contains_key(&Access::Ack) || report.refused.contains_key(&Access::Commands);
+        if report.quarantined.is_some() || report.commands_stopped || is_cut {
             return Err(Unavailable::Quarantined);
         }
-        if beat.epoch != store.cursor.epoch || store.is_settling() || sight.stands_still {
+        if heartbeat.epoch != store.cursor.epoch || store.is_settling() || report.stands_still {
             return Err(Unavailable::CatchingUp);
         }
         if !store.online_sale {
@@ -401,8 +401,8 @@ impl Presence {
 mod tests {
     use super::*;
 
-    fn look(head: u32) -> Look {
-        let beat = Beat {
+    fn reading(head: u32) -> Reading {
+        let heartbeat = Heartbeat {
             process: 1,
             epoch: 7.into(),
             head: head.into(),
@@ -411,7 +411,7 @@ mod tests {
             version: String::new(),
             life_ms: 60_000,
         };
-        Look { beat: Some(beat), age_ms: 100, redis_now: Millis(0) }
+        Reading { heartbeat: Some(heartbeat), age_ms: 100, redis_now: Millis(0) }
     }
 
     fn at(seq: u32) -> EntryId {
@@ -421,22 +421,22 @@ mod tests {
     #[test]
     fn a_store_is_current_as_of_the_look_whose_announcement_is_applied() {
         let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
-        let sight = || presence.sight(&store);
-        assert!(!presence.note_applied(&store, at(1_024), &look(5_000), Millis(1_000), true, false));
-        assert_eq!(sight().current_at, Millis(0));
-        assert!(sight().lag_ms >= 100);
+        let report = || presence.report(&store);
+        assert!(!presence.note_applied(&store, at(1_024), &reading(5_000), Millis(1_000), true, false));
+        assert_eq!(report().current_at, Millis(0));
+        assert!(report().lag_ms >= 100);
         // It goes on selling: the head is never reached at once, but what was announced before is.
-        assert!(!presence.note_applied(&store, at(5_001), &look(6_000), Millis(2_000), true, true));
-        assert_eq!(sight().current_at, Millis(900), "the beat was 100 ms old");
-        assert!(presence.note_applied(&store, at(6_000), &look(6_000), Millis(3_000), true, true));
-        assert_eq!((sight().current_at, sight().lag_ms), (Millis(3_000), 0));
-        assert!(!presence.note_applied(&store, at(6_000), &look(6_000), Millis(4_000), false, false), "stuck");
-        assert_eq!(sight().current_at, Millis(3_000));
-        assert!(presence.note_applied(&store, at(6_000), &look(6_000), Millis(5_000), false, true));
-        assert_eq!(sight().current_at, Millis(4_900), "an idle store is as old as its beat");
-        let silent = Look { age_ms: 6_000, ..look(6_000) };
+        assert!(!presence.note_applied(&store, at(5_001), &reading(6_000), Millis(2_000), true, true));
+        assert_eq!(report().current_at, Millis(900), "the heartbeat was 100 ms old");
+        assert!(presence.note_applied(&store, at(6_000), &reading(6_000), Millis(3_000), true, true));
+        assert_eq!((report().current_at, report().lag_ms), (Millis(3_000), 0));
+        assert!(!presence.note_applied(&store, at(6_000), &reading(6_000), Millis(4_000), false, false), "stuck");
+        assert_eq!(report().current_at, Millis(3_000));
+        assert!(presence.note_applied(&store, at(6_000), &reading(6_000), Millis(5_000), false, true));
+        assert_eq!(report().current_at, Millis(4_900), "an idle store is as old as its heartbeat");
+        let silent = Reading { age_ms: 6_000, ..reading(6_000) };
         assert!(presence.note_applied(&store, at(6_000), &silent, Millis(10_000), false, true));
-        assert_eq!(sight().current_at, Millis(4_900), "one that beats no more gets older");
+        assert_eq!(report().current_at, Millis(4_900), "one without further heartbeats gets older");
     }
 
     #[test]
@@ -449,56 +449,56 @@ mod tests {
             let standing = &mut stores.entry(store.id.clone()).or_default().standing;
             *standing = standing.and_then(|(place, at)| Some((place, at.checked_sub(STANDSTILL * 2)?)));
         };
-        let judged = |head| presence.judge(&store, &look(head));
-        presence.note_applied(&store.id, at(5), &look(9), Millis(1), true, false);
+        let judged = |head| presence.judge(&store, &reading(head));
+        presence.note_applied(&store.id, at(5), &reading(9), Millis(1), true, false);
         assert_eq!(judged(9), Ok(()), "it may come any moment");
         // Under steady load there is always more, and always some of it comes.
         wait(&presence);
-        presence.note_applied(&store.id, at(6), &look(20), Millis(2), true, true);
+        presence.note_applied(&store.id, at(6), &reading(20), Millis(2), true, true);
         assert_eq!(judged(20), Ok(()));
         wait(&presence);
-        presence.note_applied(&store.id, at(6), &look(30), Millis(3), false, false);
+        presence.note_applied(&store.id, at(6), &reading(30), Millis(3), false, false);
         assert_eq!(judged(30), Err(Unavailable::CatchingUp));
-        presence.note_applied(&store.id, at(30), &look(30), Millis(4), true, true);
+        presence.note_applied(&store.id, at(30), &reading(30), Millis(4), true, true);
         assert_eq!(judged(30), Ok(()));
         // One that was idle for long is behind only since it announced something.
         wait(&presence);
-        presence.note_applied(&store.id, at(30), &look(31), Millis(5), false, true);
+        presence.note_applied(&store.id, at(30), &reading(31), Millis(5), false, true);
         assert_eq!(judged(31), Ok(()));
     }
 
     #[test]
-    fn a_beat_that_is_gone_keeps_its_age_and_counts_no_longer() {
+    fn a_heartbeat_that_is_gone_keeps_its_age_and_counts_no_longer() {
         let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
-        presence.note(&store, &look(1));
-        presence.note(&store, &Look::default());
-        let sight = presence.sight(&store);
-        assert!(sight.gone && sight.beat_age_ms.is_some_and(|age| (100..10_000).contains(&age)), "{sight:?}");
-        presence.note(&store, &look(1));
-        assert!(!presence.sight(&store).gone);
+        presence.note(&store, &reading(1));
+        presence.note(&store, &Reading::default());
+        let report = presence.report(&store);
+        assert!(report.gone && report.heartbeat_age_ms.is_some_and(|age| (100..10_000).contains(&age)), "{report:?}");
+        presence.note(&store, &reading(1));
+        assert!(!presence.report(&store).gone);
     }
 
     #[test]
     fn of_two_agents_one_is_gone_once_it_was_not_heard_for_a_while() {
         let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
-        let beat = |process| {
-            let mut look = look(1);
-            look.beat.as_mut().expect("is there").process = process;
-            presence.note(&store, &look);
-            presence.sight(&store).two_agents
+        let heartbeat = |process| {
+            let mut reading = reading(1);
+            reading.heartbeat.as_mut().expect("is there").process = process;
+            presence.note(&store, &reading);
+            presence.report(&store).two_agents
         };
-        assert!(!beat(1) && !beat(2), "a restart");
-        assert!(beat(1) && beat(2), "they alternate");
+        assert!(!heartbeat(1) && !heartbeat(2), "a restart");
+        assert!(heartbeat(1) && heartbeat(2), "they alternate");
         let silent_for = |silence: Duration| {
             let mut stores = presence.stores.write();
-            let (_, at) = stores.get_mut(&store).and_then(|seen| seen.other_process.as_mut()).expect("another one");
+            let (_, at) = stores.get_mut(&store).and_then(|known| known.other_process.as_mut()).expect("another one");
             *at = Instant::now().checked_sub(silence).expect("this machine runs for longer");
         };
         silent_for(Duration::from_secs(12));
-        assert!(beat(2), "an idle agent beats every 10 s");
+        assert!(heartbeat(2), "an idle agent sends a heartbeat every 10 s");
         silent_for(Duration::from_secs(16));
-        assert!(!beat(2));
-        assert!(beat(1), "it comes back");
+        assert!(!heartbeat(2));
+        assert!(heartbeat(1), "it comes back");
     }
 
     #[test]
@@ -510,33 +510,33 @@ mod tests {
                 &store,
                 Some(Claim { process, epoch: 9.into(), why, items: 2, backlog: 3, for_ms, version: String::new() }),
             );
-            presence.sight(&store).claim
+            presence.report(&store).claim
         };
         assert!(claim(1, 0).is_some());
-        // Its beat is 100 ms old.
-        presence.note(&store, &look(1));
-        assert!(claim(1, 10).is_some(), "it has beaten before it stopped");
-        assert!(claim(1, 5_000).is_none(), "it beats again");
+        // Its heartbeat is 100 ms old.
+        presence.note(&store, &reading(1));
+        assert!(claim(1, 10).is_some(), "it sent heartbeats before it stopped");
+        assert!(claim(1, 5_000).is_none(), "its heartbeat is back");
         assert!(claim(2, 5_000).is_some(), "another one");
         presence.retain(&HashSet::new());
-        assert!(presence.sight(&store).claim.is_none() && presence.stores.read().is_empty());
+        assert!(presence.report(&store).claim.is_none() && presence.stores.read().is_empty());
     }
 
     #[test]
     fn numbers_from_redis_may_be_anything() {
         use redis::Value;
         let greatest = "4611686018427387904".parse().expect("in range");
-        let beat = |life: i64| {
-            let mut beat = look(1).beat.expect("is there");
-            (beat.life_ms, beat.oldest_unsent_ms, beat.head) = (life, i64::MAX, greatest);
-            Value::BulkString(serde_json::to_string(&beat).expect("serialises").into_bytes())
+        let heartbeat = |life: i64| {
+            let mut heartbeat = reading(1).heartbeat.expect("is there");
+            (heartbeat.life_ms, heartbeat.oldest_unsent_ms, heartbeat.head) = (life, i64::MAX, greatest);
+            Value::BulkString(serde_json::to_string(&heartbeat).expect("serialises").into_bytes())
         };
         let store = StoreId::parse("s1").expect("valid");
         let presence = Presence::new(Duration::from_secs(50));
         for (life, left) in [(i64::MIN, i64::MAX), (i64::MAX, 0)] {
-            let look = Look::of(beat(life), Value::Int(left), Millis(0));
-            presence.note(&store, &look);
-            presence.note_applied(&store, at(1), &look, Millis(1), false, true);
+            let reading = Reading::of(heartbeat(life), Value::Int(left), Millis(0));
+            presence.note(&store, &reading);
+            presence.note_applied(&store, at(1), &reading, Millis(1), false, true);
         }
     }
 }

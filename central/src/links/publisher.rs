@@ -174,7 +174,12 @@ impl Publisher {
                             | Step::StoreAcked(_)
                             | Step::Wait(_) => Vec::new(),
                         };
-                        Ok(Call { channel: Channel::commands(&self.keys, store), step: *step, entries, beat: None })
+                        Ok(Call {
+                            channel: Channel::commands(&self.keys, store),
+                            step: *step,
+                            entries,
+                            heartbeat: None,
+                        })
                     })
                     .collect::<JobResult<_>>()
             })

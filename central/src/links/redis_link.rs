@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use protocol::ids::StoreId;
 use runtime::redis::{Client, ErrorKind, RedisError, RedisResult};
-use runtime::redis::{Keys, Look, MultiplexedConnection};
+use runtime::redis::{Keys, MultiplexedConnection, Reading};
 use tokio::sync::Mutex;
 use tokio::time::timeout_at;
 
@@ -63,11 +63,11 @@ impl RedisLink {
     }
 
     /// Reads a store's heartbeat. `None`: Redis did not say it in time.
-    pub async fn look(&self, keys: &Keys, id: &StoreId) -> Option<Look> {
+    pub async fn read_store(&self, keys: &Keys, id: &StoreId) -> Option<Reading> {
         let deadline = tokio::time::Instant::now() + LOOK_TIMEOUT;
         let (number, mut connection) = timeout_at(deadline, self.get()).await.ok()?.ok()?;
-        match timeout_at(deadline, Look::read(&mut connection, keys, id)).await {
-            Ok(Ok(look)) => Some(look),
+        match timeout_at(deadline, Reading::read(&mut connection, keys, id)).await {
+            Ok(Ok(reading)) => Some(reading),
             failed => {
                 tracing::debug!(?failed, "a heartbeat cannot be read");
                 self.broken(number).await;

@@ -14,7 +14,7 @@ use runtime::redis::Keys;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::links::presence::{Look, Presence};
+use crate::links::presence::{Presence, Reading};
 use crate::links::publisher::Wakes;
 use crate::links::redis_link::RedisLink;
 use crate::links::waiting::Waiting;
@@ -60,7 +60,7 @@ pub fn candidates(
 pub enum Next {
     /// Ask the first of these that may be asked; if none may, give up.
     Ask(Vec<StoreId>),
-    /// Look again later.
+    /// Reading again later.
     Wait,
     /// Nobody is left, or the time is over.
     GiveUp,
@@ -91,11 +91,11 @@ pub fn ask(
     presence: &Presence,
     id: PurchaseId,
     store: &StoreId,
-    look: &Look,
+    reading: &Reading,
     now: Millis,
 ) -> Result<bool, Abort<()>> {
     let store = stores::find(connection, store)?.filter(|store| !store.retired);
-    let Some(mut store) = store.filter(|store| presence.judge(store, look).is_ok()) else {
+    let Some(mut store) = store.filter(|store| presence.judge(store, reading).is_ok()) else {
         return Err(Abort::Refused(()));
     };
     if commands::is_full(connection, &store.id)? {
@@ -162,14 +162,14 @@ impl Seeking {
         let deadline = purchase.choice.as_ref().map(|choice| choice.deadline);
         for store in stores {
             // Redis does not answer: the purchase waits.
-            let Some(look) = self.redis.look(&self.keys, &store).await else { return Ok(()) };
-            self.presence.note(&store, &look);
-            if deadline.is_some_and(|deadline| look.redis_now > deadline) {
+            let Some(reading) = self.redis.read_store(&self.keys, &store).await else { return Ok(()) };
+            self.presence.note(&store, &reading);
+            if deadline.is_some_and(|deadline| reading.redis_now > deadline) {
                 break;
             }
             let (id, asked, presence) = (purchase.id, store.clone(), self.presence.clone());
             let job =
-                move |connection: &Connection| ask(connection, &presence, id, &asked, &look, runtime::clock::now());
+                move |connection: &Connection| ask(connection, &presence, id, &asked, &reading, runtime::clock::now());
             let wakes = self.wakes.clone();
             if self
                 .db
@@ -201,27 +201,27 @@ impl Seeking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::promises::purchases::{Ask, begin};
+    use crate::promises::purchases::{PurchaseRequest, begin};
     use crate::testing::{Agent, NOW, database, product, purchase_id};
     use protocol::domain::Quantity;
     use protocol::ids::OperationId;
     use protocol::promise::request::Status;
     use protocol::wire::{About, Became, Command, Outcome, Position};
-    use runtime::redis::Beat;
+    use runtime::redis::Heartbeat;
 
-    /// Redis answers, and all of these beat their hearts.
+    /// Redis answers, and all of these heartbeat their hearts.
     fn present(agents: &[&Agent]) -> Presence {
         let presence = Presence::new(Duration::from_secs(50));
         presence.note_redis(true);
         presence.note_swept();
         for agent in agents {
-            presence.note(&agent.id, &look(agent));
+            presence.note(&agent.id, &reading(agent));
         }
         presence
     }
 
-    fn look(agent: &Agent) -> Look {
-        let beat = Beat {
+    fn reading(agent: &Agent) -> Reading {
+        let heartbeat = Heartbeat {
             process: 1,
             epoch: agent.head.epoch,
             head: agent.head.seq,
@@ -230,12 +230,12 @@ mod tests {
             version: String::new(),
             life_ms: 60_000,
         };
-        Look { beat: Some(beat), age_ms: 0, redis_now: NOW }
+        Reading { heartbeat: Some(heartbeat), age_ms: 0, redis_now: NOW }
     }
 
     fn sought(connection: &Connection, refused: &[&Agent]) -> Purchase {
         let [first, ..] = refused else { panic!("one has refused") };
-        let ask = Ask {
+        let ask = PurchaseRequest {
             id: purchase_id(1),
             product: product("tea"),
             quantity: Quantity::try_from(4).expect("in range"),
@@ -308,16 +308,16 @@ mod tests {
         let [one, two] = &agents;
         let purchase = sought(&connection, &[one]);
         let presence = present(&[one, two]);
-        let asked = |look: &Look| ask(&connection, &presence, purchase.id, &two.id, look, NOW);
-        let silent = Look { beat: None, ..look(two) };
+        let asked = |reading: &Reading| ask(&connection, &presence, purchase.id, &two.id, reading, NOW);
+        let silent = Reading { heartbeat: None, ..reading(two) };
         assert!(matches!(asked(&silent), Err(Abort::Refused(()))));
         let paused =
             |paused: bool| stores::set_online_sale(&connection, &mut two.store(&connection), !paused).expect("writes");
         paused(true);
-        assert!(matches!(asked(&look(two)), Err(Abort::Refused(()))));
+        assert!(matches!(asked(&reading(two)), Err(Abort::Refused(()))));
         paused(false);
-        assert!(matches!(asked(&look(two)), Ok(true)));
-        assert!(matches!(asked(&look(two)), Ok(false)), "it has a store");
+        assert!(matches!(asked(&reading(two)), Ok(true)));
+        assert!(matches!(asked(&reading(two)), Ok(false)), "it has a store");
     }
 
     #[test]

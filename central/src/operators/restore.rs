@@ -68,16 +68,16 @@ pub fn question(connection: &Connection, id: &StoreId, asked: &Question, now: Mi
     Ok(epoch)
 }
 
-/// Where the answer to a question has come to: each step reads a little and tells a line. Cheap to clone, however large
+/// Where the answer to a question has come to: each step reads a little and writes a line. Cheap to clone, however large
 /// the store.
 #[derive(Debug, Clone)]
-pub struct Telling {
+pub struct AnswerWriter {
     id: StoreId,
     epoch: Epoch,
     asked: Arc<[Span]>,
     now: Millis,
     step: Step,
-    told: Counts,
+    written: Counts,
 }
 
 #[derive(Debug, Clone)]
@@ -85,31 +85,31 @@ enum Step {
     Begin,
     /// Adds up the view's rows, to compare them with what the store said.
     Check(Box<Store>, String, Digest),
-    /// Tells the view's rows behind a product.
+    /// Writes the view's rows behind a product.
     Rows(Box<Store>, String),
-    /// Tells what the ledger says instead, from this line on, because what is shown is not what the store has said.
+    /// Writes what the ledger says instead, from this line on, because what is shown is not what the store has said.
     Replayed(Box<Store>, Arc<[Line]>, usize),
-    /// Tells outcomes behind a command.
+    /// Writes outcomes behind a command.
     Outcomes(Box<Store>, String),
-    /// Tells entries of these spans.
+    /// Writes entries of these spans.
     Entries(Box<Store>, VecDeque<Span>),
-    /// Tells reservations behind a number.
+    /// Writes reservations behind a number.
     Reservations(Box<Store>, i64),
     Ended,
 }
 
-impl Telling {
+impl AnswerWriter {
     /// The answer to a question for which this epoch was given out.
     pub fn new(id: StoreId, epoch: Epoch, asked: Question, now: Millis) -> Self {
-        Self { id, epoch, asked: asked.log.into(), now, step: Step::Begin, told: Counts::default() }
+        Self { id, epoch, asked: asked.log.into(), now, step: Step::Begin, written: Counts::default() }
     }
 
-    /// Whether the last line has been told.
+    /// Whether the last line has been written.
     pub fn is_over(&self) -> bool {
         matches!(self.step, Step::Ended)
     }
 
-    /// Reads on. `None`: this step had nothing to tell.
+    /// Reads on. `None`: this step had nothing to write.
     pub fn next(&mut self, connection: &Connection) -> Result<Option<Line>, Abort<Refusal>> {
         let (step, line) = match std::mem::replace(&mut self.step, Step::Ended) {
             Step::Begin => {
@@ -171,7 +171,7 @@ impl Telling {
                     (Step::Entries(store, spans), Some(self.count(Line::Entries(next))))
                 }
                 // Whatever was read until now is one state only if it still stands.
-                None => self.still(connection).map(|_| (Step::Ended, Some(Line::End(self.told))))?,
+                None => self.still(connection).map(|_| (Step::Ended, Some(Line::End(self.written))))?,
             },
             Step::Ended => (Step::Ended, None),
         };
@@ -189,11 +189,11 @@ impl Telling {
     /// How the state is told. A view that is not what the store said there was damaged, and of a suspect store an entry
     /// may have been refused by the database with all that it says (L11): then the ledger tells.
     fn state(connection: &Connection, store: Box<Store>, rows: Digest) -> JobResult<Step> {
-        if !store.suspect && rows == view::said(connection, &store)?.unwrap_or(store.digest) {
+        if !store.suspect && rows == view::reported_digest(connection, &store)?.unwrap_or(store.digest) {
             return Ok(Step::Rows(store, String::new()));
         }
         tracing::warn!(store = %store.id, "the view may not be what the store said: its state comes from the ledger");
-        let replay::Said { stock, outcomes, reservations } = replay::said(connection, &store)?;
+        let replay::State { stock, outcomes, reservations } = replay::state(connection, &store)?;
         let items: Vec<Named> = stock.into_iter().map(|(product_id, item)| Named { product_id, item }).collect();
         let outcomes: Vec<Outcome> = outcomes.into_values().collect();
         let reservations: Vec<Reservation> = reservations.into_values().collect();
@@ -211,10 +211,10 @@ impl Telling {
     /// A line that is told counts.
     fn count(&mut self, line: Line) -> Line {
         match &line {
-            Line::Items(part) => self.told.items += part.len() as u64,
-            Line::Outcomes(part) => self.told.outcomes += part.len() as u64,
-            Line::Reservations(part) => self.told.reservations += part.len() as u64,
-            Line::Entries(part) => self.told.entries += part.len() as u64,
+            Line::Items(part) => self.written.items += part.len() as u64,
+            Line::Outcomes(part) => self.written.outcomes += part.len() as u64,
+            Line::Reservations(part) => self.written.reservations += part.len() as u64,
+            Line::Entries(part) => self.written.entries += part.len() as u64,
             Line::Header(_) | Line::End(_) => {}
         }
         line
@@ -292,7 +292,7 @@ mod tests {
     use protocol::domain::reservation::State;
     use protocol::domain::{Lines, Quantity};
     use protocol::ids::ReservationId;
-    use protocol::wire::restore::{Answer, Hearing};
+    use protocol::wire::restore::{Answer, AnswerReader};
     use protocol::wire::{Fact, Happened, ReservationStep};
 
     #[test]
@@ -324,14 +324,14 @@ mod tests {
 
     fn ask(connection: &Connection, agent: &Agent, asked: &Question) -> Answer {
         let epoch = question(connection, &agent.id, asked, NOW).expect("answers");
-        let mut telling = Telling::new(agent.id.clone(), epoch, asked.clone(), NOW);
-        let mut hearing = Hearing::default();
-        while !telling.is_over() {
-            if let Some(line) = telling.next(connection).expect("reads") {
-                hearing.hear(&serde_json::to_vec(&line).expect("serialises")).expect("is understood");
+        let mut writer = AnswerWriter::new(agent.id.clone(), epoch, asked.clone(), NOW);
+        let mut reader = AnswerReader::default();
+        while !writer.is_over() {
+            if let Some(line) = writer.next(connection).expect("reads") {
+                reader.read_line(&serde_json::to_vec(&line).expect("serialises")).expect("is understood");
             }
         }
-        hearing.finish().expect("is complete")
+        reader.finish().expect("is complete")
     }
 
     #[test]
@@ -345,10 +345,10 @@ mod tests {
         agent.settle_in(&connection);
         let asked = Question { epoch: 8.into(), log: Vec::new() };
         let epoch = question(&connection, &agent.id, &asked, NOW).expect("answers");
-        let mut telling = Telling::new(agent.id.clone(), epoch, asked, NOW);
+        let mut writer = AnswerWriter::new(agent.id.clone(), epoch, asked, NOW);
         let mut parts = Vec::new();
-        while !telling.is_over() {
-            if let Some(Line::Items(items)) = telling.next(&connection).expect("reads") {
+        while !writer.is_over() {
+            if let Some(Line::Items(items)) = writer.next(&connection).expect("reads") {
                 parts.push(items.len());
             }
         }
@@ -401,12 +401,12 @@ mod tests {
         let agent = Agent::settled("s1", &connection);
         let asked = Question { epoch: 7.into(), log: Vec::new() };
         let epoch = question(&connection, &agent.id, &asked, NOW).expect("answers");
-        let mut telling = Telling::new(agent.id.clone(), epoch, asked.clone(), NOW);
-        assert!(matches!(telling.next(&connection), Ok(Some(Line::Header(_)))));
+        let mut writer = AnswerWriter::new(agent.id.clone(), epoch, asked.clone(), NOW);
+        assert!(matches!(writer.next(&connection), Ok(Some(Line::Header(_)))));
         question(&connection, &agent.id, &asked, NOW).expect("answers");
         let mut lines = 0;
         let end = loop {
-            match telling.next(&connection) {
+            match writer.next(&connection) {
                 Ok(_) => lines += 1,
                 Err(Abort::Refused(refusal)) => break refusal,
                 Err(Abort::Database(error)) => panic!("{error}"),

@@ -180,7 +180,7 @@ pub async fn status(options: &Report) -> anyhow::Result<ExitCode> {
     }
     println!(
         "{:<20} {:<12} {:>10} {:>10} {:>8} {:>6}  digest",
-        "store", "status", "beat ms", "lag ms", "backlog", "open"
+        "store", "status", "heartbeat ms", "lag ms", "backlog", "open"
     );
     for store in &stores {
         let text = |name: &str| store[name].as_str().unwrap_or("-").to_owned();

@@ -120,7 +120,7 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
                 note(format!("{product}: the ledger adds up to {}, the view says {}", units(proven), units(seen)));
             }
         }
-        let said = view::said(connection, store)?;
+        let said = view::reported_digest(connection, store)?;
         if store.digest_state == DigestState::Equal && said.is_some_and(|said| said != digest) {
             note("the store's own digest at the cursor is another".into());
         }

@@ -22,13 +22,13 @@ const NEWEST: usize = 1_024;
 /// Events read at once.
 const PAGE: usize = 256;
 /// How often is looked even when nobody says that there is something.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_EVERY: Duration = Duration::from_secs(1);
 /// When too much is read at once.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// An event as everybody gets it.
 #[derive(Debug)]
-pub struct Shown {
+pub struct Rendered {
     pub event: EventView,
     pub json: String,
 }
@@ -36,7 +36,7 @@ pub struct Shown {
 /// A part of the chain.
 #[derive(Debug)]
 pub struct Part {
-    pub events: Vec<Arc<Shown>>,
+    pub events: Vec<Arc<Rendered>>,
     /// It reaches up to here.
     pub to: i64,
 }
@@ -45,7 +45,7 @@ pub struct Part {
 #[derive(Debug, Default)]
 struct Newest {
     from: i64,
-    events: VecDeque<Arc<Shown>>,
+    events: VecDeque<Arc<Rendered>>,
 }
 
 impl Newest {
@@ -92,18 +92,18 @@ impl Feed {
             applied.borrow_and_update();
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
-                moved = self.look() => moved?,
+                moved = self.poll() => moved?,
             }
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
                 _ = applied.changed() => {}
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(POLL_EVERY) => {}
             }
         }
     }
 
     /// Takes what is new into memory if anybody follows, and says that there is something.
-    async fn look(&self) -> anyhow::Result<()> {
+    async fn poll(&self) -> anyhow::Result<()> {
         let head = self.db.read(events::last_place).await?;
         if self.followers.load(Ordering::SeqCst) == 0 {
             self.forget(head);
@@ -138,7 +138,7 @@ impl Feed {
                 read => read?,
             };
             let to = read.next.unwrap_or(after);
-            let events = read.events.into_iter().map(|recorded| Arc::new(Shown::from(EventView::from(recorded))));
+            let events = read.events.into_iter().map(|recorded| Arc::new(Rendered::from(EventView::from(recorded))));
             return Ok(Part { events: events.collect(), to });
         }
     }
@@ -155,7 +155,7 @@ impl Feed {
     }
 }
 
-impl From<EventView> for Shown {
+impl From<EventView> for Rendered {
     fn from(event: EventView) -> Self {
         let json = serde_json::to_string(&event).expect("an event serialises");
         Self { event, json }

@@ -49,7 +49,7 @@ impl Secret {
     }
 
     /// As receivers get it.
-    pub fn shown(&self) -> String {
+    pub fn to_text(&self) -> String {
         format!("whsec_{}", BASE64_STANDARD.encode(&self.0))
     }
 
@@ -213,7 +213,7 @@ mod tests {
     fn secrets_differ_and_show_nowhere() {
         let (one, other) = (Secret::generate(), Secret::generate());
         assert!(one != other && one.0.len() == 32);
-        assert!(one.shown().starts_with("whsec_"));
+        assert!(one.to_text().starts_with("whsec_"));
         assert_eq!(format!("{one:?}"), "Secret");
     }
 

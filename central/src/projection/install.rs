@@ -63,7 +63,7 @@ fn hold(connection: &Connection, store: &mut Store, rows: u64, now: Millis) -> J
         if let Some(said) = said {
             let saved = in_savepoint(connection, || {
                 let before = reservations::find(connection, said.id)?;
-                let after = promises::said(before.as_ref(), &store.id, said, &position, store.stock, now);
+                let after = promises::reported(before.as_ref(), &store.id, said, &position, store.stock, now);
                 reservations::save(connection, &after)
             });
             match saved {

@@ -1,4 +1,4 @@
-//! What a store has said, recomputed from its ledger: what central must know of it.
+//! A store's state, recomputed from its ledger: what central must know of it.
 
 use std::collections::BTreeMap;
 
@@ -14,28 +14,28 @@ use crate::storage::{Connection, JobResult};
 
 /// A store's state as its ledger tells it.
 #[derive(Debug, Default)]
-pub struct Said {
+pub struct State {
     pub stock: BTreeMap<ProductId, Item>,
     pub outcomes: BTreeMap<OperationId, Outcome>,
     pub reservations: BTreeMap<ReservationId, Reservation>,
 }
 
 /// At the store's state: the pages of the snapshot that was installed last, then every entry after them, in order.
-pub fn said(connection: &Connection, store: &Store) -> JobResult<Said> {
-    let (mut said, mut stock) = (Said::default(), Stock::default());
+pub fn state(connection: &Connection, store: &Store) -> JobResult<State> {
+    let (mut state, mut stock) = (State::default(), Stock::default());
     ledger::since_base(connection, store, |kind, body, operation| match Event::decode(kind, body) {
         Ok(event) => {
             // What does not fit is told by `verify`.
             drop(stock.apply(&event));
-            said.hear(event, OperationId::parse(operation).ok());
+            state.apply(event, OperationId::parse(operation).ok());
         }
         Err(_) => stock.skip(),
     })?;
-    Ok(Said { stock: stock.into_items().collect(), ..said })
+    Ok(State { stock: stock.into_items().collect(), ..state })
 }
 
-impl Said {
-    fn hear(&mut self, event: Event, operation: Option<OperationId>) {
+impl State {
+    fn apply(&mut self, event: Event, operation: Option<OperationId>) {
         match event {
             Event::Fact(fact) => self.fact(&fact),
             Event::SnapshotPage(page) => {

@@ -12,7 +12,7 @@ use protocol::time::Millis;
 use protocol::wire::{Became, Fact, Happened, Outcome, Position, PurchaseRef};
 
 use crate::projection::touched::{Change, Touched};
-use crate::promises::purchases::{Said, change, compensation, known_again};
+use crate::promises::purchases::{Basis, change, compensation, known_again};
 use crate::promises::reservations;
 use crate::storage::reservations::Status as Held;
 
@@ -65,7 +65,7 @@ impl<'a> Settling<'a> {
     pub(super) fn reservation(&mut self, said: &Reservation) {
         let before = self.touched.reservations.get(&said.id).map(|(before, _)| before);
         let stock = self.touched.stock;
-        let after = reservations::said(before, &self.position.store, said, &self.position, stock, self.now);
+        let after = reservations::reported(before, &self.position.store, said, &self.position, stock, self.now);
         self.touched.reservations.insert(said.id, (after, true));
     }
 
@@ -117,7 +117,7 @@ impl<'a> Settling<'a> {
             }
         };
         match transition {
-            Transition::GiveBack => self.give_back(attempt),
+            Transition::Compensate => self.compensate(attempt),
             Transition::Stands => {}
             Transition::Settled { .. }
             | Transition::Seeks
@@ -142,8 +142,8 @@ impl<'a> Settling<'a> {
 
     fn change(&mut self, id: PurchaseId, transition: Transition, rejection: Option<&Rejection>) {
         if let Some(promised) = self.touched.purchases.get_mut(&id) {
-            let said = Said { position: Some(&self.position), rejection };
-            change(&mut promised.purchase, transition, &said, self.now);
+            let basis = Basis { position: Some(&self.position), rejection };
+            change(&mut promised.purchase, transition, &basis, self.now);
             if promised.change == Change::None {
                 promised.change = Change::Transition;
             }
@@ -151,7 +151,7 @@ impl<'a> Settling<'a> {
     }
 
     /// B6: the store took units for a purchase that is settled otherwise: it shall give them back.
-    fn give_back(&mut self, attempt: &PurchaseRef) {
+    fn compensate(&mut self, attempt: &PurchaseRef) {
         let asked = self.touched.cancels.entry(attempt.purchase_id).or_default();
         if asked.is_empty()
             && let Some((id, command)) = compensation(attempt, self.touched.command_head())

@@ -131,7 +131,7 @@ mod tests {
         let mut agent = Agent::settled("s1", &connection);
         let mut meter = Meter::new(&connection);
         agent.stock_up(20_000);
-        let state = agent.state((0..5_000).map(said).collect());
+        let state = agent.state((0..5_000).map(outcome_of).collect());
         meter.tell(&agent, &state);
         meter.steps(&agent);
         assert_eq!(total(&connection, "p-19999"), (7, 1));
@@ -155,7 +155,7 @@ mod tests {
         assert!(plan(&connection, ledger::PAGES).contains("event_page"));
     }
 
-    fn said(number: usize) -> Outcome {
+    fn outcome_of(number: usize) -> Outcome {
         Outcome {
             command: format!("command-{number:05}").parse().expect("valid"),
             at: NOW,
@@ -254,7 +254,7 @@ mod tests {
         let item = Item { version: 2, ..Item::default() };
         let became = Became::Confirmed { purchase: purchase.attempt_ref(), item, picked: false };
         let confirmed = Outcome { command: attempt, at: NOW, became };
-        let mut batch = agent.state((0..5).map(said).chain([confirmed]).collect());
+        let mut batch = agent.state((0..5).map(outcome_of).chain([confirmed]).collect());
         batch.push(agent.sale());
         let status = || {
             let found = purchases::find(&connection, crate::testing::purchase_id(1));
@@ -321,7 +321,7 @@ mod tests {
         let kept: i64 = connection.query_row(kept, [], |row| row.get(0)).expect("reads");
         assert_eq!(kept, 4);
         let store = agent.store(&connection);
-        let replayed = crate::projection::replay::said(&connection, &store).expect("reads").stock;
+        let replayed = crate::projection::replay::state(&connection, &store).expect("reads").stock;
         assert_eq!(replayed.into_iter().collect::<Vec<_>>(), items::of_store(&connection, &agent.id).expect("reads"));
     }
 
@@ -335,7 +335,7 @@ mod tests {
         let store = agent.store(&connection);
         assert!(store.suspect && store.digest_state == DigestState::Equal);
         assert!(!is_asked());
-        assert!(!view::look_after(&connection, &agent.id, NOW).expect("reads"), "nor later");
+        assert!(!view::repeat_resync(&connection, &agent.id, NOW).expect("reads"), "nor later");
         let ready = agent.store(&connection).ready_epoch;
         let later = agent.entry(&Event::Ready { command_epoch: ready });
         agent.tell(&connection, &[later]);
@@ -355,9 +355,12 @@ mod tests {
         let mut store = agent.store(&connection);
         stores::mark_different(&connection, &mut store).expect("writes");
         stores::set_resync_at(&connection, &mut store, Some(NOW)).expect("writes");
-        assert!(!view::look_after(&connection, &agent.id, NOW.plus(59_000)).expect("reads"));
-        assert!(view::look_after(&connection, &agent.id, NOW.plus(60_000)).expect("reads"));
-        assert!(!view::look_after(&connection, &agent.id, NOW.plus(120_000)).expect("reads"), "it has yet to answer");
+        assert!(!view::repeat_resync(&connection, &agent.id, NOW.plus(59_000)).expect("reads"));
+        assert!(view::repeat_resync(&connection, &agent.id, NOW.plus(60_000)).expect("reads"));
+        assert!(
+            !view::repeat_resync(&connection, &agent.id, NOW.plus(120_000)).expect("reads"),
+            "it has yet to answer"
+        );
     }
 
     /// `STEPS_STORES=100 STEPS_ITEMS=10000 cargo test --release -p central how_long -- --nocapture` measures the longest

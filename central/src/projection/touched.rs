@@ -88,7 +88,7 @@ impl Needs {
 
 /// An item of the stock that is shown.
 #[derive(Debug, Default)]
-struct Shown {
+struct TouchedItem {
     before: Option<Item>,
     /// None: no event has touched it yet.
     after: Option<Item>,
@@ -122,7 +122,7 @@ pub(super) struct Answered {
 /// What a run touches.
 #[derive(Debug)]
 pub(super) struct Touched {
-    items: BTreeMap<ProductId, Shown>,
+    items: BTreeMap<ProductId, TouchedItem>,
     pub(super) purchases: BTreeMap<PurchaseId, Promised>,
     pub(super) requests: BTreeMap<OperationId, Answered>,
     outcomes: BTreeMap<OperationId, Outcome>,
@@ -159,7 +159,7 @@ impl Touched {
         };
         for product in items {
             let before = items::of(connection, store.stock, &product)?;
-            touched.items.insert(product, Shown { before, ..Shown::default() });
+            touched.items.insert(product, TouchedItem { before, ..TouchedItem::default() });
         }
         for id in requests {
             if let Some(asked) = commands::asked(connection, &id)? {

@@ -231,7 +231,7 @@ fn run<'a>(first: &'a Entry, behind: &'a [Received], most: usize) -> Vec<Read<'a
 /// What applying a run did.
 #[derive(Debug, Default)]
 struct Done {
-    /// Rows that it laid aside.
+    /// Rows that it staged.
     staged: u64,
     /// Its last entry was not understood.
     parked: bool,
@@ -391,7 +391,7 @@ fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) 
         store.fenced = entry.id.epoch;
         return Ok(Some(format!("epoch {} does not continue what is known of this store", entry.id.epoch)));
     }
-    stores::take_back(connection, store)?;
+    stores::readmit(connection, store)?;
     if !store.opening && store.cursor.seq > Seq::ZERO {
         // The view stands there until the pages take effect.
         store.state = store.cursor;
@@ -430,7 +430,7 @@ fn compare(
 
 /// On a sweep: a store that still differs is asked again. Its last resync may have been asked for within the minute in
 /// which something else went wrong, and an idle store sends nothing that would bring it up. Says whether it was asked.
-pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> JobResult<bool> {
+pub fn repeat_resync(connection: &Connection, id: &StoreId, now: Millis) -> JobResult<bool> {
     let Some(mut store) = stores::find(connection, id)?.filter(Store::wants_resync) else {
         return Ok(false);
     };
@@ -440,7 +440,7 @@ pub fn look_after(connection: &Connection, id: &StoreId, now: Millis) -> JobResu
 }
 
 /// What the store itself said of its stock at the state's cursor: the hash chain vouches for it.
-pub fn said(connection: &Connection, store: &Store) -> JobResult<Option<Digest>> {
+pub fn reported_digest(connection: &Connection, store: &Store) -> JobResult<Option<Digest>> {
     if planted(Bug::DigestNotCompared) {
         return Ok(None);
     }
@@ -454,7 +454,8 @@ pub fn unsound(connection: &Connection, id: &StoreId) -> JobResult<Option<i64>> 
     let Some(store) = stores::find(connection, id)? else { return Ok(None) };
     let rows = items::digest(connection, store.stock)?;
     let agreed = store.digest_state == DigestState::Equal && !store.suspect;
-    let sound = rows == store.digest && (!agreed || said(connection, &store)?.is_none_or(|said| said == rows));
+    let sound =
+        rows == store.digest && (!agreed || reported_digest(connection, &store)?.is_none_or(|said| said == rows));
     Ok((!sound).then_some(store.stock))
 }
 
@@ -644,8 +645,8 @@ mod tests {
         let is_asked = || commands::is_resync_asked(&connection, &agent.id).expect("reads");
         let store = agent.store(&connection);
         assert!(store.wants_resync() && !is_asked(), "the minute is not over");
-        assert_eq!(said(&connection, &store).expect("reads"), Some(store.digest), "no digest shows it");
-        assert!(look_after(&connection, &agent.id, NOW.plus(RESYNC_EVERY_MS)).expect("asks") && is_asked());
+        assert_eq!(reported_digest(&connection, &store).expect("reads"), Some(store.digest), "no digest shows it");
+        assert!(repeat_resync(&connection, &agent.id, NOW.plus(RESYNC_EVERY_MS)).expect("asks") && is_asked());
         let mut resync = || {
             let state = agent.state(vec![outcome.clone()]);
             agent.tell(&connection, &state);

@@ -25,7 +25,7 @@ pub const FORGOTTEN_MS: i64 = 30_000;
 
 /// What the shop asks for, and what was read before the transaction.
 #[derive(Debug, Clone)]
-pub struct Ask {
+pub struct PurchaseRequest {
     /// The new purchase's id.
     pub id: PurchaseId,
     pub product: ProductId,
@@ -43,7 +43,12 @@ pub struct Ask {
 }
 
 /// B1: the purchase and its command, in one transaction.
-pub fn begin(connection: &Connection, store: &mut Store, ask: &Ask, now: Millis) -> Result<(), Abort<Rejection>> {
+pub fn begin(
+    connection: &Connection,
+    store: &mut Store,
+    ask: &PurchaseRequest,
+    now: Millis,
+) -> Result<(), Abort<Rejection>> {
     let item = items::find(connection, &store.id, &ask.product)?;
     let pending = items::pending(connection, &store.id, &ask.product)?;
     let (purchase, command) = offer(&store.id, item.as_ref(), pending, ask, now).map_err(Abort::Refused)?;
@@ -84,7 +89,7 @@ pub fn ask_elsewhere(
     let deadline = choice.deadline;
     purchase.attempt = OperationId::attempt_at(&id, &store.id);
     purchase.store = store.id.clone();
-    change(&mut purchase, Transition::AskedElsewhere, &Said::NOTHING, now);
+    change(&mut purchase, Transition::AskedElsewhere, &Basis::NONE, now);
     purchases::save_transition(connection, &purchase)?;
     let attempt = PurchaseRef { attempt: OperationId::attempt_at(&id, &store.id), ..purchase.attempt_ref() };
     if !planted(Bug::NextStoreNotAsked) {
@@ -101,7 +106,7 @@ pub fn give_up(connection: &Connection, id: PurchaseId, now: Millis) -> JobResul
         return Ok(false);
     };
     let rejected = Transition::Settled { status: Status::Rejected, picked: false };
-    change(&mut purchase, rejected, &Said::NOTHING, now);
+    change(&mut purchase, rejected, &Basis::NONE, now);
     purchases::save_transition(connection, &purchase)?;
     Ok(true)
 }
@@ -112,7 +117,7 @@ fn offer(
     store: &StoreId,
     item: Option<&Item>,
     pending: i64,
-    ask: &Ask,
+    ask: &PurchaseRequest,
     now: Millis,
 ) -> Result<(Purchase, Command), Rejection> {
     judge(item, pending, ask.quantity.get())?;
@@ -213,7 +218,7 @@ pub fn cancel(
         Cancelling::AtOnce => {
             let mut purchase = purchase.clone();
             let cancelled = Transition::Settled { status: Status::Cancelled, picked: false };
-            change(&mut purchase, cancelled, &Said::NOTHING, now);
+            change(&mut purchase, cancelled, &Basis::NONE, now);
             purchases::save_transition(connection, &purchase)?;
             return Ok(Cancelled::Ended);
         }
@@ -224,7 +229,7 @@ pub fn cancel(
     let out_of_order = forced && planted(Bug::CancelOutOfOrder);
     let ended = Transition::Settled { status: Status::Cancelled, picked: false };
     let transition = if out_of_order { ended } else { Transition::CancelRequested };
-    change(&mut purchase, transition, &Said::NOTHING, now);
+    change(&mut purchase, transition, &Basis::NONE, now);
     purchases::save_transition(connection, &purchase)?;
     if !out_of_order {
         let command = Command::Cancel { purchase: purchase.attempt_ref(), forced, about: about.clone() };
@@ -233,30 +238,30 @@ pub fn cancel(
     Ok(Cancelled::Asked(id))
 }
 
-/// What a transition is recorded with.
+/// What a transition rests upon: the store's reply, if it was one.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Said<'a> {
-    /// Where the store said so.
+pub(crate) struct Basis<'a> {
+    /// Where the reply stands.
     pub(crate) position: Option<&'a Position>,
-    /// Why not, if it said why.
+    /// Why not, if it gave a reason.
     pub(crate) rejection: Option<&'a Rejection>,
 }
 
-impl Said<'_> {
-    /// It was not the store that said so.
-    pub(crate) const NOTHING: Self = Self { position: None, rejection: None };
+impl Basis<'_> {
+    /// Central's own decision.
+    pub(crate) const NONE: Self = Self { position: None, rejection: None };
 }
 
 /// Makes of a purchase what a transition says. The caller saves it, and sees to the units that are to be given back.
-pub(crate) fn change(purchase: &mut Purchase, transition: Transition, said: &Said<'_>, now: Millis) {
+pub(crate) fn change(purchase: &mut Purchase, transition: Transition, basis: &Basis<'_>, now: Millis) {
     let life = purchase.life().after(transition);
     match transition {
-        Transition::Stands | Transition::GiveBack => return,
+        Transition::Stands | Transition::Compensate => return,
         Transition::Settled { status, .. } => {
             purchase.code = match status {
                 Status::Pending | Status::Confirmed => None,
                 Status::Rejected => {
-                    let said = said.rejection.map(|rejection| rejection.code().to_owned());
+                    let said = basis.rejection.map(|rejection| rejection.code().to_owned());
                     // One for which no other store is found says what the last one said.
                     let last = purchase.choice.as_ref().and_then(|choice| choice.refused.last());
                     said.or_else(|| last.map(|last| last.code.clone())).or_else(|| Some(NO_STOCK.to_owned()))
@@ -266,19 +271,19 @@ pub(crate) fn change(purchase: &mut Purchase, transition: Transition, said: &Sai
             };
             purchase.settled_at = Some(now);
             // What central ends itself ends with what the last store said.
-            purchase.position = said.position.cloned().or(purchase.position.take());
+            purchase.position = basis.position.cloned().or(purchase.position.take());
         }
         Transition::CancelEnded { confirmed: true } => {
-            (purchase.code, purchase.settled_at, purchase.position) = (None, Some(now), said.position.cloned());
+            (purchase.code, purchase.settled_at, purchase.position) = (None, Some(now), basis.position.cloned());
         }
         Transition::Seeks => {
-            let code = said.rejection.map_or(NO_STOCK, Rejection::code).to_owned();
+            let code = basis.rejection.map_or(NO_STOCK, Rejection::code).to_owned();
             let refused = Attempt { store: purchase.store.clone(), code, at: now };
             purchase.choice.iter_mut().for_each(|choice| choice.refused.push(refused.clone()));
-            purchase.position = said.position.cloned();
+            purchase.position = basis.position.cloned();
         }
         Transition::AskedElsewhere => purchase.position = None,
-        Transition::Proven => purchase.position = said.position.cloned(),
+        Transition::Proven => purchase.position = basis.position.cloned(),
         Transition::Voided => (purchase.code, purchase.settled_at) = (Some("store_retired".to_owned()), Some(now)),
         Transition::Picked | Transition::CancelRequested | Transition::CancelEnded { confirmed: false } => {}
     }
@@ -320,7 +325,7 @@ mod tests {
 
     /// Begins a purchase of a unit of tea, for which central has chosen this store.
     fn begin_at(connection: &Connection, agent: &Agent) -> Purchase {
-        let ask = Ask {
+        let ask = PurchaseRequest {
             id: purchase_id(1),
             product: product("tea"),
             quantity: Quantity::ONE,

@@ -3,7 +3,7 @@
 //! **Guarantees.** The store is the only one that decides: a row says what it said last, and `pending` is what it was asked
 //! and has not answered. What central asks of a reservation follows in order behind the command that made it.
 
-use protocol::domain::reservation::{Act, Reservation as Said, State};
+use protocol::domain::reservation::{Act, Reservation as Reported, State};
 use protocol::domain::{Line, Lines, Rejection};
 use protocol::ids::{OperationId, ReservationId, StoreId};
 use protocol::time::Millis;
@@ -16,7 +16,7 @@ use crate::storage::{Connection, JobResult, commands, items};
 
 /// What a client asks a store to hold, and what was read before the transaction.
 #[derive(Debug, Clone)]
-pub struct Ask {
+pub struct ReservationRequest {
     /// The new reservation's id.
     pub id: ReservationId,
     pub lines: Lines,
@@ -28,7 +28,7 @@ pub struct Ask {
     pub redis_now: Millis,
 }
 
-impl Ask {
+impl ReservationRequest {
     /// The command that asks for it.
     pub fn command(&self) -> OperationId {
         OperationId::parse(&format!("{}:reserve", self.id)).expect("an id and letters")
@@ -36,7 +36,12 @@ impl Ask {
 }
 
 /// The reservation and its command, in one transaction, if the view has as much.
-pub fn begin(connection: &Connection, store: &mut Store, ask: &Ask, now: Millis) -> Result<(), Abort<Rejection>> {
+pub fn begin(
+    connection: &Connection,
+    store: &mut Store,
+    ask: &ReservationRequest,
+    now: Millis,
+) -> Result<(), Abort<Rejection>> {
     for line in ask.lines.iter() {
         may_hold(connection, &store.id, line)?.map_err(Abort::Refused)?;
     }
@@ -73,7 +78,7 @@ fn may_hold(connection: &Connection, store: &StoreId, line: &Line) -> JobResult<
     })
 }
 
-fn pending(store: &StoreId, ask: &Ask, now: Millis) -> Reservation {
+fn pending(store: &StoreId, ask: &ReservationRequest, now: Millis) -> Reservation {
     Reservation {
         number: 0,
         id: ask.id,
@@ -112,7 +117,7 @@ pub fn act(
     now: Millis,
 ) -> Result<Asked, Abort<Rejection>> {
     if let Some(ended) = ended(reservation) {
-        let closed = ended.and_then(|said| said.decide(what, now)).map_err(Abort::Refused)?;
+        let closed = ended.and_then(|reported| reported.decide(what, now)).map_err(Abort::Refused)?;
         debug_assert!(closed.is_none(), "nothing more becomes of what has ended");
         return Ok(Asked::Done);
     }
@@ -122,7 +127,7 @@ pub fn act(
 }
 
 /// One that has ended, as its store said; one that it never held is refused.
-fn ended(reservation: &Reservation) -> Option<Result<Said, Rejection>> {
+fn ended(reservation: &Reservation) -> Option<Result<Reported, Rejection>> {
     let state = match (reservation.status, &reservation.confirmed_lines) {
         (Status::Pending | Status::Open, _) => return None,
         (Status::Rejected, _) => {
@@ -133,7 +138,7 @@ fn ended(reservation: &Reservation) -> Option<Result<Said, Rejection>> {
         (Status::Cancelled, _) => State::Cancelled,
         (Status::Expired, _) => State::Expired,
     };
-    Some(Ok(Said {
+    Some(Ok(Reported {
         id: reservation.id,
         lines: reservation.lines.clone(),
         expires_at: reservation.expires_at,
@@ -143,36 +148,36 @@ fn ended(reservation: &Reservation) -> Option<Result<Said, Rejection>> {
     }))
 }
 
-/// What a reservation is once its store has said so, whatever central knew of it. `stock`: the store's that is shown.
-pub(crate) fn said(
+/// What a reservation is once its store has reported it, whatever central knew of it. `stock`: the store's that is shown.
+pub(crate) fn reported(
     before: Option<&Reservation>,
     store: &StoreId,
-    said: &Said,
+    reported: &Reported,
     position: &Position,
     stock: i64,
     now: Millis,
 ) -> Reservation {
-    let status = Status::of(&said.state);
+    let status = Status::of(&reported.state);
     let code = match status {
         Status::Expired => Some("reservation_expired".to_owned()),
         Status::Pending | Status::Open | Status::Confirmed | Status::Cancelled | Status::Rejected => None,
     };
-    let confirmed_lines = match &said.state {
+    let confirmed_lines = match &reported.state {
         State::Confirmed { confirmed_lines } => Some(confirmed_lines.clone()),
         State::Open | State::Cancelled | State::Expired => None,
     };
     let settled_at = before.filter(|before| before.status == status).and_then(|before| before.settled_at);
     Reservation {
         number: before.map_or(0, |before| before.number),
-        id: said.id,
+        id: reported.id,
         store: store.clone(),
         status,
         code,
-        lines: said.lines.clone(),
+        lines: reported.lines.clone(),
         confirmed_lines,
-        reference: said.reference.clone(),
-        created_at: said.created_at,
-        expires_at: said.expires_at,
+        reference: reported.reference.clone(),
+        created_at: reported.created_at,
+        expires_at: reported.expires_at,
         settled_at: status.has_ended().then(|| settled_at.unwrap_or(now)),
         position: Some(position.clone()),
         stock,

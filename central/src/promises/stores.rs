@@ -11,7 +11,7 @@ use protocol::time::Millis;
 use protocol::wire::{Became, Outcome, Subject};
 
 use crate::promises::commands::open_epoch;
-use crate::promises::purchases::{Said, change, compensation};
+use crate::promises::purchases::{Basis, change, compensation};
 use crate::promises::reservations::voided;
 use crate::storage::commands::{self, Unanswered};
 use crate::storage::purchases::{self, Purchase};
@@ -40,7 +40,7 @@ pub fn retire(connection: &Connection, store: &mut Store, now: Millis) -> JobRes
     for purchase in touched.values_mut() {
         let transition = purchase.life().on_retire();
         if transition != Transition::Stands {
-            change(purchase, transition, &Said::NOTHING, now);
+            change(purchase, transition, &Basis::NONE, now);
             purchases::save_transition(connection, purchase)?;
         }
     }
@@ -79,17 +79,17 @@ pub fn adopt(connection: &Connection, store: &mut Store, epoch: Epoch, now: Mill
         return Ok(true);
     }
     if store.retired {
-        stores::take_back(connection, store)?;
+        stores::readmit(connection, store)?;
         reopen_commands(connection, store, now)?;
-        ask_back(connection, store, now)?;
+        ask_compensations(connection, store, now)?;
     }
     Ok(true)
 }
 
 /// Units that the store may have taken for purchases that retiring it has ended.
-fn ask_back(connection: &Connection, store: &mut Store, now: Millis) -> JobResult<()> {
+fn ask_compensations(connection: &Connection, store: &mut Store, now: Millis) -> JobResult<()> {
     for purchase in purchases::voided(connection, &store.id)? {
-        if purchase.life().on_take_back() == Transition::GiveBack
+        if purchase.life().on_readmit() == Transition::Compensate
             && commands::unanswered_cancels(connection, &store.id, purchase.id)?.is_empty()
             && let Some((id, command)) = compensation(&purchase.attempt_ref(), store.command_head.id())
         {

@@ -163,7 +163,7 @@ fn a_narrow_update_of_a_store_leaves_the_rest_alone(connection: &Connection) {
         stores::mark_different,
         |connection, store| stores::set_resync_at(connection, store, Some(NOW)),
         stores::take_out,
-        stores::take_back,
+        stores::readmit,
     ];
     for update in updates {
         update(connection, &mut store).expect("writes");
@@ -717,7 +717,7 @@ fn totals_are_what_the_shown_stocks_add_up_to(connection: &Connection) {
     assert_eq!(list(None, None, 9), [tea("Green tea", [8, 0, 0, 1])], "a retired store is not counted");
     put(&mut two, "tea", &item("Green tea", 50));
     assert_eq!(list(Some("tea"), None, 9)[0].2[0], 8, "and what it says meanwhile is not either");
-    stores::take_back(connection, &mut two).expect("writes");
+    stores::readmit(connection, &mut two).expect("writes");
     while totals::step(connection, &two, 1).expect("can be done") {}
     assert_eq!(list(Some("tea"), None, 9)[0].2, [58, 0, 0, 2]);
     assert_eq!(totals::differences(connection).expect("reads"), []);

@@ -73,7 +73,7 @@ mod tests {
         let store = agent.store(&connection);
         assert!(store.opening && store.wants_resync());
         assert!(
-            crate::projection::view::look_after(&connection, &agent.id, crate::testing::NOW).expect("writes"),
+            crate::projection::view::repeat_resync(&connection, &agent.id, crate::testing::NOW).expect("writes"),
             "it is asked"
         );
     }

@@ -46,7 +46,7 @@ pub fn append(
     Ok(())
 }
 
-/// L11: lays aside what was not understood, or what the database refuses.
+/// L11: parks what was not understood, or what the database refuses.
 pub fn park(
     connection: &Connection,
     store: &StoreId,

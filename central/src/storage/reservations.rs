@@ -1,7 +1,7 @@
 //! Rows of `reservation`: what stores hold, as they last said, and what they were asked to hold.
 
 use protocol::domain::Lines;
-use protocol::domain::reservation::{Reservation as Said, State};
+use protocol::domain::reservation::{Reservation as Reported, State};
 use protocol::ids::{OperationId, ReservationId, StoreId};
 use protocol::time::Millis;
 use protocol::wire::Position;
@@ -186,19 +186,19 @@ pub fn behind(
     store: &StoreId,
     number: i64,
     rows: usize,
-) -> rusqlite::Result<Vec<(i64, Option<Said>)>> {
+) -> rusqlite::Result<Vec<(i64, Option<Reported>)>> {
     connection
         .prepare_cached(&format!(
             "select {COLUMNS} from reservation indexed by reservation_by_store \
              where store_id = ?1 and number > ?2 order by number limit ?3"
         ))?
         .query_map(params![store.as_str(), number, rows], Reservation::read)?
-        .map(|row| row.map(|row| (row.number, said(row))))
+        .map(|row| row.map(|row| (row.number, reported(row))))
         .collect()
 }
 
-/// A reservation as the store said it. `None`: it has never held anything.
-fn said(row: Reservation) -> Option<Said> {
+/// A reservation as the store reported it. `None`: it has never held anything.
+fn reported(row: Reservation) -> Option<Reported> {
     let state = match row.status {
         Status::Pending | Status::Rejected => return None,
         Status::Open => State::Open,
@@ -206,7 +206,7 @@ fn said(row: Reservation) -> Option<Said> {
         Status::Cancelled => State::Cancelled,
         Status::Expired => State::Expired,
     };
-    Some(Said {
+    Some(Reported {
         id: row.id,
         lines: row.lines,
         expires_at: row.expires_at,

@@ -169,7 +169,7 @@ pub fn take_out(connection: &Connection, store: &mut Store) -> rusqlite::Result<
 }
 
 /// Puts a store in the chain again, if it was not; the word that let it has had its effect.
-pub fn take_back(connection: &Connection, store: &mut Store) -> rusqlite::Result<()> {
+pub fn readmit(connection: &Connection, store: &mut Store) -> rusqlite::Result<()> {
     store.steps |= store.retired;
     (store.retired, store.adopt) = (false, None);
     connection
@@ -365,7 +365,7 @@ mod tests {
         );
 
         // Operators have read the row, and entries are applied before they write.
-        take_back(&connection, &mut shown).expect("writes");
+        readmit(&connection, &mut shown).expect("writes");
         let mut shown = agent.store(&connection);
         let sale = agent.sale();
         agent.tell(&connection, &[sale]);

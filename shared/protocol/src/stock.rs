@@ -1,6 +1,6 @@
 //! The one way to build a store's stock from its events: live, in `verify` on both sides, and for a restore.
 //!
-//! A fact names the item after it; pages of a state are laid aside and take effect together, if none is missing (L7).
+//! A fact names the item after it; pages of a state are staged and installed together, if none is missing (L7).
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ use crate::wire::{Event, ItemAfter, SnapshotEnd, SnapshotPage};
 pub enum Effect<'a> {
     /// Items are this now.
     Put(&'a [ItemAfter]),
-    /// A part of a whole state is laid aside.
+    /// A part of a whole state is staged.
     Stage(&'a SnapshotPage),
-    /// What was laid aside becomes the stock if it is whole, and is given up if it is not.
+    /// What was staged is installed if it is whole, and given up if it is not.
     Install(&'a SnapshotEnd),
     /// Nothing.
     None,

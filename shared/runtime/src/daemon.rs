@@ -137,7 +137,7 @@ fn arguments() -> Vec<std::ffi::OsString> {
 
 /// Tells whoever started this process where it serves: its address and its process id, separated by a space. The file is
 /// there complete or not at all.
-pub fn tell_address(file: &Path, address: SocketAddr) -> anyhow::Result<()> {
+pub fn write_address(file: &Path, address: SocketAddr) -> anyhow::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(".new");
     std::fs::write(&new, format!("{address} {}\n", std::process::id()))

@@ -177,7 +177,7 @@ impl Report {
     }
 
     /// Refused lines go first when there are too many to tell.
-    fn tell(mut self, dry_run: bool, blank_lines: u64) -> Value {
+    fn render(mut self, dry_run: bool, blank_lines: u64) -> Value {
         self.others.truncate(TOLD - self.refused.len());
         let mut told = self.refused;
         told.append(&mut self.others);
@@ -277,13 +277,13 @@ fn run(
         if batch.len() == BATCH || (is_last && !batch.is_empty()) {
             let results = handle.block_on(take_in(app, std::mem::take(&mut batch), about.clone(), dry_run))?;
             results.into_iter().for_each(|result| report.add(result));
-            progress.tell(report.totals);
+            progress.report(report.totals);
             if gone.is_cancelled() {
                 return Err(unreadable("the client has gone"));
             }
         }
         if is_last {
-            return Ok(report.tell(dry_run, records.blank()));
+            return Ok(report.render(dry_run, records.blank()));
         }
     }
 }
@@ -492,7 +492,7 @@ mod tests {
                 }
             });
         }
-        let told = report.tell(false, 3);
+        let told = report.render(false, 3);
         let lines = told["lines"].as_array().expect("a list");
         assert_eq!((lines.len(), &told["linesLeftOut"], &told["blankLines"]), (TOLD, &json!(20_000), &json!(3)));
         assert_eq!(lines.iter().filter(|line| line["result"] == "refused").count(), 3_000);

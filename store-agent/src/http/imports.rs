@@ -65,7 +65,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// So far it has come.
-    pub(super) fn tell(&self, totals: Totals) {
+    pub(super) fn report(&self, totals: Totals) {
         if let Some(running) = self.imports.0.lock().get_mut(&self.number) {
             running.totals = totals;
         }
@@ -89,7 +89,7 @@ mod tests {
         assert!(imports.begin(true).is_none());
         going.remove(1);
         let again = imports.begin(false).expect("a place");
-        again.tell(Totals { created: 3, ..Totals::default() });
+        again.report(Totals { created: 3, ..Totals::default() });
         let running = imports.running();
         assert_eq!((running.len(), running[3].totals.sum(), running[3].dry_run), (IMPORTS, 3, false));
     }

@@ -11,7 +11,7 @@ const SHOWN: usize = 1_000;
 // Reads no more than so many rows, whatever has piled up.
 const COUNT: &str = "select count(*) from (select 1 from dead_letter limit 10000)";
 
-/// A command that was laid aside.
+/// A command that was parked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     /// Its number here.
@@ -28,8 +28,8 @@ pub struct DeadLetter {
     pub body: String,
 }
 
-/// Lays a command aside.
-pub(crate) fn lay_aside(
+/// Parks a command.
+pub(crate) fn park(
     connection: &Connection,
     entry: &Entry<Commands>,
     reason: &str,
@@ -90,13 +90,13 @@ pub fn discard(connection: &Connection, id: i64) -> rusqlite::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::testing::meddle;
+    use crate::ledger::testing::tamper;
     use crate::testing::store;
 
     #[test]
     fn no_more_are_read_than_a_list_shows_and_a_number_tells() {
         let connection = store(&[]);
-        meddle(
+        tamper(
             &connection,
             "with recursive number (n) as (select 1 union all select n + 1 from number where n < 10001) \
              insert into dead_letter (entry_id, type, operation_id, body, reason, received_at) \

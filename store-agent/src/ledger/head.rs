@@ -117,13 +117,13 @@ pub fn save_head(connection: &Connection, head: &Head) -> rusqlite::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::testing::meddle;
+    use crate::ledger::testing::tamper;
     use crate::testing::store;
 
     #[test]
     fn the_number_of_items_is_kept_and_not_counted() {
         let connection = store(&[("tea", 1), ("milk", 0)]);
-        meddle(&connection, "delete from item");
+        tamper(&connection, "delete from item");
         assert_eq!(head(&connection).expect("reads").items, 2);
     }
 }

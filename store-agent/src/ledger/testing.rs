@@ -34,6 +34,6 @@ pub(crate) fn last(connection: &Connection) -> (String, String) {
 }
 
 /// Changes the tables behind the back of everyone.
-pub(crate) fn meddle(connection: &Connection, sql: &str) {
+pub(crate) fn tamper(connection: &Connection, sql: &str) {
     connection.execute_batch(sql).expect("is valid");
 }

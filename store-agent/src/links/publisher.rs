@@ -1,4 +1,4 @@
-//! Publishes the ledger and beats the heart (rules L3 to L6, L13): the driver of an [`Uplink`].
+//! Publishes the ledger and sends heartbeats (rules L3 to L6, L13): the driver of an [`Uplink`].
 //!
 //! One task, one connection, one step at a time. It wakes when something was committed, and when the uplink wants to look
 //! after something. A lost Redis costs nothing but the wait: on a new connection it asks central's ack and goes on from
@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::ids::StoreId;
-use protocol::link::{Entry, Events, Excerpt, Needs, Pace, Reply, Round, Step, Stopped, Told, Uplink, UplinkStep};
+use protocol::link::{
+    Entry, Events, Excerpt, Needs, Pace, Reply, Round, Step, Stopped, Uplink, UplinkReply, UplinkStep,
+};
 use protocol::time::Millis;
 use runtime::clock::Ticks;
 use runtime::redis::MultiplexedConnection;
-use runtime::redis::{BEAT_LIFE, Beat, Call, Channel, Claim, Keys};
+use runtime::redis::{Call, Channel, Claim, HEARTBEAT_LIFE, Heartbeat, Keys};
 use runtime::redis::{Client, RedisResult};
 use runtime::sqlite::{Abort, Connection, Db, Error, JobResult};
 use tokio::sync::Notify;
@@ -33,14 +35,14 @@ pub struct Publisher {
     pub connectivity: Connectivity,
     /// Rings at each commit.
     pub committed: Arc<Notify>,
-    /// Between two beats.
-    pub beat_every: Duration,
+    /// Between two heartbeats.
+    pub heartbeat_every: Duration,
     /// Random number of this process.
     pub process: u64,
 }
 
-/// What was said to people, so that it is said once.
-struct Said {
+/// What was logged, so that it is logged once.
+struct Logged {
     reached: Option<bool>,
     /// The store cannot be announced.
     unannounced: bool,
@@ -50,8 +52,9 @@ impl Publisher {
     /// Runs until told to stop, then leaves in good order.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let clock = Ticks::start();
-        let mut uplink = Uplink::new(Pace::default(), i64::try_from(self.beat_every.as_millis()).unwrap_or(i64::MAX));
-        let mut said = Said { reached: None, unannounced: false };
+        let mut uplink =
+            Uplink::new(Pace::default(), i64::try_from(self.heartbeat_every.as_millis()).unwrap_or(i64::MAX));
+        let mut logged = Logged { reached: None, unannounced: false };
         let mut connection = None;
         let mut switch = self.connectivity.watch_switch();
         loop {
@@ -85,17 +88,17 @@ impl Publisher {
                 }
                 continue;
             }
-            let told = match self.carry_out(step, &mut connection, &uplink, &mut said).await? {
+            let told = match self.carry_out(step, &mut connection, &uplink, &mut logged).await? {
                 Ok(told) => told,
                 Err(error) => {
-                    if said.reached.replace(false) != Some(false) {
+                    if logged.reached.replace(false) != Some(false) {
                         tracing::warn!(%error, "Redis cannot be reached; the store sells on, the backlog grows");
                     }
                     connection = None;
-                    Told::Lost
+                    UplinkReply::Lost
                 }
             };
-            if is_redis_heard(&told) && said.reached.replace(true) != Some(true) {
+            if is_from_redis(&told) && logged.reached.replace(true) != Some(true) {
                 tracing::info!("Redis answers");
             }
             uplink.reply(clock.ms(), told, uuid::Uuid::new_v4().as_u64_pair().0);
@@ -121,45 +124,51 @@ impl Publisher {
         step: UplinkStep,
         connection: &mut Option<MultiplexedConnection>,
         uplink: &Uplink,
-        said: &mut Said,
-    ) -> anyhow::Result<RedisResult<Told>> {
+        logged: &mut Logged,
+    ) -> anyhow::Result<RedisResult<UplinkReply>> {
         if step == UplinkStep::Connect {
             return Ok(runtime::redis::connect(&self.client).await.map(|new| {
                 *connection = Some(new);
-                Told::Connected
+                UplinkReply::Connected
             }));
         }
-        let Some(connection) = connection else { return Ok(Ok(Told::Lost)) };
+        let Some(connection) = connection else { return Ok(Ok(UplinkReply::Lost)) };
         Ok(match step {
-            UplinkStep::Connect | UplinkStep::Wait(_) => Ok(Told::Lost),
-            UplinkStep::Announce => self.announce(connection, said).await.map(|()| Told::Announced),
+            UplinkStep::Connect | UplinkStep::Wait(_) => Ok(UplinkReply::Lost),
+            UplinkStep::Announce => self.announce(connection, logged).await.map(|()| UplinkReply::Announced),
             UplinkStep::Link(step @ (Step::OpenEpoch { .. } | Step::StoreAcked(_) | Step::Wait(_))) => {
-                Ok(Told::Link(self.write(step).await?))
+                Ok(UplinkReply::Link(self.write(step).await?))
             }
             UplinkStep::Link(step @ (Step::ReadAck | Step::Clear | Step::Publish(_))) => {
                 let call = self.call(step, uplink).await?;
                 // An error of one key ends this connection, too: nobody else shares it.
                 let replies = runtime::redis::carry_out(connection, &[call]).await;
-                replies.and_then(|replies| replies.into_iter().next().unwrap_or(Ok(Reply::Lost))).map(Told::Link)
+                replies.and_then(|replies| replies.into_iter().next().unwrap_or(Ok(Reply::Lost))).map(UplinkReply::Link)
             }
-            UplinkStep::LookForBeat => {
-                runtime::redis::is_beat_there(connection, &self.keys, &self.store).await.map(Told::BeatFound)
-            }
-            UplinkStep::Beat => {
-                let beat =
-                    self.db.read(|connection| beat_of(connection, uplink, self.process, runtime::clock::now())).await?;
-                runtime::redis::set_beat(connection, &self.keys, &self.store, &beat).await.map(|()| Told::Beaten)
+            UplinkStep::CheckHeartbeat => runtime::redis::has_heartbeat(connection, &self.keys, &self.store)
+                .await
+                .map(UplinkReply::HeartbeatFound),
+            UplinkStep::Heartbeat => {
+                let heartbeat = self
+                    .db
+                    .read(|connection| heartbeat_of(connection, uplink, self.process, runtime::clock::now()))
+                    .await?;
+                runtime::redis::set_heartbeat(connection, &self.keys, &self.store, &heartbeat)
+                    .await
+                    .map(|()| UplinkReply::HeartbeatSet)
             }
             UplinkStep::Claim { why, for_ms } => {
                 let claim = self.claim(uplink, why, for_ms).await?;
-                runtime::redis::set_claim(connection, &self.keys, &self.store, &claim).await.map(|()| Told::Claimed)
+                runtime::redis::set_claim(connection, &self.keys, &self.store, &claim)
+                    .await
+                    .map(|()| UplinkReply::Claimed)
             }
         })
     }
 
-    async fn announce(&self, connection: &mut MultiplexedConnection, said: &mut Said) -> RedisResult<()> {
+    async fn announce(&self, connection: &mut MultiplexedConnection, logged: &mut Logged) -> RedisResult<()> {
         if let Err(error) = runtime::redis::announce(connection, &self.keys, &self.store).await?
-            && !std::mem::replace(&mut said.unannounced, true)
+            && !std::mem::replace(&mut logged.unannounced, true)
         {
             let key = self.keys.stores();
             tracing::warn!(key, %error, "central cannot find this store here, and must know it already");
@@ -169,12 +178,12 @@ impl Publisher {
 
     async fn call(&self, step: Step, uplink: &Uplink) -> anyhow::Result<Call<Events>> {
         let channel = Channel::events(&self.keys, &self.store);
-        let (entries, beat) = match step {
+        let (entries, heartbeat) = match step {
             Step::Publish(round) => {
                 self.db
                     .read(|connection| {
-                        let beat = beat_of(connection, uplink, self.process, runtime::clock::now())?;
-                        Ok((entries(connection, &round)?, Some((self.keys.clone(), self.store.clone(), beat))))
+                        let heartbeat = heartbeat_of(connection, uplink, self.process, runtime::clock::now())?;
+                        Ok((entries(connection, &round)?, Some((self.keys.clone(), self.store.clone(), heartbeat))))
                     })
                     .await?
             }
@@ -182,24 +191,27 @@ impl Publisher {
                 (Vec::new(), None)
             }
         };
-        Ok(Call { channel, step, entries, beat })
+        Ok(Call { channel, step, entries, heartbeat })
     }
 
     async fn claim(&self, uplink: &Uplink, why: Option<Stopped>, for_ms: i64) -> anyhow::Result<Claim> {
-        let (beat, items) = self
+        let (heartbeat, items) = self
             .db
             .read(|connection| {
-                Ok((beat_of(connection, uplink, self.process, runtime::clock::now())?, ledger::head(connection)?.items))
+                Ok((
+                    heartbeat_of(connection, uplink, self.process, runtime::clock::now())?,
+                    ledger::head(connection)?.items,
+                ))
             })
             .await?;
         Ok(Claim {
             process: self.process,
-            epoch: beat.epoch,
+            epoch: heartbeat.epoch,
             why: why.map_or("waiting", Stopped::as_str).to_owned(),
             items,
-            backlog: beat.backlog,
+            backlog: heartbeat.backlog,
             for_ms: for_ms.max(0).unsigned_abs(),
-            version: beat.version,
+            version: heartbeat.version,
         })
     }
 
@@ -231,11 +243,11 @@ impl Publisher {
 }
 
 /// Whether a step shows that Redis answers calls.
-fn is_redis_heard(told: &Told) -> bool {
-    match told {
-        Told::Link(reply) => matches!(reply, Reply::Ack(_) | Reply::Cleared | Reply::Round { .. }),
-        Told::BeatFound(_) | Told::Beaten | Told::Claimed => true,
-        Told::Connected | Told::Announced | Told::Lost => false,
+fn is_from_redis(reply: &UplinkReply) -> bool {
+    match reply {
+        UplinkReply::Link(reply) => matches!(reply, Reply::Ack(_) | Reply::Cleared | Reply::Round { .. }),
+        UplinkReply::HeartbeatFound(_) | UplinkReply::HeartbeatSet | UplinkReply::Claimed => true,
+        UplinkReply::Connected | UplinkReply::Announced | UplinkReply::Lost => false,
     }
 }
 
@@ -272,16 +284,16 @@ pub fn store_step(connection: &Connection, step: &Step, now: Millis) -> JobResul
 }
 
 /// The heartbeat now.
-pub fn beat_of(connection: &Connection, uplink: &Uplink, process: u64, now: Millis) -> JobResult<Beat> {
+pub fn heartbeat_of(connection: &Connection, uplink: &Uplink, process: u64, now: Millis) -> JobResult<Heartbeat> {
     let head = ledger::head(connection)?.cursor;
     let backlog = ledger::backlog(connection, uplink.publisher().acked())?;
-    Ok(Beat {
+    Ok(Heartbeat {
         process,
         epoch: head.epoch,
         head: head.seq,
         backlog: backlog.entries,
         oldest_unsent_ms: backlog.oldest.map_or(0, |oldest| now.since(oldest)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        life_ms: i64::try_from(BEAT_LIFE.as_millis()).unwrap_or(i64::MAX),
+        life_ms: i64::try_from(HEARTBEAT_LIFE.as_millis()).unwrap_or(i64::MAX),
     })
 }

@@ -97,7 +97,7 @@ impl Receiver {
                 }
             }
             FollowStep::Connect
-            | FollowStep::Tell(_)
+            | FollowStep::Acknowledge(_)
             | FollowStep::Read(_)
             | FollowStep::AskTime
             | FollowStep::Wait(_) => self.ask(step, held).await.unwrap_or_else(|error| {
@@ -119,9 +119,9 @@ impl Receiver {
         let Some(connection) = &mut held.connection else { return Ok(Followed::Lost) };
         let channel = Channel::commands(&self.keys, &self.store);
         Ok(match step {
-            FollowStep::Tell(ack) => {
+            FollowStep::Acknowledge(ack) => {
                 channel.set_ack(connection, &ack).await?;
-                Followed::Told
+                Followed::Acknowledged
             }
             FollowStep::Read(cursor) => {
                 let read = runtime::redis::wait_for_entries(connection, &channel, cursor.id(), BATCH, BLOCK);

@@ -5,7 +5,7 @@
 //! not opened for the ledger's present epoch are never executed.
 
 use protocol::domain::reservation::Reservation;
-use protocol::domain::{Rejection, apply, decide_give_back, decide_purchase};
+use protocol::domain::{Rejection, apply, decide_purchase, decide_return};
 use protocol::ids::{OperationId, ProductId};
 use protocol::link::{Commands, Cursor, Entry, Epoch, Receipt, receive as judge};
 use protocol::planted::{Bug, planted};
@@ -16,7 +16,7 @@ use protocol::wire::{
 use runtime::redis::Received;
 use runtime::sqlite::{Connection, JobResult, in_savepoint, is_fatal};
 
-use super::effect::{Effect, Items, PurchaseChange, Told, record};
+use super::effect::{Append, Effect, Items, PurchaseChange, record};
 use super::reservations::{self, Asking};
 use super::till::{self, Decided, Request, decide_request};
 use crate::ledger::{self, Head};
@@ -160,7 +160,7 @@ fn expire_due(
     }
 }
 
-/// L11: in its place, but not possible here: it is answered, laid aside, and the link goes on.
+/// L11: in its place, but not possible here: it is answered, parked, and the link goes on.
 fn park(connection: &Connection, head: &mut Head, entry: &Entry<Commands>, reason: &str, now: Millis) -> JobResult<()> {
     let id = operation_id(entry);
     let mut items = loaded(connection, subject(entry).product())?;
@@ -238,7 +238,7 @@ pub fn on_command(
     now: Millis,
 ) -> Effect {
     if let Some(outcome) = known.outcome.as_ref().filter(|_| !planted(Bug::NoDedupeByCommand)) {
-        return Effect { told: vec![Told::Repeated(outcome.clone())], ..Effect::default() };
+        return Effect { appends: vec![Append::Repeated(outcome.clone())], ..Effect::default() };
     }
     let items = &known.till.items;
     match command {
@@ -335,7 +335,7 @@ fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: 
         }
         Became::Confirmed { .. } => {
             let before = answer.items.get(&purchase.product_id);
-            match decide_give_back(before, purchase.quantity) {
+            match decide_return(before, purchase.quantity) {
                 Ok(change) => {
                     let after = apply(before, &change, answer.now);
                     let item = ItemAfter::new(purchase.product_id.clone(), before, after);
@@ -353,7 +353,7 @@ fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: 
         | Became::Done { .. }
         | Became::Reservation(_)
         | Became::Resynced => Effect {
-            told: vec![Told::Repeated(attempt.clone())],
+            appends: vec![Append::Repeated(attempt.clone())],
             outcomes: vec![Outcome { command: answer.id.clone(), ..attempt.clone() }],
             ..Effect::default()
         },
@@ -363,13 +363,17 @@ fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: 
 /// What was asked of a reservation had been done before.
 fn as_it_is(id: &OperationId, reservation: &Reservation, now: Millis) -> Effect {
     let outcome = Outcome { command: id.clone(), at: now, became: Became::Reservation(reservation.clone()) };
-    Effect { told: vec![Told::Repeated(outcome.clone())], outcomes: vec![outcome], ..Effect::default() }
+    Effect { appends: vec![Append::Repeated(outcome.clone())], outcomes: vec![outcome], ..Effect::default() }
 }
 
 /// The pages are the effect of a resync; the outcome is its answer, which also keeps it from running again.
 fn resynced(id: &OperationId, now: Millis) -> Effect {
     let outcome = Outcome { command: id.clone(), at: now, became: Became::Resynced };
-    Effect { told: vec![Told::State, Told::Repeated(outcome.clone())], outcomes: vec![outcome], ..Effect::default() }
+    Effect {
+        appends: vec![Append::State, Append::Repeated(outcome.clone())],
+        outcomes: vec![outcome],
+        ..Effect::default()
+    }
 }
 
 /// What can be read of a command that is not understood: it tells central which product or purchase it was about.
@@ -529,7 +533,7 @@ mod tests {
             about: About::default(),
         };
         assert_eq!(world.send("hold", &reserve), "reserved");
-        ledger::testing::meddle(&world.connection, "delete from outcome");
+        ledger::testing::tamper(&world.connection, "delete from outcome");
         assert_eq!(world.send("hold", &reserve), "outcome_repeated");
         let ale = ledger::find_item(&world.connection, &attempt().product_id).expect("reads").expect("an ale");
         assert_eq!((ale.quantity, ale.reserved), (5, 2));
@@ -554,18 +558,18 @@ mod tests {
     type Said<'a> = (Vec<(&'a str, i64)>, Vec<&'a str>);
 
     fn said(effect: &Effect) -> Said<'_> {
-        let facts = effect.told.iter().filter_map(|told| match told {
-            Told::Fact(fact) => Some((fact.what.name(), fact.filed_delta())),
-            Told::Repeated(_) | Told::State => None,
+        let facts = effect.appends.iter().filter_map(|told| match told {
+            Append::Fact(fact) => Some((fact.what.name(), fact.filed_delta())),
+            Append::Repeated(_) | Append::State => None,
         });
         (facts.collect(), effect.outcomes.iter().map(|kept| kept.command.as_str()).collect())
     }
 
     /// What the facts told answer is what is kept.
     fn agrees(effect: &Effect) -> bool {
-        let told = effect.told.iter().find_map(|told| match told {
-            Told::Fact(fact) => fact.what.answer(),
-            Told::Repeated(_) | Told::State => None,
+        let told = effect.appends.iter().find_map(|told| match told {
+            Append::Fact(fact) => fact.what.answer(),
+            Append::Repeated(_) | Append::State => None,
         });
         effect.outcomes.iter().all(|kept| Some(&kept.became) == told.as_ref())
     }
@@ -603,7 +607,7 @@ mod tests {
         assert_eq!(said(&given(Some(confirmed.picked()), true)), ended(2));
         let expired = outcome(Became::Expired { purchase: attempt(), item: None });
         let again = given(Some(expired.clone()), true);
-        assert_eq!(again.told, [Told::Repeated(expired.clone())]);
+        assert_eq!(again.appends, [Append::Repeated(expired.clone())]);
         assert_eq!(again.outcomes, [Outcome { command: OperationId::parse("cancel").expect("valid"), ..expired }]);
     }
 
@@ -613,13 +617,13 @@ mod tests {
         let outcome = Outcome { command: attempt().attempt, at: NOW, became };
         let known = Known { outcome: Some(outcome.clone()), ..ales(9) };
         for command in [purchase(), cancel(), Command::Resync] {
-            let again = Effect { told: vec![Told::Repeated(outcome.clone())], ..Effect::default() };
+            let again = Effect { appends: vec![Append::Repeated(outcome.clone())], ..Effect::default() };
             assert_eq!(given("attempt", command, &known, NOW), again);
         }
     }
 
     #[test]
-    fn what_is_not_understood_is_answered_and_laid_aside() {
+    fn what_is_not_understood_is_answered_and_parked() {
         let at = Cursor { epoch: 7.into(), seq: 1.into(), ..Cursor::default() };
         let entry = Entry::follow(&at, "teleport", "t", r#"{"productId":"ale"}"#.into(), None);
         let command = Command::decode(&entry.kind, &entry.body);
@@ -627,6 +631,6 @@ mod tests {
         assert_eq!(said(&effect), (vec![("command_refused", 0)], vec!["t"]));
         let Became::Refused { subject, .. } = &effect.outcomes[0].became else { panic!("{effect:?}") };
         assert_eq!(*subject, Subject::Product(attempt().product_id));
-        assert_eq!(effect.parked.map(|(laid_aside, _)| laid_aside), Some(entry));
+        assert_eq!(effect.parked.map(|(parked, _)| parked), Some(entry));
     }
 }

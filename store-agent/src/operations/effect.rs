@@ -20,21 +20,21 @@ pub type Items = BTreeMap<ProductId, Item>;
 pub struct Effect {
     /// What is recorded before it, in this order, under names of its own.
     pub before: Vec<(OperationId, Effect)>,
-    /// What the ledger tells, in this order.
-    pub told: Vec<Told>,
+    /// What the ledger gets, in this order.
+    pub appends: Vec<Append>,
     /// Answers that are kept by their commands' ids.
     pub outcomes: Vec<Outcome>,
     /// What becomes of a purchase whose units left the shelf.
     pub purchase: Option<PurchaseChange>,
     /// What a reservation is after it.
     pub reservation: Option<Reservation>,
-    /// A command that is laid aside for people, and why.
+    /// A command that is parked for people, and why.
     pub parked: Option<(Entry<Commands>, String)>,
 }
 
 /// An entry, or entries, to append.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum Append {
     /// Something happened; the stock follows.
     Fact(Fact),
     /// The outcome of a command that came again, or of one that changes nothing.
@@ -43,8 +43,8 @@ pub enum Told {
     State,
 }
 
-impl Told {
-    /// What happened, if it tells that.
+impl Append {
+    /// What happened, if it is a fact.
     pub fn fact(&self) -> Option<&Fact> {
         match self {
             Self::Fact(fact) => Some(fact),
@@ -70,11 +70,11 @@ impl Effect {
         let low = fact.what.items().iter().filter(|after| after.item.has_fallen_low(before.get(&after.product_id)));
         let notices = low.map(|after| {
             let what = Happened::LowStock(ItemAfter::unchanged(after.product_id.clone(), after.item.clone()));
-            Told::Fact(Fact { what, ..fact.clone() })
+            Append::Fact(Fact { what, ..fact.clone() })
         });
-        let notices: Vec<Told> = notices.collect();
+        let notices: Vec<Append> = notices.collect();
         let outcomes = fact.outcome().into_iter().collect();
-        Self { told: [Told::Fact(fact)].into_iter().chain(notices).collect(), outcomes, ..Self::default() }
+        Self { appends: [Append::Fact(fact)].into_iter().chain(notices).collect(), outcomes, ..Self::default() }
     }
 }
 
@@ -92,9 +92,9 @@ pub fn record(
         record(connection, head, &operation, items, effect, now)?;
     }
     let first = EntryId { seq: head.cursor.seq.next(), ..head.cursor.id() };
-    for told in effect.told {
+    for told in effect.appends {
         match told {
-            Told::Fact(fact) => {
+            Append::Fact(fact) => {
                 for ItemAfter { product_id, item, .. } in fact.what.items() {
                     let before = items.insert(product_id.clone(), item.clone());
                     if before.as_ref() != Some(item) {
@@ -103,10 +103,10 @@ pub fn record(
                 }
                 ledger::append(connection, head, operation, &Event::Fact(fact), now)?;
             }
-            Told::Repeated(outcome) => {
+            Append::Repeated(outcome) => {
                 ledger::append(connection, head, operation, &Event::OutcomeRepeated(outcome), now)?;
             }
-            Told::State => ledger::write_pages(connection, head, now)?,
+            Append::State => ledger::write_pages(connection, head, now)?,
         }
     }
     match &effect.purchase {
@@ -122,7 +122,7 @@ pub fn record(
         ledger::outcomes::keep(connection, outcome)?;
     }
     if let Some((entry, reason)) = &effect.parked {
-        ledger::dead_letters::lay_aside(connection, entry, reason, now)?;
+        ledger::dead_letters::park(connection, entry, reason, now)?;
     }
     Ok(first)
 }

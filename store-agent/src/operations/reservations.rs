@@ -14,7 +14,7 @@ use protocol::time::Millis;
 use protocol::wire::{About, Fact, Happened, ItemAfter, ReservationStep};
 use runtime::sqlite::{Abort, Connection, JobResult};
 
-use super::effect::{self, Effect, Items, Told};
+use super::effect::{self, Append, Effect, Items};
 use crate::ledger::{self, Head, reservations};
 
 /// Reservations whose end is recorded in one transaction of the sweeper's.
@@ -158,7 +158,7 @@ pub(super) fn fall_short(
         let about = About { reference: hold.reference.clone(), ..About::default() };
         let asking = Asking { operation: named("cancelled"), about, command: None };
         let cancelled = effect_of(ReservationStep::Cancelled, decided, items, &asking, now);
-        let after = cancelled.told.iter().filter_map(Told::fact).flat_map(|fact| fact.what.items());
+        let after = cancelled.appends.iter().filter_map(Append::fact).flat_map(|fact| fact.what.items());
         items.extend(after.map(|after| (after.product_id.clone(), after.item.clone())));
         let short = items.get(product).map(|item| {
             let item = ItemAfter::unchanged(product.clone(), item.clone());

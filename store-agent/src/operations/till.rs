@@ -164,7 +164,7 @@ mod tests {
     use protocol::wire::Position;
 
     use super::*;
-    use crate::operations::effect::Told;
+    use crate::operations::effect::Append;
     use crate::testing::{self, operation, product, quantity};
 
     const NOW: Millis = Millis(1_000);
@@ -190,9 +190,9 @@ mod tests {
         let sold = decide_request(&known(5, Some(3)), &request(Operation::Sell { quantity: quantity(2) }), NOW);
         let sold = sold.expect("there are enough");
         assert_eq!((sold.delta, sold.item.quantity), (-2, 3));
-        let told = sold.effect.told.iter().map(|told| match told {
-            Told::Fact(fact) => fact.what.clone(),
-            Told::Repeated(_) | Told::State => panic!("a till tells facts"),
+        let told = sold.effect.appends.iter().map(|told| match told {
+            Append::Fact(fact) => fact.what.clone(),
+            Append::Repeated(_) | Append::State => panic!("a till records facts"),
         });
         let after = |delta| ItemAfter { product_id: product("ale"), delta, item: sold.item.clone() };
         assert_eq!(told.collect::<Vec<_>>(), [Happened::Sold(after(-2)), Happened::LowStock(after(0))]);

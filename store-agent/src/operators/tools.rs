@@ -43,9 +43,9 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     let _lock = runtime::sqlite::lock(&path)?;
     let found = match &options.from {
         Some(from) => Found::Backup(backup_to_restore(from, options)?),
-        None => look(&path, options)?,
+        None => inspect(&path, options)?,
     };
-    let central = look_at_central(options).await?;
+    let central = ask_central(options).await?;
     let connection = match found {
         Found::Database(connection) => {
             expect_choice(options, &connection, &central).await?;
@@ -64,7 +64,7 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
             put_in_place(&new_database(options)?, &path)?
         }
     };
-    take_back(options, &client).await;
+    clear_stream(options, &client).await;
     let question = restore::question(&connection)?;
     let answer = restore::ask::ask(&options.central, &options.database.store_id, &question).await?;
     println!(
@@ -87,7 +87,7 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     });
     match done {
         Ok(report) => {
-            print!("{}", told(&report));
+            print!("{}", render(&report));
             Ok(())
         }
         Err(Abort::Refused(refusal)) => bail!(
@@ -99,7 +99,7 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
 }
 
 /// Opens what is there. The caller holds the lock.
-fn look(path: &Path, options: &Restore) -> anyhow::Result<Found> {
+fn inspect(path: &Path, options: &Restore) -> anyhow::Result<Found> {
     let is_there = std::fs::metadata(path).is_ok_and(|file| file.len() > 0);
     if !is_there {
         return Ok(Found::Nothing);
@@ -157,7 +157,7 @@ struct Central {
 }
 
 /// Whether central answers, is central, and lets this store be restored.
-async fn look_at_central(options: &Restore) -> anyhow::Result<Central> {
+async fn ask_central(options: &Restore) -> anyhow::Result<Central> {
     let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?;
     let mut central = Central { address: options.central.trim_end_matches('/').to_owned(), client, store: None };
     let root = central.get("/").await?.unwrap_or_default();
@@ -230,7 +230,7 @@ async fn expect_choice(options: &Restore, own: &Connection, central: &Central) -
 }
 
 /// What this store still has in Redis must not be taken for what it says from now on. Central drops it anyway.
-async fn take_back(options: &Restore, client: &runtime::redis::Client) {
+async fn clear_stream(options: &Restore, client: &runtime::redis::Client) {
     let keys = Keys::new(&options.key_prefix);
     let deleted = async {
         let mut connection = runtime::redis::connect(client).await?;
@@ -241,7 +241,7 @@ async fn take_back(options: &Restore, client: &runtime::redis::Client) {
     }
 }
 
-fn told(report: &Report) -> String {
+fn render(report: &Report) -> String {
     let mut text = match report.state {
         Choice::Own => "This database's own state stands; central takes it over.\n".to_owned(),
         Choice::Central => format!(

@@ -139,12 +139,12 @@ impl Audit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::testing::meddle;
+    use crate::ledger::testing::tamper;
     use crate::testing;
 
     fn found(sql: &str) -> Vec<String> {
         let connection = testing::ledger(4);
-        meddle(&connection, sql);
+        tamper(&connection, sql);
         verify(&connection).expect("reads").differences
     }
 

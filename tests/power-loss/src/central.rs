@@ -6,7 +6,7 @@ use central::operators::verify;
 use central::projection::steps;
 use central::projection::view;
 use central::projection::view::Budget;
-use central::promises::purchases::{Ask, Cancelled, begin, cancel};
+use central::promises::purchases::{Cancelled, PurchaseRequest, begin, cancel};
 use central::storage::commands;
 use central::storage::database;
 use central::storage::idempotency::{self, Effect, Key};
@@ -48,7 +48,7 @@ pub enum Operation {
         now: Millis,
     },
     /// By the shop, under a key: to buy.
-    Buy { store: StoreId, ask: Ask, key: String, now: Millis },
+    Buy { store: StoreId, ask: PurchaseRequest, key: String, now: Millis },
     /// By the shop, under a key: to cancel.
     Cancel {
         id: PurchaseId,
@@ -108,7 +108,7 @@ impl Central {
             items => stock[dice.below(items) as usize].0.clone(),
         };
         let now = self.tick(dice);
-        let ask = Ask {
+        let ask = PurchaseRequest {
             id: PurchaseId::new(dice.uuid()),
             product,
             quantity: dice.units(1, 3),

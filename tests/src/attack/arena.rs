@@ -117,7 +117,7 @@ pub(super) struct Arena {
 impl Arena {
     /// Redis, central and two stores with something to sell.
     pub(super) async fn start(name: &'static str, form: Form, options: &Options, log: Log) -> anyhow::Result<Self> {
-        let world = Builder { beat_ms: 2_000, max_age_ms: 10_000, sweep_ms: 1_000 }.start(&[TILL, ONLINE]).await;
+        let world = Builder { heartbeat_ms: 2_000, max_age_ms: 10_000, sweep_ms: 1_000 }.start(&[TILL, ONLINE]).await;
         let arena = Self {
             world,
             form,

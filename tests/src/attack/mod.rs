@@ -70,7 +70,7 @@ cases! {
     "types" values::types: "every key of one store has a wrong type";
     "changing" values::changing: "every key of one store changes type all the time";
     "denied" values::denied: "Redis refuses central one store's acknowledgement (NOPERM)";
-    "suspect" values::suspect: "a store announces entries, beats on, and executes nothing";
+    "suspect" values::suspect: "a store announces entries, goes on with heartbeats, and executes nothing";
     "frozen" values::frozen: "Redis is stopped and goes on later";
     "descriptors" connections::descriptors: "1,100 idle connections where 1,024 descriptors are allowed";
     "idle" connections::idle: "thousands of idle connections on both servers";

@@ -152,7 +152,7 @@ pub(super) async fn denied(arena: &mut Arena) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An entry that makes the store suspect, and a heart that beats on and announces more of them. Nobody executes anything
+/// An entry that makes the store suspect, and heartbeats that go on and announce more of them. Nobody executes anything
 /// there, so central must not take purchases for it.
 pub(super) async fn suspect(arena: &mut Arena) -> anyhow::Result<()> {
     const REFUSED_WITHIN: Duration = Duration::from_secs(25);
@@ -169,8 +169,8 @@ pub(super) async fn suspect(arena: &mut Arena) -> anyhow::Result<()> {
             if reply.status == 202 || reply.status == 200 { Ok(()) } else { Err(reply.code()) }
         })
         .await?;
-    let beat: String = redis::cmd("GET").arg(key(HOSTILE, "heartbeat")).query_async(&mut redis).await?;
-    let mut beat: Value = serde_json::from_str(&beat)?;
+    let heartbeat: String = redis::cmd("GET").arg(key(HOSTILE, "heartbeat")).query_async(&mut redis).await?;
+    let mut heartbeat: Value = serde_json::from_str(&heartbeat)?;
     let daemon = crate::Daemon::Store(HOSTILE.into());
     arena.world.kill(&daemon);
     sleep(Duration::from_millis(500)).await;
@@ -182,12 +182,12 @@ pub(super) async fn suspect(arena: &mut Arena) -> anyhow::Result<()> {
     add.arg("i").arg(&entry.operation).arg("b").arg(&entry.body).arg("c").arg(entry.hash.to_string());
     add.arg("d").arg(entry.digest.context("a digest")?.to_string());
     add.query_async::<()>(&mut redis).await?;
-    beat["head"] = json!(entry.id.seq + 5);
-    beat["backlog"] = json!(5);
-    let (began, life) = (Instant::now(), beat["lifeMs"].as_i64().context("a life")?);
+    heartbeat["head"] = json!(entry.id.seq + 5);
+    heartbeat["backlog"] = json!(5);
+    let (began, life) = (Instant::now(), heartbeat["lifeMs"].as_i64().context("a life")?);
     let refused = wait_until(REFUSED_WITHIN, async || {
         let mut set = redis::cmd("SET");
-        set.arg(key(HOSTILE, "heartbeat")).arg(beat.to_string()).arg("PX").arg(life);
+        set.arg(key(HOSTILE, "heartbeat")).arg(heartbeat.to_string()).arg("PX").arg(life);
         set.query_async::<()>(&mut redis).await.map_err(|error| error.to_string())?;
         let reply = ask_within(Duration::from_secs(5), 0, port, &buy_at(HOSTILE)).await;
         let reply = reply.map_err(|error| error.to_string())?;

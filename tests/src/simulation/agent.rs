@@ -3,8 +3,8 @@
 
 use protocol::ids::{OperationId, StoreId};
 use protocol::link::{
-    Commands, Cursor, Entry, EntryId, Events, FollowStep, Followed, Follower, Reply, Step, Stopped, Told, Uplink,
-    UplinkStep,
+    Commands, Cursor, Entry, EntryId, Events, FollowStep, Followed, Follower, Reply, Step, Stopped, Uplink,
+    UplinkReply, UplinkStep,
 };
 use protocol::retry::Backoff;
 use protocol::time::Millis;
@@ -20,8 +20,8 @@ use super::redis::{self, Call, Redis};
 use super::sending::Flight;
 use super::{COMMAND_BATCH, PACE};
 
-/// Between two beats, ms.
-const BEAT_EVERY_MS: i64 = 10_000;
+/// Between two heartbeats, ms.
+const HEARTBEAT_EVERY_MS: i64 = 10_000;
 
 /// What one step of a publisher has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Agent {
             network: true,
             skew: 0,
             process,
-            uplink: Uplink::new(PACE, BEAT_EVERY_MS),
+            uplink: Uplink::new(PACE, HEARTBEAT_EVERY_MS),
             flight: None,
             has_published: false,
             follower: follower(),
@@ -104,7 +104,7 @@ impl Agent {
         self.follower = follower();
         self.batch.clear();
         self.cut(late, redis);
-        self.uplink = Uplink::new(PACE, BEAT_EVERY_MS);
+        self.uplink = Uplink::new(PACE, HEARTBEAT_EVERY_MS);
     }
 
     /// Both connections break. Says whether a call was on its way.
@@ -112,7 +112,7 @@ impl Agent {
         self.follower.reply(now, Followed::Lost, 0);
         self.batch.clear();
         let calls = self.cut(late, redis);
-        self.uplink.reply(now, Told::Lost, 0);
+        self.uplink.reply(now, UplinkReply::Lost, 0);
         calls
     }
 
@@ -136,10 +136,10 @@ impl Agent {
         ids.filter(|id| ledger::outcomes::find(&self.file, id).expect("outcomes can be read").is_none()).collect()
     }
 
-    fn beat(&self, now: i64) -> Call {
-        let beat = publisher::beat_of(&self.file, &self.uplink, self.process, self.clock(now));
-        let beat = beat.expect("a ledger has a head");
-        Call::Beat(self.store.clone(), beat)
+    fn heartbeat(&self, now: i64) -> Call {
+        let heartbeat = publisher::heartbeat_of(&self.file, &self.uplink, self.process, self.clock(now));
+        let heartbeat = heartbeat.expect("a ledger has a head");
+        Call::Heartbeat(self.store.clone(), heartbeat)
     }
 
     /// One step of the publisher. `commit` runs a transaction, and says whether the process outlived it.
@@ -156,7 +156,7 @@ impl Agent {
                     // As the agent: an error of one key ends the connection, too.
                     let reply = if reply == Reply::Refused { Reply::Lost } else { reply };
                     self.has_published = matches!(reply, Reply::Round { .. });
-                    self.uplink.reply(now, Told::Link(reply), 0);
+                    self.uplink.reply(now, UplinkReply::Link(reply), 0);
                 }
             }
             return Progress::Moved;
@@ -166,17 +166,17 @@ impl Agent {
         let has_published = std::mem::take(&mut self.has_published);
         let told = match step {
             UplinkStep::Wait(_) => return Progress::Idle,
-            UplinkStep::Connect => Told::Connected,
+            UplinkStep::Connect => UplinkReply::Connected,
             UplinkStep::Announce => {
                 redis.stores.insert(self.store.clone());
-                Told::Announced
+                UplinkReply::Announced
             }
-            UplinkStep::LookForBeat => Told::BeatFound(redis.beat(&self.store, now).is_some()),
-            UplinkStep::Beat => {
-                redis.call(&self.beat(now), now);
-                Told::Beaten
+            UplinkStep::CheckHeartbeat => UplinkReply::HeartbeatFound(redis.heartbeat(&self.store, now).is_some()),
+            UplinkStep::Heartbeat => {
+                redis.call(&self.heartbeat(now), now);
+                UplinkReply::HeartbeatSet
             }
-            UplinkStep::Claim { .. } => Told::Claimed,
+            UplinkStep::Claim { .. } => UplinkReply::Claimed,
             UplinkStep::Link(step) => return self.go_on(step, has_published, now, commit),
         };
         self.uplink.reply(now, told, 0);
@@ -190,7 +190,7 @@ impl Agent {
         now: i64,
         commit: impl FnOnce(&Connection, &mut dyn FnMut(&Connection) -> rusqlite::Result<()>) -> bool,
     ) -> Progress {
-        let (mut entries, mut beat) = (Vec::new(), None);
+        let (mut entries, mut heartbeat) = (Vec::new(), None);
         let progress = match step {
             Step::OpenEpoch { .. } | Step::StoreAcked(_) => {
                 let clock = self.clock(now);
@@ -200,7 +200,7 @@ impl Agent {
                     Ok(())
                 });
                 if outlived {
-                    self.uplink.reply(now, Told::Link(reply), 0);
+                    self.uplink.reply(now, UplinkReply::Link(reply), 0);
                 }
                 return match step {
                     Step::OpenEpoch { proven, .. } => Progress::Opened(proven),
@@ -212,13 +212,13 @@ impl Agent {
             Step::ReadAck | Step::Clear | Step::Wait(_) => Progress::Moved,
             Step::Publish(round) => {
                 entries = publisher::entries(&self.file, &round).expect("entries can be read");
-                beat = Some(self.beat(now));
+                heartbeat = Some(self.heartbeat(now));
                 let full = entries.last().is_some_and(|last| last.id.seq < round.add_to);
                 if full { Progress::Full } else { Progress::Moved }
             }
         };
         let mut flight = Flight::new();
-        flight.add((), &self.events, step, self.uplink.publisher().acked(), entries, beat);
+        flight.add((), &self.events, step, self.uplink.publisher().acked(), entries, heartbeat);
         self.flight = Some(flight);
         progress
     }
@@ -244,9 +244,9 @@ impl Agent {
         let reply = match step {
             FollowStep::Wait(_) => return false,
             FollowStep::Connect => Followed::Connected,
-            FollowStep::Tell(ack) => {
+            FollowStep::Acknowledge(ack) => {
                 redis.call(&Call::SetAck(self.commands.ack.clone(), redis::ack(ack)), now);
-                Followed::Told
+                Followed::Acknowledged
             }
             FollowStep::Read(cursor) => {
                 self.batch = redis.range(&self.commands.stream, before(cursor.id(), again), COMMAND_BATCH);

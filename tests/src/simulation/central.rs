@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use central::links::consumer::{Batch, Judged, Seen, apply_some};
+use central::links::consumer::{Batch, Judged, Observation, apply_some};
 use central::links::publisher;
 use central::projection::steps;
 use central::projection::view;
@@ -61,7 +61,7 @@ pub(super) struct Central {
     /// What it has read.
     batches: BTreeMap<StoreId, Batch>,
     /// Acks on their way.
-    telling: VecDeque<(StoreId, Ack)>,
+    writer: VecDeque<(StoreId, Ack)>,
     /// Stores to be read apart.
     apart: VecDeque<StoreId>,
     /// The production loop of the publisher.
@@ -85,7 +85,7 @@ impl Central {
             keys: keys.clone(),
             fetch: None,
             batches: BTreeMap::new(),
-            telling: VecDeque::new(),
+            writer: VecDeque::new(),
             apart: VecDeque::new(),
             logs: Publishers::new(PACE),
             flight: None,
@@ -110,7 +110,7 @@ impl Central {
     pub(super) fn disconnect(&mut self, late: bool, redis: &mut Redis) -> bool {
         self.fetch = None;
         self.batches.clear();
-        for (store, ack) in std::mem::take(&mut self.telling) {
+        for (store, ack) in std::mem::take(&mut self.writer) {
             self.assert_committed(&store, ack);
             if late {
                 redis.late.push_back(Call::SetAck(self.keys.events_ack(&store), redis::ack(ack)));
@@ -130,7 +130,7 @@ impl Central {
         commit: impl FnOnce(&Connection, &mut dyn FnMut(&Connection) -> rusqlite::Result<()>) -> bool,
     ) {
         let clock = self.clock(now);
-        if self.fetch.is_some() || !self.telling.is_empty() {
+        if self.fetch.is_some() || !self.writer.is_empty() {
             return;
         }
         if now % 16 == 0 {
@@ -142,9 +142,9 @@ impl Central {
         let looks_after = now % 2 == 0;
         match stores::find(&self.file, store).expect("the view can be read") {
             Some(known) if known.wants_resync() && looks_after => {
-                commit(&self.file, &mut |connection| view::look_after(connection, store, clock).map(|_| ()));
+                commit(&self.file, &mut |connection| view::repeat_resync(connection, store, clock).map(|_| ()));
             }
-            Some(known) => self.telling.push_back((store.clone(), known.ack())),
+            Some(known) => self.writer.push_back((store.clone(), known.ack())),
             None if redis.stores.contains(store) => {
                 commit(&self.file, &mut |connection| stores::discover(connection, store, clock));
             }
@@ -163,10 +163,10 @@ impl Central {
         busy: bool,
         commit: impl FnOnce(&Connection, &mut dyn FnMut(&Connection) -> rusqlite::Result<()>) -> bool,
     ) -> Consumed {
-        if let Some((store, ack)) = self.telling.pop_front() {
+        if let Some((store, ack)) = self.writer.pop_front() {
             self.assert_committed(&store, ack);
             redis.call(&Call::SetAck(self.keys.events_ack(&store), redis::ack(ack)), now);
-            if let (true, Some(fetch)) = (self.telling.is_empty(), &mut self.fetch) {
+            if let (true, Some(fetch)) = (self.writer.is_empty(), &mut self.fetch) {
                 fetch.reply(FetchReply::Acknowledged);
             }
             return Consumed::Moved;
@@ -190,19 +190,19 @@ impl Central {
                 self.fetch = None;
                 return Consumed::Moved;
             }
-            FetchStep::Look(stores) => {
+            FetchStep::Size(stores) => {
                 let known = stores.into_iter().filter(|store| cursor_of(&self.file, store).is_some());
                 let sized = |store: StoreId| {
                     let bytes = redis.bytes(&self.keys.events(&store));
                     (store, if bytes == 0 { Sized::Nothing } else { Sized::Bytes(bytes) })
                 };
-                FetchReply::Looked(known.map(sized).collect())
+                FetchReply::Sizes(known.map(sized).collect())
             }
             FetchStep::Read(wanted) => {
                 for (store, count) in wanted {
                     let Some(cursor) = cursor_of(&self.file, &store) else { continue };
                     let entries = redis.range(&self.keys.events(&store), before(cursor.id(), again), count);
-                    let seen = Seen { full: entries.len() == count, ..Seen::default() };
+                    let seen = Observation { full: entries.len() == count, ..Observation::default() };
                     let entries: Vec<Received> = entries.into_iter().map(Ok).collect();
                     if !entries.is_empty() {
                         self.batches.insert(store.clone(), (store, entries, seen));
@@ -237,7 +237,7 @@ impl Central {
                 return if several { Consumed::Together } else { Consumed::Moved };
             }
             FetchStep::Acknowledge(acks) => {
-                self.telling = acks.into();
+                self.writer = acks.into();
                 return Consumed::Moved;
             }
         };

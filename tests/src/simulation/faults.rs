@@ -450,14 +450,14 @@ impl VirtualWorld {
         question: protocol::wire::restore::Question,
     ) -> protocol::wire::restore::Answer {
         let clock = self.central.clock(self.now);
-        let mut telling = central::operators::restore::Telling::new(store.clone(), epoch, question, clock);
-        let mut hearing = protocol::wire::restore::Hearing::default();
-        while !telling.is_over() {
-            if let Some(line) = telling.next(&self.central.file).expect("nobody else asks") {
-                hearing.hear(&serde_json::to_vec(&line).expect("a line serialises")).expect("a line can be read");
+        let mut writer = central::operators::restore::AnswerWriter::new(store.clone(), epoch, question, clock);
+        let mut reader = protocol::wire::restore::AnswerReader::default();
+        while !writer.is_over() {
+            if let Some(line) = writer.next(&self.central.file).expect("nobody else asks") {
+                reader.read_line(&serde_json::to_vec(&line).expect("a line serialises")).expect("a line can be read");
             }
         }
-        hearing.finish().expect("all was told")
+        reader.finish().expect("all was told")
     }
 
     fn answer(&mut self, number: usize, answer: &protocol::wire::restore::Answer) {

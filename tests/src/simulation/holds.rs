@@ -151,7 +151,7 @@ impl VirtualWorld {
         let reservation = ReservationId::new(uuid::Uuid::from_u128(u128::from(self.name())));
         let ttl_ms = self.ttl_ms();
         let redis_now = protocol::time::Millis(self.now);
-        let ask = promised::Ask { id: reservation, lines, ttl_ms, about: About::default(), redis_now };
+        let ask = promised::ReservationRequest { id: reservation, lines, ttl_ms, about: About::default(), redis_now };
         self.ask_of_central(&id, |connection, store, clock| promised::begin(connection, store, &ask, clock).map(drop));
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use protocol::ids::StoreId;
 use protocol::link::{Ack, Cursor, Entry, EntryId, Epoch, Found, Link, StreamEnds};
-use runtime::redis::Beat;
+use runtime::redis::Heartbeat;
 
 /// Either link: Redis does not know what its streams are for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, std::hash::Hash)]
@@ -64,7 +64,7 @@ pub(super) enum Call {
     SetAck(String, Ack<Either>),
     Info(String),
     /// `SET ... PX` of a heartbeat.
-    Beat(StoreId, Beat),
+    Heartbeat(StoreId, Heartbeat),
 }
 
 /// What a command brought back.
@@ -88,7 +88,7 @@ pub(super) struct Redis {
     pub(super) foreign: BTreeSet<String>,
     acks: BTreeMap<String, Ack<Either>>,
     old_acks: BTreeMap<String, Vec<Ack<Either>>>,
-    beats: BTreeMap<StoreId, (Beat, i64)>,
+    heartbeats: BTreeMap<StoreId, (Heartbeat, i64)>,
     /// Stores that have announced themselves.
     pub(super) stores: BTreeSet<StoreId>,
     /// Commands of connections that are gone, which Redis has yet to read from its socket.
@@ -124,8 +124,8 @@ impl Redis {
             }
             Call::Info(key) if self.foreign.contains(key) => return Told::Found(Found::Foreign),
             Call::Info(key) => return Told::Found(self.ends(key).map_or(Found::Nothing, Found::Entries)),
-            Call::Beat(store, beat) => {
-                self.beats.insert(store.clone(), (beat.clone(), now));
+            Call::Heartbeat(store, heartbeat) => {
+                self.heartbeats.insert(store.clone(), (heartbeat.clone(), now));
                 self.stores.insert(store.clone());
             }
         }
@@ -162,9 +162,9 @@ impl Redis {
         entries.map(|(key, entry)| format!("{key} {} {} {} {:?}", entry.id, entry.kind, entry.operation, entry.hash))
     }
 
-    /// The beat and its age.
-    pub(super) fn beat(&self, store: &StoreId, now: i64) -> Option<(Beat, i64)> {
-        self.beats.get(store).map(|(beat, at)| (beat.clone(), now - at))
+    /// The heartbeat and its age.
+    pub(super) fn heartbeat(&self, store: &StoreId, now: i64) -> Option<(Heartbeat, i64)> {
+        self.heartbeats.get(store).map(|(heartbeat, at)| (heartbeat.clone(), now - at))
     }
 
     pub(super) fn wipe(&mut self) {

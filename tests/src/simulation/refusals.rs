@@ -1,5 +1,5 @@
 //! A database that refuses rows: while a refusal stands, no row of one product is saved, be the entry that would save it as
-//! sound as any other. Who asked is to lay that entry aside, and nothing else (P7).
+//! sound as any other. Who asked is to park that entry, and nothing else (P7).
 
 use rusqlite::Connection;
 
@@ -40,7 +40,7 @@ impl Refusal {
         Self { product: product.to_owned(), row: Row::Taking }
     }
 
-    /// Runs a job while it stands. Says how many entries were laid aside because of it.
+    /// Runs a job while it stands. Says how many entries were parked because of it.
     pub(super) fn during<T>(&self, file: &Connection, job: impl FnOnce() -> T) -> (T, u64) {
         let product = format!("new.product_id = '{}'", self.product);
         let (event, condition) = match self.row {

@@ -36,7 +36,7 @@ impl<K: Clone, L: Link> Flight<K, L> {
         self.parts.is_empty()
     }
 
-    /// Adds a step. `acked`: what its publisher takes for acknowledged; `beat` travels with a round.
+    /// Adds a step. `acked`: what its publisher takes for acknowledged; `heartbeat` travels with a round.
     pub(super) fn add(
         &mut self,
         key: K,
@@ -44,7 +44,7 @@ impl<K: Clone, L: Link> Flight<K, L> {
         step: Step<L>,
         acked: Option<EntryId<L>>,
         entries: Vec<Entry<L>>,
-        beat: Option<Call>,
+        heartbeat: Option<Call>,
     ) {
         let part = self.parts.len();
         let mut added_to = Seq::ZERO;
@@ -63,7 +63,7 @@ impl<K: Clone, L: Link> Flight<K, L> {
                 let adds =
                     entries.into_iter().map(|entry| (part, Call::Add(channel.stream.clone(), redis::entry(entry))));
                 self.calls.extend(adds);
-                self.calls.extend(beat.map(|beat| (part, beat)));
+                self.calls.extend(heartbeat.map(|heartbeat| (part, heartbeat)));
                 self.calls.push_back((part, Call::GetAck(channel.ack.clone())));
                 if round.audit {
                     self.looks.push_back((part, Call::Info(channel.stream.clone())));

@@ -1,8 +1,8 @@
 //! Tills, staff, online buyers and item commands.
 
-use central::links::presence::{Look as Seen, Presence};
+use central::links::presence::{Presence, Reading as Seen};
 use central::links::seeking::{self, Next, candidates};
-use central::promises::purchases::{Ask, begin, cancel, give_up};
+use central::promises::purchases::{PurchaseRequest, begin, cancel, give_up};
 use central::storage::commands as asked;
 use central::storage::items;
 use central::storage::purchases;
@@ -169,7 +169,7 @@ impl VirtualWorld {
         delta
     }
 
-    /// B1, first half: the beat is read.
+    /// B1, first half: the heartbeat is read.
     fn look(&mut self) {
         if !self.central.runs || !self.central.network {
             return;
@@ -199,9 +199,9 @@ impl VirtualWorld {
     /// What Redis says of a store's heartbeat.
     fn heartbeat(&self, store: &StoreId) -> Seen {
         let redis_now = Millis(self.now);
-        match self.redis.beat(store, self.now) {
-            Some((beat, age_ms)) => Seen { beat: Some(beat), age_ms, redis_now },
-            None => Seen { beat: None, age_ms: 0, redis_now },
+        match self.redis.heartbeat(store, self.now) {
+            Some((heartbeat, age_ms)) => Seen { heartbeat: Some(heartbeat), age_ms, redis_now },
+            None => Seen { heartbeat: None, age_ms: 0, redis_now },
         }
     }
 
@@ -300,7 +300,7 @@ impl VirtualWorld {
             return;
         }
         let id = PurchaseId::new(uuid::Uuid::from_u128(u128::from(self.name())));
-        let ask = Ask {
+        let ask = PurchaseRequest {
             id,
             product: look.product.clone(),
             quantity: look.quantity,

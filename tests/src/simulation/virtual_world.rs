@@ -79,7 +79,7 @@ pub(super) fn commit(
     if dice.chance(risk) { Commit::After } else { Commit::Done }
 }
 
-/// The same while the database refuses some rows, if it does. Says also how many entries were laid aside for it.
+/// The same while the database refuses some rows, if it does. Says also how many entries were parked for it.
 fn commit_while(
     refusal: Option<&Refusal>,
     file: &Connection,

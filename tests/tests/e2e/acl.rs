@@ -10,7 +10,7 @@ const SOON: Duration = Duration::from_secs(20);
 const OPERATIONS: &str = include_str!("../../../docs/OPERATIONS.md");
 
 async fn world(stores: &[&str]) -> World {
-    let world = Builder { beat_ms: 300, max_age_ms: 2_000, sweep_ms: 300 }.start(stores).await;
+    let world = Builder { heartbeat_ms: 300, max_age_ms: 2_000, sweep_ms: 300 }.start(stores).await;
     for store in stores {
         let stock = json!({"productId": "tea", "name": "Tea", "quantity": 50});
         world.store(store).post("/v1/inventory", stock).await.expect(201);

@@ -30,7 +30,7 @@ fn store(name: &str) -> Daemon {
 }
 
 fn builder() -> Builder {
-    Builder { beat_ms: 300, max_age_ms: 5_000, sweep_ms: 300 }
+    Builder { heartbeat_ms: 300, max_age_ms: 5_000, sweep_ms: 300 }
 }
 
 /// What clients see of a list, without what a clock decides.

@@ -9,9 +9,9 @@ use tests::{Builder, World, until};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Two stores with ten units of tea each, which beat often.
+/// Two stores with ten units of tea each, which heartbeat often.
 async fn two_stores() -> World {
-    let world = Builder { beat_ms: 100, sweep_ms: 100, ..Builder::default() }.start(&["s1", "s2"]).await;
+    let world = Builder { heartbeat_ms: 100, sweep_ms: 100, ..Builder::default() }.start(&["s1", "s2"]).await;
     for store in ["s1", "s2"] {
         world.store(store).post("/v1/inventory", json!({"productId": "tea", "quantity": 10})).await.expect(201);
     }

@@ -12,7 +12,7 @@ const MB: usize = 1 << 20;
 
 /// Two stores with tea.
 async fn world() -> World {
-    let world = Builder { beat_ms: 300, max_age_ms: 2_000, sweep_ms: 300 }.start(&["s1", "s2"]).await;
+    let world = Builder { heartbeat_ms: 300, max_age_ms: 2_000, sweep_ms: 300 }.start(&["s1", "s2"]).await;
     for store in ["s1", "s2"] {
         world.store(store).post("/v1/inventory", json!({"productId": "tea", "quantity": 5_000})).await.expect(201);
     }
@@ -97,7 +97,7 @@ async fn a_flood_of_ids_makes_no_stores_and_is_forgotten() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_becomes_a_store_once_an_agent_is_behind_it() {
     let world = Builder { sweep_ms: 300, ..Builder::default() }.start(&["s1"]).await;
-    let beat = |epoch: u64| {
+    let heartbeat = |epoch: u64| {
         json!({"process": 1, "epoch": epoch, "head": 1, "backlog": 0, "oldestUnsentMs": 0, "version": "1", "lifeMs": 9_000})
             .to_string()
     };
@@ -119,14 +119,14 @@ async fn an_id_becomes_a_store_once_an_agent_is_behind_it() {
         command.query_async::<redis::Value>(&mut redis).await.expect("Redis takes it");
     };
     run(vec!["SET", "shelf:{none-1}:heartbeat"], &["garbage"]).await;
-    run(vec!["SET", "shelf:{none-2}:heartbeat"], &[&beat(0), "PX", "9000"]).await;
+    run(vec!["SET", "shelf:{none-2}:heartbeat"], &[&heartbeat(0), "PX", "9000"]).await;
     run(add("shelf:{none-3}:events", "7-5", "sold"), &[&hash]).await;
     run(add("shelf:{none-4}:events", "7-1", "opened"), &["00000000000000000000000000000000"]).await;
     run(vec!["SET", "shelf:{none-5}:claim"], &[&claim(0)]).await;
     run(vec!["RPUSH", "shelf:{none-6}:events"], &["x"]).await;
     let many = "x".repeat(2 * MB);
     run(vec!["SET", "shelf:{none-7}:heartbeat"], &[&many]).await;
-    run(vec!["SET", "shelf:{beats}:heartbeat"], &[&beat(7), "PX", "9000"]).await;
+    run(vec!["SET", "shelf:{beats}:heartbeat"], &[&heartbeat(7), "PX", "9000"]).await;
     run(add("shelf:{opens}:events", "7-1", "opened"), &[&hash]).await;
     run(vec!["SET", "shelf:{claims}:claim"], &[&claim(7)]).await;
     let ids = ["none-1", "none-2", "none-3", "none-4", "none-5", "none-6", "none-7", "beats", "opens", "claims", "a b"];
@@ -151,7 +151,7 @@ async fn an_id_becomes_a_store_once_an_agent_is_behind_it() {
     // Of many that come at once the log names ten.
     let crowd: Vec<String> = (0..12).map(|number| format!("crowd-{number}")).collect();
     for id in &crowd {
-        run(vec!["SET", &format!("shelf:{{{id}}}:heartbeat")], &[&beat(7), "PX", "9000"]).await;
+        run(vec!["SET", &format!("shelf:{{{id}}}:heartbeat")], &[&heartbeat(7), "PX", "9000"]).await;
     }
     run(vec!["SADD", "shelf:stores"], &crowd.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let log = world.dir().join("central.log");

@@ -10,7 +10,7 @@ const SOON: Duration = Duration::from_secs(20);
 const CSV: &[(&str, &str)] = &[("content-type", "text/csv")];
 
 async fn world(stores: &[&str]) -> World {
-    let world = Builder { beat_ms: 300, max_age_ms: 5_000, sweep_ms: 300 }.start(stores).await;
+    let world = Builder { heartbeat_ms: 300, max_age_ms: 5_000, sweep_ms: 300 }.start(stores).await;
     for store in stores {
         world.online(store).await;
     }

@@ -8,7 +8,7 @@ use tests::{Builder, Daemon, World, until};
 const SOON: Duration = Duration::from_secs(20);
 
 async fn world() -> World {
-    let world = Builder { beat_ms: 300, max_age_ms: 2_000, sweep_ms: 300 }.start(&["s1"]).await;
+    let world = Builder { heartbeat_ms: 300, max_age_ms: 2_000, sweep_ms: 300 }.start(&["s1"]).await;
     let store = world.store("s1");
     store.post("/v1/inventory", json!({"productId": "tea", "name": "Tea", "quantity": 50})).await.expect(201);
     world.converged(SOON).await;

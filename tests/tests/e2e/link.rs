@@ -40,7 +40,7 @@ async fn status_of_store(world: &World, wanted: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_switch_works_while_sales_keep_coming() {
-    let world = Builder { beat_ms: 300, max_age_ms: 20_000, sweep_ms: 300 }.start(&["s1"]).await;
+    let world = Builder { heartbeat_ms: 300, max_age_ms: 20_000, sweep_ms: 300 }.start(&["s1"]).await;
     let store = world.store("s1");
     store.post("/v1/inventory", json!({"productId": "tea", "quantity": 1_000_000})).await.expect(201);
     world.converged(SOON).await;
@@ -56,7 +56,7 @@ async fn the_switch_works_while_sales_keep_coming() {
     let switched = async {
         for _ in 0..3 {
             store.post("/v1/disconnected", json!({})).await.expect(200);
-            // The beat is still fresh: only the farewell can have said so.
+            // The heartbeat is still fresh: only the farewell can have said so.
             status_of_store(&world, "offline").await;
             store.post("/v1/connected", json!({})).await.expect(200);
             link_is(&world, "up").await;
@@ -76,7 +76,7 @@ async fn the_switch_works_while_sales_keep_coming() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_of_another_type_does_not_stop_the_agents() {
-    let mut world = Builder { beat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }.start(&["s1"]).await;
+    let mut world = Builder { heartbeat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }.start(&["s1"]).await;
     let store = world.store("s1");
     store.post("/v1/inventory", json!({"productId": "tea", "quantity": 9})).await.expect(201);
     world.converged(SOON).await;
@@ -91,7 +91,7 @@ async fn a_key_of_another_type_does_not_stop_the_agents() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_central_that_begins_anew_with_an_empty_redis_finds_the_store() {
-    let mut world = Builder { beat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }.start(&["s1"]).await;
+    let mut world = Builder { heartbeat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }.start(&["s1"]).await;
     world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 1_000_000})).await.expect(201);
     world.converged(SOON).await;
     let stop = Arc::new(AtomicBool::new(false));

@@ -8,7 +8,7 @@ use tests::{Builder, Daemon, World, until};
 const SOON: Duration = Duration::from_secs(15);
 
 fn quick() -> Builder {
-    Builder { beat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }
+    Builder { heartbeat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }
 }
 
 async fn refused(world: &World, reason: &str) {
@@ -57,7 +57,7 @@ async fn a_till_sells_with_redis_and_central_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_died_is_refused_once_its_beat_is_stale_and_accepted_when_it_is_back() {
+async fn a_store_that_died_is_refused_once_its_heartbeat_is_stale_and_accepted_when_it_is_back() {
     let mut world = quick().start(&["s1"]).await;
     world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 100})).await.expect(201);
     world.converged(SOON).await;
@@ -65,7 +65,7 @@ async fn a_store_that_died_is_refused_once_its_beat_is_stale_and_accepted_when_i
     world.kill(&Daemon::Store("s1".into()));
     let died = Instant::now();
     refused(&world, "offline").await;
-    // 1.5 s is the limit; the last beat may be as young as the death. 51 s for 50 s, in proportion.
+    // 1.5 s is the limit; the last heartbeat may be as young as the death. 51 s for 50 s, in proportion.
     assert!(died.elapsed() < Duration::from_millis(2_500), "refused only after {:?}", died.elapsed());
     world.restart(&Daemon::Store("s1".into())).await;
     accepted(&world).await;
@@ -97,7 +97,7 @@ async fn an_agent_told_to_stop_says_good_bye() {
     world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 5})).await.expect(201);
     world.converged(SOON).await;
     assert_eq!(world.terminate(&Daemon::Store("s1".into())), Some(0));
-    // With the usual limit of 50 s a beat left behind would still be fresh.
+    // With the usual limit of 50 s a heartbeat left behind would still be fresh.
     refused(&world, "offline").await;
     assert_eq!(world.terminate(&Daemon::Central), Some(0));
 }

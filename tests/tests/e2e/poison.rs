@@ -10,7 +10,7 @@ use tests::{Builder, Daemon, World, record_unknown, until};
 const SOON: Duration = Duration::from_secs(20);
 
 async fn world() -> World {
-    let world = Builder { beat_ms: 300, max_age_ms: 2_000, sweep_ms: 300 }.start(&["s1", "s2"]).await;
+    let world = Builder { heartbeat_ms: 300, max_age_ms: 2_000, sweep_ms: 300 }.start(&["s1", "s2"]).await;
     for store in ["s1", "s2"] {
         world.store(store).post("/v1/inventory", json!({"productId": "tea", "quantity": 50})).await.expect(201);
     }

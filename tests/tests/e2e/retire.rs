@@ -9,7 +9,7 @@ const SOON: Duration = Duration::from_secs(15);
 
 /// A store with ten units of tea.
 async fn stocked() -> World {
-    let world = Builder { beat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }.start(&["s1"]).await;
+    let world = Builder { heartbeat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }.start(&["s1"]).await;
     world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 10})).await.expect(201);
     world.converged(SOON).await;
     world

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks at whether the own bell is late.
 const LISTEN: Duration = Duration::from_millis(500);
 
-/// What hearing takes.
+/// How often its own bell is checked.
 pub(super) struct Bells {
     pub(super) client: Client,
     pub(super) keys: Keys,
@@ -35,7 +35,7 @@ impl Bells {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let mut warned = false;
         loop {
-            let Err(error) = self.hear(&mut backoff, &mut warned).await;
+            let Err(error) = self.listen(&mut backoff, &mut warned).await;
             if !std::mem::replace(&mut warned, true) {
                 tracing::warn!(%error, "the bells are not heard; stores are looked at when it is their turn");
             }
@@ -43,7 +43,7 @@ impl Bells {
         }
     }
 
-    async fn hear(&self, backoff: &mut Backoff, warned: &mut bool) -> RedisResult<Infallible> {
+    async fn listen(&self, backoff: &mut Backoff, warned: &mut bool) -> RedisResult<Infallible> {
         let bells = runtime::redis::subscribe(&self.client, &self.keys.all_bells()).await?;
         self.own.begin();
         // What was rung meanwhile was not heard.
@@ -54,9 +54,9 @@ impl Bells {
             tokio::select! {
                 message = messages.next() => {
                     let message = message.ok_or_else(|| lost("the bells' connection was lost"))?;
-                    if let Some(id) = self.own.says(message.get_payload_bytes()) {
+                    if let Some(id) = self.own.store_of(message.get_payload_bytes()) {
                         self.queue.ring(id);
-                    } else if self.own.is_heard() {
+                    } else if self.own.is_answered() {
                         backoff.succeeded();
                         *warned = false;
                     }
@@ -101,7 +101,7 @@ impl OwnBell {
         self.rung_at.lock().is_some_and(|at| at.elapsed() > self.patience)
     }
 
-    fn is_heard(&self) -> bool {
+    fn is_answered(&self) -> bool {
         self.rung_at.lock().is_none()
     }
 
@@ -114,7 +114,7 @@ impl OwnBell {
     }
 
     /// The store that a bell names, if it names one: anyone may ring, and say whatever they like.
-    fn says(&self, message: &[u8]) -> Option<StoreId> {
+    fn store_of(&self, message: &[u8]) -> Option<StoreId> {
         if message == self.message.as_bytes() {
             self.begin();
         }
@@ -131,19 +131,19 @@ mod tests {
         let bell = OwnBell::new(Duration::from_secs(2));
         assert!(!bell.is_late());
         *bell.rung_at.lock() = Instant::now().checked_sub(Duration::from_secs(5));
-        assert_eq!(bell.says(b"s1"), StoreId::parse("s1").ok());
+        assert_eq!(bell.store_of(b"s1"), StoreId::parse("s1").ok());
         assert!(bell.is_late());
         let own = bell.message.clone();
-        assert_eq!(bell.says(own.as_bytes()), None, "it means no store");
-        assert!(!bell.is_late() && bell.is_heard());
+        assert_eq!(bell.store_of(own.as_bytes()), None, "it means no store");
+        assert!(!bell.is_late() && bell.is_answered());
     }
 
     #[test]
     fn a_bell_may_say_anything() {
         let bell = OwnBell::new(Duration::from_secs(2));
         for message in ["", "a b", "\u{fffd}", &"x".repeat(1 << 20)] {
-            assert_eq!(bell.says(message.as_bytes()), None);
+            assert_eq!(bell.store_of(message.as_bytes()), None);
         }
-        assert_eq!(bell.says(&[0xff, 0xfe]), None);
+        assert_eq!(bell.store_of(&[0xff, 0xfe]), None);
     }
 }

@@ -37,11 +37,11 @@ const SOON: Duration = Duration::from_millis(20);
 
 /// Ids entered in Redis that are no stores. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Newcomers(Arc<RwLock<Option<Shown>>>);
+pub struct Newcomers(Arc<RwLock<Option<NewcomerList>>>);
 
 /// What is known of such ids, after the whole set was read once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Shown {
+pub struct NewcomerList {
     /// How many there are.
     pub count: usize,
     /// Some of them.
@@ -50,7 +50,7 @@ pub struct Shown {
     pub held_back: Option<&'static str>,
 }
 
-impl Shown {
+impl NewcomerList {
     fn add(&mut self, id: StoreId) {
         self.count += 1;
         if self.names.len() < NAMES {
@@ -61,12 +61,12 @@ impl Shown {
 
 impl Newcomers {
     /// What was last found.
-    pub fn shown(&self) -> Shown {
+    pub fn list(&self) -> NewcomerList {
         self.0.read().clone().unwrap_or_default()
     }
 
     /// Whether new stores were looked for once.
-    pub(super) fn were_looked_for(&self) -> bool {
+    pub(super) fn were_scanned(&self) -> bool {
         self.0.read().is_some()
     }
 }
@@ -83,7 +83,7 @@ pub(super) struct Discovery {
 #[derive(Default)]
 struct Place {
     cursor: u64,
-    found: Shown,
+    found: NewcomerList,
     warned: bool,
 }
 
@@ -99,7 +99,7 @@ impl Discovery {
         }
         loop {
             turn.tick().await;
-            match self.look(&mut connection, &mut place).await {
+            match self.scan(&mut connection, &mut place).await {
                 Ok(()) => {}
                 Err(Failure::Fatal(error)) => return Err(error),
                 Err(Failure::Busy) => tokio::time::sleep(BUSY_PAUSE).await,
@@ -114,7 +114,7 @@ impl Discovery {
     }
 
     /// One turn: some pieces of the set.
-    async fn look(&self, connection: &mut Option<MultiplexedConnection>, place: &mut Place) -> Result<(), Failure> {
+    async fn scan(&self, connection: &mut Option<MultiplexedConnection>, place: &mut Place) -> Result<(), Failure> {
         let Some(known) = self.queue.known() else { return Ok(()) };
         let connection = match connection {
             Some(connection) => connection,
@@ -124,7 +124,7 @@ impl Discovery {
             if !std::mem::replace(&mut place.warned, true) {
                 tracing::warn!(key = self.rounds.keys.stores(), why, "new stores are not found");
             }
-            self.show(Shown { held_back: Some("the set of stores cannot be read"), ..Shown::default() });
+            self.show(NewcomerList { held_back: Some("the set of stores cannot be read"), ..NewcomerList::default() });
             return Ok(());
         }
         place.warned = false;
@@ -149,13 +149,13 @@ impl Discovery {
         self.make_known(agents, &mut place.found).await?;
         if place.cursor == 0 {
             self.show(std::mem::take(&mut place.found));
-        } else if !self.newcomers.were_looked_for() {
+        } else if !self.newcomers.were_scanned() {
             self.show(place.found.clone());
         }
         Ok(())
     }
 
-    fn show(&self, shown: Shown) {
+    fn show(&self, shown: NewcomerList) {
         let before = self.newcomers.0.write().replace(shown);
         if before.is_none() {
             // A central that knew no store says from now on who is none.
@@ -167,12 +167,13 @@ impl Discovery {
     async fn are_agents(&self, connection: &mut MultiplexedConnection, ids: &[StoreId]) -> RedisResult<Vec<bool>> {
         let keys = &self.rounds.keys;
         let mut agents = Vec::with_capacity(ids.len());
-        for (id, Signs { claim, look, size }) in ids.iter().zip(runtime::redis::signs(connection, keys, ids).await?) {
+        for (id, Signs { claim, reading, size }) in ids.iter().zip(runtime::redis::signs(connection, keys, ids).await?)
+        {
             let claims = claim.is_some_and(|claim| claim.epoch != Epoch::NONE);
-            let beats = look.beat.is_some_and(|beat| beat.epoch != Epoch::NONE);
+            let has_heartbeat = reading.heartbeat.is_some_and(|heartbeat| heartbeat.epoch != Epoch::NONE);
             let size = size.unwrap_or_default();
-            let readable = size.entries > 0 && size.complaint().is_none() && size.bytes <= BYTES;
-            agents.push(claims || beats || (readable && self.opens(connection, id).await?));
+            let readable = size.entries > 0 && size.why_implausible().is_none() && size.bytes <= BYTES;
+            agents.push(claims || has_heartbeat || (readable && self.opens(connection, id).await?));
         }
         Ok(agents)
     }
@@ -184,7 +185,7 @@ impl Discovery {
     }
 
     /// Makes them stores, as far as there is room.
-    async fn make_known(&self, agents: Vec<StoreId>, found: &mut Shown) -> Result<(), Failure> {
+    async fn make_known(&self, agents: Vec<StoreId>, found: &mut NewcomerList) -> Result<(), Failure> {
         if agents.is_empty() {
             return Ok(());
         }

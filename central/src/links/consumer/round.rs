@@ -1,4 +1,4 @@
-//! What both lanes do with stores: look, read, apply, acknowledge (L2).
+//! What both lanes do with stores: size, read, apply, acknowledge (L2).
 //!
 //! **Guarantees.** Nothing is read before its size was asked. Redis's answers are judged key by key: what it refuses for
 //! one store is that store's affair. Each store's batch is applied in a savepoint of its own (P7).
@@ -13,10 +13,10 @@ use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use runtime::redis::MultiplexedConnection;
 use runtime::redis::RedisError;
-use runtime::redis::{Delivery, Keys, Range, Received, Seen as Outside, Size};
+use runtime::redis::{Delivery, Keys, Range, Received, Size, StoreReading};
 
 use super::Failure;
-use crate::links::presence::{Access, Look, Presence};
+use crate::links::presence::{Access, Presence, Reading};
 use crate::links::publisher::Wakes;
 use crate::links::waiting::Waiting;
 use crate::projection::view;
@@ -41,21 +41,21 @@ pub(super) struct Found {
     pub(super) cursor: Cursor,
     /// How much its stream has; the error says why it cannot be read.
     pub(super) size: Result<Size, String>,
-    pub(super) look: Look,
+    pub(super) reading: Reading,
 }
 
 /// A store whose stream is to be read.
 pub(super) struct Wanted {
     pub(super) id: StoreId,
     pub(super) cursor: Cursor,
-    pub(super) look: Look,
+    pub(super) reading: Reading,
     /// Entries, at most.
     pub(super) count: usize,
 }
 
 impl Rounds {
     /// Writes acks again, and reads what agents say that publish nothing.
-    pub(super) async fn tell(
+    pub(super) async fn repeat_acks(
         &self,
         connection: &mut MultiplexedConnection,
         acks: &[(StoreId, Ack)],
@@ -87,8 +87,8 @@ impl Rounds {
         }
     }
 
-    /// Looks at stores: heartbeats, and how much there is to read. One that is no store any more is left out.
-    pub(super) async fn look(
+    /// Reads of each store its heartbeat, and how much there is to read. One that is no store any more is left out.
+    pub(super) async fn read_stores(
         &self,
         connection: &mut MultiplexedConnection,
         stores: &[StoreId],
@@ -107,14 +107,14 @@ impl Rounds {
             .await
             .map_err(super::fatal)?;
         let ids: Vec<StoreId> = cursors.iter().map(|(id, _)| id.clone()).collect();
-        let seen = runtime::redis::look(connection, &self.keys, &ids).await?;
+        let seen = runtime::redis::read_stores(connection, &self.keys, &ids).await?;
         Ok(cursors
             .into_iter()
             .zip(seen)
-            .map(|((id, cursor), Outside { size, look, access })| {
+            .map(|((id, cursor), StoreReading { size, reading, access })| {
                 self.note_access(&id, Access::Heartbeat, access);
-                self.presence.note(&id, &look);
-                Found { id, cursor, size, look }
+                self.presence.note(&id, &reading);
+                Found { id, cursor, size, reading }
             })
             .collect())
     }
@@ -149,18 +149,18 @@ impl Rounds {
             let reply = match fetch.next() {
                 FetchStep::Done if is_busy => return Err(Failure::Busy),
                 FetchStep::Done => return Ok(has_read),
-                FetchStep::Look(ids) => {
-                    let looked = self.look(connection, &ids).await?;
+                FetchStep::Size(ids) => {
+                    let looked = self.read_stores(connection, &ids).await?;
                     let sized = looked.iter().map(|found| (found.id.clone(), self.sized(found, read_at))).collect();
                     found = by_store(looked);
-                    FetchReply::Looked(sized)
+                    FetchReply::Sizes(sized)
                 }
                 FetchStep::Read(wanted) => {
                     let wanted: Vec<Wanted> = wanted
                         .into_iter()
                         .filter_map(|(id, count)| {
-                            let Found { id, cursor, look, .. } = found.remove(&id)?;
-                            Some(Wanted { id, cursor, look, count })
+                            let Found { id, cursor, reading, .. } = found.remove(&id)?;
+                            Some(Wanted { id, cursor, reading, count })
                         })
                         .collect();
                     has_read = true;
@@ -209,7 +209,7 @@ impl Rounds {
     fn sized(&self, found: &Found, read_at: Millis) -> Sized {
         match &found.size {
             Err(why) => self.cannot_be_read(&found.id, why),
-            Ok(size) if size.entries == 0 => self.has_nothing(&found.id, found.cursor, &found.look, read_at),
+            Ok(size) if size.entries == 0 => self.has_nothing(&found.id, found.cursor, &found.reading, read_at),
             Ok(size) => return Sized::Bytes(size.bytes),
         }
         Sized::Nothing
@@ -218,11 +218,11 @@ impl Rounds {
     /// What is to be applied of what was read.
     fn sort(&self, wanted: Vec<Wanted>, deliveries: Vec<Delivery>, read_at: Millis) -> Vec<Batch> {
         let mut batches: Vec<Batch> = Vec::new();
-        for (Wanted { id, cursor, look, count }, delivery) in wanted.into_iter().zip(deliveries) {
+        for (Wanted { id, cursor, reading, count }, delivery) in wanted.into_iter().zip(deliveries) {
             match delivery {
-                Delivery::Entries(entries) if entries.is_empty() => self.has_nothing(&id, cursor, &look, read_at),
+                Delivery::Entries(entries) if entries.is_empty() => self.has_nothing(&id, cursor, &reading, read_at),
                 Delivery::Entries(entries) => {
-                    let seen = Seen { look, full: entries.len() == count };
+                    let seen = Observation { reading, full: entries.len() == count };
                     batches.push((id, entries, seen));
                 }
                 Delivery::Unreadable(why) => self.cannot_be_read(&id, &why),
@@ -232,13 +232,16 @@ impl Rounds {
     }
 
     /// Nothing is in its stream.
-    pub(super) fn has_nothing(&self, id: &StoreId, cursor: Cursor, look: &Look, read_at: Millis) {
+    pub(super) fn has_nothing(&self, id: &StoreId, cursor: Cursor, reading: &Reading, read_at: Millis) {
         self.presence.note_stuck(id, None);
-        let behind = look.beat.as_ref().is_some_and(|beat| (beat.epoch, beat.head) > (cursor.epoch, cursor.seq));
+        let behind = reading
+            .heartbeat
+            .as_ref()
+            .is_some_and(|heartbeat| (heartbeat.epoch, heartbeat.head) > (cursor.epoch, cursor.seq));
         if !behind {
             self.lift_quarantine(id);
         }
-        self.presence.note_applied(id, cursor.id(), look, read_at, false, true);
+        self.presence.note_applied(id, cursor.id(), reading, read_at, false, true);
     }
 
     /// Its stream cannot be read.
@@ -270,7 +273,7 @@ impl Rounds {
             };
             let all = !seen.full && !applied.more && applied.stuck.is_none();
             let came = applied.entries > 0;
-            self.presence.note_applied(&id, applied.ack.cursor.id(), &seen.look, now, came, all);
+            self.presence.note_applied(&id, applied.ack.cursor.id(), &seen.reading, now, came, all);
             if came {
                 self.lift_quarantine(&id);
             }
@@ -310,27 +313,31 @@ fn by_store(found: Vec<Found>) -> HashMap<StoreId, Found> {
     found.into_iter().map(|found| (found.id.clone(), found)).collect()
 }
 
-/// A store's look in one round.
+/// What one round found of a store.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
-    pub look: Look,
+pub struct Observation {
+    pub reading: Reading,
     /// As many entries came as were asked for: there may be more.
     pub full: bool,
 }
 
-impl Seen {
-    /// Whether the view is current after this: all that was read and all that the beat announces is applied.
+impl Observation {
+    /// Whether the view is current after this: all that was read and all that the heartbeat announces is applied.
     fn is_current(&self, applied: &Applied) -> bool {
         let at = applied.ack.cursor;
-        let reached = self.look.beat.as_ref().is_some_and(|beat| beat.epoch == at.epoch && beat.head <= at.seq);
+        let reached = self
+            .reading
+            .heartbeat
+            .as_ref()
+            .is_some_and(|heartbeat| heartbeat.epoch == at.epoch && heartbeat.head <= at.seq);
         reached && !self.full && !applied.more && applied.stuck.is_none()
     }
 }
 
 /// A store's entries, and what was seen with them.
-pub type Batch = (StoreId, Vec<Received>, Seen);
+pub type Batch = (StoreId, Vec<Received>, Observation);
 /// What became of it.
-pub type Judged = (StoreId, Seen, JobResult<Applied>);
+pub type Judged = (StoreId, Observation, JobResult<Applied>);
 
 /// Applies batches in their order until the budget of one transaction is about spent, and says what became of those; each
 /// store's in a savepoint of its own, so that one that breaks stops no other (P7).
@@ -348,7 +355,7 @@ pub fn apply_some<'a>(
         let part = runtime::sqlite::attempt(connection, || {
             let applied = view::receive(connection, id, batch, now, budget)?;
             if seen.is_current(&applied) {
-                stores::note_as_of(connection, id, now.plus(seen.look.age_ms.saturating_neg()))?;
+                stores::note_as_of(connection, id, now.plus(seen.reading.age_ms.saturating_neg()))?;
             }
             if planted(Bug::AckBeforeCommit) { Err(Abort::Refused(applied)) } else { Ok(applied) }
         });
@@ -372,7 +379,7 @@ mod tests {
         let mut agent = Agent::settled("s1", &connection);
         let sale = agent.sale();
         let applied = agent.tell(&connection, &[sale]);
-        let beat = |head| runtime::redis::Beat {
+        let heartbeat = |head| runtime::redis::Heartbeat {
             process: 1,
             epoch: 7.into(),
             head,
@@ -381,12 +388,12 @@ mod tests {
             version: String::new(),
             life_ms: 1_000,
         };
-        let look = |head| Look { beat: Some(beat(head)), age_ms: 0, redis_now: NOW };
+        let reading = |head| Reading { heartbeat: Some(heartbeat(head)), age_ms: 0, redis_now: NOW };
         let head = agent.head.seq;
-        assert!(Seen { look: look(head), full: false }.is_current(&applied));
-        assert!(!Seen { look: look(head + 1), full: false }.is_current(&applied), "more is announced");
-        assert!(!Seen { look: look(head), full: true }.is_current(&applied), "more may be there");
-        assert!(!Seen::default().is_current(&applied), "nobody says so");
+        assert!(Observation { reading: reading(head), full: false }.is_current(&applied));
+        assert!(!Observation { reading: reading(head + 1), full: false }.is_current(&applied), "more is announced");
+        assert!(!Observation { reading: reading(head), full: true }.is_current(&applied), "more may be there");
+        assert!(!Observation::default().is_current(&applied), "nobody says so");
         let store = agent.store(&connection);
         assert_eq!(store.as_of, protocol::time::Millis(0), "applying alone does not say so");
     }

@@ -108,9 +108,9 @@ impl SlowLane {
         let Some(store) = self.rounds.db.read(|connection| stores::find(connection, id)).await.map_err(fatal)? else {
             return Ok(Visit::Fits { more: false });
         };
-        self.rounds.tell(connection, &[(id.clone(), store.ack())]).await?;
+        self.rounds.repeat_acks(connection, &[(id.clone(), store.ack())]).await?;
         let read_at = runtime::clock::now();
-        let Some(found) = self.rounds.look(connection, std::slice::from_ref(id)).await?.pop() else {
+        let Some(found) = self.rounds.read_stores(connection, std::slice::from_ref(id)).await?.pop() else {
             return Ok(Visit::Fits { more: false });
         };
         let size = match &found.size {
@@ -120,12 +120,12 @@ impl SlowLane {
                 return Ok(Visit::Fits { more: false });
             }
         };
-        if let Some(why) = size.complaint() {
+        if let Some(why) = size.why_implausible() {
             self.rounds.cannot_be_read(id, &why);
             return Ok(Visit::Stays { more: false });
         }
         if size.entries == 0 {
-            self.rounds.has_nothing(id, found.cursor, &found.look, read_at);
+            self.rounds.has_nothing(id, found.cursor, &found.reading, read_at);
             return Ok(Visit::Fits { more: false });
         }
         if care.rests_until.is_some_and(|until| Instant::now() < until) {

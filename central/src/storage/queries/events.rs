@@ -131,7 +131,7 @@ impl Filter {
             return Ok(true);
         }
         // What is no fact about a product says neither when nor by whom: it counts as recorded when it was received.
-        let fact: Said = serde_json::from_str(row.get_ref(9)?.as_str()?).unwrap_or_default();
+        let fact: FilteredFields = serde_json::from_str(row.get_ref(9)?.as_str()?).unwrap_or_default();
         let at = fact.recorded_at.unwrap_or(Millis(row.get(8)?));
         Ok(self.since.is_none_or(|since| at >= since)
             && self.until.is_none_or(|until| at < until)
@@ -158,7 +158,7 @@ fn is_also_about(row: &Row<'_>, product: &str) -> rusqlite::Result<bool> {
 /// What a filter reads of an entry's body.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Said {
+struct FilteredFields {
     recorded_at: Option<Millis>,
     about: About,
 }

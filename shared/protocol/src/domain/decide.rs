@@ -80,7 +80,7 @@ pub fn decide_purchase(item: Option<&Item>, quantity: Quantity) -> Result<Change
 }
 
 /// Decides whether a cancelled purchase's units may come back: always, if the store has the item.
-pub fn decide_give_back(item: Option<&Item>, quantity: Quantity) -> Result<Change, Rejection> {
+pub fn decide_return(item: Option<&Item>, quantity: Quantity) -> Result<Change, Rejection> {
     item.map(|_| Change::Moved(quantity.get())).ok_or(Rejection::UnknownProduct)
 }
 

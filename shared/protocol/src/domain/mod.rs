@@ -1,6 +1,6 @@
 //! The stock of one item: what may be asked of it, what can happen to it, and why it says no.
 //!
-//! [`decide`], [`decide_purchase`] and [`decide_give_back`] may refuse and change nothing; [`apply`] cannot fail. All are
+//! [`decide`], [`decide_purchase`] and [`decide_return`] may refuse and change nothing; [`apply`] cannot fail. All are
 //! pure: the clock, the epoch and what the ledger knows are arguments. What they let through keeps `0 <= quantity` and
 //! every total within [`TOTAL_MAX`]; and `0 <= available`, once as much is promised no longer as [`shortage`] says.
 
@@ -12,7 +12,7 @@ mod rejection;
 pub mod reservation;
 
 pub(crate) use decide::insufficient;
-pub use decide::{Facts, decide, decide_give_back, decide_purchase, shortage};
+pub use decide::{Facts, decide, decide_purchase, decide_return, shortage};
 pub use item::{Change, Item, apply};
 pub use lines::{InvalidLines, LINES_MAX, Line, Lines};
 pub use quantity::Quantity;

@@ -33,7 +33,7 @@ impl Bounds {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchStep<K> {
     /// Ask how much these streams have.
-    Look(Vec<K>),
+    Size(Vec<K>),
     /// Read so many entries behind the cursor of each.
     Read(Vec<(K, usize)>),
     /// Apply what was read of these, in this order, in one transaction as far as it goes.
@@ -71,7 +71,7 @@ pub enum Taken {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchReply<K> {
     /// What the look has found; who is no sender any more is missing.
-    Looked(Vec<(K, Sized)>),
+    Sizes(Vec<(K, Sized)>),
     /// Those of which something was read.
     Read(Vec<K>),
     /// What was committed, or refused, in this transaction: the first ones of those asked for.
@@ -88,7 +88,7 @@ pub enum FetchReply<K> {
 
 #[derive(Debug, Clone)]
 enum Phase<K> {
-    Look(Vec<K>),
+    Size(Vec<K>),
     Read(Vec<(K, usize)>),
     Apply(VecDeque<K>),
     Acknowledge,
@@ -109,7 +109,7 @@ pub struct Fetch<K> {
 impl<K: Ord + Clone> Fetch<K> {
     /// A round over these streams.
     pub fn of(due: Vec<K>, bounds: Bounds) -> Self {
-        Self::begin(Phase::Look(due), bounds)
+        Self::begin(Phase::Size(due), bounds)
     }
 
     /// A round that reads so many entries of a stream that was looked at.
@@ -126,8 +126,8 @@ impl<K: Ord + Clone> Fetch<K> {
     pub fn next(&mut self) -> FetchStep<K> {
         loop {
             match &self.phase {
-                Phase::Look(due) if due.is_empty() => self.phase = Phase::Done,
-                Phase::Look(due) => return FetchStep::Look(due.clone()),
+                Phase::Size(due) if due.is_empty() => self.phase = Phase::Done,
+                Phase::Size(due) => return FetchStep::Size(due.clone()),
                 Phase::Read(wanted) if wanted.is_empty() => self.phase = Phase::Done,
                 Phase::Read(wanted) => return FetchStep::Read(wanted.clone()),
                 Phase::Apply(left) if left.is_empty() => self.phase = Phase::Acknowledge,
@@ -143,7 +143,7 @@ impl<K: Ord + Clone> Fetch<K> {
     pub fn reply(&mut self, reply: FetchReply<K>) {
         let phase = std::mem::replace(&mut self.phase, Phase::Done);
         self.phase = match (phase, reply) {
-            (Phase::Look(_), FetchReply::Looked(found)) => Phase::Read(self.choose(found)),
+            (Phase::Size(_), FetchReply::Sizes(found)) => Phase::Read(self.choose(found)),
             (Phase::Read(_), FetchReply::Read(read)) => Phase::Apply(read.into()),
             (Phase::Read(wanted), FetchReply::Slow) => {
                 // Whichever it was: alone they hold up nobody, and those that can be read come back.
@@ -158,7 +158,7 @@ impl<K: Ord + Clone> Fetch<K> {
             }
             (
                 _,
-                FetchReply::Looked(_)
+                FetchReply::Sizes(_)
                 | FetchReply::Read(_)
                 | FetchReply::Applied(_)
                 | FetchReply::Busy
@@ -231,7 +231,7 @@ mod tests {
 
     fn looked(fetch: &mut Fetch<&'static str>, found: &[(&'static str, u64)]) {
         let found = found.iter().map(|(key, bytes)| (*key, Sized::Bytes(*bytes))).collect();
-        fetch.reply(FetchReply::Looked(found));
+        fetch.reply(FetchReply::Sizes(found));
     }
 
     fn committed(more: bool) -> Taken {
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn what_is_large_is_read_apart_and_what_is_too_much_later() {
         let mut fetch = Fetch::of(vec!["a", "b", "c", "d"], BOUNDS);
-        assert_eq!(fetch.next(), FetchStep::Look(vec!["a", "b", "c", "d"]));
+        assert_eq!(fetch.next(), FetchStep::Size(vec!["a", "b", "c", "d"]));
         looked(&mut fetch, &[("a", 61), ("b", 60), ("c", 50), ("d", 40)]);
         assert_eq!(fetch.next(), FetchStep::Read(vec![("b", 5), ("d", 5)]));
         assert_eq!((fetch.apart(), fetch.unread()), (&["a"][..], &["c"][..]));

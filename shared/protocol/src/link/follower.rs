@@ -18,7 +18,7 @@ pub enum FollowStep {
     /// Open a new connection.
     Connect,
     /// Set the ack.
-    Tell(Ack<Commands>),
+    Acknowledge(Ack<Commands>),
     /// Wait for entries behind this place, and read them.
     Read(Cursor<Commands>),
     /// Ask Redis's clock. After the read, not with it: there it would run when the commands came, and an agent that was
@@ -39,7 +39,7 @@ pub enum Followed {
     /// There is a connection.
     Connected,
     /// The ack is set.
-    Told,
+    Acknowledged,
     /// So many entries were read, readable or not.
     Read(usize),
     /// What Redis's clock says.
@@ -58,7 +58,7 @@ pub enum Followed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Apart,
-    Telling { stuck: bool },
+    Acknowledging { stuck: bool },
     Reading,
     Asking,
     Executing(Millis),
@@ -85,7 +85,7 @@ impl Follower {
         }
         match self.phase {
             Phase::Apart => FollowStep::Connect,
-            Phase::Telling { .. } => FollowStep::Tell(Ack { cursor, fenced: Epoch::NONE }),
+            Phase::Acknowledging { .. } => FollowStep::Acknowledge(Ack { cursor, fenced: Epoch::NONE }),
             Phase::Reading => FollowStep::Read(cursor),
             Phase::Asking => FollowStep::AskTime,
             Phase::Executing(redis_now) => FollowStep::Execute { redis_now },
@@ -95,10 +95,10 @@ impl Follower {
     /// Takes the answer. One that does not answer the step says as little as a lost connection. `dice`: uniform over all
     /// of `u64`.
     pub fn reply(&mut self, now: i64, reply: Followed, dice: u64) {
-        let anew = Phase::Telling { stuck: false };
+        let anew = Phase::Acknowledging { stuck: false };
         self.phase = match (self.phase, reply) {
             (Phase::Apart, Followed::Connected) => anew,
-            (Phase::Telling { stuck }, Followed::Told) => {
+            (Phase::Acknowledging { stuck }, Followed::Acknowledged) => {
                 if stuck {
                     self.rests_until = now.saturating_add(STUCK_MS);
                 }
@@ -113,7 +113,7 @@ impl Follower {
                 self.backoff.succeeded();
                 Phase::Executing(redis_now)
             }
-            (Phase::Executing(_), Followed::Executed { new }) => Phase::Telling { stuck: new == 0 },
+            (Phase::Executing(_), Followed::Executed { new }) => Phase::Acknowledging { stuck: new == 0 },
             (Phase::Executing(_), Followed::Busy) => {
                 // It is read again, and the clock asked again.
                 self.rests_until = now.saturating_add(BUSY_MS);
@@ -122,7 +122,7 @@ impl Follower {
             (
                 _,
                 Followed::Connected
-                | Followed::Told
+                | Followed::Acknowledged
                 | Followed::Read(_)
                 | Followed::Time(_)
                 | Followed::Executed { .. }
@@ -164,25 +164,25 @@ mod tests {
     fn the_ack_is_told_before_each_read_and_the_clock_asked_after_it() {
         let mut follower = connected();
         for _ in 0..2 {
-            assert_eq!(follower.next(0, Cursor::default()), FollowStep::Tell(Ack::default()));
-            assert_eq!(tell(&mut follower, Followed::Told), FollowStep::Read(Cursor::default()));
+            assert_eq!(follower.next(0, Cursor::default()), FollowStep::Acknowledge(Ack::default()));
+            assert_eq!(tell(&mut follower, Followed::Acknowledged), FollowStep::Read(Cursor::default()));
             assert_eq!(tell(&mut follower, Followed::Read(2)), FollowStep::AskTime);
             let redis_now = Millis(7);
             assert_eq!(tell(&mut follower, Followed::Time(redis_now)), FollowStep::Execute { redis_now });
             tell(&mut follower, Followed::Executed { new: 2 });
         }
-        tell(&mut follower, Followed::Told);
-        assert_eq!(tell(&mut follower, Followed::Read(0)), FollowStep::Tell(Ack::default()));
+        tell(&mut follower, Followed::Acknowledged);
+        assert_eq!(tell(&mut follower, Followed::Read(0)), FollowStep::Acknowledge(Ack::default()));
     }
 
     #[test]
     fn what_may_not_be_executed_yet_is_told_and_waited_for() {
         let mut follower = connected();
-        tell(&mut follower, Followed::Told);
+        tell(&mut follower, Followed::Acknowledged);
         tell(&mut follower, Followed::Read(1));
         tell(&mut follower, Followed::Time(Millis(7)));
-        assert_eq!(tell(&mut follower, Followed::Executed { new: 0 }), FollowStep::Tell(Ack::default()));
-        assert_eq!(tell(&mut follower, Followed::Told), FollowStep::Wait(200));
+        assert_eq!(tell(&mut follower, Followed::Executed { new: 0 }), FollowStep::Acknowledge(Ack::default()));
+        assert_eq!(tell(&mut follower, Followed::Acknowledged), FollowStep::Wait(200));
         assert_eq!(follower.next(200, Cursor::default()), FollowStep::Read(Cursor::default()));
     }
 

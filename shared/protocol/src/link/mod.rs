@@ -27,7 +27,7 @@ pub use publisher::{Excerpt, Needs, Pace, Publisher, Reply};
 pub use publishers::Publishers;
 pub use receiver::{Receipt, receive};
 pub use sender::{Found, Log, Round, RoundReply, Sender, Step, Stopped, StreamEnds};
-pub use uplink::{Told, Uplink, UplinkStep};
+pub use uplink::{Uplink, UplinkReply, UplinkStep};
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,7 @@
 //! The loop of an agent's publisher: its log, its connection, and what it says of itself (rules L3 to L6, L13).
 //!
-//! A beat travels with each round; between rounds one is set when it is due, or when its key is gone. An agent that
-//! publishes nothing beats no heart: it claims instead, in a key of its own, since a heartbeat belongs to the agent that
+//! A heartbeat travels with each round; between rounds one is set when it is due, or when its key is gone. An agent that
+//! publishes nothing sends no heartbeat: it claims instead, in a key of its own, since a heartbeat belongs to the agent that
 //! central follows. So central finds a new store before its first word to it, and people see an agent that has stopped.
 
 use super::publisher::{Excerpt, Needs, Pace, Publisher, Reply};
@@ -21,9 +21,9 @@ pub enum UplinkStep {
     /// The log's own next step.
     Link(Step),
     /// Whether the heartbeat is still there.
-    LookForBeat,
+    CheckHeartbeat,
     /// Set the heartbeat and ring.
-    Beat,
+    Heartbeat,
     /// Set the claim.
     Claim {
         /// `None`: central has not said anything yet.
@@ -37,7 +37,7 @@ pub enum UplinkStep {
 
 /// How a step went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub enum UplinkReply {
     /// There is a connection.
     Connected,
     /// The set has the name, or is none of this agent's business.
@@ -45,9 +45,9 @@ pub enum Told {
     /// The log's step is done; [`Reply::Lost`] counts for the connection.
     Link(Reply),
     /// Whether the heartbeat's key is there.
-    BeatFound(bool),
+    HeartbeatFound(bool),
     /// The heartbeat is set.
-    Beaten,
+    HeartbeatSet,
     /// The claim is set, or may not be.
     Claimed,
     /// A call failed or timed out: the connection is gone, or there is none.
@@ -58,12 +58,12 @@ pub enum Told {
 #[derive(Debug, Clone)]
 pub struct Uplink {
     publisher: Publisher,
-    beat_every_ms: i64,
+    heartbeat_every_ms: i64,
     tick_ms: i64,
     is_connected: bool,
     announces: bool,
-    beat_is_gone: bool,
-    beaten_at: i64,
+    heartbeat_is_gone: bool,
+    heartbeat_at: i64,
     looked_at: i64,
     /// Since when nothing is published, while Redis answers.
     aside_since: Option<i64>,
@@ -74,16 +74,16 @@ pub struct Uplink {
 
 impl Uplink {
     /// Not connected yet.
-    pub fn new(pace: Pace, beat_every_ms: i64) -> Self {
+    pub fn new(pace: Pace, heartbeat_every_ms: i64) -> Self {
         let long_ago = i64::MIN / 2;
         Self {
             publisher: Publisher::new(pace),
-            beat_every_ms,
+            heartbeat_every_ms,
             tick_ms: pace.tick_ms,
             is_connected: false,
             announces: false,
-            beat_is_gone: false,
-            beaten_at: long_ago,
+            heartbeat_is_gone: false,
+            heartbeat_at: long_ago,
             looked_at: long_ago,
             aside_since: None,
             claimed_at: long_ago,
@@ -118,33 +118,33 @@ impl Uplink {
             return UplinkStep::Wait(until.min(due));
         }
         self.aside_since = None;
-        let beat_due = self.beaten_at + self.beat_every_ms;
-        if now >= beat_due || self.beat_is_gone {
-            return UplinkStep::Beat;
+        let heartbeat_due = self.heartbeat_at + self.heartbeat_every_ms;
+        if now >= heartbeat_due || self.heartbeat_is_gone {
+            return UplinkStep::Heartbeat;
         }
-        let look_due = self.looked_at + self.beat_every_ms.min(self.tick_ms);
+        let look_due = self.looked_at + self.heartbeat_every_ms.min(self.tick_ms);
         if now >= look_due {
-            return UplinkStep::LookForBeat;
+            return UplinkStep::CheckHeartbeat;
         }
-        UplinkStep::Wait(until.min(beat_due).min(look_due))
+        UplinkStep::Wait(until.min(heartbeat_due).min(look_due))
     }
 
     /// Takes the answer. `dice`: uniform over all of `u64`.
-    pub fn reply(&mut self, now: i64, told: Told, dice: u64) {
-        match told {
-            Told::Connected => (self.is_connected, self.announces) = (true, true),
-            Told::Announced => self.announces = false,
-            Told::Link(Reply::Lost) | Told::Lost => {
+    pub fn reply(&mut self, now: i64, reply: UplinkReply, dice: u64) {
+        match reply {
+            UplinkReply::Connected => (self.is_connected, self.announces) = (true, true),
+            UplinkReply::Announced => self.announces = false,
+            UplinkReply::Link(Reply::Lost) | UplinkReply::Lost => {
                 self.disconnect();
                 let wait = i64::try_from(self.backoff.failed(dice).as_millis()).unwrap_or(i64::MAX);
                 self.rests_until = now.saturating_add(wait);
                 return;
             }
-            Told::Link(reply) => {
+            UplinkReply::Link(reply) => {
                 match reply {
                     // Redis and central may both have begun anew, which is how central hears of the store again.
                     Reply::Ack(None) => self.announces = true,
-                    Reply::Round { .. } => self.beaten_at = now,
+                    Reply::Round { .. } => self.heartbeat_at = now,
                     Reply::Ack(Some(_))
                     | Reply::Cleared
                     | Reply::Opened
@@ -158,18 +158,18 @@ impl Uplink {
                     return;
                 }
             }
-            Told::BeatFound(found) => {
+            UplinkReply::HeartbeatFound(found) => {
                 self.looked_at = now;
-                self.beat_is_gone = !found;
+                self.heartbeat_is_gone = !found;
             }
-            Told::Beaten => {
-                self.beaten_at = now;
+            UplinkReply::HeartbeatSet => {
+                self.heartbeat_at = now;
                 // Who has lost the one key may have lost the other, too.
-                self.announces |= std::mem::take(&mut self.beat_is_gone);
+                self.announces |= std::mem::take(&mut self.heartbeat_is_gone);
             }
-            Told::Claimed => self.claimed_at = now,
+            UplinkReply::Claimed => self.claimed_at = now,
         }
-        if !matches!(told, Told::Connected | Told::Announced) {
+        if !matches!(reply, UplinkReply::Connected | UplinkReply::Announced) {
             self.backoff.succeeded();
         }
     }
@@ -208,16 +208,16 @@ mod tests {
         uplink.next(now, &Excerpt::of(&Opened, &needs))
     }
 
-    fn tell(uplink: &mut Uplink, now: i64, told: Told) -> UplinkStep {
-        uplink.reply(now, told, 0);
+    fn tell(uplink: &mut Uplink, now: i64, reply: UplinkReply) -> UplinkStep {
+        uplink.reply(now, reply, 0);
         next(uplink, now)
     }
 
     fn connected() -> Uplink {
         let mut uplink = Uplink::new(Pace::default(), 10_000);
         assert_eq!(next(&mut uplink, 0), UplinkStep::Connect);
-        assert_eq!(tell(&mut uplink, 0, Told::Connected), UplinkStep::Announce);
-        assert_eq!(tell(&mut uplink, 0, Told::Announced), UplinkStep::Link(Step::ReadAck));
+        assert_eq!(tell(&mut uplink, 0, UplinkReply::Connected), UplinkStep::Announce);
+        assert_eq!(tell(&mut uplink, 0, UplinkReply::Announced), UplinkStep::Link(Step::ReadAck));
         uplink
     }
 
@@ -225,13 +225,13 @@ mod tests {
         let mut uplink = connected();
         let ack = Some(Ack::default());
         let stored = UplinkStep::Link(Step::StoreAcked(EntryId { epoch: 7.into(), seq: 0.into() }));
-        assert_eq!(tell(&mut uplink, 0, Told::Link(Reply::Ack(ack))), stored);
-        assert_eq!(tell(&mut uplink, 0, Told::Link(Reply::Stored(true))), UplinkStep::Link(Step::Clear));
-        assert!(matches!(tell(&mut uplink, 0, Told::Link(Reply::Cleared)), UplinkStep::Link(Step::Publish(_))));
+        assert_eq!(tell(&mut uplink, 0, UplinkReply::Link(Reply::Ack(ack))), stored);
+        assert_eq!(tell(&mut uplink, 0, UplinkReply::Link(Reply::Stored(true))), UplinkStep::Link(Step::Clear));
+        assert!(matches!(tell(&mut uplink, 0, UplinkReply::Link(Reply::Cleared)), UplinkStep::Link(Step::Publish(_))));
         let reply = RoundReply { ack, stream: None };
         assert_eq!(
-            tell(&mut uplink, 0, Told::Link(Reply::Round { added_to: 1.into(), reply })),
-            UplinkStep::LookForBeat
+            tell(&mut uplink, 0, UplinkReply::Link(Reply::Round { added_to: 1.into(), reply })),
+            UplinkStep::CheckHeartbeat
         );
         uplink
     }
@@ -239,28 +239,28 @@ mod tests {
     #[test]
     fn who_waits_for_the_first_word_claims_and_is_announced() {
         let mut uplink = connected();
-        assert_eq!(tell(&mut uplink, 0, Told::Link(Reply::Ack(None))), UplinkStep::Announce);
-        assert_eq!(tell(&mut uplink, 0, Told::Announced), UplinkStep::Claim { why: None, for_ms: 0 });
-        assert_eq!(tell(&mut uplink, 0, Told::Claimed), UplinkStep::Wait(2_000));
+        assert_eq!(tell(&mut uplink, 0, UplinkReply::Link(Reply::Ack(None))), UplinkStep::Announce);
+        assert_eq!(tell(&mut uplink, 0, UplinkReply::Announced), UplinkStep::Claim { why: None, for_ms: 0 });
+        assert_eq!(tell(&mut uplink, 0, UplinkReply::Claimed), UplinkStep::Wait(2_000));
         assert_eq!(next(&mut uplink, 2_000), UplinkStep::Link(Step::ReadAck));
     }
 
     #[test]
-    fn a_beat_that_is_gone_is_set_at_once_and_the_store_announced() {
+    fn a_heartbeat_that_is_gone_is_set_at_once_and_the_store_announced() {
         let mut uplink = live();
-        assert_eq!(tell(&mut uplink, 0, Told::BeatFound(true)), UplinkStep::Wait(2_000));
+        assert_eq!(tell(&mut uplink, 0, UplinkReply::HeartbeatFound(true)), UplinkStep::Wait(2_000));
         let mut uplink = live();
-        assert_eq!(tell(&mut uplink, 0, Told::BeatFound(false)), UplinkStep::Beat);
-        assert_eq!(tell(&mut uplink, 0, Told::Beaten), UplinkStep::Announce);
+        assert_eq!(tell(&mut uplink, 0, UplinkReply::HeartbeatFound(false)), UplinkStep::Heartbeat);
+        assert_eq!(tell(&mut uplink, 0, UplinkReply::HeartbeatSet), UplinkStep::Announce);
     }
 
     #[test]
     fn a_lost_connection_waits_and_starts_over() {
         let mut uplink = live();
-        let UplinkStep::Wait(until) = tell(&mut uplink, 5, Told::Lost) else { panic!("rests") };
+        let UplinkStep::Wait(until) = tell(&mut uplink, 5, UplinkReply::Lost) else { panic!("rests") };
         assert!(until > 5 && !uplink.publisher().is_live());
         assert_eq!(next(&mut uplink, until), UplinkStep::Connect);
-        assert_eq!(tell(&mut uplink, until, Told::Connected), UplinkStep::Announce);
-        assert_eq!(tell(&mut uplink, until, Told::Announced), UplinkStep::Link(Step::ReadAck));
+        assert_eq!(tell(&mut uplink, until, UplinkReply::Connected), UplinkStep::Announce);
+        assert_eq!(tell(&mut uplink, until, UplinkReply::Announced), UplinkStep::Link(Step::ReadAck));
     }
 }

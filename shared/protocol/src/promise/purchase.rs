@@ -130,7 +130,7 @@ pub enum Transition {
     /// Retiring the store had ended it; the store has said now that it holds nothing of it.
     Proven,
     /// B6: it stands, and the store shall give back what it took.
-    GiveBack,
+    Compensate,
     /// A cancel was accepted.
     CancelRequested,
     /// The cancel was refused, or ended without an answer: another may be asked for.
@@ -189,7 +189,7 @@ impl Life {
 
     /// B3, B5, B6: what a reply makes of it. `is_present`: it is about the present attempt, and comes from its store.
     pub fn on_reply(&self, reply: Reply, is_present: bool) -> Transition {
-        let compensate = if planted(Bug::NothingGivenBack) { Transition::Stands } else { Transition::GiveBack };
+        let compensate = if planted(Bug::NothingGivenBack) { Transition::Stands } else { Transition::Compensate };
         let is_pending = self.status == Status::Pending;
         match (reply, self.status) {
             (Reply::Picked, _) if is_present => Transition::Picked,
@@ -240,8 +240,8 @@ impl Life {
     }
 
     /// B5: whether the store is to be asked to cancel. From then on a pending purchase can never end `confirmed`.
-    /// `is_asked`: a cancel of it is unanswered.
-    pub fn on_cancel(&self, is_retired: bool, is_asked: bool) -> Result<Cancelling, Rejection> {
+    /// `has_pending_cancel`: a cancel of it is unanswered.
+    pub fn on_cancel(&self, is_retired: bool, has_pending_cancel: bool) -> Result<Cancelling, Rejection> {
         let forced = match self.status {
             Status::Pending if self.seeking => return Ok(Cancelling::AtOnce),
             Status::Pending => true,
@@ -252,7 +252,7 @@ impl Life {
         if is_retired {
             return Err(Rejection::StoreRetired);
         }
-        Ok(if is_asked { Cancelling::Asked } else { Cancelling::Ask { forced } })
+        Ok(if has_pending_cancel { Cancelling::Asked } else { Cancelling::Ask { forced } })
     }
 
     /// B5: its store is retired; every request that is open with it ends without an answer.
@@ -268,15 +268,15 @@ impl Life {
 
     /// Its store is taken back: it may have taken units, and the `confirmed` that said so may have come before, waiting
     /// for the answer to a cancel that was ended, too.
-    pub fn on_take_back(&self) -> Transition {
-        if self.voided && !planted(Bug::NothingGivenBack) { Transition::GiveBack } else { Transition::Stands }
+    pub fn on_readmit(&self) -> Transition {
+        if self.voided && !planted(Bug::NothingGivenBack) { Transition::Compensate } else { Transition::Stands }
     }
 
     /// The life after a transition.
     #[must_use]
     pub fn after(self, transition: Transition) -> Self {
         match transition {
-            Transition::Stands | Transition::GiveBack => self,
+            Transition::Stands | Transition::Compensate => self,
             Transition::Settled { status, picked } => {
                 Self { status, picked: self.picked || picked, voided: false, seeking: false, ..self }
             }
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(CONFIRMED.on_reply(repeated, true), Transition::Picked);
         let picked = CONFIRMED.after(Transition::Picked);
         assert_eq!(picked.on_reply(repeated, true), Transition::Stands, "it is known");
-        assert_eq!(CONFIRMED.on_reply(repeated, false), Transition::GiveBack, "another attempt");
+        assert_eq!(CONFIRMED.on_reply(repeated, false), Transition::Compensate, "another attempt");
     }
 
     #[test]
@@ -347,11 +347,11 @@ mod tests {
     #[test]
     fn units_taken_for_what_is_settled_otherwise_or_elsewhere_are_asked_back() {
         for status in [Status::Rejected, Status::Expired, Status::Cancelled] {
-            assert_eq!(Life { status, ..Life::PENDING }.on_reply(TAKEN, true), Transition::GiveBack);
+            assert_eq!(Life { status, ..Life::PENDING }.on_reply(TAKEN, true), Transition::Compensate);
         }
         assert_eq!(CONFIRMED.on_reply(TAKEN, true), Transition::Stands);
         for life in [Life::PENDING, CONFIRMED] {
-            assert_eq!(life.on_reply(TAKEN, false), Transition::GiveBack, "another attempt");
+            assert_eq!(life.on_reply(TAKEN, false), Transition::Compensate, "another attempt");
         }
     }
 
@@ -393,7 +393,7 @@ mod tests {
     fn what_shall_be_cancelled_seeks_no_store() {
         let cancelling = Life { cancel_requested: true, ..ASKED };
         assert_eq!(cancelling.on_reply(Reply::Rejected, true), settled(Status::Rejected));
-        assert_eq!(cancelling.on_reply(TAKEN, false), Transition::GiveBack, "nor does it take what another one has");
+        assert_eq!(cancelling.on_reply(TAKEN, false), Transition::Compensate, "nor does it take what another one has");
         for nothing in [Reply::Rejected, Reply::Expired, Reply::Cancelled] {
             assert_eq!(cancelling.on_reply(nothing, false), Transition::Stands);
         }
@@ -402,7 +402,7 @@ mod tests {
         }
         let cancelled = SEEKING.after(settled(Status::Cancelled));
         assert_eq!(cancelled, Life { status: Status::Cancelled, ..ASKED });
-        assert_eq!(cancelled.on_reply(TAKEN, true), Transition::GiveBack);
+        assert_eq!(cancelled.on_reply(TAKEN, true), Transition::Compensate);
     }
 
     #[test]
@@ -411,7 +411,7 @@ mod tests {
             for is_present in [true, false] {
                 let confirmed = life.after(life.on_reply(TAKEN, is_present));
                 assert_eq!(confirmed, Life { is_chosen: true, ..CONFIRMED });
-                assert_eq!(confirmed.on_reply(TAKEN, false), Transition::GiveBack);
+                assert_eq!(confirmed.on_reply(TAKEN, false), Transition::Compensate);
                 assert_eq!(confirmed.on_reply(TAKEN, true), Transition::Stands);
                 assert_eq!(confirmed.on_reply(Reply::Cancelled, false), Transition::Stands, "it has given them back");
             }
@@ -432,13 +432,13 @@ mod tests {
     fn retiring_ends_what_is_pending_until_the_store_tells_the_truth() {
         let voided = Life::PENDING.after(Life::PENDING.on_retire());
         assert_eq!((voided.status, voided.voided), (Status::Cancelled, true));
-        assert_eq!(voided.on_take_back(), Transition::GiveBack);
-        assert_eq!(voided.on_reply(TAKEN, true), Transition::GiveBack);
+        assert_eq!(voided.on_readmit(), Transition::Compensate);
+        assert_eq!(voided.on_reply(TAKEN, true), Transition::Compensate);
         for nothing in [Reply::Rejected, Reply::Expired, Reply::Cancelled] {
             assert_eq!(voided.on_reply(nothing, true), Transition::Proven);
         }
         let proven = voided.after(Transition::Proven);
-        assert_eq!((proven.status, proven.on_take_back()), (Status::Cancelled, Transition::Stands));
+        assert_eq!((proven.status, proven.on_readmit()), (Status::Cancelled, Transition::Stands));
         let cancelling = Life { cancel_requested: true, ..CONFIRMED };
         assert_eq!(cancelling.after(cancelling.on_retire()), CONFIRMED, "it stands, and may be cancelled again");
     }

@@ -136,9 +136,9 @@ pub enum Unusable {
     Incomplete,
 }
 
-/// An answer of which some lines have been heard.
+/// An answer of which some lines have been read.
 #[derive(Debug, Default)]
-pub struct Hearing {
+pub struct AnswerReader {
     header: Option<Header>,
     items: Vec<Named>,
     outcomes: Vec<Outcome>,
@@ -147,9 +147,9 @@ pub struct Hearing {
     end: Option<Counts>,
 }
 
-impl Hearing {
+impl AnswerReader {
     /// The next line, without the line feed.
-    pub fn hear(&mut self, line: &[u8]) -> Result<(), Unusable> {
+    pub fn read_line(&mut self, line: &[u8]) -> Result<(), Unusable> {
         let line: Line = serde_json::from_slice(line)?;
         if self.end.is_some() || self.header.is_some() == matches!(line, Line::Header(_)) {
             return Err(Unusable::Incomplete);
@@ -165,18 +165,18 @@ impl Hearing {
         Ok(())
     }
 
-    /// The answer, if all of it was heard.
+    /// The answer, if all of it was read.
     pub fn finish(self) -> Result<Answer, Unusable> {
         let Self { header: Some(header), items, outcomes, reservations, entries, end: Some(end) } = self else {
             return Err(Unusable::Incomplete);
         };
-        let heard = Counts {
+        let read = Counts {
             items: items.len() as u64,
             outcomes: outcomes.len() as u64,
             reservations: reservations.len() as u64,
             entries: entries.len() as u64,
         };
-        if end != heard {
+        if end != read {
             return Err(Unusable::Incomplete);
         }
         let Header { store_id, epoch, lineage, complete, state, covers } = header;
@@ -188,12 +188,12 @@ impl Hearing {
 mod tests {
     use super::*;
 
-    fn heard(lines: &[Line]) -> Result<Answer, Unusable> {
-        let mut hearing = Hearing::default();
+    fn read(lines: &[Line]) -> Result<Answer, Unusable> {
+        let mut reader = AnswerReader::default();
         for line in lines {
-            hearing.hear(&serde_json::to_vec(line).expect("serialises"))?;
+            reader.read_line(&serde_json::to_vec(line).expect("serialises"))?;
         }
-        hearing.finish()
+        reader.finish()
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
         let end = Line::End(Counts { entries: 2, ..Counts::default() });
         let entries = || Line::Entries(vec![entry.clone()]);
         let whole = [Line::Header(header.clone()), entries(), entries(), end.clone()];
-        let answer = heard(&whole).expect("is complete");
+        let answer = read(&whole).expect("is complete");
         assert_eq!((answer.epoch, answer.entries), (9.into(), vec![entry.clone(), entry.clone()]));
         for broken in [
             &whole[..3],
@@ -213,7 +213,7 @@ mod tests {
             &[Line::Header(header.clone()), Line::Header(header.clone()), entries(), entries(), end.clone()],
             &[Line::Header(header.clone()), entries(), entries(), end.clone(), entries()],
         ] {
-            assert!(heard(broken).is_err(), "{broken:?}");
+            assert!(read(broken).is_err(), "{broken:?}");
         }
     }
 }

@@ -337,7 +337,7 @@ impl Epochs {
         };
         go_through(&mut state.central, &batch, |central| central.cursor, Central::apply, open);
         state.acknowledged |= state.central.operations;
-        state.receiver = Receiver::Telling(state.central.ack());
+        state.receiver = Receiver::AnswerWriter(state.central.ack());
     }
 
     /// A fair stretch: everyone does all there is to do, and sells on: a clone with nothing to say does not
@@ -495,7 +495,7 @@ impl Model for Epochs {
                 state.redis.execute(&cmd);
             }
             Action::Receive => self.receive(&mut state),
-            Action::Sweep => state.receiver = Receiver::Telling(last.central.ack()),
+            Action::Sweep => state.receiver = Receiver::AnswerWriter(last.central.ack()),
             Action::Prune => {
                 for Agent { ledger, .. } in &mut state.agents {
                     ledger.first = ledger.first.max(ledger.acked);

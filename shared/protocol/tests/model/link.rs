@@ -158,7 +158,7 @@ impl Link {
     fn go_on(&self, state: &mut State) {
         if let Some(cursor) = state.unsaved.take() {
             state.central.cursor = cursor;
-            state.receiver = Receiver::Telling(ack(&state.central));
+            state.receiver = Receiver::AnswerWriter(ack(&state.central));
             return;
         }
         if state.receiver.talk(&mut state.redis) {
@@ -177,7 +177,7 @@ impl Link {
             state.unsaved = Some(std::mem::replace(&mut state.central.cursor, before));
             state.receiver = Receiver::Idle;
         } else {
-            state.receiver = Receiver::Telling(ack(&state.central));
+            state.receiver = Receiver::AnswerWriter(ack(&state.central));
         }
     }
 
@@ -220,7 +220,7 @@ fn ack(central: &Central) -> Ack {
 }
 
 fn sweep(state: &State) -> Receiver<Said> {
-    Receiver::Telling(ack(&state.central))
+    Receiver::AnswerWriter(ack(&state.central))
 }
 
 fn is_idle(state: &State) -> bool {

@@ -44,7 +44,7 @@ pub(crate) struct Bounds {
 pub(crate) struct State {
     central: Central,
     publisher: Publisher<Command>,
-    /// A buyer's request that has read the beat and Redis's clock, and not yet begun its transaction.
+    /// A buyer's request that has read the heartbeat and Redis's clock, and not yet begun its transaction.
     buyer: Option<(u8, u8)>,
     redis: Redis<Command>,
     clock: u8,
@@ -69,7 +69,7 @@ pub(crate) struct State {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// A buyer's request reads the beat and the clock.
+    /// A buyer's request reads the heartbeat and the clock.
     Look(u8),
     /// Its transaction (B1).
     Begin,
@@ -157,8 +157,8 @@ impl Purchases {
     /// One step of the store's receiver: cursor, `SET ack`, `XREAD`, `TIME`, transaction, and so on.
     fn receive(&self, state: &mut State) {
         match state.receiver {
-            Receiver::Idle => state.receiver = Receiver::Telling(ack(&state.store)),
-            Receiver::Telling(ack) => {
+            Receiver::Idle => state.receiver = Receiver::AnswerWriter(ack(&state.store)),
+            Receiver::AnswerWriter(ack) => {
                 state.receiver.talk(&mut state.redis);
                 state.receiver = Receiver::Asking(ack.cursor);
             }
@@ -195,7 +195,7 @@ impl Purchases {
             opened
         };
         go_through(&mut state.store, &batch, |store| store.cursor, execute, open);
-        state.receiver = Receiver::Telling(ack(&state.store));
+        state.receiver = Receiver::AnswerWriter(ack(&state.store));
     }
 
     /// Central applies the next event of the store's ledger.

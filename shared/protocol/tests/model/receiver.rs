@@ -14,7 +14,7 @@ pub(crate) enum Receiver<P: Payload> {
     /// It has read the stream behind it.
     Holding(Vec<Row<P>>),
     /// It has committed, or read its cursor for a sweep.
-    Telling(Ack<P::Link>),
+    AnswerWriter(Ack<P::Link>),
 }
 
 impl<P: Payload> Receiver<P> {
@@ -22,7 +22,7 @@ impl<P: Payload> Receiver<P> {
     pub(crate) fn talk(&mut self, redis: &mut Redis<P>) -> bool {
         *self = match self {
             Self::Asking(cursor) => Self::reading(redis.after(cursor.id())),
-            Self::Telling(ack) => {
+            Self::AnswerWriter(ack) => {
                 redis.ack = Some(*ack);
                 Self::Idle
             }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use protocol::domain::{
-    Change, Facts, Guard, Item, Operation, Quantity, Rejection, apply, decide, decide_give_back, decide_purchase,
+    Change, Facts, Guard, Item, Operation, Quantity, Rejection, apply, decide, decide_purchase, decide_return,
 };
 use protocol::hash::Hash;
 use protocol::link::{Commands, Cursor, EntryId, Log, OPENED, Seq};
@@ -177,7 +177,7 @@ impl Store {
         let kind = match self.outcomes.get(&attempt).copied() {
             Some((Kind::Confirmed, true)) if !forced => Kind::Refused,
             Some((Kind::Confirmed, _)) => {
-                self.perform(decide_give_back(Some(&self.item()), Quantity::ONE));
+                self.perform(decide_return(Some(&self.item()), Quantity::ONE));
                 Kind::Cancelled
             }
             None => Kind::Cancelled,
@@ -331,7 +331,7 @@ impl Central {
         self.retired = false;
         self.open_epoch(epoch);
         for number in self.purchases.keys().copied().collect::<Vec<u8>>() {
-            self.settle(number, |life| life.on_take_back());
+            self.settle(number, |life| life.on_readmit());
         }
     }
 
@@ -389,11 +389,11 @@ impl Central {
         let Some(purchase) = self.purchases.get_mut(&number) else { return false };
         let transition = decide(&purchase.life);
         purchase.life = purchase.life.after(transition);
-        transition == Transition::GiveBack && self.give_back(number)
+        transition == Transition::Compensate && self.compensate(number)
     }
 
     /// B6: the store took units for a purchase that is settled otherwise.
-    fn give_back(&mut self, number: u8) -> bool {
+    fn compensate(&mut self, number: u8) -> bool {
         let asked = self.is_cancel_asked(number);
         if !asked {
             let at = self.head().id();

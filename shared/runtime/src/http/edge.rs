@@ -274,7 +274,7 @@ async fn limited(context: &Context, path: &str, mut request: Request, next: Next
     if streams {
         return bounded(context, next.run(request).await, reads);
     }
-    let misfit = if reads { None } else { super::extract::misfit(request.headers()) };
+    let misfit = if reads { None } else { super::extract::body_problem(request.headers()) };
     match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
         // Path and headers are read before the body, but a body that does not fit is said first.
         Ok(response) if response.status() == StatusCode::BAD_REQUEST => {

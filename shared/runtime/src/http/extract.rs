@@ -89,7 +89,7 @@ fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// Why a body that was announced cannot be read as JSON, whatever else is wrong with the request.
-pub(super) fn misfit(headers: &HeaderMap) -> Option<Problem> {
+pub(super) fn body_problem(headers: &HeaderMap) -> Option<Problem> {
     let length = announced(headers);
     if length.unwrap_or(0) == 0 && !headers.contains_key(header::TRANSFER_ENCODING) {
         return None;

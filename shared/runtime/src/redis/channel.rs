@@ -6,7 +6,7 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 
 use super::stream::{decode_entry, field, raw_entry};
-use super::{Beat, Keys, Size, expected, get_short, heartbeat, is_of_the_server, judged, text_of};
+use super::{Heartbeat, Keys, Size, expected, get_short, heartbeat, is_of_the_server, judged, text_of};
 use protocol::hash::Hash;
 use protocol::ids::StoreId;
 use protocol::link::{Ack, Commands, Entry, EntryId, Events, Found, Link, Reply, RoundReply, Seq, Step, StreamEnds};
@@ -74,7 +74,7 @@ pub struct Call<L> {
     /// The entries of a round.
     pub entries: Vec<Entry<L>>,
     /// A heartbeat that travels with a round.
-    pub beat: Option<(Keys, StoreId, Beat)>,
+    pub heartbeat: Option<(Keys, StoreId, Heartbeat)>,
 }
 
 impl<L: Link> Call<L> {
@@ -94,8 +94,8 @@ impl<L: Link> Call<L> {
                 if let (false, Some((channel, message))) = (self.entries.is_empty(), &self.channel.bell) {
                     pipe.cmd("PUBLISH").arg(channel).arg(message);
                 }
-                if let Some((keys, store, beat)) = &self.beat {
-                    heartbeat::set(pipe, keys, store, beat);
+                if let Some((keys, store, heartbeat)) = &self.heartbeat {
+                    heartbeat::set(pipe, keys, store, heartbeat);
                 }
                 get_short(pipe, &self.channel.ack);
                 if round.audit {
@@ -128,7 +128,7 @@ impl<L: Link> Call<L> {
                 let stream = match size {
                     Some((length, memory)) => match Size::of(memory, length)? {
                         // Its ends come with all that they hold, so one that is too large to be ours is not asked.
-                        Ok(size) if size.complaint().is_some() => Some(Found::Foreign),
+                        Ok(size) if size.why_implausible().is_some() => Some(Found::Foreign),
                         // A key of another type is for `XINFO` to name.
                         Ok(_) | Err(_) => return Ok(Ok(Answered::AsksForEnds { added_to, ack })),
                     },

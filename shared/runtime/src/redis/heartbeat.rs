@@ -13,14 +13,14 @@ use protocol::number::{Epoch, Seq};
 use protocol::time::Millis;
 
 /// Life of a heartbeat's key. Far beyond the age at which a store counts as stale, so that its age can still be told.
-pub const BEAT_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+pub const HEARTBEAT_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Life of a [`Claim`]'s key: an agent that is gone claims nothing.
 const CLAIM_LIFE: Duration = Duration::from_secs(15);
 
-/// What a heartbeat says. Its age is [`BEAT_LIFE`] less the key's remaining time: Redis's clock alone decides (P8).
+/// What a heartbeat says. Its age is [`HEARTBEAT_LIFE`] less the key's remaining time: Redis's clock alone decides (P8).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Beat {
+pub struct Heartbeat {
     /// Random number of the agent's process: two that alternate are two agents.
     pub process: u64,
     /// The ledger's epoch.
@@ -37,7 +37,7 @@ pub struct Beat {
     pub life_ms: i64,
 }
 
-/// What an agent says of itself that publishes nothing and beats no heart: one that waits for central's first word, or
+/// What an agent says of itself that publishes nothing and sends no heartbeat: one that waits for central's first word, or
 /// that has stopped itself (L6). Of several under one id the last to write is seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -66,31 +66,31 @@ impl Claim {
 }
 
 /// `SET ... PX` of a heartbeat.
-pub(super) fn set(pipe: &mut Pipeline, keys: &Keys, store: &StoreId, beat: &Beat) {
-    let text = serde_json::to_string(beat).expect("a beat serialises");
-    pipe.cmd("SET").arg(keys.heartbeat(store)).arg(text).arg("PX").arg(beat.life_ms);
+pub(super) fn set(pipe: &mut Pipeline, keys: &Keys, store: &StoreId, heartbeat: &Heartbeat) {
+    let text = serde_json::to_string(heartbeat).expect("a heartbeat serialises");
+    pipe.cmd("SET").arg(keys.heartbeat(store)).arg(text).arg("PX").arg(heartbeat.life_ms);
 }
 
-/// Beats the heart, and rings so that central looks.
-pub async fn set_beat(
+/// Sets the heartbeat, and rings so that central looks.
+pub async fn set_heartbeat(
     connection: &mut MultiplexedConnection,
     keys: &Keys,
     store: &StoreId,
-    beat: &Beat,
+    heartbeat: &Heartbeat,
 ) -> RedisResult<()> {
     let mut pipe = Pipeline::with_capacity(2);
-    set(&mut pipe, keys, store, beat);
+    set(&mut pipe, keys, store, heartbeat);
     ring(&mut pipe, keys, store);
     pipe.query_async(connection).await
 }
 
 /// Whether the heartbeat's key is there.
-pub async fn is_beat_there(connection: &mut MultiplexedConnection, keys: &Keys, store: &StoreId) -> RedisResult<bool> {
+pub async fn has_heartbeat(connection: &mut MultiplexedConnection, keys: &Keys, store: &StoreId) -> RedisResult<bool> {
     let left: i64 = ::redis::cmd("PTTL").arg(keys.heartbeat(store)).query_async(connection).await?;
     Ok(left >= 0)
 }
 
-/// Deletes the heartbeat and rings: central refuses purchases at once instead of waiting for the beat to grow old.
+/// Deletes the heartbeat and rings: central refuses purchases at once instead of waiting for the heartbeat to grow old.
 pub async fn leave(connection: &mut MultiplexedConnection, keys: &Keys, store: &StoreId) -> RedisResult<()> {
     let mut pipe = Pipeline::with_capacity(2);
     pipe.cmd("DEL").arg(keys.heartbeat(store));
@@ -121,38 +121,38 @@ pub async fn set_claim(
 
 /// A store's heartbeat as read at one moment.
 #[derive(Debug, Clone, Default)]
-pub struct Look {
-    /// The beat, if its key is there.
-    pub beat: Option<Beat>,
+pub struct Reading {
+    /// The heartbeat, if its key is there.
+    pub heartbeat: Option<Heartbeat>,
     /// Its age by Redis's clock, ms.
     pub age_ms: i64,
     /// Redis's clock at that moment.
     pub redis_now: Millis,
 }
 
-impl Look {
-    /// The two commands whose replies [`Look::of`] reads.
+impl Reading {
+    /// The two commands whose replies [`Reading::of`] reads.
     pub(super) fn ask(pipe: &mut Pipeline, keys: &Keys, store: &StoreId) {
         let key = keys.heartbeat(store);
         get_short(pipe, &key);
         pipe.cmd("PTTL").arg(&key);
     }
 
-    /// A value that is no beat is as good as none.
+    /// A value that is no heartbeat is as good as none.
     pub fn of(get: Value, pttl: Value, redis_now: Millis) -> Self {
-        let beat = text_of(get).and_then(|text| serde_json::from_str::<Beat>(&text).ok());
+        let heartbeat = text_of(get).and_then(|text| serde_json::from_str::<Heartbeat>(&text).ok());
         let left = i64::from_redis_value(pttl).unwrap_or(-2);
-        match beat {
-            Some(beat) if left >= 0 => {
-                let age_ms = beat.life_ms.saturating_sub(left).max(0);
-                Self { beat: Some(beat), age_ms, redis_now }
+        match heartbeat {
+            Some(heartbeat) if left >= 0 => {
+                let age_ms = heartbeat.life_ms.saturating_sub(left).max(0);
+                Self { heartbeat: Some(heartbeat), age_ms, redis_now }
             }
-            Some(_) | None => Self { beat: None, age_ms: 0, redis_now },
+            Some(_) | None => Self { heartbeat: None, age_ms: 0, redis_now },
         }
     }
 
-    /// Reads one store's beat, and the clock of the server that has it. What Redis refuses for this store's key counts
-    /// as no beat; the error is one of the server or the connection.
+    /// Reads one store's heartbeat, and the clock of the server that has it. What Redis refuses for this store's key counts
+    /// as no heartbeat; the error is one of the server or the connection.
     pub async fn read(connection: &mut MultiplexedConnection, keys: &Keys, store: &StoreId) -> RedisResult<Self> {
         let mut pipe = Pipeline::with_capacity(3);
         Self::ask(&mut pipe, keys, store);

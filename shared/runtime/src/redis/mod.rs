@@ -21,9 +21,9 @@ pub use channel::{Call, Channel, carry_out};
 pub use client::{
     CONNECT_TIMEOUT, Options, RESPONSE_TIMEOUT, client, connect, connect_blocking, password_in, subscribe,
 };
-pub use heartbeat::{BEAT_LIFE, Beat, Claim, Look, is_beat_there, leave, set_beat, set_claim};
+pub use heartbeat::{Claim, HEARTBEAT_LIFE, Heartbeat, Reading, has_heartbeat, leave, set_claim, set_heartbeat};
 pub use registry::{Signs, announce, page_of_stores, signs, why_unreadable};
-pub use round::{Asked, Range, Seen, acknowledge, look, read, repeat_acks};
+pub use round::{Asked, Range, StoreReading, acknowledge, read, read_stores, repeat_acks};
 pub use size::Size;
 pub use stream::{Delivery, Garbage, Received, decode_entry, first_entry, time, wait_for_entries};
 
@@ -74,7 +74,7 @@ impl Keys {
         self.of(store, "commands:ack")
     }
 
-    /// A store's [`Beat`]; written by the store alone.
+    /// A store's [`Heartbeat`]; written by the store alone.
     pub fn heartbeat(&self, store: &StoreId) -> String {
         self.of(store, "heartbeat")
     }

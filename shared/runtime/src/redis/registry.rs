@@ -3,7 +3,7 @@
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Value};
 
-use super::{Claim, Keys, Look, Size, expected, get_short, judged};
+use super::{Claim, Keys, Reading, Size, expected, get_short, judged};
 use protocol::ids::StoreId;
 use protocol::time::Millis;
 
@@ -64,7 +64,7 @@ pub struct Signs {
     /// What it claims.
     pub claim: Option<Claim>,
     /// Its heartbeat.
-    pub look: Look,
+    pub reading: Reading,
     /// How much its stream has; the error says why it cannot be read.
     pub size: Result<Size, String>,
 }
@@ -74,7 +74,7 @@ pub async fn signs(connection: &mut MultiplexedConnection, keys: &Keys, ids: &[S
     let mut pipe = Pipeline::with_capacity(ids.len() * 5);
     for id in ids {
         get_short(&mut pipe, &keys.claim(id));
-        Look::ask(&mut pipe, keys, id);
+        Reading::ask(&mut pipe, keys, id);
         Size::ask(&mut pipe, &keys.events(id));
     }
     pipe.ignore_errors();
@@ -83,8 +83,8 @@ pub async fn signs(connection: &mut MultiplexedConnection, keys: &Keys, ids: &[S
     ids.iter()
         .map(|_| {
             let claim = Claim::of(next()?);
-            let look = Look::of(next()?, next()?, Millis(0));
-            Ok(Signs { claim, look, size: Size::of(next()?, next()?)? })
+            let reading = Reading::of(next()?, next()?, Millis(0));
+            Ok(Signs { claim, reading, size: Size::of(next()?, next()?)? })
         })
         .collect()
 }

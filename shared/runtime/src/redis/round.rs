@@ -4,7 +4,7 @@
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{Pipeline, RedisError, RedisResult, Value};
 
-use super::{Claim, Delivery, Keys, Look, Size, expected, get_short, judged};
+use super::{Claim, Delivery, Keys, Reading, Size, expected, get_short, judged};
 use protocol::ids::StoreId;
 use protocol::link::{Ack, EntryId};
 use protocol::time::Millis;
@@ -52,26 +52,30 @@ pub async fn repeat_acks(
     acks.iter().map(|_| Ok((judged(next()?)?.map(|_| ()), Claim::of(next()?)))).collect()
 }
 
-/// How a store looks from outside.
+/// What Redis has of a store.
 #[derive(Debug)]
-pub struct Seen {
+pub struct StoreReading {
     /// How much its stream has; the error says why it cannot be read.
     pub size: Result<Size, String>,
     /// Its heartbeat. What Redis refuses counts as none.
-    pub look: Look,
+    pub reading: Reading,
     /// Whether the heartbeat may be read.
     pub access: Asked<()>,
 }
 
-/// Looks at stores: heartbeats, and how much there is to read.
-pub async fn look(connection: &mut MultiplexedConnection, keys: &Keys, stores: &[StoreId]) -> RedisResult<Vec<Seen>> {
+/// Reads of each store its heartbeat, and how much there is to read.
+pub async fn read_stores(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    stores: &[StoreId],
+) -> RedisResult<Vec<StoreReading>> {
     if stores.is_empty() {
         return Ok(Vec::new());
     }
     let mut pipe = Pipeline::with_capacity(stores.len() * 4);
     for store in stores {
         Size::ask(&mut pipe, &keys.events(store));
-        Look::ask(&mut pipe, keys, store);
+        Reading::ask(&mut pipe, keys, store);
     }
     pipe.ignore_errors();
     let mut replies = pipe.query_async::<Vec<Value>>(connection).await?.into_iter();
@@ -85,7 +89,7 @@ pub async fn look(connection: &mut MultiplexedConnection, keys: &Keys, stores: &
                 Ok(get) => (get, Ok(())),
                 Err(error) => (Value::Nil, Err(error)),
             };
-            Ok(Seen { size, look: Look::of(get, pttl, Millis(0)), access })
+            Ok(StoreReading { size, reading: Reading::of(get, pttl, Millis(0)), access })
         })
         .collect()
 }

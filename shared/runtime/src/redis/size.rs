@@ -42,7 +42,7 @@ impl Size {
     }
 
     /// Why it cannot be the work of this protocol's writers, if it cannot: then it is not read.
-    pub fn complaint(&self) -> Option<String> {
+    pub fn why_implausible(&self) -> Option<String> {
         let most = self.entries.saturating_add(1).saturating_mul(ENTRY_BYTES);
         (self.bytes > most).then(|| format!("{} entries take {} bytes: too large to be read", self.entries, self.bytes))
     }
@@ -61,11 +61,11 @@ mod tests {
     #[test]
     fn what_no_writer_of_the_protocol_makes_is_not_read() {
         let size = |entries, bytes| Size { entries, bytes };
-        assert_eq!(size(0, 0).complaint(), None);
-        assert_eq!(size(2_000, 500 << 20).complaint(), None, "a window of large pages");
-        assert!(size(1, 50 << 20).complaint().is_some());
-        assert!(size(0, 50 << 20).complaint().is_some());
-        assert_eq!(size(u64::MAX, u64::MAX).complaint(), None);
+        assert_eq!(size(0, 0).why_implausible(), None);
+        assert_eq!(size(2_000, 500 << 20).why_implausible(), None, "a window of large pages");
+        assert!(size(1, 50 << 20).why_implausible().is_some());
+        assert!(size(0, 50 << 20).why_implausible().is_some());
+        assert_eq!(size(u64::MAX, u64::MAX).why_implausible(), None);
     }
 
     #[test]

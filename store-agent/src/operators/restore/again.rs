@@ -9,7 +9,7 @@ use protocol::wire::{Became, Event, Fact, Happened, ItemAfter, Outcome, Reservat
 use runtime::sqlite::{Connection, JobResult};
 
 use crate::ledger::{self, Head};
-use crate::operations::effect::{self, Effect, Items, PurchaseChange, Told};
+use crate::operations::effect::{self, Append, Effect, Items, PurchaseChange};
 
 /// What an entry tells that happened, if it is not about the link's own affairs.
 pub(super) fn fact(entry: &Entry) -> Option<Fact> {
@@ -146,13 +146,13 @@ fn decide(original: Fact, Known { items, outcome, attempt, reservation: held }: 
     let shortage = |after| {
         let about = fact.about.clone();
         let what = Happened::Shortage { item: after, reservation: None };
-        Told::Fact(Fact { about, replayed: true, ..Fact::new(what, at) })
+        Append::Fact(Fact { about, replayed: true, ..Fact::new(what, at) })
     };
-    let shortages: Vec<Told> = today.shortages.into_iter().map(shortage).collect();
-    let shortages = (!shortages.is_empty()).then(|| Effect { told: shortages, ..Effect::default() });
+    let shortages: Vec<Append> = today.shortages.into_iter().map(shortage).collect();
+    let shortages = (!shortages.is_empty()).then(|| Effect { appends: shortages, ..Effect::default() });
     let effect = Effect {
         before: Vec::new(),
-        told: vec![Told::Fact(fact)],
+        appends: vec![Append::Fact(fact)],
         outcomes,
         purchase: purchase_change,
         reservation: reservation_after,
@@ -322,10 +322,10 @@ mod tests {
         let then = ItemAfter { product_id: product("ale"), delta, item: item(1) };
         let items = units.map(|units| (product("ale"), item(units))).into_iter().collect();
         let again = decide(Fact::new(happened(then), NOW), Known { items, ..Known::default() }, NOW)?;
-        let told = again.shortages.into_iter().chain([again.effect]).flat_map(|effect| effect.told);
+        let told = again.shortages.into_iter().chain([again.effect]).flat_map(|effect| effect.appends);
         let told = told.map(|told| match told {
-            Told::Fact(fact) => (fact.what.name(), fact.filed_delta(), fact.what.items()[0].item.quantity),
-            Told::Repeated(_) | Told::State => panic!("facts only"),
+            Append::Fact(fact) => (fact.what.name(), fact.filed_delta(), fact.what.items()[0].item.quantity),
+            Append::Repeated(_) | Append::State => panic!("facts only"),
         });
         Some(told.collect())
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use protocol::ids::StoreId;
-use protocol::wire::restore::{Answer, Hearing, Question};
+use protocol::wire::restore::{Answer, AnswerReader, Question};
 
 /// How long central may say nothing; how long it may take in all depends on the store.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,13 +41,13 @@ pub async fn ask(central: &str, store: &StoreId, question: &Question) -> anyhow:
             let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
             bail!("central refuses ({status}): {}", problem["detail"].as_str().unwrap_or(&text));
         };
-    let mut hearing = Hearing::default();
+    let mut reader = AnswerReader::default();
     let mut heard: Vec<u8> = Vec::new();
     while let Some(bytes) = response.chunk().await.context("central's answer broke off: ask again")? {
         heard.extend_from_slice(&bytes);
         let mut from = 0;
         while let Some(length) = heard[from..].iter().position(|byte| *byte == b'\n') {
-            hearing.hear(&heard[from..from + length]).context("central's answer cannot be read")?;
+            reader.read_line(&heard[from..from + length]).context("central's answer cannot be read")?;
             from += length + 1;
         }
         heard.drain(..from);
@@ -55,7 +55,7 @@ pub async fn ask(central: &str, store: &StoreId, question: &Question) -> anyhow:
             bail!("central's answer cannot be read: a line of it has no end");
         }
     }
-    let answer = hearing.finish().context("central's answer broke off: ask again")?;
+    let answer = reader.finish().context("central's answer broke off: ask again")?;
     if answer.store_id != store.as_str() {
         bail!("central answered for store {}", answer.store_id);
     }
