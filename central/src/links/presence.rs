@@ -191,9 +191,9 @@ impl Presence {
         known.gone = false;
     }
 
-    /// Remembers how far a store's events are applied after a reading of its stream and heartbeat. `came`: something of the stream
-    /// was applied now; `all`: nothing of it was left behind. Says whether the view is current: all that the heartbeat announces
-    /// is applied, too.
+    /// Remembers how far a store's events are applied after a reading of its stream and heartbeat. `came`: something of
+    /// the stream was applied now; `all`: nothing of it was left behind. Returns whether the view is current: all that
+    /// the heartbeat announces is applied, too.
     pub fn note_applied(
         &self,
         store: &StoreId,

@@ -179,14 +179,14 @@ pub async fn status(options: &Report) -> anyhow::Result<ExitCode> {
         return Ok(code);
     }
     println!(
-        "{:<20} {:<12} {:>10} {:>10} {:>8} {:>6}  digest",
+        "{:<20} {:<12} {:>12} {:>10} {:>8} {:>6}  digest",
         "store", "status", "heartbeat ms", "lag ms", "backlog", "open"
     );
     for store in &stores {
         let text = |name: &str| store[name].as_str().unwrap_or("-").to_owned();
         let number = |name: &str| store[name].as_i64().map_or("-".to_owned(), |number| number.to_string());
         println!(
-            "{:<20} {:<12} {:>10} {:>10} {:>8} {:>6}  {}",
+            "{:<20} {:<12} {:>12} {:>10} {:>8} {:>6}  {}",
             text("storeId"),
             text("status"),
             number("lastBeatAgeMs"),

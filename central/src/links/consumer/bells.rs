@@ -18,10 +18,10 @@ use super::queue::Queue;
 
 /// The own bell may be so late at least, however often is swept.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two looks at whether the own bell is late.
+/// Between two checks of whether the own bell is late.
 const LISTEN: Duration = Duration::from_millis(500);
 
-/// How often its own bell is checked.
+/// What listening to the bells takes.
 pub(super) struct Bells {
     pub(super) client: Client,
     pub(super) keys: Keys,
