@@ -18,8 +18,8 @@ use serde::Deserialize;
 
 use super::views::{ItemView, LAG, slice, value};
 use super::{App, Shared};
-use crate::storage::items;
 use crate::storage::queries::items as listed;
+use crate::storage::queries::offers::{self, Shown};
 use crate::storage::stores::{self, Store};
 
 pub(super) fn router() -> Router<Arc<App>> {
@@ -108,13 +108,8 @@ async fn one(
     Query(positions): Query<Positions>,
 ) -> Result<Response> {
     app.caught_up(&positions.min_position, &prefer).await?;
-    let found = app.db.read(|connection| {
-        let Some(store) = stores::find(connection, &store_id)? else { return Ok(None) };
-        let item = items::find(connection, &store_id, &product_id)?;
-        let pending = items::pending(connection, &store_id, &product_id)?;
-        Ok(Some((store, item, pending)))
-    });
-    let Some((store, item, pending)) = found.await? else {
+    let found = app.db.read(|connection| offers::one(connection, &store_id, &product_id)).await?;
+    let Some(Shown { store, item, pending }) = found else {
         return Err(app.known(&store_id).await.err().unwrap_or_else(|| Problem::new(Code::UnknownStore)));
     };
     let Some(item) = item else { return Err(app.unknown_product(&store, &product_id).await) };

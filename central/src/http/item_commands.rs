@@ -21,7 +21,8 @@ use super::write::{Done, Headers, Target, about, key_of};
 use super::{App, Shared};
 use crate::storage::idempotency::Effect;
 use crate::storage::queries::events;
-use crate::storage::{commands, items, stores};
+use crate::storage::queries::offers::{self, Shown};
+use crate::storage::{commands, items};
 
 pub(super) fn router() -> Router<Arc<App>> {
     Router::new()
@@ -151,13 +152,13 @@ impl App {
             return Ok(headers.on(Json(CommandView::of(&request))));
         };
         let found = self.db.read(|connection| {
-            let store = stores::find(connection, &request.store)?;
-            let pending = items::pending(connection, &request.store, product_id)?;
+            let shown = offers::one(connection, &request.store, product_id)?;
             let counted = request.position.as_ref().filter(|_| *action == Action::Count);
             let difference = counted.map(|at| events::delta(connection, at)).transpose()?.flatten();
-            Ok(store.map(|store| (store, pending, difference)))
+            Ok(shown.map(|shown| (shown, difference)))
         });
-        let (store, pending, difference) = found.await?.ok_or_else(|| Problem::new(Code::UnknownStore))?;
+        let (Shown { store, pending, .. }, difference) =
+            found.await?.ok_or_else(|| Problem::new(Code::UnknownStore))?;
         let item = ItemView::of(self, &store, product_id.clone(), item, pending);
         // The version is one of the epoch in which the store answered.
         let epoch = request.position.as_ref().map_or(store.state.epoch, |position| position.at.epoch);

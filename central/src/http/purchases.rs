@@ -28,8 +28,9 @@ use crate::links::seeking::candidates;
 use crate::promises::purchases::{Cancelled, PurchaseRequest, begin, cancel as ask_to_cancel};
 use crate::storage::idempotency::{Effect, Key};
 use crate::storage::purchases::{self, Purchase};
-use crate::storage::queries::{offers, purchases as listed};
-use crate::storage::stores::{self, Store};
+use crate::storage::queries::offers::{self, Shown};
+use crate::storage::queries::purchases as listed;
+use crate::storage::stores::Store;
 use crate::storage::{Connection, commands, items};
 
 /// Time to live of a purchase when nothing is said, s.
@@ -303,13 +304,9 @@ impl App {
             let request = commands::find(connection, purchase.attempt.as_str())?;
             let replied =
                 request.and_then(|request| request.outcome).and_then(|outcome| outcome.became.item().cloned());
-            let item = match replied.filter(|_| purchase.status == Status::Confirmed) {
-                Some(item) => Some(item),
-                None => items::find(connection, &purchase.store, &purchase.product)?,
-            };
-            let store = stores::find(connection, &purchase.store)?;
-            let pending = items::pending(connection, &purchase.store, &purchase.product)?;
-            Ok(store.zip(item).map(|(store, item)| (store, item, pending)))
+            let replied = replied.filter(|_| purchase.status == Status::Confirmed);
+            let shown = offers::one(connection, &purchase.store, &purchase.product)?;
+            Ok(shown.and_then(|Shown { store, item, pending }| Some((store, replied.or(item)?, pending))))
         });
         let product_id = purchase.product.clone();
         let item = match found.await? {

@@ -1,6 +1,8 @@
 //! The view's items. Every change of one goes through [`put`](crate::storage::stocks::put), which keeps the store's digest and the product's totals
 //! with it. An item belongs to a [stock](crate::storage::stocks); the view is the stock that its store's row names.
 
+use std::sync::LazyLock;
+
 use protocol::domain::Item;
 use protocol::hash::Digest;
 use protocol::ids::{ProductId, StoreId};
@@ -11,6 +13,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 /// Columns of an item, in the order that [`read_item`] expects.
 pub const COLUMNS: &str = "item.name, item.quantity, item.reserved, item.allotted, item.allotment_wanted, \
      item.discontinued, item.low_at, item.low, item.version, item.updated_at";
+/// How many they are.
+pub const WIDTH: usize = 10;
 
 /// Reads [`COLUMNS`] starting at a column.
 pub fn read_item(row: &Row<'_>, first: usize) -> rusqlite::Result<Item> {
@@ -34,25 +38,21 @@ pub const OTHER_CASE: &str = "select product_id from store join item on item.sto
 
 /// One item of the view.
 pub fn find(connection: &Connection, store: &StoreId, product: &ProductId) -> rusqlite::Result<Option<Item>> {
-    connection
-        .prepare_cached(&find_sql())?
-        .query_row([store.as_str(), product.as_str()], |row| read_item(row, 0))
-        .optional()
+    connection.prepare_cached(&FIND)?.query_row([store.as_str(), product.as_str()], |row| read_item(row, 0)).optional()
 }
 
-fn find_sql() -> String {
+static FIND: LazyLock<String> = LazyLock::new(|| {
     format!(
         "select {COLUMNS} from store join item on item.stock = store.stock and item.product_id = ?2 \
          where store.store_id = ?1"
     )
-}
+});
 
 /// One item of a stock.
 pub fn of(connection: &Connection, stock: i64, product: &ProductId) -> rusqlite::Result<Option<Item>> {
-    connection
-        .prepare_cached(&format!("select {COLUMNS} from item where stock = ?1 and product_id = ?2"))?
-        .query_row(params![stock, product.as_str()], |row| read_item(row, 0))
-        .optional()
+    static OF: LazyLock<String> =
+        LazyLock::new(|| format!("select {COLUMNS} from item where stock = ?1 and product_id = ?2"));
+    connection.prepare_cached(&OF)?.query_row(params![stock, product.as_str()], |row| read_item(row, 0)).optional()
 }
 
 /// Writes a row, and nothing else.
@@ -177,7 +177,7 @@ mod tests {
         for name in ["tea", "milk", "tea"] {
             assert_eq!(find(&connection, &agent.id, &product(name)).expect("reads").is_some(), name == "tea");
         }
-        let statement = connection.prepare_cached(&find_sql()).expect("is cached");
+        let statement = connection.prepare_cached(&FIND).expect("is cached");
         assert_eq!(statement.get_status(StatementStatus::Run), 3);
         assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
     }

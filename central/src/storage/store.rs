@@ -80,9 +80,14 @@ pub struct Store {
     pub base: EntryId,
 }
 
-pub(super) const COLUMNS: &str = "store_id, first_seen_at, epoch, seq, hash, fenced, adopt, digest, digest_state, opening, complete, \
-     state_epoch, state_seq, state_hash, as_of, command_epoch, command_seq, command_hash, command_acked, ready_epoch, \
-     suspect, resync_at, online_sale, retired, stock, staged, installing, steps, base_epoch, base_seq";
+/// Columns of a store, in the order that [`Store::read`] expects.
+pub(super) const COLUMNS: &str = "store.store_id, store.first_seen_at, store.epoch, store.seq, store.hash, store.fenced, store.adopt, \
+     store.digest, store.digest_state, store.opening, store.complete, store.state_epoch, store.state_seq, \
+     store.state_hash, store.as_of, store.command_epoch, store.command_seq, store.command_hash, \
+     store.command_acked, store.ready_epoch, store.suspect, store.resync_at, store.online_sale, \
+     store.retired, store.stock, store.staged, store.installing, store.steps, store.base_epoch, store.base_seq";
+/// How many they are.
+pub(super) const WIDTH: usize = 30;
 
 impl Store {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {

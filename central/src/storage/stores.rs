@@ -1,5 +1,7 @@
 //! What central knows of a store: where its two links stand, and what operators decided.
 
+use std::sync::LazyLock;
+
 use protocol::ids::StoreId;
 use protocol::link::{Commands, Cursor, EntryId, Epoch, Known, Past};
 use protocol::time::Millis;
@@ -15,10 +17,8 @@ const LINEAGE_MAX: usize = 1_000;
 
 /// One store, if central has heard of it.
 pub fn find(connection: &Connection, id: &StoreId) -> rusqlite::Result<Option<Store>> {
-    connection
-        .prepare_cached(&format!("select {COLUMNS} from store where store_id = ?1"))?
-        .query_row([id.as_str()], Store::read)
-        .optional()
+    static FIND: LazyLock<String> = LazyLock::new(|| format!("select {COLUMNS} from store where store_id = ?1"));
+    connection.prepare_cached(&FIND)?.query_row([id.as_str()], Store::read).optional()
 }
 
 /// All stores, by id.

@@ -1,11 +1,14 @@
 //! Where a product can be had.
 
+use std::sync::LazyLock;
+
 use protocol::domain::Item;
 use protocol::ids::{ProductId, StoreId};
-use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Row};
 
-use crate::storage::items;
-use crate::storage::stores::{self, Store};
+use crate::storage::items::{self, read_item};
+use crate::storage::store::{self, Store, WIDTH};
 
 /// A store that has a product.
 #[derive(Debug, Clone)]
@@ -18,21 +21,98 @@ pub struct Offer {
     pub pending: i64,
 }
 
+/// What a store has of a product, all of it at one moment: from before a purchase and from after it, units would be shown
+/// twice.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// What is known of the store.
+    pub store: Store,
+    /// As the store says it is; none: it has no such product.
+    pub item: Option<Item>,
+    /// Units in purchases that the store has not answered.
+    pub pending: i64,
+}
+
+impl Shown {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let has_item = row.get_ref(WIDTH)? != ValueRef::Null;
+        Ok(Self {
+            store: Store::read(row)?,
+            item: has_item.then(|| read_item(row, WIDTH)).transpose()?,
+            pending: row.get(WIDTH + items::WIDTH)?,
+        })
+    }
+}
+
+/// Columns for [`Shown::read`]. `product`: what names the product.
+fn columns(product: &str) -> String {
+    format!(
+        "{}, {}, (select coalesce(sum(purchase.quantity), 0) from purchase where purchase.store_id = store.store_id \
+         and purchase.product_id = {product} and purchase.status = 'pending')",
+        store::COLUMNS,
+        items::COLUMNS
+    )
+}
+
+static ONE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "select {} from store left join item on item.stock = store.stock and item.product_id = ?2 \
+         where store.store_id = ?1",
+        columns("?2")
+    )
+});
+
+static OF_PRODUCT: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "select {} from item join store on store.store_id = item.store_id and store.stock = item.stock \
+         where item.product_id = ?1 and not store.retired order by item.store_id",
+        columns("item.product_id")
+    )
+});
+
+/// One store's, if central has heard of it.
+pub fn one(connection: &Connection, store: &StoreId, product: &ProductId) -> rusqlite::Result<Option<Shown>> {
+    connection.prepare_cached(&ONE)?.query_row([store.as_str(), product.as_str()], Shown::read).optional()
+}
+
 /// Every store that has the product, without retired ones, by id.
 pub fn of_product(connection: &Connection, product: &ProductId) -> rusqlite::Result<Vec<Offer>> {
-    let ids: Vec<StoreId> = connection
-        .prepare_cached(
-            "select item.store_id from item join store on store.store_id = item.store_id and store.stock = item.stock \
-             where item.product_id = ?1 order by item.store_id",
-        )?
-        .query_map([product.as_str()], |row| runtime::sqlite::parsed(row, 0))?
-        .collect::<rusqlite::Result<_>>()?;
-    let mut offers = Vec::with_capacity(ids.len());
-    for id in ids {
-        let Some(store) = stores::find(connection, &id)?.filter(|store| !store.retired) else { continue };
-        let Some(item) = items::find(connection, &id, product)? else { continue };
-        let pending = items::pending(connection, &id, product)?;
-        offers.push(Offer { store, item, pending });
+    let mut statement = connection.prepare_cached(&OF_PRODUCT)?;
+    let shown = statement.query_map([product.as_str()], Shown::read)?;
+    let offer = |Shown { store, item, pending }| item.map(|item| Offer { store, item, pending });
+    shown.filter_map(|shown| shown.map(offer).transpose()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Agent, database, plan, product};
+
+    #[test]
+    fn an_item_is_shown_with_its_store_and_with_what_is_pending_there() {
+        let connection = database();
+        let agent = Agent::settled("s1", &connection);
+        let shown = |name: &str| one(&connection, &agent.id, &product(name)).expect("reads").expect("is known");
+        let tea = shown("tea");
+        assert_eq!(tea.item, items::find(&connection, &agent.id, &product("tea")).expect("reads"));
+        assert!(tea.item.is_some() && tea.pending == 0);
+        assert_eq!((tea.store.id, tea.store.stock), (agent.id.clone(), shown("milk").store.stock));
+        assert_eq!(shown("milk").item, None);
+        assert!(one(&connection, &"s2".parse().expect("valid"), &product("tea")).expect("reads").is_none());
+
+        agent.buy_some(&connection, 1, 2);
+        assert_eq!(shown("tea").pending, items::pending(&connection, &agent.id, &product("tea")).expect("reads"));
+        assert_eq!(shown("tea").pending, 2);
+        let [offer] = &of_product(&connection, &product("tea")).expect("reads")[..] else { panic!("one store has it") };
+        assert_eq!((&offer.store.id, offer.pending), (&agent.id, 2));
     }
-    Ok(offers)
+
+    #[test]
+    fn neither_reads_more_than_it_shows() {
+        let connection = database();
+        for sql in [&*ONE, &*OF_PRODUCT] {
+            let plan = plan(&connection, sql);
+            assert!(!plan.contains("SCAN") && !plan.contains("TEMP"), "{plan}");
+        }
+    }
 }
