@@ -47,20 +47,17 @@ fn everything_within_bounds_holds() {
     let collisions = epochs::Bounds { clocks_stand: true, ..copies };
     let cloned = epochs::Bounds { faults: 1, cloned: true, ..Default::default() };
     let pruned = epochs::Bounds { sales: 1, faults: 2, prunes: true, backups: true, ..Default::default() };
-    let states = [
-        run::exhaust("link", Link::new(link)),
-        run::exhaust("purchases, racing with a till", Purchases::new(racing)),
-        run::exhaust("purchases, expiring and picked", Purchases::new(expiring)),
-        run::exhaust("purchases, two faults", Purchases::new(reopening)),
-        run::exhaust("purchases, central put back", Purchases::new(restoring)),
-        run::exhaust("epochs, copies and clones", Epochs::new(copies)),
-        run::exhaust("epochs, equal numbers", Epochs::new(collisions)),
-        run::exhaust("epochs, pruned clones", Epochs::new(cloned)),
-        run::exhaust("epochs, pruned logs", Epochs::new(pruned)),
-    ];
-    let total: usize = states.iter().sum();
-    println!("together: {total} unique states");
-    assert!(total >= 1_000_000);
+    // As many as there were when each configuration was last looked at: what makes a rule narrower, or a bound, must not
+    // pass for a model that still covers the same.
+    run::exhaust("link", 540_571, Link::new(link));
+    run::exhaust("purchases, racing with a till", 823_905, Purchases::new(racing));
+    run::exhaust("purchases, expiring and picked", 835_566, Purchases::new(expiring));
+    run::exhaust("purchases, two faults", 1_064_518, Purchases::new(reopening));
+    run::exhaust("purchases, central put back", 2_902_986, Purchases::new(restoring));
+    run::exhaust("epochs, copies and clones", 796_913, Epochs::new(copies));
+    run::exhaust("epochs, equal numbers", 87_286, Epochs::new(collisions));
+    run::exhaust("epochs, pruned clones", 1_256_994, Epochs::new(cloned));
+    run::exhaust("epochs, pruned logs", 390_665, Epochs::new(pruned));
 }
 
 const NOTHING_LOST: &str = "nothing acknowledged is lost, unless an operator says so";

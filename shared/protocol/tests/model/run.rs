@@ -69,9 +69,9 @@ impl Converging {
     }
 }
 
-/// Explores everything within the bound; panics if a property fails or a "sometimes" never happens. Returns the number
-/// of unique states.
-pub(crate) fn exhaust<M>(name: &str, model: M) -> usize
+/// Explores everything within the bound; panics if a property fails, a "sometimes" never happens, or there are not so
+/// many unique states.
+pub(crate) fn exhaust<M>(name: &str, states: usize, model: M)
 where
     M: Model + Send + Sync + 'static,
     M::State: Hash + Send + Sync + std::fmt::Debug + Clone + PartialEq + 'static,
@@ -87,7 +87,7 @@ where
         started.elapsed().as_secs_f64(),
     );
     checker.assert_properties();
-    checker.unique_state_count()
+    assert_eq!(checker.unique_state_count(), states, "{name}");
 }
 
 /// Explores until the named property fails; panics if it holds everywhere.
