@@ -152,7 +152,7 @@ impl AnswerWriter {
                 }
             }
             Step::Reservations(store, behind) => {
-                let next = reservations::behind(connection, &self.id, behind, PART)?;
+                let next = reservations::behind(connection, &self.id, store.stock, behind, PART)?;
                 match next.last().map(|(number, _)| *number) {
                     Some(last) => {
                         let next: Vec<Reservation> = next.into_iter().filter_map(|(_, said)| said).collect();
@@ -288,12 +288,14 @@ fn wanted(connection: &Connection, store: &Store, asked: &[Span], now: Millis) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::promises::reservations as promised;
+    use crate::promises::stores::retire;
     use crate::testing::{Agent, NOW, database, product, purchase_id};
     use protocol::domain::reservation::State;
     use protocol::domain::{Lines, Quantity};
     use protocol::ids::ReservationId;
     use protocol::wire::restore::{Answer, AnswerReader};
-    use protocol::wire::{Fact, Happened, ReservationStep};
+    use protocol::wire::{About, Fact, Happened, ReservationStep};
 
     #[test]
     fn a_store_that_is_ready_for_more_than_this_database_knows_gets_a_greater_epoch() {
@@ -471,5 +473,24 @@ mod tests {
         assert_eq!(tea.item, after.item);
         assert_eq!(answer.outcomes.iter().map(|outcome| &outcome.command).collect::<Vec<_>>(), [&attempt]);
         assert_eq!(answer.reservations, [held]);
+    }
+
+    #[test]
+    fn a_reservation_is_told_only_as_its_store_said_it() {
+        let connection = database();
+        let agent = Agent::settled("s1", &connection);
+        let asked = promised::ReservationRequest {
+            id: ReservationId::new(uuid::Uuid::from_u128(1)),
+            lines: Lines::one(product("tea"), Quantity::ONE),
+            ttl_ms: 60_000,
+            about: About::default(),
+            redis_now: NOW,
+        };
+        promised::begin(&connection, &mut agent.store(&connection), &asked, NOW).expect("begins");
+        retire(&connection, &mut agent.store(&connection), NOW).expect("retires");
+        let ended = reservations::find(&connection, asked.id).expect("reads").expect("is there");
+        assert_eq!(ended.status, reservations::Status::Cancelled);
+        let answer = ask(&connection, &agent, &Question { epoch: agent.head.epoch, log: Vec::new() });
+        assert_eq!(answer.reservations, []);
     }
 }

@@ -180,19 +180,21 @@ pub fn open_of_older_stock(
         .collect()
 }
 
-/// What a restored store has to know again: those whose number is greater, in order, at most so many.
+/// What a restored store has to know again, because it has said so with this stock or since: those whose number is greater,
+/// in order, at most so many.
 pub fn behind(
     connection: &Connection,
     store: &StoreId,
+    stock: i64,
     number: i64,
     rows: usize,
 ) -> rusqlite::Result<Vec<(i64, Option<Reported>)>> {
     connection
         .prepare_cached(&format!(
             "select {COLUMNS} from reservation indexed by reservation_by_store \
-             where store_id = ?1 and number > ?2 order by number limit ?3"
+             where store_id = ?1 and number > ?2 and stock = ?3 order by number limit ?4"
         ))?
-        .query_map(params![store.as_str(), number, rows], Reservation::read)?
+        .query_map(params![store.as_str(), number, stock, rows], Reservation::read)?
         .map(|row| row.map(|row| (row.number, reported(row))))
         .collect()
 }
