@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use protocol::domain::Item;
 use protocol::hash::Hash;
 use protocol::ids::ProductId;
-use protocol::link::{Cursor, EntryId, Epoch, Past};
+use protocol::link::{Cursor, EntryId, Epoch, Past, Seq};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::restore::{Answer, Question};
@@ -94,7 +94,8 @@ pub fn carry_out(
     };
     let shared = own.iter().rev().find(is_shared).map(at);
     let in_history = answer.complete && history::contains(connection, &head.cursor, &answer.state)?;
-    let reaches_back = own.iter().any(|own| at(own) == answer.state.id());
+    let reaches_back = own.iter().any(|own| at(own) == answer.state.id())
+        || has_all_since(&ledger::lineage(connection)?, &head.cursor, &own, &answer.state);
     let state = if !answer.complete {
         Choice::Own
     } else if shared.is_none() && !own.is_empty() {
@@ -165,6 +166,16 @@ fn own_entries(connection: &Connection) -> JobResult<Vec<Kept>> {
     let mut own = Vec::new();
     history::walk(connection, |kept| own.push(kept))?;
     Ok(own)
+}
+
+/// An opening went on exactly from this place, as after an earlier restore: if the log still has the beginnings of all
+/// epochs since, it has whatever came after it.
+fn has_all_since(past: &[Past], head: &Cursor, own: &[Kept], place: &Cursor) -> bool {
+    // Of an epoch that ended at 0 there is nothing: it was given out, and never opened.
+    let since = past.iter().map(|past| &past.end).chain([head]).filter(|end| end.epoch > place.epoch);
+    let mut opened = since.filter(|end| end.seq > Seq::ZERO).map(|end| end.epoch);
+    let begins = |epoch| own.iter().any(|own| own.entry.id == EntryId { epoch, seq: Seq::FIRST });
+    past.iter().any(|past| past.end == *place) && opened.all(begins)
 }
 
 /// The own lineage with the own head, or as it was at `end`.
@@ -330,6 +341,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_recorded_again_and_not_sent_is_recorded_again_by_the_next_restore() {
+        let (old, live) = forked();
+        act(&live, "delivery", Operation::Receive { quantity: quantity(9) });
+        let first = answer(&live, 0);
+        assert_eq!(restore(&old, &first).recorded_again, 1);
+        let next = Answer { epoch: first.epoch.next(NOW.plus(2_000)), ..first };
+        let report = restore(&old, &next);
+        // As an entry that central hears of: another copy of the old file would sell it once more.
+        assert_eq!((report.state, report.recorded_again, units(&old)), (Choice::Central, 1, 7));
+        assert_eq!(recorded(&old), [("sold".into(), -4)]);
+    }
+
+    #[test]
     fn a_shortage_is_found_anew_by_each_restore() {
         let (old, live) = forked();
         let first = copy(&old);
@@ -405,6 +429,20 @@ mod tests {
         let item = ledger::find_item(connection, &ale()).expect("reads").expect("an ale");
         let found = ledger::reservations::find(connection, held_id(number)).expect("reads").expect("is known");
         (item.quantity, item.reserved, found.state)
+    }
+
+    #[test]
+    fn a_reply_that_central_has_is_not_recorded_again() {
+        let old = store();
+        let live = copy(&old);
+        act(&old, "sale", Operation::Sell { quantity: quantity(1) });
+        for copy in [&old, &live] {
+            let purchase =
+                Command::Purchase { purchase: attempt(), deadline: NOW.plus(60_000), about: About::default() };
+            execute(copy, &[("attempt", purchase)]);
+        }
+        let report = restore(&old, &answer(&live, 0));
+        assert_eq!((report.recorded_again, recorded(&old), units(&old)), (1, vec![("sold".into(), -1)], 2));
     }
 
     #[test]
