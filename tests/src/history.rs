@@ -1,4 +1,5 @@
-//! What clients were told, and the judge of it: one checker for the simulation and for chaos with real processes.
+//! What clients were told, and the judge of it: for chaos with real processes, and for what the simulation has in common
+//! with it. What only the simulation can know is for [`crate::judge`].
 //!
 //! The history is recorded beside the system under test. When all has healed, [`judge`] compares it with what the
 //! databases say: promises P2 to P6.
@@ -53,14 +54,10 @@ pub struct History {
     pub operations: Vec<Operation>,
     /// Online buyers, by purchase.
     pub purchases: BTreeMap<String, Bought>,
-    /// A store's database was set back, cloned or replaced: a shortage may come of it.
-    pub forked: bool,
-    /// An effect may stand without its entry in central's ledger: it came with an opening's state, because the store's
-    /// log did not reach back (L9, L10), or because central's database was set back.
-    pub effects_without_entries: bool,
-    /// As `forked`, of these stores alone.
+    /// Stores whose database was set back, cloned or replaced: a shortage may come of it.
     pub forked_stores: BTreeSet<StoreId>,
-    /// As `effects_without_entries`, of these stores alone.
+    /// Stores of which an effect may stand without its entry in central's ledger: it came with an opening's state, because
+    /// the store's log did not reach back (L9, L10), or because central's database was set back.
     pub stores_without_entries: BTreeSet<StoreId>,
     /// Stores for which a human chose one of two states: what the other had is not in the stock.
     pub chosen: BTreeSet<StoreId>,
@@ -70,11 +67,11 @@ pub struct History {
 
 impl History {
     fn is_forked(&self, store: &StoreId) -> bool {
-        self.forked || self.forked_stores.contains(store)
+        self.forked_stores.contains(store)
     }
 
     fn may_lack_entries(&self, store: &StoreId) -> bool {
-        self.effects_without_entries || self.stores_without_entries.contains(store)
+        self.stores_without_entries.contains(store)
     }
 
     /// A client has seen a purchase's status.

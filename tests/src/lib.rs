@@ -12,6 +12,7 @@ pub mod data;
 mod dice;
 mod endpoint;
 pub mod history;
+pub mod judge;
 mod port;
 mod process;
 pub mod replay;

@@ -25,7 +25,11 @@ pub(crate) struct Mutants {
     /// Seeds for each bug, at most.
     #[arg(long, default_value_t = 5_000)]
     seeds: u64,
+    /// Note which seed finds each bug first, to begin with next time.
+    #[arg(long)]
+    note: bool,
     /// Only bugs whose name contains this.
+    #[arg(conflicts_with = "note")]
     only: Option<String>,
 }
 
@@ -39,8 +43,9 @@ pub(crate) fn simulate(options: &Simulate) -> anyhow::Result<()> {
 
 pub(crate) fn mutants(options: &Mutants) -> anyhow::Result<()> {
     let mut arguments = vec!["--seeds".to_owned(), options.seeds.to_string()];
+    arguments.extend(options.note.then(|| "--note".to_owned()));
     arguments.extend(options.only.clone());
-    run(&["--features", "planted", "--bin", "mutants"], &arguments, "a planted bug was not found")
+    run(&["--bin", "mutants"], &arguments, "a planted bug was not found")
 }
 
 fn run(which: &[&str], arguments: &[String], failure: &'static str) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! Who is there (P8, L13): heartbeats as last read from Redis. Only Redis's clock decides how old one is.
 
+use protocol::planted::{Bug, planted};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -377,7 +378,8 @@ impl Presence {
             let ever = report.heartbeat.is_some() || store.cursor.epoch != Epoch::NONE;
             return Err(if ever { Unavailable::Offline } else { Unavailable::NeverSeen });
         };
-        if reading.age_ms > i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX) {
+        let is_old = reading.age_ms > i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX);
+        if is_old && !planted(Bug::StaleHeartbeatAccepted) {
             return Err(Unavailable::Offline);
         }
         if store.fenced != Epoch::NONE && store.fenced == heartbeat.epoch {
@@ -387,7 +389,8 @@ impl Presence {
         if report.quarantined.is_some() || report.commands_stopped || is_cut {
             return Err(Unavailable::Quarantined);
         }
-        if heartbeat.epoch != store.cursor.epoch || store.is_settling() || report.stands_still {
+        let is_other = heartbeat.epoch != store.cursor.epoch && !planted(Bug::OtherEpochSoldFor);
+        if is_other || store.is_settling() || report.stands_still {
             return Err(Unavailable::CatchingUp);
         }
         if !store.online_sale {

@@ -6,6 +6,7 @@
 //! afterwards, in bounded reads beside the writer, and stands still meanwhile: nothing of the store is applied until its
 //! new epoch opens.
 
+use protocol::planted::{Bug, planted};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -189,7 +190,9 @@ impl AnswerWriter {
     /// How the state is told. A view that is not what the store said there was damaged, and of a suspect store an entry
     /// may have been refused by the database with all that it says (L11): then the ledger tells.
     fn state(connection: &Connection, store: Box<Store>, rows: Digest) -> JobResult<Step> {
-        if !store.suspect && rows == view::reported_digest(connection, &store)?.unwrap_or(store.digest) {
+        let agrees = rows == view::reported_digest(connection, &store)?.unwrap_or(store.digest);
+        let suspect = store.suspect && !planted(Bug::SuspectViewHandedOut);
+        if agrees && !suspect || planted(Bug::DamagedViewHandedOut) {
             return Ok(Step::Rows(store, String::new()));
         }
         tracing::warn!(store = %store.id, "the view may not be what the store said: its state comes from the ledger");

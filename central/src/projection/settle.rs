@@ -32,8 +32,11 @@ impl<'a> Settling<'a> {
     /// A fact may answer a request, settle a purchase, or both.
     pub(super) fn fact(&mut self, fact: &Fact) {
         if let Happened::PurchasePicked { purchase, .. } = &fact.what {
-            if let Some(known) = self.touched.outcome(&purchase.attempt) {
-                self.touched.keep(known.clone().picked());
+            if let Some(known) = self.touched.outcome(&purchase.attempt)
+                && !planted(Bug::PickNotKept)
+            {
+                let known = known.clone().picked();
+                self.touched.keep(known);
             }
             self.reply(Reply::Picked, purchase, None);
         }
@@ -45,7 +48,9 @@ impl<'a> Settling<'a> {
             if let Became::Refused { rejection, .. } = &outcome.became {
                 self.refusal(&outcome.command, rejection);
             }
-            self.touched.keep(outcome);
+            if !planted(Bug::OutcomeNotKept) {
+                self.touched.keep(outcome);
+            }
         }
         if let Some(became) = fact.what.answer()
             && let Some((reply, purchase)) = Reply::of(&became)
@@ -53,7 +58,7 @@ impl<'a> Settling<'a> {
             let own = Outcome { command: purchase.attempt.clone(), at: fact.recorded_at, became: became.clone() };
             // A cancel that came first ends the attempt's own request, too: the store will never run it.
             self.answer(&purchase.attempt, &own);
-            if reply == Reply::Cancelled {
+            if reply == Reply::Cancelled && !planted(Bug::CancelNotKept) {
                 // The attempt's own outcome becomes that of its cancel.
                 self.touched.keep(own);
             }
@@ -87,7 +92,7 @@ impl<'a> Settling<'a> {
     /// A request has its answer, if it still takes one.
     fn answer(&mut self, id: &OperationId, outcome: &Outcome) {
         let Some(answered) = self.touched.requests.get_mut(id) else { return };
-        if !answered.asked.status.takes_answer(answered.asked.is_answered) {
+        if !answered.asked.status.takes_answer(answered.asked.is_answered) || planted(Bug::AnswerNotSettled) {
             return;
         }
         let status = Status::of(&outcome.became);

@@ -139,7 +139,7 @@ fn receive_batch(
     let (mut last_digest, mut last_parked) = (None, false);
     let mut left = batch;
     while let [received, behind @ ..] = left {
-        if store.installing || budget.is_spent() {
+        if store.installing && !planted(Bug::EntriesOvertakeOutcomes) || budget.is_spent() {
             applied.more = true;
             break;
         }
@@ -258,7 +258,8 @@ fn apply_or_park(
             for (entry, event) in run {
                 store.cursor = entry.cursor();
                 ledger::park(connection, &store.id, entry, &format!("it cannot be applied: {error}"), now)?;
-                ledger::append(connection, &store.id, entry, fact_of(event), now)?;
+                let fact = fact_of(event).filter(|_| !planted(Bug::RefusedFactForgotten));
+                ledger::append(connection, &store.id, entry, fact, now)?;
             }
             // It may have been an answer, or what was to complete the state: that comes again with a whole state alone.
             store.want_state();
@@ -382,13 +383,13 @@ fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) 
     let Ok(Event::Opened { lineage }) = Event::decode(&entry.kind, &entry.body) else {
         return Ok(Some(format!("entry {}: its lineage cannot be read", entry.id)));
     };
-    if store.retired && store.adopt != Some(entry.id.epoch) {
+    if store.retired && store.adopt != Some(entry.id.epoch) && !planted(Bug::RetiredOpens) {
         store.fenced = entry.id.epoch;
         return Ok(Some(format!("epoch {} opens, but the store is retired", entry.id.epoch)));
     }
     let known = stores::known(connection, store)?;
     if !accepts_epoch(&known, entry.id.epoch, &lineage) {
-        store.fenced = entry.id.epoch;
+        store.fenced = if planted(Bug::FenceNotSaid) { store.fenced } else { entry.id.epoch };
         return Ok(Some(format!("epoch {} does not continue what is known of this store", entry.id.epoch)));
     }
     stores::readmit(connection, store)?;
@@ -403,7 +404,9 @@ fn open(connection: &Connection, store: &mut Store, entry: &Entry, now: Millis) 
     stores::set_lineage(connection, &store.id, &lineage)?;
     stocks::give_up(connection, store)?;
     let beyond = store.ready_epoch;
-    open_epoch(connection, store, entry.id.epoch, beyond, now)?;
+    if !planted(Bug::OpenedWithoutCommands) {
+        open_epoch(connection, store, entry.id.epoch, beyond, now)?;
+    }
     ledger::append(connection, &store.id, entry, None, now)?;
     Ok(None)
 }
@@ -418,7 +421,8 @@ fn compare(
     parked: bool,
     now: Millis,
 ) -> JobResult<()> {
-    let is_equal = said == Some(store.digest) && store.digest_state != DigestState::Different;
+    let is_equal = said == Some(store.digest)
+        && (store.digest_state != DigestState::Different || planted(Bug::DifferenceEndsByItself));
     if is_equal || planted(Bug::DigestNotCompared) {
         store.digest_state = DigestState::Equal;
         store.suspect &= parked;
@@ -431,7 +435,9 @@ fn compare(
 /// On a sweep: a store that still differs is asked again. Its last resync may have been asked for within the minute in
 /// which something else went wrong, and an idle store sends nothing that would bring it up. Says whether it was asked.
 pub fn repeat_resync(connection: &Connection, id: &StoreId, now: Millis) -> JobResult<bool> {
-    let Some(mut store) = stores::find(connection, id)?.filter(Store::wants_resync) else {
+    let Some(mut store) =
+        stores::find(connection, id)?.filter(|store| store.wants_resync() && !planted(Bug::DifferingNotAskedAgain))
+    else {
         return Ok(false);
     };
     let before = store.command_head;

@@ -87,8 +87,10 @@ pub fn ask_elsewhere(
         Some(_) | None => About { reference: purchase.reference.clone(), ..About::default() },
     };
     let deadline = choice.deadline;
-    purchase.attempt = OperationId::attempt_at(&id, &store.id);
-    purchase.store = store.id.clone();
+    if !planted(Bug::NextStoreNotNoted) {
+        purchase.attempt = OperationId::attempt_at(&id, &store.id);
+        purchase.store = store.id.clone();
+    }
     change(&mut purchase, Transition::AskedElsewhere, &Basis::NONE, now);
     purchases::save_transition(connection, &purchase)?;
     let attempt = PurchaseRef { attempt: OperationId::attempt_at(&id, &store.id), ..purchase.attempt_ref() };
@@ -133,7 +135,8 @@ fn offer(
         created_at: now,
         expires_at: now.plus(ask.ttl_ms),
     };
-    let deadline = ask.redis_now.plus(ask.ttl_ms);
+    let asked_at = if planted(Bug::DeadlineByOwnClock) { now } else { ask.redis_now };
+    let deadline = asked_at.plus(ask.ttl_ms);
     let choice =
         ask.policy.map(|policy| Choice { policy: Some(policy), deadline, refused: Vec::new(), seeking: false });
     let purchase = Purchase { customer: ask.customer.clone(), choice, ..pending_one(store, &asked) };
@@ -219,7 +222,9 @@ pub fn cancel(
             let mut purchase = purchase.clone();
             let cancelled = Transition::Settled { status: Status::Cancelled, picked: false };
             change(&mut purchase, cancelled, &Basis::NONE, now);
-            purchases::save_transition(connection, &purchase)?;
+            if !planted(Bug::CancelWhileSeekingForgotten) {
+                purchases::save_transition(connection, &purchase)?;
+            }
             return Ok(Cancelled::Ended);
         }
         Cancelling::Asked => return Ok(asked.map_or(Cancelled::Ended, Cancelled::Asked)),
@@ -231,7 +236,7 @@ pub fn cancel(
     let transition = if out_of_order { ended } else { Transition::CancelRequested };
     change(&mut purchase, transition, &Basis::NONE, now);
     purchases::save_transition(connection, &purchase)?;
-    if !out_of_order {
+    if !out_of_order && !planted(Bug::CancelForgotten) {
         let command = Command::Cancel { purchase: purchase.attempt_ref(), forced, about: about.clone() };
         commands::append(connection, store, &id, &command, now)?;
     }

@@ -9,7 +9,6 @@ use protocol::domain::reservation::Reservation;
 use protocol::hash::Digest;
 use protocol::ids::{ProductId, StoreId};
 use protocol::link::EntryId;
-use protocol::planted::{Bug, planted};
 use protocol::stock::Arrival;
 use protocol::wire::{Outcome, SnapshotEnd, SnapshotPage};
 use runtime::sqlite::{DigestColumn, id_at, labels};
@@ -109,13 +108,6 @@ pub fn switch(connection: &Connection, store: &mut Store, at: EntryId, end: &Sna
     if !arrived.arrival.is_whole(end) {
         give_up(connection, store)?;
         return Ok(false);
-    }
-    if planted(Bug::UnnamedItemsStay) {
-        connection.execute(
-            "insert or ignore into item select ?2, product_id, store_id, name, quantity, reserved, allotted, \
-             allotment_wanted, discontinued, low_at, low, version, updated_at from item where stock = ?1",
-            [store.stock, store.staged],
-        )?;
     }
     connection
         .prepare_cached("update stock set state = 'discarded', digest = ?2 where stock = ?1")?

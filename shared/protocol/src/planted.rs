@@ -1,7 +1,8 @@
 //! Bugs that tests may plant, to see that they are found: a check that has never been red proves nothing.
 //!
-//! Without the feature `planted`, which only `cargo xtask mutants` turns on, [`planted`] is a constant `false` and nothing
-//! of this is in a binary. With it a thread has at most one bug.
+//! Without debug assertions, as in every release build, [`planted`] is a constant `false` and nothing of this is in a
+//! binary. With them a thread has at most one bug, and only `cargo xtask mutants` plants any: so simulation and planted bugs
+//! are one build.
 
 /// One planted bug, by what it leaves out or gets wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +45,6 @@ pub enum Bug {
     OpeningWithoutState,
     /// An epoch opens without the kept outcomes.
     OutcomesLeftOut,
-    /// Items that an opening does not name stay.
-    UnnamedItemsStay,
     /// Central does not compare digests.
     DigestNotCompared,
     /// A new state's items do not reach the totals.
@@ -84,8 +83,170 @@ pub enum Bug {
     UnsettledNotRepeated,
     /// A purchase whose cancel was accepted asks another store.
     SoughtAfterCancel,
+    /// Central does not note which store it asks next.
+    NextStoreNotNoted,
     /// Central notes which store it asks next, and does not ask it.
     NextStoreNotAsked,
+    /// A purchase for which no store is left goes on seeking.
+    NeverGivesUp,
+    /// A cancel of a purchase that seeks a store is answered, and forgotten.
+    CancelWhileSeekingForgotten,
+    /// A store takes units of a discontinued item for an online purchase.
+    SoldOnlineThoughDiscontinued,
+    /// A discontinued item is received.
+    ReceivedThoughDiscontinued,
+    /// The notice of little stock is repeated.
+    LowStockRepeated,
+    /// The version that a caller expects is not compared.
+    GuardIgnored,
+    /// A new name does not reach the item.
+    NameNotChanged,
+    /// Whether an item is discontinued does not reach it.
+    DiscontinuedNotChanged,
+    /// A change that does not name the threshold takes it away.
+    ThresholdForgotten,
+    /// A count is added.
+    CountByDifference,
+    /// An entry tells of no difference.
+    DifferenceNotTold,
+    /// A cancel gives units back that were picked.
+    PickedIsCancelled,
+    /// A cancel that must give picked units back is refused.
+    ForcedCancelRefused,
+    /// A cancel that comes first does not keep the purchase from being executed.
+    CancelNotRemembered,
+    /// A cancel gives nothing back.
+    CancelledWithoutUnits,
+    /// A cancelled attempt's own outcome stays confirmed.
+    CancelledStaysConfirmed,
+    /// The outcome of a command that was refused is not kept.
+    RefusalNotKept,
+    /// The cursor over the commands stays where it is.
+    CommandCursorNotMoved,
+    /// The store does not say that it is ready for commands.
+    ReadyNotSaid,
+    /// Staff picks a purchase that was cancelled.
+    CancelledIsPicked,
+    /// The outcome of a purchase does not say that it was picked.
+    PickNotInOutcome,
+    /// What was picked is picked again.
+    PickedTwice,
+    /// A confirmed purchase is not on staff's list.
+    NotOnTheList,
+    /// A cancelled purchase stays on staff's list.
+    CancelledStaysOnTheList,
+    /// Entries are pruned that are not acknowledged.
+    PrunedBeyondAck,
+    /// A change of an item does not reach the store's digest.
+    DigestNotMoved,
+    /// A restore forgets what was picked.
+    RestoreForgetsPicks,
+    /// A restore puts cancelled purchases back on staff's list.
+    RestoreRevivesCancelled,
+    /// Of two states of which neither continues the other the restore takes one by itself.
+    RestoreAsksNobody,
+    /// Of a sale that a restore records again no more is recorded than there are units.
+    ShortageClipped,
+    /// A shortage has the id of the operation behind it.
+    ShortageSharesId,
+    /// A restore records a notice of little stock again.
+    NoticeRecordedAgain,
+    /// A pick that a restore records again is not in the outcome.
+    RestoredPickForgotten,
+    /// A change of name that a restore records again changes nothing.
+    RestoredChangeForgotten,
+    /// The answer to a command that a restore records again is not kept.
+    RestoredOutcomeForgotten,
+    /// Central sells for a store that was not heard of for too long.
+    StaleHeartbeatAccepted,
+    /// Central sells for a store whose heart beats in another epoch than it knows.
+    OtherEpochSoldFor,
+    /// Central sells for a store that is not ready for its commands.
+    SettlingSoldFor,
+    /// Entries overtake the outcomes that came with a state.
+    EntriesOvertakeOutcomes,
+    /// Central does not tell an epoch that it was refused.
+    FenceNotSaid,
+    /// A store that still differs is not asked again.
+    DifferingNotAskedAgain,
+    /// Central opens no command epoch for an epoch that it accepts.
+    OpenedWithoutCommands,
+    /// A retired store opens an epoch by itself.
+    RetiredOpens,
+    /// The answer to a command does not settle it.
+    AnswerNotSettled,
+    /// Central does not keep what a store answered.
+    OutcomeNotKept,
+    /// Central keeps the outcome of an attempt as it was before its cancel.
+    CancelNotKept,
+    /// Central does not keep that a purchase was picked.
+    PickNotKept,
+    /// A purchase's deadline is in central's clock.
+    DeadlineByOwnClock,
+    /// A cancel that was accepted is not sent.
+    CancelForgotten,
+    /// Retiring a store leaves its purchases pending.
+    RetiringLeavesPending,
+    /// A restore is told the rows of a view that is damaged.
+    DamagedViewHandedOut,
+    /// A confirmed purchase stays confirmed when the store has cancelled it.
+    CancelledIgnored,
+    /// The cancel of a pending purchase is not forced.
+    CancelNotForced,
+    /// Central does not learn that a purchase was picked.
+    PickedIgnored,
+    /// The sender looks at the stream 200 times more rarely.
+    RareAudit,
+    /// A sender that was refused goes on.
+    FenceIgnored,
+    /// The sender does not mind what stands in its stream's place.
+    ForeignKeyIgnored,
+    /// A stream that is too large for a round is never read.
+    ApartForgotten,
+    /// A restore holds the units of a reservation again that is held.
+    HoldCountedTwice,
+    /// A reservation whose time is over still keeps units from others.
+    ExpiredHoldCounts,
+    /// A reservation whose time is over is confirmed.
+    ConfirmedAfterExpiry,
+    /// The end of a reservation frees twice what it held.
+    CancelFreesTwice,
+    /// Of a reservation that is confirmed in part the rest stays held.
+    PartKeepsTheRest,
+    /// A restore forgets that a reservation was extended.
+    ExtensionLost,
+    /// The store holds units of which it heard too late.
+    HoldDeadlineIgnored,
+    /// A state is told without its reservations.
+    HoldsLeftOut,
+    /// A restore does not take over what is held.
+    RestoreWithoutHolds,
+    /// Central keeps of an entry that its database refuses only that it was there.
+    RefusedFactForgotten,
+    /// An equal digest ends that a whole state is wanted.
+    DifferenceEndsByItself,
+    /// A restore is told what is shown of a suspect store.
+    SuspectViewHandedOut,
+    /// A count that leaves fewer units than are held is refused.
+    CountBelowHeldRefused,
+    /// A count that leaves too few units ends the oldest reservations.
+    OldestHoldEnds,
+    /// A count that leaves too few units ends a reservation for which there are enough.
+    OneHoldTooManyEnds,
+    /// A count that leaves too few units ends reservations for as many as are missing but one.
+    OneUnitTooFewFreed,
+    /// A reservation that a count ends keeps its units of other products.
+    FallenHoldKeepsOthers,
+    /// A reservation that a count ends stays open.
+    FallenHoldStaysOpen,
+    /// Nobody is told that units for a reservation are missing.
+    FallenHoldNotNamed,
+    /// A restore does not tell again for which reservation units were missing.
+    RestoreForgetsWhoFellShort,
+    /// A count of an earlier shelf takes it for the present one.
+    EarlierShelfIsNow,
+    /// A count may be of a shelf of an earlier epoch.
+    EarlierEpochCounted,
 }
 
 /// All of them.
@@ -109,7 +270,6 @@ pub const BUGS: &[Bug] = &[
     Bug::LineageIgnored,
     Bug::OpeningWithoutState,
     Bug::OutcomesLeftOut,
-    Bug::UnnamedItemsStay,
     Bug::DigestNotCompared,
     Bug::TotalsNotMoved,
     Bug::TotalsNeverRecounted,
@@ -129,28 +289,109 @@ pub const BUGS: &[Bug] = &[
     Bug::RestoreClaimsAll,
     Bug::UnsettledNotRepeated,
     Bug::SoughtAfterCancel,
+    Bug::NextStoreNotNoted,
     Bug::NextStoreNotAsked,
+    Bug::NeverGivesUp,
+    Bug::CancelWhileSeekingForgotten,
+    Bug::SoldOnlineThoughDiscontinued,
+    Bug::ReceivedThoughDiscontinued,
+    Bug::LowStockRepeated,
+    Bug::GuardIgnored,
+    Bug::NameNotChanged,
+    Bug::DiscontinuedNotChanged,
+    Bug::ThresholdForgotten,
+    Bug::CountByDifference,
+    Bug::DifferenceNotTold,
+    Bug::PickedIsCancelled,
+    Bug::ForcedCancelRefused,
+    Bug::CancelNotRemembered,
+    Bug::CancelledWithoutUnits,
+    Bug::CancelledStaysConfirmed,
+    Bug::RefusalNotKept,
+    Bug::CommandCursorNotMoved,
+    Bug::ReadyNotSaid,
+    Bug::CancelledIsPicked,
+    Bug::PickNotInOutcome,
+    Bug::PickedTwice,
+    Bug::NotOnTheList,
+    Bug::CancelledStaysOnTheList,
+    Bug::PrunedBeyondAck,
+    Bug::DigestNotMoved,
+    Bug::RestoreForgetsPicks,
+    Bug::RestoreRevivesCancelled,
+    Bug::RestoreAsksNobody,
+    Bug::ShortageClipped,
+    Bug::ShortageSharesId,
+    Bug::NoticeRecordedAgain,
+    Bug::RestoredPickForgotten,
+    Bug::RestoredChangeForgotten,
+    Bug::RestoredOutcomeForgotten,
+    Bug::StaleHeartbeatAccepted,
+    Bug::OtherEpochSoldFor,
+    Bug::SettlingSoldFor,
+    Bug::EntriesOvertakeOutcomes,
+    Bug::FenceNotSaid,
+    Bug::DifferingNotAskedAgain,
+    Bug::OpenedWithoutCommands,
+    Bug::RetiredOpens,
+    Bug::AnswerNotSettled,
+    Bug::OutcomeNotKept,
+    Bug::CancelNotKept,
+    Bug::PickNotKept,
+    Bug::DeadlineByOwnClock,
+    Bug::CancelForgotten,
+    Bug::RetiringLeavesPending,
+    Bug::DamagedViewHandedOut,
+    Bug::CancelledIgnored,
+    Bug::CancelNotForced,
+    Bug::PickedIgnored,
+    Bug::RareAudit,
+    Bug::FenceIgnored,
+    Bug::ForeignKeyIgnored,
+    Bug::ApartForgotten,
+    Bug::HoldCountedTwice,
+    Bug::ExpiredHoldCounts,
+    Bug::ConfirmedAfterExpiry,
+    Bug::CancelFreesTwice,
+    Bug::PartKeepsTheRest,
+    Bug::ExtensionLost,
+    Bug::HoldDeadlineIgnored,
+    Bug::HoldsLeftOut,
+    Bug::RestoreWithoutHolds,
+    Bug::RefusedFactForgotten,
+    Bug::DifferenceEndsByItself,
+    Bug::SuspectViewHandedOut,
+    Bug::CountBelowHeldRefused,
+    Bug::OldestHoldEnds,
+    Bug::OneHoldTooManyEnds,
+    Bug::OneUnitTooFewFreed,
+    Bug::FallenHoldKeepsOthers,
+    Bug::FallenHoldStaysOpen,
+    Bug::FallenHoldNotNamed,
+    Bug::RestoreForgetsWhoFellShort,
+    Bug::EarlierShelfIsNow,
+    Bug::EarlierEpochCounted,
 ];
 
-#[cfg(feature = "planted")]
+#[cfg(debug_assertions)]
 thread_local! {
     static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
 }
 
 /// Plants a bug in this thread, or takes it out.
-#[cfg(feature = "planted")]
+#[cfg(debug_assertions)]
 pub fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
 }
 
 /// Whether this thread has the bug.
-#[cfg(feature = "planted")]
+#[cfg(debug_assertions)]
 pub fn planted(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
 }
 
 /// Whether this thread has the bug: never.
-#[cfg(not(feature = "planted"))]
+#[cfg(not(debug_assertions))]
 #[inline]
 pub const fn planted(_: Bug) -> bool {
     false

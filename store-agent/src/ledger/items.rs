@@ -2,6 +2,7 @@
 
 use protocol::domain::Item;
 use protocol::ids::ProductId;
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use runtime::search::{Found, Searched, Words};
 use runtime::sqlite::labels::{self, Labels, Part};
@@ -150,7 +151,9 @@ pub(crate) fn put_item(
     before: Option<&Item>,
     after: &Item,
 ) -> rusqlite::Result<()> {
-    head.digest = head.digest.replace(product, before, Some(after));
+    if !planted(Bug::DigestNotMoved) {
+        head.digest = head.digest.replace(product, before, Some(after));
+    }
     head.items += u64::from(before.is_none());
     let sql = if before.is_some() {
         "update item set name = ?2, quantity = ?3, reserved = ?4, allotted = ?5, allotment_wanted = ?6, \

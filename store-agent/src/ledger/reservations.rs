@@ -3,6 +3,7 @@
 use protocol::domain::Lines;
 use protocol::domain::reservation::{Reservation, State};
 use protocol::ids::{ProductId, ReservationId};
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use runtime::sqlite::parsed;
 use rusqlite::types::Type;
@@ -123,7 +124,14 @@ pub fn youngest_of_product(
     product: &ProductId,
     units: i64,
 ) -> rusqlite::Result<Vec<Reservation>> {
-    let mut statement = connection.prepare_cached(YOUNGEST_OF_PRODUCT)?;
+    let oldest = YOUNGEST_OF_PRODUCT.replace("desc", "asc");
+    let sql = if planted(Bug::OldestHoldEnds) { oldest.as_str() } else { YOUNGEST_OF_PRODUCT };
+    let units = match units {
+        1.. if planted(Bug::OneHoldTooManyEnds) => units + 1,
+        1.. if planted(Bug::OneUnitTooFewFreed) => units - 1,
+        _ => units,
+    };
+    let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([product.as_str()])?;
     let (mut found, mut held) = (Vec::new(), 0);
     while held < units

@@ -98,7 +98,9 @@ fn receive_batch(
                 }
                 opened_for = if planted(Bug::CommandEpochNameIgnored) { head.cursor.epoch } else { for_epoch };
                 let ready = Event::Ready { command_epoch: entry.id.epoch };
-                ledger::append(connection, &mut head, &operation_id(entry), &ready, now)?;
+                if !planted(Bug::ReadyNotSaid) {
+                    ledger::append(connection, &mut head, &operation_id(entry), &ready, now)?;
+                }
             }
             Receipt::Unfit => {
                 executed.stuck = Some(format!("entry {} does not follow {}", entry.id, executed.cursor.id()));
@@ -108,7 +110,7 @@ fn receive_batch(
         executed.cursor = entry.cursor();
         executed.commands += 1;
     }
-    if executed.commands > 0 {
+    if executed.commands > 0 && !planted(Bug::CommandCursorNotMoved) {
         ledger::save_command_cursor(connection, &executed.cursor, opened_for)?;
     }
     if head.cursor != before {
@@ -271,7 +273,7 @@ pub fn on_command(
             let held = if let Some(reservation) = &known.reservation {
                 // The command's outcome is gone, what it held is not.
                 Ok(as_it_is(id, reservation, now))
-            } else if redis_now > deadline {
+            } else if redis_now > deadline && !planted(Bug::HoldDeadlineIgnored) {
                 Err(Rejection::ReservationExpired)
             } else {
                 reservations::decide_reserve(reservation_id, &lines, ttl_ms, items, &asking, now)
@@ -322,6 +324,7 @@ fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: 
     let ended = |item| {
         let mut effect = answer.tell(Happened::PurchaseCancelled { purchase: purchase.clone(), item });
         let own = effect.outcomes.first().cloned();
+        let own = own.filter(|_| !planted(Bug::CancelNotRemembered) && !planted(Bug::CancelledStaysConfirmed));
         effect.outcomes.extend(own.map(|outcome| Outcome { command: purchase.attempt.clone(), ..outcome }));
         effect
     };
@@ -330,7 +333,9 @@ fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: 
         return ended(unchanged);
     };
     match attempt.became {
-        Became::Confirmed { picked: true, .. } if !forced => {
+        Became::Confirmed { picked: true, .. }
+            if (!forced || planted(Bug::ForcedCancelRefused)) && !planted(Bug::PickedIsCancelled) =>
+        {
             answer.refuse(Subject::Purchase(purchase), Rejection::AlreadyPicked)
         }
         Became::Confirmed { .. } => {
@@ -426,7 +431,9 @@ impl Answer<'_> {
 
     fn refuse(&self, subject: Subject, rejection: Rejection) -> Effect {
         let item = subject.product().and_then(|product| self.unchanged(product));
-        self.tell(Happened::CommandRefused { subject, rejection, item })
+        let mut effect = self.tell(Happened::CommandRefused { subject, rejection, item });
+        effect.outcomes.retain(|_| !planted(Bug::RefusalNotKept));
+        effect
     }
 }
 

@@ -6,6 +6,7 @@ use protocol::domain::Item;
 use protocol::domain::reservation::Reservation;
 use protocol::ids::{OperationId, ProductId, PurchaseId};
 use protocol::link::{Commands, Entry, EntryId};
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{Event, Fact, Happened, ItemAfter, Outcome, PurchaseRef};
 use runtime::sqlite::{Connection, JobResult};
@@ -67,7 +68,9 @@ pub enum PurchaseChange {
 impl Effect {
     /// A fact, the outcome if it answers a command, and a notice of each item that has fallen low by it.
     pub fn of(fact: Fact, before: &Items) -> Self {
-        let low = fact.what.items().iter().filter(|after| after.item.has_fallen_low(before.get(&after.product_id)));
+        let low = fact.what.items().iter().filter(|after| {
+            after.item.has_fallen_low(before.get(&after.product_id).filter(|_| !planted(Bug::LowStockRepeated)))
+        });
         let notices = low.map(|after| {
             let what = Happened::LowStock(ItemAfter::unchanged(after.product_id.clone(), after.item.clone()));
             Append::Fact(Fact { what, ..fact.clone() })
@@ -111,6 +114,8 @@ pub fn record(
     }
     match &effect.purchase {
         None => {}
+        Some(PurchaseChange::Confirmed(..)) if planted(Bug::NotOnTheList) => {}
+        Some(PurchaseChange::Cancelled(..)) if planted(Bug::CancelledStaysOnTheList) => {}
         Some(PurchaseChange::Confirmed(purchase, at)) => ledger::purchases::confirm(connection, purchase, *at)?,
         Some(PurchaseChange::Cancelled(id, at)) => ledger::purchases::cancel(connection, *id, *at)?,
         Some(PurchaseChange::Picked(id, at)) => ledger::purchases::pick(connection, *id, *at)?,

@@ -3,6 +3,7 @@
 use protocol::domain::Rejection;
 use protocol::ids::{OperationId, PurchaseId};
 use protocol::link::EntryId;
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{About, Fact, Happened, ItemAfter, Outcome};
 use runtime::sqlite::{Abort, Connection};
@@ -49,10 +50,10 @@ pub fn decide_pick(
     about: &About,
     now: Millis,
 ) -> Result<Option<Effect>, Rejection> {
-    if purchase.is_cancelled {
+    if purchase.is_cancelled && !planted(Bug::CancelledIsPicked) {
         return Err(Rejection::PurchaseCancelled);
     }
-    if purchase.picked_at.is_some() {
+    if purchase.picked_at.is_some() && !planted(Bug::PickedTwice) {
         return Ok(None);
     }
     let reference = &purchase.reference;
@@ -64,7 +65,7 @@ pub fn decide_pick(
     let fact = Fact { about: about.clone(), ..Fact::new(what, now) };
     Ok(Some(Effect {
         purchase: Some(PurchaseChange::Picked(reference.purchase_id, now)),
-        outcomes: outcome.map(Outcome::picked).into_iter().collect(),
+        outcomes: outcome.filter(|_| !planted(Bug::PickNotInOutcome)).map(Outcome::picked).into_iter().collect(),
         ..Effect::of(fact, items)
     }))
 }

@@ -10,6 +10,7 @@ use protocol::domain::reservation::{Act, Decided, Reservation, State, hold};
 use protocol::domain::{Lines, Rejection, apply};
 use protocol::ids::{OperationId, ProductId, ReservationId};
 use protocol::link::EntryId;
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{About, Fact, Happened, ItemAfter, ReservationStep};
 use runtime::sqlite::{Abort, Connection, JobResult};
@@ -153,14 +154,20 @@ pub(super) fn fall_short(
 ) -> Vec<(OperationId, Effect)> {
     let mut effects = Vec::new();
     for hold in holds {
-        let Some(decided) = hold.fall_short() else { continue };
+        let Some(mut decided) = hold.fall_short() else { continue };
+        if planted(Bug::FallenHoldKeepsOthers) {
+            decided.changes.retain(|(of, _)| of == product);
+        }
+        if planted(Bug::FallenHoldStaysOpen) {
+            decided.after.state = State::Open;
+        }
         let named = |what| OperationId::from_key(what, &format!("{operation}:{}", hold.id));
         let about = About { reference: hold.reference.clone(), ..About::default() };
         let asking = Asking { operation: named("cancelled"), about, command: None };
         let cancelled = effect_of(ReservationStep::Cancelled, decided, items, &asking, now);
         let after = cancelled.appends.iter().filter_map(Append::fact).flat_map(|fact| fact.what.items());
         items.extend(after.map(|after| (after.product_id.clone(), after.item.clone())));
-        let short = items.get(product).map(|item| {
+        let short = items.get(product).filter(|_| !planted(Bug::FallenHoldNotNamed)).map(|item| {
             let item = ItemAfter::unchanged(product.clone(), item.clone());
             let what = Happened::Shortage { item, reservation: Some(hold.id) };
             Effect::of(Fact { about: asking.about.clone(), ..Fact::new(what, now) }, items)
@@ -194,6 +201,9 @@ pub(super) fn expire_due<'a>(
     let products: BTreeSet<&ProductId> = products.into_iter().collect();
     for product in products {
         if ledger::find_item(connection, product)?.is_none_or(|item| item.reserved == 0) {
+            continue;
+        }
+        if planted(Bug::ExpiredHoldCounts) {
             continue;
         }
         for reservation in reservations::due_of_product(connection, product, now)? {

@@ -100,7 +100,9 @@ pub fn carry_out(
         Choice::Own
     } else if shared.is_none() && !own.is_empty() {
         let entries = own.len() as u64;
-        choice.ok_or(Abort::Refused(Refusal::NeedsChoice { entries }))?
+        choice
+            .or(planted(Bug::RestoreAsksNobody).then_some(Choice::Central))
+            .ok_or(Abort::Refused(Refusal::NeedsChoice { entries }))?
     } else if in_history && !reaches_back {
         Choice::Own
     } else {
@@ -209,7 +211,7 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer, now: Mi
     for outcome in outcomes {
         ledger::outcomes::keep(connection, outcome)?;
     }
-    for reservation in &answer.reservations {
+    for reservation in answer.reservations.iter().filter(|_| !planted(Bug::RestoreWithoutHolds)) {
         ledger::reservations::save(connection, reservation, now)?;
     }
     // In the order in which their units left the shelf.
@@ -222,13 +224,15 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer, now: Mi
             }
             Became::Confirmed { purchase, picked, .. } => {
                 ledger::purchases::confirm(connection, purchase, *at)?;
-                if *picked {
+                if *picked && !planted(Bug::RestoreForgetsPicks) {
                     ledger::purchases::pick(connection, purchase.purchase_id, *at)?;
                 }
             }
             Became::Cancelled { purchase, .. } => {
                 ledger::purchases::confirm(connection, purchase, *at)?;
-                ledger::purchases::cancel(connection, purchase.purchase_id, *at)?;
+                if !planted(Bug::RestoreRevivesCancelled) {
+                    ledger::purchases::cancel(connection, purchase.purchase_id, *at)?;
+                }
             }
             Became::Done { .. }
             | Became::Rejected { .. }

@@ -391,6 +391,29 @@ impl Rig {
         Ok(())
     }
 
+    /// How far each store's ledger goes: epoch and number of its last entry.
+    pub(super) async fn heads(&self) -> Result<Vec<(u64, u64)>, String> {
+        let mut heads = Vec::new();
+        for number in 0..self.ids.len() {
+            let own = self.look(Who::Store(number), "/v1/status").await?;
+            heads.push((own["epoch"].as_u64().unwrap_or_default(), own["head"].as_u64().unwrap_or_default()));
+        }
+        Ok(heads)
+    }
+
+    /// Whether central has all up to these heads, sells for each store and finds its digest equal: traffic may go on
+    /// meanwhile. A restore opens a later epoch, which has what was before.
+    pub(super) async fn has_reached(&self, heads: &[(u64, u64)]) -> Result<(), String> {
+        for (id, head) in self.ids.iter().zip(heads) {
+            let seen = self.look(Who::Central, &format!("/v1/stores/{id}")).await?;
+            let applied = (seen["epoch"].as_u64().unwrap_or_default(), seen["applied"].as_u64().unwrap_or_default());
+            if applied < *head || seen["digest"] != "equal" || seen["status"] != "online" {
+                return Err(format!("{id} was at {head:?} when the faults ended; central {seen}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether central's view is each store's stock, and nothing is open.
     pub(super) async fn has_converged(&self) -> Result<(), String> {
         for (number, id) in self.ids.iter().enumerate() {

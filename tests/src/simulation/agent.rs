@@ -1,14 +1,13 @@
 //! A store's agent: the production ledger, operations and command execution over SQLite in memory, with its two loops
 //! taken apart into single steps.
 
-use protocol::ids::{OperationId, StoreId};
+use protocol::ids::StoreId;
 use protocol::link::{
     Commands, Cursor, Entry, EntryId, Events, FollowStep, Followed, Follower, Reply, Step, Stopped, Uplink,
     UplinkReply, UplinkStep,
 };
 use protocol::retry::Backoff;
 use protocol::time::Millis;
-use protocol::wire::{Became, Command};
 use runtime::redis::{Channel, Keys, Received};
 use rusqlite::Connection;
 use store_agent::ledger;
@@ -19,6 +18,7 @@ use super::central::before;
 use super::redis::{self, Call, Redis};
 use super::sending::Flight;
 use super::{COMMAND_BATCH, PACE};
+use crate::judge::Place;
 
 /// Between two heartbeats, ms.
 const HEARTBEAT_EVERY_MS: i64 = 10_000;
@@ -52,6 +52,12 @@ pub(super) struct Agent {
     pub(super) skew: i64,
     /// Number of the process.
     pub(super) process: u64,
+    /// Up to where the judge has looked at the file's log.
+    pub(super) noted: Place,
+    /// The file's log was cut, so that an epoch may have to be opened.
+    pub(super) pruned: bool,
+    /// When Redis's clock was last asked, by that clock.
+    pub(super) time_asked: i64,
     /// The production loop of the publisher.
     pub(super) uplink: Uplink,
     flight: Option<Flight<(), Events>>,
@@ -85,6 +91,9 @@ impl Agent {
             network: true,
             skew: 0,
             process,
+            noted: Place::default(),
+            pruned: false,
+            time_asked: 0,
             uplink: Uplink::new(PACE, HEARTBEAT_EVERY_MS),
             flight: None,
             has_published: false,
@@ -124,16 +133,6 @@ impl Agent {
     /// Why it has stopped itself.
     pub(super) fn stopped(&self) -> Option<Stopped> {
         self.uplink.publisher().stopped()
-    }
-
-    /// Purchases that this store has not heard of, and whose deadline has passed (B2).
-    fn too_late(&self, batch: &[Entry<Commands>], redis_now: Millis) -> Vec<OperationId> {
-        let is_late = |entry: &&Entry<Commands>| {
-            matches!(Command::decode(&entry.kind, &entry.body),
-                Ok(Command::Purchase { deadline, .. }) if redis_now > deadline)
-        };
-        let ids = batch.iter().filter(is_late).filter_map(|entry| OperationId::parse(&entry.operation).ok());
-        ids.filter(|id| ledger::outcomes::find(&self.file, id).expect("outcomes can be read").is_none()).collect()
     }
 
     fn heartbeat(&self, now: i64) -> Call {
@@ -252,23 +251,20 @@ impl Agent {
                 self.batch = redis.range(&self.commands.stream, before(cursor.id(), again), COMMAND_BATCH);
                 Followed::Read(self.batch.len())
             }
-            FollowStep::AskTime => Followed::Time(Millis(now)),
+            FollowStep::AskTime => {
+                self.time_asked = now;
+                Followed::Time(Millis(now))
+            }
             FollowStep::Execute { .. } if busy => Followed::Busy,
             FollowStep::Execute { redis_now } => {
                 let batch = std::mem::take(&mut self.batch);
                 let clock = self.clock(now);
-                let late = self.too_late(&batch, redis_now);
                 let batch: Vec<Received<Commands>> = batch.into_iter().map(Ok).collect();
                 let mut new = 0;
                 let outlived = commit(&self.file, &mut |connection| {
                     new = commands::receive(connection, &batch, redis_now, clock)?.commands;
                     Ok(())
                 });
-                for id in late {
-                    let outcome = ledger::outcomes::find(&self.file, &id).expect("outcomes can be read");
-                    let confirmed = outcome.is_some_and(|outcome| matches!(outcome.became, Became::Confirmed { .. }));
-                    assert!(!confirmed, "P5: {id} was confirmed after its deadline");
-                }
                 if !outlived {
                     return true;
                 }

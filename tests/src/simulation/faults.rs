@@ -1,5 +1,8 @@
 //! What goes wrong.
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use protocol::hash::Hash;
 use protocol::ids::{ProductId, StoreId};
 use protocol::number::{CommandEpoch, Epoch};
@@ -7,7 +10,9 @@ use protocol::time::Millis;
 use store_agent::ledger;
 
 use super::agent::{Agent, copy};
-use super::virtual_world::VirtualWorld;
+use super::humans;
+use super::virtual_world::{Copy, VirtualWorld};
+use crate::judge::{Name, Occasion, Place, Shop};
 use crate::unknown::record_unknown;
 
 /// Beyond anybody's clock, ms: all that is acknowledged may go.
@@ -16,6 +21,14 @@ const LONG_AGO: i64 = 24 * 60 * 60 * 1_000;
 impl VirtualWorld {
     /// One fault. The rare kinds happen only in seeds that have drawn them.
     pub(super) fn fault(&mut self) {
+        if self.has_many_copies && self.dice.chance(600) {
+            return match self.dice.below(6) {
+                0 => self.take_copy(),
+                1 => self.set_back_store(),
+                2 => self.clone_agent(),
+                _ => humans::look_after(self),
+            };
+        }
         if self.dice.chance(550) {
             return self.common_fault();
         }
@@ -137,14 +150,16 @@ impl VirtualWorld {
 
     fn prune(&mut self) {
         let later = Millis(self.now + LONG_AGO);
-        let before: i64 = self.agents.iter().map(entries).sum();
-        for agent in &self.agents {
+        let mut pruned = false;
+        for agent in &mut self.agents {
+            let before = entries(agent);
             ledger::prune_entries(&agent.file, later).expect("pruning works");
+            let is_cut = entries(agent) < before;
+            agent.pruned |= is_cut;
+            pruned |= is_cut;
         }
         central::storage::retention::prune_commands(&self.central.file, later).expect("pruning works");
-        let after: i64 = self.agents.iter().map(entries).sum();
-        if after < before {
-            self.pruned = true;
+        if pruned {
             self.happened("log pruned up to the ack");
         }
     }
@@ -189,9 +204,12 @@ impl VirtualWorld {
         });
         if let (Some(ended), true) = (ended, end != super::virtual_world::Commit::Before) {
             self.happened("store retired");
+            self.touched.insert(id.clone());
+            let of_store = self.oracle.book.buys.iter().filter(|(_, buy)| buy.attempts.contains_key(id.as_str()));
+            self.voided.extend(of_store.map(|(purchase, _)| purchase.to_string()));
             // The answer, if there is one, names what was ended.
             for purchase in ended.iter().filter(|_| end == super::virtual_world::Commit::Done) {
-                self.history.saw(purchase, "cancelled");
+                self.saw(purchase, "cancelled");
             }
         }
         self.after_central_commit(end);
@@ -200,18 +218,22 @@ impl VirtualWorld {
     /// The operator takes it back.
     pub(super) fn adopt(&mut self, id: &StoreId) {
         let (clock, risk) = (self.central.clock(self.now), self.risk());
-        let mut adopted = false;
+        let (mut adopted, mut chosen) = (false, None);
         let end = super::virtual_world::commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
             let Some(mut store) = central::storage::stores::find(connection, id)?.filter(|store| store.retired) else {
                 return Ok(());
             };
             if let Some(epoch) = store.claims().first() {
+                chosen = (*epoch != store.cursor.epoch).then_some(epoch.get());
                 adopted = central::promises::stores::adopt(connection, &mut store, *epoch, clock)?;
             }
             Ok(())
         });
         if adopted {
             self.happened("store adopted");
+            if let Some(epoch) = chosen {
+                self.oracle.choose(id.as_str(), epoch);
+            }
         }
         self.after_central_commit(end);
     }
@@ -225,6 +247,7 @@ impl VirtualWorld {
         }
         let operation = format!("news-{}", self.next_id);
         record_unknown(file, "teleported", "{}", &operation, Millis(self.now)).expect("the ledger can be written");
+        self.look_at(number, Occasion::News, None);
         self.happened("unknown event");
     }
 
@@ -234,39 +257,34 @@ impl VirtualWorld {
         }
         let number = self.dice.below(self.agents.len() as u64 + 1) as usize;
         let copied = match self.agents.get(number) {
-            Some(agent) => (Some(agent.store.clone()), copy(&agent.file)),
-            None => (None, copy(&self.central.file)),
+            Some(agent) => {
+                Copy { of: Some(agent.store.clone()), file: copy(&agent.file), pruned: agent.pruned, step: self.step }
+            }
+            None => Copy { of: None, file: copy(&self.central.file), pruned: false, step: self.step },
         };
         self.copies.push(copied);
     }
 
-    fn some_copy(&mut self, of: Option<&StoreId>) -> Option<rusqlite::Connection> {
+    fn some_copy(&mut self, of: Option<&StoreId>) -> Option<Copy> {
         let fitting: Vec<usize> =
-            (0..self.copies.len()).filter(|number| self.copies[*number].0.as_ref() == of).collect();
-        let number = *self.dice.pick(&fitting)?;
-        Some(copy(&self.copies[number].1))
+            (0..self.copies.len()).filter(|number| self.copies[*number].of.as_ref() == of).collect();
+        let chosen = &self.copies[*self.dice.pick(&fitting)?];
+        Some(Copy { of: chosen.of.clone(), file: copy(&chosen.file), pruned: chosen.pruned, step: chosen.step })
     }
 
-    /// What is in this file and, at this moment, neither at central nor in another file of the store, may be lost.
+    /// What is in this file and, at this moment, neither at central nor in another file of the store, is lost with it.
     pub(super) fn mark_lost(&mut self, number: usize, kept: Option<&rusqlite::Connection>) {
         let store = self.agents[number].store.clone();
-        let others: Vec<&rusqlite::Connection> = self
-            .agents
-            .iter()
-            .enumerate()
-            .filter(|(other, agent)| *other != number && agent.store == store)
-            .map(|(_, agent)| &agent.file)
-            .chain(kept)
-            .collect();
-        for operation in self.history.operations.iter_mut().filter(|operation| operation.store == store) {
-            let safe = is_in_event(&self.central.file, &store, &operation.id)
-                || others.iter().any(|file| is_in_ledger(file, &operation.id));
-            // Where logs were pruned nobody can tell any more which file had it.
-            if !safe && (self.pruned || is_in_ledger(&self.agents[number].file, &operation.id)) {
-                operation.may_be_lost = true;
-            }
+        let others = (0..self.agents.len()).filter(|other| *other != number && self.agents[*other].store == store);
+        let mut left: Vec<Rc<Shop>> = others.map(|other| self.shop(other)).collect();
+        left.push(self.view(&store));
+        if let Some(kept) = kept {
+            let place = Place::of_file(kept).expect("a ledger has a head");
+            left.push(self.oracle.shop(store.as_str(), place));
         }
-        self.history.forked = true;
+        let gone = self.shop(number);
+        self.oracle.lose(&gone, &left);
+        self.touched.insert(store);
     }
 
     /// A file is set back while nothing else happens.
@@ -286,10 +304,12 @@ impl VirtualWorld {
         let number = self.dice.below(self.agents.len() as u64) as usize;
         let store = self.agents[number].store.clone();
         let Some(old) = self.some_copy(Some(&store)) else { return };
-        self.mark_lost(number, Some(&old));
+        self.mark_lost(number, Some(&old.file));
         let late = self.dice.chance(500);
         self.agents[number].crash(late, &mut self.redis);
-        self.agents[number].file = old;
+        self.agents[number].noted = Place::of_file(&old.file).expect("a ledger has a head");
+        self.agents[number].pruned = old.pruned;
+        self.agents[number].file = old.file;
         self.happened("store's file set back");
     }
 
@@ -305,8 +325,11 @@ impl VirtualWorld {
         let store = self.agents[number].store.clone();
         let file = copy(&self.agents[number].file);
         let process = self.dice.roll();
-        self.agents.push(Agent::start(&store, file, &self.keys, process));
-        self.history.forked = true;
+        let (noted, pruned) = (self.agents[number].noted, self.agents[number].pruned);
+        let mut agent = Agent::start(&store, file, &self.keys, process);
+        (agent.noted, agent.pruned) = (noted, pruned);
+        self.agents.push(agent);
+        self.touched.insert(store);
         self.happened("store cloned");
     }
 
@@ -317,7 +340,7 @@ impl VirtualWorld {
         let Some(store) = self.dice.pick(&self.stores).cloned() else { return };
         let agent = self.new_agent(&store);
         self.agents.push(agent);
-        self.history.forked = true;
+        self.touched.insert(store);
         self.happened("empty agent with a known id");
     }
 
@@ -334,6 +357,8 @@ impl VirtualWorld {
         let file = runtime::sqlite::memory(ledger::SCHEMA).expect("a database in memory");
         ledger::claim(&file, &store).expect("a new database becomes this store's");
         self.agents[number].file = file;
+        self.agents[number].noted = Place::default();
+        self.agents[number].pruned = false;
         self.happened("store's disk lost");
         self.restore(number);
     }
@@ -349,29 +374,18 @@ impl VirtualWorld {
         let late = self.dice.chance(500);
         self.central.crash(late, &mut self.redis);
         for (id, bought) in &mut self.history.purchases {
-            let row = |file: &rusqlite::Connection| {
-                let sql = "select status || coalesce(cancel_requested_at, '') from purchase where purchase_id = ?1";
-                file.query_row(sql, [id], |row| row.get::<_, String>(0)).ok()
-            };
-            if row(&old) != row(&self.central.file) {
+            if self.told_at.get(id).is_some_and(|told| *told >= old.step) {
                 bought.may_be_forgotten = true;
                 bought.cancelled_while_pending = false;
             }
         }
-        for operation in &mut self.history.operations {
-            let on_disk = self
-                .agents
-                .iter()
-                .any(|agent| agent.store == operation.store && is_in_ledger(&agent.file, &operation.id));
-            // A disk that never changed has the effect of what was pruned from its log.
-            let was_forked = self.history.forked;
-            if was_forked && !on_disk && !is_in_event(&old, &operation.store, &operation.id) {
-                operation.may_be_lost = true;
-            }
+        let mut logs: BTreeMap<Name, Vec<_>> = BTreeMap::new();
+        for agent in &self.agents {
+            logs.entry(agent.store.as_str().into()).or_default().push((&agent.file, agent.noted));
         }
-        self.history.effects_without_entries |= self.pruned || self.counts.contains_key("restore carried out");
-        self.history.forked = true;
-        self.central.file = old;
+        self.oracle.set_back(&self.central.file, &old.file, &logs).expect("the view can be read");
+        self.touched.extend(self.stores.iter().cloned());
+        self.central.file = old.file;
         self.happened("central set back");
         if self.dice.chance(600) {
             self.reopen_commands();
@@ -390,6 +404,7 @@ impl VirtualWorld {
             }
         };
         central::operators::restore::reopen(&self.central.file, acked, clock).expect("the view can be written");
+        self.oracle.restored(&self.central.file).expect("the view can be read");
         self.say(|| "central restore".into());
     }
 
@@ -401,6 +416,7 @@ impl VirtualWorld {
             return;
         }
         let store = self.agents[number].store.clone();
+        self.touched.insert(store.clone());
         let known = central::storage::stores::find(&self.central.file, &store).expect("the view can be read");
         if known.is_some_and(|known| known.retired) {
             return self.happened("restore of a retired store refused");
@@ -436,10 +452,11 @@ impl VirtualWorld {
             return self.happened("restore not carried out");
         };
         let answer = self.hear(&store, epoch, question);
+        let place = Place::of_view(&self.central.file, store.as_str()).expect("the view can be read");
         if !self.calm && self.dice.chance(150) {
             return self.happened("restore not carried out");
         }
-        self.answer(number, &answer);
+        self.answer(number, &answer, place);
     }
 
     /// Central tells the state line by line.
@@ -460,7 +477,7 @@ impl VirtualWorld {
         reader.finish().expect("all was told")
     }
 
-    fn answer(&mut self, number: usize, answer: &protocol::wire::restore::Answer) {
+    fn answer(&mut self, number: usize, answer: &protocol::wire::restore::Answer, view: Place) {
         use store_agent::operators::restore::{Choice, Refusal, carry_out};
         let clock = self.agents[number].clock(self.now);
         let mut choice = None;
@@ -477,10 +494,8 @@ impl VirtualWorld {
                     }
                     Ok(())
                 });
-            if report.is_some() && end == super::virtual_world::Commit::After {
-                // Nobody has read the report, but it stands.
-                self.history.forked = true;
-                self.history.effects_without_entries = true;
+            if let (Some(report), true) = (&report, end != super::virtual_world::Commit::Before) {
+                self.judge_restore(number, report.state == Choice::Own, choice.is_some(), view);
             }
             if end != super::virtual_world::Commit::Done {
                 if end == super::virtual_world::Commit::Before {
@@ -496,10 +511,7 @@ impl VirtualWorld {
                     }
                     if report.state == Choice::Own {
                         self.count("restore kept its own state");
-                        self.history.effects_without_entries = true;
                     }
-                    self.history.forked = true;
-                    self.history.effects_without_entries |= self.counts.contains_key("central set back");
                     self.say(|| format!("agent {number} is restored: {report:?}"));
                     self.agents[number].runs = true;
                     return;
@@ -508,7 +520,6 @@ impl VirtualWorld {
                     self.count("restore asked a human");
                     if self.dice.chance(300) {
                         self.count("restore chose its own state");
-                        self.history.chosen.insert(self.agents[number].store.clone());
                         choice = Some(Choice::Own);
                         continue;
                     }
@@ -517,6 +528,31 @@ impl VirtualWorld {
                 }
                 (None, _) => return self.happened("restore not carried out"),
             }
+        }
+    }
+
+    /// What a restore has left. `view`: where central's view stood when it answered.
+    fn judge_restore(&mut self, number: usize, is_own: bool, was_asked: bool, view: Place) {
+        let store = self.agents[number].store.clone();
+        let (own, theirs) = (self.shop(number), self.oracle.shop(store.as_str(), view));
+        if !is_own {
+            let file = &self.agents[number].file;
+            let looked = self.oracle.cannot_tell(&self.central.file, store.as_str(), file, &own, &theirs);
+            looked.expect("both logs can be read");
+            let occasion = if was_asked { Occasion::Replacement } else { Occasion::Restore { own: &own } };
+            return self.look_at(number, occasion, Some(theirs));
+        }
+        self.oracle.carry(&own);
+        self.look_at(number, Occasion::Replacement, Some(own.clone()));
+        if was_asked {
+            self.oracle.disown(&theirs, &own);
+            return self.oracle.choose(store.as_str(), self.agents[number].noted.epoch);
+        }
+        if let Some(lacks) = own.lacks(&theirs).chain(own.unsays(&theirs)).next() {
+            self.oracle.break_(format!("P2: {store} keeps its own state, which lacks {lacks}"));
+        }
+        if view != Place::default() && !self.agents[number].pruned {
+            self.oracle.break_(format!("P6: {store} keeps its own state, and its log was never cut"));
         }
     }
 }
@@ -528,16 +564,4 @@ pub(super) fn is_open(agent: &Agent) -> bool {
 
 fn entries(agent: &Agent) -> i64 {
     agent.file.query_row("select count(*) from ledger", [], |row| row.get(0)).expect("a ledger can be read")
-}
-
-pub(super) fn is_in_ledger(file: &rusqlite::Connection, operation: &str) -> bool {
-    file.prepare_cached("select 1 from ledger where operation_id = ?1")
-        .and_then(|mut statement| statement.exists([operation]))
-        .expect("a ledger can be read")
-}
-
-pub(super) fn is_in_event(file: &rusqlite::Connection, store: &StoreId, operation: &str) -> bool {
-    file.prepare_cached("select 1 from event where store_id = ?1 and operation_id = ?2")
-        .and_then(|mut statement| statement.exists([store.as_str(), operation]))
-        .expect("the view can be read")
 }

@@ -14,7 +14,7 @@ use store_agent::ledger;
 use store_agent::operations::reservations::{Asking, act, reserve, sweep};
 
 use super::virtual_world::{Commit, VirtualWorld, commit};
-use crate::history::{self, Told};
+use crate::judge::{self, Acted, By, Hold, Occasion};
 
 impl VirtualWorld {
     pub(super) fn hold_traffic(&mut self) {
@@ -46,44 +46,44 @@ impl VirtualWorld {
         self.agents[number].runs.then_some(number)
     }
 
-    /// What a store's staff has done, one for each product that it is about.
-    fn note_of_agent(&mut self, number: usize, id: &str, moved: &[(&Line, i64)], end: Commit) {
-        let store = self.agents[number].store.clone();
-        let told = if end == Commit::Done { Told::Done } else { Told::Nothing };
-        for (place, (line, delta)) in moved.iter().enumerate() {
-            self.history.operations.push(history::Operation {
-                id: id.to_owned(),
-                store: store.clone(),
-                product: line.product_id.clone(),
-                delta: *delta,
-                told,
-                // What a restore records again without an effect is filed under the first product alone.
-                may_be_lost: place > 0,
-            });
-        }
-    }
-
     fn hold(&mut self) {
         let (Some(number), Some(lines)) = (self.running_agent(), self.some_lines()) else { return };
         let id = format!("hold-{}", self.name());
         let operation = OperationId::parse(&id).expect("a valid id");
         let asking = Asking { operation: operation.clone(), about: About::default(), command: None };
         let (clock, risk, ttl_ms) = (self.agents[number].clock(self.now), self.risk(), self.ttl_ms());
-        let mut held = None;
+        let asked = written(&lines);
+        let shop = self.shop(number).without_due(asked.iter().map(|(product, _)| &**product), clock.0);
+        let expected = shop.may_hold(&asked);
+        let asked = Hold {
+            store: self.agents[number].store.as_str().into(),
+            reservation: ReservationId::of(&operation).to_string().into(),
+            lines: asked,
+            ttl_ms,
+            by: By::Store,
+            deadline: i64::MAX,
+        };
+        self.oracle.book.holds.insert(id.as_str().into(), asked);
+        let mut held = Err("");
         let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
             let reservation = ReservationId::of(&operation);
             match attempt(connection, || reserve(connection, reservation, &lines, ttl_ms, &asking, clock))? {
-                Ok(done) => held = Some(done.reservation),
-                Err(Abort::Refused(_)) => {}
+                Ok(done) => held = Ok(done.reservation),
+                Err(Abort::Refused(rejection)) => held = Err(rejection.code()),
                 Err(Abort::Database(error)) => return Err(error),
             }
             Ok(())
         });
-        if let (Some(held), Commit::Done | Commit::After) = (held, end) {
+        if held.as_ref().map(drop).map_err(|code| *code) != expected {
+            self.oracle.break_(format!("P4: {id} was answered {held:?}, and must be {expected:?}"));
+        }
+        self.look_at(number, Occasion::Operation(&id), None);
+        if let (Ok(held), Commit::Done | Commit::After) = (held, end) {
             self.count("units held");
             self.say(|| format!("agent {number}: {id} holds {:?} as {}", held.lines, held.id));
-            let lines: Vec<(&Line, i64)> = held.lines.iter().map(|line| (line, 0)).collect();
-            self.note_of_agent(number, &id, &lines, end);
+            if end == Commit::Done {
+                self.oracle.acked(&id);
+            }
         }
         self.after_commit(number, end);
     }
@@ -109,27 +109,36 @@ impl VirtualWorld {
         let operation = OperationId::parse(&id).expect("a valid id");
         let asking = Asking { operation, about: About::default(), command: None };
         let (clock, risk) = (self.agents[number].clock(self.now), self.risk());
-        let mut after = None;
+        let store = self.agents[number].store.clone();
+        let asked = acted(&store, held.id, &what, By::Store);
+        let known = self.shop(number).holds.get(&asked.reservation).cloned();
+        let expected = known.ok_or("unknown_reservation").and_then(|held| held.decide(&asked.act, clock.0));
+        let expected = expected.map(|after| after.is_some());
+        self.oracle.book.acts.insert(id.as_str().into(), asked);
+        let (mut after, mut answer) = (None, Err(""));
         let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
             match attempt(connection, || act(connection, held.id, &what, &asking, clock))? {
-                Ok(done) => after = done.filter(|done| done.position.is_some()).map(|done| done.reservation),
-                Err(Abort::Refused(_)) => {}
+                Ok(done) => {
+                    after = done.filter(|done| done.position.is_some()).map(|done| done.reservation);
+                    answer = Ok(after.is_some());
+                }
+                Err(Abort::Refused(rejection)) => answer = Err(rejection.code()),
                 Err(Abort::Database(error)) => return Err(error),
             }
             Ok(())
         });
+        if answer != expected {
+            self.oracle.break_(format!("P4: {id}, {what:?}, was answered {answer:?}, and must be {expected:?}"));
+        }
+        self.look_at(number, Occasion::Operation(&id), None);
         if let (Some(after), Commit::Done | Commit::After) = (after, end) {
             self.say(|| format!("agent {number}: {id} makes {} {:?}", after.id, after.state));
-            let lines: Vec<(&Line, i64)> = match &after.state {
-                State::Confirmed { confirmed_lines } => {
-                    self.count("holds confirmed");
-                    held.lines.iter().map(|line| (line, -confirmed_lines.quantity_of(&line.product_id))).collect()
-                }
-                State::Cancelled => held.lines.iter().map(|line| (line, 0)).collect(),
-                // Its entry names no item, and is filed under the first line's.
-                State::Open | State::Expired => held.lines.iter().take(1).map(|line| (line, 0)).collect(),
-            };
-            self.note_of_agent(number, &id, &lines, end);
+            if matches!(after.state, State::Confirmed { .. }) {
+                self.count("holds confirmed");
+            }
+            if end == Commit::Done {
+                self.oracle.acked(&id);
+            }
         }
         self.after_commit(number, end);
     }
@@ -140,6 +149,7 @@ impl VirtualWorld {
         let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
             sweep(connection, clock).map(drop)
         });
+        self.look_at(number, Occasion::Sweep, None);
         self.after_commit(number, end);
     }
 
@@ -151,7 +161,16 @@ impl VirtualWorld {
         let reservation = ReservationId::new(uuid::Uuid::from_u128(u128::from(self.name())));
         let ttl_ms = self.ttl_ms();
         let redis_now = protocol::time::Millis(self.now);
+        let asked = Hold {
+            store: id.as_str().into(),
+            reservation: reservation.to_string().into(),
+            lines: written(&lines),
+            ttl_ms,
+            by: By::Central,
+            deadline: redis_now.0 + ttl_ms,
+        };
         let ask = promised::ReservationRequest { id: reservation, lines, ttl_ms, about: About::default(), redis_now };
+        self.oracle.book.holds.insert(ask.command().as_str().into(), asked);
         self.ask_of_central(&id, |connection, store, clock| promised::begin(connection, store, &ask, clock).map(drop));
     }
 
@@ -177,21 +196,10 @@ impl VirtualWorld {
         let what = self.some_act(&as_said);
         let name = format!("central-act-{}", self.name());
         let command = OperationId::parse(&name).expect("a valid id");
-        let asked = self.ask_of_central(&id, |connection, store, clock| {
+        self.oracle.book.acts.insert(name.as_str().into(), acted(&id, held.id, &what, By::Central));
+        self.ask_of_central(&id, |connection, store, clock| {
             promised::act(connection, store, &held, &what, command.clone(), &About::default(), clock).map(drop)
         });
-        if asked {
-            // If it is a confirmation, units leave the store by it.
-            let of_line = |line: &Line| history::Operation {
-                id: name.clone(),
-                store: id.clone(),
-                product: line.product_id.clone(),
-                delta: 0,
-                told: Told::Nothing,
-                may_be_lost: true,
-            };
-            self.history.operations.extend(held.lines.iter().map(of_line));
-        }
     }
 
     fn ask_of_central(
@@ -202,7 +210,7 @@ impl VirtualWorld {
             &mut stores::Store,
             protocol::time::Millis,
         ) -> Result<(), Abort<protocol::domain::Rejection>>,
-    ) -> bool {
+    ) {
         let (clock, risk) = (self.central.clock(self.now), self.risk());
         let mut asked = false;
         let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
@@ -220,13 +228,26 @@ impl VirtualWorld {
             self.count("reservations asked through central");
         }
         self.after_central_commit(end);
-        asked && end != Commit::Before
     }
+}
+
+/// As the judge writes it down.
+fn written(lines: &Lines) -> judge::Lines {
+    lines.iter().map(|line| (line.product_id.as_str().into(), line.quantity.get())).collect()
+}
+
+fn acted(store: &StoreId, reservation: ReservationId, act: &Act, by: By) -> Acted {
+    let act = match act {
+        Act::Confirm { lines } => judge::Act::Confirm(lines.as_ref().map(written)),
+        Act::Cancel => judge::Act::Cancel,
+        Act::Extend { ttl_ms } => judge::Act::Extend(*ttl_ms),
+    };
+    Acted { store: store.as_str().into(), reservation: reservation.to_string().into(), act, by }
 }
 
 /// P6: once all has healed, central has of each store the reservations that the store has, as they are there; and nothing
 /// that it shows as held or asked for is held by nobody.
-pub(super) fn judge(central: &Connection, agents: &[(StoreId, &Connection)]) -> Vec<String> {
+pub(super) fn compare(central: &Connection, agents: &[(StoreId, &Connection)]) -> Vec<String> {
     let mut found = Vec::new();
     for (store, file) in agents {
         let there: BTreeMap<ReservationId, Reservation> = ledger::reservations::all(file)

@@ -14,15 +14,9 @@ pub(super) fn look_after(world: &mut VirtualWorld) {
             .copied()
             .filter(|n| world.agents[*n].stopped().is_some() || !is_open(&world.agents[*n]))
             .collect();
-        // Restores that were carried out count as forks.
-        let by_people = ["store retired", "restore not carried out"];
-        let is_innocent = !world.history.forked && by_people.iter().all(|what| !world.counts.contains_key(what));
-        if let (true, [stopped, ..]) = (is_innocent, needs_care.as_slice()) {
+        if let (false, [stopped, ..]) = (world.touched.contains(&store), needs_care.as_slice()) {
             let why = world.agents[*stopped].stopped();
-            world
-                .history
-                .violations
-                .push(format!("P1: {store} has stopped ({why:?}), and nobody has touched its file"));
+            world.oracle.break_(format!("P1: {store} has stopped ({why:?}), and nobody has touched its file"));
         }
         match (of_store.as_slice(), needs_care.as_slice()) {
             ([only], [_]) => world.restore(*only),

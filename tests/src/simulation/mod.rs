@@ -140,6 +140,9 @@ pub const MUST_OCCUR: &[&str] = &[
     "shortage",
 ];
 
+/// From this seed on all rare faults happen in every seed, and every other one is about copies: to hunt for what is rarer still.
+pub const DENSE: u64 = 1_000_000;
+
 /// Seeds after which everything in [`MUST_OCCUR`] must have.
 pub const ENOUGH_SEEDS: u64 = 5_000;
 

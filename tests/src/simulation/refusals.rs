@@ -40,6 +40,11 @@ impl Refusal {
         Self { product: product.to_owned(), row: Row::Taking }
     }
 
+    /// The product whose rows are refused.
+    pub(super) fn product(&self) -> &str {
+        &self.product
+    }
+
     /// Runs a job while it stands. Says how many entries were parked because of it.
     pub(super) fn during<T>(&self, file: &Connection, job: impl FnOnce() -> T) -> (T, u64) {
         let product = format!("new.product_id = '{}'", self.product);

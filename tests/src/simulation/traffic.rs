@@ -16,7 +16,8 @@ use runtime::sqlite::{Abort, attempt};
 use store_agent::operations::till::{Request, perform};
 
 use super::virtual_world::{Commit, VirtualWorld, commit};
-use crate::history::{self, Bought, Told};
+use crate::history::{Bought, Told};
+use crate::judge::{Asked, Buy, By, Cancel, Name, Occasion, Pick, Wish, decide};
 
 /// What was on a shelf.
 pub(super) struct Shelf {
@@ -69,8 +70,14 @@ impl VirtualWorld {
             8 => Operation::Adjust { delta: -self.dice.between(1, 2), reason: Reason::Damage, note: None },
             9 => self.some_count(),
             10 => {
-                let low_at = [None, Some(LowAt::Units(3)), Some(LowAt::OFF)][self.dice.below(3) as usize];
-                Operation::Change { name: Some(format!("n{}", self.dice.below(3))), discontinued: None, low_at }
+                let discontinued = self.dice.chance(300).then(|| self.dice.chance(400));
+                let low_at = match self.dice.below(10) {
+                    0..=1 => Some(LowAt::Units(self.dice.between(0, 4))),
+                    2 => Some(LowAt::OFF),
+                    _ => None,
+                };
+                let name = self.dice.chance(700).then(|| format!("n{}", self.dice.below(3)));
+                Operation::Change { name, discontinued, low_at }
             }
             _ => Operation::Create { name: "new".into(), quantity: self.dice.between(0, 10), low_at: Some(2) },
         }
@@ -106,14 +113,9 @@ impl VirtualWorld {
         let Some(number) = self.dice.pick(&of_store).copied().filter(|number| self.agents[*number].runs) else {
             return;
         };
-        let count =
-            Operation::Count { quantity: shelf.units, counted_at: Some(shelf.position.clone()), count_ref: None };
-        let Some(delta) = self.operate(number, shelf.product.clone(), count) else { return };
-        self.count("counts of an earlier shelf");
-        if delta != 0 && !self.history.forked {
-            let (units, product, position) = (shelf.units, shelf.product, shelf.position);
-            let text = format!("P3: {units} of {product} were there at {position}, and made a difference of {delta:+}");
-            self.history.violations.push(text);
+        let count = Operation::Count { quantity: shelf.units, counted_at: Some(shelf.position), count_ref: None };
+        if self.operate(number, shelf.product, count) {
+            self.count("counts of an earlier shelf");
         }
     }
 
@@ -132,41 +134,67 @@ impl VirtualWorld {
         self.operate(number, product, operation);
     }
 
-    /// By how much it has moved the stock, if it was done.
-    fn operate(&mut self, number: usize, product: ProductId, operation: Operation) -> Option<i64> {
+    /// Whether it was done.
+    fn operate(&mut self, number: usize, product: ProductId, operation: Operation) -> bool {
+        let known = store_agent::ledger::find_item(&self.agents[number].file, &product).expect("stock can be read");
         let id = format!("till-{}", self.name());
+        // Now and then somebody has an old version in mind.
+        let guard = match &known {
+            Some(item) if self.dice.chance(40) => Guard { expected_version: Some(item.version - 1), if_match: None },
+            _ => Guard::default(),
+        };
         let request = Request {
             operation_id: OperationId::parse(&id).expect("a valid id"),
             product: product.clone(),
             operation: operation.clone(),
-            guard: Guard::default(),
+            guard: guard.clone(),
             about: About::default(),
             command: None,
         };
+        let store = self.agents[number].store.clone();
+        let name: Name = id.as_str().into();
+        let wish = wish(&operation);
         let clock = self.agents[number].clock(self.now);
+        let (before, shop) = (self.shop(number), self.shop(number).without_due([product.as_str()], clock.0));
+        let ends = before.open_holds() - shop.open_holds();
+        let asked = Asked { store: store.as_str().into(), product: product.as_str().into(), wish, by: By::Store };
+        let then = self.then(number, &asked, ends);
+        let expected = match decide(shop.items.get(product.as_str()), &asked.wish, then) {
+            Err("unknown_position") => Err("unknown_position"),
+            _ if guard.expected_version.is_some() && !matches!(asked.wish, Wish::Create { .. }) => {
+                Err("version_conflict")
+            }
+            decided => decided.map(drop),
+        };
+        self.oracle.book.items.insert(name, asked);
         let risk = self.risk();
-        let mut delta = None;
+        let mut answer = Ok(0);
         let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
             match attempt(connection, || perform(connection, &request, clock))? {
-                Ok(performed) => delta = Some(performed.delta),
-                Err(Abort::Refused(_)) => {}
+                Ok(performed) => answer = Ok(performed.delta),
+                Err(Abort::Refused(rejection)) => answer = Err(rejection.code()),
                 Err(Abort::Database(error)) => return Err(error),
             }
             Ok(())
         });
-        if let (Some(delta), Commit::Done | Commit::After) = (delta, end) {
+        if answer.map(drop) != expected {
+            self.oracle.break_(format!("P4: {id}, {operation:?}, was answered {answer:?}, and must be {expected:?}"));
+        }
+        self.look_at(number, Occasion::Operation(&id), None);
+        let is_done = answer.is_ok() && end != Commit::Before;
+        if let (Ok(delta), true) = (answer, is_done) {
             match operation {
                 Operation::Sell { .. } => self.count("sales"),
                 Operation::Count { .. } => self.count("counts"),
                 _ => {}
             }
-            let store = self.agents[number].store.clone();
             self.say(|| format!("{store}/{number}: {id} {operation:?} of {product} ({delta:+})"));
-            let told = if end == Commit::Done { Told::Done } else { Told::Nothing };
-            self.history.operations.push(history::Operation { id, store, product, delta, told, may_be_lost: false });
+            if end == Commit::Done {
+                self.oracle.acked(&id);
+            }
         }
         self.after_commit(number, end);
-        delta
+        is_done
     }
 
     /// B1, first half: the heartbeat is read.
@@ -235,6 +263,11 @@ impl VirtualWorld {
         if seek.seen.redis_now > seek.deadline {
             return self.give_up(seek.purchase);
         }
+        let allowed = self.may_ask_next(&seek);
+        let name: Name = seek.purchase.to_string().into();
+        let command = OperationId::attempt_at(&seek.purchase, &seek.store);
+        let attempts = self.oracle.book.buys.get_mut(&name).map(|buy| &mut buy.attempts);
+        let was_asked = attempts.and_then(|all| all.insert(seek.store.as_str().into(), command.as_str().into()));
         let (presence, clock, risk) = (self.presence(), self.central.clock(self.now), self.risk());
         let mut asked = Err(());
         let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
@@ -246,6 +279,14 @@ impl VirtualWorld {
             }
             Ok(())
         });
+        if let (Ok(true), Err(broken)) = (asked, allowed) {
+            self.oracle.break_(broken);
+        }
+        if let (None, Some(buy)) = (was_asked, self.oracle.book.buys.get_mut(&name))
+            && (asked != Ok(true) || end == Commit::Before)
+        {
+            buy.attempts.remove(seek.store.as_str());
+        }
         match asked {
             Ok(true) if end != Commit::Before => {
                 self.count("purchases passed on to another store");
@@ -256,6 +297,17 @@ impl VirtualWorld {
             Err(()) => {}
         }
         self.after_central_commit(end);
+    }
+
+    /// Whether the judge lets central ask this store next, too.
+    fn may_ask_next(&self, seek: &Seek) -> Result<(), String> {
+        let (purchase, store, file) = (seek.purchase.to_string(), seek.store.as_str(), &self.central.file);
+        let cancelled = self.history.purchases.get(&purchase).is_some_and(|bought| bought.cancelled_while_pending);
+        let redis_now = seek.seen.redis_now.0;
+        let beat = seek.seen.heartbeat.as_ref().map(|beat| (beat.epoch.get(), seek.seen.age_ms));
+        self.oracle.may_sell(file, store, beat).expect("the view can be read")?;
+        let allowed = self.oracle.may_ask_next(file, &purchase, store, (redis_now, cancelled));
+        allowed.expect("the view can be read")
     }
 
     fn look_elsewhere(&mut self, purchase: PurchaseId, deadline: Millis, mut stores: Vec<StoreId>) {
@@ -310,6 +362,22 @@ impl VirtualWorld {
             redis_now: look.seen.redis_now,
             policy: look.policy,
         };
+        let attempt = match look.policy {
+            Some(_) => OperationId::attempt_at(&id, &look.store),
+            None => OperationId::attempt(&id, 1),
+        };
+        let buy = Buy {
+            product: look.product.as_str().into(),
+            quantity: look.quantity.get(),
+            deadline: look.seen.redis_now.0 + look.ttl_ms,
+            is_chosen: look.policy.is_some(),
+            attempts: [(look.store.as_str().into(), attempt.as_str().into())].into(),
+        };
+        let name: Name = id.to_string().into();
+        self.oracle.book.buys.insert(name.clone(), buy);
+        let beat = look.seen.heartbeat.as_ref().map(|beat| (beat.epoch.get(), look.seen.age_ms));
+        let allowed =
+            self.oracle.may_sell(&self.central.file, look.store.as_str(), beat).expect("the view can be read");
         let (product, clock, risk) = (look.product.clone(), self.central.clock(self.now), self.risk());
         let mut begun = false;
         let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
@@ -326,7 +394,14 @@ impl VirtualWorld {
                 Err(Abort::Database(error)) => Err(error),
             }
         });
+        if let (true, Err(broken)) = (begun, allowed) {
+            self.oracle.break_(broken);
+        }
+        if !begun || end == Commit::Before {
+            self.oracle.book.buys.remove(&name);
+        }
         if begun && end != Commit::Before {
+            self.told_at.insert(id.to_string(), self.step);
             let (store, quantity) = (look.store.clone(), look.quantity);
             self.say(|| format!("purchase {id}: {quantity} of {product} at {store}, {:?}", look.policy));
             let told = if end == Commit::Done { Told::Done } else { Told::Nothing };
@@ -365,6 +440,11 @@ impl VirtualWorld {
             id = purchase.id.to_string();
         }
         let command = OperationId::parse(&format!("cancel-{}", self.name())).expect("a valid id");
+        let sql = "select status, store_id from purchase where purchase_id = ?1";
+        let known = self.central.file.query_row(sql, [&id], |row| Ok((row.get(0)?, row.get(1)?)));
+        let Ok((status, store)): Result<(String, String), _> = known else { return };
+        let asked = Cancel { store: store.into(), purchase: id.as_str().into(), forced: status == "pending" };
+        self.oracle.book.cancels.insert(command.as_str().into(), asked);
         let (clock, risk) = (self.central.clock(self.now), self.risk());
         let (mut was_pending, mut was_seeking) = (false, false);
         let mut picked = false;
@@ -393,6 +473,7 @@ impl VirtualWorld {
         if was_pending && end == Commit::Done {
             self.count("cancels of pending purchases");
             self.say(|| format!("cancel of pending purchase {id}"));
+            self.told_at.insert(id.clone(), self.step);
             if let Some(bought) = self.history.purchases.get_mut(&id) {
                 bought.cancelled_while_pending = true;
             }
@@ -405,11 +486,14 @@ impl VirtualWorld {
         if !self.agents[number].runs {
             return;
         }
+        // Now and then somebody takes a look at the wrong list.
+        let anything = self.dice.chance(150);
         let waiting: Option<String> = self.agents[number]
             .file
             .query_row(
-                "select purchase_id from purchase where status = 'confirmed' and picked_at is null limit 1",
-                [],
+                "select purchase_id from purchase where ?1 or (status = 'confirmed' and picked_at is null) \
+                 order by number desc limit 1",
+                [anything],
                 |row| row.get(0),
             )
             .ok();
@@ -418,20 +502,33 @@ impl VirtualWorld {
         let operation = OperationId::parse(&id).expect("a valid id");
         let (clock, risk) = (self.agents[number].clock(self.now), self.risk());
         let purchase = waiting.parse().expect("an id");
-        let mut product = None;
+        let store: Name = self.agents[number].store.as_str().into();
+        let asked = Pick { store, purchase: waiting.as_str().into() };
+        let known = self.shop(number).attempts.get(&asked.purchase).cloned();
+        let expected = match known.as_ref().map(|attempt| (&*attempt.kind, attempt.picked)) {
+            Some(("purchase_confirmed", picked)) => Ok(!picked),
+            _ => Err("purchase_cancelled"),
+        };
+        self.oracle.book.picks.insert(id.as_str().into(), asked);
+        let (mut is_picked, mut refused) = (false, None);
         let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
             match store_agent::operations::purchases::pick(connection, purchase, &operation, &About::default(), clock) {
-                Ok(picked) => product = picked.map(|picked| picked.purchase.reference.product_id),
-                Err(Abort::Refused(_)) => {}
+                Ok(picked) => is_picked = picked.is_some_and(|picked| picked.position.is_some()),
+                Err(Abort::Refused(rejection)) => refused = Some(rejection.code()),
                 Err(Abort::Database(error)) => return Err(error),
             }
             Ok(())
         });
-        if let (Some(product), Commit::Done | Commit::After) = (product, end) {
+        let answer = refused.map_or(Ok(is_picked), Err);
+        if answer != expected {
+            self.oracle.break_(format!("P5: {id} of {waiting} was answered {answer:?}, and must be {expected:?}"));
+        }
+        self.look_at(number, Occasion::Operation(&id), None);
+        if is_picked && end != Commit::Before {
             self.say(|| format!("agent {number}: picked {waiting}"));
-            let store = self.agents[number].store.clone();
-            let told = if end == Commit::Done { Told::Done } else { Told::Nothing };
-            self.history.operations.push(history::Operation { id, store, product, delta: 0, told, may_be_lost: false });
+            if end == Commit::Done {
+                self.oracle.acked(&id);
+            }
         }
         self.after_commit(number, end);
     }
@@ -446,17 +543,25 @@ impl VirtualWorld {
         if !self.central.runs {
             return;
         }
-        let operation = match self.dice.below(4) {
-            0 => self.some_count(),
-            _ => Operation::Receive { quantity: self.dice.units(1, 5) },
+        let operation = match self.operation() {
+            Operation::Sell { quantity } => Operation::Receive { quantity },
+            other => other,
         };
+        let creates = matches!(operation, Operation::Create { .. });
         let id = format!("command-{}", self.name());
         let name = OperationId::parse(&id).expect("a valid id");
+        let asked = Asked {
+            store: store.as_str().into(),
+            product: product.as_str().into(),
+            wish: wish(&operation),
+            by: By::Central,
+        };
+        self.oracle.book.items.insert(id.as_str().into(), asked);
         let (clock, risk) = (self.central.clock(self.now), self.risk());
         let mut asked_for = false;
         let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
             let Some(mut known) = stores::find(connection, &store)? else { return Ok(()) };
-            if known.is_settling() || items::find(connection, &store, &product)?.is_none() {
+            if known.is_settling() || (!creates && items::find(connection, &store, &product)?.is_none()) {
                 return Ok(());
             }
             let command = Command::Operate {
@@ -470,8 +575,6 @@ impl VirtualWorld {
         });
         if asked_for && end != Commit::Before {
             self.count("central's item commands");
-            let told = Told::Nothing;
-            self.history.operations.push(history::Operation { id, store, product, delta: 0, told, may_be_lost: true });
         }
         self.after_central_commit(end);
     }
@@ -485,7 +588,27 @@ impl VirtualWorld {
         if let Some(purchase) =
             purchases::find(&self.central.file, id.parse().expect("an id")).expect("the view can be read")
         {
-            self.history.saw(&id, purchase.status.as_str());
+            self.saw(&id, purchase.status.as_str());
+        }
+    }
+}
+
+/// As the judge writes it down.
+fn wish(operation: &Operation) -> Wish {
+    match operation {
+        Operation::Create { name, quantity, low_at } => {
+            Wish::Create { name: name.as_str().into(), quantity: *quantity, low_at: *low_at }
+        }
+        Operation::Sell { quantity } => Wish::Sell(quantity.get()),
+        Operation::Receive { quantity } => Wish::Receive(quantity.get()),
+        Operation::Adjust { delta, .. } => Wish::Adjust(*delta),
+        Operation::Count { quantity, counted_at, .. } => {
+            let at = counted_at.as_ref().map(|position| (position.at.epoch.get(), position.at.seq.get()));
+            Wish::Count { units: *quantity, at }
+        }
+        Operation::Change { name, discontinued, low_at } => {
+            let name = name.as_deref().map(Name::from);
+            Wish::Change { name, discontinued: *discontinued, low_at: low_at.map(LowAt::units) }
         }
     }
 }

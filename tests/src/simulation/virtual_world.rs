@@ -1,6 +1,7 @@
 //! The world of one seed: who is in it, what may happen next, and when all is well again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
 
 use protocol::ids::{ProductId, StoreId};
 use runtime::redis::Keys;
@@ -11,17 +12,24 @@ use super::central::{Central, Consumed};
 use super::redis::Redis;
 use super::refusals::Refusal;
 use super::traffic::{Look, Shelf};
-use super::{BUDGETS, Outcome, holds, humans};
+use super::{BUDGETS, DENSE, Outcome, holds, humans};
 use crate::Dice;
 use crate::history::{History, judge};
+use crate::judge::{Asked, Name, Occasion, Oracle, Place, Shop, Wish};
 
 /// Virtual time at the beginning, ms: a day in 2026.
 const START: i64 = 1_790_000_000_000;
-/// Steps of the calm after which a world that has not healed never will.
-const PATIENCE: u64 = 60_000;
 const PASSED_ON: &str = "select count(*) from purchase where status = 'confirmed' and json_array_length(refused) > 0";
-/// Steps of the calm in which traffic goes on.
-const TRAFFIC_IN_CALM: u64 = 150;
+/// How long healing may take from the end of the last fault, ms; traffic goes on until it has.
+const HEAL_WITHIN_MS: i64 = 120_000;
+/// So much longer for each entry that waits then, ms: with the smallest budget central writes one in a transaction.
+const HEAL_AN_ENTRY_MS: i64 = 2_000;
+/// How long what that traffic has begun may take, ms, once it has stopped.
+const REST_WITHIN_MS: i64 = 60_000;
+/// Steps of the calm in which there is as much traffic as in the storm.
+const BUSY_CALM: u64 = 150;
+/// Steps of the calm before anybody looks whether all is well.
+const FIRST_LOOK: u64 = 750;
 
 /// Everything there is.
 pub(super) struct VirtualWorld {
@@ -34,21 +42,41 @@ pub(super) struct VirtualWorld {
     /// All processes over stores' files; of one store there may be several.
     pub(super) agents: Vec<Agent>,
     pub(super) central: Central,
-    /// Copies of files, to be set back to: of stores and of central.
-    pub(super) copies: Vec<(Option<StoreId>, Connection)>,
+    /// Copies of files, to be set back to.
+    pub(super) copies: Vec<Copy>,
     pub(super) looks: Vec<Look>,
     /// Counts that are yet to be entered.
     pub(super) shelves: Vec<Shelf>,
     pub(super) history: History,
+    pub(super) oracle: Oracle,
+    /// Stores whose file somebody has touched, or whose central was set back.
+    pub(super) touched: BTreeSet<StoreId>,
+    /// In which step a client was last told something of a purchase.
+    pub(super) told_at: HashMap<String, u64>,
+    /// Purchases whose store was retired after they were asked for.
+    pub(super) voided: HashSet<String>,
+    pub(super) step: u64,
     pub(super) counts: BTreeMap<&'static str, u64>,
     pub(super) calm: bool,
     peace: bool,
     /// Which rare faults this seed may have: most have few, so that each is seen alone, too.
     pub(super) allowed: u64,
+    /// This seed is about copies and clones, and restores of what was restored before.
+    pub(super) has_many_copies: bool,
     pub(super) next_id: u64,
-    pub(super) pruned: bool,
     trace: Option<Vec<String>>,
     seed: u64,
+}
+
+/// A copy of a file.
+pub(super) struct Copy {
+    /// Which store's; none: central's.
+    pub(super) of: Option<StoreId>,
+    pub(super) file: Connection,
+    /// Whether the log in it was cut.
+    pub(super) pruned: bool,
+    /// The step in which it was taken.
+    pub(super) step: u64,
 }
 
 /// What became of a transaction.
@@ -109,12 +137,17 @@ impl VirtualWorld {
             looks: Vec::new(),
             shelves: Vec::new(),
             history: History::default(),
+            oracle: Oracle::default(),
+            touched: BTreeSet::new(),
+            told_at: HashMap::new(),
+            voided: HashSet::new(),
+            step: 0,
             counts: BTreeMap::new(),
             calm: false,
             peace: true,
-            allowed: dice.roll() & dice.roll(),
+            allowed: dice.roll() & dice.roll() | if seed < DENSE { 0 } else { u64::MAX },
+            has_many_copies: dice.chance(150) | (seed >= DENSE && seed.is_multiple_of(2)),
             next_id: 0,
-            pruned: false,
             trace: trace.then(Vec::new),
             seed,
             stores,
@@ -135,12 +168,57 @@ impl VirtualWorld {
         let clock = protocol::time::Millis(self.now);
         store_agent::ledger::initialise(&file, store, clock).expect("a new database is this store's");
         let process = self.dice.roll();
-        Agent::start(store, file, &self.keys, process)
+        let mut agent = Agent::start(store, file, &self.keys, process);
+        let looked = self.oracle.look(store.as_str(), &agent.file, &mut agent.noted, Occasion::Beginning, None);
+        looked.expect("a ledger can be read");
+        agent
+    }
+
+    /// The judge looks at what a transaction has left in an agent's file. `begins`: what a restore opens with.
+    pub(super) fn look_at(&mut self, number: usize, occasion: Occasion<'_>, begins: Option<Rc<Shop>>) {
+        let agent = &mut self.agents[number];
+        let looked = self.oracle.look(agent.store.as_str(), &agent.file, &mut agent.noted, occasion, begins);
+        looked.expect("a ledger can be read");
+    }
+
+    /// What the judge has worked out of an agent's file.
+    pub(super) fn shop(&self, number: usize) -> Rc<Shop> {
+        self.oracle.shop(self.agents[number].store.as_str(), self.agents[number].noted)
+    }
+
+    /// Of a count of an earlier shelf: how many units the judge knows to have been there. `ends`: so many reservations end
+    /// just before it, of which each is told in a place of its own.
+    pub(super) fn then(&self, number: usize, asked: &Asked, ends: usize) -> Option<i64> {
+        let agent = &self.agents[number];
+        let Place { epoch, seq, .. } = agent.noted;
+        if let Wish::Count { at: Some((of, at)), .. } = asked.wish
+            && of == epoch
+            && (seq + 1..=seq + ends as u64).contains(&at)
+        {
+            return self.shop(number).items.get(&asked.product).map(|item| item.quantity);
+        }
+        self.oracle.then(agent.store.as_str(), &agent.file, agent.noted, asked).expect("a ledger can be read")
+    }
+
+    /// What it has worked out of central's view of a store.
+    pub(super) fn view(&self, store: &StoreId) -> Rc<Shop> {
+        let place = Place::of_view(&self.central.file, store.as_str()).expect("the view can be read");
+        self.oracle.shop(store.as_str(), place)
+    }
+
+    /// A client has seen a purchase's status.
+    pub(super) fn saw(&mut self, purchase: &str, status: &str) {
+        self.told_at.insert(purchase.to_owned(), self.step);
+        self.history.saw(purchase, status);
+    }
+
+    fn is_broken(&self) -> bool {
+        !self.oracle.violations.is_empty() || !self.history.violations.is_empty()
     }
 
     /// Now and then a database refuses a product, in seeds that have drawn that.
-    fn refusal(&mut self, of: fn(&str) -> Refusal) -> Option<Refusal> {
-        let refuses = self.allowed & (1 << 18) != 0 && !self.calm && self.dice.chance(60);
+    fn refusal(&mut self, of: fn(&str) -> Refusal, chance: u64) -> Option<Refusal> {
+        let refuses = self.allowed & (1 << 18) != 0 && !self.calm && self.dice.chance(chance);
         self.dice.pick(&self.products).filter(|_| refuses).map(|product| of(product.as_str()))
     }
 
@@ -172,6 +250,10 @@ impl VirtualWorld {
         // Most worlds have had time to meet before anything goes wrong.
         let peace = if self.dice.chance(700) { 250 } else { 0 };
         for step in 0..peace + steps {
+            if self.is_broken() {
+                return self.finish(true);
+            }
+            self.step += 1;
             self.now += self.dice.between(0, 60);
             self.peace = step < peace;
             if self.peace {
@@ -191,29 +273,58 @@ impl VirtualWorld {
         self.calm = true;
         self.say(|| "--- calm".into());
         self.end_faults();
-        let mut healed = false;
-        for step in 0..PATIENCE {
+        let (mut until, mut healed) = (self.patience(), false);
+        let (mut step, falls_silent) = (0, self.dice.chance(300));
+        while self.now < until {
+            if self.is_broken() {
+                return self.finish(true);
+            }
+            self.step += 1;
+            step += 1;
             self.now += self.dice.between(0, 60);
-            if step < TRAFFIC_IN_CALM && self.dice.below(100) < 20 {
+            // A livelock is invisible to whoever falls silent first, and a sleeper to whoever never does.
+            let busy = match step {
+                ..BUSY_CALM => 200,
+                _ if falls_silent => 0,
+                _ => 15,
+            };
+            if !healed && self.dice.chance(busy) {
                 self.traffic();
             } else {
                 self.work();
             }
-            if step == TRAFFIC_IN_CALM + 600 && self.dice.chance(150) {
-                // The last thing that goes wrong finds everybody idle.
-                if self.dice.chance(300) { self.usurp() } else { self.set_back() }
+            if step == FIRST_LOOK && self.dice.chance(150) {
+                // The last thing that goes wrong finds everybody nearly idle.
+                if self.dice.chance(300) {
+                    self.usurp()
+                } else {
+                    self.set_back()
+                }
+                until = self.patience();
             }
-            if step > TRAFFIC_IN_CALM + 600 && step % 40 == 0 {
-                if self.has_healed() {
-                    healed = true;
-                    break;
+            if step > FIRST_LOOK && step % 20 == 0 && self.has_healed() {
+                if healed {
+                    return self.finish(true);
                 }
-                if step % 400 == 0 {
-                    humans::look_after(&mut self);
-                }
+                healed = true;
+                until = self.now + REST_WITHIN_MS;
+            }
+            if step > FIRST_LOOK && step % 400 == 0 {
+                humans::look_after(&mut self);
             }
         }
-        self.finish(healed)
+        self.finish(false)
+    }
+
+    /// Until when all must have healed if the faults end now.
+    fn patience(&self) -> i64 {
+        let waits = |agent: &Agent| {
+            let head = store_agent::ledger::head(&agent.file).expect("a ledger has a head").cursor;
+            let seen = central::storage::stores::find(&self.central.file, &agent.store).expect("the view can be read");
+            let seen = seen.filter(|seen| seen.cursor.epoch == head.epoch).map_or(0, |seen| seen.cursor.seq.get());
+            head.seq.get().saturating_sub(seen) as i64
+        };
+        self.now + HEAL_WITHIN_MS + HEAL_AN_ENTRY_MS * self.agents.iter().map(waits).sum::<i64>()
     }
 
     /// One step of someone's work.
@@ -250,7 +361,7 @@ impl VirtualWorld {
             let mut end = Commit::Done;
             let again = if self.dice.chance(100) { 1 + self.dice.below(3) } else { 0 };
             let busy = !self.calm && self.dice.chance(20);
-            let refusal = self.refusal(Refusal::of_taking);
+            let refusal = self.refusal(Refusal::of_taking, 200);
             let (agent, dice) = (&mut self.agents[number], &mut self.dice);
             let mut refused = 0;
             let moved = agent.execute(&mut self.redis, now, again, busy, |file, job| {
@@ -261,8 +372,10 @@ impl VirtualWorld {
                 self.count("command refused by a store's database");
             }
             if moved {
-                let name = self.agents[number].store.clone();
+                let (name, redis_now) = (self.agents[number].store.clone(), self.agents[number].time_asked);
                 self.say(|| format!("{name}/{number} executes"));
+                let refuses = refusal.as_ref().map(Refusal::product);
+                self.look_at(number, Occasion::Commands { redis_now, refuses }, None);
             }
             self.after_commit(number, end);
             return;
@@ -297,7 +410,14 @@ impl VirtualWorld {
                     None => "epoch opened because the log was pruned",
                     Some(_) => "epoch opened with a proof",
                 });
-                self.history.effects_without_entries = true;
+                if !self.agents[number].pruned {
+                    let store = &self.agents[number].store;
+                    self.oracle.break_(format!("P6: {store} opens an epoch, and its log was never cut"));
+                }
+                self.touched.insert(self.agents[number].store.clone());
+                let shop = self.shop(number);
+                self.oracle.carry(&shop);
+                self.look_at(number, Occasion::Opening, None);
                 self.say(|| format!("agent {number} opens an epoch"));
             }
         }
@@ -319,6 +439,7 @@ impl VirtualWorld {
 
     /// As [`Self::after_commit`], for central.
     pub(super) fn after_central_commit(&mut self, end: Commit) {
+        self.oracle.look_at_central(&self.central.file).expect("the view can be read");
         let what = match end {
             Commit::Done => return,
             Commit::Before => "central killed before a commit",
@@ -359,7 +480,8 @@ impl VirtualWorld {
             self.count("entries delivered twice");
         }
         let of = [Refusal::of_item, Refusal::of_answer, Refusal::of_hold][self.dice.below(3) as usize];
-        let refusal = self.refusal(of);
+        let is_state = before.iter().flatten().any(|store| store.installing);
+        let refusal = self.refusal(of, if is_state { 500 } else { 200 });
         let (mut end, mut refused, dice) = (Commit::Done, 0, &mut self.dice);
         let mut commits = |file: &Connection, job: &mut dyn FnMut(&Connection) -> rusqlite::Result<()>| {
             (end, refused) = commit_while(refusal.as_ref(), file, dice, risk, job);
@@ -375,6 +497,7 @@ impl VirtualWorld {
         };
         if refused > 0 {
             self.count("entry refused by central's database");
+            self.oracle.refuse(&self.central.file).expect("the view can be read");
         }
         match consumed {
             Consumed::Moved => {}
@@ -521,13 +644,25 @@ impl VirtualWorld {
     fn finish(mut self, healed: bool) -> Outcome {
         let mut violations = Vec::new();
         if !healed {
-            violations.push(format!("P6: not healed after {PATIENCE} steps of calm: {}", self.what_is_open()));
+            violations.push(format!("P6: not healed in time: {}", self.what_is_open()));
         }
         self.tell_ledgers();
-        let stores: Vec<(StoreId, &Connection)> =
-            self.agents.iter().map(|agent| (agent.store.clone(), &agent.file)).collect();
-        violations.extend(judge(&self.history, &self.central.file, &stores).expect("databases can be read"));
-        violations.extend(holds::judge(&self.central.file, &stores));
+        if !self.is_broken() {
+            let stores: Vec<(StoreId, &Connection)> =
+                self.agents.iter().map(|agent| (agent.store.clone(), &agent.file)).collect();
+            violations.extend(judge(&self.history, &self.central.file, &stores).expect("databases can be read"));
+            violations.extend(holds::compare(&self.central.file, &stores));
+            let stores: Vec<(Name, &Connection)> =
+                self.agents.iter().map(|agent| (agent.store.as_str().into(), &agent.file)).collect();
+            let history = &self.history;
+            let forgotten =
+                |purchase: &str| history.purchases.get(purchase).is_some_and(|bought| bought.may_be_forgotten);
+            let voided = |purchase: &str| self.voided.contains(purchase);
+            self.oracle.conclude(&self.central.file, &stores, &voided, &forgotten).expect("databases can be read");
+        } else {
+            violations.extend(self.history.violations.iter().cloned());
+        }
+        violations.append(&mut self.oracle.violations);
         for (what, sql) in [
             ("purchases confirmed", "select count(*) from purchase where status = 'confirmed'"),
             ("purchases rejected", "select count(*) from purchase where status = 'rejected'"),

@@ -33,7 +33,9 @@ pub fn decide(item: Option<&Item>, operation: &Operation, guard: &Guard, facts: 
         Operation::Sell { quantity } => take(existing()?, *quantity),
         Operation::Receive { quantity } => {
             let item = existing()?;
-            carried(item)?;
+            if !planted(Bug::ReceivedThoughDiscontinued) {
+                carried(item)?;
+            }
             within(item.quantity + quantity.get(), TOTAL_MAX)?;
             Ok(Change::Moved(quantity.get()))
         }
@@ -52,10 +54,11 @@ pub fn decide(item: Option<&Item>, operation: &Operation, guard: &Guard, facts: 
             // More sold since than was counted: the count was wrong, and nothing is left as far as anyone knows.
             let now = quantity.saturating_add(facts.moved_since_count).max(0);
             within(now, TOTAL_MAX)?;
-            if now < item.allotted {
+            if now < item.allotted || (now < item.reserved && planted(Bug::CountBelowHeldRefused)) {
                 return Err(insufficient(item, item.quantity - now));
             }
-            Ok(Change::Moved(now - item.quantity))
+            let before = if planted(Bug::CountByDifference) { 0 } else { item.quantity };
+            Ok(Change::Moved(now - before))
         }
         Operation::Change { name, discontinued, low_at } => {
             existing()?;
@@ -75,13 +78,16 @@ pub fn shortage(item: &Item, change: &Change) -> i64 {
 /// Decides whether an online purchase may take units off the shelf.
 pub fn decide_purchase(item: Option<&Item>, quantity: Quantity) -> Result<Change, Rejection> {
     let item = item.ok_or(Rejection::UnknownProduct)?;
-    carried(item)?;
+    if !planted(Bug::SoldOnlineThoughDiscontinued) {
+        carried(item)?;
+    }
     take(item, quantity)
 }
 
 /// Decides whether a cancelled purchase's units may come back: always, if the store has the item.
 pub fn decide_return(item: Option<&Item>, quantity: Quantity) -> Result<Change, Rejection> {
-    item.map(|_| Change::Moved(quantity.get())).ok_or(Rejection::UnknownProduct)
+    let units = if planted(Bug::CancelledWithoutUnits) { 0 } else { quantity.get() };
+    item.map(|_| Change::Moved(units)).ok_or(Rejection::UnknownProduct)
 }
 
 fn unchanged(item: &Item, guard: &Guard, epoch: Epoch) -> Result<(), Rejection> {
@@ -93,7 +99,9 @@ fn unchanged(item: &Item, guard: &Guard, epoch: Epoch) -> Result<(), Rejection> 
         return Err(Rejection::PreconditionFailed { current_version: item.version });
     }
     match guard.expected_version {
-        Some(expected) if expected != item.version => Err(Rejection::VersionConflict { current_version: item.version }),
+        Some(expected) if expected != item.version && !planted(Bug::GuardIgnored) => {
+            Err(Rejection::VersionConflict { current_version: item.version })
+        }
         _ => Ok(()),
     }
 }

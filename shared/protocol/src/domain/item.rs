@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::LowAt;
+use crate::planted::{Bug, planted};
 use crate::time::Millis;
 
 /// One product in one store.
@@ -104,14 +105,16 @@ pub fn apply(before: Option<&Item>, change: &Change, now: Millis) -> Item {
             item.reserved -= held;
         }
         Change::Changed { name, discontinued, low_at } => {
-            if let Some(name) = name {
+            if let Some(name) = name.as_ref().filter(|_| !planted(Bug::NameNotChanged)) {
                 item.name.clone_from(name);
             }
-            if let Some(discontinued) = discontinued {
+            if let Some(discontinued) = discontinued.as_ref().filter(|_| !planted(Bug::DiscontinuedNotChanged)) {
                 item.discontinued = *discontinued;
             }
-            if let Some(low_at) = low_at {
-                item.low_at = low_at.units();
+            match low_at {
+                Some(low_at) => item.low_at = low_at.units(),
+                None if planted(Bug::ThresholdForgotten) => item.low_at = None,
+                None => {}
             }
         }
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Change, Item, Line, Lines, Rejection, insufficient};
 use crate::ids::{ProductId, ReservationId};
+use crate::planted::{Bug, planted};
 use crate::time::Millis;
 
 /// Longest time to live, ms: 31 days.
@@ -126,7 +127,9 @@ impl Reservation {
     /// Decides what is asked of it. `None`: that was done before.
     pub fn decide(&self, act: &Act, now: Millis) -> Result<Option<Decided>, Rejection> {
         match (&self.state, act) {
-            (State::Open, _) if self.is_due(now) => Err(Rejection::ReservationExpired),
+            (State::Open, _) if self.is_due(now) && !planted(Bug::ConfirmedAfterExpiry) => {
+                Err(Rejection::ReservationExpired)
+            }
             (State::Open, Act::Confirm { lines }) => self.confirm(lines.as_ref().unwrap_or(&self.lines)).map(Some),
             (State::Open, Act::Cancel) => Ok(Some(self.end(State::Cancelled))),
             (State::Open, Act::Extend { ttl_ms }) => {
@@ -165,14 +168,17 @@ impl Reservation {
         }
         let change = |line: &Line| {
             let taken = taken.quantity_of(&line.product_id);
-            (line.product_id.clone(), Change::Fulfilled { taken, held: line.quantity.get() })
+            let held = if planted(Bug::PartKeepsTheRest) { taken } else { line.quantity.get() };
+            (line.product_id.clone(), Change::Fulfilled { taken, held })
         };
         let after = Self { state: State::Confirmed { confirmed_lines: taken.clone() }, ..self.clone() };
         Ok(Decided { after, changes: self.lines.iter().map(change).collect() })
     }
 
     fn end(&self, state: State) -> Decided {
-        let changes = self.lines.iter().map(|line| (line.product_id.clone(), Change::Reserved(-line.quantity.get())));
+        let times = if planted(Bug::CancelFreesTwice) { 2 } else { 1 };
+        let freed = |line: &Line| (line.product_id.clone(), Change::Reserved(-line.quantity.get() * times));
+        let changes = self.lines.iter().map(freed);
         Decided { after: Self { state, ..self.clone() }, changes: changes.collect() }
     }
 }

@@ -3,6 +3,7 @@
 //! Ask [`Fetch::next`], carry out the step, tell [`Fetch::reply`] how it went. Nothing is read before its size was asked,
 //! and nothing is acknowledged before it was committed. What is wrong with one stream is that stream's affair.
 
+use crate::planted::{Bug, planted};
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Ack;
@@ -174,6 +175,7 @@ impl<K: Ord + Clone> Fetch<K> {
         for (key, sized) in found {
             match sized {
                 Sized::Nothing => {}
+                Sized::Bytes(size) if size > self.bounds.bytes_a_stream && planted(Bug::ApartForgotten) => {}
                 Sized::Bytes(size) if size > self.bounds.bytes_a_stream => self.apart.push(key),
                 Sized::Bytes(size) if bytes > 0 && bytes.saturating_add(size) > self.bounds.bytes => {
                     self.unread.push(key);

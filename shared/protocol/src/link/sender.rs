@@ -185,7 +185,7 @@ enum Judgement<L> {
 fn judge<L: Link>(ack: &Ack<L>, log: &impl Log<L>) -> Judgement<L> {
     let head = log.head();
     let known = ack.cursor;
-    if ack.fenced == head.epoch && head.epoch != Epoch::NONE {
+    if ack.fenced == head.epoch && head.epoch != Epoch::NONE && !planted(Bug::FenceIgnored) {
         return if log.continues(&known) {
             Judgement::OpenEpoch { proven: Some(known) }
         } else {
@@ -280,7 +280,9 @@ impl<L: Link> Sender<L> {
         let below = if planted(Bug::TrimBeyondAck) { self.acked + 2 } else { self.acked.next() };
         let trim_below = (self.acked != self.trimmed).then_some(EntryId { epoch: self.epoch, seq: below });
         let looks = add_to > self.acked || !planted(Bug::IdleStreamNotLookedAt);
-        let audit = !planted(Bug::NoAudit) && looks && now - self.last_audit_at >= self.tick_ms;
+        let audit = !planted(Bug::NoAudit)
+            && looks
+            && now - self.last_audit_at >= self.tick_ms * if planted(Bug::RareAudit) { 200 } else { 1 };
         Step::Publish(Round {
             epoch: self.epoch,
             trim_below,
@@ -395,7 +397,7 @@ impl<L: Link> Sender<L> {
         let StreamEnds { first, last, content, length } = match stream {
             // What is acknowledged may be gone.
             Found::Nothing => return published == self.acked,
-            Found::Foreign => return false,
+            Found::Foreign => return planted(Bug::ForeignKeyIgnored),
             Found::Entries(ends) => ends,
         };
         // What the receiver cannot take becomes the first entry once all before it is acknowledged.

@@ -192,7 +192,8 @@ impl Life {
         let compensate = if planted(Bug::NothingGivenBack) { Transition::Stands } else { Transition::Compensate };
         let is_pending = self.status == Status::Pending;
         match (reply, self.status) {
-            (Reply::Picked, _) if is_present => Transition::Picked,
+            (Reply::Picked, _) if is_present && !planted(Bug::PickedIgnored) => Transition::Picked,
+            (Reply::Cancelled, Status::Confirmed) if planted(Bug::CancelledIgnored) => Transition::Stands,
             // The cancel follows in order: its answer ends the purchase, not this.
             (Reply::Confirmed { .. }, Status::Pending)
                 if is_present && self.cancel_requested && !planted(Bug::ConfirmedAfterCancel) =>
@@ -244,7 +245,7 @@ impl Life {
     pub fn on_cancel(&self, is_retired: bool, has_pending_cancel: bool) -> Result<Cancelling, Rejection> {
         let forced = match self.status {
             Status::Pending if self.seeking => return Ok(Cancelling::AtOnce),
-            Status::Pending => true,
+            Status::Pending => !planted(Bug::CancelNotForced),
             Status::Confirmed if self.picked => return Err(Rejection::AlreadyPicked),
             Status::Confirmed => false,
             Status::Rejected | Status::Expired | Status::Cancelled => return Ok(Cancelling::Ended),

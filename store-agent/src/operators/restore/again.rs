@@ -4,6 +4,7 @@ use protocol::domain::reservation::{Reservation, State};
 use protocol::domain::{Change, Item, Line, Lines, apply};
 use protocol::ids::{OperationId, ProductId};
 use protocol::link::Entry;
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{Became, Event, Fact, Happened, ItemAfter, Outcome, ReservationStep};
 use runtime::sqlite::{Connection, JobResult};
@@ -62,7 +63,8 @@ pub(super) fn record(connection: &Connection, head: &mut Head, entry: &Entry, no
     };
     let Some(Again { shortages, effect }) = decide(original, known, now) else { return Ok(false) };
     if let Some(shortages) = shortages {
-        effect::record(connection, head, &of_shortage(&operation), &mut items, shortages, now)?;
+        let id = if planted(Bug::ShortageSharesId) { operation.clone() } else { of_shortage(&operation) };
+        effect::record(connection, head, &id, &mut items, shortages, now)?;
     }
     effect::record(connection, head, &operation, &mut items, effect, now)?;
     Ok(true)
@@ -91,6 +93,9 @@ fn decide(original: Fact, Known { items, outcome, attempt, reservation: held }: 
     let (mut outcomes, mut purchase_change, mut reservation_after) = (Vec::new(), None, None);
     let what = match original.what {
         Happened::ItemCreated(then) => Happened::ItemCreated(today.created(then)),
+        Happened::ItemChanged(then) if planted(Bug::RestoredChangeForgotten) => {
+            Happened::ItemChanged(today.moved(then))
+        }
         Happened::ItemChanged(then) => Happened::ItemChanged(today.changed(then)),
         Happened::Received(then) => Happened::Received(today.moved(then)),
         Happened::Sold(then) => Happened::Sold(today.moved(then)),
@@ -122,7 +127,7 @@ fn decide(original: Fact, Known { items, outcome, attempt, reservation: held }: 
             Happened::PurchaseCancelled { purchase, item }
         }
         Happened::PurchasePicked { purchase, item } => {
-            outcomes.extend(attempt.map(Outcome::picked));
+            outcomes.extend(attempt.filter(|_| !planted(Bug::RestoredPickForgotten)).map(Outcome::picked));
             purchase_change = Some(PurchaseChange::Picked(purchase.purchase_id, at));
             let item = today.unchanged(&purchase.product_id, item);
             Happened::PurchasePicked { purchase, item }
@@ -138,11 +143,13 @@ fn decide(original: Fact, Known { items, outcome, attempt, reservation: held }: 
         }
         // It is found anew, if it is still one.
         Happened::Shortage { reservation: None, .. } if original.replayed => return None,
+        Happened::Shortage { reservation: Some(_), .. } if planted(Bug::RestoreForgetsWhoFellShort) => return None,
         Happened::Shortage { item, reservation } => Happened::Shortage { item: today.moved(item), reservation },
+        Happened::LowStock(then) if planted(Bug::NoticeRecordedAgain) => Happened::LowStock(then),
         Happened::LowStock(_) => return None,
     };
     let fact = Fact { what, replayed: true, ..original };
-    outcomes.extend(fact.outcome());
+    outcomes.extend(fact.outcome().filter(|_| !planted(Bug::RestoredOutcomeForgotten)));
     let shortage = |after| {
         let about = fact.about.clone();
         let what = Happened::Shortage { item: after, reservation: None };
@@ -207,8 +214,11 @@ impl Today {
 
     /// Its quantity moves by the difference of then; if there are fewer units in the books than left the shelf, the
     /// shortage is entered first.
-    fn moved(&mut self, then: ItemAfter) -> ItemAfter {
+    fn moved(&mut self, mut then: ItemAfter) -> ItemAfter {
         let mut item = self.item(&then, 0);
+        if planted(Bug::ShortageClipped) {
+            then.delta = then.delta.max(-item.available());
+        }
         let short = -(item.available() + then.delta);
         if short > 0 && then.delta < 0 {
             item = self.apply(Some(&item), &Change::Moved(short));
@@ -231,8 +241,12 @@ impl Today {
     ) -> Happened {
         let lines = held.as_ref().map_or(&then.lines, |held| &held.lines).clone();
         let is_open = held.as_ref().is_some_and(|held| held.state == State::Open);
+        let held = held.filter(|_| step != ReservationStep::Extended || !planted(Bug::HoldCountedTwice));
         let (step, reservation, items) = match (step, &then.state, held) {
             (ReservationStep::Reserved | ReservationStep::Extended, _, None) => self.hold_again(then, &lines),
+            (ReservationStep::Extended, _, Some(held)) if is_open && planted(Bug::ExtensionLost) => {
+                (step, held, Vec::new())
+            }
             (ReservationStep::Extended, _, Some(_)) if is_open => (step, then, Vec::new()),
             (ReservationStep::Confirmed, State::Confirmed { confirmed_lines }, Some(_)) if is_open => {
                 let change = |line: &Line| {

@@ -1,0 +1,150 @@
+//! What was asked, written down before it was sent: the measure of all that the system says and does.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// A store, a product, a purchase, an operation or a command.
+pub type Name = Arc<str>;
+
+/// What is asked of one item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    Create {
+        name: Name,
+        quantity: i64,
+        low_at: Option<i64>,
+    },
+    Sell(i64),
+    Receive(i64),
+    Adjust(i64),
+    Count {
+        units: i64,
+        /// The place in the store's log, epoch and number, where the shelf was as it was counted; none: it is so now.
+        at: Option<(u64, u64)>,
+    },
+    /// What is not named stays. A threshold may become none.
+    Change {
+        name: Option<Name>,
+        discontinued: Option<bool>,
+        low_at: Option<Option<i64>>,
+    },
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// A till or staff.
+    Store,
+    /// Somebody at central, by a command.
+    Central,
+}
+
+/// An operation on one item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub store: Name,
+    pub product: Name,
+    pub wish: Wish,
+    pub by: By,
+}
+
+/// An online purchase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Buy {
+    pub product: Name,
+    pub quantity: i64,
+    /// By Redis's clock, ms: after it no store may take the units.
+    pub deadline: i64,
+    /// The buyer left it to central which store is asked, and which one next if that refuses.
+    pub is_chosen: bool,
+    /// By store: the command that asks it.
+    pub attempts: BTreeMap<Name, Name>,
+}
+
+/// A cancel of a purchase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cancel {
+    /// Of which store; none has anything of a purchase that is between two.
+    pub store: Name,
+    pub purchase: Name,
+    /// The purchase was not confirmed when it was asked: units go back even if they were picked.
+    pub forced: bool,
+}
+
+/// Staff picks a purchase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pick {
+    pub store: Name,
+    pub purchase: Name,
+}
+
+/// Units of products, each named once.
+pub type Lines = Vec<(Name, i64)>;
+
+/// Units to be held for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    pub store: Name,
+    pub reservation: Name,
+    pub lines: Lines,
+    pub ttl_ms: i64,
+    pub by: By,
+    /// Of central's: by Redis's clock, ms; after it the store must not hold them.
+    pub deadline: i64,
+}
+
+/// What is asked of a reservation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// None: all that it holds.
+    Confirm(Option<Lines>),
+    Cancel,
+    Extend(i64),
+}
+
+/// Something asked of a reservation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acted {
+    pub store: Name,
+    pub reservation: Name,
+    pub act: Act,
+    pub by: By,
+}
+
+/// All that was asked.
+#[derive(Debug, Clone, Default)]
+pub struct Book {
+    /// By operation; a command's operation is the command.
+    pub items: HashMap<Name, Asked>,
+    /// By purchase.
+    pub buys: BTreeMap<Name, Buy>,
+    /// By command.
+    pub cancels: HashMap<Name, Cancel>,
+    /// By operation.
+    pub picks: HashMap<Name, Pick>,
+    /// By operation; a command's operation is the command.
+    pub holds: HashMap<Name, Hold>,
+    /// By operation; a command's operation is the command.
+    pub acts: HashMap<Name, Acted>,
+}
+
+impl Book {
+    /// The purchase that a command of an attempt names.
+    pub fn purchase_of(command: &str) -> Option<&str> {
+        command.split_once(['@', ':']).map(|(purchase, _)| purchase)
+    }
+
+    /// Whether a command is an attempt of a purchase at this store.
+    pub fn is_attempt(&self, command: &str, store: &str) -> bool {
+        let buy = Self::purchase_of(command).and_then(|purchase| self.buys.get(purchase));
+        buy.and_then(|buy| buy.attempts.get(store)).is_some_and(|attempt| **attempt == *command)
+    }
+
+    /// The store that an operation was asked of.
+    pub fn store_of(&self, operation: &str) -> Option<&Name> {
+        let asked = self.items.get(operation).map(|asked| &asked.store);
+        let asked = asked.or_else(|| self.picks.get(operation).map(|pick| &pick.store));
+        let asked = asked.or_else(|| self.holds.get(operation).map(|hold| &hold.store));
+        asked.or_else(|| self.acts.get(operation).map(|acted| &acted.store))
+    }
+}

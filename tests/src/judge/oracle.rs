@@ -1,0 +1,735 @@
+//! Follows every file of a simulated world from transaction to transaction, and compares what stands in it with what the
+//! judge has worked out from the requests alone.
+//!
+//! An entry's hash names all that led to it, so a place in a log, and with it a copied, cloned or restored file, has one
+//! [`Shop`] for ever. Nothing is excused because the system did it: what may be lost is what a fault took, operation by
+//! operation, worked out from the shops of the files that are left.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::book::{Asked, Book, By, Cancel, Name, Wish};
+use super::holds::Held;
+use super::shop::{Attempt, Broken, Item, Occasion, Reading, Shop, Told};
+
+/// Older than this, ms, a heartbeat says nothing (P8).
+const OLD_MS: i64 = 50_000;
+
+/// A place in a log: epoch, number and hash of its last entry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub epoch: u64,
+    pub seq: u64,
+    hash: [u8; 16],
+}
+
+/// What stands at a place.
+#[derive(Debug)]
+struct Node {
+    before: Place,
+    kind: Name,
+    operation: Name,
+    body: String,
+    shop: Rc<Shop>,
+}
+
+/// Follows a world.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    /// What was asked.
+    pub book: Book,
+    nodes: HashMap<(Name, Place), Node>,
+    /// Operations that a client was told are done.
+    acked: BTreeSet<Name>,
+    /// Operations that stood in some file, and of which store.
+    recorded: BTreeMap<Name, Name>,
+    /// Operations that a fault took.
+    lost: HashSet<Name>,
+    /// Epochs that a human said shall stand, whatever central knows.
+    chosen: HashSet<(Name, u64)>,
+    /// Stores that are retired: none comes back but with the epoch that a human has chosen.
+    retired: HashSet<Name>,
+    /// Operations whose effect came with a state, because a fault had cut the log that had their entry.
+    carried: HashSet<Name>,
+    /// Purchases that were open when an operator last said that central was set back.
+    closed: HashSet<Name>,
+    /// Purchases and commands of which a human's choice has forgotten the store's word.
+    unsaid: HashSet<Name>,
+    /// Epochs of stores of which central's database refused a part of a whole state, by a fault.
+    refused: HashSet<(Name, u64)>,
+    /// Up to where central's ledger and requests were looked at.
+    events_seen: i64,
+    requests_seen: i64,
+    /// Promises that were broken.
+    pub violations: Vec<Broken>,
+}
+
+impl Place {
+    fn read(row: &Row<'_>, from: usize) -> rusqlite::Result<Self> {
+        Ok(Self { epoch: row.get(from)?, seq: row.get(from + 1)?, hash: row.get(from + 2)? })
+    }
+
+    /// Where a store's log ends.
+    pub fn of_file(file: &Connection) -> rusqlite::Result<Self> {
+        file.prepare_cached("select epoch, seq, hash from meta")?.query_row([], |row| Self::read(row, 0))
+    }
+
+    /// The place at which central's view of a store stands: behind its last entry, but for those of a state that has not
+    /// arrived in full.
+    pub fn of_view(central: &Connection, store: &str) -> rusqlite::Result<Self> {
+        Self::of_view_before(central, store, i64::MAX)
+    }
+
+    fn of_view_before(central: &Connection, store: &str, mut end: i64) -> rusqlite::Result<Self> {
+        loop {
+            let last = central
+                .prepare_cached(
+                    "select epoch, seq, hash from event where store_id = ?1 and chain_seq < ?2 \
+                     order by chain_seq desc limit 1",
+                )?
+                .query_row(params![store, end], |row| Self::read(row, 0))
+                .optional()?;
+            let Some(last) = last else { return Ok(Self::default()) };
+            let (opened, whole): (i64, Option<i64>) = central
+                .prepare_cached(
+                    "select min(chain_seq), max(case when type = 'snapshot_end' and not exists ( \
+                       select 1 from event as told join dead_letter as refused \
+                       on refused.store_id = ?1 and refused.entry_id = ?2 || '-' || told.seq \
+                       where told.store_id = ?1 and told.epoch = ?2 and told.type in ('snapshot_page', 'snapshot_end') \
+                       and told.seq <= event.seq \
+                       and told.seq > coalesce((select max(seq) from event as last where last.store_id = ?1 \
+                         and last.epoch = ?2 and last.type = 'snapshot_end' and last.seq < event.seq), 0) \
+                     ) then chain_seq end) from event where store_id = ?1 and epoch = ?2 and chain_seq < ?3",
+                )?
+                .query_row(params![store, last.epoch, end], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            if whole.is_some() {
+                return Ok(last);
+            }
+            end = opened;
+        }
+    }
+}
+
+impl Oracle {
+    pub fn break_(&mut self, text: Broken) {
+        if self.violations.len() < 50 {
+            self.violations.push(text);
+        }
+    }
+
+    /// What stands at a place; nothing at the beginning.
+    pub fn shop(&self, store: &str, place: Place) -> Rc<Shop> {
+        self.nodes.get(&(store.into(), place)).map(|node| node.shop.clone()).unwrap_or_default()
+    }
+
+    /// A client was told that an operation is done.
+    pub fn acked(&mut self, operation: &str) {
+        self.acked.insert(operation.into());
+    }
+
+    /// Looks at what a transaction has left in a store's file. `noted`: where its log ended before; moves on.
+    /// `begins`: what a restore opens with.
+    pub fn look(
+        &mut self,
+        store: &str,
+        file: &Connection,
+        noted: &mut Place,
+        occasion: Occasion<'_>,
+        begins: Option<Rc<Shop>>,
+    ) -> rusqlite::Result<()> {
+        let (from, head) = (std::mem::replace(noted, Place::of_file(file)?), Place::of_file(file)?);
+        let name: Name = store.into();
+        let mut shop = Shop::clone(&begins.unwrap_or_else(|| self.shop(store, from)));
+        let mut next = if head.epoch == from.epoch { from.seq + 1 } else { 1 };
+        let mut statement = file.prepare_cached(
+            "select epoch, seq, hash, type, operation_id, body from ledger where epoch = ?1 and seq >= ?2 order by seq",
+        )?;
+        let mut rows = statement.query(params![head.epoch, next])?;
+        let (mut before, mut reading) = (from, Reading::default());
+        let mut claims = Vec::new();
+        while let Some(row) = rows.next()? {
+            let place = Place::read(row, 0)?;
+            let (kind, operation, body): (String, String, String) = (row.get(3)?, row.get(4)?, row.get(5)?);
+            let counted = self.book.items.get(operation.as_str());
+            let told = Told {
+                epoch: place.epoch,
+                seq: place.seq,
+                then: counted.map_or(Ok(None), |asked| self.then(store, file, before, asked))?,
+                kind: kind.into(),
+                operation: operation.into(),
+                body: serde_json::from_str(&body).unwrap_or_default(),
+            };
+            if place.seq != next {
+                self.break_(format!("P3: {store}: {}-{} stands where {next} should", place.epoch, place.seq));
+            }
+            next = place.seq + 1;
+            if let Err(broken) = shop.follow(store, &told, &self.book, occasion, &mut reading) {
+                self.break_(format!("{broken} ({store} at {}-{})", place.epoch, place.seq));
+            }
+            if let (Occasion::Restore { .. }, "opened") = (occasion, &*told.kind) {
+                claims = claimed(&told.body);
+            }
+            if &*told.kind == "snapshot_end" {
+                for claim in std::mem::take(&mut claims) {
+                    let all = self.shop(store, claim);
+                    let lacks = shop.lacks(&all).find(|operation| !self.lost.contains(*operation)).cloned();
+                    if let Some(lacks) = lacks {
+                        let Place { epoch, seq, .. } = claim;
+                        self.break_(format!("P2: {store} claims to have all up to {epoch}-{seq}, and lacks {lacks}"));
+                    }
+                }
+            }
+            // The end of a reservation's time is nobody's operation, and comes of itself.
+            if shop.done.contains_key(&told.operation) && &*told.kind != "reservation_expired" {
+                self.recorded.insert(told.operation.clone(), name.clone());
+            }
+            let node = Node { before, kind: told.kind, operation: told.operation, body, shop: Rc::new(shop.clone()) };
+            self.nodes.insert((name.clone(), place), node);
+            before = place;
+        }
+        if before != head {
+            self.break_(format!("P3: {store}: the log ends at {before:?}, its head is {head:?}"));
+        }
+        if let Err(broken) = reading.finish() {
+            self.break_(format!("{broken} ({store} at {}-{})", head.epoch, head.seq));
+        }
+        if let Occasion::Restore { own } = occasion {
+            for operation in
+                shop.lacks(own).filter(|operation| !self.lost.contains(*operation)).cloned().collect::<Vec<_>>()
+            {
+                self.break_(format!("P2: the restore of {store} forgets {operation}"));
+            }
+            let forgotten = own.attempts.keys().filter(|purchase| !shop.attempts.contains_key(*purchase));
+            for purchase in forgotten {
+                self.break_(format!("P2: the restore of {store} forgets what became of {purchase}"));
+            }
+        }
+        if let Some(text) = differs(file, &shop)? {
+            self.break_(format!("P2: {store} at {}-{}: {text}", head.epoch, head.seq));
+        }
+        Ok(())
+    }
+
+    /// Of a count of an earlier shelf: how many units were there. `from`: where the log ends. None: the log has no such
+    /// place, or not in the epoch that it is in.
+    pub fn then(&self, store: &str, file: &Connection, from: Place, asked: &Asked) -> rusqlite::Result<Option<i64>> {
+        let Wish::Count { at: Some((epoch, seq)), .. } = asked.wish else { return Ok(None) };
+        let mut kept = file.prepare_cached("select 1 from ledger where epoch = ?1 and seq = ?2")?;
+        if *asked.store != *store || epoch != from.epoch || !kept.exists(params![epoch, seq])? {
+            return Ok(None);
+        }
+        let mut place = from;
+        while place.epoch == epoch && place.seq > seq {
+            let Some(node) = self.nodes.get(&(store.into(), place)) else { return Ok(None) };
+            place = node.before;
+        }
+        let units = |shop: Rc<Shop>| shop.items.get(&asked.product).map_or(0, |item| item.quantity);
+        Ok((place.epoch == epoch && place.seq == seq).then(|| units(self.shop(store, place))))
+    }
+
+    /// A human said that an epoch shall stand.
+    pub fn choose(&mut self, store: &str, epoch: u64) {
+        self.chosen.insert((store.into(), epoch));
+    }
+
+    /// A human has said that one state stands, and not the other.
+    pub fn disown(&mut self, other: &Shop, stands: &Rc<Shop>) {
+        self.unsaid.extend(stands.unsays(other).cloned());
+        let unanswered = other.answers.iter().filter(|(command, kind)| stands.answers.get(*command) != Some(kind));
+        self.unsaid.extend(unanswered.map(|(command, _)| command.clone()));
+        self.lose(other, std::slice::from_ref(stands));
+    }
+
+    /// Central's database has refused rows, by a fault. Of an epoch whose state was hit by that nothing may have been taken
+    /// in, and yet stand in the ledger: then a restore records it again.
+    pub fn refuse(&mut self, central: &Connection) -> rusqlite::Result<()> {
+        let mut statement = central.prepare_cached(
+            "select store_id, epoch from event where type in ('snapshot_page', 'snapshot_end') and exists ( \
+             select 1 from dead_letter where dead_letter.store_id = event.store_id \
+             and entry_id = event.epoch || '-' || event.seq)",
+        )?;
+        let hit = statement.query_map([], |row| Ok((row.get::<_, String>(0)?.into(), row.get(1)?)))?;
+        self.refused.extend(hit.collect::<rusqlite::Result<Vec<_>>>()?);
+        Ok(())
+    }
+
+    /// The entries of these operations stand in no log any more, by a fault: their effects come with a state.
+    pub fn carry(&mut self, shop: &Shop) {
+        self.carried.extend(shop.done.keys().cloned());
+    }
+
+    /// A fault has taken what `gone` had and none of `left` has.
+    pub fn lose(&mut self, gone: &Shop, left: &[Rc<Shop>]) {
+        let is_gone = |operation: &&Name| left.iter().all(|shop| !shop.done.contains_key(*operation));
+        self.lost.extend(gone.done.keys().filter(is_gone).cloned());
+    }
+
+    /// A restore has left entries in the log as covered by the state. Where central knows of an epoch only that it went on
+    /// behind the end of this log, and has none of its entries from there on, it cannot tell those of a fork, which is known
+    /// to be open: what `theirs` lacks of them is lost.
+    pub fn cannot_tell(
+        &mut self,
+        central: &Connection,
+        store: &str,
+        file: &Connection,
+        own: &Shop,
+        theirs: &Shop,
+    ) -> rusqlite::Result<()> {
+        let mut ends = file.prepare_cached(
+            "select epoch, (select max(seq) from ledger where epoch = own.epoch), seq from ledger as own \
+             where operation_id = ?1",
+        )?;
+        let mut goes_on = central.prepare_cached(
+            "select 1 from lineage where store_id = ?1 and epoch = ?2 and seq > ?3 \
+             and not exists (select 1 from event where store_id = ?1 and epoch = ?2 and seq >= ?4)",
+        )?;
+        for operation in theirs.lacks(own) {
+            let places =
+                ends.query_row([&**operation], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+            let Some((epoch, end, own)): Option<(u64, u64, u64)> = places else { continue };
+            if goes_on.exists(params![store, epoch, end, own])? {
+                self.lost.insert(operation.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Central's file is replaced by an older one. `logs`: of each store, the files that there are.
+    pub fn set_back(
+        &mut self,
+        now: &Connection,
+        old: &Connection,
+        logs: &BTreeMap<Name, Vec<(&Connection, Place)>>,
+    ) -> rusqlite::Result<()> {
+        for (store, files) in logs {
+            let gone = self.shop(store, Place::of_view(now, store)?);
+            let stands = self.shop(store, Place::of_view(old, store)?);
+            let mut left: Vec<Rc<Shop>> = files.iter().map(|(_, place)| self.shop(store, *place)).collect();
+            left.push(stands.clone());
+            self.lose(&gone, &left);
+            for operation in stands.lacks(&gone) {
+                let mut in_a_log = false;
+                for (file, place) in files {
+                    in_a_log |= file
+                        .prepare_cached("select 1 from ledger where operation_id = ?1 and epoch = ?2")?
+                        .exists(params![&**operation, place.epoch])?;
+                }
+                if !in_a_log {
+                    self.carried.insert(operation.clone());
+                }
+            }
+        }
+        self.closed.clear();
+        self.retired = Self::retired(old)?;
+        self.events_seen = old.query_row("select coalesce(max(chain_seq), 0) from event", [], |row| row.get(0))?;
+        self.requests_seen = old.query_row("select coalesce(max(number), 0) from request", [], |row| row.get(0))?;
+        Ok(())
+    }
+
+    /// P8: whether a store may be sold for. `beat`: the epoch that its heartbeat names, and its age by Redis's clock, ms.
+    pub fn may_sell(
+        &self,
+        central: &Connection,
+        store: &str,
+        beat: Option<(u64, i64)>,
+    ) -> rusqlite::Result<Result<(), Broken>> {
+        let (epoch, retired, fenced, commands): (u64, bool, u64, u64) = central
+            .prepare_cached("select epoch, retired, fenced, command_epoch from store where store_id = ?1")?
+            .query_row([store], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+        let ready: Option<String> = central
+            .prepare_cached(
+                "select body from event where store_id = ?1 and epoch = ?2 and type = 'ready' \
+                 order by chain_seq desc limit 1",
+            )?
+            .query_row(params![store, epoch], |row| row.get(0))
+            .optional()?;
+        let ready: serde_json::Value = serde_json::from_str(&ready.unwrap_or_default()).unwrap_or_default();
+        let why = match beat {
+            None => "it was never heard of",
+            Some((_, age)) if age > OLD_MS => "it was not heard of for too long",
+            Some((of, _)) if of != epoch => "another epoch's heart beats",
+            Some(_) if retired => "it is retired",
+            Some(_) if fenced == epoch => "it is fenced",
+            Some(_) if ready["commandEpoch"] != commands => "it is not ready for commands",
+            Some(_) => return Ok(Ok(())),
+        };
+        Ok(Err(format!("P8: a purchase was accepted for {store}, and {why}")))
+    }
+
+    /// B6: whether central may ask this store, too, for a purchase that another one has refused. `cancelled`: a cancel was
+    /// accepted before.
+    pub fn may_ask_next(
+        &self,
+        central: &Connection,
+        purchase: &str,
+        store: &str,
+        (redis_now, cancelled): (i64, bool),
+    ) -> rusqlite::Result<Result<(), Broken>> {
+        let Some(buy) = self.book.buys.get(purchase) else {
+            return Ok(Err(format!("P5: central asks {store} for {purchase}, which nobody asked for")));
+        };
+        let mut words = BTreeMap::new();
+        for asked in buy.attempts.keys() {
+            let view = self.shop(asked, Place::of_view(central, asked)?);
+            words.extend(view.attempts.get(purchase).map(|attempt| (asked.clone(), attempt.kind.clone())));
+        }
+        let why = if !buy.is_chosen {
+            "the buyer has named another store"
+        } else if redis_now > buy.deadline {
+            "its time is over"
+        } else if cancelled {
+            "it is to be cancelled"
+        } else if self.closed.contains(purchase) {
+            "central was set back, and may have asked others before"
+        } else if words.contains_key(store) {
+            "it has answered before"
+        } else if !words.values().any(|kind| &**kind == "purchase_rejected") {
+            "no other store has refused"
+        } else if words.values().any(|kind| &**kind == "purchase_confirmed") {
+            "another store has the units"
+        } else {
+            return Ok(Ok(()));
+        };
+        Ok(Err(format!("P5: central asks {store} next for {purchase}, and {why}: {words:?}")))
+    }
+
+    /// An operator said that central was set back: no other store is asked for what is open.
+    pub fn restored(&mut self, central: &Connection) -> rusqlite::Result<()> {
+        let mut statement = central.prepare_cached("select purchase_id from purchase where status = 'pending'")?;
+        let open = statement.query_map([], |row| Ok(row.get::<_, String>(0)?.into()))?;
+        self.closed = open.collect::<rusqlite::Result<_>>()?;
+        Ok(())
+    }
+
+    /// Looks at what a transaction of central has applied and asked for.
+    pub fn look_at_central(&mut self, central: &Connection) -> rusqlite::Result<()> {
+        let mut statement = central.prepare_cached(
+            "select epoch, seq, hash, chain_seq, store_id, type, operation_id, body from event where chain_seq > ?1 \
+             order by chain_seq",
+        )?;
+        let mut rows = statement.query([self.events_seen])?;
+        while let Some(row) = rows.next()? {
+            let (place, number) = (Place::read(row, 0)?, row.get(3)?);
+            let (store, kind, operation, body): (String, String, String, String) =
+                (row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?);
+            self.events_seen = number;
+            let Some(node) = self.nodes.get(&(store.as_str().into(), place)) else {
+                self.break_(format!(
+                    "P3: central applied {store} {}-{} {kind}, which no file ever had",
+                    place.epoch, place.seq
+                ));
+                continue;
+            };
+            let is_it = *node.kind == *kind && *node.operation == *operation && node.body == body;
+            let (before, shop) = (node.before, node.shop.clone());
+            if !is_it {
+                self.break_(format!("P6: central applied {store} {}-{} as something else", place.epoch, place.seq));
+            }
+            if place.seq > 1 {
+                let last = central
+                    .prepare_cached(
+                        "select epoch, seq, hash from event where store_id = ?1 and chain_seq < ?2 \
+                         order by chain_seq desc limit 1",
+                    )?
+                    .query_row(params![store, number], |row| Place::read(row, 0))
+                    .optional()?;
+                if last != Some(before) {
+                    self.break_(format!("P3: central applied {store} {}-{} behind {last:?}", place.epoch, place.seq));
+                }
+                continue;
+            }
+            let view = self.shop(&store, Place::of_view_before(central, &store, number)?);
+            let is_chosen = self.chosen.contains(&(store.as_str().into(), place.epoch));
+            if self.retired.contains(store.as_str()) && !is_chosen {
+                self.break_(format!("P6: {store} is retired, and central accepted epoch {} of it", place.epoch));
+            }
+            if is_chosen {
+                self.disown(&view, &shop);
+                continue;
+            }
+            let mut gone: Vec<String> = shop.lacks(&view).map(|operation| format!("operation {operation}")).collect();
+            gone.extend(shop.unsays(&view).map(|purchase| format!("the word on {purchase}")));
+            if let Some(first) = gone.first() {
+                let epoch = place.epoch;
+                self.break_(format!("P2: central accepted epoch {epoch} of {store}, which lacks {first}"));
+            }
+        }
+        self.retired = Self::retired(central)?;
+        self.look_at_requests(central)
+    }
+
+    fn retired(central: &Connection) -> rusqlite::Result<HashSet<Name>> {
+        let mut statement = central.prepare_cached("select store_id from store where retired")?;
+        statement.query_map([], |row| Ok(row.get::<_, String>(0)?.into()))?.collect()
+    }
+
+    /// Central asks by itself only for units that a store took for a purchase that has ended otherwise.
+    fn look_at_requests(&mut self, central: &Connection) -> rusqlite::Result<()> {
+        let mut statement = central.prepare_cached(
+            "select request.number, command_id, type, request.purchase_id, purchase.status, request.store_id, \
+             purchase.store_id <> request.store_id from request left join purchase using (purchase_id) \
+             where request.number > ?1 order by request.number",
+        )?;
+        let mut rows = statement.query([self.requests_seen])?;
+        while let Some(row) = rows.next()? {
+            let (number, command, kind): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let (purchase, status): (Option<String>, Option<String>) = (row.get(3)?, row.get(4)?);
+            let (store, elsewhere): (String, Option<bool>) = (row.get(5)?, row.get(6)?);
+            self.requests_seen = number;
+            let is_asked = self.book.items.contains_key(command.as_str())
+                || self.book.cancels.contains_key(command.as_str())
+                || self.book.holds.contains_key(command.as_str())
+                || self.book.acts.contains_key(command.as_str())
+                || self.book.is_attempt(&command, &store);
+            if is_asked || kind == "resync" {
+                continue;
+            }
+            let ended =
+                elsewhere == Some(true) || matches!(status.as_deref(), Some("rejected" | "expired" | "cancelled"));
+            let (true, "cancel", Some(purchase)) = (ended, kind.as_str(), purchase) else {
+                self.break_(format!("P5: central asks for {kind} {command} by itself ({status:?})"));
+                continue;
+            };
+            self.book
+                .cancels
+                .insert(command.into(), Cancel { store: store.into(), purchase: purchase.into(), forced: true });
+        }
+        Ok(())
+    }
+
+    /// The last word, when all has healed: of each store one file is in service. `voided`: whether a purchase's store was
+    /// retired since it was asked for; `forgotten`: whether central was set back to before it.
+    pub fn conclude(
+        &mut self,
+        central: &Connection,
+        stores: &[(Name, &Connection)],
+        voided: &dyn Fn(&str) -> bool,
+        forgotten: &dyn Fn(&str) -> bool,
+    ) -> rusqlite::Result<()> {
+        let mut found = Vec::new();
+        let mut shops: BTreeMap<Name, Rc<Shop>> = BTreeMap::new();
+        for (store, file) in stores {
+            let shop = self.shop(store, Place::of_file(file)?);
+            if let Some(text) = differs(file, &shop)? {
+                found.push(format!("P2: {store}: {text}"));
+            }
+            if let Some(text) = view_differs(central, store, &shop)? {
+                found.push(format!("P6: central's view of {store}: {text}"));
+            }
+            shops.insert(store.clone(), shop);
+        }
+        for operation in &self.acked {
+            if !self.recorded.contains_key(operation) {
+                found.push(format!("P2: {operation} was answered and never recorded"));
+            }
+        }
+        let mut told = central.prepare_cached(
+            "select epoch, product_id, delta from event where store_id = ?1 and operation_id = ?2 \
+             and type not in ('low_stock', 'outcome_repeated') and (type <> 'shortage' or delta = 0)",
+        )?;
+        for (operation, store) in &self.recorded {
+            let Some(shop) = shops.get(store) else { continue };
+            let entries = told.query_map(params![&**store, &**operation], |row| {
+                Ok((row.get::<_, u64>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, Option<i64>>(2)?))
+            })?;
+            let entries = entries.collect::<rusqlite::Result<Vec<_>>>()?;
+            let is_counted = |epoch: u64| !self.refused.contains(&(store.clone(), epoch));
+            let times = entries.iter().filter(|(epoch, ..)| is_counted(*epoch)).count();
+            let asked = self.book.items.get(operation).filter(|asked| asked.by == By::Store);
+            if let (Some(asked), Some(done)) = (asked, shop.done.get(operation)) {
+                let is = (Some(&*asked.product), Some(done.delta));
+                let differs = entries.iter().find(|(_, product, delta)| (product.as_deref(), *delta) != is);
+                if let Some((_, product, delta)) = differs {
+                    found.push(format!("P6: {operation} is {is:?}, and {product:?} {delta:?} in central's ledger"));
+                }
+            }
+            if !shop.done.contains_key(operation) {
+                // A command that two agents were sent may have come to something else at the one that central heard.
+                if !self.lost.contains(operation) && !shop.answers.contains_key(operation) {
+                    found.push(format!("P2: {operation} was recorded at {store}, and is gone without a reason"));
+                }
+                continue;
+            }
+            if times > 1 {
+                found.push(format!("P3: {operation} stands {times} times in central's ledger"));
+            }
+            if entries.is_empty() && !self.carried.contains(operation) {
+                found.push(format!("P2: {operation} is not in central's ledger"));
+            }
+        }
+        self.conclude_purchases(central, &shops, voided, forgotten, &mut found)?;
+        self.conclude_commands(central, &shops, &mut found)?;
+        self.violations.extend(found);
+        Ok(())
+    }
+
+    fn conclude_purchases(
+        &self,
+        central: &Connection,
+        shops: &BTreeMap<Name, Rc<Shop>>,
+        voided: &dyn Fn(&str) -> bool,
+        forgotten: &dyn Fn(&str) -> bool,
+        found: &mut Vec<Broken>,
+    ) -> rusqlite::Result<()> {
+        let mut row = central.prepare_cached(
+            "select status, picked_at is not null, quantity, product_id, store_id, attempt from purchase \
+             where purchase_id = ?1",
+        )?;
+        let cancelled: HashSet<&Name> = self.book.cancels.values().map(|cancel| &cancel.purchase).collect();
+        for (purchase, buy) in &self.book.buys {
+            let has_all = buy.attempts.keys().all(|store| shops.contains_key(store));
+            if !has_all || self.unsaid.contains(purchase) {
+                continue;
+            }
+            let word = |store: &str| shops.get(store).and_then(|shop| shop.attempts.get(purchase));
+            let words: Vec<_> = buy.attempts.keys().map(|store| (store, word(store))).collect();
+            let known = row.query_row([&**purchase], |row| {
+                let store: (String, String) = (row.get(4)?, row.get(5)?);
+                Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?, (row.get(2)?, row.get(3)?), store))
+            });
+            let Some((status, picked, of, (store, attempt))) = known.optional()? else {
+                if words.iter().any(|(_, word)| word.is_some()) || !forgotten(purchase) {
+                    found.push(format!("P2: central does not know purchase {purchase}, which came to {words:?}"));
+                }
+                continue;
+            };
+            if of != (buy.quantity, buy.product.to_string()) {
+                found.push(format!("P5: purchase {purchase} is of {of:?}, and was asked as {buy:?}"));
+            }
+            if buy.attempts.get(store.as_str()).is_none_or(|asked| **asked != *attempt) {
+                found.push(format!("P5: purchase {purchase} is at {store} as {attempt}, and was asked as {buy:?}"));
+            }
+            let here = word(&store);
+            let kind = here.map(|word| word.kind.strip_prefix("purchase_").unwrap_or_default());
+            let never_taken = matches!(kind, None | Some("rejected" | "expired" | "cancelled"));
+            // Between two stores a cancel needs none of them.
+            let is_between = kind == Some("rejected") && buy.is_chosen && cancelled.contains(purchase);
+            let agrees =
+                kind == Some(&*status) || status == "cancelled" && never_taken && (voided(purchase) || is_between);
+            if !agrees {
+                found.push(format!("P5: purchase {purchase} is {status} at {store} for central; stores: {words:?}"));
+            }
+            if status == "confirmed" && picked != here.is_some_and(|word| word.picked) {
+                found.push(format!("P5: purchase {purchase}: picked is {picked} at central; stores: {words:?}"));
+            }
+            let has_units = |(of, word): &&(&Name, Option<&Attempt>)| {
+                ***of != *store && word.is_some_and(|word| &*word.kind == "purchase_confirmed")
+            };
+            if let Some((other, _)) = words.iter().find(has_units) {
+                found.push(format!("P5: purchase {purchase} is {status} at {store}, and {other} keeps units for it"));
+            }
+        }
+        Ok(())
+    }
+
+    fn conclude_commands(
+        &self,
+        central: &Connection,
+        shops: &BTreeMap<Name, Rc<Shop>>,
+        found: &mut Vec<Broken>,
+    ) -> rusqlite::Result<()> {
+        let mut statement = central.prepare_cached(
+            "select command_id, store_id, status, position is not null from request \
+             where type in ('operation', 'reserve', 'reservation')",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (command, store, status, answered): (String, String, String, bool) =
+                (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+            let is_unsaid = self.unsaid.contains(command.as_str());
+            let Some(shop) = shops.get(store.as_str()).filter(|_| !is_unsaid) else { continue };
+            let answer = shop.answers.get(command.as_str());
+            let agrees = match (status.as_str(), answer.map(|kind| &**kind)) {
+                ("refused", Some("command_refused")) => true,
+                // Retiring the store has ended it, and the store never had it.
+                ("refused", None) => !answered,
+                ("done", Some(kind)) => kind != "command_refused",
+                _ => false,
+            };
+            if !agrees {
+                found.push(format!("P5: command {command} is {status} at central, and {answer:?} at {store}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The places up to which an opening says that its state has all.
+fn claimed(opened: &serde_json::Value) -> Vec<Place> {
+    let place = |past: &serde_json::Value| {
+        let (epoch, seq) = (past["epoch"].as_u64()?, past["seq"].as_u64()?);
+        let hash = u128::from_str_radix(past["hash"].as_str()?, 16).ok()?.to_be_bytes();
+        Some(Place { epoch, seq, hash })
+    };
+    opened["lineage"].as_array().into_iter().flatten().filter_map(place).collect()
+}
+
+/// How a store's tables differ from what the judge has worked out.
+fn differs(file: &Connection, shop: &Shop) -> rusqlite::Result<Option<String>> {
+    let items = items(
+        file,
+        "select product_id, name, quantity, discontinued, low_at, low, reserved from item where ?1 = ?1",
+        0,
+    )?;
+    if items != shop.items {
+        return Ok(Some(format!("its stock is {items:?}, and its operations make {:?}", shop.items)));
+    }
+    let holds = holds(file)?;
+    if holds != shop.holds {
+        return Ok(Some(format!("it holds {holds:?}, and its operations make {:?}", shop.holds)));
+    }
+    let mut statement = file.prepare_cached("select purchase_id, status, picked_at is not null from purchase")?;
+    let mut rows = statement.query([])?;
+    let mut confirmed = 0;
+    while let Some(row) = rows.next()? {
+        let (purchase, status, picked): (String, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        confirmed += usize::from(status == "confirmed");
+        let attempt = shop.attempts.get(purchase.as_str());
+        let agrees = attempt.is_some_and(|attempt| {
+            attempt.kind.strip_prefix("purchase_") == Some(&status)
+                && (attempt.picked == picked || status == "cancelled")
+        });
+        if !agrees {
+            return Ok(Some(format!("{purchase} is {status}, picked {picked}, in its list, and must be {attempt:?}")));
+        }
+    }
+    let wanted = shop.attempts.values().filter(|attempt| &*attempt.kind == "purchase_confirmed").count();
+    Ok((confirmed != wanted).then(|| format!("{confirmed} purchases are in its list as confirmed, of {wanted}")))
+}
+
+fn holds(file: &Connection) -> rusqlite::Result<BTreeMap<Name, Held>> {
+    let sql = "select json_object('id', reservation_id, 'status', status, 'lines', json(lines), \
+               'confirmedLines', json(confirmed_lines)), created_at, expires_at from reservation";
+    let mut statement = file.prepare_cached(sql)?;
+    let rows = statement.query_map([], |row| {
+        let (stated, times): (String, (i64, i64)) = (row.get(0)?, (row.get(1)?, row.get(2)?));
+        Ok(Held::stated(&serde_json::from_str(&stated).unwrap_or_default(), Some(times)))
+    })?;
+    Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+fn view_differs(central: &Connection, store: &str, shop: &Shop) -> rusqlite::Result<Option<String>> {
+    let stock: i64 = central.query_row("select stock from store where store_id = ?1", [store], |row| row.get(0))?;
+    let sql = "select product_id, name, quantity, discontinued, low_at, low, reserved from item where stock = ?1";
+    let items = items(central, sql, stock)?;
+    Ok((items != shop.items).then(|| format!("{items:?}, and the store's operations make {:?}", shop.items)))
+}
+
+fn items(file: &Connection, sql: &str, stock: i64) -> rusqlite::Result<BTreeMap<Name, Item>> {
+    let mut statement = file.prepare_cached(sql)?;
+    let rows = statement.query_map([stock], |row| {
+        let (product, name): (String, String) = (row.get(0)?, row.get(1)?);
+        let item = Item {
+            name: name.into(),
+            quantity: row.get(2)?,
+            discontinued: row.get(3)?,
+            low_at: row.get(4)?,
+            low: row.get(5)?,
+            reserved: row.get(6)?,
+        };
+        Ok((product.into(), item))
+    })?;
+    rows.collect()
+}

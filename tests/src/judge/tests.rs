@@ -1,0 +1,398 @@
+//! Given requests and a log: the verdict.
+
+use serde_json::{Value, json};
+
+use super::shop::{Reading, Told};
+use super::*;
+
+const STORE: &str = "s0";
+const PURCHASE: &str = "purchase";
+const ATTEMPT: &str = "purchase:1";
+/// By Redis's clock.
+const DEADLINE: i64 = 1_000;
+
+fn name(text: &str) -> Name {
+    text.into()
+}
+
+/// A book in which everything that these tests tell of was asked.
+fn book() -> Book {
+    let mut book = Book::default();
+    for (operation, wish, by) in [
+        ("create", Wish::Create { name: name("Ale"), quantity: 5, low_at: None }, By::Store),
+        ("sale", Wish::Sell(4), By::Store),
+        ("sale-2", Wish::Sell(2), By::Store),
+        ("rename", Wish::Change { name: Some(name("Beer")), discontinued: Some(true), low_at: None }, By::Store),
+        ("watch", Wish::Change { name: None, discontinued: None, low_at: Some(Some(2)) }, By::Store),
+        ("command", Wish::Receive(3), By::Central),
+        ("count", Wish::Count { units: 2, at: None }, By::Store),
+        ("earlier", Wish::Count { units: 5, at: Some((1, 2)) }, By::Store),
+        ("broken", Wish::Adjust(-4), By::Store),
+    ] {
+        book.items.insert(name(operation), Asked { store: name(STORE), product: name("ale"), wish, by });
+    }
+    let (product, attempts) = (name("ale"), [(name(STORE), name(ATTEMPT))].into());
+    book.buys.insert(name(PURCHASE), Buy { product, quantity: 2, deadline: DEADLINE, is_chosen: false, attempts });
+    for (command, forced) in [("cancel", false), ("forced", true)] {
+        book.cancels.insert(name(command), Cancel { store: name(STORE), purchase: name(PURCHASE), forced });
+    }
+    book.picks.insert(name("pick"), Pick { store: name(STORE), purchase: name(PURCHASE) });
+    let (lines, deadline) = (vec![(name("ale"), 3)], DEADLINE);
+    for (operation, by) in [("hold", By::Store), ("reserve", By::Central)] {
+        let (store, reservation, lines) = (name(STORE), name("held"), lines.clone());
+        book.holds.insert(name(operation), Hold { store, reservation, lines, ttl_ms: 1_000, by, deadline });
+    }
+    for (operation, act) in
+        [("take", Act::Confirm(Some(vec![(name("ale"), 2)]))), ("free", Act::Cancel), ("extend", Act::Extend(2_000))]
+    {
+        let (store, reservation) = (name(STORE), name("held"));
+        book.acts.insert(name(operation), Acted { store, reservation, act, by: By::Store });
+    }
+    book
+}
+
+fn item(quantity: i64) -> Value {
+    json!({"name": "Ale", "quantity": quantity, "reserved": 0, "allotted": 0, "discontinued": false, "low": false})
+}
+
+/// An entry that changes ale by so many units, and leaves so many.
+fn entry(kind: &str, operation: &str, delta: i64, left: i64) -> Told {
+    let mut body = json!({"productId": "ale", "delta": delta, "item": item(left)});
+    if kind.starts_with("purchase") || kind == "command_refused" {
+        body["purchase"] = json!({"purchaseId": PURCHASE, "attempt": ATTEMPT, "productId": "ale", "quantity": 2});
+    }
+    Told { epoch: 1, seq: 2, kind: kind.into(), operation: operation.into(), body, then: None }
+}
+
+fn with(mut told: Told, member: &str, value: Value) -> Told {
+    told.body[member] = value;
+    told
+}
+
+/// What a store with five ales comes to by these entries, or which promise is broken first.
+fn follow(occasion: Occasion<'_>, entries: &[Told]) -> Result<Shop, String> {
+    go_on(stocked(), occasion, entries)
+}
+
+fn stocked() -> Shop {
+    let begun = go_on(Shop::default(), Occasion::Operation("create"), &[entry("item_created", "create", 5, 5)]);
+    begun.expect("an item may be created")
+}
+
+fn go_on(mut shop: Shop, occasion: Occasion<'_>, entries: &[Told]) -> Result<Shop, String> {
+    let (book, mut reading) = (book(), Reading::default());
+    for told in entries {
+        shop.follow(STORE, told, &book, occasion, &mut reading)?;
+    }
+    reading.finish()?;
+    Ok(shop)
+}
+
+fn units(shop: &Shop) -> i64 {
+    shop.items["ale"].quantity
+}
+
+const IN_TIME: Occasion<'static> = Occasion::Commands { redis_now: DEADLINE, refuses: None };
+
+#[test]
+fn a_sale_is_what_was_asked_for_and_nothing_else() {
+    let sold = |delta, left| follow(Occasion::Operation("sale"), &[entry("sold", "sale", delta, left)]);
+    assert_eq!(sold(-4, 1).map(|shop| units(&shop)), Ok(1));
+    for (delta, left) in [(-3, 2), (-4, 2), (0, 5)] {
+        assert!(sold(delta, left).is_err(), "{delta} units, {left} left");
+    }
+    assert!(follow(Occasion::Operation("sale"), &[entry("received", "sale", -4, 1)]).is_err());
+    assert!(follow(Occasion::Operation("sale"), &[entry("sold", "nobody", -4, 1)]).is_err());
+    assert!(follow(Occasion::Operation("sale-2"), &[entry("sold", "sale", -4, 1)]).is_err(), "not now");
+}
+
+#[test]
+fn nothing_happens_twice_and_nothing_is_oversold() {
+    let twice = [entry("sold", "sale-2", -2, 3), entry("sold", "sale-2", -2, 1)];
+    assert!(follow(Occasion::Operation("sale-2"), &twice).is_err());
+    let few = go_on(stocked(), Occasion::Operation("sale"), &[entry("sold", "sale", -4, 1)]).expect("there are enough");
+    assert!(go_on(few, Occasion::Operation("sale-2"), &[entry("sold", "sale-2", -2, -1)]).is_err());
+}
+
+#[test]
+fn a_change_reaches_the_item_and_a_notice_follows_little_stock() {
+    let told = entry("item_changed", "rename", 0, 5);
+    assert!(follow(Occasion::Operation("rename"), std::slice::from_ref(&told)).is_err(), "it is still Ale");
+    let mut after = item(5);
+    (after["name"], after["discontinued"]) = ("Beer".into(), true.into());
+    assert!(follow(Occasion::Operation("rename"), &[with(told, "item", after)]).is_ok());
+    let few = follow(Occasion::Operation("sale"), &[entry("sold", "sale", -4, 1)]).expect("there are enough");
+    let mut low = item(1);
+    (low["lowAt"], low["low"]) = (2.into(), true.into());
+    let change = with(entry("item_changed", "watch", 0, 1), "item", low);
+    let notice = entry("low_stock", "watch", 0, 1);
+    assert!(go_on(few.clone(), Occasion::Operation("watch"), std::slice::from_ref(&change)).is_err());
+    assert!(go_on(few, Occasion::Operation("watch"), &[change, notice]).is_ok());
+}
+
+#[test]
+fn a_purchase_is_confirmed_in_time_and_while_there_are_units() {
+    let confirmed = [entry("purchase_confirmed", ATTEMPT, -2, 3)];
+    let late = Occasion::Commands { redis_now: DEADLINE + 1, refuses: None };
+    assert!(follow(IN_TIME, &confirmed).is_ok());
+    assert!(follow(late, &confirmed).is_err());
+    assert!(follow(late, &[entry("purchase_expired", ATTEMPT, 0, 5)]).is_ok());
+    assert!(follow(IN_TIME, &[entry("purchase_expired", ATTEMPT, 0, 5)]).is_err(), "there was time");
+    let rejected = with(entry("purchase_rejected", ATTEMPT, 0, 5), "rejection", json!({"code": "insufficient_stock"}));
+    assert!(follow(IN_TIME, &[rejected]).is_err(), "there were units");
+    assert!(follow(IN_TIME, &[entry("purchase_confirmed", ATTEMPT, -1, 4)]).is_err(), "all of it or nothing");
+}
+
+#[test]
+fn a_cancel_gives_back_what_was_taken_and_not_what_was_picked_unless_it_is_forced() {
+    let taken = follow(IN_TIME, &[entry("purchase_confirmed", ATTEMPT, -2, 3)]).expect("there are enough");
+    let cancelled = |by, delta, left| [entry("purchase_cancelled", by, delta, left)];
+    assert_eq!(go_on(taken.clone(), IN_TIME, &cancelled("cancel", 2, 5)).map(|shop| units(&shop)), Ok(5));
+    assert!(go_on(taken.clone(), IN_TIME, &cancelled("cancel", 0, 3)).is_err(), "units stay taken");
+    assert!(go_on(taken.clone(), IN_TIME, &cancelled("nobody", 2, 5)).is_err(), "nobody asked");
+    let pick = [entry("purchase_picked", "pick", 0, 3)];
+    let picked = go_on(taken, Occasion::Operation("pick"), &pick).expect("it is confirmed");
+    assert!(go_on(picked.clone(), Occasion::Operation("pick"), &pick).is_err(), "twice");
+    assert!(go_on(picked.clone(), IN_TIME, &cancelled("cancel", 2, 5)).is_err(), "it was picked");
+    assert!(go_on(picked, IN_TIME, &cancelled("forced", 2, 5)).is_ok());
+    let first = follow(IN_TIME, &cancelled("cancel", 0, 5)).expect("it was never taken");
+    assert!(go_on(first, IN_TIME, &[entry("purchase_confirmed", ATTEMPT, -2, 3)]).is_err(), "it never can be");
+}
+
+#[test]
+fn what_is_said_again_is_what_was_said() {
+    let taken = follow(IN_TIME, &[entry("purchase_confirmed", ATTEMPT, -2, 3)]).expect("there are enough");
+    let again = |kind: &str, picked: bool| Told {
+        body: json!({"command": ATTEMPT, "kind": kind, "picked": picked}),
+        ..entry("outcome_repeated", ATTEMPT, 0, 3)
+    };
+    assert!(go_on(taken.clone(), IN_TIME, &[again("purchase_confirmed", false)]).is_ok());
+    assert!(go_on(taken.clone(), IN_TIME, &[again("purchase_confirmed", true)]).is_err());
+    assert!(go_on(taken, IN_TIME, &[again("purchase_rejected", false)]).is_err());
+}
+
+#[test]
+fn a_state_that_is_told_is_all_there_is() {
+    let page = |quantity: i64, outcomes: Value| Told {
+        body: json!({"items": [{"productId": "ale", "item": item(quantity)}], "outcomes": outcomes}),
+        ..entry("snapshot_page", "snapshot", 0, 0)
+    };
+    let end = entry("snapshot_end", "snapshot", 0, 0);
+    let taken = follow(IN_TIME, &[entry("purchase_confirmed", ATTEMPT, -2, 3)]).expect("there are enough");
+    let kept = json!([{"command": ATTEMPT, "kind": "purchase_confirmed"}]);
+    let told = |page: Told| go_on(taken.clone(), Occasion::Opening, &[page, end.clone()]);
+    assert!(told(page(3, kept.clone())).is_ok());
+    assert!(told(page(4, kept)).is_err(), "a unit too many");
+    assert!(told(page(3, json!([]))).is_err(), "an outcome is left out");
+    let other = json!([{"command": ATTEMPT, "kind": "purchase_confirmed"}, {"command": "x", "kind": "received"}]);
+    assert!(told(page(3, other)).is_err(), "an outcome of nothing");
+}
+
+/// When units are held, ms after the beginning of time.
+const HELD_AT: i64 = 5_000;
+
+fn time(ms: i64) -> String {
+    protocol::time::Millis(ms).to_string()
+}
+
+/// An entry at this time about the three ales that are held until then, which leaves so many, and so many of them held.
+fn of_hold(kind: &str, operation: &str, at: i64, status: &str, until: i64, figures: (i64, i64, i64)) -> Told {
+    let (delta, left, reserved) = figures;
+    let lines = |quantity: i64| json!([{"productId": "ale", "quantity": quantity}]);
+    let mut told = with(entry(kind, operation, delta, left), "recordedAt", time(at).into());
+    told.body["item"]["reserved"] = reserved.into();
+    let (made, until) = (time(HELD_AT), time(until));
+    told.body["reservation"] =
+        json!({"id": "held", "lines": lines(3), "createdAt": made, "expiresAt": until, "status": status});
+    if status == "confirmed" {
+        told.body["reservation"]["confirmedLines"] = lines(-delta);
+    }
+    told
+}
+
+fn reserved() -> Told {
+    of_hold("reserved", "hold", HELD_AT, "open", HELD_AT + 1_000, (0, 5, 3))
+}
+
+fn held() -> Shop {
+    follow(Occasion::Operation("hold"), &[reserved()]).expect("there are enough")
+}
+
+fn cancelled(at: i64, reserved: i64) -> Told {
+    of_hold("reservation_cancelled", "free", at, "cancelled", HELD_AT + 1_000, (0, 5, reserved))
+}
+
+#[test]
+fn what_is_held_is_sold_to_nobody_else_until_its_time_is_over() {
+    let sale = |at| with(entry("sold", "sale-2", -2, 3), "recordedAt", time(at).into());
+    let few = |at, reserved: i64| {
+        let mut told = sale(at);
+        told.body["item"]["reserved"] = reserved.into();
+        go_on(held(), Occasion::Operation("sale-2"), &[told])
+    };
+    assert!(few(HELD_AT, 3).is_ok());
+    assert!(few(HELD_AT, 0).is_err(), "they are still held");
+    assert!(few(HELD_AT + 1_000, 3).is_err(), "they are no longer held");
+    let four = with(entry("sold", "sale", -4, 1), "recordedAt", time(HELD_AT).into());
+    assert!(go_on(held(), Occasion::Operation("sale"), &[four]).is_err(), "two are free");
+    let end = |at| of_hold("reservation_expired", "held:expired", at, "expired", HELD_AT + 1_000, (0, 5, 0));
+    assert!(go_on(held(), Occasion::Sweep, &[end(HELD_AT + 999)]).is_err(), "it has time");
+    let over = [end(HELD_AT + 1_000), sale(HELD_AT + 1_000)];
+    assert_eq!(go_on(held(), Occasion::Operation("sale-2"), &over).map(|shop| units(&shop)), Ok(3));
+}
+
+/// Two reservations of ale, of three units and of one; the second was made later.
+fn held_twice() -> Shop {
+    let mut shop = held();
+    let second = Held { lines: vec![(name("ale"), 1)], made_at: HELD_AT + 1, ..shop.holds["held"].clone() };
+    shop.holds.insert(name("second"), second);
+    shop.items.get_mut("ale").expect("there is ale").reserved = 4;
+    shop
+}
+
+/// A reservation ends for want of ale; so many of five are held then.
+fn fallen(reservation: &str, reserved: i64) -> [Told; 2] {
+    let mut ended = Told { operation: format!("{reservation}-ends").into(), ..cancelled(HELD_AT, reserved) };
+    ended.body["reservation"]["id"] = reservation.into();
+    if reservation == "second" {
+        ended.body["reservation"]["createdAt"] = time(HELD_AT + 1).into();
+        ended.body["reservation"]["lines"] = json!([{"productId": "ale", "quantity": 1}]);
+    }
+    let mut short = with(entry("shortage", &format!("{reservation}-short"), 0, 5), "reservationId", reservation.into());
+    short.body["item"]["reserved"] = reserved.into();
+    [ended, short]
+}
+
+#[test]
+fn a_count_is_the_truth_and_ends_as_many_of_the_youngest_as_it_must() {
+    let counted = |operation: &str, left: i64, reserved: i64| {
+        let kind = if operation == "broken" { "adjusted" } else { "counted" };
+        let mut told = with(entry(kind, operation, left - 5, left), "recordedAt", time(HELD_AT).into());
+        told.body["item"]["reserved"] = reserved.into();
+        told
+    };
+    let count = |ended: &[[Told; 2]], reserved| {
+        let entries = [ended.concat(), vec![counted("count", 2, reserved)]].concat();
+        go_on(held_twice(), Occasion::Operation("count"), &entries)
+    };
+    let (young, old) = (fallen("second", 3), fallen("held", 0));
+    let both = count(&[young.clone(), old.clone()], 0).expect("the youngest end first");
+    assert_eq!((units(&both), both.items["ale"].available()), (2, 2));
+    assert!(count(&[], 4).is_err(), "more is held than there is");
+    assert!(count(std::slice::from_ref(&young), 3).is_err(), "it takes both");
+    assert!(count(&[fallen("held", 1)], 1).is_err(), "the older one ends");
+    let unnamed = [young[0].clone(), old[0].clone(), old[1].clone(), counted("count", 2, 0)];
+    assert!(go_on(held_twice(), Occasion::Operation("count"), &unnamed).is_err(), "one is not named");
+    let names_other = [young[0].clone(), old[1].clone(), counted("count", 2, 0)];
+    assert!(go_on(held_twice(), Occasion::Operation("count"), &names_other).is_err());
+    let few = |operation, ended: &[Told], left, reserved| {
+        let entries = [ended.to_vec(), vec![counted(operation, left, reserved)]].concat();
+        go_on(held(), Occasion::Operation(operation), &entries)
+    };
+    assert!(few("broken", &old, 1, 0).is_ok(), "what is broken is told as well");
+    let mut free = held();
+    free.items.get_mut("ale").expect("there is ale").quantity = 9;
+    let nothing_is_missing = [old.to_vec(), vec![counted("broken", 5, 0)]].concat();
+    assert!(go_on(free, Occasion::Operation("broken"), &nothing_is_missing).is_err(), "three are left for three");
+    assert!(follow(Occasion::Operation("count"), &young).is_err(), "nothing is held");
+    assert!(go_on(held_twice(), Occasion::Operation("count"), &young).is_err(), "no count follows");
+}
+
+#[test]
+fn what_left_after_a_shelf_was_counted_is_counted_too() {
+    let few = follow(Occasion::Operation("sale"), &[entry("sold", "sale", -4, 1)]).expect("there are enough");
+    let enter = |then, delta, left| {
+        let told = Told { then, ..entry("counted", "earlier", delta, left) };
+        go_on(few.clone(), Occasion::Operation("earlier"), &[told])
+    };
+    assert!(enter(Some(5), 0, 1).is_ok(), "it was counted rightly");
+    assert!(enter(Some(5), 4, 5).is_err(), "what was sold since comes back");
+    assert!(enter(Some(6), -1, 0).is_ok(), "one was missing");
+    assert!(enter(None, 0, 1).is_err(), "the log has no such place");
+}
+
+#[test]
+fn a_reservation_ends_once_and_in_time() {
+    let took = |at, figures| of_hold("reservation_confirmed", "take", at, "confirmed", HELD_AT + 1_000, figures);
+    let take = |at, figures| go_on(held(), Occasion::Operation("take"), &[took(at, figures)]);
+    let part = take(HELD_AT, (-2, 3, 0)).expect("two of three");
+    assert!(take(HELD_AT, (-2, 3, 1)).is_err(), "the rest stays held");
+    assert!(take(HELD_AT, (-3, 2, 0)).is_err(), "more than was asked for");
+    assert!(take(HELD_AT + 1_000, (-2, 3, 0)).is_err(), "too late");
+    assert!(go_on(held(), Occasion::Operation("free"), &[cancelled(HELD_AT, 0)]).is_ok());
+    assert!(go_on(held(), Occasion::Operation("free"), &[cancelled(HELD_AT, -3)]).is_err(), "freed twice");
+    assert!(go_on(part, Occasion::Operation("free"), &[cancelled(HELD_AT, 0)]).is_err(), "it has ended");
+    assert!(go_on(held(), Occasion::Operation("hold"), &[reserved()]).is_err(), "it is held");
+    let late = Occasion::Commands { redis_now: DEADLINE + 1, refuses: None };
+    let asked = with(with(reserved(), "command", "reserve".into()), "recordedAt", time(HELD_AT).into());
+    let asked = Told { operation: name("reserve"), ..asked };
+    assert!(follow(IN_TIME, std::slice::from_ref(&asked)).is_ok());
+    assert!(follow(late, &[asked]).is_err(), "the store heard of it too late");
+}
+
+#[test]
+fn a_restore_holds_again_what_is_free_and_nothing_twice() {
+    let again = |live: Shop, told: Told| go_on(live, Occasion::Restore { own: &held() }, &[told]);
+    assert!(again(stocked(), reserved()).is_ok());
+    assert!(again(stocked(), cancelled(HELD_AT, 0)).is_err(), "they are free");
+    let few = follow(Occasion::Operation("sale"), &[entry("sold", "sale", -4, 1)]).expect("there are enough");
+    let mut ended = Told { operation: name("hold"), ..cancelled(HELD_AT, 0) };
+    ended.body["item"] = Value::Null;
+    assert!(again(few, ended).is_ok(), "one is left");
+    let extended = |until| {
+        let mut told = of_hold("reservation_extended", "extend", HELD_AT, "open", until, (0, 5, 3));
+        told.body["item"] = Value::Null;
+        told
+    };
+    let own = go_on(held(), Occasion::Operation("extend"), &[extended(HELD_AT + 2_000)]).expect("it is open");
+    let restored = |told| go_on(held(), Occasion::Restore { own: &own }, &[told]);
+    assert!(restored(extended(HELD_AT + 2_000)).is_ok());
+    assert!(restored(extended(HELD_AT + 1_000)).is_err(), "the extension is lost");
+    let twice = of_hold("reserved", "extend", HELD_AT, "open", HELD_AT + 2_000, (0, 5, 6));
+    assert!(restored(twice).is_err());
+}
+
+#[test]
+fn a_state_names_what_is_held() {
+    let mut stock = item(5);
+    stock["reserved"] = 3.into();
+    let told = |held: Value| {
+        let body = json!({"items": [{"productId": "ale", "item": stock}], "reservations": held});
+        let page = Told { body, ..entry("snapshot_page", "snapshot", 0, 0) };
+        go_on(self::held(), Occasion::Opening, &[page, entry("snapshot_end", "snapshot", 0, 0)])
+    };
+    assert!(told(json!([reserved().body["reservation"]])).is_ok());
+    assert!(told(json!([])).is_err());
+}
+
+/// A copy that sold four while the store itself sold two.
+fn restored(entries: &[Told]) -> Result<Shop, String> {
+    let own = follow(Occasion::Operation("sale"), &[entry("sold", "sale", -4, 1)]).expect("there are enough");
+    let live = follow(Occasion::Operation("sale-2"), &[entry("sold", "sale-2", -2, 3)]).expect("there are enough");
+    go_on(live, Occasion::Restore { own: &own }, entries)
+}
+
+#[test]
+fn a_restore_records_again_what_happened_and_finds_what_is_missing() {
+    let shortage = |units| entry("shortage", "short", units, 3 + units);
+    let all = restored(&[shortage(1), entry("sold", "sale", -4, 0)]).expect("one was missing");
+    assert_eq!((units(&all), all.done.len()), (0, 3));
+    assert!(restored(&[entry("sold", "sale", -3, 0)]).is_err(), "what was missing is left out");
+    assert!(restored(&[shortage(2), entry("sold", "sale", -4, 1)]).is_err(), "too much was missing");
+    assert!(restored(&[shortage(1)]).is_err(), "and nobody wanted it");
+    assert!(restored(&[entry("sold", "sale-2", -2, 1)]).is_err(), "central has it");
+    let same = entry("shortage", "sale", 1, 4);
+    assert!(restored(&[same, entry("sold", "sale", -4, 0)]).is_err(), "the two cannot be told apart");
+    let nothing = restored(&[]).expect("nothing is recorded again");
+    let own = follow(Occasion::Operation("sale"), &[entry("sold", "sale", -4, 1)]).expect("there are enough");
+    assert_eq!(nothing.lacks(&own).collect::<Vec<_>>(), [&name("sale")]);
+}
+
+#[test]
+fn the_word_on_a_purchase_stands_but_for_its_cancel() {
+    let taken = follow(IN_TIME, &[entry("purchase_confirmed", ATTEMPT, -2, 3)]).expect("there are enough");
+    let cancelled = go_on(taken.clone(), IN_TIME, &[entry("purchase_cancelled", "cancel", 2, 5)]).expect("may be");
+    assert_eq!(cancelled.unsays(&taken).count(), 0);
+    assert_eq!(taken.unsays(&cancelled).count(), 1);
+    assert_eq!(stocked().unsays(&taken).count(), 1);
+}
