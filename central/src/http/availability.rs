@@ -2,27 +2,33 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use protocol::ids::{ProductId, StoreId};
+use runtime::http::openapi::schema;
 use runtime::http::{Code, List, Prefer, Problem, ProductPath, Query, Result};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::views::{ItemView, LAG, value};
 use super::{App, Shared};
 use crate::storage::queries::{offers, products};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new().route("/availability", get(many)).route("/availability/{productId}", get(one))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(many)).routes(routes!(one))
 }
 
-#[derive(Debug, Serialize)]
+/// A product at a store
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = StoreAvailability)]
 struct StoreItem {
     #[serde(flatten)]
     item: ItemView,
+    /// Age of the oldest entry that is known to exist and is not in this.
     lag_ms: i64,
 }
 
@@ -30,16 +36,21 @@ struct StoreItem {
 const STALE: &str = "stale";
 
 /// A store of which too little is known.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = LeftOutStore)]
 struct LeftOut {
+    #[schema(value_type = schema::StoreId)]
     store_id: StoreId,
+    /// `stale`.
     reason: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+/// Where a product can be had; the figures are of all stores that are named
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Availability {
+    #[schema(value_type = schema::ProductId)]
     product_id: ProductId,
     name: String,
     quantity: i64,
@@ -49,14 +60,20 @@ struct Availability {
     online_available: i64,
     in_transit: i64,
     stores: Vec<StoreItem>,
+    /// Stores of which too little is known for `maxStalenessMs`.
     left_out: Vec<LeftOut>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
+    #[param(value_type = Option<schema::StoreId>)]
     store_id: Option<StoreId>,
+    /// Leaves out stores of which nothing is known that is younger.
+    #[param(minimum = 0)]
     max_staleness_ms: Option<i64>,
+    #[param(value_type = Vec<schema::Position>)]
     min_position: Vec<String>,
 }
 
@@ -108,6 +125,12 @@ fn checked(filter: &Filter) -> Result<()> {
     Ok(())
 }
 
+/// Where a product can be had
+#[utoipa::path(
+    get, path = "/availability/{productId}", operation_id = "getAvailability", tag = "Stock", params(ProductPath, Prefer, Filter),
+    responses((status = 200, description = "What each store has", body = Availability, headers(("X-Projection-Lag-ms" = String, description = "Age of the oldest entry that is known to exist and is not in this answer, 0 if there is none.")))),
+    extensions(("x-problems" = json!(["unknown_product", "store_unavailable", "not_caught_up"]))),
+)]
 async fn one(
     State(app): Shared,
     ProductPath(product): ProductPath,
@@ -129,20 +152,32 @@ async fn one(
     Ok(([(LAG, value(&lag.to_string()))], Json(found)).into_response())
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Wanted {
+    /// May be repeated, up to 100 times.
+    #[param(value_type = Vec<schema::ProductId>, min_items = 1, max_items = 100, required = true, example = json!(["coffee"]))]
     product_id: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+type AvailabilityList = List<Availability>;
+
+/// Where products can be had
+#[derive(Debug, Serialize, ToSchema)]
 struct Availabilities {
     #[serde(flatten)]
-    list: List<Availability>,
+    list: AvailabilityList,
     /// Products that no store has.
+    #[schema(value_type = Vec<schema::ProductId>)]
     unknown: Vec<ProductId>,
 }
 
+/// Where products can be had
+#[utoipa::path(
+    get, path = "/availability", operation_id = "listAvailability", tag = "Stock", params(Wanted),
+    responses((status = 200, description = "In one piece", body = Availabilities, headers(("X-Projection-Lag-ms" = String, description = "Age of the oldest entry that is known to exist and is not in this answer, 0 if there is none.")))),
+)]
 async fn many(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Response> {
     if !(1..=100).contains(&wanted.product_id.len()) {
         return Err(Problem::invalid("?productId", "must be sent 1 to 100 times"));

@@ -2,23 +2,26 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
 use runtime::http::{IdPath, List, Page, Prefer, Query, Result, Written, encode_cursor};
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::views::{CommandView, behind_number};
 use super::{App, Shared};
 use crate::storage::commands::Request;
 use crate::storage::queries::commands;
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new().route("/commands", get(list)).route("/commands/{id}", get(one))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(one))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
     store_id: Option<String>,
     status: Option<String>,
@@ -27,6 +30,13 @@ struct Filter {
     cursor: Option<String>,
 }
 
+type Commands = List<CommandView>;
+
+/// List what stores were asked
+#[utoipa::path(
+    get, path = "/commands", operation_id = "listCommands", tag = "Commands", params(Filter),
+    responses((status = 200, description = "Commands, the newest first", body = Commands)),
+)]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     let slice = behind_number(&page)?;
@@ -39,6 +49,12 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     Ok(list.await?)
 }
 
+/// Read what a store was asked, and what it answered
+#[utoipa::path(
+    get, path = "/commands/{id}", operation_id = "getCommand", tag = "Commands", params(IdPath, Prefer),
+    responses((status = 200, description = "The command", body = CommandView)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
 async fn one(State(app): Shared, IdPath(id): IdPath, prefer: Prefer) -> Result<Json<CommandView>> {
     let request = app.await_command(&id, &prefer.only_if_asked()).await?;
     Ok(Json(CommandView::of(&request)))

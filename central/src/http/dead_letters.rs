@@ -2,35 +2,38 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use protocol::ids::StoreId;
 use protocol::time::Millis;
 use protocol::wire::Event;
+use runtime::http::openapi::schema;
 use runtime::http::{Code, IdPath, List, OptionalBody, Problem, Query, Result, Written};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{App, Shared};
 use crate::projection::view;
 use crate::storage::queries::dead_letters::{self, Letter};
 use crate::storage::{Abort, Connection, JobResult, stores};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/dead-letters", get(list))
-        .route("/dead-letters/replay", post(replay))
-        .route("/dead-letters/{id}/discard", post(discard))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(replay)).routes(routes!(discard))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
     store_id: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// An entry that was not understood
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = DeadLetter)]
 struct LetterView {
     id: String,
     store_id: String,
@@ -38,6 +41,7 @@ struct LetterView {
     r#type: String,
     operation_id: String,
     reason: String,
+    #[schema(value_type = schema::Time)]
     received_at: Millis,
     body: String,
 }
@@ -57,6 +61,11 @@ impl From<Letter> for LetterView {
     }
 }
 
+/// List entries that were not understood
+#[utoipa::path(
+    get, path = "/dead-letters", operation_id = "listDeadLetters", tag = "Operators", params(Filter),
+    responses((status = 200, description = "The newest 1,000", body = Letters)),
+)]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let list = app.db.scan(move |connection| {
         let letters = dead_letters::list(connection, filter.store_id.as_deref())?;
@@ -65,14 +74,18 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     Ok(list.await?)
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+type Letters = List<LetterView>;
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = ReplayDeadLetters, example = json!({}))]
 struct Replay {
+    /// All, if they are left out.
     ids: Option<Vec<String>>,
 }
 
-/// What became of the letters.
-#[derive(Debug, Default, Serialize)]
+/// What became of dead letters
+#[derive(Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Replayed {
     replayed: Vec<String>,
@@ -82,6 +95,14 @@ struct Replayed {
     asked: Vec<StoreId>,
 }
 
+/// Understand dead letters after an upgrade
+///
+/// What is understood now leaves the list, and its store is asked for its whole state.
+#[utoipa::path(
+    post, path = "/dead-letters/replay", operation_id = "replayDeadLetters", tag = "Operators",
+    request_body = Option<Replay>,
+    responses((status = 200, description = "What became of them", body = Replayed)),
+)]
 async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Replay>) -> Result<Json<Replayed>> {
     let wakes = app.wakes.clone();
     let now = runtime::clock::now();
@@ -118,11 +139,19 @@ fn understand(connection: &Connection, ids: Option<&[String]>, now: Millis) -> J
     Ok(done)
 }
 
-#[derive(Debug, Serialize)]
+/// A dead letter that is gone
+#[derive(Debug, Serialize, ToSchema)]
 struct Discarded {
+    /// Its id.
     discarded: String,
 }
 
+/// Drop a dead letter
+#[utoipa::path(
+    post, path = "/dead-letters/{id}/discard", operation_id = "discardDeadLetter", tag = "Operators", params(IdPath),
+    responses((status = 200, description = "It is gone", body = Discarded)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
 async fn discard(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Discarded>> {
     let number: i64 = id.parse().map_err(|_| Problem::new(Code::UnknownId))?;
     app.db

@@ -2,25 +2,29 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::get;
 use protocol::time::Millis;
 use protocol::wire::Position;
+use runtime::http::openapi::schema;
 use runtime::http::{List, Page, Problem, Query, Result, Written};
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{App, Shared};
 use crate::outbound::event::{EventView, sent_type};
 use crate::storage::queries::events::{self, Start};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new().route("/events", get(list))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(list))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
+    /// Behind this `nextCursor`, or with `storeId` this `position`, oldest first; `0`: from the first.
     after: Option<String>,
     cursor: Option<String>,
     store_id: Option<String>,
@@ -29,7 +33,9 @@ struct Filter {
     kind: Option<String>,
     reference: Option<String>,
     actor: Option<String>,
+    #[param(value_type = Option<schema::Time>)]
     since: Option<Millis>,
+    #[param(value_type = Option<schema::Time>)]
     until: Option<Millis>,
     size: Option<i64>,
 }
@@ -67,6 +73,15 @@ impl Filter {
     }
 }
 
+type Events = List<EventView>;
+
+/// List what happened in the chain
+///
+/// Without `after` the newest first; with it the oldest first, and `nextCursor` is what to send as `after` next.
+#[utoipa::path(
+    get, path = "/events", operation_id = "listEvents", tag = "Events", params(Filter),
+    responses((status = 200, description = "Events; `nextCursor` is never `null` if `after` was sent", body = Events)),
+)]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let size = Page::of(None, filter.size, None, 1)?.size;
     let begin = filter.begin()?;

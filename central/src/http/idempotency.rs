@@ -2,36 +2,51 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
 use protocol::time::Millis;
+use runtime::http::openapi::schema;
 use runtime::http::{Code, IdPath, Problem, Result};
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{App, Shared};
 use crate::storage::idempotency::{self, Effect};
 use crate::storage::{commands, purchases};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new().route("/idempotency/{id}", get(one))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(one))
 }
 
-#[derive(Debug, Serialize)]
+/// What a key stands for
+#[derive(Debug, Serialize, ToSchema)]
 struct KeyView {
+    /// Method and path of the request that came with it.
     route: String,
+    #[schema(value_type = schema::Time)]
     at: Millis,
     /// Of the effect now; `null`: it is past its retention.
     status: Option<&'static str>,
     effect: EffectView,
 }
 
-#[derive(Debug, Serialize)]
+/// What a request has done
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Effect)]
 struct EffectView {
+    /// Of which kind the record is that `id` names.
     kind: &'static str,
     id: String,
 }
 
+/// What an idempotency key stands for
+#[utoipa::path(
+    get, path = "/idempotency/{id}", operation_id = "getIdempotencyKey", tag = "Operators", params(IdPath),
+    responses((status = 200, description = "The request that came with it, and its effect", body = KeyView)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
 async fn one(State(app): Shared, IdPath(key): IdPath) -> Result<Json<KeyView>> {
     let found = app.db.read(|connection| {
         let Some(record) = idempotency::find(connection, &key)? else { return Ok(None) };

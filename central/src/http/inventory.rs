@@ -3,18 +3,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use protocol::ids::{ProductId, StoreId};
 use protocol::wire::Position;
+use runtime::http::openapi::schema;
 use runtime::http::{
     Code, Counted, Etags, ItemPath, Page, Prefer, Problem, Query, Result, StorePath, Written, encode_cursor,
     not_modified, words,
 };
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::views::{ItemView, LAG, slice, value};
 use super::{App, Shared};
@@ -22,17 +25,17 @@ use crate::storage::queries::items as listed;
 use crate::storage::queries::offers::{self, Shown};
 use crate::storage::stores::{self, Store};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/inventory", get(all))
-        .route("/inventory/{storeId}", get(of_store))
-        .route("/inventory/{storeId}/{productId}", get(one))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(all)).routes(routes!(of_store)).routes(routes!(one))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
+    #[param(value_type = Option<schema::StoreId>)]
     store_id: Option<StoreId>,
+    #[param(value_type = Option<schema::ProductId>)]
     product_id: Option<ProductId>,
     q: Option<String>,
     page: Option<i64>,
@@ -41,19 +44,36 @@ struct Filter {
     low: Option<bool>,
     discontinued: Option<bool>,
     retired: Option<bool>,
+    #[param(value_type = Vec<schema::Position>)]
     min_position: Vec<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Positions {
+    #[param(value_type = Vec<schema::Position>)]
     min_position: Vec<String>,
 }
 
+type Items = Counted<ItemView>;
+
+/// List the chain's stock
+#[utoipa::path(
+    get, path = "/inventory", operation_id = "listInventory", tag = "Stock", params(Filter, Prefer),
+    responses((status = 200, description = "Items in order of store and product", body = Items, headers(("X-Projection-Lag-ms" = String, description = "Age of the oldest entry that is known to exist and is not in this answer, 0 if there is none.")))),
+    extensions(("x-problems" = json!(["not_caught_up"]))),
+)]
 async fn all(State(app): Shared, prefer: Prefer, Query(filter): Query<Filter>) -> Result<Response> {
     list(app, prefer, filter).await
 }
 
+/// List a store's stock
+#[utoipa::path(
+    get, path = "/inventory/{storeId}", operation_id = "listStoreInventory", tag = "Stock", params(StorePath, Filter, Prefer),
+    responses((status = 200, description = "Items in order of store and product", body = Items, headers(("X-Projection-Lag-ms" = String, description = "Age of the oldest entry that is known to exist and is not in this answer, 0 if there is none.")))),
+    extensions(("x-problems" = json!(["unknown_store", "store_unavailable", "not_caught_up"]))),
+)]
 async fn of_store(
     State(app): Shared,
     StorePath(store): StorePath,
@@ -100,6 +120,12 @@ async fn list(app: Arc<App>, prefer: Prefer, filter: Filter) -> Result<Response>
     Ok(([(LAG, value(&lag_ms.to_string()))], list).into_response())
 }
 
+/// Read an item
+#[utoipa::path(
+    get, path = "/inventory/{storeId}/{productId}", operation_id = "getItem", tag = "Stock", params(ItemPath, Positions, Prefer, Etags),
+    responses((status = 200, description = "The item", body = ItemView, headers(("X-Projection-Lag-ms" = String, description = "Age of the oldest entry that is known to exist and is not in this answer, 0 if there is none.")))),
+    extensions(("x-problems" = json!(["unknown_store", "unknown_product", "store_unavailable", "not_caught_up"]))),
+)]
 async fn one(
     State(app): Shared,
     ItemPath { store_id, product_id }: ItemPath,

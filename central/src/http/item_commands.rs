@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use axum::routing::{post, put};
-use axum::{Json, Router};
 use protocol::domain::{Action, Guard, Operation};
 use protocol::ids::{OperationId, ProductId, StoreId};
 use protocol::promise::request::Status;
 use protocol::wire::{Became, Command};
+use runtime::http::openapi::IfMatch;
 use runtime::http::requests::{Adjust, Asked, Change, Count, Create, Receive};
 use runtime::http::{Body, Code, ItemPath, Prefer, Problem, Result, StorePath, Write};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::views::{CommandView, ItemView};
 use super::write::{Done, Headers, Target, about, key_of};
@@ -24,14 +27,21 @@ use crate::storage::queries::events;
 use crate::storage::queries::offers::{self, Shown};
 use crate::storage::{commands, items};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/inventory/{storeId}", post(create))
-        .route("/inventory/{storeId}/{productId}", put(count).patch(change))
-        .route("/inventory/{storeId}/{productId}/receive", post(receive))
-        .route("/inventory/{storeId}/{productId}/adjust", post(adjust))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(create))
+        .routes(routes!(count, change))
+        .routes(routes!(receive))
+        .routes(routes!(adjust))
 }
 
+/// Create an item
+#[utoipa::path(
+    post, path = "/inventory/{storeId}", operation_id = "createItem", tag = "Stock", params(StorePath, Write, Prefer),
+    request_body = Create,
+    responses((status = 201, description = "The new item", body = ItemView), (status = 202, description = "The store has not answered yet: the command", body = CommandView)),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "already_exists", "limit_exceeded"]))),
+)]
 async fn create(
     State(app): Shared,
     StorePath(store): StorePath,
@@ -43,6 +53,13 @@ async fn create(
     app.command(store, product, asked, write, prefer, json).await
 }
 
+/// Set what was counted
+#[utoipa::path(
+    put, path = "/inventory/{storeId}/{productId}", operation_id = "countItem", tag = "Stock", params(ItemPath, Write, IfMatch, Prefer),
+    request_body = Count,
+    responses((status = 200, description = "The item after it", body = Commanded), (status = 202, description = "The store has not answered yet: the command", body = CommandView)),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "version_conflict", "insufficient_stock", "limit_exceeded"]))),
+)]
 async fn count(
     State(app): Shared,
     ItemPath { store_id, product_id }: ItemPath,
@@ -53,6 +70,15 @@ async fn count(
     app.command(store_id, product_id, value.asked(), write, prefer, json).await
 }
 
+/// Change name, threshold, or whether it is carried
+///
+/// A JSON merge patch (RFC 7396). At least one of `name`, `discontinued` and `lowAt` is needed.
+#[utoipa::path(
+    patch, path = "/inventory/{storeId}/{productId}", operation_id = "changeItem", tag = "Stock", params(ItemPath, Write, IfMatch, Prefer),
+    request_body = Change,
+    responses((status = 200, description = "The item after it", body = Commanded), (status = 202, description = "The store has not answered yet: the command", body = CommandView)),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "version_conflict"]))),
+)]
 async fn change(
     State(app): Shared,
     ItemPath { store_id, product_id }: ItemPath,
@@ -63,6 +89,13 @@ async fn change(
     app.command(store_id, product_id, value.asked()?, write, prefer, json).await
 }
 
+/// Book in a delivery
+#[utoipa::path(
+    post, path = "/inventory/{storeId}/{productId}/receive", operation_id = "receiveItem", tag = "Stock", params(ItemPath, Write, IfMatch, Prefer),
+    request_body = Receive,
+    responses((status = 200, description = "The item after it", body = Commanded), (status = 202, description = "The store has not answered yet: the command", body = CommandView)),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "discontinued", "limit_exceeded"]))),
+)]
 async fn receive(
     State(app): Shared,
     ItemPath { store_id, product_id }: ItemPath,
@@ -73,6 +106,13 @@ async fn receive(
     app.command(store_id, product_id, value.asked(), write, prefer, json).await
 }
 
+/// Correct the stock
+#[utoipa::path(
+    post, path = "/inventory/{storeId}/{productId}/adjust", operation_id = "adjustItem", tag = "Stock", params(ItemPath, Write, IfMatch, Prefer),
+    request_body = Adjust,
+    responses((status = 200, description = "The item after it", body = Commanded), (status = 202, description = "The store has not answered yet: the command", body = CommandView)),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "insufficient_stock", "limit_exceeded"]))),
+)]
 async fn adjust(
     State(app): Shared,
     ItemPath { store_id, product_id }: ItemPath,
@@ -83,9 +123,10 @@ async fn adjust(
     app.command(store_id, product_id, value.asked(), write, prefer, json).await
 }
 
-/// An item after a command that was done.
-#[derive(Debug, Serialize)]
+/// An item after a command that was done
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = CommandedItem)]
 struct Commanded {
     #[serde(flatten)]
     item: ItemView,

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{App, Shared};
 use crate::storage::queries::events;
@@ -19,48 +22,78 @@ const PAGE: &str = include_str!("../pages/page.html");
 const STYLE: &str = include_str!("../pages/page.css");
 const SCRIPT: &str = include_str!("../pages/page.js");
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/", get(root))
+/// What is at the root.
+pub(super) fn pages() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(root))
         .route("/page.css", get(|| async { asset("text/css; charset=utf-8", STYLE) }))
         .route("/page.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
-        .route("/health", get(|| async { Json(Health { status: "OK" }) }))
-        .route("/ready", get(ready))
-        .route("/problems/{id}", get(runtime::http::describe))
+        .routes(routes!(health))
+        .routes(routes!(ready))
+        .routes(routes!(runtime::http::openapi::openapi))
 }
 
-#[derive(Debug, Serialize)]
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(runtime::http::describe))
+}
+
+/// Sign of life
+#[derive(Debug, Serialize, ToSchema)]
 struct Health {
+    /// `OK`.
     status: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+/// Who answers
+#[derive(Debug, Serialize, ToSchema)]
 struct About {
+    /// `Central Server`.
     service: &'static str,
+    /// `OK`.
     status: &'static str,
+    /// `up` or `down`.
     redis: &'static str,
     version: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+/// Whether the server can do its work
+#[derive(Debug, Serialize, ToSchema)]
 struct Readiness {
+    /// `ready`, `degraded` (Redis is away), `starting` or `broken`.
     status: &'static str,
     checks: Checks,
 }
 
-#[derive(Debug, Serialize)]
+/// What was looked at
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Checks {
+    /// `up` or `down`.
     database: &'static str,
+    /// `up` or `down`.
     redis: &'static str,
     /// All known stores were read once.
     stores_read: bool,
+}
+
+/// Whether the process lives
+#[utoipa::path(
+    get, path = "/health", operation_id = "getHealth", tag = "Server",
+    responses((status = 200, description = "It does", body = Health)),
+)]
+async fn health() -> Json<Health> {
+    Json(Health { status: "OK" })
 }
 
 fn asset(kind: &'static str, text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
+/// Who answers
+#[utoipa::path(
+    get, path = "/", operation_id = "getServer", tag = "Server",
+    responses((status = 200, description = "A page for browsers (`Accept: text/html`), a line (`text/plain`), else JSON", content((About = "application/json"), (String = "text/html"), (String = "text/plain")))),
+)]
 async fn root(app: Shared, headers: HeaderMap) -> Response {
     let mut response = root_as(app, &headers);
     response.headers_mut().append(header::VARY, super::views::value("accept"));
@@ -83,7 +116,13 @@ fn root_as(State(app): Shared, headers: &HeaderMap) -> Response {
     Json(About { service: "Central Server", status: "OK", redis, version }).into_response()
 }
 
-/// Ready once all known stores were read once, or with a view from before when Redis stays away.
+/// Whether the server can do its work
+///
+/// Once all known stores were read, or with a view from before when Redis stays away.
+#[utoipa::path(
+    get, path = "/ready", operation_id = "getReadiness", tag = "Server",
+    responses((status = 200, description = "It can", body = Readiness), (status = 503, description = "It cannot", body = Readiness)),
+)]
 async fn ready(State(app): Shared) -> Response {
     let redis = app.presence.is_redis_reachable();
     let swept = app.presence.has_swept();

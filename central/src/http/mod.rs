@@ -3,6 +3,7 @@
 mod availability;
 mod commands;
 mod dead_letters;
+mod docs;
 mod events;
 mod idempotency;
 mod inventory;
@@ -22,8 +23,10 @@ use std::time::Instant;
 
 use axum::Router;
 use protocol::ids::StoreId;
+use runtime::http::openapi::{Api, Description};
 use runtime::http::{Code, Edge, Problem};
 use runtime::redis::Keys;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::links::consumer::Newcomers;
 use crate::links::presence::{Presence, Reading, Unavailable};
@@ -63,10 +66,33 @@ pub struct App {
 
 type Shared = axum::extract::State<Arc<App>>;
 
+const API: Api = Api {
+    title: "Shelfstream: central",
+    description: include_str!("openapi.md"),
+    tags: &[
+        ("Stock", "What the stores have, and commands that change it."),
+        ("Purchases", "Online purchases: a store confirms each, or refuses it."),
+        ("Reservations", "Units held at a store for a while."),
+        ("Commands", "What stores were asked, and what they answered."),
+        ("Events", "What happened in the chain."),
+        ("Webhooks", "Where events are sent."),
+        ("Stores", "What is known of each store, and what operators decide."),
+        ("Operators", "For whoever looks after central."),
+        ("Server", "Whether it is there, and how it is."),
+    ],
+    headers: &[],
+};
+
 /// All routes, with the edge around them.
 pub fn router(app: Arc<App>, edge: Edge) -> Router {
-    let routes = Router::new()
-        .merge(meta::router())
+    let (routes, description) = described();
+    runtime::http::finish(routes.layer(axum::Extension(description)).with_state(app), edge)
+}
+
+/// All routes, and their description.
+fn described() -> (Router<Arc<App>>, Description) {
+    let (pages, of_pages) = meta::pages().merge(docs::router()).split_for_parts();
+    let (routes, of_routes) = OpenApiRouter::new()
         .merge(inventory::router())
         .merge(item_commands::router())
         .merge(availability::router())
@@ -74,14 +100,15 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
         .merge(purchases::router())
         .merge(reservations::router())
         .merge(commands::router())
-        .merge(stores::router())
         .merge(events::router())
         .merge(stream::router())
         .merge(webhooks::router())
+        .merge(stores::router())
         .merge(idempotency::router())
         .merge(dead_letters::router())
-        .with_state(app);
-    runtime::http::finish(routes, edge)
+        .merge(meta::router())
+        .split_for_parts();
+    (pages.merge(routes), Description::new(API, of_pages, of_routes))
 }
 
 impl App {
@@ -196,6 +223,20 @@ mod tests {
             had_view: true,
         };
         (dir, app)
+    }
+
+    /// `cargo xtask openapi --write` writes it anew.
+    #[test]
+    fn the_description_beside_the_code_is_the_one_that_is_served() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi/central.json");
+        let text = described().1.pretty();
+        if std::env::var_os("SHELFSTREAM_WRITE_OPENAPI").is_some() {
+            std::fs::write(path, &text).expect("writes");
+        }
+        assert!(
+            std::fs::read_to_string(path).expect("reads") == text,
+            "cargo xtask openapi --write, and look at the diff"
+        );
     }
 
     #[test]

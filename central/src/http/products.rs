@@ -2,22 +2,24 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::get;
 use runtime::http::{Counted, Page, Query, Result, Written, encode_cursor, words};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::views::slice;
 use super::{App, Shared};
 use crate::storage::queries::products::{self, Total};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new().route("/products", get(list))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(list))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
     q: Option<String>,
     page: Option<i64>,
@@ -25,7 +27,8 @@ struct Filter {
     cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// A product in all stores together
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Product {
     product_id: String,
@@ -34,6 +37,7 @@ struct Product {
     reserved: i64,
     allotted: i64,
     available: i64,
+    /// How many stores have it.
     stores: i64,
 }
 
@@ -45,6 +49,13 @@ impl From<Total> for Product {
     }
 }
 
+type Products = Counted<Product>;
+
+/// List the chain's totals
+#[utoipa::path(
+    get, path = "/products", operation_id = "listProducts", tag = "Stock", params(Filter),
+    responses((status = 200, description = "Products in order of their ids", body = Products)),
+)]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     let words = words(filter.q.as_deref())?;

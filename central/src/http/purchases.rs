@@ -2,23 +2,27 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use protocol::domain::{Item, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::promise::policy::{ATTEMPTS_MAX, Policy};
 use protocol::promise::purchase::Status;
 use protocol::time::Millis;
+use runtime::http::openapi::schema;
 use runtime::http::requests::Reference;
 use runtime::http::{
     Body, Bounded, Code, IdPath, ItemPath, List, OptionalBody, Page, Prefer, Problem, Quantity, Query, Result, Text,
     Write, Written, encode_cursor,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::views::{Attempt, ItemView, PurchaseView, behind_number};
 use super::write::{Done, Headers, Target, Written as Begun, about, key_of, load};
@@ -38,24 +42,36 @@ const TTL_SECONDS: i64 = 60;
 /// Stores named in a refusal, at most.
 const ALTERNATIVES: usize = 10;
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/purchase/{storeId}/{productId}", post(buy))
-        .route("/purchase", post(buy_anywhere))
-        .route("/purchases", get(list))
-        .route("/purchases/{id}", get(one))
-        .route("/purchases/{id}/cancel", post(cancel))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(buy))
+        .routes(routes!(buy_anywhere))
+        .routes(routes!(list))
+        .routes(routes!(one))
+        .routes(routes!(cancel))
 }
 
-#[derive(Debug, Deserialize)]
+/// A purchase at a store
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = BuyAtStore, example = json!({"quantity": 2, "reference": "order 17", "ttlSeconds": 60}))]
 struct Buy {
     quantity: Quantity,
     customer_id: Option<Text<0, 100>>,
+    /// 60, if it is left out. A store that hears of it later refuses it.
     ttl_seconds: Option<Bounded<1, 3_600>>,
-    reference: Reference,
+    reference: Option<Reference>,
 }
 
+/// Buy at a store
+///
+/// Confirmed once the store has taken the units off the shelf. Refused at once while the store cannot be asked.
+#[utoipa::path(
+    post, path = "/purchase/{storeId}/{productId}", operation_id = "buyAtStore", tag = "Purchases", params(ItemPath, Write, Prefer),
+    request_body = Buy,
+    responses((status = 200, description = "Confirmed: the item after it, and the purchase", body = Bought), (status = 202, description = "The store has not answered yet", body = Bought)),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "insufficient_stock", "discontinued", "purchase_expired", "purchase_cancelled"]))),
+)]
 async fn buy(
     State(app): Shared,
     ItemPath { store_id, product_id }: ItemPath,
@@ -82,19 +98,37 @@ async fn buy(
     app.bought(&written.target, &prefer, written.value.is_none()).await
 }
 
-#[derive(Debug, Deserialize)]
+/// A purchase at a store that is named, or that a policy chooses: not both
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = Buy, example = json!({
+    "productId": "coffee", "quantity": 2, "policy": "highest-available", "reference": "order 18",
+}))]
 struct BuyAnywhere {
+    #[schema(value_type = schema::ProductId)]
     product_id: ProductId,
     quantity: Quantity,
+    /// Only this store.
+    #[schema(value_type = Option<schema::StoreId>)]
     store_id: Option<StoreId>,
+    /// By what central chooses the store: `highest-available`, if neither is there.
+    #[schema(value_type = Option<schema::Policy>)]
     policy: Option<Policy>,
     customer_id: Option<Text<0, 100>>,
+    /// 60, if it is left out. A store that hears of it later refuses it.
     ttl_seconds: Option<Bounded<1, 3_600>>,
-    reference: Reference,
+    reference: Option<Reference>,
 }
 
-/// A purchase at the store that is named, or at one that a policy chooses.
+/// Buy at the store that a policy chooses
+///
+/// Stores are asked one after another, at most five, within the time to live; `attempts` explains the choice.
+#[utoipa::path(
+    post, path = "/purchase", operation_id = "buy", tag = "Purchases", params(Write, Prefer),
+    request_body = BuyAnywhere,
+    responses((status = 200, description = "Confirmed", body = PurchaseView), (status = 202, description = "No store has confirmed it yet", body = PurchaseView)),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "insufficient_stock", "discontinued", "purchase_expired", "purchase_cancelled"]))),
+)]
 async fn buy_anywhere(
     State(app): Shared,
     write: Write,
@@ -147,8 +181,8 @@ fn refuse_if_match(write: &Write) -> Result<()> {
     }
 }
 
-/// The item of the store's reply, or of the view while there is none, and the purchase.
-#[derive(Debug, Serialize)]
+/// The item of the store's reply, or of the view while there is none, and the purchase
+#[derive(Debug, Serialize, ToSchema)]
 struct Bought {
     #[serde(flatten)]
     item: BoughtItem,
@@ -166,6 +200,17 @@ enum BoughtItem {
         product_id: ProductId,
     },
 }
+
+/// Of an item that is gone only the ids are left.
+impl PartialSchema for BoughtItem {
+    fn schema() -> RefOr<Schema> {
+        let mut item = schema::json_of::<ItemView>();
+        item["required"] = json!(["storeId", "productId"]);
+        schema::schema(item)
+    }
+}
+
+impl ToSchema for BoughtItem {}
 
 /// A store that would sell so many.
 #[derive(Debug, Serialize)]
@@ -357,20 +402,29 @@ impl App {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
     store_id: Option<String>,
     status: Option<String>,
     customer_id: Option<String>,
     reference: Option<String>,
     product_id: Option<String>,
+    #[param(value_type = Option<schema::Time>)]
     since: Option<Millis>,
     page: Option<i64>,
     size: Option<i64>,
     cursor: Option<String>,
 }
 
+type Purchases = List<PurchaseView>;
+
+/// List purchases
+#[utoipa::path(
+    get, path = "/purchases", operation_id = "listPurchases", tag = "Purchases", params(Filter),
+    responses((status = 200, description = "Purchases, the newest first", body = Purchases)),
+)]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     let wanted = listed::Filter {
@@ -391,19 +445,36 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     Ok(list.await?)
 }
 
+/// Read a purchase
+#[utoipa::path(
+    get, path = "/purchases/{id}", operation_id = "getPurchase", tag = "Purchases", params(IdPath, Prefer),
+    responses((status = 200, description = "The purchase", body = PurchaseView)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
 async fn one(State(app): Shared, IdPath(id): IdPath, prefer: Prefer) -> Result<Response> {
     let purchase = app.await_purchase(&id, &prefer.only_if_asked()).await?;
     let headers = Headers::new(Some(&prefer), false, None);
     Ok(headers.on(Json(PurchaseView::of(&purchase, runtime::clock::now()))))
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = CancelPurchase, example = json!({"reason": "the customer does not want it"}))]
 struct Cancel {
+    /// Counts as `reference`, if that is left out.
     reason: Option<Text<0, 100>>,
-    reference: Reference,
+    reference: Option<Reference>,
 }
 
+/// Cancel a purchase
+///
+/// After the 2xx of the cancel of a pending purchase it never ends as `confirmed`: the shop may refund at once.
+#[utoipa::path(
+    post, path = "/purchases/{id}/cancel", operation_id = "cancelPurchase", tag = "Purchases", params(IdPath, Write, Prefer),
+    request_body = Option<Cancel>,
+    responses((status = 200, description = "It has ended, and not as `confirmed`", body = PurchaseView), (status = 202, description = "The store has not answered yet", body = PurchaseView)),
+    extensions(("x-problems" = json!(["unknown_id", "unknown_store", "already_picked", "store_retired"]))),
+)]
 async fn cancel(
     State(app): Shared,
     IdPath(id): IdPath,

@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use protocol::domain::Lines;
 use protocol::ids::{OperationId, ReservationId, StoreId};
 use protocol::time::Millis;
+use runtime::http::openapi::schema;
 use runtime::http::requests::{ActAsked, CancelReservation, Confirm, Extend, ReserveAt};
 use runtime::http::{
     Body, Code, IdPath, List, OptionalBody, Page, Prefer, Problem, Query, Result, Write, Written, encode_cursor,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::views::behind_number;
 use super::write::{Done, Headers, Target, about, key_of};
@@ -28,33 +31,50 @@ use crate::storage::queries::reservations as listed;
 use crate::storage::reservations::{self, Reservation, Status};
 use crate::storage::stores::Store;
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/reservations", get(list).post(reserve))
-        .route("/reservations/{id}", get(one))
-        .route("/reservations/{id}/confirm", post(confirm))
-        .route("/reservations/{id}/cancel", post(cancel))
-        .route("/reservations/{id}/extend", post(extend))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, reserve))
+        .routes(routes!(one))
+        .routes(routes!(confirm))
+        .routes(routes!(cancel))
+        .routes(routes!(extend))
 }
 
-/// A reservation as clients see it.
-#[derive(Debug, Serialize)]
+/// Units held at a store for a while
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Reservation, example = json!({
+    "reservationId": "0197a1b2-0000-7000-8000-000000000002", "storeId": "store-1", "status": "open",
+    "lines": [{"productId": "coffee", "quantity": 2}], "createdAt": "2026-01-31T12:00:00.000Z",
+    "expiresAt": "2026-01-31T12:15:00.000Z", "settledAt": null, "reference": "order 17", "code": null,
+    "position": "store-1:1769860800000-18",
+}))]
 pub(super) struct ReservationView {
+    #[schema(value_type = schema::Id)]
     reservation_id: ReservationId,
+    #[schema(value_type = schema::StoreId)]
     store_id: StoreId,
+    /// `pending`, `open`, `confirmed`, `cancelled`, `expired` or `rejected`.
     status: &'static str,
+    #[schema(value_type = schema::Lines)]
     lines: Lines,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Lines>)]
     confirmed_lines: Option<Lines>,
+    #[schema(value_type = schema::Time)]
     created_at: Millis,
+    /// From then on it holds nothing.
+    #[schema(value_type = schema::Time)]
     expires_at: Millis,
+    #[schema(value_type = Option<schema::Time>)]
     settled_at: Option<Millis>,
     reference: Option<String>,
+    /// Why it was refused or has ended.
     code: Option<String>,
     position: Option<String>,
     /// A command about it that the store has not answered.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::OperationId>)]
     pending_command_id: Option<OperationId>,
 }
 
@@ -85,6 +105,15 @@ fn unknown() -> Problem {
     Problem::new(Code::UnknownId)
 }
 
+/// Hold units at a store for a while
+///
+/// All lines or none. 200: the key came before, and this is what has become of it.
+#[utoipa::path(
+    post, path = "/reservations", operation_id = "makeReservation", tag = "Reservations", params(Write, Prefer),
+    request_body = ReserveAt,
+    responses((status = 201, description = "The reservation", body = ReservationView), (status = 200, description = "The reservation", body = ReservationView), (status = 202, description = "The store has not answered yet", body = ReservationView)),
+    extensions(("x-problems" = json!(["unknown_id", "unknown_product", "insufficient_stock", "discontinued", "reservation_expired", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store"]))),
+)]
 async fn reserve(
     State(app): Shared,
     write: Write,
@@ -119,6 +148,13 @@ async fn reserve(
     app.held(&written.target, &prefer, written.value.is_none()).await
 }
 
+/// Sell what is held
+#[utoipa::path(
+    post, path = "/reservations/{id}/confirm", operation_id = "confirmReservation", tag = "Reservations", params(IdPath, Write, Prefer),
+    request_body = Option<Confirm>,
+    responses((status = 200, description = "The reservation", body = ReservationView), (status = 202, description = "The store has not answered yet", body = ReservationView)),
+    extensions(("x-problems" = json!(["unknown_id", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "reservation_expired", "reservation_closed"]))),
+)]
 async fn confirm(
     State(app): Shared,
     IdPath(id): IdPath,
@@ -129,6 +165,13 @@ async fn confirm(
     app.act_on(id, value.asked()?, write, prefer, json).await
 }
 
+/// Free what is held
+#[utoipa::path(
+    post, path = "/reservations/{id}/cancel", operation_id = "cancelReservation", tag = "Reservations", params(IdPath, Write, Prefer),
+    request_body = Option<CancelReservation>,
+    responses((status = 200, description = "The reservation", body = ReservationView), (status = 202, description = "The store has not answered yet", body = ReservationView)),
+    extensions(("x-problems" = json!(["unknown_id", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "reservation_expired", "reservation_closed"]))),
+)]
 async fn cancel(
     State(app): Shared,
     IdPath(id): IdPath,
@@ -139,6 +182,13 @@ async fn cancel(
     app.act_on(id, value.asked(), write, prefer, json).await
 }
 
+/// Set anew when a reservation ends
+#[utoipa::path(
+    post, path = "/reservations/{id}/extend", operation_id = "extendReservation", tag = "Reservations", params(IdPath, Write, Prefer),
+    request_body = Extend,
+    responses((status = 200, description = "The reservation", body = ReservationView), (status = 202, description = "The store has not answered yet", body = ReservationView)),
+    extensions(("x-problems" = json!(["unknown_id", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "reservation_expired", "reservation_closed"]))),
+)]
 async fn extend(
     State(app): Shared,
     IdPath(id): IdPath,
@@ -262,6 +312,12 @@ fn why_not(id: ReservationId, reservation: &Reservation, request: &Request) -> P
     problem.with("reservationId", id.to_string()).with("storeId", reservation.store.as_str())
 }
 
+/// Read a reservation
+#[utoipa::path(
+    get, path = "/reservations/{id}", operation_id = "getReservation", tag = "Reservations", params(IdPath, Prefer),
+    responses((status = 200, description = "The reservation", body = ReservationView)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
 async fn one(State(app): Shared, IdPath(id): IdPath, prefer: Prefer) -> Result<Response> {
     let id: ReservationId = id.parse().map_err(|_| unknown())?;
     let asked = prefer.only_if_asked();
@@ -274,8 +330,9 @@ async fn one(State(app): Shared, IdPath(id): IdPath, prefer: Prefer) -> Result<R
     Ok(headers.on(Json(app.shown(id).await?)))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
     store_id: Option<String>,
     status: Option<String>,
@@ -285,6 +342,13 @@ struct Filter {
     cursor: Option<String>,
 }
 
+type Reservations = List<ReservationView>;
+
+/// List reservations
+#[utoipa::path(
+    get, path = "/reservations", operation_id = "listReservations", tag = "Reservations", params(Filter),
+    responses((status = 200, description = "Reservations, the newest first", body = Reservations)),
+)]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(None, filter.size, filter.cursor.as_deref(), 1)?;
     let wanted = listed::Filter {

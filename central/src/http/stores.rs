@@ -2,21 +2,24 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use protocol::domain::Item;
 use protocol::ids::{ProductId, StoreId};
 use protocol::number::{Epoch, Seq};
 use protocol::time::Millis;
 use protocol::wire::restore::Question;
+use runtime::http::openapi::schema;
 use runtime::http::{Body, Code, List, Page, Problem, Query, Result, StorePath, Write, Written, encode_cursor};
 use runtime::redis::Claim;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::views::slice;
 use super::write::{Done, Headers, Target, key_of};
@@ -35,18 +38,19 @@ const WAITING: &str = "waiting";
 /// A cursor that stands still for so long under a fresh heartbeat is an alarm, ms (L11).
 const STUCK_MS: i64 = 60_000;
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/stores", get(list))
-        .route("/stores/{storeId}", get(one).put(add).patch(change).delete(forget))
-        .route("/stores/{storeId}/snapshot", get(snapshot))
-        .route("/stores/{storeId}/adopt", post(adopt))
-        .route("/stores/{storeId}/resync", post(resync))
-        .route("/stores/{storeId}/restore", post(restore))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(one, add, change, forget))
+        .routes(routes!(snapshot))
+        .routes(routes!(adopt))
+        .routes(routes!(resync))
+        .routes(routes!(restore))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
     status: Option<String>,
     page: Option<i64>,
@@ -54,58 +58,81 @@ struct Filter {
     cursor: Option<String>,
 }
 
-/// Stores in order of their ids, and what was found of ids that are none.
-#[derive(Debug, Serialize)]
+type StoreList = List<StoreView>;
+
+/// Stores in order of their ids, and what was found of ids that are none
+#[derive(Debug, Serialize, ToSchema)]
 struct Stores {
     #[serde(flatten)]
-    list: List<StoreView>,
+    list: StoreList,
     /// `null`: nobody looks for new stores.
     newcomers: Option<NewcomersView>,
 }
 
-#[derive(Debug, Serialize)]
+/// Ids in Redis that are no stores yet
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Newcomers)]
 struct NewcomersView {
     count: usize,
+    #[schema(value_type = Vec<schema::StoreId>)]
     names: Vec<StoreId>,
+    /// Why they are not taken for stores.
     held_back: Option<&'static str>,
 }
 
-/// A store as operators see it.
-#[derive(Debug, Serialize)]
+/// A store as operators see it
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Store)]
 struct StoreView {
+    #[schema(value_type = schema::StoreId)]
     store_id: StoreId,
+    /// `online`, `offline`, `new`, `catching_up`, `paused`, `suspect`, `quarantined`, `fenced` or `retired`.
     status: &'static str,
+    /// Whether it gets purchases.
     online_sale: bool,
     last_beat_age_ms: Option<i64>,
+    /// Age of the oldest entry that is known to exist and is not applied.
     lag_ms: Option<i64>,
+    /// Entries that it has not sent.
     backlog: Option<u64>,
     oldest_unsent_ms: Option<i64>,
+    #[schema(value_type = schema::Epoch)]
     epoch: Epoch,
+    /// The last entry that is known to exist.
+    #[schema(value_type = Option<schema::Seq>)]
     head: Option<Seq>,
+    /// The last one that the view has.
+    #[schema(value_type = schema::Seq)]
     applied: Seq,
+    #[schema(value_type = schema::Time)]
     as_of: Millis,
+    /// `equal`, `different` or `unknown`: the view's stock and the store's.
     digest: &'static str,
     digest_value: String,
     open_purchases: i64,
+    /// Pending ones that should have ended.
     overdue_purchases: i64,
     agent_version: Option<String>,
     claims: Vec<ClaimView>,
+    /// An agent that sells under this id and publishes nothing.
     stopped_agent: Option<StoppedView>,
     warnings: Vec<String>,
 }
 
 /// An epoch that may be adopted.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Claim)]
 struct ClaimView {
+    #[schema(value_type = schema::Epoch)]
     epoch: Epoch,
     /// Absent: the agent that claims it does not say.
     #[serde(flatten)]
     brings: Option<BringsView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct BringsView {
     items: u64,
@@ -120,9 +147,11 @@ impl From<&Claim> for BringsView {
 }
 
 /// An agent that has stopped itself.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = StoppedAgent)]
 struct StoppedView {
+    #[schema(value_type = schema::Epoch)]
     epoch: Epoch,
     why: String,
     #[serde(flatten)]
@@ -147,6 +176,11 @@ impl Beside {
     }
 }
 
+/// List stores
+#[utoipa::path(
+    get, path = "/stores", operation_id = "listStores", tag = "Stores", params(Filter),
+    responses((status = 200, description = "Stores in order of their ids", body = Stores)),
+)]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     let slice = slice(&page, |after| Ok(after[0].clone()))?;
@@ -167,7 +201,14 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     Ok(list.await?)
 }
 
-/// Makes a store known, so that its agent gets central's word, whether it has entered itself or not.
+/// Make a store known
+///
+/// An agent that starts makes its store known by itself.
+#[utoipa::path(
+    put, path = "/stores/{storeId}", operation_id = "addStore", tag = "Stores", params(StorePath),
+    responses((status = 201, description = "The store, which is new", body = StoreView), (status = 200, description = "The store, which was known", body = StoreView)),
+    extensions(("x-problems" = json!(["unknown_store", "store_unavailable"]))),
+)]
 async fn add(State(app): Shared, StorePath(id): StorePath) -> Result<Response> {
     let now = runtime::clock::now();
     let store = id.clone();
@@ -184,12 +225,20 @@ async fn add(State(app): Shared, StorePath(id): StorePath) -> Result<Response> {
     Ok((status, Json(app.view_of(&id).await?)).into_response())
 }
 
-#[derive(Debug, Serialize)]
+/// A store that is unknown again
+#[derive(Debug, Serialize, ToSchema)]
 struct Forgotten {
+    /// Its id.
+    #[schema(value_type = schema::StoreId)]
     forgotten: StoreId,
 }
 
-/// Forgets a store that has never opened an epoch.
+/// Forget a store that has never sent anything
+#[utoipa::path(
+    delete, path = "/stores/{storeId}", operation_id = "forgetStore", tag = "Stores", params(StorePath),
+    responses((status = 200, description = "It is unknown", body = Forgotten)),
+    extensions(("x-problems" = json!(["unknown_store", "store_unavailable", "store_opened"]))),
+)]
 async fn forget(State(app): Shared, StorePath(id): StorePath) -> Result<Json<Forgotten>> {
     app.known(&id).await?;
     let store = id.clone();
@@ -203,6 +252,12 @@ async fn forget(State(app): Shared, StorePath(id): StorePath) -> Result<Json<For
     Ok(Json(Forgotten { forgotten: id }))
 }
 
+/// Read a store
+#[utoipa::path(
+    get, path = "/stores/{storeId}", operation_id = "getStore", tag = "Stores", params(StorePath),
+    responses((status = 200, description = "The store", body = StoreView)),
+    extensions(("x-problems" = json!(["unknown_store", "store_unavailable"]))),
+)]
 async fn one(State(app): Shared, StorePath(id): StorePath) -> Result<Json<StoreView>> {
     app.view_of(&id).await.map(Json)
 }
@@ -350,13 +405,27 @@ impl App {
     }
 }
 
-#[derive(Debug, Deserialize)]
+/// What an operator decides about a store
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = ChangeStore, example = json!({"onlineSale": false}))]
 struct Change {
+    /// `false`: it gets no purchases.
     online_sale: Option<bool>,
+    /// Only `true`: a retired store comes back by being adopted.
+    #[schema(value_type = Option<bool>)]
     retired: Option<bool>,
 }
 
+/// Pause, resume or retire a store
+///
+/// At least one of the two members is needed.
+#[utoipa::path(
+    patch, path = "/stores/{storeId}", operation_id = "changeStore", tag = "Stores", params(StorePath, Write),
+    request_body = Change,
+    responses((status = 200, description = "The store", body = StoreView)),
+    extensions(("x-problems" = json!(["unknown_store", "store_unavailable", "store_online"]))),
+)]
 async fn change(
     State(app): Shared,
     StorePath(id): StorePath,
@@ -387,15 +456,27 @@ async fn change(
     .await
 }
 
-#[derive(Debug, Deserialize)]
+/// Which epoch may be the store's
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = AdoptEpoch, example = json!({"epoch": 1_769_860_800_000u64}))]
 struct Adopt {
+    #[schema(value_type = schema::Epoch)]
     epoch: Epoch,
     /// What the claimant is expected to bring; 0 says that it may empty the store.
+    #[schema(minimum = 0, maximum = 9_223_372_036_854_775_807u64)]
     items: Option<u64>,
 }
 
-/// Takes back a retired store, or lets a refused epoch open after all.
+/// Let a claimed epoch be the store's
+///
+/// Takes back a retired store, or lets an epoch open that was refused.
+#[utoipa::path(
+    post, path = "/stores/{storeId}/adopt", operation_id = "adoptEpoch", tag = "Stores", params(StorePath, Write),
+    request_body = Adopt,
+    responses((status = 202, description = "The store", body = StoreView)),
+    extensions(("x-problems" = json!(["unknown_store", "store_unavailable", "unknown_claim", "empty_claim"]))),
+)]
 async fn adopt(
     State(app): Shared,
     StorePath(id): StorePath,
@@ -422,7 +503,12 @@ async fn adopt(
     .await
 }
 
-/// Asks the store for its whole state.
+/// Ask a store for its whole state
+#[utoipa::path(
+    post, path = "/stores/{storeId}/resync", operation_id = "resyncStore", tag = "Stores", params(StorePath, Write),
+    responses((status = 202, description = "The store", body = StoreView)),
+    extensions(("x-problems" = json!(["unknown_store", "store_unavailable", "store_retired"]))),
+)]
 async fn resync(State(app): Shared, StorePath(id): StorePath, write: Write) -> Result<Response> {
     app.known(&id).await?;
     app.operate(&id, write, Value::Null, StatusCode::ACCEPTED, move |connection, store, now| {
@@ -437,8 +523,15 @@ async fn resync(State(app): Shared, StorePath(id): StorePath, write: Write) -> R
     .await
 }
 
-/// The question of `store-agent restore` (L10): gives out an epoch and tells what is known of the store. A store that
-/// central never heard of is known from then on.
+/// Tell an agent what is known of its store
+///
+/// What `store-agent restore` asks. From then on the epoch that it is given supersedes whoever else runs under this id.
+#[utoipa::path(
+    post, path = "/stores/{storeId}/restore", operation_id = "restoreStore", tag = "Stores", params(StorePath),
+    request_body = schema::RestoreQuestion,
+    responses((status = 200, description = "The new epoch, then what is known, an object a line", body = String, content_type = "application/x-ndjson")),
+    extensions(("x-problems" = json!(["unknown_store", "store_unavailable", "store_retired", "not_caught_up"]))),
+)]
 async fn restore(State(app): Shared, StorePath(id): StorePath, Body { value, .. }: Body<Question>) -> Result<Response> {
     let now = runtime::clock::now();
     let (store, asked) = (id.clone(), value.clone());
@@ -497,7 +590,12 @@ struct SnapshotItem {
     item: Item,
 }
 
-/// The view's copy of a store, one JSON object a line.
+/// The view's copy of a store's stock
+#[utoipa::path(
+    get, path = "/stores/{storeId}/snapshot", operation_id = "getSnapshot", tag = "Stores", params(StorePath),
+    responses((status = 200, description = "Its position and digest on the first line, an item on each further one", body = String, content_type = "application/x-ndjson")),
+    extensions(("x-problems" = json!(["unknown_store", "store_unavailable"]))),
+)]
 async fn snapshot(State(app): Shared, StorePath(id): StorePath) -> Result<Response> {
     app.known(&id).await?;
     let found = app.db.scan(move |connection| {

@@ -4,16 +4,18 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
-use axum::routing::get;
 use futures_util::{Stream, StreamExt, stream};
 use protocol::time::Millis;
+use runtime::http::openapi::schema;
 use runtime::http::{Problem, Query, Result};
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{App, Shared};
 use crate::outbound::event::Wanted;
@@ -22,13 +24,15 @@ use crate::outbound::feed::Follower;
 /// Between two signs of life when nothing happens.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new().route("/events/stream", get(follow))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(follow))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
+    /// Behind this `chainSeq`; `0`: from the first. `Last-Event-ID` counts before it; without either, from now on.
     after: Option<String>,
     store_id: Option<String>,
     product_id: Option<String>,
@@ -36,17 +40,26 @@ struct Filter {
     kind: Option<String>,
     reference: Option<String>,
     actor: Option<String>,
+    #[param(value_type = Option<schema::Time>)]
     since: Option<String>,
+    #[param(value_type = Option<schema::Time>)]
     until: Option<String>,
 }
 
+/// Follow what happens in the chain
+#[utoipa::path(
+    get, path = "/events/stream", operation_id = "followEvents", tag = "Events", params(Filter, ("Last-Event-ID" = Option<String>, Header, description = "The last event that the client has")),
+    responses((status = 200, description = "Server-sent events: `id` is the place in the chain, `event` the type, `data` the event; a comment each 15 s", body = String, content_type = "text/event-stream")),
+)]
 async fn follow(
     State(app): Shared,
     headers: HeaderMap,
     Query(filter): Query<Filter>,
 ) -> Result<Sse<impl Stream<Item = std::result::Result<Event, Infallible>>>> {
     let time = |name: &str, bound: &Option<String>| match bound {
-        Some(text) => Millis::parse(text).map(Some).ok_or_else(|| Problem::invalid(name, "a time is RFC 3339")),
+        Some(text) => Millis::parse(text)
+            .map(Some)
+            .ok_or_else(|| Problem::invalid(name, "must be a time as in RFC 3339, such as 2026-01-31T12:00:00.000Z")),
         None => Ok(None),
     };
     let wanted = Wanted {
@@ -70,7 +83,7 @@ async fn follow(
 fn place(pointer: &str, text: &str) -> Result<i64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let place = digits.then(|| text.parse().ok()).flatten();
-    place.ok_or_else(|| Problem::invalid(pointer, "neither 0 nor the id of an event of this stream"))
+    place.ok_or_else(|| Problem::invalid(pointer, "must be 0 or the id of an event of this stream"))
 }
 
 /// Reads on when the client has taken what was read before: one that is slow costs a part of the chain in memory.

@@ -8,9 +8,11 @@ use protocol::number::Epoch;
 use protocol::promise::policy::Policy;
 use protocol::promise::purchase::Status;
 use protocol::time::Millis;
+use runtime::http::openapi::schema;
 use runtime::http::{Page, Problem, Result};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::App;
 use crate::storage::commands;
@@ -24,26 +26,47 @@ pub(super) const LAG: HeaderName = HeaderName::from_static("x-projection-lag-ms"
 /// Header of every answer of a store: its position.
 pub(super) const POSITION: HeaderName = HeaderName::from_static("shelf-position");
 
-/// An item as clients see it.
-#[derive(Debug, Clone, Serialize)]
+/// An item as central sees it
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Item, example = json!({
+    "storeId": "store-1", "productId": "coffee", "name": "Coffee, 500 g", "quantity": 24, "reserved": 2,
+    "allotted": 0, "available": 22, "discontinued": false, "lowAt": 6, "version": 4,
+    "updatedAt": "2026-01-31T12:00:00.000Z", "pending": 1, "onlineAvailable": 21, "storeOnline": true,
+    "asOf": "2026-01-31T12:00:05.000Z",
+}))]
 pub(super) struct ItemView {
+    #[schema(value_type = schema::StoreId)]
     pub(super) store_id: StoreId,
+    #[schema(value_type = schema::ProductId)]
     pub(super) product_id: ProductId,
     pub(super) name: String,
+    /// Units on hand and not sold.
     pub(super) quantity: i64,
+    /// Of these, held by open reservations.
     pub(super) reserved: i64,
+    /// Of these, set aside for online sale.
     pub(super) allotted: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) allotment_wanted: Option<i64>,
+    /// What the store would sell at its till.
     pub(super) available: i64,
+    /// No longer carried: tills sell what is left.
     pub(super) discontinued: bool,
+    /// At so many available units it is low; `null`: never.
     pub(super) low_at: Option<i64>,
+    /// Grows with each change.
     pub(super) version: i64,
+    #[schema(value_type = schema::Time)]
     pub(super) updated_at: Millis,
+    /// Units in purchases that the store has not answered.
     pub(super) pending: i64,
+    /// What central would sell in one purchase now: what a shop may show.
     pub(super) online_available: i64,
+    /// Whether central would send it a purchase.
     pub(super) store_online: bool,
+    /// Everything that the store did up to then is in this.
+    #[schema(value_type = schema::Time)]
     pub(super) as_of: Millis,
 }
 
@@ -90,12 +113,15 @@ pub(super) struct Line {
 }
 
 /// A store that was asked for a purchase.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = PurchaseAttempt)]
 pub(super) struct Attempt {
+    #[schema(value_type = schema::StoreId)]
     store_id: StoreId,
     /// What came of it; none yet: the store has not answered.
     code: Option<String>,
+    #[schema(value_type = schema::Time)]
     at: Millis,
 }
 
@@ -116,26 +142,53 @@ impl Attempt {
     }
 }
 
-/// A purchase as clients see it.
-#[derive(Debug, Serialize)]
+/// An online purchase
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Purchase, example = json!({
+    "purchaseId": "0197a1b2-0000-7000-8000-000000000001", "status": "confirmed", "storeId": "store-1",
+    "lines": [{"productId": "coffee", "quantity": 2}], "policy": "highest-available",
+    "attempts": [{"storeId": "store-1", "code": "confirmed", "at": "2026-01-31T12:00:00.120Z"}],
+    "reference": "order 17", "customerId": null, "createdAt": "2026-01-31T12:00:00.000Z",
+    "expiresAt": "2026-01-31T12:01:00.000Z", "overdue": false, "cancelRequestedAt": null,
+    "settledAt": "2026-01-31T12:00:00.120Z", "code": null, "picked": false,
+    "position": "store-1:1769860800000-17",
+}))]
 pub(super) struct PurchaseView {
+    #[schema(value_type = schema::Id)]
     purchase_id: String,
+    /// `pending`, `confirmed`, `rejected`, `expired` or `cancelled`.
     status: &'static str,
+    /// The store that was asked last.
+    #[schema(value_type = schema::StoreId)]
     store_id: StoreId,
+    #[schema(value_type = Vec<schema::Line>)]
     lines: Vec<Line>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// By what the store was chosen, if central chose it.
+    #[schema(value_type = Option<String>)]
     policy: Option<Policy>,
+    /// Who was asked, in order, and what came of it.
     attempts: Vec<Attempt>,
     reference: Option<String>,
     customer_id: Option<String>,
+    #[schema(value_type = schema::Time)]
     created_at: Millis,
+    /// From then on the store refuses it.
+    #[schema(value_type = schema::Time)]
     expires_at: Millis,
+    /// Whether it should have ended: the store is away.
     overdue: bool,
+    /// From then on it never ends as `confirmed`, unless it had been.
+    #[schema(value_type = Option<schema::Time>)]
     cancel_requested_at: Option<Millis>,
+    #[schema(value_type = Option<schema::Time>)]
     settled_at: Option<Millis>,
+    /// Why it was refused.
     code: Option<String>,
+    /// Whether staff has it ready.
     picked: bool,
+    /// The place of its event in the store's ledger.
     position: Option<String>,
 }
 
@@ -162,23 +215,32 @@ impl PurchaseView {
     }
 }
 
-/// A command as clients see it.
-#[derive(Debug, Serialize)]
+/// What a store was asked to do
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Command)]
 pub(super) struct CommandView {
     command_id: String,
+    #[schema(value_type = schema::StoreId)]
     store_id: StoreId,
     operation: String,
     product_id: Option<String>,
+    /// `pending`, `done`, `refused` or `expired`.
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::StoreItem>)]
     item: Option<Item>,
     /// As it was then.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::StoreReservation>)]
     reservation: Option<Reservation>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// Why it was refused.
+    #[schema(value_type = Option<Object>)]
     problem: Option<Value>,
+    #[schema(value_type = schema::Time)]
     created_at: Millis,
+    #[schema(value_type = Option<schema::Time>)]
     settled_at: Option<Millis>,
     position: Option<String>,
 }

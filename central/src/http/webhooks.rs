@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use protocol::ids::StoreId;
 use protocol::time::Millis;
+use runtime::http::openapi::schema;
 use runtime::http::{Body, Code, IdPath, List, OptionalBody, PageQuery, Problem, Query, Result, Write, encode_cursor};
-use serde::de::{Deserializer, Error as _, Visitor};
+use serde::de::{Deserializer, Error as _, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::views::behind_number;
 use super::write::{Headers, key_of};
@@ -32,41 +36,51 @@ const ROTATION_MS: i64 = 24 * 60 * 60 * 1_000;
 /// Stores that are held back, as many as are shown.
 const HELD: usize = 100;
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/webhooks", get(list).post(register))
-        .route("/webhooks/{id}", get(one).delete(delete))
-        .route("/webhooks/{id}/test", post(test))
-        .route("/webhooks/{id}/replay", post(replay))
-        .route("/webhooks/{id}/secret", post(rotate))
-        .route("/webhooks/{id}/deliveries", get(deliveries))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, register))
+        .routes(routes!(one, delete))
+        .routes(routes!(test))
+        .routes(routes!(replay))
+        .routes(routes!(rotate))
+        .routes(routes!(deliveries))
 }
 
-#[derive(Debug, Serialize)]
+/// Where events are sent
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Webhook)]
 struct WebhookView {
     webhook_id: String,
     url: String,
+    /// None: all of them.
     types: Vec<String>,
+    /// None: all of them.
     store_ids: Vec<String>,
+    /// `active`, `parked` or `disabled`.
     status: &'static str,
     /// Everything up to there is delivered: what `replay` takes, and `/events?after=`.
     cursor: String,
+    #[schema(value_type = Option<schema::Time>)]
     failing_since: Option<Millis>,
     /// How many stores are held back behind an event that failed.
     held_stores: usize,
     held: Vec<HeldView>,
+    #[schema(value_type = schema::Time)]
     created_at: Millis,
-    /// Only when it is new.
+    /// Signs what is sent (Standard Webhooks). Only told when it is new.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// A store whose events wait behind one that could not be delivered
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = HeldStore)]
 struct HeldView {
     store_id: String,
     failures: u32,
+    #[schema(value_type = schema::Time)]
     next_attempt_at: Millis,
 }
 
@@ -93,14 +107,17 @@ impl WebhookView {
     }
 }
 
-#[derive(Debug, Serialize)]
+/// An attempt to deliver an event
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Delivery)]
 struct DeliveryView {
     delivery_id: String,
     webhook_id: String,
     /// `null`: a test.
     event_id: Option<String>,
     attempt: u32,
+    #[schema(value_type = schema::Time)]
     at: Millis,
     duration_ms: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,6 +142,14 @@ impl DeliveryView {
     }
 }
 
+type Webhooks = List<WebhookView>;
+type Deliveries = List<DeliveryView>;
+
+/// List webhooks
+#[utoipa::path(
+    get, path = "/webhooks", operation_id = "listWebhooks", tag = "Webhooks", params(PageQuery),
+    responses((status = 200, description = "Webhooks, the newest first", body = Webhooks)),
+)]
 async fn list(State(app): Shared, Query(query): Query<PageQuery>) -> Result<Json<List<WebhookView>>> {
     let page = query.page(1)?;
     let slice = behind_number(&page)?;
@@ -136,18 +161,34 @@ async fn list(State(app): Shared, Query(query): Query<PageQuery>) -> Result<Json
     Ok(Json(List { items, next_cursor: list.next_cursor }))
 }
 
-#[derive(Debug, Deserialize)]
+/// A new webhook
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = RegisterWebhook, example = json!({"url": "https://shop.example/hooks", "types": ["sold", "low_stock"]}))]
 struct Register {
+    /// `https://`, and a public address.
     url: String,
+    /// All, if they are left out.
+    #[schema(value_type = Option<Vec<String>>)]
     types: Option<Vec<String>>,
+    /// All, if it is left out.
+    #[schema(value_type = Option<schema::StoreId>)]
     store_id: Option<StoreId>,
 }
 
+/// Have events sent
+///
+/// Signed as Standard Webhooks has it. Refused for an address that is not public, unless the server allows it.
+#[utoipa::path(
+    post, path = "/webhooks", operation_id = "registerWebhook", tag = "Webhooks", params(Write),
+    request_body = Register,
+    responses((status = 201, description = "The webhook, with the secret that signs", body = WebhookView)),
+    extensions(("x-problems" = json!(["limit_exceeded"]))),
+)]
 async fn register(State(app): Shared, write: Write, Body { value: asked, json }: Body<Register>) -> Result<Response> {
     let types = asked.types.unwrap_or_default();
     if let Some(at) = types.iter().position(|name| !is_type(name)) {
-        return Err(Problem::invalid(format!("/types/{at}"), "there are no events of this type"));
+        return Err(Problem::invalid(format!("/types/{at}"), "must be a type of events"));
     }
     let reach = app.webhooks.sender.reach();
     let refused = |why: String| Problem::invalid("/url", why);
@@ -183,6 +224,12 @@ async fn register(State(app): Shared, write: Write, Body { value: asked, json }:
     Ok(headers.on((StatusCode::CREATED, Json(WebhookView::of(webhook, secret)))))
 }
 
+/// Read a webhook
+#[utoipa::path(
+    get, path = "/webhooks/{id}", operation_id = "getWebhook", tag = "Webhooks", params(IdPath),
+    responses((status = 200, description = "The webhook", body = WebhookView)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
 async fn one(State(app): Shared, IdPath(id): IdPath) -> Result<Json<WebhookView>> {
     Ok(Json(WebhookView::of(app.webhook(&id).await?, None)))
 }
@@ -214,14 +261,21 @@ impl App {
     }
 }
 
+/// Send no more
+#[utoipa::path(
+    delete, path = "/webhooks/{id}", operation_id = "deleteWebhook", tag = "Webhooks", params(IdPath, Write),
+    responses((status = 204, description = "It is gone")),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
 async fn delete(State(app): Shared, IdPath(id): IdPath, write: Write) -> Result<Response> {
     let act = |connection: &Connection, id: &str, _| Ok(webhooks::delete(connection, id)?);
     let is_replay = app.decide(&write, &Value::Null, &id, act).await?;
     Ok(Headers::new(None, is_replay, None).on(StatusCode::NO_CONTENT))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = ReplayEvents, example = json!({"after": 0}))]
 struct Replay {
     after: Place,
 }
@@ -229,6 +283,15 @@ struct Replay {
 /// A place in the chain: an event's `chainSeq`, or the text that a list's `nextCursor` is.
 #[derive(Debug)]
 struct Place(i64);
+
+impl PartialSchema for Place {
+    fn schema() -> RefOr<Schema> {
+        let number = json!({"type": "integer", "format": "int64", "minimum": 0});
+        schema::schema(json!({"oneOf": [number, {"type": "string", "pattern": "^[0-9]{1,18}$"}]}))
+    }
+}
+
+impl ToSchema for Place {}
 
 impl<'de> Deserialize<'de> for Place {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -242,16 +305,26 @@ impl<'de> Deserialize<'de> for Place {
                 i64::try_from(place).map(Place).map_err(E::custom)
             }
             fn visit_i64<E: serde::de::Error>(self, place: i64) -> std::result::Result<Place, E> {
-                if place < 0 { Err(E::custom("places count from 0")) } else { Ok(Place(place)) }
+                if place < 0 { Err(E::invalid_value(Unexpected::Signed(place), &self)) } else { Ok(Place(place)) }
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> std::result::Result<Place, E> {
-                self.visit_u64(text.parse().map_err(|_| E::custom("not a place in the chain"))?)
+                match text.parse() {
+                    Ok(place) => self.visit_u64(place),
+                    Err(_) => Err(E::invalid_value(Unexpected::Str(text), &self)),
+                }
             }
         }
         deserializer.deserialize_any(Either).map_err(D::Error::custom)
     }
 }
 
+/// Send again from a place in the chain
+#[utoipa::path(
+    post, path = "/webhooks/{id}/replay", operation_id = "replayWebhook", tag = "Webhooks", params(IdPath, Write),
+    request_body = Replay,
+    responses((status = 200, description = "The webhook", body = WebhookView)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
 async fn replay(
     State(app): Shared,
     IdPath(id): IdPath,
@@ -260,7 +333,7 @@ async fn replay(
 ) -> Result<Response> {
     let act = move |connection: &Connection, id: &str, _| {
         if after > last_place(connection)? {
-            return Err(Problem::invalid("/after", "the chain has not come so far").into());
+            return Err(Problem::invalid("/after", "must be a place that the chain has reached").into());
         }
         Ok(webhooks::replay(connection, id, after)?)
     };
@@ -269,10 +342,17 @@ async fn replay(
     Ok(Headers::new(None, is_replay, None).on(Json(view)))
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct Nothing {}
 
+/// Sign with a new secret
+#[utoipa::path(
+    post, path = "/webhooks/{id}/secret", operation_id = "rotateSecret", tag = "Webhooks", params(IdPath, Write),
+    request_body = Option<Nothing>,
+    responses((status = 200, description = "The webhook, with its new secret; for a day the one before signs, too", body = WebhookView)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
 async fn rotate(
     State(app): Shared,
     IdPath(id): IdPath,
@@ -295,7 +375,13 @@ struct Test {
     webhook_id: String,
 }
 
-/// Sends something that is no event, now and once; how it ends is in the answer and in the log.
+/// Send something that is no event
+#[utoipa::path(
+    post, path = "/webhooks/{id}/test", operation_id = "testWebhook", tag = "Webhooks", params(IdPath),
+    request_body = Option<Nothing>,
+    responses((status = 200, description = "How it went", body = DeliveryView)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
 async fn test(
     State(app): Shared,
     IdPath(id): IdPath,
@@ -318,6 +404,12 @@ async fn test(
     Ok(Json(DeliveryView::of(&id, Delivery { number, attempted })))
 }
 
+/// List attempts to deliver
+#[utoipa::path(
+    get, path = "/webhooks/{id}/deliveries", operation_id = "listDeliveries", tag = "Webhooks", params(IdPath, PageQuery),
+    responses((status = 200, description = "Attempts, the newest first", body = Deliveries)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
 async fn deliveries(
     State(app): Shared,
     IdPath(id): IdPath,

@@ -67,22 +67,22 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// Reads an endpoint's address, or says what is wrong with it. A name is not looked up yet.
+    /// Reads an endpoint's address, or says what it must be. A name is not looked up yet.
     pub fn read(self, text: &str) -> Result<Url, String> {
         if text.len() > URL {
-            return Err(format!("an address has at most {URL} bytes"));
+            return Err(format!("must have at most {URL} bytes"));
         }
-        let url = Url::parse(text).map_err(|error| format!("no address of an endpoint: {error}"))?;
+        let url = Url::parse(text).map_err(|error| format!("must be a URL: {error}"))?;
         let schemes: &[&str] = if self.private { &["https", "http"] } else { &["https"] };
         if !schemes.contains(&url.scheme()) {
-            return Err("an endpoint's address begins with https://".to_owned());
+            return Err("must begin with https://".to_owned());
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("an endpoint's address holds no user and no password: requests are signed".to_owned());
+            return Err("must hold no user and no password: requests are signed".to_owned());
         }
         match literal(&url) {
             Some(address) => self.allowed(&[SocketAddr::new(address, 0)]).map(drop)?,
-            None if url.host_str().is_none_or(str::is_empty) => return Err("the address names no host".to_owned()),
+            None if url.host_str().is_none_or(str::is_empty) => return Err("must name a host".to_owned()),
             None => {}
         }
         Ok(url)
@@ -96,15 +96,16 @@ impl Reach {
         }
         let host = url.host_str().unwrap_or_default();
         let found = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host, port))).await;
-        let found = found.map_err(|_| "its name is not resolved in time".to_owned())?;
-        let found: Vec<SocketAddr> = found.map_err(|error| format!("its name cannot be resolved: {error}"))?.collect();
+        let found = found.map_err(|_| "must have a name that is resolved in time".to_owned())?;
+        let found: Vec<SocketAddr> =
+            found.map_err(|error| format!("must have a name that can be resolved: {error}"))?.collect();
         self.allowed(&found)
     }
 
     fn allowed(self, found: &[SocketAddr]) -> Result<Vec<SocketAddr>, String> {
         let allowed: Vec<_> = found.iter().copied().filter(|address| self.private || is_public(address.ip())).collect();
         if allowed.is_empty() {
-            return Err("an endpoint has a public address; this one has not".to_owned());
+            return Err("must have a public address".to_owned());
         }
         Ok(allowed)
     }

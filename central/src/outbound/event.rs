@@ -4,7 +4,9 @@ use protocol::domain::{Item, Reason};
 use protocol::ids::{ProductId, PurchaseId, ReservationId};
 use protocol::time::Millis;
 use protocol::wire::{Event, Fact, ItemAfter};
+use runtime::http::openapi::schema;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::storage::queries::events::Recorded;
 
@@ -40,18 +42,30 @@ pub struct Wanted {
     pub until: Option<Millis>,
 }
 
-/// An entry as clients see it.
-#[derive(Debug, Serialize)]
+/// Something that happened in a store
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Event, example = json!({
+    "eventId": "store-1:1769860800000-17", "storeId": "store-1", "position": "store-1:1769860800000-17",
+    "chainSeq": 4711, "type": "sold", "productId": "coffee", "delta": -1, "quantity": 23, "reserved": 2,
+    "allotted": 0, "version": 5, "cause": "store", "reason": null, "reference": "receipt 20260131-017",
+    "actor": "till-2", "operationId": "0197a1b2-0000-7000-8000-000000000003",
+    "occurredAt": "2026-01-31T12:00:00.000Z", "recordedAt": "2026-01-31T12:00:00.004Z",
+    "receivedAt": "2026-01-31T12:00:00.020Z", "traceparent": null,
+}))]
 pub struct EventView {
     event_id: String,
     store_id: String,
     position: String,
+    /// Its place in the chain: what `after` takes.
     chain_seq: i64,
     r#type: String,
+    /// `null`: it is about no product.
     product_id: Option<String>,
+    /// By so many units more, or fewer.
     delta: i64,
     operation_id: String,
+    #[schema(value_type = schema::Time)]
     received_at: Millis,
     /// Absent of what is about no product.
     #[serde(flatten)]
@@ -62,26 +76,33 @@ pub struct EventView {
 }
 
 /// What only entries about a product say.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct FactView {
     #[serde(flatten)]
     item: Option<UnitsView>,
+    /// `store`, or `command` if central asked for it.
     cause: &'static str,
+    /// Of an adjustment.
+    #[schema(value_type = Option<String>)]
     reason: Option<Reason>,
     reference: Option<String>,
     actor: Option<String>,
+    #[schema(value_type = schema::Time)]
     occurred_at: Millis,
+    #[schema(value_type = schema::Time)]
     recorded_at: Millis,
     traceparent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Id>)]
     purchase_id: Option<PurchaseId>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Id>)]
     reservation_id: Option<ReservationId>,
 }
 
 /// The item after it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct UnitsView {
     quantity: i64,
     reserved: i64,

@@ -138,7 +138,8 @@ impl Sender {
     }
 
     async fn post(&self, url: &str, secrets: &[Secret], message: &Message, at: Millis) -> Result<u16, String> {
-        let url = self.reach.read(url)?;
+        let refused = |why: String| format!("url {why}");
+        let url = self.reach.read(url).map_err(refused)?;
         let timestamp = at.0 / 1_000;
         let signatures: Vec<String> =
             secrets.iter().map(|secret| secret.sign(&message.id, timestamp, &message.body)).collect();
@@ -154,7 +155,7 @@ impl Sender {
                 .header("connection", "close")
                 .body(Full::new(Bytes::from(message.body.clone())))
                 .map_err(|error| error.to_string())?;
-        let stream = connect(&self.reach.resolve(&url).await?).await?;
+        let stream = connect(&self.reach.resolve(&url).await.map_err(refused)?).await?;
         if url.scheme() == "http" {
             return exchange(stream, request).await;
         }

@@ -60,7 +60,7 @@ impl Link for Commands {}
 
 /// Greatest epoch and sequence number that is taken from others: far beyond any real one, and with room to count on from
 /// in 64 signed bits.
-const NUMBER_MAX: u64 = 1 << 62;
+pub const NUMBER_MAX: u64 = 1 << 62;
 
 fn checked(number: u64) -> Result<u64, Invalid> {
     if number <= NUMBER_MAX { Ok(number) } else { Err(Invalid("must be smaller: no such number is so great".into())) }

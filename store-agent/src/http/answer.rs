@@ -4,39 +4,107 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use protocol::domain::Item;
-use protocol::ids::{OperationId, ProductId, StoreId};
+use protocol::domain::{Action, Item};
+use protocol::ids::{OperationId, ProductId, ReservationId, StoreId};
 use protocol::number::Epoch;
 use protocol::time::Millis;
+use runtime::http::openapi::schema;
 use runtime::http::{Code, Problem, Result, Write, fingerprint};
 use runtime::sqlite::{Abort, Connection};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{App, POSITION};
 use crate::ledger::idempotency::{self, Key, Record};
+use crate::operations::till::Performed;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// An item as clients see it.
-pub(super) fn item_view(store: &StoreId, product: &ProductId, item: &Item) -> Value {
-    let mut view = json!({
-        "storeId": store,
-        "productId": product,
-        "name": item.name,
-        "quantity": item.quantity,
-        "reserved": item.reserved,
-        "allotted": item.allotted,
-        "available": item.available(),
-        "discontinued": item.discontinued,
-        "lowAt": item.low_at,
-        "version": item.version,
-        "updatedAt": item.updated_at,
-    });
-    if let Some(wanted) = item.allotment_wanted {
-        view["allotmentWanted"] = wanted.into();
+/// An item
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Item, example = json!({
+    "storeId": "store-1", "productId": "coffee", "name": "Coffee, 500 g", "quantity": 24, "reserved": 2,
+    "allotted": 0, "available": 22, "discontinued": false, "lowAt": 6, "version": 4,
+    "updatedAt": "2026-01-31T12:00:00.000Z",
+}))]
+pub(super) struct ItemView<'a> {
+    #[schema(value_type = schema::StoreId)]
+    store_id: &'a StoreId,
+    #[schema(value_type = schema::ProductId)]
+    product_id: &'a ProductId,
+    name: &'a str,
+    /// Units on hand and not sold.
+    quantity: i64,
+    /// Of these, held by open reservations.
+    reserved: i64,
+    /// Of these, set aside for online sale.
+    allotted: i64,
+    /// What the allotment shall become.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allotment_wanted: Option<i64>,
+    /// What tills may sell: `quantity` less `reserved` and `allotted`.
+    available: i64,
+    /// No longer carried: tills sell what is left.
+    discontinued: bool,
+    /// At so many available units it is low; `null`: never.
+    low_at: Option<i64>,
+    /// Grows with each change.
+    version: i64,
+    #[schema(value_type = schema::Time)]
+    updated_at: Millis,
+    /// After a count: by how much the book was off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    difference: Option<i64>,
+    /// Reservations that fell short of what is on the shelf, and have ended.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    ended_reservations: Vec<Ended<'a>>,
+}
+
+/// A reservation that fell short
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = EndedReservation)]
+pub(super) struct Ended<'a> {
+    #[schema(value_type = schema::Id)]
+    reservation_id: ReservationId,
+    reference: Option<&'a str>,
+}
+
+impl<'a> ItemView<'a> {
+    pub(super) fn of(store_id: &'a StoreId, product_id: &'a ProductId, item: &'a Item) -> Self {
+        Self {
+            store_id,
+            product_id,
+            name: &item.name,
+            quantity: item.quantity,
+            reserved: item.reserved,
+            allotted: item.allotted,
+            allotment_wanted: item.allotment_wanted,
+            available: item.available(),
+            discontinued: item.discontinued,
+            low_at: item.low_at,
+            version: item.version,
+            updated_at: item.updated_at,
+            difference: None,
+            ended_reservations: Vec::new(),
+        }
     }
-    view
+
+    /// With what whoever did the operation has to know besides.
+    pub(super) fn after(mut self, action: Action, performed: &'a Performed) -> Self {
+        self.difference = (action == Action::Count).then_some(performed.delta);
+        let ended = performed.ended.iter();
+        self.ended_reservations =
+            ended.map(|ended| Ended { reservation_id: ended.id, reference: ended.reference.as_deref() }).collect();
+        self
+    }
+
+    pub(super) fn json(&self) -> Value {
+        serde_json::to_value(self).expect("an item serialises")
+    }
 }
 
 /// Strong: the same tag means the same item to the last member.

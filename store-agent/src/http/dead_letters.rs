@@ -2,54 +2,106 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use protocol::time::Millis;
 use protocol::wire::Command;
+use runtime::http::openapi::schema;
 use runtime::http::{Code, IdPath, List, OptionalBody, Problem, Result, Written};
 use runtime::sqlite::Abort;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{App, Shared};
 use crate::ledger::dead_letters::{self, DeadLetter};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/dead-letters", get(list))
-        .route("/dead-letters/replay", post(replay))
-        .route("/dead-letters/{id}/discard", post(discard))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(replay)).routes(routes!(discard))
 }
 
+/// A command that was not understood
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = DeadLetter)]
+struct View {
+    id: String,
+    /// Its place in central's log.
+    entry_id: String,
+    r#type: String,
+    operation_id: String,
+    /// Why it was not understood.
+    reason: String,
+    #[schema(value_type = schema::Time)]
+    received_at: Millis,
+    /// As it came.
+    body: String,
+}
+
+type Letters = List<View>;
+
+/// List commands that were not understood
+#[utoipa::path(
+    get, path = "/dead-letters", operation_id = "listDeadLetters", tag = "Operators",
+    responses((status = 200, description = "The newest 1,000", body = Letters)),
+)]
 async fn list(State(app): Shared) -> Result<Written> {
     let list = app.db.scan(|connection| {
         let items = dead_letters::newest(connection)?;
-        Ok(Written::json(&List { items, next_cursor: None }.map(view)))
+        Ok(Written::json(&List { items, next_cursor: None }.map(View::from)))
     });
     Ok(list.await?)
 }
 
-fn view(letter: DeadLetter) -> Value {
-    json!({
-        "id": letter.id.to_string(),
-        "entryId": letter.entry_id,
-        "type": letter.kind,
-        "operationId": letter.operation,
-        "reason": letter.reason,
-        "receivedAt": letter.received_at,
-        "body": letter.body,
-    })
+impl From<DeadLetter> for View {
+    fn from(letter: DeadLetter) -> Self {
+        Self {
+            id: letter.id.to_string(),
+            entry_id: letter.entry_id,
+            r#type: letter.kind,
+            operation_id: letter.operation,
+            reason: letter.reason,
+            received_at: letter.received_at,
+            body: letter.body,
+        }
+    }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ReplayDeadLetters, example = json!({}))]
 struct Replay {
+    /// All, if they are left out.
     ids: Option<Vec<String>>,
 }
 
-/// After an upgrade: what is understood now leaves the dead letters. It is not executed: central was told that it was
-/// refused, and whoever asked has acted on that.
-async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Replay>) -> Result<Json<Value>> {
+/// What became of dead letters
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Replayed {
+    /// Understood now, and gone.
+    replayed: Vec<String>,
+    not_understood: Vec<String>,
+}
+
+/// A dead letter that is gone
+#[derive(Debug, Serialize, ToSchema)]
+struct Discarded {
+    /// Its id.
+    discarded: String,
+}
+
+/// Drop what is understood now
+///
+/// For after an upgrade. Nothing is executed: central was told that the command was refused, and whoever asked has acted on
+/// that.
+#[utoipa::path(
+    post, path = "/dead-letters/replay", operation_id = "replayDeadLetters", tag = "Operators",
+    request_body = Option<Replay>,
+    responses((status = 200, description = "What became of them", body = Replayed)),
+)]
+async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Replay>) -> Result<Json<Replayed>> {
     let (replayed, left) = app
         .db
         .write(move |connection| {
@@ -69,15 +121,21 @@ async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Rep
             Ok::<_, Abort<Problem>>((replayed, left))
         })
         .await??;
-    Ok(Json(json!({"replayed": replayed, "notUnderstood": left})))
+    Ok(Json(Replayed { replayed, not_understood: left }))
 }
 
-async fn discard(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Value>> {
+/// Drop a dead letter
+#[utoipa::path(
+    post, path = "/dead-letters/{id}/discard", operation_id = "discardDeadLetter", tag = "Operators", params(IdPath),
+    responses((status = 200, description = "It is gone", body = Discarded)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
+async fn discard(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Discarded>> {
     let number: i64 = id.parse().map_err(|_| Problem::new(Code::UnknownId))?;
     let discarded =
         app.db.write(move |connection| Ok::<_, Abort<Problem>>(dead_letters::discard(connection, number)?)).await??;
     if !discarded {
         return Err(Problem::new(Code::UnknownId));
     }
-    Ok(Json(json!({"discarded": id})))
+    Ok(Json(Discarded { discarded: id }))
 }

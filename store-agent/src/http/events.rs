@@ -2,27 +2,31 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::get;
 use protocol::domain::Reason;
 use protocol::ids::{PurchaseId, ReservationId, StoreId};
 use protocol::link::{EntryId, OPENED};
 use protocol::time::Millis;
 use protocol::wire::{Event, Fact, ItemAfter};
+use runtime::http::openapi::schema;
 use runtime::http::{Code, List, Page, Problem, Query, Result, Written};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{App, Shared};
 use crate::ledger::events::{self, Recorded, Start};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new().route("/events", get(list))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(list))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
+    /// Behind this `position`, oldest first; `0`: from the first that is kept.
     after: Option<String>,
     cursor: Option<String>,
     product_id: Option<String>,
@@ -30,7 +34,9 @@ struct Filter {
     kind: Option<String>,
     reference: Option<String>,
     actor: Option<String>,
+    #[param(value_type = Option<schema::Time>)]
     since: Option<Millis>,
+    #[param(value_type = Option<schema::Time>)]
     until: Option<Millis>,
     size: Option<i64>,
 }
@@ -60,6 +66,16 @@ impl Filter {
     }
 }
 
+type Events = List<EventView<'static>>;
+
+/// List what happened
+///
+/// Without `after` the newest first; with it the oldest first, and `nextCursor` is what to send as `after` next.
+#[utoipa::path(
+    get, path = "/events", operation_id = "listEvents", tag = "Events", params(Filter),
+    responses((status = 200, description = "Events; `nextCursor` is never `null` if `after` was sent", body = Events)),
+    extensions(("x-problems" = json!(["cursor_expired"]))),
+)]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let size = Page::of(None, filter.size, None, 1)?.size;
     let start = filter.start(&app.store)?;
@@ -88,17 +104,28 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     list.await?.map_err(gone)
 }
 
-/// An entry as clients see it.
-#[derive(Debug, Serialize)]
+/// Something that happened
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Event, example = json!({
+    "eventId": "store-1:1769860800000-17", "storeId": "store-1", "position": "store-1:1769860800000-17",
+    "type": "sold", "productId": "coffee", "delta": -1, "quantity": 23, "reserved": 2, "allotted": 0, "version": 5,
+    "cause": "store", "reason": null, "reference": "receipt 20260131-017", "actor": "till-2",
+    "operationId": "0197a1b2-0000-7000-8000-000000000003", "occurredAt": "2026-01-31T12:00:00.000Z",
+    "recordedAt": "2026-01-31T12:00:00.004Z", "traceparent": null,
+}))]
 struct EventView<'a> {
     event_id: String,
+    #[schema(value_type = schema::StoreId)]
     store_id: &'a StoreId,
     position: String,
     r#type: String,
+    /// `null`: it is about no product.
     product_id: Option<String>,
+    /// By so many units more, or fewer.
     delta: i64,
     operation_id: String,
+    #[schema(value_type = schema::Time)]
     recorded_at: Millis,
     /// Absent of what is none.
     #[serde(flatten)]
@@ -106,25 +133,31 @@ struct EventView<'a> {
 }
 
 /// What only facts say.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct FactView {
     #[serde(flatten)]
     item: Option<UnitsView>,
+    /// `store`, or `command` if central asked for it.
     cause: &'static str,
+    /// Of an adjustment.
+    #[schema(value_type = Option<String>)]
     reason: Option<Reason>,
     reference: Option<String>,
     actor: Option<String>,
+    #[schema(value_type = schema::Time)]
     occurred_at: Millis,
     traceparent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Id>)]
     purchase_id: Option<PurchaseId>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Id>)]
     reservation_id: Option<ReservationId>,
 }
 
 /// The item after it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct UnitsView {
     quantity: i64,
     reserved: i64,

@@ -11,18 +11,18 @@ use std::io::{BufRead, BufReader, Cursor, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use protocol::domain::{Guard, Item, LowAt, Operation, Rejection};
 use protocol::ids::{OperationId, ProductId};
 use protocol::time::Millis;
 use protocol::wire::About;
-use runtime::http::{Bounded as Number, Code, Name, Patience, Problem, Query, Result, Upload, Write};
+use runtime::http::openapi::schema;
+use runtime::http::{Actor, Bounded as Number, Code, Name, Patience, Problem, Query, Result, Upload, Write};
 use runtime::sqlite::{self, Abort, Connection, JobResult};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -30,6 +30,9 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::csv::{self, Cell, RECORD, Record, Records};
 use super::imports::{Progress, Totals};
@@ -49,22 +52,33 @@ const DEADLINE: Duration = Duration::from_secs(30 * 60);
 const TOLD: usize = 10_000;
 const COLUMNS: [&str; 5] = ["productId", "name", "quantity", "version", "lowAt"];
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new().route("/import", post(import)).route("/export", get(export))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(import)).routes(routes!(export))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Options {
+    /// `true`: only say what would change.
     dry_run: Option<bool>,
 }
 
+/// Take in a CSV file
+///
+/// A line whose product is new creates it; otherwise its quantity is a count, and name and threshold are changed if they
+/// differ. Each line stands for itself. With `version` only an item of that version is changed.
+#[utoipa::path(
+    post, path = "/import", operation_id = "importItems", tag = "Import and export", params(Options, Actor),
+    request_body(content = String, content_type = "text/csv", description = "With a header line; columns `productId`, `name`, `quantity`, `version`, `lowAt` in any order, all but the first optional; `,`, `;` or tab. gzip with `Content-Encoding: gzip`.", example = "productId,name,quantity\ncoffee,\"Coffee, 500 g\",24\n"),
+    responses((status = 200, description = "What became of each line", body = Rendered)),
+)]
 async fn import(
     State(app): Shared,
     Query(options): Query<Options>,
     write: Write,
     Upload { body, gzip }: Upload,
-) -> Result<Json<Value>> {
+) -> Result<Json<Rendered>> {
     let dry_run = options.dry_run.unwrap_or(false);
     let progress = app.imports.begin(dry_run);
     let progress = progress.ok_or_else(|| Problem::new(Code::Overloaded).detail("too many imports at once"))?;
@@ -125,7 +139,7 @@ fn unreadable(error: impl std::fmt::Display) -> Problem {
 }
 
 /// What became of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Outcome {
     Created,
@@ -135,15 +149,20 @@ enum Outcome {
 }
 
 /// A record of the file, and what became of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ImportedLine)]
 struct LineResult {
     /// The line on which it begins.
     line: u64,
+    #[schema(value_type = Option<schema::ProductId>)]
     product_id: Option<ProductId>,
     result: Outcome,
     /// Members that are not what they were, each `{from, to}`; of a new product, what it is.
+    #[schema(value_type = Object)]
     changes: Map<String, Value>,
+    /// Why it was refused.
+    #[schema(value_type = Option<Object>)]
     problem: Option<Value>,
 }
 
@@ -152,6 +171,20 @@ impl LineResult {
         let problem = Some(Value::Object(problem.to_json()));
         Self { line, product_id, result: Outcome::Refused, changes: Map::new(), problem }
     }
+}
+
+/// What became of a file
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ImportReport)]
+struct Rendered {
+    dry_run: bool,
+    /// Up to 10,000, those that were refused before others.
+    lines: Vec<LineResult>,
+    /// So many more were read and are not told.
+    lines_left_out: usize,
+    blank_lines: u64,
+    totals: Totals,
 }
 
 /// What became of the records so far.
@@ -177,19 +210,13 @@ impl Report {
     }
 
     /// Refused lines go first when there are too many to tell.
-    fn render(mut self, dry_run: bool, blank_lines: u64) -> Value {
+    fn render(mut self, dry_run: bool, blank_lines: u64) -> Rendered {
         self.others.truncate(TOLD - self.refused.len());
         let mut told = self.refused;
         told.append(&mut self.others);
         told.sort_by_key(|result| result.line);
-        let left_out = self.totals.sum() - told.len();
-        json!({
-            "dryRun": dry_run,
-            "lines": told,
-            "linesLeftOut": left_out,
-            "blankLines": blank_lines,
-            "totals": self.totals,
-        })
+        let lines_left_out = self.totals.sum() - told.len();
+        Rendered { dry_run, lines: told, lines_left_out, blank_lines, totals: self.totals }
     }
 }
 
@@ -250,7 +277,7 @@ fn run(
     dry_run: bool,
     progress: &Progress,
     gone: &CancellationToken,
-) -> Result<Value> {
+) -> Result<Rendered> {
     let mut first = Vec::new();
     (&mut *text).take(RECORD as u64).read_until(b'\n', &mut first).map_err(unreadable)?;
     let header = first.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&first).to_vec();
@@ -440,8 +467,11 @@ fn plan(wish: &Wish, item: Option<&Item>) -> Plan {
     Plan { result, operations, changes }
 }
 
-/// The stock, as it is read piece by piece: each line is what its item was at some moment of the reading, and its version
-/// says which.
+/// All items as CSV
+#[utoipa::path(
+    get, path = "/export", operation_id = "exportItems", tag = "Import and export",
+    responses((status = 200, description = "What `POST /import` takes", body = String, content_type = "text/csv")),
+)]
 async fn export(State(app): Shared) -> Result<Response> {
     let first = csv::line(COLUMNS);
     let pieces = futures_util::stream::try_unfold((first, Some(String::new())), move |(ready, after)| {
@@ -493,10 +523,9 @@ mod tests {
             });
         }
         let told = report.render(false, 3);
-        let lines = told["lines"].as_array().expect("a list");
-        assert_eq!((lines.len(), &told["linesLeftOut"], &told["blankLines"]), (TOLD, &json!(20_000), &json!(3)));
-        assert_eq!(lines.iter().filter(|line| line["result"] == "refused").count(), 3_000);
-        assert_eq!(told["totals"], json!({"created": 27_000, "updated": 0, "unchanged": 0, "refused": 3_000}));
-        assert!(lines.is_sorted_by_key(|line| line["line"].as_u64()));
+        assert_eq!((told.lines.len(), told.lines_left_out, told.blank_lines), (TOLD, 20_000, 3));
+        assert_eq!(told.lines.iter().filter(|line| line.result == Outcome::Refused).count(), 3_000);
+        assert_eq!(told.totals, Totals { created: 27_000, refused: 3_000, ..Totals::default() });
+        assert!(told.lines.is_sorted_by_key(|line| line.line));
     }
 }

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use protocol::time::Millis;
+use runtime::http::openapi::schema;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// At once; more are told to come back.
 const IMPORTS: usize = 4;
 
 /// How many records became what: together, all that were read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ImportTotals)]
 pub(super) struct Totals {
     pub(super) created: usize,
     pub(super) updated: usize,
@@ -26,9 +29,11 @@ impl Totals {
 }
 
 /// An import that goes on.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = RunningImport)]
 pub(super) struct Running {
+    #[schema(value_type = schema::Time)]
     started_at: Millis,
     dry_run: bool,
     totals: Totals,

@@ -2,40 +2,45 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use protocol::domain::reservation::Reservation;
 use protocol::domain::{Action, Guard};
-use protocol::ids::{ProductId, StoreId};
+use protocol::ids::ProductId;
 use protocol::time::Millis;
 use protocol::wire::About;
+use runtime::http::openapi::IfMatch;
 use runtime::http::requests::{Adjust, Asked, Change, Count, Create, Receive, Sell};
 use runtime::http::{
     Body, Code, Counted, Etags, Page, Problem, ProductPath, Query, Result, Write, Written, encode_cursor, not_modified,
     words,
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::answer::{Call, Done, etag, item_view};
+use super::answer::{Call, Done, ItemView, etag};
 use super::{App, Shared};
 use crate::ledger::{self, ItemFilter};
-use crate::operations::till::{Performed, Request, perform};
+use crate::operations::till::{Request, perform};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/inventory", get(list).post(create))
-        .route("/inventory/{productId}", get(one).put(count).patch(change))
-        .route("/inventory/{productId}/receive", post(receive))
-        .route("/inventory/{productId}/adjust", post(adjust))
-        .route("/purchase/{productId}", post(sell))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(one, count, change))
+        .routes(routes!(receive))
+        .routes(routes!(adjust))
+        .routes(routes!(sell))
 }
 
-#[derive(Debug, Default, Deserialize)]
+type Items = Counted<ItemView<'static>>;
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
     q: Option<String>,
     page: Option<i64>,
@@ -45,6 +50,11 @@ struct Filter {
     discontinued: Option<bool>,
 }
 
+/// List items
+#[utoipa::path(
+    get, path = "/inventory", operation_id = "listItems", tag = "Items", params(Filter),
+    responses((status = 200, description = "Items in order of their ids", body = Items)),
+)]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     let filter = ItemFilter {
@@ -59,11 +69,17 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     let list = app.db.scan(move |connection| {
         let found = ledger::list_items(connection, &filter)?;
         let list = Counted::cut(found, &page, |(product, _)| encode_cursor(&[product.as_str()]));
-        Ok(Written::json(&list.map(|(product, item)| item_view(&store, &product, &item))))
+        Ok(Written::json(&list.map(|(product, item)| ItemView::of(&store, &product, &item).json())))
     });
     Ok(list.await?)
 }
 
+/// Read an item
+#[utoipa::path(
+    get, path = "/inventory/{productId}", operation_id = "getItem", tag = "Items", params(ProductPath, Etags),
+    responses((status = 200, description = "The item", body = ItemView)),
+    extensions(("x-problems" = json!(["unknown_product"]))),
+)]
 async fn one(State(app): Shared, ProductPath(product): ProductPath, etags: Etags) -> Result<Response> {
     let found = app.db.read(|connection| Ok((ledger::find_item(connection, &product)?, ledger::head(connection)?)));
     let (Some(item), head) = found.await? else { return Err(app.unknown(&product).await) };
@@ -72,14 +88,31 @@ async fn one(State(app): Shared, ProductPath(product): ProductPath, etags: Etags
     if not_modified(&etags, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, header).into_response());
     }
-    Ok((header, Json(item_view(&app.store, &product, &item))).into_response())
+    Ok((header, Json(ItemView::of(&app.store, &product, &item))).into_response())
 }
 
+/// Create an item
+#[utoipa::path(
+    post, path = "/inventory", operation_id = "createItem", tag = "Items", params(Write),
+    request_body = Create,
+    responses((status = 201, description = "The new item", body = ItemView)),
+    extensions(("x-problems" = json!(["already_exists", "limit_exceeded"]))),
+)]
 async fn create(State(app): Shared, write: Write, Body { value, json }: Body<Create>) -> Result<Response> {
     let (product, asked) = value.asked();
     app.act(product, asked, None, write, json).await
 }
 
+/// Set what was counted
+///
+/// What is on the shelf is never refused because units are reserved: if there are fewer than that, the youngest reservations
+/// end, and `endedReservations` names them. `quantity` leaves out units of purchases that wait to be picked.
+#[utoipa::path(
+    put, path = "/inventory/{productId}", operation_id = "countItem", tag = "Items", params(ProductPath, Write, IfMatch),
+    request_body = Count,
+    responses((status = 200, description = "The item after it", body = ItemView)),
+    extensions(("x-problems" = json!(["unknown_product", "version_conflict", "insufficient_stock", "limit_exceeded"]))),
+)]
 async fn count(
     State(app): Shared,
     ProductPath(product): ProductPath,
@@ -89,6 +122,15 @@ async fn count(
     app.act(product, value.asked(), None, write, json).await
 }
 
+/// Change name, threshold, or whether it is carried
+///
+/// A JSON merge patch (RFC 7396). At least one of `name`, `discontinued` and `lowAt` is needed.
+#[utoipa::path(
+    patch, path = "/inventory/{productId}", operation_id = "changeItem", tag = "Items", params(ProductPath, Write, IfMatch),
+    request_body = Change,
+    responses((status = 200, description = "The item after it", body = ItemView)),
+    extensions(("x-problems" = json!(["unknown_product", "version_conflict"]))),
+)]
 async fn change(
     State(app): Shared,
     ProductPath(product): ProductPath,
@@ -98,6 +140,13 @@ async fn change(
     app.act(product, value.asked()?, None, write, json).await
 }
 
+/// Book in a delivery
+#[utoipa::path(
+    post, path = "/inventory/{productId}/receive", operation_id = "receiveItem", tag = "Items", params(ProductPath, Write, IfMatch),
+    request_body = Receive,
+    responses((status = 200, description = "The item after it", body = ItemView)),
+    extensions(("x-problems" = json!(["unknown_product", "discontinued", "limit_exceeded"]))),
+)]
 async fn receive(
     State(app): Shared,
     ProductPath(product): ProductPath,
@@ -107,6 +156,13 @@ async fn receive(
     app.act(product, value.asked(), None, write, json).await
 }
 
+/// Correct the stock
+#[utoipa::path(
+    post, path = "/inventory/{productId}/adjust", operation_id = "adjustItem", tag = "Items", params(ProductPath, Write, IfMatch),
+    request_body = Adjust,
+    responses((status = 200, description = "The item after it", body = ItemView)),
+    extensions(("x-problems" = json!(["unknown_product", "insufficient_stock", "limit_exceeded"]))),
+)]
 async fn adjust(
     State(app): Shared,
     ProductPath(product): ProductPath,
@@ -116,6 +172,15 @@ async fn adjust(
     app.act(product, value.asked(), None, write, json).await
 }
 
+/// Sell at the till
+///
+/// Needs neither central nor a network. At most `available` units are sold.
+#[utoipa::path(
+    post, path = "/purchase/{productId}", operation_id = "sellItem", tag = "Items", params(ProductPath, Write, IfMatch),
+    request_body = Sell,
+    responses((status = 200, description = "The item after it", body = ItemView)),
+    extensions(("x-problems" = json!(["unknown_product", "insufficient_stock", "version_conflict"]))),
+)]
 async fn sell(
     State(app): Shared,
     ProductPath(product): ProductPath,
@@ -124,23 +189,6 @@ async fn sell(
 ) -> Result<Response> {
     let (asked, occurred_at) = value.asked();
     app.act(product, asked, occurred_at, write, json).await
-}
-
-/// The item after an operation, and what else whoever did it has to know.
-pub(super) fn performed_view(store: &StoreId, product: &ProductId, action: Action, performed: &Performed) -> Value {
-    let mut view = item_view(store, product, &performed.item);
-    if action == Action::Count {
-        view["difference"] = json!(performed.delta);
-    }
-    if !performed.ended.is_empty() {
-        view["endedReservations"] = performed.ended.iter().map(ended).collect();
-    }
-    view
-}
-
-/// What staff has to know of a reservation that fell short.
-fn ended(reservation: &Reservation) -> Value {
-    json!({"reservationId": reservation.id, "reference": reservation.reference})
 }
 
 impl App {
@@ -174,7 +222,7 @@ impl App {
                 if is_known && let Some(item) = ledger::find_item(connection, &of)? {
                     return Ok(Done {
                         status: if action == Action::Create { StatusCode::CREATED } else { StatusCode::OK },
-                        body: item_view(&store, &of, &item),
+                        body: ItemView::of(&store, &of, &item).json(),
                         position: ledger::head(connection)?.cursor.id().to_string(),
                     });
                 }
@@ -187,7 +235,7 @@ impl App {
                     command: None,
                 };
                 let performed = perform(connection, &request, now)?;
-                let body = performed_view(&store, &of, action, &performed);
+                let body = ItemView::of(&store, &of, &performed.item).after(action, &performed).json();
                 let status = if action == Action::Create { StatusCode::CREATED } else { StatusCode::OK };
                 Ok(Done { status, body, position: performed.position.to_string() })
             })

@@ -22,8 +22,10 @@ use axum::response::Response;
 use protocol::ids::StoreId;
 use protocol::time::Millis;
 use runtime::http::Edge;
+use runtime::http::openapi::{Api, Description};
 use runtime::sqlite::Db;
 use tokio::sync::Notify;
+use utoipa_axum::router::OpenApiRouter;
 
 pub use imports::Imports;
 
@@ -49,20 +51,46 @@ type Shared = axum::extract::State<Arc<App>>;
 const POSITION: HeaderName = HeaderName::from_static("shelf-position");
 const WARNING: HeaderName = HeaderName::from_static("shelf-warning");
 
+const API: Api = Api {
+    title: "Shelfstream: a store's agent",
+    description: include_str!("openapi.md"),
+    tags: &[
+        ("Items", "The stock: what is there, and what changes it."),
+        ("Reservations", "Units held for a while."),
+        ("Purchases", "Online purchases, which staff has to pick."),
+        ("Events", "What happened in this store."),
+        ("Import and export", "The stock as CSV."),
+        ("Link", "Whether the agent is connected to the chain."),
+        ("Operators", "For whoever looks after the agent."),
+        ("Server", "Whether it is there, and how it is."),
+    ],
+    headers: &["Shelf-Position", "Shelf-Warning"],
+};
+
 /// All routes, with the edge around them.
 pub fn router(app: Arc<App>, edge: Edge) -> Router {
-    let routes = Router::new()
-        .merge(meta::router())
-        .merge(inventory::router())
-        .merge(operations::router())
-        .merge(purchases::router())
-        .merge(reservations::router())
-        .merge(events::router())
-        .merge(import::router())
-        .merge(dead_letters::router())
+    let (routes, description) = described();
+    let routes = routes
+        .layer(axum::Extension(description))
         .layer(axum::middleware::from_fn_with_state(app.clone(), say_where))
         .with_state(app);
     runtime::http::finish(routes, edge)
+}
+
+/// All routes, and their description.
+fn described() -> (Router<Arc<App>>, Description) {
+    let (pages, of_pages) = meta::pages().split_for_parts();
+    let (routes, of_routes) = OpenApiRouter::new()
+        .merge(inventory::router())
+        .merge(operations::router())
+        .merge(reservations::router())
+        .merge(purchases::router())
+        .merge(events::router())
+        .merge(import::router())
+        .merge(dead_letters::router())
+        .merge(meta::router())
+        .split_for_parts();
+    (pages.merge(routes), Description::new(API, of_pages, of_routes))
 }
 
 /// Every answer says where the ledger stands, and that the agent is fenced if it is.
@@ -84,6 +112,7 @@ async fn say_where(State(app): Shared, request: Request, next: Next) -> Response
 mod tests {
     use axum::body::{Body, to_bytes};
     use axum::http::{HeaderMap, Method};
+    use runtime::http::Code;
     use runtime::sqlite::{Abort, Connection, JobResult, Reader, Writer};
     use serde_json::{Value, json};
     use tower::ServiceExt;
@@ -157,6 +186,31 @@ mod tests {
 
     fn replayed(answer: &Answer) -> bool {
         answer.headers.contains_key("idempotency-replayed")
+    }
+
+    /// `cargo xtask openapi --write` writes it anew.
+    #[test]
+    fn the_description_beside_the_code_is_the_one_that_is_served() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi/store-agent.json");
+        let text = described().1.pretty();
+        if std::env::var_os("SHELFSTREAM_WRITE_OPENAPI").is_some() {
+            std::fs::write(path, &text).expect("writes");
+        }
+        assert!(
+            std::fs::read_to_string(path).expect("reads") == text,
+            "cargo xtask openapi --write, and look at the diff"
+        );
+    }
+
+    #[tokio::test]
+    async fn every_problem_is_explained_at_its_address() {
+        let shop = Shop::open();
+        for code in Code::ALL {
+            let page = shop.get(&format!("/problems/{}", code.as_str())).await;
+            assert_eq!((&page["code"], &page["status"]), (&code.as_str().into(), &code.status().as_u16().into()));
+        }
+        let own = shop.get("/openapi.json").await;
+        assert_eq!(own["paths"]["/v1/inventory"]["get"]["operationId"], "listItems");
     }
 
     #[tokio::test]

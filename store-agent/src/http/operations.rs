@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::post;
 use protocol::domain::{Guard, Rejection};
 use protocol::ids::OperationId;
 use protocol::wire::About;
@@ -14,18 +12,58 @@ use runtime::http::requests::{Asked, Batch, BatchLine};
 use runtime::http::{Body, Code, Problem, Result, Write};
 use runtime::sqlite::{Abort, attempt};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::answer::{Call, Done, item_view};
-use super::inventory::performed_view;
+use super::answer::{Call, Done, ItemView};
 use super::{App, Shared};
 use crate::ledger;
 use crate::ledger::idempotency;
 use crate::operations::till::{Request, perform};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new().route("/operations", post(batch))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(batch))
 }
 
+/// What became of a batch
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a batch is told line by line: this only describes it")]
+struct Results {
+    /// Lines that were done.
+    applied: i64,
+    /// Lines that were not.
+    refused: i64,
+    /// One for each line, in their order.
+    results: Vec<LineResult>,
+}
+
+/// What became of a line
+#[derive(ToSchema)]
+#[schema(as = OperationResult)]
+#[expect(dead_code, reason = "only describes")]
+struct LineResult {
+    /// Of the line in `operations`, from 0.
+    index: i64,
+    /// `done`, `refused`, or `not_executed` because another line was refused.
+    status: String,
+    /// The item after it, if it was done.
+    item: Option<ItemView<'static>>,
+    /// Why not, if it was refused.
+    #[schema(value_type = Option<Object>)]
+    problem: Option<Value>,
+}
+
+/// Do several operations in one transaction
+///
+/// Each line is what a request of its own would be, judged after those before it. If one is refused, none is done, unless
+/// `atomic` is `false`.
+#[utoipa::path(
+    post, path = "/operations", operation_id = "runOperations", tag = "Items", params(Write),
+    request_body = Batch,
+    responses((status = 200, description = "What became of each line", body = Results)),
+    extensions(("x-problems" = json!(["batch_refused"]))),
+)]
 async fn batch(State(app): Shared, write: Write, Body { value, json }: Body<Batch>) -> Result<Response> {
     if write.if_match.is_some() {
         return Err(Problem::invalid("If-Match", "is of one item: a line of a batch has expectedVersion"));
@@ -43,7 +81,7 @@ async fn batch(State(app): Shared, write: Write, Body { value, json }: Body<Batc
                 None => false,
             };
             if is_known && let Some(item) = ledger::find_item(connection, product)? {
-                results.push(done(index, item_view(&store, product, &item)));
+                results.push(done(index, ItemView::of(&store, product, &item).json()));
                 continue;
             }
             let request = Request {
@@ -62,7 +100,10 @@ async fn batch(State(app): Shared, write: Write, Body { value, json }: Body<Batc
             // What it wrote before it was refused is taken back; the lines before it stay.
             let performed = attempt(connection, || perform(connection, &request, now))?;
             results.push(match performed {
-                Ok(performed) => done(index, performed_view(&store, product, does.action(), &performed)),
+                Ok(performed) => {
+                    let view = ItemView::of(&store, product, &performed.item);
+                    done(index, view.after(does.action(), &performed).json())
+                }
                 Err(Abort::Refused(rejection)) => {
                     refused += 1;
                     not_done(index, rejection)

@@ -2,19 +2,24 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use protocol::ids::{PurchaseId, StoreId};
+use protocol::domain::Quantity;
+use protocol::ids::{ProductId, PurchaseId, StoreId};
+use protocol::time::Millis;
 use protocol::wire::About;
+use runtime::http::openapi::schema;
 use runtime::http::{
     Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, Text, Write, Written, encode_cursor,
 };
 use runtime::sqlite::Abort;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::answer::{Call, Done};
 use super::{App, Shared};
@@ -22,31 +27,77 @@ use crate::ledger;
 use crate::ledger::purchases::{self, Purchase};
 use crate::operations::purchases::pick;
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/purchases", get(list))
-        .route("/purchases/{id}", get(one))
-        .route("/purchases/{id}/picked", post(picked))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(one)).routes(routes!(picked))
 }
 
-fn view(store: &StoreId, purchase: &Purchase) -> Value {
-    json!({
-        "purchaseId": purchase.reference.purchase_id,
-        "status": if purchase.is_cancelled { "cancelled" } else { "confirmed" },
-        "storeId": store,
-        "lines": [{"productId": purchase.reference.product_id, "quantity": purchase.reference.quantity}],
-        "reference": purchase.reference.reference,
-        "createdAt": purchase.reference.created_at,
-        "expiresAt": purchase.reference.expires_at,
-        "settledAt": purchase.settled_at,
-        "picked": purchase.picked_at.is_some(),
-        "pickedAt": purchase.picked_at,
-    })
+/// An online purchase that this store has confirmed
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Purchase, example = json!({
+    "purchaseId": "0197a1b2-0000-7000-8000-000000000001", "status": "confirmed", "storeId": "store-1",
+    "lines": [{"productId": "coffee", "quantity": 2}], "reference": "order 17",
+    "createdAt": "2026-01-31T12:00:00.000Z", "expiresAt": "2026-01-31T12:01:00.000Z",
+    "settledAt": "2026-01-31T12:00:00.120Z", "picked": false, "pickedAt": null,
+}))]
+struct View<'a> {
+    #[schema(value_type = schema::Id)]
+    purchase_id: PurchaseId,
+    /// `confirmed` or `cancelled`.
+    status: &'static str,
+    #[schema(value_type = schema::StoreId)]
+    store_id: &'a StoreId,
+    #[schema(value_type = Vec<schema::Line>)]
+    lines: [Line<'a>; 1],
+    reference: Option<&'a str>,
+    #[schema(value_type = schema::Time)]
+    created_at: Millis,
+    #[schema(value_type = schema::Time)]
+    expires_at: Millis,
+    #[schema(value_type = schema::Time)]
+    settled_at: Millis,
+    /// Whether staff has it ready.
+    picked: bool,
+    #[schema(value_type = Option<schema::Time>)]
+    picked_at: Option<Millis>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    product_id: &'a ProductId,
+    quantity: Quantity,
+}
+
+type Purchases = List<View<'static>>;
+
+impl<'a> View<'a> {
+    fn of(store_id: &'a StoreId, purchase: &'a Purchase) -> Self {
+        let reference = &purchase.reference;
+        Self {
+            purchase_id: reference.purchase_id,
+            status: if purchase.is_cancelled { "cancelled" } else { "confirmed" },
+            store_id,
+            lines: [Line { product_id: &reference.product_id, quantity: reference.quantity }],
+            reference: reference.reference.as_deref(),
+            created_at: reference.created_at,
+            expires_at: reference.expires_at,
+            settled_at: purchase.settled_at,
+            picked: purchase.picked_at.is_some(),
+            picked_at: purchase.picked_at,
+        }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::to_value(self).expect("a purchase serialises")
+    }
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
+    /// Only those that are picked (`true`), or wait for it (`false`).
     picked: Option<bool>,
     status: Option<String>,
     product_id: Option<String>,
@@ -56,6 +107,13 @@ struct Filter {
     cursor: Option<String>,
 }
 
+/// List online purchases
+///
+/// `picked=false`: what staff has to fetch from the shelf.
+#[utoipa::path(
+    get, path = "/purchases", operation_id = "listPurchases", tag = "Purchases", params(Filter),
+    responses((status = 200, description = "Purchases, the newest first", body = Purchases)),
+)]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     let before = page.after.as_ref().map(|after| {
@@ -74,24 +132,40 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     let list = app.db.scan(move |connection| {
         let rows = purchases::list(connection, &filter)?;
         let list = List::cut(rows, &page, |purchase: &Purchase| encode_cursor(&[&purchase.number.to_string()]));
-        Ok(Written::json(&list.map(|purchase| view(&store, &purchase))))
+        Ok(Written::json(&list.map(|purchase| View::of(&store, &purchase).json())))
     });
     Ok(list.await?)
 }
 
+/// Read an online purchase
+#[utoipa::path(
+    get, path = "/purchases/{id}", operation_id = "getPurchase", tag = "Purchases", params(IdPath),
+    responses((status = 200, description = "The purchase", body = View)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
 async fn one(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Value>> {
     let unknown = || Problem::new(Code::UnknownId);
     let id: PurchaseId = id.parse().map_err(|_| unknown())?;
     let purchase = app.db.read(|connection| purchases::find(connection, id)).await?.ok_or_else(unknown)?;
-    Ok(Json(view(&app.store, &purchase)))
+    Ok(Json(View::of(&app.store, &purchase).json()))
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = PickPurchase, example = json!({"reference": "shelf 4"}))]
 struct Pick {
     reference: Option<Text<0, 100>>,
 }
 
+/// Say that a purchase is picked
+///
+/// From then on it can no longer be cancelled.
+#[utoipa::path(
+    post, path = "/purchases/{id}/picked", operation_id = "pickPurchase", tag = "Purchases", params(IdPath, Write),
+    request_body = Option<Pick>,
+    responses((status = 200, description = "The purchase", body = View)),
+    extensions(("x-problems" = json!(["unknown_id", "purchase_cancelled"]))),
+)]
 async fn picked(
     State(app): Shared,
     IdPath(id): IdPath,
@@ -114,7 +188,11 @@ async fn picked(
             Some(position) => position,
             None => ledger::head(connection)?.cursor.id(),
         };
-        Ok(Done { status: StatusCode::OK, body: view(&store, &picked.purchase), position: position.to_string() })
+        Ok(Done {
+            status: StatusCode::OK,
+            body: View::of(&store, &picked.purchase).json(),
+            position: position.to_string(),
+        })
     })
     .await
 }

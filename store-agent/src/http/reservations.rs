@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use protocol::domain::reservation::{Reservation, State as Held};
 use protocol::ids::{ReservationId, StoreId};
 use protocol::link::EntryId;
 use protocol::wire::About;
+use runtime::http::openapi::schema;
 use runtime::http::requests::{ActAsked, CancelReservation, Confirm, Extend, Reserve};
 use runtime::http::{
     Body, Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, Write, Written, encode_cursor,
@@ -18,6 +18,9 @@ use runtime::http::{
 use runtime::sqlite::{Abort, Connection};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::answer::{Call, Done, is_replayed};
 use super::{App, Shared};
@@ -25,29 +28,45 @@ use crate::ledger;
 use crate::ledger::reservations::{self, Recorded};
 use crate::operations::reservations::{Asking, act, reserve};
 
-pub(super) fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/reservations", get(list).post(hold))
-        .route("/reservations/{id}", get(one))
-        .route("/reservations/{id}/confirm", post(confirm))
-        .route("/reservations/{id}/cancel", post(cancel))
-        .route("/reservations/{id}/extend", post(extend))
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, hold))
+        .routes(routes!(one))
+        .routes(routes!(confirm))
+        .routes(routes!(cancel))
+        .routes(routes!(extend))
 }
 
-/// A reservation as clients see it.
-#[derive(Serialize)]
+/// Units held for a while
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Reservation, example = json!({
+    "reservationId": "0197a1b2-0000-7000-8000-000000000002", "storeId": "store-1", "status": "open",
+    "lines": [{"productId": "coffee", "quantity": 2}], "createdAt": "2026-01-31T12:00:00.000Z",
+    "expiresAt": "2026-01-31T12:15:00.000Z", "reference": "order 17",
+}))]
 struct View<'a> {
+    #[schema(value_type = schema::Id)]
     reservation_id: ReservationId,
+    #[schema(value_type = schema::StoreId)]
     store_id: &'a StoreId,
+    /// `open`, `confirmed`, `cancelled` or `expired`.
     status: &'static str,
+    #[schema(value_type = schema::Lines)]
     lines: &'a protocol::domain::Lines,
+    /// What was sold of it, once it is confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Lines>)]
     confirmed_lines: Option<&'a protocol::domain::Lines>,
+    #[schema(value_type = schema::Time)]
     created_at: protocol::time::Millis,
+    /// From then on it holds nothing.
+    #[schema(value_type = schema::Time)]
     expires_at: protocol::time::Millis,
     reference: Option<&'a str>,
 }
+
+type Reservations = List<View<'static>>;
 
 fn view(store_id: &StoreId, reservation: &Reservation) -> Value {
     let confirmed_lines = match &reservation.state {
@@ -75,6 +94,15 @@ fn about(write: &Write, reference: Option<String>) -> About {
     About { reference, actor: write.actor.clone(), traceparent: Some(write.traceparent.clone()), occurred_at: None }
 }
 
+/// Hold units for a while
+///
+/// All lines or none. Held units are sold to nobody else until the reservation is confirmed, cancelled, or its time is over.
+#[utoipa::path(
+    post, path = "/reservations", operation_id = "makeReservation", tag = "Reservations", params(Write),
+    request_body = Reserve,
+    responses((status = 201, description = "The reservation", body = View), (status = 200, description = "What has become of it: the key came before", body = View)),
+    extensions(("x-problems" = json!(["unknown_product", "insufficient_stock", "discontinued"]))),
+)]
 async fn hold(State(app): Shared, write: Write, Body { value, json }: Body<Reserve>) -> Result<Response> {
     let asked = value.asked()?;
     let about = about(&write, asked.reference);
@@ -95,6 +123,13 @@ async fn hold(State(app): Shared, write: Write, Body { value, json }: Body<Reser
     app.at_present(answer).await
 }
 
+/// Sell what is held
+#[utoipa::path(
+    post, path = "/reservations/{id}/confirm", operation_id = "confirmReservation", tag = "Reservations", params(IdPath, Write),
+    request_body = Option<Confirm>,
+    responses((status = 200, description = "The reservation", body = View)),
+    extensions(("x-problems" = json!(["unknown_id", "reservation_expired", "reservation_closed"]))),
+)]
 async fn confirm(
     State(app): Shared,
     IdPath(id): IdPath,
@@ -104,6 +139,13 @@ async fn confirm(
     app.act_on(id, value.asked()?, write, json).await
 }
 
+/// Free what is held
+#[utoipa::path(
+    post, path = "/reservations/{id}/cancel", operation_id = "cancelReservation", tag = "Reservations", params(IdPath, Write),
+    request_body = Option<CancelReservation>,
+    responses((status = 200, description = "The reservation", body = View)),
+    extensions(("x-problems" = json!(["unknown_id", "reservation_expired", "reservation_closed"]))),
+)]
 async fn cancel(
     State(app): Shared,
     IdPath(id): IdPath,
@@ -113,6 +155,13 @@ async fn cancel(
     app.act_on(id, value.asked(), write, json).await
 }
 
+/// Set anew when a reservation ends
+#[utoipa::path(
+    post, path = "/reservations/{id}/extend", operation_id = "extendReservation", tag = "Reservations", params(IdPath, Write),
+    request_body = Extend,
+    responses((status = 200, description = "The reservation", body = View)),
+    extensions(("x-problems" = json!(["unknown_id", "reservation_expired", "reservation_closed"]))),
+)]
 async fn extend(
     State(app): Shared,
     IdPath(id): IdPath,
@@ -179,14 +228,21 @@ impl App {
     }
 }
 
+/// Read a reservation
+#[utoipa::path(
+    get, path = "/reservations/{id}", operation_id = "getReservation", tag = "Reservations", params(IdPath),
+    responses((status = 200, description = "The reservation", body = View)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
 async fn one(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Value>> {
     let id: ReservationId = id.parse().map_err(|_| unknown())?;
     let found = app.db.read(|connection| reservations::find(connection, id)).await?.ok_or_else(unknown)?;
     Ok(Json(view(&app.store, &found)))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
 struct Filter {
     status: Option<String>,
     product_id: Option<String>,
@@ -195,12 +251,16 @@ struct Filter {
     cursor: Option<String>,
 }
 
+/// List reservations
+#[utoipa::path(
+    get, path = "/reservations", operation_id = "listReservations", tag = "Reservations", params(Filter),
+    responses((status = 200, description = "Reservations, the newest first", body = Reservations)),
+)]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(None, filter.size, filter.cursor.as_deref(), 1)?;
-    let before = page
-        .after
-        .as_ref()
-        .map(|after| after[0].parse::<i64>().map_err(|_| Problem::invalid("?cursor", "not a cursor of this list")));
+    let before = page.after.as_ref().map(|after| {
+        after[0].parse::<i64>().map_err(|_| Problem::invalid("?cursor", "must be a nextCursor of this list"))
+    });
     let filter = reservations::Filter {
         status: filter.status,
         product_id: filter.product_id,

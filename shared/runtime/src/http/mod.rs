@@ -7,6 +7,7 @@ mod budget;
 mod edge;
 mod extract;
 mod headers;
+pub mod openapi;
 mod page;
 mod patience;
 mod problem;
@@ -23,7 +24,7 @@ pub use extract::{Body, IdPath, ItemPath, OptionalBody, ProductPath, StorePath, 
 pub use headers::{Etags, Prefer, Write, not_modified};
 pub use page::{Counted, List, Page, PageQuery, decode_cursor, encode_cursor, words};
 pub use patience::Patience;
-pub use problem::{Code, Problem, describe};
+pub use problem::{__path_describe, Code, Problem, describe};
 pub use query::Query;
 pub use serve::{Room, serve};
 pub use strict::fingerprint;

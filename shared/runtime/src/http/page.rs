@@ -1,14 +1,20 @@
 //! Paging of lists: by number for people, by cursor for programs.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::Problem;
+use super::openapi::schema::{json_of, schema};
 use crate::search::{Found, Searched, Words};
 
-const SIZE_DEFAULT: i64 = 50;
-const SIZE_MOST: i64 = 1_000;
+pub(super) const SIZE_DEFAULT: i64 = 50;
+pub(super) const SIZE_MOST: i64 = 1_000;
 /// How far pages reach; beyond it only a cursor does.
-const REACH: i64 = 100_000;
+pub(super) const REACH: i64 = 100_000;
 
 /// A list as clients get it.
 #[derive(Debug, Serialize)]
@@ -32,6 +38,33 @@ impl<T> List<T> {
     /// The same page with its records as clients see them.
     pub fn map<U>(self, view: impl FnMut(T) -> U) -> List<U> {
         List { items: self.items.into_iter().map(view).collect(), next_cursor: self.next_cursor }
+    }
+}
+
+impl<T: ToSchema> PartialSchema for List<T> {
+    fn schema() -> RefOr<Schema> {
+        let item = json!({"$ref": format!("#/components/schemas/{}", T::name())});
+        schema(json!({
+            "type": "object", "required": ["items", "nextCursor"],
+            "properties": {
+                "items": {"type": "array", "items": item, "description": "This page."},
+                "nextCursor": {
+                    "type": ["string", "null"],
+                    "description": "Where the next page begins: its `cursor`. `null`: this was the last.",
+                },
+            },
+        }))
+    }
+}
+
+impl<T: ToSchema> ToSchema for List<T> {
+    fn name() -> Cow<'static, str> {
+        format!("{}List", T::name()).into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((T::name().into(), T::schema()));
+        T::schemas(schemas);
     }
 }
 
@@ -59,6 +92,31 @@ impl<T> Counted<T> {
     }
 }
 
+impl<T: ToSchema> PartialSchema for Counted<T> {
+    fn schema() -> RefOr<Schema> {
+        let mut list = json_of::<List<T>>();
+        for (name, mut what) in [("found", json!({"type": "integer"})), ("foundAll", json!({"type": "boolean"}))] {
+            what["description"] = match name {
+                "found" => "How many the whole list has; so many at least, if `foundAll` is false.".into(),
+                _ => "Whether all were counted.".into(),
+            };
+            list["properties"][name] = what;
+        }
+        list["required"] = json!(["items", "nextCursor", "found", "foundAll"]);
+        schema(list)
+    }
+}
+
+impl<T: ToSchema> ToSchema for Counted<T> {
+    fn name() -> Cow<'static, str> {
+        List::<T>::name()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        List::<T>::schemas(schemas);
+    }
+}
+
 /// What `q` searches for.
 pub fn words(q: Option<&str>) -> Result<Option<Words>, Problem> {
     let Some(q) = q else { return Ok(None) };
@@ -70,8 +128,9 @@ pub fn words(q: Option<&str>) -> Result<Option<Words>, Problem> {
 }
 
 /// `page`, `size` and `cursor` as sent.
-#[derive(Debug, Default, Clone, Deserialize)]
+#[derive(Debug, Default, Clone, Deserialize, IntoParams)]
 #[serde(default)]
+#[into_params(parameter_in = Query)]
 pub struct PageQuery {
     /// Number of the page, from 0.
     pub page: Option<i64>,

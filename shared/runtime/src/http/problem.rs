@@ -5,6 +5,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use protocol::domain::Rejection;
 
@@ -293,16 +294,48 @@ impl IntoResponse for Problem {
     }
 }
 
-/// `GET /problems/{code}`.
-pub async fn describe(super::IdPath(name): super::IdPath) -> super::Result<axum::Json<Value>> {
+/// A kind of problem
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ProblemKind, example = json!({
+    "code": "overloaded", "title": "Overloaded", "status": 503, "retryable": true,
+    "meaning": "Too much is being asked at once. Nothing was done.",
+}))]
+pub struct Kind {
+    /// Its stable name.
+    code: &'static str,
+    /// In a few words.
+    title: &'static str,
+    /// The status of each answer with this code.
+    status: u16,
+    /// Whether the same request may succeed later, unchanged.
+    retryable: bool,
+    /// What it means and what to do.
+    meaning: &'static str,
+}
+
+impl From<Code> for Kind {
+    fn from(code: Code) -> Self {
+        Self {
+            code: code.as_str(),
+            title: code.title(),
+            status: code.status().as_u16(),
+            retryable: code.retryable(),
+            meaning: code.meaning(),
+        }
+    }
+}
+
+/// What a problem means
+///
+/// A problem's `type` is the address of this. `id` is its code.
+#[utoipa::path(
+    get, path = "/problems/{id}", operation_id = "getProblem", tag = "Server", params(super::IdPath),
+    responses((status = 200, description = "The kind of problem", body = Kind)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
+pub async fn describe(super::IdPath(name): super::IdPath) -> super::Result<axum::Json<Kind>> {
     let code = Code::from_name(&name).ok_or_else(|| Problem::new(Code::UnknownId))?;
-    Ok(axum::Json(json!({
-        "code": code.as_str(),
-        "title": code.title(),
-        "status": code.status().as_u16(),
-        "retryable": code.retryable(),
-        "meaning": code.meaning(),
-    })))
+    Ok(axum::Json(code.into()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Bodies of requests about an item, which both servers read alike: a store's agent carries them out, central sends them
 //! to the store as commands.
 
+use std::borrow::Cow;
+
 use protocol::domain::reservation::Act;
 use protocol::domain::{Line, Lines, LowAt, Operation, Reason};
 use protocol::ids::{ProductId, StoreId};
@@ -8,14 +10,17 @@ use protocol::time::Millis;
 use protocol::wire::Position;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
+use super::openapi::schema::{self, json_of};
 use super::strict::meaning;
 use super::words::grouped;
 use super::{Bounded, CountQuantity, Delta, Name, Problem, Quantity, Result, Text, Threshold};
 
 /// Receipt, order or delivery note.
-pub type Reference = Option<Text<0, 100>>;
+pub type Reference = Text<0, 100>;
 
 /// What a request asks of an item.
 #[derive(Debug, Clone)]
@@ -28,19 +33,24 @@ pub struct Asked {
     pub reference: Option<String>,
 }
 
-fn asked(operation: Operation, expected_version: Option<i64>, reference: Reference) -> Asked {
+fn asked(operation: Operation, expected_version: Option<i64>, reference: Option<Reference>) -> Asked {
     Asked { operation, expected_version, reference: reference.map(|text| text.0) }
 }
 
 /// A new item.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = CreateItem, example = json!({"productId": "coffee", "name": "Coffee, 500 g", "quantity": 24, "lowAt": 6}))]
 pub struct Create {
+    #[schema(value_type = schema::ProductId)]
     product_id: ProductId,
+    /// The id, if it is left out.
     name: Option<Name>,
+    /// What is on the shelf: 0, if it is left out.
     quantity: Option<CountQuantity>,
+    /// At so many available units the item is low.
     low_at: Option<Threshold>,
-    reference: Reference,
+    reference: Option<Reference>,
 }
 
 impl Create {
@@ -56,14 +66,20 @@ impl Create {
 }
 
 /// What was counted.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = CountItem, example = json!({"quantity": 23, "reference": "stocktaking 2026-01"}))]
 pub struct Count {
+    /// Units that were counted, without those that wait to be picked.
     quantity: CountQuantity,
+    /// Where the ledger stood when the shelf was counted: what was sold since is taken off.
+    #[schema(value_type = Option<schema::Position>)]
     counted_at: Option<Position>,
+    #[schema(value_type = Option<schema::Version>)]
     expected_version: Option<i64>,
+    /// The stocktaking that it is a part of.
     count_ref: Option<Text<0, 100>>,
-    reference: Reference,
+    reference: Option<Reference>,
 }
 
 impl Count {
@@ -79,17 +95,24 @@ impl Count {
 }
 
 /// Other members of an item, as a merge patch (RFC 7396): `null` takes a member away, which not every one can be.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = ChangeItem, example = json!({"name": "Coffee, 500 g", "lowAt": 6}))]
 pub struct Change {
     #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     name: Option<Name>,
+    /// No longer carried: tills sell what is left, nothing else.
     #[serde(default, deserialize_with = "present")]
+    #[schema(nullable = false)]
     discontinued: Option<bool>,
+    /// At so many available units the item is low; `null`: never.
     #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Threshold>)]
     low_at: Option<Option<Threshold>>,
+    #[schema(value_type = Option<schema::Version>)]
     expected_version: Option<i64>,
-    reference: Reference,
+    reference: Option<Reference>,
 }
 
 /// A member that is there, be it `null`.
@@ -117,11 +140,12 @@ impl Change {
 }
 
 /// A delivery.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = ReceiveItem, example = json!({"quantity": 48, "reference": "delivery note 4711"}))]
 pub struct Receive {
     quantity: Quantity,
-    reference: Reference,
+    reference: Option<Reference>,
 }
 
 impl Receive {
@@ -132,13 +156,16 @@ impl Receive {
 }
 
 /// A correction.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = AdjustItem, example = json!({"delta": -2, "reason": "damage", "note": "fell off the shelf"}))]
 pub struct Adjust {
+    /// By so many units more, or fewer.
     delta: Delta,
+    #[schema(value_type = schema::Reason)]
     reason: Reason,
     note: Option<Text<0, 100>>,
-    reference: Reference,
+    reference: Option<Reference>,
 }
 
 impl Adjust {
@@ -150,13 +177,17 @@ impl Adjust {
 }
 
 /// A sale at the till.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = SellItem, example = json!({"quantity": 1, "reference": "receipt 20260131-017"}))]
 pub struct Sell {
     quantity: Quantity,
+    /// When it was, if the till says it later.
+    #[schema(value_type = Option<schema::Time>)]
     occurred_at: Option<Millis>,
+    #[schema(value_type = Option<schema::Version>)]
     expected_version: Option<i64>,
-    reference: Reference,
+    reference: Option<Reference>,
 }
 
 impl Sell {
@@ -171,10 +202,13 @@ impl Sell {
 const BATCH_MAX: usize = 1_000;
 
 /// Several operations, in this order.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = Operations, example = json!({"atomic": false, "operations": [{"op": "sell", "productId": "coffee", "quantity": 1}, {"op": "adjust", "productId": "tea", "delta": -1, "reason": "damage"}]}))]
 pub struct Batch {
+    #[schema(value_type = Vec<BatchLine>, min_items = 1, max_items = 1000)]
     operations: Vec<Map<String, Value>>,
+    /// All of them or nothing, if it is left out; `false`: each that can be done.
     atomic: Option<bool>,
 }
 
@@ -198,6 +232,42 @@ enum BatchOp {
     Adjust,
     Count,
     Create,
+}
+
+/// One of these, by `op`: each as it is alone, and of which product.
+impl PartialSchema for BatchLine {
+    fn schema() -> RefOr<Schema> {
+        fn line<T: PartialSchema>(op: &str) -> Value {
+            let mut line = json_of::<T>();
+            line["properties"]["op"] = json!({"type": "string", "enum": [op]});
+            line["properties"]["productId"] = json_of::<schema::ProductId>();
+            let mut required = vec![json!("op"), json!("productId")];
+            required
+                .extend(line["required"].as_array().into_iter().flatten().filter(|name| *name != "productId").cloned());
+            line["required"] = required.into();
+            if let Some(line) = line.as_object_mut() {
+                line.remove("example");
+            }
+            line["title"] = op.into();
+            line
+        }
+        let (sell, receive, adjust) = (line::<Sell>("sell"), line::<Receive>("receive"), line::<Adjust>("adjust"));
+        schema::schema(json!({"oneOf": [sell, receive, adjust, line::<Count>("count"), line::<Create>("create")]}))
+    }
+}
+
+impl ToSchema for BatchLine {
+    fn name() -> Cow<'static, str> {
+        "Operation".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        Sell::schemas(schemas);
+        Receive::schemas(schemas);
+        Adjust::schemas(schemas);
+        Count::schemas(schemas);
+        Create::schemas(schemas);
+    }
 }
 
 impl Batch {
@@ -242,9 +312,11 @@ fn taken(line: &mut Map<String, Value>, at: &str, name: &str) -> Result<Value> {
 }
 
 /// So many units of a product.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = WantedLine)]
 struct LineBody {
+    #[schema(value_type = schema::ProductId)]
     product_id: ProductId,
     quantity: Quantity,
 }
@@ -260,12 +332,16 @@ pub type ReservationTtl = Bounded<1, 2_678_400>;
 const RESERVATION_TTL_SECONDS: i64 = 900;
 
 /// Units to hold.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = MakeReservation, example = json!({"lines": [{"productId": "coffee", "quantity": 2}], "ttlSeconds": 900, "reference": "order 17"}))]
 pub struct Reserve {
+    /// Up to 200 products; what is asked for of the same product is added up.
+    #[schema(min_items = 1)]
     lines: Vec<LineBody>,
+    /// 900, if it is left out.
     ttl_seconds: Option<ReservationTtl>,
-    reference: Reference,
+    reference: Option<Reference>,
 }
 
 /// What a reservation is to hold, and for how long.
@@ -280,13 +356,18 @@ pub struct Held {
 }
 
 /// Units to hold at a store.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = MakeReservationAtStore, example = json!({"storeId": "store-1", "lines": [{"productId": "coffee", "quantity": 2}], "ttlSeconds": 900, "reference": "order 17"}))]
 pub struct ReserveAt {
+    #[schema(value_type = schema::StoreId)]
     store_id: StoreId,
+    /// Up to 200 products; what is asked for of the same product is added up.
+    #[schema(min_items = 1)]
     lines: Vec<LineBody>,
+    /// 900, if it is left out.
     ttl_seconds: Option<ReservationTtl>,
-    reference: Reference,
+    reference: Option<Reference>,
 }
 
 impl ReserveAt {
@@ -318,11 +399,14 @@ pub struct ActAsked {
 }
 
 /// A reservation is confirmed.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = ConfirmReservation, example = json!({"reference": "receipt 20260131-018"}))]
 pub struct Confirm {
+    /// All of it, if they are left out; otherwise the rest is free again.
+    #[schema(min_items = 1)]
     lines: Option<Vec<LineBody>>,
-    reference: Reference,
+    reference: Option<Reference>,
 }
 
 impl Confirm {
@@ -334,11 +418,13 @@ impl Confirm {
 }
 
 /// A reservation is cancelled.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"reason": "the customer does not want it"}))]
 pub struct CancelReservation {
-    reason: Reference,
-    reference: Reference,
+    /// Counts as `reference`, if that is left out.
+    reason: Option<Reference>,
+    reference: Option<Reference>,
 }
 
 impl CancelReservation {
@@ -349,11 +435,13 @@ impl CancelReservation {
 }
 
 /// A reservation is to end later, or earlier.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = ExtendReservation, example = json!({"ttlSeconds": 3600}))]
 pub struct Extend {
+    /// From now.
     ttl_seconds: ReservationTtl,
-    reference: Reference,
+    reference: Option<Reference>,
 }
 
 impl Extend {
@@ -366,8 +454,6 @@ impl Extend {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn changed(body: &serde_json::Value) -> Option<(Option<LowAt>, Option<bool>)> {

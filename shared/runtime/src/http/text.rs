@@ -1,6 +1,7 @@
 //! Fields that check themselves.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use protocol::domain::{self, QUANTITY_MAX};
 use serde::de::{Error, Unexpected, Visitor};
@@ -89,10 +90,27 @@ impl<const MIN: usize, const MAX: usize> Text<MIN, MAX> {
 
 /// Control characters, those without a width, and those that turn the direction of what follows: with them two texts
 /// look the same and are not.
+const HIDDEN: [RangeInclusive<char>; 9] = [
+    '\0'..='\u{1f}',
+    '\u{7f}'..='\u{9f}',
+    '\u{ad}'..='\u{ad}',
+    '\u{61c}'..='\u{61c}',
+    '\u{180e}'..='\u{180e}',
+    '\u{200b}'..='\u{200f}',
+    '\u{2028}'..='\u{202e}',
+    '\u{2060}'..='\u{206f}',
+    '\u{feff}'..='\u{feff}',
+];
+
 fn is_hidden(character: char) -> bool {
-    let hidden = ['\u{ad}', '\u{61c}', '\u{180e}', '\u{feff}'];
-    let ranges = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
-    character.is_control() || hidden.contains(&character) || ranges.iter().any(|range| range.contains(&character))
+    HIDDEN.iter().any(|range| range.contains(&character))
+}
+
+/// A regular expression of the texts that have no hidden character.
+pub(super) fn visible() -> String {
+    let escaped = |character: char| format!("\\u{:04x}", u32::from(character));
+    let ranges = HIDDEN.iter().map(|range| format!("{}-{}", escaped(*range.start()), escaped(*range.end())));
+    format!("^[^{}]*$", ranges.collect::<String>())
 }
 
 impl<'de, const MIN: usize, const MAX: usize> Deserialize<'de> for Text<MIN, MAX> {
@@ -118,5 +136,7 @@ mod tests {
         for hidden in ['\0', '\n', '\u{7f}', '\u{200b}', '\u{200d}', '\u{202e}', '\u{2066}', '\u{feff}'] {
             assert!(Text::<0, 64>::parse(&format!("a{hidden}b")).is_err(), "{hidden:?}");
         }
+        assert!(('\0'..=char::MAX).filter(|character| character.is_control()).all(is_hidden));
+        assert!(visible().starts_with(r"^[^\u0000-\u001f\u007f-\u009f\u00ad-\u00ad"));
     }
 }
