@@ -7,6 +7,7 @@ mod data;
 mod demo;
 mod http;
 mod http_file;
+mod openapi;
 mod pages;
 mod process;
 mod redis;
@@ -46,6 +47,8 @@ enum Command {
     Replay(replay::Options),
     /// Run demo.http with a real client against a fresh central and two stores.
     HttpFile,
+    /// See that both servers answer as they describe it.
+    Openapi(openapi::Options),
     /// See that imports point downwards only, and that every rule that is cited is defined.
     Structure,
     /// Use the pages of a store and of central in a real browser.
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Replay(options) => replay::run(&options),
         Command::HttpFile => http_file::run(),
+        Command::Openapi(options) => openapi::run(&options),
         Command::Structure => structure::run(),
         Command::Pages => pages::run(),
     };
