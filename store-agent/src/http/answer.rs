@@ -195,8 +195,12 @@ struct Headed<'a> {
     product_id: Option<Cow<'a, str>>,
 }
 
+/// A header whose value is made of text that cannot break it.
+pub(super) fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
 fn answer(status: u16, body: String, position: &str, replayed: bool) -> Response {
-    let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use protocol::domain::{Action, Guard};
 use protocol::ids::ProductId;
@@ -22,8 +22,8 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{Call, Done, ItemView, etag};
-use super::{App, Shared};
+use super::answer::{Call, Done, ItemView, etag, value};
+use super::{App, POSITION, Shared};
 use crate::ledger::{self, ItemFilter};
 use crate::operations::till::{Request, perform};
 
@@ -81,14 +81,14 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     extensions(("x-problems" = json!(["unknown_product"]))),
 )]
 async fn one(State(app): Shared, ProductPath(product): ProductPath, etags: Etags) -> Result<Response> {
-    let found = app.db.read(|connection| Ok((ledger::find_item(connection, &product)?, ledger::head(connection)?)));
-    let (Some(item), head) = found.await? else { return Err(app.unknown(&product).await) };
-    let tag = etag(head.cursor.epoch, item.version);
-    let header = [(header::ETAG, HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("")))];
+    let found = app.db.read(|connection| ledger::shown(connection, &product)).await?;
+    let Some((item, at)) = found else { return Err(app.unknown(&product).await) };
+    let tag = etag(at.epoch, item.version);
+    let headers = [(header::ETAG, value(&tag)), (POSITION, value(&format!("{}:{at}", app.store)))];
     if not_modified(&etags, &tag) {
-        return Ok((StatusCode::NOT_MODIFIED, header).into_response());
+        return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
-    Ok((header, Json(ItemView::of(&app.store, &product, &item))).into_response())
+    Ok((headers, Json(ItemView::of(&app.store, &product, &item))).into_response())
 }
 
 /// Create an item

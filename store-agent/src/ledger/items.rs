@@ -2,11 +2,12 @@
 
 use protocol::domain::Item;
 use protocol::ids::ProductId;
+use protocol::link::EntryId;
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use runtime::search::{Found, Searched, Words};
 use runtime::sqlite::labels::{self, Labels, Part};
-use runtime::sqlite::parsed;
+use runtime::sqlite::{id_at, parsed};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::head::Head;
@@ -38,6 +39,17 @@ pub fn find_item(connection: &Connection, product: &ProductId) -> rusqlite::Resu
              updated_at from item where product_id = ?1",
         )?
         .query_row([product.as_str()], |row| read_item(row, 0))
+        .optional()
+}
+
+/// An item, and the last entry: one state, however many writes come meanwhile.
+pub fn shown(connection: &Connection, product: &ProductId) -> rusqlite::Result<Option<(Item, EntryId)>> {
+    connection
+        .prepare_cached(
+            "select name, quantity, reserved, allotted, allotment_wanted, discontinued, low_at, low, version, \
+             updated_at, epoch, seq from item cross join meta where product_id = ?1",
+        )?
+        .query_row([product.as_str()], |row| Ok((read_item(row, 0)?, id_at(row, 10)?)))
         .optional()
 }
 
