@@ -31,7 +31,7 @@ use crate::promises::stores as chain;
 use crate::storage::idempotency::Effect;
 use crate::storage::purchases;
 use crate::storage::stores::{self, DigestState, Store};
-use crate::storage::{Abort, Connection, JobResult, items};
+use crate::storage::{Abort, Connection, JobResult, commands, items};
 
 /// What an agent claims that has not heard central's first word yet.
 const WAITING: &str = "waiting";
@@ -98,6 +98,8 @@ struct StoreView {
     /// Entries that it has not sent.
     backlog: Option<u64>,
     oldest_unsent_ms: Option<i64>,
+    /// How long it takes to answer: the median of its last 20 commands; `null`: it has answered none of them.
+    round_trip_ms: Option<i64>,
     #[schema(value_type = schema::Epoch)]
     epoch: Epoch,
     /// The last entry that is known to exist.
@@ -167,12 +169,19 @@ struct Beside {
     overdue: i64,
     /// Another store's id differs in case only.
     same_but_case: bool,
+    /// How long it takes to answer.
+    round_trip_ms: Option<i64>,
 }
 
 impl Beside {
     fn of(connection: &Connection, store: &StoreId, now: Millis) -> JobResult<Self> {
         let (open, overdue) = purchases::open(connection, store, now)?;
-        Ok(Self { open, overdue, same_but_case: stores::other_case(connection, store)?.is_some() })
+        Ok(Self {
+            open,
+            overdue,
+            same_but_case: stores::other_case(connection, store)?.is_some(),
+            round_trip_ms: commands::round_trip_ms(connection, store)?,
+        })
     }
 }
 
@@ -348,6 +357,7 @@ impl App {
             lag_ms: (status != "fenced").then_some(report.lag_ms),
             backlog: heartbeat.map(|heartbeat| heartbeat.backlog),
             oldest_unsent_ms: heartbeat.map(|heartbeat| heartbeat.oldest_unsent_ms),
+            round_trip_ms: beside.round_trip_ms,
             epoch: store.cursor.epoch,
             head,
             applied: store.cursor.seq,

@@ -76,7 +76,11 @@ async fn each_policy_chooses_its_store_and_the_answer_says_so() {
         stores.push(buy(policy).await);
     }
     assert_eq!(stores, ["s1", "s2", "s3", "s3", "s1"], "of twice twenty, less one at s2, s3 has most");
-    buy("lowest-latency").await;
+    let measured = central.get("/v1/stores").await.expect(200);
+    let measured = measured["items"].as_array().expect("a list").iter();
+    let measured = measured.map(|store| (store["roundTripMs"].as_i64().expect("it has answered"), &store["storeId"]));
+    let quickest = measured.min_by_key(|(ms, id)| (*ms, id.as_str())).expect("three stores").1;
+    assert_eq!(buy("lowest-latency").await, *quickest);
     let by_default = central.post("/v1/purchase", json!({"productId": "tea", "quantity": 1})).await.expect(200);
     assert_eq!(by_default["policy"], "highest-available");
     let named =
