@@ -1,6 +1,9 @@
 //! A store's agent: the production ledger, operations and command execution over SQLite in memory, with its two loops
 //! taken apart into single steps.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use protocol::ids::StoreId;
 use protocol::link::{
     Commands, Cursor, Entry, EntryId, Events, FollowStep, Followed, Follower, Reply, Step, Stopped, Uplink,
@@ -9,6 +12,7 @@ use protocol::link::{
 use protocol::retry::Backoff;
 use protocol::time::Millis;
 use runtime::redis::{Channel, Keys, Received};
+use runtime::sqlite::Schema;
 use rusqlite::Connection;
 use store_agent::ledger;
 use store_agent::links::publisher;
@@ -71,13 +75,23 @@ pub(super) struct Agent {
     commands: Channel<Commands>,
 }
 
-/// A copy of a database.
+thread_local! {
+    static MIGRATED: RefCell<BTreeMap<i32, Connection>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// A new database: a copy of one, since the migrations would take longer than most of what happens in a world.
+pub(super) fn new_file(schema: Schema) -> Connection {
+    let new = || runtime::sqlite::memory(schema).expect("a database in memory");
+    MIGRATED.with_borrow_mut(|migrated| copy(migrated.entry(schema.application_id).or_insert_with(new)))
+}
+
+/// A copy of a database, opened as any is.
 pub(super) fn copy(from: &Connection) -> Connection {
-    let mut to = Connection::open_in_memory().expect("a database in memory");
+    let empty = Schema { application_id: 0, migrations: &[] };
+    let mut to = runtime::sqlite::memory(empty).expect("a database in memory");
     let backup = rusqlite::backup::Backup::new(from, &mut to).expect("both are open");
     backup.run_to_completion(1_000, std::time::Duration::ZERO, None).expect("nobody writes");
     drop(backup);
-    to.set_prepared_statement_cache_capacity(128);
     to
 }
 

@@ -354,7 +354,7 @@ impl VirtualWorld {
         let late = self.dice.chance(500);
         self.agents[number].crash(late, &mut self.redis);
         let store = self.agents[number].store.clone();
-        let file = runtime::sqlite::memory(ledger::SCHEMA).expect("a database in memory");
+        let file = super::agent::new_file(ledger::SCHEMA);
         ledger::claim(&file, &store).expect("a new database becomes this store's");
         self.agents[number].file = file;
         self.agents[number].noted = Place::default();

@@ -7,7 +7,7 @@ use protocol::ids::{ProductId, StoreId};
 use runtime::redis::Keys;
 use rusqlite::Connection;
 
-use super::agent::{Agent, Progress};
+use super::agent::{Agent, Progress, new_file};
 use super::central::{Central, Consumed};
 use super::redis::Redis;
 use super::refusals::Refusal;
@@ -119,6 +119,12 @@ fn commit_while(
     refusal.during(file, || commit(file, dice, risk, job))
 }
 
+/// What central knows of each of these stores.
+fn known(file: &Connection, stores: &[StoreId]) -> Vec<Option<central::storage::stores::Store>> {
+    let find = |id| central::storage::stores::find(file, id).expect("the view can be read");
+    stores.iter().map(find).collect()
+}
+
 impl VirtualWorld {
     pub(super) fn new(seed: u64, trace: bool) -> Self {
         let mut dice = Dice::new(seed);
@@ -126,7 +132,7 @@ impl VirtualWorld {
         let stores: Vec<StoreId> =
             (0..1 + dice.below(3)).map(|n| StoreId::parse(&format!("s{n}")).expect("a valid id")).collect();
         let products = ["ale", "bun", "cod"].map(|name| ProductId::parse(name).expect("a valid id")).to_vec();
-        let file = runtime::sqlite::memory(central::storage::database::SCHEMA).expect("a database in memory");
+        let file = new_file(central::storage::database::SCHEMA);
         let budget = BUDGETS[dice.below(BUDGETS.len() as u64) as usize];
         let mut world = Self {
             now: START,
@@ -164,7 +170,7 @@ impl VirtualWorld {
 
     /// A new machine for a store: an empty database and a process.
     pub(super) fn new_agent(&mut self, store: &StoreId) -> Agent {
-        let file = runtime::sqlite::memory(store_agent::ledger::SCHEMA).expect("a database in memory");
+        let file = new_file(store_agent::ledger::SCHEMA);
         let clock = protocol::time::Millis(self.now);
         store_agent::ledger::initialise(&file, store, clock).expect("a new database is this store's");
         let process = self.dice.roll();
@@ -475,15 +481,16 @@ impl VirtualWorld {
         let again = if self.dice.chance(100) { 1 + self.dice.below(3) } else { 0 };
         let busy = !self.calm && self.dice.chance(20);
         let due: Vec<StoreId> = self.stores.iter().filter(|_| self.dice.chance(800)).cloned().collect();
-        let before = self.known();
         if again > 0 {
             self.count("entries delivered twice");
         }
         let of = [Refusal::of_item, Refusal::of_answer, Refusal::of_hold][self.dice.below(3) as usize];
-        let is_state = before.iter().flatten().any(|store| store.installing);
+        let is_state = self.is_installing();
         let refusal = self.refusal(of, if is_state { 500 } else { 200 });
         let (mut end, mut refused, dice) = (Commit::Done, 0, &mut self.dice);
+        let (stores, mut before) = (&self.stores, Vec::new());
         let mut commits = |file: &Connection, job: &mut dyn FnMut(&Connection) -> rusqlite::Result<()>| {
+            before = known(file, stores);
             (end, refused) = commit_while(refusal.as_ref(), file, dice, risk, job);
             end == Commit::Done
         };
@@ -505,7 +512,8 @@ impl VirtualWorld {
             Consumed::Together => self.count("events of several stores in one transaction"),
             Consumed::Busy => self.count("central's writer busy"),
         }
-        for (before, after) in before.into_iter().zip(self.known()) {
+        let after = if before.is_empty() { Vec::new() } else { known(&self.central.file, &self.stores) };
+        for (before, after) in before.into_iter().zip(after) {
             let (Some(before), Some(after)) = (before, after) else { continue };
             if before.installing && before.cursor == after.cursor && !sweeps {
                 self.count("entries waited for a state's outcomes");
@@ -523,10 +531,11 @@ impl VirtualWorld {
         self.after_central_commit(end);
     }
 
-    /// What central knows of each store.
-    fn known(&self) -> Vec<Option<central::storage::stores::Store>> {
-        let find = |id| central::storage::stores::find(&self.central.file, id).expect("the view can be read");
-        self.stores.iter().map(find).collect()
+    /// Whether central has a state of which the outcomes are still to be settled.
+    fn is_installing(&self) -> bool {
+        let file = &self.central.file;
+        let with_steps = central::storage::stores::with_steps(file).expect("the view can be read");
+        known(file, &with_steps).iter().flatten().any(|store| store.installing)
     }
 
     fn work_steps(&mut self, store: &StoreId) {
