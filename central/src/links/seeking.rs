@@ -61,7 +61,7 @@ pub fn candidates(
 pub enum Next {
     /// Ask the first of these that may be asked; if none may, give up.
     Ask(Vec<StoreId>),
-    /// Reading again later.
+    /// Look again later.
     Wait,
     /// Nobody is left, or the time is over.
     GiveUp,
@@ -211,7 +211,7 @@ mod tests {
     use protocol::wire::{About, Became, Command, Outcome, Position};
     use runtime::redis::Heartbeat;
 
-    /// Redis answers, and all of these heartbeat their hearts.
+    /// Redis answers, and all of these have fresh heartbeats.
     fn present(agents: &[&Agent]) -> Presence {
         let presence = Presence::new(Duration::from_secs(50));
         presence.note_redis(true);

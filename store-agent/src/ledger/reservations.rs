@@ -124,8 +124,8 @@ pub fn youngest_of_product(
     product: &ProductId,
     units: i64,
 ) -> rusqlite::Result<Vec<Reservation>> {
-    let oldest = YOUNGEST_OF_PRODUCT.replace("desc", "asc");
-    let sql = if planted(Bug::OldestHoldEnds) { oldest.as_str() } else { YOUNGEST_OF_PRODUCT };
+    let oldest = planted(Bug::OldestHoldEnds).then(|| YOUNGEST_OF_PRODUCT.replace("desc", "asc"));
+    let sql = oldest.as_deref().unwrap_or(YOUNGEST_OF_PRODUCT);
     let units = match units {
         1.. if planted(Bug::OneHoldTooManyEnds) => units + 1,
         1.. if planted(Bug::OneUnitTooFewFreed) => units - 1,

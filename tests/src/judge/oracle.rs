@@ -76,6 +76,17 @@ impl Place {
         file.prepare_cached("select epoch, seq, hash from meta")?.query_row([], |row| Self::read(row, 0))
     }
 
+    /// Central's last entry of a store before this place in the chain.
+    fn last_before(central: &Connection, store: &str, chain_seq: i64) -> rusqlite::Result<Option<Self>> {
+        central
+            .prepare_cached(
+                "select epoch, seq, hash from event where store_id = ?1 and chain_seq < ?2 \
+                 order by chain_seq desc limit 1",
+            )?
+            .query_row(params![store, chain_seq], |row| Self::read(row, 0))
+            .optional()
+    }
+
     /// The place at which central's view of a store stands: behind its last entry, but for those of a state that has not
     /// arrived in full.
     pub fn of_view(central: &Connection, store: &str) -> rusqlite::Result<Self> {
@@ -84,14 +95,7 @@ impl Place {
 
     fn of_view_before(central: &Connection, store: &str, mut end: i64) -> rusqlite::Result<Self> {
         loop {
-            let last = central
-                .prepare_cached(
-                    "select epoch, seq, hash from event where store_id = ?1 and chain_seq < ?2 \
-                     order by chain_seq desc limit 1",
-                )?
-                .query_row(params![store, end], |row| Self::read(row, 0))
-                .optional()?;
-            let Some(last) = last else { return Ok(Self::default()) };
+            let Some(last) = Self::last_before(central, store, end)? else { return Ok(Self::default()) };
             let (opened, whole): (i64, Option<i64>) = central
                 .prepare_cached(
                     "select min(chain_seq), max(case when type = 'snapshot_end' and not exists ( \
@@ -428,13 +432,7 @@ impl Oracle {
                 self.break_(format!("P6: central applied {store} {}-{} as something else", place.epoch, place.seq));
             }
             if place.seq > 1 {
-                let last = central
-                    .prepare_cached(
-                        "select epoch, seq, hash from event where store_id = ?1 and chain_seq < ?2 \
-                         order by chain_seq desc limit 1",
-                    )?
-                    .query_row(params![store, number], |row| Place::read(row, 0))
-                    .optional()?;
+                let last = Place::last_before(central, &store, number)?;
                 if last != Some(before) {
                     self.break_(format!("P3: central applied {store} {}-{} behind {last:?}", place.epoch, place.seq));
                 }

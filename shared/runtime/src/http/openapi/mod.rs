@@ -44,13 +44,14 @@ pub struct Description(Arc<LazyLock<Bytes, Box<dyn FnOnce() -> Bytes + Send>>>);
 impl Description {
     /// Of a server's pages, which are at the root, and of its routes, which are under `/v1`, too.
     pub fn new(api: Api, pages: OpenApi, routes: OpenApi) -> Self {
-        let write = move || serde_json::to_vec(&document(&api, pages, routes)).unwrap_or_default().into();
+        let write =
+            move || serde_json::to_vec(&document(&api, pages, routes)).expect("a description serialises").into();
         Self(Arc::new(LazyLock::new(Box::new(write))))
     }
 
     /// As it is kept beside the code: each member on a line, so that a change can be read.
     pub fn pretty(&self) -> String {
-        let value: Value = serde_json::from_slice(&self.json()).unwrap_or_default();
+        let value: Value = serde_json::from_slice(&self.json()).expect("a description is JSON");
         format!("{value:#}\n")
     }
 
@@ -135,7 +136,7 @@ const HEADERS: [(&str, &str); 9] = [
 const ANYWHERE: [Code; 5] = [Code::InvalidRequest, Code::Forbidden, Code::Internal, Code::Overloaded, Code::Restarting];
 
 fn document(api: &Api, pages: OpenApi, routes: OpenApi) -> Value {
-    let mut document = serde_json::to_value(pages.nest("/v1", routes)).unwrap_or_default();
+    let mut document = serde_json::to_value(pages.nest("/v1", routes)).expect("a description serialises");
     document["info"] = json!({
         "title": api.title,
         "description": api.description,
