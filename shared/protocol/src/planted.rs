@@ -75,6 +75,10 @@ pub enum Bug {
     RestoreForgetsOwn,
     /// A restore records again what central has.
     RestoreRepeatsKnown,
+    /// A restore takes for shared what came before the end of an epoch, whether its log has that end or not.
+    RestoreIgnoresForks,
+    /// A restore records again what nobody can place.
+    RestoreGuesses,
     /// A restore does not take over what waits to be picked and what was answered.
     RestoreWithoutOutcomes,
     /// A restored ledger claims entries that left its log.
@@ -285,6 +289,8 @@ pub const BUGS: &[Bug] = &[
     Bug::SellOneMore,
     Bug::RestoreForgetsOwn,
     Bug::RestoreRepeatsKnown,
+    Bug::RestoreIgnoresForks,
+    Bug::RestoreGuesses,
     Bug::RestoreWithoutOutcomes,
     Bug::RestoreClaimsAll,
     Bug::UnsettledNotRepeated,

@@ -47,6 +47,17 @@ pub enum Refusal {
         /// Entries of the own ledger.
         entries: u64,
     },
+    /// Central knows how an epoch ended, and has none of the entries with which a copy of the log could be compared: some
+    /// that this database has may be in central's state, or only here.
+    #[error(
+        "of {entries} entries in this database nobody can tell whether central's state has them: say which state stands, \
+         --state own (central takes this database's) or --state central (these entries are left out, and what is certainly \
+         missing there is recorded again)"
+    )]
+    CannotTell {
+        /// Such entries.
+        entries: u64,
+    },
 }
 
 /// What was done.
@@ -83,30 +94,24 @@ pub fn carry_out(
         return Err(Abort::Refused(Refusal::AskAgain(answer.epoch)));
     }
     let own = own_entries(connection)?;
-    let known: HashMap<EntryId, Hash> = answer.entries.iter().map(|entry| (entry.id(), entry.hash)).collect();
-    let at = |own: &Kept| own.entry.id;
-    // A log that has something else at the end of what is covered forked from it before: where, nobody can tell.
-    let forked = |past: &Cursor| own.iter().any(|own| at(own) == past.id() && own.entry.hash != past.hash);
-    let covers: Vec<&Cursor> = answer.covers.iter().filter(|past| !forked(past)).collect();
-    let is_shared = |own: &&Kept| match known.get(&at(own)) {
-        Some(hash) => *hash == own.entry.hash,
-        None => covers.iter().any(|past| past.epoch == at(own).epoch && at(own).seq <= past.seq),
-    };
-    let shared = own.iter().rev().find(is_shared).map(at);
+    let Compared { shared, uncertain } = compare(&own, &ledger::lineage(connection)?, answer);
     let in_history = answer.complete && history::contains(connection, &head.cursor, &answer.state)?;
-    let reaches_back = own.iter().any(|own| at(own) == answer.state.id())
+    let reaches_back = own.iter().any(|own| own.entry.id == answer.state.id())
         || has_all_since(&ledger::lineage(connection)?, &head.cursor, &own, &answer.state);
     let state = if !answer.complete {
         Choice::Own
-    } else if shared.is_none() && !own.is_empty() {
+    } else if shared.is_none() && uncertain.is_empty() && !own.is_empty() {
         let entries = own.len() as u64;
         choice
             .or(planted(Bug::RestoreAsksNobody).then_some(Choice::Central))
             .ok_or(Abort::Refused(Refusal::NeedsChoice { entries }))?
     } else if in_history && !reaches_back {
         Choice::Own
-    } else {
+    } else if uncertain.is_empty() {
         Choice::Central
+    } else {
+        let entries = uncertain.len() as u64;
+        choice.ok_or(Abort::Refused(Refusal::CannotTell { entries }))?
     };
     // What the epoch is said to continue. In central's state there is no more of the own log than what is shared: the
     // rest leaves it, and must not count as covered when a clone of this database asks later.
@@ -126,10 +131,9 @@ pub fn carry_out(
         return Ok(report);
     }
     let after = |id: EntryId| shared.is_none_or(|shared| id > shared);
-    let unshared: Vec<&Kept> = own.iter().filter(|own| after(at(own))).collect();
+    let unshared: Vec<&Kept> = own.iter().filter(|own| after(own.entry.id)).collect();
     if !own.is_empty() {
-        let both: HashSet<EntryId> = own.iter().filter(is_shared).map(at).collect();
-        let theirs = answer.entries.iter().filter(|entry| after(entry.id()) && !both.contains(&entry.id()));
+        let theirs = answer.entries.iter().filter(|entry| after(entry.id()));
         let touched = unshared.iter().filter_map(|own| own.product.as_ref());
         let touched: BTreeSet<&ProductId> =
             touched.chain(theirs.filter_map(|entry| entry.product_id.as_ref())).collect();
@@ -142,13 +146,13 @@ pub fn carry_out(
         }
     }
     for own in &unshared {
-        history::drop_entry(connection, at(own))?;
+        history::drop_entry(connection, own.entry.id)?;
     }
     take_state(connection, &mut head, answer, now)?;
     ledger::begin_epoch(connection, &mut head, answer.epoch, &past, now)?;
-    // With nothing shared a human has said that central's state is all there is.
-    let repeats = shared.is_some() && !planted(Bug::RestoreForgetsOwn);
-    let repeated = if repeats { unshared.as_slice() } else { &[] };
+    // What nobody can place a human has left out, and everything of a database of which central knows nothing at all.
+    let repeats = (shared.is_some() || !uncertain.is_empty()) && !planted(Bug::RestoreForgetsOwn);
+    let repeated = unshared.iter().filter(|own| repeats && !uncertain.contains(&own.entry.id));
     let operations: HashSet<&str> = answer.entries.iter().map(|entry| entry.operation.as_str()).collect();
     for own in repeated {
         if (!operations.contains(own.entry.operation.as_str()) || planted(Bug::RestoreRepeatsKnown))
@@ -168,6 +172,41 @@ fn own_entries(connection: &Connection) -> JobResult<Vec<Kept>> {
     let mut own = Vec::new();
     history::walk(connection, |kept| own.push(kept))?;
     Ok(own)
+}
+
+/// What the own log and central's answer have in common.
+struct Compared {
+    /// The newest own entry that central's state has: it has all before it.
+    shared: Option<EntryId>,
+    /// Own entries behind that of which nobody can tell.
+    uncertain: HashSet<EntryId>,
+}
+
+/// An entry's hash names all that led to it, so one that both have, as an entry or as the end of an epoch, proves all
+/// before it. Where central knows only how an epoch ended, and the own log has not that end, it has forked from there, or
+/// is an older copy: what it has before such an end is proven neither way.
+fn compare(own: &[Kept], lineage: &[Past], answer: &Answer) -> Compared {
+    let known: HashMap<EntryId, Hash> = answer.entries.iter().map(|entry| (entry.id(), entry.hash)).collect();
+    let has = |end: &Cursor| {
+        let kept = own.binary_search_by_key(&end.id(), |own| own.entry.id);
+        lineage.iter().any(|past| past.end == *end) || kept.is_ok_and(|at| own[at].entry.hash == end.hash)
+    };
+    let covers = answer.covers.iter().filter(|end| has(end) || planted(Bug::RestoreIgnoresForks));
+    let common: Vec<&Cursor> = covers.chain([&answer.state].into_iter().filter(|end| has(end))).collect();
+    let is_shared = |own: &&Kept| {
+        let EntryId { epoch, seq } = own.entry.id;
+        known.get(&own.entry.id) == Some(&own.entry.hash)
+            || common.iter().any(|end| end.epoch == epoch && seq <= end.seq)
+    };
+    let shared = own.iter().rev().find(is_shared).map(|own| own.entry.id);
+    let mut uncertain = HashSet::new();
+    for end in answer.covers.iter().filter(|_| !planted(Bug::RestoreGuesses)) {
+        let before = own.iter().skip_while(|own| own.entry.id.epoch != end.epoch || shared >= Some(own.entry.id));
+        // Whatever follows an entry in whose place central has another one is not there.
+        let open = before.take_while(|own| own.entry.id < end.id() && !known.contains_key(&own.entry.id));
+        uncertain.extend(open.map(|own| own.entry.id));
+    }
+    Compared { shared, uncertain }
 }
 
 /// An opening went on exactly from this place, as after an earlier restore: if the log still has the beginnings of all
@@ -493,6 +532,54 @@ mod tests {
         assert_eq!(held(&empty, 1), (4, 2, State::Open));
         assert!(matches!(held(&empty, 2).2, State::Confirmed { .. }));
         assert!(hold(&empty, 3, 3).is_err(), "what is held is not free");
+    }
+
+    /// What central answers once this database has opened an epoch with its own state, and central has none of the entries
+    /// before: it knows where their epoch ended.
+    fn answer_from_behind(live: &Connection) -> Answer {
+        let head = ledger::head(live).expect("a head").cursor;
+        let unheard = Answer { complete: false, epoch: head.epoch.next(NOW.plus(500)), ..answer(live, 0) };
+        assert_eq!(restore(live, &unheard).state, Choice::Own);
+        let mut said = answer(live, 0);
+        said.entries.retain(|entry| entry.epoch == unheard.epoch);
+        Answer { epoch: unheard.epoch.next(NOW.plus(1_000)), ..said }
+    }
+
+    #[test]
+    fn what_nobody_can_place_is_asked_about_and_never_guessed() {
+        let choose = |connection: &Connection, answer: &Answer, choice| {
+            carry_out(connection, answer, choice, NOW.plus(10)).map(|report| (report.state, report.recorded_again))
+        };
+        let sell = |connection: &Connection, id: &str| act(connection, id, Operation::Sell { quantity: quantity(1) });
+        // An older copy, a clone that has not come as far as the end that central knows, and one that went beyond it.
+        for (own, certain) in [(vec![], 0), (vec!["b-1"], 0), (vec!["b-1", "b-2", "b-3", "b-4"], 3)] {
+            let live = store();
+            sell(&live, "both");
+            let old = copy(&live);
+            ["a-1", "a-2"].into_iter().for_each(|id| sell(&live, id));
+            own.iter().for_each(|id| sell(&old, id));
+            let said = answer_from_behind(&live);
+            let all = ledger::head(&old).expect("a head").cursor.seq.get();
+            let refused = choose(&old, &said, None);
+            let Err(Abort::Refused(Refusal::CannotTell { entries })) = refused else { panic!("{refused:?}") };
+            // What stands in the place of the end is something else, and so is all behind it.
+            assert_eq!(entries, all - certain, "{own:?}");
+            let other = copy(&old);
+            assert_eq!(choose(&old, &said, Some(Choice::Central)).expect("is carried out"), (Choice::Central, certain));
+            assert_eq!(choose(&other, &said, Some(Choice::Own)).expect("is carried out"), (Choice::Own, 0));
+        }
+    }
+
+    #[test]
+    fn a_log_that_has_the_end_of_an_epoch_has_all_before_it() {
+        let live = store();
+        act(&live, "both", Operation::Sell { quantity: quantity(1) });
+        let old = copy(&live);
+        let said = answer_from_behind(&live);
+        act(&old, "sale", Operation::Sell { quantity: quantity(2) });
+        let report = restore(&old, &said);
+        assert_eq!((report.state, report.recorded_again, units(&old)), (Choice::Central, 1, 2));
+        assert_eq!(recorded(&old), [("sold".into(), -2)]);
     }
 
     #[test]

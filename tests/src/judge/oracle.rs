@@ -206,7 +206,7 @@ impl Oracle {
                 self.break_(format!("P2: the restore of {store} forgets {operation}"));
             }
             let forgotten = own.attempts.keys().filter(|purchase| !shop.attempts.contains_key(*purchase));
-            for purchase in forgotten {
+            for purchase in forgotten.filter(|purchase| !self.unsaid.contains(*purchase)).cloned().collect::<Vec<_>>() {
                 self.break_(format!("P2: the restore of {store} forgets what became of {purchase}"));
             }
         }
@@ -270,10 +270,9 @@ impl Oracle {
         self.lost.extend(gone.done.keys().filter(is_gone).cloned());
     }
 
-    /// A restore has left entries in the log as covered by the state. Where central knows of an epoch only that it went on
-    /// behind the end of this log, and has none of its entries from there on, it cannot tell those of a fork, which is known
-    /// to be open: what `theirs` lacks of them is lost.
-    pub fn cannot_tell(
+    /// A human has left out what nobody can place: where central knows only how an epoch ended, and has no entry of it from
+    /// there on, what the log (before the restore) has before that end, and central's state lacks.
+    pub fn leave_out(
         &mut self,
         central: &Connection,
         store: &str,
@@ -281,22 +280,24 @@ impl Oracle {
         own: &Shop,
         theirs: &Shop,
     ) -> rusqlite::Result<()> {
-        let mut ends = file.prepare_cached(
-            "select epoch, (select max(seq) from ledger where epoch = own.epoch), seq from ledger as own \
-             where operation_id = ?1",
-        )?;
-        let mut goes_on = central.prepare_cached(
+        let mut known = central.prepare_cached(
             "select 1 from lineage where store_id = ?1 and epoch = ?2 and seq > ?3 \
-             and not exists (select 1 from event where store_id = ?1 and epoch = ?2 and seq >= ?4)",
+             and not exists (select 1 from event where store_id = ?1 and epoch = ?2 and seq >= ?3)",
         )?;
-        for operation in theirs.lacks(own) {
-            let places =
-                ends.query_row([&**operation], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
-            let Some((epoch, end, own)): Option<(u64, u64, u64)> = places else { continue };
-            if goes_on.exists(params![store, epoch, end, own])? {
-                self.lost.insert(operation.clone());
+        let mut entries = file.prepare_cached("select epoch, seq, operation_id from ledger")?;
+        let mut rows = entries.query([])?;
+        let mut left_out: HashSet<Name> = HashSet::new();
+        while let Some(row) = rows.next()? {
+            let (epoch, seq, operation): (u64, u64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            if known.exists(params![store, epoch, seq])? {
+                left_out.insert(operation.into());
             }
         }
+        self.lost.extend(theirs.lacks(own).filter(|operation| left_out.contains(*operation)).cloned());
+        let unsaid = theirs.unsays(own).filter(|purchase| left_out.contains(&own.attempts[*purchase].command));
+        self.unsaid.extend(unsaid.cloned());
+        let differs = |command: &&Name| theirs.answers.get(*command) != own.answers.get(*command);
+        self.unsaid.extend(own.answers.keys().filter(differs).filter(|command| left_out.contains(*command)).cloned());
         Ok(())
     }
 

@@ -481,6 +481,7 @@ impl VirtualWorld {
         use store_agent::operators::restore::{Choice, Refusal, carry_out};
         let clock = self.agents[number].clock(self.now);
         let mut choice = None;
+        let mut replaces = false;
         loop {
             let risk = self.risk();
             let mut report = None;
@@ -495,7 +496,7 @@ impl VirtualWorld {
                     Ok(())
                 });
             if let (Some(report), true) = (&report, end != super::virtual_world::Commit::Before) {
-                self.judge_restore(number, report.state == Choice::Own, choice.is_some(), view);
+                self.judge_restore(number, report.state == Choice::Own, choice.is_some(), replaces, view);
             }
             if end != super::virtual_world::Commit::Done {
                 if end == super::virtual_world::Commit::Before {
@@ -516,30 +517,39 @@ impl VirtualWorld {
                     self.agents[number].runs = true;
                     return;
                 }
-                (None, Some(Refusal::NeedsChoice { .. })) => {
+                (None, Some(why @ (Refusal::NeedsChoice { .. } | Refusal::CannotTell { .. }))) => {
                     self.count("restore asked a human");
+                    self.say(|| format!("agent {number}: {why}"));
                     if self.dice.chance(300) {
                         self.count("restore chose its own state");
                         choice = Some(Choice::Own);
                         continue;
                     }
-                    self.mark_lost(number, None);
                     choice = Some(Choice::Central);
+                    if matches!(why, Refusal::NeedsChoice { .. }) {
+                        replaces = true;
+                        self.mark_lost(number, None);
+                        continue;
+                    }
+                    self.count("restore left out what nobody can place");
+                    let store = self.agents[number].store.clone();
+                    let (own, theirs) = (self.shop(number), self.oracle.shop(store.as_str(), view));
+                    let file = &self.agents[number].file;
+                    let looked = self.oracle.leave_out(&self.central.file, store.as_str(), file, &own, &theirs);
+                    looked.expect("both logs can be read");
                 }
                 (None, _) => return self.happened("restore not carried out"),
             }
         }
     }
 
-    /// What a restore has left. `view`: where central's view stood when it answered.
-    fn judge_restore(&mut self, number: usize, is_own: bool, was_asked: bool, view: Place) {
+    /// What a restore has left. `replaces`: of this database nothing is wanted. `view`: where central's view stood when it
+    /// answered.
+    fn judge_restore(&mut self, number: usize, is_own: bool, was_asked: bool, replaces: bool, view: Place) {
         let store = self.agents[number].store.clone();
         let (own, theirs) = (self.shop(number), self.oracle.shop(store.as_str(), view));
         if !is_own {
-            let file = &self.agents[number].file;
-            let looked = self.oracle.cannot_tell(&self.central.file, store.as_str(), file, &own, &theirs);
-            looked.expect("both logs can be read");
-            let occasion = if was_asked { Occasion::Replacement } else { Occasion::Restore { own: &own } };
+            let occasion = if replaces { Occasion::Replacement } else { Occasion::Restore { own: &own } };
             return self.look_at(number, occasion, Some(theirs));
         }
         self.oracle.carry(&own);

@@ -118,6 +118,7 @@ pub const MUST_OCCUR: &[&str] = &[
     "restore recorded entries again",
     "restore kept its own state",
     "restore asked a human",
+    "restore left out what nobody can place",
     "central set back",
     "window full",
     "stream started over",
