@@ -1,5 +1,6 @@
 //! Item commands: the store's item routes with the store in front. They travel to the store, which decides.
 
+use std::result::Result as Outcome;
 use std::sync::Arc;
 
 use axum::Json;
@@ -20,12 +21,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::views::{CommandView, ItemView};
-use super::write::{Done, Headers, Target, about, key_of};
+use super::write::{Done, Headers, Target, Written, about, key_of};
 use super::{App, Shared};
-use crate::storage::idempotency::Effect;
+use crate::links::presence::Reading;
+use crate::storage::idempotency::{Effect, Key};
 use crate::storage::queries::events;
 use crate::storage::queries::offers::{self, Shown};
-use crate::storage::{commands, items};
+use crate::storage::{Abort, Connection, commands, items};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -135,6 +137,16 @@ struct Commanded {
     difference: Option<i64>,
 }
 
+/// What asks a store for an operation.
+pub(super) fn operate(product_id: ProductId, asked: Asked, write: Write) -> Command {
+    Command::Operate {
+        product_id,
+        operation: asked.operation,
+        guard: Guard { expected_version: asked.expected_version, if_match: write.if_match.clone() },
+        about: about(write, asked.reference),
+    }
+}
+
 impl App {
     /// Sends a command to a store and answers with its outcome.
     async fn command(
@@ -150,35 +162,43 @@ impl App {
         if let Some(record) = self.replay(key.as_ref()).await? {
             return self.commanded(&record.target, &prefer, true).await;
         }
-        let (store, look) = self.reachable(&store_id).await?;
+        let (store, reading) = self.reachable(&store_id).await?;
         let creates = matches!(asked.operation, Operation::Create { .. });
         if !creates && self.db.read(|connection| items::find(connection, &store_id, &product_id)).await?.is_none() {
             return Err(self.unknown_product(&store, &product_id).await);
         }
-        let id = OperationId::from_uuid(uuid::Uuid::now_v7());
-        let command = Command::Operate {
-            product_id,
-            operation: asked.operation,
-            guard: Guard { expected_version: asked.expected_version, if_match: write.if_match.clone() },
-            about: about(write, asked.reference),
-        };
-        let target = Target { effect: Effect::Command, id: id.to_string(), store: store_id };
-        let judge = self.clone();
-        let written = self
-            .write(key, target, move |connection, store, now| {
-                judge.still_reachable(store, &look)?;
-                if commands::is_full(connection, &store.id)? {
-                    return Err(Problem::new(Code::Overloaded).into());
-                }
-                commands::append(connection, store, &id, &command, now)?;
-                Ok(Done::with(()))
-            })
-            .await?;
+        let command = operate(product_id, asked, write);
+        let written = self.ask(store_id, reading, command, key, |_| Ok(())).await?;
         self.commanded(&written.target, &prefer, written.value.is_none()).await
     }
 
+    /// Asks a store for something by a command, unless its key has come before. `judge` has the last word, in the
+    /// transaction.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        store_id: StoreId,
+        reading: Reading,
+        command: Command,
+        key: Option<Key>,
+        judge: impl Fn(&Connection) -> Outcome<(), Abort<Problem>> + Send + 'static,
+    ) -> Result<Written<()>> {
+        let id = OperationId::from_uuid(uuid::Uuid::now_v7());
+        let target = Target { effect: Effect::Command, id: id.to_string(), store: store_id };
+        let app = self.clone();
+        self.write(key, target, move |connection, store, now| {
+            app.still_reachable(store, &reading)?;
+            judge(connection)?;
+            if commands::is_full(connection, &store.id)? {
+                return Err(Problem::new(Code::Overloaded).into());
+            }
+            commands::append(connection, store, &id, &command, now)?;
+            Ok(Done::with(()))
+        })
+        .await
+    }
+
     /// Waits for the store's answer to a command and says it.
-    async fn commanded(&self, id: &str, prefer: &Prefer, is_replay: bool) -> Result<Response> {
+    pub(super) async fn commanded(&self, id: &str, prefer: &Prefer, is_replay: bool) -> Result<Response> {
         let request = self.await_command(id, prefer).await?;
         let headers = Headers::new(Some(prefer), is_replay, request.position.as_ref());
         let Some(outcome) = request.outcome.as_ref().filter(|_| request.status != Status::Pending) else {

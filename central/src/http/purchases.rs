@@ -161,7 +161,7 @@ async fn buy_anywhere(
 }
 
 /// Whether another store may do what one cannot.
-fn is_of_the_store(problem: &Problem) -> bool {
+pub(super) fn is_of_the_store(problem: &Problem) -> bool {
     match problem.code() {
         Code::InsufficientStock | Code::UnknownProduct | Code::Discontinued | Code::StoreRetired | Code::Overloaded => {
             true

@@ -109,6 +109,11 @@ fn verify_store(connection: &Connection, store: &Store, report: &mut Report) -> 
     let digest = items::digest(connection, store.stock)?;
     if digest != store.digest {
         note(format!("the view's digest is {digest}, the running one says {}", store.digest));
+    } else {
+        let units: i64 = view.values().map(|item| item.quantity).sum();
+        if units != store.units {
+            note(format!("the view has {units} units, the running sum says {}", store.units));
+        }
     }
     if !store.suspect {
         for product in

@@ -119,6 +119,8 @@ const PENDING: &str =
     "from request indexed by request_pending where store_id = ?1 and status = 'pending' order by number";
 const CANCELS_OF_STORE: &str = "select command_id from request indexed by request_pending_by_purchase \
      where purchase_id = ?1 and type = 'cancel' and status = 'pending' and store_id = ?2";
+const CREATING: &str = "select command_id, store_id from request indexed by request_pending_create \
+     where product_id = ?1 and status = 'pending' and operation = 'create' limit 1";
 const IS_RESYNC_ASKED: &str = "select exists (select 1 from request indexed by request_pending_by_type \
      where store_id = ?1 and type = 'resync' and status = 'pending')";
 
@@ -426,6 +428,14 @@ pub fn unanswered_cancels(
         .collect()
 }
 
+/// A store that was asked to create a product and has not answered, and by which command.
+pub fn creating(connection: &Connection, product: &ProductId) -> rusqlite::Result<Option<(OperationId, StoreId)>> {
+    connection
+        .prepare_cached(CREATING)?
+        .query_row([product.as_str()], |row| Ok((parsed(row, 0)?, parsed(row, 1)?)))
+        .optional()
+}
+
 /// Whether a resync is still unanswered.
 pub fn is_resync_asked(connection: &Connection, store: &StoreId) -> rusqlite::Result<bool> {
     connection.prepare_cached(IS_RESYNC_ASKED)?.query_row([store.as_str()], |row| row.get(0))
@@ -509,7 +519,7 @@ mod tests {
     fn what_is_unanswered_is_found_without_reading_what_was_answered() {
         let connection = database();
         let pending = format!("select command_id {PENDING}");
-        for sql in [pending.as_str(), CANCELS_OF_STORE, IS_RESYNC_ASKED] {
+        for sql in [pending.as_str(), CANCELS_OF_STORE, CREATING, IS_RESYNC_ASKED] {
             let plan = plan(&connection, sql);
             assert!(plan.contains("request_pending") && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
             assert!(!plan.contains("SCAN request"), "{sql}: {plan}");

@@ -18,7 +18,7 @@ use runtime::search::Words;
 use super::idempotency::{Effect, Key};
 use super::purchases::{Choice, Purchase};
 use super::queries::events::{self, Start};
-use super::queries::{self, Slice, dead_letters};
+use super::queries::{self, Slice, dead_letters, offers};
 use super::stores::{DigestState, Store};
 use super::{Connection, commands, idempotency, items, ledger, outcomes, purchases, retention, stocks, stores, totals};
 
@@ -46,6 +46,7 @@ conforms!(
     a_lineage_is_replaced_as_a_whole,
     items_are_found_as_they_were_written,
     a_state_is_shown_as_a_whole_or_not_at_all,
+    a_new_product_goes_where_fewest_units_are,
     a_ledger_is_read_in_its_order,
     lists_of_events_hold_what_was_asked_for,
     a_log_of_commands_begins_anew_in_each_epoch,
@@ -308,6 +309,49 @@ fn a_state_is_shown_as_a_whole_or_not_at_all(connection: &Connection) {
     assert_eq!(shown(&store), ["b", "c", "d"]);
     assert_eq!(left(9).len(), 2, "what came with the state that is shown stays");
     assert_eq!(totals::differences(connection).expect("reads"), []);
+}
+
+fn a_new_product_goes_where_fewest_units_are(connection: &Connection) {
+    let order =
+        || -> Vec<String> { stores::by_units(connection).expect("reads").iter().map(ToString::to_string).collect() };
+    for (id, tea, milk) in [("s3", 4, 1), ("s1", 3, 2), ("s2", 9, 0)] {
+        let mut store = discovered(connection, id);
+        stocks::put(connection, &mut store, &product("tea"), &item("Tea", tea)).expect("writes");
+        stocks::put(connection, &mut store, &product("milk"), &item("Milk", milk + 7)).expect("writes");
+        stocks::put(connection, &mut store, &product("milk"), &item("Milk", milk)).expect("writes");
+        store.save_events(connection).expect("writes");
+    }
+    assert_eq!(order(), ["s1", "s3", "s2"], "5, 5 and 9 units");
+    let mut store = find(connection, "s2");
+    stocks::stage(connection, &mut store, place(7, 2), &page(&["a", "b"])).expect("writes");
+    stocks::stage(connection, &mut store, place(7, 3), &page(&["b"])).expect("writes");
+    store.save_events(connection).expect("writes");
+    assert_eq!(order(), ["s1", "s3", "s2"], "what arrives is not shown yet");
+    let with = |id| offers::a_store_with(connection, &product(id)).expect("reads").map(|store| store.to_string());
+    assert_eq!((with("a"), with("tea")), (None, Some("s1".to_owned())));
+    stocks::switch(connection, &mut store, place(7, 4), &SnapshotEnd { pages: 2, count: 3 }).expect("is shown");
+    store.save_events(connection).expect("writes");
+    let units: i64 = items::of_store(connection, &store.id).expect("reads").iter().map(|(_, item)| item.quantity).sum();
+    assert_eq!((find(connection, "s2").units, with("a")), (units, Some("s2".to_owned())));
+    stores::take_out(connection, &mut find(connection, "s1")).expect("writes");
+    assert_eq!(with("tea"), Some("s3".to_owned()), "s1 is retired, s2 no longer has it");
+    assert!(!order().contains(&"s1".to_owned()));
+
+    let operation_of = |quantity| Operation::Create { name: "Ale".into(), quantity, low_at: None };
+    let creates = Command::Operate {
+        product_id: product("ale"),
+        operation: operation_of(1),
+        guard: Guard::default(),
+        about: About::default(),
+    };
+    let creating = || commands::creating(connection, &product("ale")).expect("reads");
+    commands::append(connection, &mut store, &operation("r"), &receive(), NOW).expect("writes");
+    assert_eq!(creating(), None);
+    commands::append(connection, &mut store, &operation("c"), &creates, NOW).expect("writes");
+    assert_eq!(creating(), Some((operation("c"), store_id("s2"))));
+    commands::save_answer(connection, &operation("c"), request::Status::Refused, &outcome("c"), None, NOW)
+        .expect("writes");
+    assert_eq!(creating(), None);
 }
 
 /// So many entries of an epoch, the first an opening, received a second apart.

@@ -12,6 +12,7 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0004_webhooks.sql"),
         include_str!("../../migrations/0005_search.sql"),
         include_str!("../../migrations/0006_policy.sql"),
+        include_str!("../../migrations/0007_units.sql"),
     ],
 };
 

@@ -27,8 +27,14 @@ pub fn first(connection: &Connection, store: &StoreId) -> rusqlite::Result<i64> 
     Ok(connection.last_insert_rowid())
 }
 
+/// How many more units an item has than before.
+fn more(before: Option<&Item>, after: &Item) -> i64 {
+    after.quantity - before.map_or(0, |before| before.quantity)
+}
+
 struct Staged {
     digest: Digest,
+    units: i64,
     arrival: Arrival,
     outcomes: u64,
     reservations: u64,
@@ -46,11 +52,13 @@ fn staged(connection: &Connection, store: &mut Store, at: EntryId) -> rusqlite::
     }
     connection
         .prepare_cached(
-            "select digest, pages, items, outcomes, first_epoch, first_seq, reservations from stock where stock = ?1",
+            "select digest, pages, items, outcomes, first_epoch, first_seq, reservations, units from stock \
+             where stock = ?1",
         )?
         .query_row([store.staged], |row| {
             Ok(Staged {
                 digest: row.get::<_, DigestColumn>(0)?.0,
+                units: row.get(7)?,
                 arrival: Arrival { pages: row.get(1)?, items: row.get(2)? },
                 outcomes: row.get(3)?,
                 reservations: row.get(6)?,
@@ -66,6 +74,7 @@ pub fn stage(connection: &Connection, store: &mut Store, at: EntryId, page: &Sna
     for named in &page.items {
         let before = items::of(connection, store.staged, &named.product_id)?;
         staged.digest = staged.digest.replace(&named.product_id, before.as_ref(), Some(&named.item));
+        staged.units += more(before.as_ref(), &named.item);
         items::write(connection, &store.id, store.staged, &named.product_id, &named.item)?;
         if before.is_none_or(|before| before.name != named.item.name) {
             names += labels::add(connection, named.product_id.as_str(), &named.item.name)?;
@@ -88,7 +97,8 @@ pub fn stage(connection: &Connection, store: &mut Store, at: EntryId, page: &Sna
     let Arrival { pages, items } = staged.arrival;
     connection
         .prepare_cached(
-            "update stock set digest = ?2, pages = ?3, items = ?4, outcomes = ?5, reservations = ?6 where stock = ?1",
+            "update stock set digest = ?2, pages = ?3, items = ?4, outcomes = ?5, reservations = ?6, units = ?7 \
+             where stock = ?1",
         )?
         .execute(params![
             store.staged,
@@ -96,7 +106,8 @@ pub fn stage(connection: &Connection, store: &mut Store, at: EntryId, page: &Sna
             pages,
             items,
             staged.outcomes,
-            staged.reservations
+            staged.reservations,
+            staged.units
         ])?;
     Ok((page.items.len() + names + page.outcomes.len() + page.reservations.len()) as u64)
 }
@@ -114,7 +125,7 @@ pub fn switch(connection: &Connection, store: &mut Store, at: EntryId, end: &Sna
         .execute(params![store.stock, DigestColumn(store.digest)])?;
     connection.prepare_cached("update stock set state = 'current' where stock = ?1")?.execute([store.staged])?;
     (store.stock, store.staged) = (store.staged, 0);
-    store.digest = arrived.digest;
+    (store.digest, store.units) = (arrived.digest, arrived.units);
     store.base = arrived.first;
     store.installing = arrived.outcomes > 0
         || arrived.reservations > 0
@@ -245,6 +256,7 @@ pub fn replace(
     is_renamed: bool,
 ) -> rusqlite::Result<()> {
     store.digest = store.digest.replace(product, before, Some(after));
+    store.units += more(before, after);
     if totals::counts(connection, store.stock, product)? {
         let name = is_renamed.then_some(after.name.as_str());
         totals::count_as(connection, product, name, before, Some(after))?;

@@ -45,6 +45,8 @@ pub struct Store {
     pub adopt: Option<Epoch>,
     /// The view's own digest.
     pub digest: Digest,
+    /// Sum of the quantities of its items.
+    pub units: i64,
     /// What the last comparison said.
     pub digest_state: DigestState,
     /// An epoch's opening state is arriving.
@@ -86,9 +88,10 @@ pub(super) const COLUMNS: &str = "store.store_id, store.first_seen_at, store.epo
      store.digest, store.digest_state, store.opening, store.complete, store.state_epoch, store.state_seq, \
      store.state_hash, store.as_of, store.command_epoch, store.command_seq, store.command_hash, \
      store.command_acked, store.ready_epoch, store.suspect, store.resync_at, store.online_sale, \
-     store.retired, store.stock, store.staged, store.installing, store.steps, store.base_epoch, store.base_seq";
+     store.retired, store.stock, store.staged, store.installing, store.steps, store.base_epoch, store.base_seq, \
+     store.units";
 /// How many they are.
-pub(super) const WIDTH: usize = 30;
+pub(super) const WIDTH: usize = 31;
 
 impl Store {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -104,6 +107,7 @@ impl Store {
             fenced: number_at(row, 5)?,
             adopt: row.get::<_, Option<NumberColumn<_>>>(6)?.map(|epoch| epoch.0),
             digest: row.get::<_, DigestColumn>(7)?.0,
+            units: row.get(30)?,
             digest_state,
             opening: row.get(9)?,
             complete: row.get(10)?,
@@ -171,7 +175,7 @@ impl Store {
                 "update store set epoch = ?2, seq = ?3, hash = ?4, fenced = ?5, digest = ?6, digest_state = ?7, \
                  opening = ?8, complete = ?9, state_epoch = ?10, state_seq = ?11, state_hash = ?12, \
                  ready_epoch = ?13, suspect = ?14, stock = ?15, staged = ?16, installing = ?17, steps = steps or ?18, \
-                 base_epoch = ?19, base_seq = ?20 where store_id = ?1",
+                 base_epoch = ?19, base_seq = ?20, units = ?21 where store_id = ?1",
             )?
             .execute(params![
                 self.id.as_str(),
@@ -194,6 +198,7 @@ impl Store {
                 self.steps,
                 self.base.epoch.get(),
                 self.base.seq.get(),
+                self.units,
             ])?;
         Ok(())
     }

@@ -54,6 +54,14 @@ pub fn with_steps(connection: &Connection) -> rusqlite::Result<Vec<StoreId>> {
         .collect()
 }
 
+/// Stores that are in the chain, those with fewest units first; of equals the smallest id.
+pub fn by_units(connection: &Connection) -> rusqlite::Result<Vec<StoreId>> {
+    connection
+        .prepare_cached("select store_id from store where not retired order by units, store_id")?
+        .query_map([], |row| parsed(row, 0))?
+        .collect()
+}
+
 /// Makes a store known: from now on it gets an ack, and its events are read.
 pub fn discover(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite::Result<()> {
     let is_new = connection

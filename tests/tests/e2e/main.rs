@@ -18,6 +18,7 @@ mod operations;
 mod overload;
 mod poison;
 mod policy;
+mod products;
 mod purchases;
 mod replay;
 mod reservations;

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use protocol::domain::Item;
 use protocol::ids::{ProductId, StoreId};
+use runtime::sqlite::parsed;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -75,6 +76,14 @@ pub fn one(connection: &Connection, store: &StoreId, product: &ProductId) -> rus
     connection.prepare_cached(&ONE)?.query_row([store.as_str(), product.as_str()], Shown::read).optional()
 }
 
+const A_STORE_WITH: &str = "select item.store_id from item join store on store.store_id = item.store_id \
+     and store.stock = item.stock where item.product_id = ?1 and not store.retired order by item.store_id limit 1";
+
+/// The first store, by id, that has the product; retired ones do not count.
+pub fn a_store_with(connection: &Connection, product: &ProductId) -> rusqlite::Result<Option<StoreId>> {
+    connection.prepare_cached(A_STORE_WITH)?.query_row([product.as_str()], |row| parsed(row, 0)).optional()
+}
+
 /// Every store that has the product, without retired ones, by id.
 pub fn of_product(connection: &Connection, product: &ProductId) -> rusqlite::Result<Vec<Offer>> {
     let mut statement = connection.prepare_cached(&OF_PRODUCT)?;
@@ -110,7 +119,7 @@ mod tests {
     #[test]
     fn neither_reads_more_than_it_shows() {
         let connection = database();
-        for sql in [&*ONE, &*OF_PRODUCT] {
+        for sql in [&*ONE, &*OF_PRODUCT, A_STORE_WITH] {
             let plan = plan(&connection, sql);
             assert!(!plan.contains("SCAN") && !plan.contains("TEMP"), "{plan}");
         }
