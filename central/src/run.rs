@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use runtime::clock::Ticks;
 use runtime::daemon::{LinkThreads, Tasks};
-use runtime::http::{Edge, Room};
+use runtime::http::{Edge, Requests, Room, Tally};
 use runtime::redis::Keys;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         sender: Sender::new(Reach { private: config.webhook_allow_private }),
         changed: Arc::default(),
     };
+    let requests = Requests::default();
     let app = App {
         db: clients,
         redis: RedisLink::new(client.clone()),
@@ -56,10 +57,13 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         feed: feed.clone(),
         webhooks: webhooks.clone(),
         newcomers: newcomers.clone(),
+        applied: Tally::behind(events),
+        requests: requests.clone(),
         started_at: Instant::now(),
         had_view: known > 0,
     };
-    let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts, stop: stop.clone() };
+    let (cors_origins, allowed_hosts) = (config.cors_origins, config.allowed_hosts);
+    let edge = Edge { cors_origins, allowed_hosts, requests, stop: stop.clone() };
     let steps = Steps { db: links.clone(), waiting: waiting.clone(), wakes: wakes.clone() };
     let (moved_on, applied) = (waiting.watch_applied(), waiting.watch_applied());
     let seeking = Seeking {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use runtime::daemon::{LinkThreads, Tasks};
-use runtime::http::{Edge, Room};
+use runtime::http::{Edge, Requests, Room, Tally};
 use runtime::redis::Keys;
 use runtime::sqlite::{Db, Guard, Reader, Writer};
 use tokio::net::TcpListener;
@@ -42,6 +42,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let keys = Keys::new(&config.key_prefix);
     let connectivity = Connectivity::new(runtime::clock::now());
     let reserved = Arc::new(Notify::new());
+    let requests = Requests::default();
     let app = App {
         store: config.store_id.clone(),
         db: db.clone(),
@@ -49,6 +50,8 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         started_at: runtime::clock::now(),
         expiry: reserved.clone(),
         imports: Imports::default(),
+        recorded: Tally::behind(head.cursor.id()),
+        requests: requests.clone(),
     };
     let publisher = Publisher {
         client: client.clone(),
@@ -62,7 +65,8 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     };
     let receiver =
         Receiver { client, keys, store: config.store_id.clone(), db: link_db, connectivity, expiry: reserved.clone() };
-    let edge = Edge { cors_origins: config.cors_origins, allowed_hosts: config.allowed_hosts, stop: stop.clone() };
+    let (cors_origins, allowed_hosts) = (config.cors_origins, config.allowed_hosts);
+    let edge = Edge { cors_origins, allowed_hosts, requests, stop: stop.clone() };
 
     let address = listener.local_addr()?;
     if !address.ip().is_loopback() {

@@ -9,6 +9,7 @@ mod idempotency;
 mod inventory;
 mod item_commands;
 mod meta;
+mod metrics;
 mod products;
 mod purchases;
 mod reservations;
@@ -24,7 +25,7 @@ use std::time::Instant;
 use axum::Router;
 use protocol::ids::StoreId;
 use runtime::http::openapi::{Api, Description};
-use runtime::http::{Code, Edge, Problem};
+use runtime::http::{Code, Edge, Problem, Requests, Tally};
 use runtime::redis::Keys;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -58,6 +59,10 @@ pub struct App {
     pub webhooks: Webhooks,
     /// Ids that are no stores; `None`: nobody looks for new stores.
     pub newcomers: Option<Newcomers>,
+    /// Events that were applied since the start.
+    pub applied: Tally<i64>,
+    /// Requests that were answered.
+    pub requests: Requests,
     /// When this process started.
     pub started_at: Instant,
     /// Whether the database knew a store when this process started.
@@ -91,7 +96,7 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
 
 /// All routes, and their description.
 fn described() -> (Router<Arc<App>>, Description) {
-    let (pages, of_pages) = meta::pages().merge(docs::router()).split_for_parts();
+    let (pages, of_pages) = meta::pages().merge(metrics::router()).merge(docs::router()).split_for_parts();
     let (routes, of_routes) = OpenApiRouter::new()
         .merge(inventory::router())
         .merge(item_commands::router())
@@ -219,6 +224,8 @@ mod tests {
             waiting: Waiting::default(),
             wakes: Wakes::default(),
             newcomers: None,
+            applied: Tally::behind(0),
+            requests: Requests::default(),
             started_at: Instant::now(),
             had_view: true,
         };

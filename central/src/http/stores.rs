@@ -38,6 +38,10 @@ const WAITING: &str = "waiting";
 /// A cursor that stands still for so long under a fresh heartbeat is an alarm, ms (L11).
 const STUCK_MS: i64 = 60_000;
 
+/// What a store's status may be.
+pub(super) const STATUSES: [&str; 9] =
+    ["online", "offline", "new", "catching_up", "paused", "suspect", "quarantined", "fenced", "retired"];
+
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list))
@@ -85,21 +89,21 @@ struct NewcomersView {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Store)]
-struct StoreView {
+pub(super) struct StoreView {
     #[schema(value_type = schema::StoreId)]
-    store_id: StoreId,
+    pub(super) store_id: StoreId,
     /// `online`, `offline`, `new`, `catching_up`, `paused`, `suspect`, `quarantined`, `fenced` or `retired`.
-    status: &'static str,
+    pub(super) status: &'static str,
     /// Whether it gets purchases.
     online_sale: bool,
-    last_beat_age_ms: Option<i64>,
+    pub(super) last_beat_age_ms: Option<i64>,
     /// Age of the oldest entry that is known to exist and is not applied.
-    lag_ms: Option<i64>,
+    pub(super) lag_ms: Option<i64>,
     /// Entries that it has not sent.
-    backlog: Option<u64>,
-    oldest_unsent_ms: Option<i64>,
+    pub(super) backlog: Option<u64>,
+    pub(super) oldest_unsent_ms: Option<i64>,
     /// How long it takes to answer: the median of its last 20 commands; `null`: it has answered none of them.
-    round_trip_ms: Option<i64>,
+    pub(super) round_trip_ms: Option<i64>,
     #[schema(value_type = schema::Epoch)]
     epoch: Epoch,
     /// The last entry that is known to exist.
@@ -111,16 +115,16 @@ struct StoreView {
     #[schema(value_type = schema::Time)]
     as_of: Millis,
     /// `equal`, `different` or `unknown`: the view's stock and the store's.
-    digest: &'static str,
+    pub(super) digest: &'static str,
     digest_value: String,
-    open_purchases: i64,
+    pub(super) open_purchases: i64,
     /// Pending ones that should have ended.
-    overdue_purchases: i64,
+    pub(super) overdue_purchases: i64,
     agent_version: Option<String>,
     claims: Vec<ClaimView>,
     /// An agent that sells under this id and publishes nothing.
     stopped_agent: Option<StoppedView>,
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// An epoch that may be adopted.
@@ -162,7 +166,7 @@ struct StoppedView {
 }
 
 /// What the database says besides a store's row.
-struct Beside {
+pub(super) struct Beside {
     /// Purchases that are pending.
     open: i64,
     /// Of these, overdue.
@@ -174,7 +178,7 @@ struct Beside {
 }
 
 impl Beside {
-    fn of(connection: &Connection, store: &StoreId, now: Millis) -> JobResult<Self> {
+    pub(super) fn of(connection: &Connection, store: &StoreId, now: Millis) -> JobResult<Self> {
         let (open, overdue) = purchases::open(connection, store, now)?;
         Ok(Self {
             open,
@@ -304,7 +308,7 @@ impl App {
         }
     }
 
-    fn store_view(&self, store: &Store, beside: &Beside) -> StoreView {
+    pub(super) fn store_view(&self, store: &Store, beside: &Beside) -> StoreView {
         let report = self.presence.report(&store.id);
         let status = self.status(store);
         let stopped = report.claim.as_ref().filter(|claim| claim.why != WAITING);

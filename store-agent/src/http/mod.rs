@@ -8,6 +8,7 @@ mod import;
 mod imports;
 mod inventory;
 mod meta;
+mod metrics;
 mod operations;
 mod purchases;
 mod reservations;
@@ -20,9 +21,10 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use protocol::ids::StoreId;
+use protocol::link::EntryId;
 use protocol::time::Millis;
-use runtime::http::Edge;
 use runtime::http::openapi::{Api, Description};
+use runtime::http::{Edge, Requests, Tally};
 use runtime::sqlite::Db;
 use tokio::sync::Notify;
 use utoipa_axum::router::OpenApiRouter;
@@ -44,6 +46,10 @@ pub struct App {
     pub expiry: Arc<Notify>,
     /// What is being imported.
     pub imports: Imports,
+    /// What was recorded since the start.
+    pub recorded: Tally<EntryId>,
+    /// Requests that were answered.
+    pub requests: Requests,
 }
 
 type Shared = axum::extract::State<Arc<App>>;
@@ -79,7 +85,7 @@ pub fn router(app: Arc<App>, edge: Edge) -> Router {
 
 /// All routes, and their description.
 fn described() -> (Router<Arc<App>>, Description) {
-    let (pages, of_pages) = meta::pages().split_for_parts();
+    let (pages, of_pages) = meta::pages().merge(metrics::router()).split_for_parts();
     let (routes, of_routes) = OpenApiRouter::new()
         .merge(inventory::router())
         .merge(operations::router())
@@ -149,6 +155,8 @@ mod tests {
                 started_at: runtime::clock::now(),
                 expiry: Arc::default(),
                 imports: Imports::default(),
+                recorded: Tally::behind(EntryId::default()),
+                requests: Requests::default(),
             };
             Self { routes: router(Arc::new(app), Edge::default()), db, _kept: (lock, dir) }
         }

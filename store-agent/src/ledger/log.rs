@@ -80,6 +80,20 @@ pub fn entries(connection: &Connection, epoch: Epoch, from: Seq, to: Seq) -> rus
     entries_within(connection, epoch, from, to, usize::MAX)
 }
 
+/// Types of the entries behind one, so many at most, and the last of them.
+pub fn types_behind(connection: &Connection, place: EntryId, most: usize) -> rusqlite::Result<(EntryId, Vec<String>)> {
+    let mut statement = connection.prepare_cached(
+        "select epoch, seq, type from ledger where (epoch, seq) > (?1, ?2) order by epoch, seq limit ?3",
+    )?;
+    let mut rows = statement.query(params![place.epoch.get(), place.seq.get(), most])?;
+    let (mut last, mut types) = (place, Vec::new());
+    while let Some(row) = rows.next()? {
+        last = id_at(row, 0)?;
+        types.push(row.get(2)?);
+    }
+    Ok((last, types))
+}
+
 /// Entries `from` to `to` of an epoch, but no more than fit into so many bytes of body; one in any case.
 pub fn entries_within(
     connection: &Connection,

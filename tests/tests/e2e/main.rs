@@ -13,6 +13,7 @@ mod items;
 mod last_unit;
 mod life;
 mod link;
+mod metrics;
 mod offline;
 mod operations;
 mod overload;

@@ -42,6 +42,13 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Letter> {
 
 const COLUMNS: &str = "id, store_id, entry_id, type, operation_id, reason, received_at";
 
+/// How many there are; 10,000 if there are more.
+pub fn count(connection: &Connection) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("select count(*) from (select 1 from dead_letter limit 10000)")?
+        .query_row([], |row| row.get(0))
+}
+
 /// The newest, of one store if it is given.
 pub fn list(connection: &Connection, store: Option<&str>) -> rusqlite::Result<Vec<Letter>> {
     connection

@@ -182,6 +182,19 @@ pub fn last_place(connection: &Connection) -> rusqlite::Result<i64> {
     connection.prepare_cached("select coalesce(max(chain_seq), 0) from event")?.query_row([], |row| row.get(0))
 }
 
+/// Types of the entries behind a place in the chain, so many at most, and the place up to which they are.
+pub fn types_behind(connection: &Connection, place: i64, most: usize) -> rusqlite::Result<(i64, Vec<String>)> {
+    let mut statement = connection
+        .prepare_cached("select chain_seq, type from event where chain_seq > ?1 order by chain_seq limit ?2")?;
+    let mut rows = statement.query(params![place, most])?;
+    let (mut last, mut types) = (place, Vec::new());
+    while let Some(row) = rows.next()? {
+        last = row.get(0)?;
+        types.push(row.get(1)?);
+    }
+    Ok((last, types))
+}
+
 const UP_TO: &str = "select chain_seq, epoch, seq from event where store_id = ?1 and (epoch, seq) <= (?2, ?3) \
      order by epoch desc, seq desc limit 1";
 const BEYOND: &str = "select exists (select 1 from event where store_id = ?1 and (epoch, seq) > (?2, ?3))";

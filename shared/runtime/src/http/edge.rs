@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -20,6 +20,7 @@ use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove
 
 use super::budget::Answers;
 use super::extract::Received;
+use super::metrics::Requests;
 use super::problem::{Ordered, Pending};
 use super::serve::Guest;
 use super::words::grouped;
@@ -49,6 +50,8 @@ pub struct Edge {
     pub cors_origins: Vec<String>,
     /// Host names, besides IP addresses and `localhost`.
     pub allowed_hosts: Vec<String>,
+    /// Counts what is answered.
+    pub requests: Requests,
     /// Ends the waits: who waits is answered before the server stops.
     pub stop: CancellationToken,
 }
@@ -160,6 +163,8 @@ pub fn finish(routes: Router, edge: Edge) -> Router {
 }
 
 async fn around(State(context): State<Arc<Context>>, mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let (method, route) = (request.method().clone(), request.extensions().get::<MatchedPath>().cloned());
     let trace = Trace::of(request.headers());
     let path = request.uri().path().to_owned();
     let origin = request.headers().get(header::ORIGIN).cloned();
@@ -177,6 +182,8 @@ async fn around(State(context): State<Arc<Context>>, mut request: Request, next:
     if let Some(origin) = cors {
         allow_origin(response.headers_mut(), origin, preflight);
     }
+    let route = route.as_ref().map(MatchedPath::as_str);
+    context.edge.requests.answered(&method, route, response.status(), begun.elapsed());
     response
 }
 
@@ -243,7 +250,7 @@ fn host_name(host: &str) -> &str {
 
 async fn limited(context: &Context, path: &str, mut request: Request, next: Next) -> Response {
     let bare = path.strip_prefix("/v1").unwrap_or(path);
-    if matches!(bare, "/health" | "/ready") {
+    if matches!(bare, "/health" | "/ready" | "/metrics") {
         return next.run(request).await;
     }
     if request.uri().path_and_query().is_some_and(|uri| uri.as_str().len() > URI) {
