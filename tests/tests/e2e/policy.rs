@@ -9,7 +9,7 @@ use tests::{Answer, Daemon, World, until};
 const SOON: Duration = Duration::from_secs(20);
 
 /// Stores with so many units of tea each.
-async fn stocked(units: &[(&str, i64)]) -> World {
+pub(super) async fn stocked(units: &[(&str, i64)]) -> World {
     let ids: Vec<&str> = units.iter().map(|(store, _)| *store).collect();
     let world = World::with(&ids).await;
     for (store, quantity) in units {

@@ -6,18 +6,9 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tests::{Answer, World, until};
 
-const SOON: Duration = Duration::from_secs(20);
+use super::policy::stocked;
 
-/// Stores with so many units of tea each.
-async fn stocked(units: &[(&str, i64)]) -> World {
-    let ids: Vec<&str> = units.iter().map(|(store, _)| *store).collect();
-    let world = World::with(&ids).await;
-    for (store, quantity) in units {
-        world.store(store).post("/v1/inventory", json!({"productId": "tea", "quantity": quantity})).await.expect(201);
-    }
-    world.converged(SOON).await;
-    world
-}
+const SOON: Duration = Duration::from_secs(20);
 
 async fn create(world: &World, body: Value) -> Answer {
     world.central().post_with("/v1/products", &[("prefer", "wait=20")], body).await
