@@ -210,12 +210,10 @@ async fn what_a_store_refuses_while_central_is_dead_goes_to_the_next_one() {
     let now = [("prefer", "respond-async")];
     let asked = json!({"productId": "tea", "quantity": 3, "ttlSeconds": 600});
     let begun = world.central().post_with("/v1/purchase", &now, asked).await.expect(202);
+    let id = begun["purchaseId"].as_str().expect("an id");
     until("the store can read it", SOON, async || {
-        let sent = world.redis(&["XLEN", "shelf:{s1}:commands"]).await;
-        match sent {
-            Ok(redis::Value::Int(entries)) if entries > 0 => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
+        let sent = format!("{:?}", world.redis(&["XRANGE", "shelf:{s1}:commands", "-", "+"]).await);
+        if sent.contains(id) { Ok(()) } else { Err(sent) }
     })
     .await;
     world.kill(&Daemon::Central);
