@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use protocol::domain::reservation::Reservation;
-use protocol::hash::{Digest, Hash};
+use protocol::hash::Digest;
 use protocol::ids::StoreId;
 use protocol::link::{Cursor, Epoch, Seq};
 use protocol::number::CommandEpoch;
@@ -56,11 +56,14 @@ pub fn question(connection: &Connection, id: &StoreId, asked: &Question, now: Mi
     if store.opening {
         // Nothing of it was taken in, so that whoever has its entries must not take them for covered.
         stores::cut_lineage(connection, id, &store.state)?;
+        if store.cursor.epoch > store.state.epoch {
+            stores::add_to_lineage(connection, id, &nothing_of(store.cursor.epoch))?;
+        }
     } else if store.cursor.epoch != Epoch::NONE {
         stores::add_to_lineage(connection, id, &store.cursor)?;
     }
     let epoch = store.cursor.epoch.max(asked.epoch).next(now);
-    store.cursor = Cursor { epoch, seq: Seq::ZERO, hash: Hash::ZERO };
+    store.cursor = nothing_of(epoch);
     store.fenced = Epoch::NONE;
     stores::set_adopt(connection, &mut store, None)?;
     store.opening = false;
@@ -183,7 +186,7 @@ impl AnswerWriter {
     /// The store, as long as it waits for the epoch that was given out.
     fn still(&self, connection: &Connection) -> Result<Store, Abort<Refusal>> {
         stores::find(connection, &self.id)?
-            .filter(|store| store.cursor == Cursor { epoch: self.epoch, seq: Seq::ZERO, hash: Hash::ZERO })
+            .filter(|store| store.cursor == nothing_of(self.epoch))
             .ok_or(Abort::Refused(Refusal::Overtaken))
     }
 
@@ -242,6 +245,11 @@ pub fn reopen(
     Ok(reopened)
 }
 
+/// Where an epoch ends of which nothing was taken in.
+fn nothing_of(epoch: Epoch) -> Cursor {
+    Cursor { epoch, ..Cursor::default() }
+}
+
 /// Lineage of the opening that the view grew from.
 fn covers(connection: &Connection, store: &Store) -> JobResult<Vec<Cursor>> {
     if !store.complete {
@@ -264,9 +272,10 @@ fn wanted(connection: &Connection, store: &Store, asked: &[Span], now: Millis) -
     let mut epochs = stores::known(connection, store)?.epochs;
     epochs.sort_unstable();
     epochs.dedup();
+    let covers = covers(connection, store)?;
     for epoch in epochs.into_iter().filter(|epoch| *epoch <= store.state.epoch) {
-        // An opening that never arrived in full has given nothing: who has its entries has them alone.
-        if !events::is_whole(connection, &store.id, epoch)? {
+        // An opening that never took effect has given nothing: who has its entries has them alone.
+        if !events::is_whole(connection, &store.id, epoch)? || covers.contains(&nothing_of(epoch)) {
             continue;
         }
         let last = events::last(connection, &store.id, epoch)?;
@@ -396,8 +405,34 @@ mod tests {
         let asked =
             Question { epoch: 8.into(), log: vec![Span { epoch: 8.into(), first: 1.into(), last: unsent.seq }] };
         let answer = ask(&connection, &agent, &asked);
-        assert_eq!((answer.state, answer.lineage), (at, vec![at]));
+        assert_eq!((answer.state, answer.lineage), (at, vec![at, nothing_of(8.into())]));
         assert!(answer.entries.iter().all(|entry| entry.epoch == at.epoch), "{:?}", answer.entries);
+    }
+
+    #[test]
+    fn an_opening_whose_state_was_refused_counts_as_nothing_after_a_later_one_too() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let at = agent.store(&connection).cursor;
+        let opening = agent.open(8, &[at]);
+        let sale = agent.sale();
+        let refusal =
+            "create temp trigger refusal before insert on main.item begin select raise(abort, 'refused'); end";
+        connection.execute_batch(refusal).expect("a trigger");
+        agent.tell(&connection, &opening);
+        connection.execute_batch("drop trigger temp.refusal").expect("no trigger");
+        agent.tell(&connection, &[sale]);
+        assert!(agent.store(&connection).opening);
+        let log = vec![Span { epoch: 8.into(), first: 1.into(), last: agent.head.seq }];
+        // Somebody else's copy, with nothing of the epoch in it, gets in first.
+        let first = ask(&connection, &agent, &Question { epoch: 7.into(), log: Vec::new() });
+        assert_eq!(first.lineage, [at, nothing_of(8.into())]);
+        let opening = agent.open(first.epoch, &first.lineage);
+        agent.tell(&connection, &opening);
+        agent.settle_in(&connection);
+        let answer = ask(&connection, &agent, &Question { epoch: first.epoch, log });
+        assert_eq!((answer.state.epoch, answer.complete), (first.epoch, true));
+        assert!(answer.entries.iter().all(|entry| entry.epoch != 8.into()), "{:?}", answer.entries);
     }
 
     #[test]
