@@ -44,7 +44,7 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     let list = app.db.scan(move |connection| {
         let rows = commands::list(connection, &filter, &slice)?;
         let list = List::cut(rows, &page, |request: &Request| encode_cursor(&[&request.number.to_string()]));
-        Ok(Written::json(&list.map(|request| CommandView::of(&request))))
+        Ok(Written::json(&list.map(|request| CommandView::in_list(&request))))
     });
     Ok(list.await?)
 }

@@ -22,7 +22,7 @@ use utoipa_axum::routes;
 
 use super::views::{CommandView, ItemView};
 use super::write::{Done, Headers, Target, Written, about, key_of};
-use super::{App, Shared};
+use super::{App, Shared, operations};
 use crate::links::presence::Reading;
 use crate::storage::idempotency::{Effect, Key};
 use crate::storage::queries::events;
@@ -208,6 +208,12 @@ impl App {
         if let Some(rejection) = outcome.became.rejection() {
             let problem = Problem::from(rejection);
             return Ok(headers.on(problem.with("storeId", request.store.as_str()).with("commandId", id)));
+        }
+        if let Some(results) = outcome.became.results() {
+            return Ok(match operations::answer(results) {
+                Ok(answer) => headers.on(answer),
+                Err(problem) => headers.on(problem.with("storeId", request.store.as_str()).with("commandId", id)),
+            });
         }
         let Became::Done { action, product_id, item } = &outcome.became else {
             return Ok(headers.on(Json(CommandView::of(&request))));

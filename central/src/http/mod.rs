@@ -10,6 +10,7 @@ mod inventory;
 mod item_commands;
 mod meta;
 mod metrics;
+mod operations;
 mod products;
 mod purchases;
 mod reservations;
@@ -100,6 +101,7 @@ fn described() -> (Router<Arc<App>>, Description) {
     let (routes, of_routes) = OpenApiRouter::new()
         .merge(inventory::router())
         .merge(item_commands::router())
+        .merge(operations::router())
         .merge(availability::router())
         .merge(products::router())
         .merge(purchases::router())

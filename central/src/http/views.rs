@@ -8,8 +8,9 @@ use protocol::number::Epoch;
 use protocol::promise::policy::Policy;
 use protocol::promise::purchase::Status;
 use protocol::time::Millis;
+use protocol::wire::{LineResult, Results};
 use runtime::http::openapi::schema;
-use runtime::http::{Page, Problem, Result};
+use runtime::http::{Code, Page, Problem, Result};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -234,6 +235,9 @@ pub(super) struct CommandView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::StoreReservation>)]
     reservation: Option<Reservation>,
+    /// Of a batch: what became of each line. Left out of lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    results: Option<Vec<LineView>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     /// Why it was refused.
     #[schema(value_type = Option<Object>)]
@@ -248,7 +252,10 @@ pub(super) struct CommandView {
 impl CommandView {
     pub(super) fn of(request: &commands::Request) -> Self {
         let outcome = request.outcome.as_ref();
-        let problem = outcome.and_then(|outcome| outcome.became.rejection());
+        let rejection = outcome.and_then(|outcome| outcome.became.rejection());
+        let results = outcome.and_then(|outcome| outcome.became.results());
+        let undone = results.filter(|results| results.undone).map(|_| Problem::new(Code::BatchRefused));
+        let problem = rejection.map(Problem::from).or(undone);
         Self {
             command_id: request.id.to_string(),
             store_id: request.store.clone(),
@@ -257,11 +264,46 @@ impl CommandView {
             status: request.status.as_str(),
             item: outcome.filter(|_| problem.is_none()).and_then(|outcome| outcome.became.item().cloned()),
             reservation: outcome.and_then(|outcome| outcome.became.reservation().cloned()),
-            problem: problem.map(|rejection| Value::Object(Problem::from(rejection).to_json())),
+            results: results.map(LineView::all_of),
+            problem: problem.map(|problem| Value::Object(problem.to_json())),
             created_at: request.created_at,
             settled_at: request.settled_at,
             position: request.position.as_ref().map(ToString::to_string),
         }
+    }
+
+    /// As one of many: without the lines of a batch.
+    pub(super) fn in_list(request: &commands::Request) -> Self {
+        Self { results: None, ..Self::of(request) }
+    }
+}
+
+/// What became of a line
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OperationResult)]
+pub(super) struct LineView {
+    /// Of the line in `operations`, from 0.
+    index: usize,
+    /// `done`, `refused`, or `not_executed` because another line was refused.
+    status: &'static str,
+    /// Why not, if it was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    problem: Option<Value>,
+}
+
+impl LineView {
+    /// One for each line.
+    pub(super) fn all_of(results: &Results) -> Vec<Self> {
+        let line = |(index, line)| {
+            let (status, problem) = match line {
+                LineResult::Done => ("done", None),
+                LineResult::Refused(rejection) => ("refused", Some(Problem::from(rejection).to_json().into())),
+                LineResult::NotExecuted => ("not_executed", None),
+            };
+            Self { index, status, problem }
+        };
+        results.each().enumerate().map(line).collect()
     }
 }
 

@@ -33,6 +33,18 @@ pub fn is_full(connection: &Connection, store: &StoreId) -> rusqlite::Result<boo
         .query_row(params![store.as_str(), UNANSWERED_MAX - 1], |row| row.get(0))
 }
 
+/// Batches of one store that may be unanswered. One may take 256 KiB, and each holds up the tills while the store does it.
+const UNANSWERED_BATCHES_MAX: i64 = 16;
+const UNANSWERED_BATCHES: &str = "select count(*) from request indexed by request_pending_by_type \
+     where store_id = ?1 and type = 'batch' and status = 'pending'";
+
+/// Whether a store has so many batches to answer that it gets no more of them.
+pub fn is_full_of_batches(connection: &Connection, store: &StoreId) -> rusqlite::Result<bool> {
+    let unanswered: i64 =
+        connection.prepare_cached(UNANSWERED_BATCHES)?.query_row([store.as_str()], |row| row.get(0))?;
+    Ok(unanswered >= UNANSWERED_BATCHES_MAX)
+}
+
 /// Asks the store for something: the request, and its entry in the log. Moves the store's command head.
 pub fn append(
     connection: &Connection,
@@ -50,7 +62,7 @@ pub fn append(
             Command::Reserve { reservation_id, .. } | Command::Reservation { reservation_id, .. } => {
                 (None, None, Some(*reservation_id))
             }
-            Command::Opened { .. } | Command::Resync => (None, None, None),
+            Command::Opened { .. } | Command::Batch { .. } | Command::Resync => (None, None, None),
         };
     let body = command.encode();
     connection
@@ -81,6 +93,7 @@ fn name(command: &Command) -> &'static str {
         Command::Opened { .. }
         | Command::Purchase { .. }
         | Command::Cancel { .. }
+        | Command::Batch { .. }
         | Command::Reserve { .. }
         | Command::Resync => command.kind(),
     }
@@ -446,7 +459,7 @@ mod tests {
     use super::*;
     use crate::testing::{Agent, NOW, database, plan, product};
     use protocol::domain::{Guard, Item, Operation, Quantity};
-    use protocol::wire::{About, Event, Fact, Happened, ItemAfter};
+    use protocol::wire::{About, BatchLine, Became, Event, Fact, Happened, ItemAfter, RefusedLine, Results};
 
     /// Central asked for five units of tea, the store took them in, and was retired before it could say so. Returns the
     /// command and the store's answer.
@@ -515,11 +528,61 @@ mod tests {
         assert!(!is_full(&connection, &other.id).expect("reads"));
     }
 
+    fn batch() -> Command {
+        let line = |quantity| BatchLine {
+            product_id: product("tea"),
+            operation: Operation::Receive { quantity },
+            expected_version: None,
+            reference: None,
+            occurred_at: None,
+        };
+        Command::Batch { lines: vec![line(Quantity::ONE); 3], atomic: true, about: About::default() }
+    }
+
+    #[test]
+    fn a_store_gets_few_batches_at_once() {
+        let connection = database();
+        let agent = Agent::settled("s1", &connection);
+        let mut store = agent.store(&connection);
+        for number in 0..UNANSWERED_BATCHES_MAX {
+            assert!(!is_full_of_batches(&connection, &agent.id).expect("reads"), "{number}");
+            let id = OperationId::parse(&format!("batch-{number}")).expect("valid");
+            append(&connection, &mut store, &id, &batch(), NOW).expect("writes");
+        }
+        assert!(is_full_of_batches(&connection, &agent.id).expect("reads"));
+        assert!(!is_full(&connection, &agent.id).expect("reads"), "of anything else");
+    }
+
+    #[test]
+    fn the_stores_answer_to_a_batch_settles_it_and_is_kept_for_a_restore() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let mut store = agent.store(&connection);
+        for (name, undone, status) in [("some", false, Status::Done), ("none", true, Status::Refused)] {
+            let id = OperationId::parse(name).expect("valid");
+            append(&connection, &mut store, &id, &batch(), NOW).expect("writes");
+            let asked = find(&connection, name).expect("reads").expect("is there");
+            assert_eq!((asked.status, asked.operation.as_str(), asked.product), (Status::Pending, "batch", None));
+            let refused = vec![RefusedLine { index: 1, rejection: Rejection::UnknownProduct }];
+            let results = Results { lines: 3, undone, refused };
+            let outcome = Outcome { command: id.clone(), at: NOW, became: Became::Batch(results.clone()) };
+            let told = agent.entry(&Event::OutcomeRepeated(outcome.clone()));
+            assert!(agent.tell(&connection, &[told]).settled.contains(&name.to_owned()), "whoever waits hears of it");
+            let told = find(&connection, name).expect("reads").expect("is there");
+            assert_eq!(
+                (told.status, told.outcome.as_ref().and_then(|kept| kept.became.results())),
+                (status, Some(&results))
+            );
+            let kept = crate::storage::outcomes::find(&connection, &agent.id, &id).expect("reads");
+            assert_eq!(kept, Some(outcome));
+        }
+    }
+
     #[test]
     fn what_is_unanswered_is_found_without_reading_what_was_answered() {
         let connection = database();
         let pending = format!("select command_id {PENDING}");
-        for sql in [pending.as_str(), CANCELS_OF_STORE, CREATING, IS_RESYNC_ASKED] {
+        for sql in [pending.as_str(), CANCELS_OF_STORE, CREATING, IS_RESYNC_ASKED, UNANSWERED_BATCHES] {
             let plan = plan(&connection, sql);
             assert!(plan.contains("request_pending") && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
             assert!(!plan.contains("SCAN request"), "{sql}: {plan}");

@@ -122,6 +122,11 @@ impl OperationId {
         Self(format!("{batch}/{index}").into())
     }
 
+    /// The batch that it may be a line of.
+    pub fn batch(&self) -> Option<Self> {
+        self.0.rsplit_once('/').and_then(|(batch, _)| Self::parse(batch).ok())
+    }
+
     /// The attempt of a purchase at a store that central has chosen (rule B6). A store is asked once at most for a purchase,
     /// so the store is the attempt's name: a central that was set back, and asks again, asks for the same.
     pub fn attempt_at(purchase: &PurchaseId, store: &StoreId) -> Self {

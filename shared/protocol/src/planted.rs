@@ -55,6 +55,14 @@ pub enum Bug {
     OutcomesHalfSettled,
     /// The store executes a command again that it has executed.
     NoDedupeByCommand,
+    /// The store forgets what became of a batch.
+    BatchOutcomeNotKept,
+    /// A batch that was to be done as a whole or not at all is done in part.
+    AtomicBatchHalfDone,
+    /// A batch that comes again after a restore is done again, with what the restore has brought back of it.
+    BatchLineRepeated,
+    /// A batch that comes again after a restore is done again, with what the restore has recorded again of it.
+    BatchLineForgotten,
     /// The store executes commands of any command epoch.
     CommandEpochNameIgnored,
     /// The store takes a purchase whose deadline has passed.
@@ -279,6 +287,10 @@ pub const BUGS: &[Bug] = &[
     Bug::TotalsNeverRecounted,
     Bug::OutcomesHalfSettled,
     Bug::NoDedupeByCommand,
+    Bug::BatchOutcomeNotKept,
+    Bug::AtomicBatchHalfDone,
+    Bug::BatchLineRepeated,
+    Bug::BatchLineForgotten,
     Bug::CommandEpochNameIgnored,
     Bug::DeadlineIgnored,
     Bug::CancelOutOfOrder,

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use protocol::domain::{Guard, Rejection};
-use protocol::ids::OperationId;
-use protocol::wire::About;
-use runtime::http::requests::{Asked, Batch, BatchLine};
+use protocol::wire::{About, BatchLine};
+use runtime::http::requests::Batch;
 use runtime::http::{Body, Code, Problem, Result, Write};
-use runtime::sqlite::{Abort, attempt};
+use runtime::sqlite::Abort;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -20,10 +18,10 @@ use super::answer::{Call, Done, ItemView};
 use super::{App, Shared};
 use crate::ledger;
 use crate::ledger::idempotency;
-use crate::operations::till::{Request, perform};
+use crate::operations::batch::{self, Judged, Line};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(batch))
+    OpenApiRouter::new().routes(routes!(run))
 }
 
 /// What became of a batch
@@ -64,60 +62,39 @@ struct LineResult {
     responses((status = 200, description = "What became of each line", body = Results)),
     extensions(("x-problems" = json!(["batch_refused"]))),
 )]
-async fn batch(State(app): Shared, write: Write, Body { value, json }: Body<Batch>) -> Result<Response> {
+async fn run(State(app): Shared, write: Write, Body { value, json }: Body<Batch>) -> Result<Response> {
     if write.if_match.is_some() {
         return Err(Problem::invalid("If-Match", "is of one item: a line of a batch has expectedVersion"));
     }
     let (lines, is_atomic) = value.asked()?;
-    let (store, actor, traceparent) = (app.store.clone(), write.actor.clone(), write.traceparent.clone());
+    let store = app.store.clone();
+    let about = About { actor: write.actor.clone(), traceparent: Some(write.traceparent.clone()), ..About::default() };
     app.write(&write, &json, move |connection, Call { key, operation, now, .. }| {
-        let mut results = Vec::with_capacity(lines.len());
-        let mut refused = 0;
-        for (index, line) in lines.iter().enumerate() {
-            let BatchLine { product, asked: Asked { operation: does, expected_version, reference }, occurred_at } =
-                line;
-            let is_known = match key {
-                Some(key) => idempotency::is_line_known(connection, key, index, now)?,
-                None => false,
-            };
-            if is_known && let Some(item) = ledger::find_item(connection, product)? {
-                results.push(done(index, ItemView::of(&store, product, &item).json()));
-                continue;
+        let is_known = |line| match key {
+            Some(key) => idempotency::is_line_known(connection, key, line, now),
+            None => Ok(false),
+        };
+        let asked = batch::Batch { id: &operation, lines: &lines, atomic: is_atomic, about: &about };
+        let Judged { lines: judged, undone } = batch::perform(connection, &asked, is_known, now)?;
+        let of_line = |(index, (asked, judged)): (usize, (&BatchLine, Line))| match judged {
+            Line::Done(_) | Line::Known(_) if undone => json!({"index": index, "status": "not_executed"}),
+            Line::Done(performed) => {
+                let view = ItemView::of(&store, &asked.product_id, &performed.item);
+                done(index, view.after(asked.operation.action(), &performed).json())
             }
-            let request = Request {
-                operation_id: OperationId::line(&operation, index),
-                product: product.clone(),
-                operation: does.clone(),
-                guard: Guard { expected_version: *expected_version, if_match: None },
-                about: About {
-                    reference: reference.clone(),
-                    actor: actor.clone(),
-                    traceparent: Some(traceparent.clone()),
-                    occurred_at: *occurred_at,
-                },
-                command: None,
-            };
-            // What it wrote before it was refused is taken back; the lines before it stay.
-            let performed = attempt(connection, || perform(connection, &request, now))?;
-            results.push(match performed {
-                Ok(performed) => {
-                    let view = ItemView::of(&store, product, &performed.item);
-                    done(index, view.after(does.action(), &performed).json())
-                }
-                Err(Abort::Refused(rejection)) => {
-                    refused += 1;
-                    not_done(index, rejection)
-                }
-                Err(Abort::Database(error)) => return Err(error.into()),
-            });
-        }
-        let applied = results.len() - refused;
-        if is_atomic && refused > 0 {
-            return Err(Abort::Refused(batch_refused(results)));
+            Line::Known(item) => done(index, ItemView::of(&store, &asked.product_id, &item).json()),
+            Line::Refused(rejection) => {
+                json!({"index": index, "status": "refused", "problem": Problem::from(rejection).to_json()})
+            }
+        };
+        let refused = judged.iter().filter(|line| matches!(line, Line::Refused(_))).count();
+        let results: Vec<Value> = lines.iter().zip(judged).enumerate().map(of_line).collect();
+        if undone {
+            return Err(Abort::Refused(Problem::new(Code::BatchRefused).with("results", results)));
         }
         Ok(Done {
             status: StatusCode::OK,
-            body: json!({"applied": applied, "refused": refused, "results": results}),
+            body: json!({"applied": results.len() - refused, "refused": refused, "results": results}),
             position: ledger::head(connection)?.cursor.id().to_string(),
         })
     })
@@ -126,18 +103,4 @@ async fn batch(State(app): Shared, write: Write, Body { value, json }: Body<Batc
 
 fn done(index: usize, item: Value) -> Value {
     json!({"index": index, "status": "done", "item": item})
-}
-
-fn not_done(index: usize, rejection: Rejection) -> Value {
-    json!({"index": index, "status": "refused", "problem": Problem::from(rejection).to_json()})
-}
-
-/// All lines were judged, each after those before it that could have been done. None was done.
-fn batch_refused(mut results: Vec<Value>) -> Problem {
-    for result in &mut results {
-        if result["status"] == "done" {
-            *result = json!({"index": result["index"], "status": "not_executed"});
-        }
-    }
-    Problem::new(Code::BatchRefused).with("results", results)
 }

@@ -47,6 +47,13 @@ pub fn is_line_known(connection: &Connection, key: &Key, line: usize, now: Milli
     any_known(connection, now, |day| OperationId::line(&key.operation_of(day), line))
 }
 
+/// Whether an operation was done before a restore, by its own name.
+pub fn is_operation_known(connection: &Connection, operation: &OperationId) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("select exists (select 1 from known_operation where id = ?1)")?
+        .query_row([operation.as_str()], |row| row.get(0))
+}
+
 fn any_known(connection: &Connection, now: Millis, named: impl Fn(i64) -> OperationId) -> rusqlite::Result<bool> {
     let any: bool =
         connection.prepare_cached("select exists (select 1 from known_operation)")?.query_row([], |row| row.get(0))?;
@@ -54,9 +61,8 @@ fn any_known(connection: &Connection, now: Millis, named: impl Fn(i64) -> Operat
         return Ok(false);
     }
     let today = now.0.div_euclid(DAY_MS);
-    let mut known = connection.prepare_cached("select exists (select 1 from known_operation where id = ?1)")?;
     for day in today - RETENTION_DAYS..=today {
-        if known.query_row([named(day).as_str()], |row| row.get(0))? {
+        if is_operation_known(connection, &named(day))? {
             return Ok(true);
         }
     }

@@ -11,17 +11,19 @@ use protocol::link::{Commands, Cursor, Entry, Epoch, Receipt, receive as judge};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{
-    About, Became, Command, Event, Fact, Happened, ItemAfter, NotUnderstood, Outcome, PurchaseRef, Subject,
+    About, BATCH, Became, Command, Event, Fact, Happened, ItemAfter, NotUnderstood, Outcome, PurchaseRef, Results,
+    Subject,
 };
 use runtime::redis::Received;
 use runtime::sqlite::{Connection, JobResult, in_savepoint, is_fatal};
 
+use super::batch::{self, Batch};
 use super::effect::{Append, Effect, Items, PurchaseChange, record};
 use super::reservations::{self, Asking};
 use super::till::{self, Decided, Request, decide_request};
-use crate::ledger::{self, Head};
+use crate::ledger::{self, Head, idempotency};
 
-/// What became of a batch.
+/// What became of what was read.
 #[derive(Debug)]
 pub struct Executed {
     /// Commands executed up to here: what central is to be told.
@@ -109,6 +111,10 @@ fn receive_batch(
         }
         executed.cursor = entry.cursor();
         executed.commands += 1;
+        if entry.kind == BATCH {
+            // Tills wait for the writer: it is held for one of them, not for all that were read.
+            break;
+        }
     }
     if executed.commands > 0 && !planted(Bug::CommandCursorNotMoved) {
         ledger::save_command_cursor(connection, &executed.cursor, opened_for)?;
@@ -138,9 +144,27 @@ fn execute(
     let command = Command::decode(&entry.kind, &entry.body);
     expire_due(connection, head, &command, now)?;
     let mut known = load(connection, head, &id, entry, &command)?;
+    if let Ok(Command::Batch { lines, atomic, about }) = &command
+        && (known.outcome.is_none() || planted(Bug::NoDedupeByCommand))
+    {
+        let batch = Batch { id: &id, lines, atomic: *atomic, about };
+        known.results = do_lines(connection, head, &batch, now)?;
+    }
     let effect = on_command(&id, entry, command, &known, redis_now, now);
     record(connection, head, &id, &mut known.till.items, effect, now)?;
     Ok(())
+}
+
+/// Does the lines of a batch that can be done. Each is an operation as one of a till's is, and an entry of its own.
+fn do_lines(connection: &Connection, head: &mut Head, batch: &Batch<'_>, now: Millis) -> JobResult<Results> {
+    ledger::save_head(connection, head)?;
+    let is_known = |line| {
+        let line = OperationId::line(batch.id, line);
+        Ok(idempotency::is_operation_known(connection, &line)? && !planted(Bug::BatchLineRepeated))
+    };
+    let judged = batch::perform(connection, batch, is_known, now)?;
+    *head = ledger::head(connection)?;
+    Ok(judged.results())
 }
 
 /// Holds whose time is over block nothing that a command is about.
@@ -158,7 +182,10 @@ fn expire_due(
         Ok(Command::Reserve { lines, .. }) => {
             reservations::expire_due(connection, head, lines.iter().map(|line| &line.product_id), now)
         }
-        Ok(Command::Reservation { .. } | Command::Resync | Command::Opened { .. }) | Err(_) => Ok(false),
+        // Each line of a batch sees to its own product.
+        Ok(Command::Batch { .. } | Command::Reservation { .. } | Command::Resync | Command::Opened { .. }) | Err(_) => {
+            Ok(false)
+        }
     }
 }
 
@@ -182,6 +209,8 @@ pub struct Known {
     pub reservation: Option<Reservation>,
     /// The item that it is about.
     pub till: till::Known,
+    /// What became of the lines of a batch, which are done one by one before the whole is answered.
+    pub results: Results,
 }
 
 fn load(
@@ -219,10 +248,10 @@ fn load(
             };
             (None, with_items(items))
         }
-        Ok(Command::Resync) => (None, till::Known::default()),
+        Ok(Command::Batch { .. } | Command::Resync) => (None, till::Known::default()),
         Ok(Command::Opened { .. }) | Err(_) => (None, item_only(subject(entry).product())?),
     };
-    Ok(Known { outcome, attempt, reservation, till })
+    Ok(Known { outcome, attempt, reservation, till, results: Results::default() })
 }
 
 fn loaded(connection: &Connection, product: Option<&ProductId>) -> JobResult<Items> {
@@ -267,6 +296,11 @@ pub fn on_command(
                     Answer { id, about, items, now }.refuse(Subject::Product(product), rejection)
                 }
             }
+        }
+        Ok(Command::Batch { .. }) => {
+            let mut effect = answered(id, Became::Batch(known.results.clone()), now);
+            effect.outcomes.retain(|_| !planted(Bug::BatchOutcomeNotKept));
+            effect
         }
         Ok(Command::Reserve { reservation_id, lines, ttl_ms, deadline, about }) => {
             let asking = Asking { operation: id.clone(), about: about.clone(), command: Some(id.clone()) };
@@ -357,6 +391,7 @@ fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: 
         | Became::Refused { .. }
         | Became::Done { .. }
         | Became::Reservation(_)
+        | Became::Batch(_)
         | Became::Resynced => Effect {
             appends: vec![Append::Repeated(attempt.clone())],
             outcomes: vec![Outcome { command: answer.id.clone(), ..attempt.clone() }],
@@ -367,18 +402,20 @@ fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: 
 
 /// What was asked of a reservation had been done before.
 fn as_it_is(id: &OperationId, reservation: &Reservation, now: Millis) -> Effect {
-    let outcome = Outcome { command: id.clone(), at: now, became: Became::Reservation(reservation.clone()) };
+    answered(id, Became::Reservation(reservation.clone()), now)
+}
+
+/// The answer to a command whose effect, if it has one, is not its own entry.
+fn answered(id: &OperationId, became: Became, now: Millis) -> Effect {
+    let outcome = Outcome { command: id.clone(), at: now, became };
     Effect { appends: vec![Append::Repeated(outcome.clone())], outcomes: vec![outcome], ..Effect::default() }
 }
 
 /// The pages are the effect of a resync; the outcome is its answer, which also keeps it from running again.
 fn resynced(id: &OperationId, now: Millis) -> Effect {
-    let outcome = Outcome { command: id.clone(), at: now, became: Became::Resynced };
-    Effect {
-        appends: vec![Append::State, Append::Repeated(outcome.clone())],
-        outcomes: vec![outcome],
-        ..Effect::default()
-    }
+    let mut effect = answered(id, Became::Resynced, now);
+    effect.appends.insert(0, Append::State);
+    effect
 }
 
 /// What can be read of a command that is not understood: it tells central which product or purchase it was about.
@@ -441,6 +478,7 @@ impl Answer<'_> {
 mod tests {
     use protocol::domain::{Guard, Item, Line, Lines, Operation};
     use protocol::ids::ReservationId;
+    use protocol::wire::BatchLine;
 
     use super::*;
     use crate::testing::quantity;
@@ -526,6 +564,91 @@ mod tests {
         assert_eq!(world.send("cancel", &cancel()), "outcome_repeated");
         assert_eq!(world.send("another-cancel", &cancel()), "outcome_repeated");
         assert_eq!(world.units(), 5);
+    }
+
+    /// So many units of each are sold, one line after the other.
+    fn sales(atomic: bool, of: &[(&str, i64)]) -> Command {
+        let sale = |(product, units): &(&str, i64)| BatchLine {
+            product_id: ProductId::parse(product).expect("a valid id"),
+            operation: Operation::Sell { quantity: quantity(*units) },
+            expected_version: None,
+            reference: None,
+            occurred_at: None,
+        };
+        Command::Batch { lines: of.iter().map(sale).collect(), atomic, about: About::default() }
+    }
+
+    /// What the ledger's last entry says of a batch: lines done, and those refused.
+    fn results(connection: &Connection) -> (usize, Vec<usize>) {
+        let (kind, body) = ledger::testing::last(connection);
+        let Ok(Event::OutcomeRepeated(outcome)) = Event::decode(&kind, &body) else { panic!("{kind} {body}") };
+        let results = outcome.became.results().expect("of a batch").clone();
+        (results.applied(), results.refused.iter().map(|line| line.index).collect())
+    }
+
+    #[test]
+    fn a_batch_is_carried_out_once_and_each_line_is_an_entry() {
+        let mut world = World::new();
+        let batch = sales(false, &[("ale", 2), ("ale", 4), ("bun", 1), ("ale", 3)]);
+        for _ in 0..2 {
+            assert_eq!(world.send("b", &batch), "outcome_repeated");
+            assert_eq!((results(&world.connection), world.units()), ((2, vec![1, 2]), 0));
+        }
+        let recorded = ledger::testing::recorded(&world.connection, "ale");
+        assert_eq!(recorded[1..], [("sold".into(), -2), ("sold".into(), -3)]);
+        let named = "select count(*) from ledger where operation_id in ('b/0', 'b/3')";
+        assert_eq!(world.connection.query_row(named, [], |row| row.get::<_, i64>(0)), Ok(2));
+    }
+
+    #[test]
+    fn of_an_atomic_batch_all_is_done_or_nothing() {
+        let mut world = World::new();
+        world.send("b", &sales(true, &[("ale", 2), ("ale", 4)]));
+        assert_eq!((results(&world.connection), world.units()), ((0, vec![1]), 5));
+        world.send("c", &sales(true, &[("ale", 2), ("ale", 3)]));
+        assert_eq!((results(&world.connection), world.units()), ((2, vec![]), 0));
+    }
+
+    #[test]
+    fn what_the_database_refuses_of_a_batch_leaves_nothing_of_it() {
+        let mut world = World::new();
+        ledger::testing::tamper(
+            &world.connection,
+            "create temp trigger broken before update on main.item when new.quantity = 1 \
+             begin select raise(abort, 'refused'); end",
+        );
+        assert_eq!(world.send("b", &sales(false, &[("ale", 2), ("ale", 2)])), "command_refused");
+        assert_eq!(world.units(), 5);
+        assert_eq!(world.send("c", &sales(false, &[("ale", 2), ("ale", 3)])), "outcome_repeated");
+        assert_eq!(world.units(), 0);
+    }
+
+    #[test]
+    fn the_lines_that_a_restore_brought_back_are_not_done_again() {
+        let mut world = World::new();
+        idempotency::remember_known(&world.connection, ["b/0"], NOW).expect("writes");
+        world.send("b", &sales(true, &[("ale", 2), ("ale", 3)]));
+        assert_eq!((results(&world.connection), world.units()), ((2, vec![]), 2));
+        // All of it was to be done, and a part was: what is left is done as far as it can be.
+        idempotency::remember_known(&world.connection, ["c/0"], NOW).expect("writes");
+        world.send("c", &sales(true, &[("ale", 2), ("ale", 3), ("ale", 1)]));
+        assert_eq!((results(&world.connection), world.units()), ((2, vec![1]), 1));
+    }
+
+    #[test]
+    fn a_transaction_ends_with_a_batch() {
+        let mut world = World::new();
+        let mut entry = |id: &str, command: &Command| {
+            let entry = Entry::follow(&world.sent, command.kind(), id, command.encode(), None);
+            world.sent = entry.cursor();
+            Ok(entry)
+        };
+        let batch = sales(true, &[("ale", 1)]);
+        let read = [entry("a", &Command::Resync), entry("b", &batch), entry("c", &batch), entry("d", &batch)];
+        for executed in [2, 1, 1, 0] {
+            assert_eq!(receive(&world.connection, &read, NOW, NOW).expect("executes").commands, executed);
+        }
+        assert_eq!(world.units(), 2);
     }
 
     #[test]
@@ -639,5 +762,18 @@ mod tests {
         let Became::Refused { subject, .. } = &effect.outcomes[0].became else { panic!("{effect:?}") };
         assert_eq!(*subject, Subject::Product(attempt().product_id));
         assert_eq!(effect.parked.map(|(parked, _)| parked), Some(entry));
+    }
+
+    #[test]
+    fn a_batch_with_a_line_that_is_not_understood_is_not_done_in_part() {
+        let mut world = World::new();
+        let batch = sales(false, &[("ale", 1), ("ale", 1)]).encode();
+        let later = batch.replacen("\"op\":\"sell\"", "\"op\":\"teleport\"", 1);
+        let entry = Entry::follow(&world.sent, BATCH, "b", later, None);
+        world.sent = entry.cursor();
+        receive(&world.connection, &[Ok(entry)], NOW, NOW).expect("executes");
+        let (kind, body) = ledger::testing::last(&world.connection);
+        assert_eq!((kind.as_str(), world.units()), ("command_refused", 5));
+        assert!(body.contains("unsupported_by_store"), "{body}");
     }
 }

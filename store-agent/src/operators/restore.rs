@@ -159,6 +159,9 @@ pub fn carry_out(
             && again::record(connection, &mut head, &own.entry, now)?
         {
             report.recorded_again += 1;
+            // A command's batch whose answer central does not have comes again.
+            let named = Some(own.entry.operation.as_str()).filter(|_| !planted(Bug::BatchLineForgotten));
+            idempotency::remember_known(connection, named, now)?;
         }
     }
     idempotency::remember_known(connection, operations.iter().copied(), now)?;
@@ -278,6 +281,7 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer, now: Mi
             | Became::Expired { .. }
             | Became::Refused { .. }
             | Became::Reservation(_)
+            | Became::Batch(_)
             | Became::Resynced => {}
         }
     }
@@ -288,11 +292,11 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer, now: Mi
 mod tests {
     use protocol::domain::reservation::{Act, State};
     use protocol::domain::{Lines, Operation, Rejection};
-    use protocol::ids::ReservationId;
+    use protocol::ids::{OperationId, ReservationId};
     use protocol::link::Entry;
     use protocol::stock::Stock;
     use protocol::wire::restore::KnownEntry;
-    use protocol::wire::{About, Command, Event, Named, PurchaseRef};
+    use protocol::wire::{About, BatchLine, Command, Event, Named, PurchaseRef, Results};
 
     use super::*;
     use crate::ledger::testing::copy;
@@ -424,7 +428,8 @@ mod tests {
     /// Executes commands of a new command epoch.
     fn execute(connection: &Connection, commands: &[(&str, Command)]) {
         let for_epoch = ledger::head(connection).expect("a head").cursor.epoch;
-        let mut sent = Cursor { epoch: 7.into(), ..Cursor::default() };
+        let (known, _) = ledger::command_cursor(connection).expect("reads");
+        let mut sent = Cursor { epoch: known.epoch.next(NOW), ..Cursor::default() };
         for (id, command) in [("opened", Command::Opened { for_epoch })].iter().chain(commands) {
             let entry = Entry::follow(&sent, command.kind(), id, command.encode(), None);
             sent = entry.cursor();
@@ -446,6 +451,48 @@ mod tests {
         assert_eq!((units(&old), recorded(&old)), (5, vec![("purchase_cancelled".into(), 2)]));
         let row = ledger::purchases::find(&old, attempt().purchase_id).expect("reads").expect("is known");
         assert!(row.is_cancelled);
+    }
+
+    /// So many ales are sold, line by line.
+    fn sales(of: &[i64]) -> Command {
+        let sale = |units: &i64| BatchLine {
+            product_id: ale(),
+            operation: Operation::Sell { quantity: quantity(*units) },
+            expected_version: None,
+            reference: None,
+            occurred_at: None,
+        };
+        Command::Batch { lines: of.iter().map(sale).collect(), atomic: true, about: About::default() }
+    }
+
+    #[test]
+    fn a_batch_of_which_central_has_a_part_is_done_to_its_end_and_once() {
+        let old = store();
+        let live = copy(&old);
+        execute(&live, &[("b", sales(&[2, 1]))]);
+        assert_eq!(units(&live), 2);
+        // Central has the first line, neither the second nor the answer.
+        let answer = Answer { outcomes: Vec::new(), ..answer(&live, 2) };
+        for (copy, again, units_then) in [(&old, 0, 3), (&live, 1, 2)] {
+            assert_eq!((restore(copy, &answer).recorded_again, units(copy)), (again, units_then));
+            execute(copy, &[("b", sales(&[2, 1]))]);
+            let operation = OperationId::parse("b").expect("valid");
+            let outcome = ledger::outcomes::find(copy, &operation).expect("reads").expect("is answered");
+            assert_eq!((units(copy), outcome.became.results().map(Results::applied)), (2, Some(2)));
+        }
+    }
+
+    #[test]
+    fn no_line_of_a_batch_is_recorded_again_if_central_has_its_answer() {
+        let old = store();
+        let live = copy(&old);
+        act(&live, "sale", Operation::Sell { quantity: quantity(4) });
+        for (copy, left) in [(&old, 2), (&live, 1)] {
+            execute(copy, &[("b", sales(&[2, 1]))]);
+            assert_eq!(units(copy), left);
+        }
+        let report = restore(&old, &answer(&live, 0));
+        assert_eq!((report.recorded_again, units(&old)), (0, 1));
     }
 
     fn hold(connection: &Connection, number: u128, units: i64) -> Result<(), Abort<Rejection>> {

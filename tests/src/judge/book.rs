@@ -37,6 +37,8 @@ pub enum By {
     Store,
     /// Somebody at central, by a command.
     Central,
+    /// The same, as a line of a batch.
+    Batch,
 }
 
 /// An operation on one item.
@@ -46,6 +48,15 @@ pub struct Asked {
     pub product: Name,
     pub wish: Wish,
     pub by: By,
+}
+
+/// Several operations on items, by one command of central. Each line stands in the book under a name of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    pub store: Name,
+    pub lines: usize,
+    /// All of it or nothing.
+    pub atomic: bool,
 }
 
 /// An online purchase.
@@ -116,6 +127,8 @@ pub struct Acted {
 pub struct Book {
     /// By operation; a command's operation is the command.
     pub items: HashMap<Name, Asked>,
+    /// By command.
+    pub batches: HashMap<Name, Batch>,
     /// By purchase.
     pub buys: BTreeMap<Name, Buy>,
     /// By command.
@@ -143,6 +156,7 @@ impl Book {
     /// The store that an operation was asked of.
     pub fn store_of(&self, operation: &str) -> Option<&Name> {
         let asked = self.items.get(operation).map(|asked| &asked.store);
+        let asked = asked.or_else(|| self.batches.get(operation).map(|batch| &batch.store));
         let asked = asked.or_else(|| self.picks.get(operation).map(|pick| &pick.store));
         let asked = asked.or_else(|| self.holds.get(operation).map(|hold| &hold.store));
         asked.or_else(|| self.acts.get(operation).map(|acted| &acted.store))

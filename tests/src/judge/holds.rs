@@ -33,7 +33,7 @@ pub enum State {
 #[derive(Debug)]
 pub struct Fallen {
     /// The store before it.
-    before: Shop,
+    pub(super) before: Shop,
     /// Which, in their order, and for want of which product.
     ended: Vec<(Name, Name)>,
     /// The last of them, until it has been named as a shortage.
@@ -120,7 +120,7 @@ pub(super) fn clock(told: &Told) -> i64 {
     time(&told.body["recordedAt"]).unwrap_or(i64::MIN)
 }
 
-fn time(stated: &Value) -> Option<i64> {
+pub(super) fn time(stated: &Value) -> Option<i64> {
     Millis::parse(stated.as_str()?).map(|at| at.0)
 }
 

@@ -1,6 +1,7 @@
 //! The judge of the simulation. It writes down what was asked before it is sent ([`book`]), works out for itself what must
-//! come of it ([`shop`], [`holds`]), and compares ([`oracle`]).
+//! come of it ([`shop`], [`holds`], [`batches`]), and compares ([`oracle`]).
 
+pub mod batches;
 pub mod book;
 pub mod holds;
 pub mod oracle;
@@ -9,7 +10,7 @@ pub mod shop;
 #[cfg(test)]
 mod tests;
 
-pub use book::{Act, Acted, Asked, Book, Buy, By, Cancel, Hold, Lines, Name, Pick, Wish};
+pub use book::{Act, Acted, Asked, Batch, Book, Buy, By, Cancel, Hold, Lines, Name, Pick, Wish};
 pub use holds::Held;
 pub use oracle::{Oracle, Place};
 pub use shop::{Occasion, Shop, decide};

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::batches::word;
 use super::book::{Asked, Book, By, Cancel, Name, Wish};
 use super::holds::Held;
 use super::shop::{Attempt, Broken, Item, Occasion, Reading, Shop, Told};
@@ -270,6 +271,31 @@ impl Oracle {
         self.lost.extend(gone.done.keys().filter(is_gone).cloned());
     }
 
+    /// A fault has taken a log away. `left`: the other logs of its store. What stands in it alone, and in effect elsewhere, is
+    /// carried by a state from now on.
+    pub fn lose_log(
+        &mut self,
+        store: &str,
+        gone: &Connection,
+        left: &[&Connection],
+        central: &Connection,
+    ) -> rusqlite::Result<()> {
+        let mut entries = gone.prepare_cached("select operation_id from ledger")?;
+        let mut rows = entries.query([])?;
+        let at_central = "select 1 from event where operation_id = ?1 and store_id = ?2";
+        while let Some(row) = rows.next()? {
+            let operation: String = row.get(0)?;
+            let mut stands = central.prepare_cached(at_central)?.exists([operation.as_str(), store])?;
+            for log in left {
+                stands |= log.prepare_cached("select 1 from ledger where operation_id = ?1")?.exists([&operation])?;
+            }
+            if !stands {
+                self.carried.insert(operation.into());
+            }
+        }
+        Ok(())
+    }
+
     /// A human has left out what nobody can place: where central knows only how an epoch ended, and has no entry of it from
     /// there on, what the log (before the restore) has before that end, and central's state lacks.
     pub fn leave_out(
@@ -478,6 +504,7 @@ impl Oracle {
             let (store, elsewhere): (String, Option<bool>) = (row.get(5)?, row.get(6)?);
             self.requests_seen = number;
             let is_asked = self.book.items.contains_key(command.as_str())
+                || self.book.batches.contains_key(command.as_str())
                 || self.book.cancels.contains_key(command.as_str())
                 || self.book.holds.contains_key(command.as_str())
                 || self.book.acts.contains_key(command.as_str())
@@ -546,7 +573,7 @@ impl Oracle {
             }
             if !shop.done.contains_key(operation) {
                 // A command that two agents were sent may have come to something else at the one that central heard.
-                if !self.lost.contains(operation) && !shop.answers.contains_key(operation) {
+                if !self.lost.contains(operation) && !shop.is_answered(operation) {
                     found.push(format!("P2: {operation} was recorded at {store}, and is gone without a reason"));
                 }
                 continue;
@@ -630,8 +657,8 @@ impl Oracle {
         found: &mut Vec<Broken>,
     ) -> rusqlite::Result<()> {
         let mut statement = central.prepare_cached(
-            "select command_id, store_id, status, position is not null from request \
-             where type in ('operation', 'reserve', 'reservation')",
+            "select command_id, store_id, status, position is not null, outcome from request \
+             where type in ('operation', 'batch', 'reserve', 'reservation')",
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -640,7 +667,13 @@ impl Oracle {
             let is_unsaid = self.unsaid.contains(command.as_str());
             let Some(shop) = shops.get(store.as_str()).filter(|_| !is_unsaid) else { continue };
             let answer = shop.answers.get(command.as_str());
+            let told: Option<String> = row.get(4)?;
+            let told = told.and_then(|told| serde_json::from_str(&told).ok()).and_then(|told| word(&told));
+            let is_batch = self.book.batches.contains_key(command.as_str());
             let agrees = match (status.as_str(), answer.map(|kind| &**kind)) {
+                // It is said line by line.
+                ("done", Some(word)) if is_batch => told.as_deref() == Some(word) && word.contains("undone false"),
+                ("refused", Some(word)) if is_batch => told.as_deref() == Some(word) && !word.contains("undone false"),
                 ("refused", Some("command_refused")) => true,
                 // Retiring the store has ended it, and the store never had it.
                 ("refused", None) => !answered,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::Value;
 
+use super::batches::{Running, word};
 use super::book::{Asked, Book, By, Cancel, Name, Wish};
 use super::holds::{Fallen, Held, Step, clock};
 
@@ -105,6 +106,8 @@ pub struct Reading {
     pub(super) short: BTreeMap<Name, i64>,
     /// Reservations that have ended for want of units: what has left too few of them follows.
     pub(super) fallen: Option<Fallen>,
+    /// A batch of which some lines are told: the others, and its answer, follow.
+    pub(super) batch: Option<Running>,
 }
 
 impl Item {
@@ -224,7 +227,7 @@ impl Shop {
             ("ready", Occasion::Commands { .. }) => Ok(()),
             ("snapshot_page", _) => reading.page(&told.body),
             ("snapshot_end", _) => reading.end(self),
-            ("outcome_repeated", Occasion::Commands { .. }) => self.repeated(told, book),
+            ("outcome_repeated", Occasion::Commands { .. }) => self.repeated(told, book, reading),
             (_, Occasion::Restore { own }) => self.again(told, own, book, reading),
             ("reservation_expired", Occasion::Operation(_) | Occasion::Commands { .. } | Occasion::Sweep) => {
                 self.expired(told)
@@ -258,7 +261,13 @@ impl Shop {
             must(**asked_of == *store, || format!("P3: {operation} was asked of {asked_of}"))?;
         }
         if let Some(asked) = book.items.get(operation) {
+            if asked.by == By::Batch {
+                self.line_told(told, book, reading)?;
+            }
             return self.item_fact(told, asked, refuses, reading);
+        }
+        if let Some(asked) = book.batches.get(operation) {
+            return self.batch_parked(told, book, asked, refuses);
         }
         must(reading.fallen.is_none(), || {
             format!("P4: reservations have ended for want of units, and {kind} follows")
@@ -448,24 +457,27 @@ impl Shop {
     }
 
     /// An outcome that is said again is the one that was said first.
-    fn repeated(&mut self, told: &Told, book: &Book) -> Result<(), Broken> {
-        let (command, kind) = (told.body["command"].as_str().unwrap_or_default(), told.body["kind"].as_str());
-        let kind = kind.unwrap_or_default();
+    fn repeated(&mut self, told: &Told, book: &Book, reading: &mut Reading) -> Result<(), Broken> {
+        let command = told.body["command"].as_str().unwrap_or_default();
+        let kind = word(&told.body).unwrap_or_default();
         if command.starts_with("resync") {
             return Ok(());
+        }
+        if let Some(asked) = book.batches.get(command).filter(|_| !self.answers.contains_key(command)) {
+            return self.batch_answered(told, asked, book, reading);
         }
         if let Some(asked) = book.acts.get(command).filter(|_| !self.answers.contains_key(command)) {
             return self.done_before(told, asked);
         }
         let known = self.answer_to(command);
         let picked = told.body["picked"].as_bool().unwrap_or(false);
-        must(known == Some((kind.into(), picked)), || {
+        must(known == Some((kind.clone(), picked)), || {
             format!("P3: {command} is said again as {kind}, picked {picked}, and was {known:?}")
         })?;
         if *told.operation != *command {
             let asked = book.cancels.get(&told.operation);
             must(asked.is_some(), || format!("P3: {} says {command} again, and nobody asked", told.operation))?;
-            self.answers.insert(told.operation.clone(), kind.into());
+            self.answers.insert(told.operation.clone(), kind);
         }
         Ok(())
     }
@@ -553,6 +565,10 @@ impl Shop {
             must(!self.done.contains_key(operation), || {
                 format!("P3: {operation} is recorded again, and central has it")
             })?;
+            let is_line_answered = Book::batch_of(operation).is_some_and(|batch| self.answers.contains_key(batch));
+            must(!is_line_answered, || {
+                format!("P3: {operation} is recorded again, and central has its batch's answer")
+            })?;
             self.done.insert(operation.clone(), done.clone());
             if let Some(pick) = book.picks.get(operation) {
                 // Of a purchase that central has settled otherwise nothing waits to be picked.
@@ -604,9 +620,14 @@ impl Shop {
     /// Operations that were done at `other` and not here.
     pub fn lacks<'a>(&'a self, other: &'a Shop) -> impl Iterator<Item = &'a Name> {
         // A command that both were sent may have come to something else here.
-        let is_missing =
-            |operation: &&Name| !self.done.contains_key(*operation) && !self.answers.contains_key(*operation);
+        let is_missing = |operation: &&Name| !self.done.contains_key(*operation) && !self.is_answered(operation);
         other.done.keys().filter(is_missing)
+    }
+
+    /// Whether an operation, or the batch that it is a line of, is a command that was answered here.
+    pub fn is_answered(&self, operation: &str) -> bool {
+        self.answers.contains_key(operation)
+            || Book::batch_of(operation).is_some_and(|batch| self.answers.contains_key(batch))
     }
 
     /// Purchases of which the word here is not what it was at `other`, and may not become.
@@ -636,11 +657,10 @@ impl Reading {
             self.holds.insert(id, held);
         }
         for outcome in body["outcomes"].as_array().into_iter().flatten() {
-            let (command, kind) = (outcome["command"].as_str(), outcome["kind"].as_str());
-            let (Some(command), Some(kind)) = (command, kind) else {
+            let (Some(command), Some(kind)) = (outcome["command"].as_str(), word(outcome)) else {
                 return Err(format!("a page has the outcome {outcome}"));
             };
-            self.outcomes.insert(command.into(), (kind.into(), outcome["picked"].as_bool().unwrap_or(false)));
+            self.outcomes.insert(command.into(), (kind, outcome["picked"].as_bool().unwrap_or(false)));
         }
         Ok(())
     }
@@ -673,6 +693,7 @@ impl Reading {
         must(self.low.is_empty(), || format!("{:?} left little stock, and no notice of it follows", self.low))?;
         must(self.short.is_empty(), || format!("P4: {:?} was told missing, and nobody wanted it", self.short))?;
         must(self.fallen.is_none(), || format!("P5: {:?}, and nothing has left too few units", self.fallen))?;
+        must(self.batch.is_none(), || format!("P3: {:?} is not answered", self.batch))?;
         must(self.items.is_empty() && self.outcomes.is_empty() && self.holds.is_empty(), || {
             "P6: a state was begun and not ended".into()
         })

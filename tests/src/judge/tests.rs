@@ -31,6 +31,10 @@ fn book() -> Book {
     ] {
         book.items.insert(name(operation), Asked { store: name(STORE), product: name("ale"), wish, by });
     }
+    for (command, atomic) in [("each", false), ("all", true)] {
+        let sales = [2, 4, 3].map(|units| (name("ale"), Wish::Sell(units)));
+        book.ask_batch(command, Batch { store: name(STORE), lines: 3, atomic }, sales);
+    }
     let (product, attempts) = (name("ale"), [(name(STORE), name(ATTEMPT))].into());
     book.buys.insert(name(PURCHASE), Buy { product, quantity: 2, deadline: DEADLINE, is_chosen: false, attempts });
     for (command, forced) in [("cancel", false), ("forced", true)] {
@@ -169,6 +173,53 @@ fn what_is_said_again_is_what_was_said() {
     assert!(go_on(taken.clone(), IN_TIME, &[again("purchase_confirmed", false)]).is_ok());
     assert!(go_on(taken.clone(), IN_TIME, &[again("purchase_confirmed", true)]).is_err());
     assert!(go_on(taken, IN_TIME, &[again("purchase_rejected", false)]).is_err());
+}
+
+/// The answer to a batch of three lines.
+fn answer(command: &str, undone: bool, refused: &[usize]) -> Told {
+    let refused: Vec<Value> =
+        refused.iter().map(|index| json!({"index": index, "rejection": {"code": "insufficient_stock"}})).collect();
+    let results = json!({"lines": 3, "undone": undone, "refused": refused});
+    Told {
+        body: json!({"command": command, "kind": "batch", "at": time(HELD_AT), "results": results}),
+        ..entry("outcome_repeated", command, 0, 0)
+    }
+}
+
+#[test]
+fn the_lines_of_a_batch_are_done_in_their_order_and_those_that_are_not_told_were_refused() {
+    let (first, last) = (entry("sold", "each/0", -2, 3), entry("sold", "each/2", -3, 0));
+    let told = |entries: &[&Told]| {
+        let entries: Vec<Told> = entries.iter().map(|told| (*told).clone()).collect();
+        follow(IN_TIME, &entries)
+    };
+    let answered = answer("each", false, &[1]);
+    let done = told(&[&first, &last, &answered]).expect("five are enough for two and three");
+    assert_eq!(units(&done), 0);
+    assert!(go_on(done.clone(), IN_TIME, std::slice::from_ref(&answered)).is_ok(), "said again");
+    assert!(go_on(done, IN_TIME, &[answer("each", false, &[])]).is_err(), "said otherwise");
+    assert!(told(&[&first, &last]).is_err(), "no answer");
+    assert!(told(&[&first, &answer("each", false, &[1, 2])]).is_err(), "there were three for the last line");
+    assert!(told(&[&last, &answered]).is_err(), "there were two for the first line");
+    assert!(told(&[&first, &last, &answer("each", false, &[0])]).is_err(), "another line was refused");
+    assert!(told(&[&first, &last, &answer("each", true, &[1])]).is_err(), "it was done");
+    assert!(told(&[&answered]).is_err(), "nothing was done");
+}
+
+#[test]
+fn of_a_batch_that_is_atomic_all_is_done_or_nothing() {
+    let (first, last) = (entry("sold", "all/0", -2, 3), entry("sold", "all/2", -3, 0));
+    assert_eq!(follow(IN_TIME, &[answer("all", true, &[1])]).map(|shop| units(&shop)), Ok(5));
+    for refused in [&[][..], &[0], &[1, 2]] {
+        assert!(follow(IN_TIME, &[answer("all", true, refused)]).is_err(), "{refused:?}");
+    }
+    assert!(follow(IN_TIME, &[first.clone(), last.clone(), answer("all", false, &[1])]).is_err(), "in part");
+    // A restore has brought back the first line: once all were done.
+    let mut restored =
+        go_on(stocked(), Occasion::Operation("sale-2"), &[entry("sold", "sale-2", -2, 3)]).expect("is done");
+    let first = restored.done.remove("sale-2").expect("is done");
+    restored.done.insert(name("all/0"), first);
+    assert!(go_on(restored, IN_TIME, &[last, answer("all", false, &[1])]).is_ok());
 }
 
 #[test]

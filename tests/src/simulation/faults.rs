@@ -276,6 +276,10 @@ impl VirtualWorld {
     pub(super) fn mark_lost(&mut self, number: usize, kept: Option<&rusqlite::Connection>) {
         let store = self.agents[number].store.clone();
         let others = (0..self.agents.len()).filter(|other| *other != number && self.agents[*other].store == store);
+        let logs: Vec<_> = others.clone().map(|other| &self.agents[other].file).chain(kept).collect();
+        self.oracle
+            .lose_log(store.as_str(), &self.agents[number].file, &logs, &self.central.file)
+            .expect("the logs can be read");
         let mut left: Vec<Rc<Shop>> = others.map(|other| self.shop(other)).collect();
         left.push(self.view(&store));
         if let Some(kept) = kept {

@@ -79,6 +79,7 @@ pub const MUST_OCCUR: &[&str] = &[
     "holds expired",
     "reservations asked through central",
     "central's item commands",
+    "central's batches",
     "agent killed",
     "agent killed before a commit",
     "agent killed after a commit",

@@ -11,13 +11,13 @@ use protocol::domain::{Guard, LowAt, Operation, Quantity, Reason, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::promise::policy::Policy;
 use protocol::time::Millis;
-use protocol::wire::{About, Command, Position};
+use protocol::wire::{About, BatchLine, Command, Position};
 use runtime::sqlite::{Abort, attempt};
 use store_agent::operations::till::{Request, perform};
 
 use super::virtual_world::{Commit, VirtualWorld, commit};
 use crate::history::{Bought, Told};
-use crate::judge::{Asked, Buy, By, Cancel, Name, Occasion, Pick, Wish, decide};
+use crate::judge::{Asked, Batch, Buy, By, Cancel, Name, Occasion, Pick, Wish, decide};
 
 /// What was on a shelf.
 pub(super) struct Shelf {
@@ -55,6 +55,7 @@ impl VirtualWorld {
             12..=14 => self.buy(),
             15 => self.cancel(),
             16..=17 => self.pick(),
+            18 if self.dice.chance(500) => self.batch(),
             18 => self.command(),
             19 if self.dice.chance(300) => self.count_shelf(),
             19 if self.dice.chance(500) => self.enter_shelf(),
@@ -575,6 +576,44 @@ impl VirtualWorld {
         });
         if asked_for && end != Commit::Before {
             self.count("central's item commands");
+        }
+        self.after_central_commit(end);
+    }
+
+    /// Several operations by one command of central.
+    fn batch(&mut self) {
+        let Some(store) = self.dice.pick(&self.stores).cloned() else { return };
+        if !self.central.runs {
+            return;
+        }
+        let mut lines = Vec::new();
+        for _ in 0..self.dice.between(1, 5) {
+            let Some(product_id) = self.dice.pick(&self.products).cloned() else { return };
+            let operation = match self.operation() {
+                Operation::Change { .. } => Operation::Sell { quantity: self.dice.units(1, 4) },
+                other => other,
+            };
+            lines.push(BatchLine { product_id, operation, expected_version: None, reference: None, occurred_at: None });
+        }
+        let (id, atomic) = (format!("batch-{}", self.name()), self.dice.chance(500));
+        let name = OperationId::parse(&id).expect("a valid id");
+        let asked = Batch { store: store.as_str().into(), lines: lines.len(), atomic };
+        let wishes = lines.iter().map(|line| (line.product_id.as_str().into(), wish(&line.operation)));
+        self.oracle.book.ask_batch(&id, asked, wishes);
+        let command = Command::Batch { lines, atomic, about: About::default() };
+        let (clock, risk) = (self.central.clock(self.now), self.risk());
+        let mut asked_for = false;
+        let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
+            let Some(mut known) = stores::find(connection, &store)? else { return Ok(()) };
+            if known.is_settling() || asked::is_full_of_batches(connection, &store)? {
+                return Ok(());
+            }
+            asked_for = true;
+            asked::append(connection, &mut known, &name, &command, clock)
+        });
+        if asked_for && end != Commit::Before {
+            self.count("central's batches");
+            self.say(|| format!("{id}: {command:?} at {store}"));
         }
         self.after_central_commit(end);
     }

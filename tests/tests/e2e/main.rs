@@ -2,6 +2,7 @@
 
 mod acl;
 mod bad_input;
+mod batches;
 mod command_line;
 mod compatibility;
 mod events;

@@ -76,7 +76,11 @@ impl Reply {
             Became::Rejected { purchase, .. } => Some((Self::Rejected, purchase)),
             Became::Expired { purchase, .. } => Some((Self::Expired, purchase)),
             Became::Cancelled { purchase, .. } => Some((Self::Cancelled, purchase)),
-            Became::Done { .. } | Became::Refused { .. } | Became::Reservation(_) | Became::Resynced => None,
+            Became::Done { .. }
+            | Became::Refused { .. }
+            | Became::Reservation(_)
+            | Became::Batch(_)
+            | Became::Resynced => None,
         }
     }
 

@@ -30,11 +30,13 @@ impl Status {
     pub fn of(answer: &Became) -> Self {
         match answer {
             Became::Refused { .. } | Became::Rejected { .. } => Self::Refused,
+            Became::Batch(results) if results.undone => Self::Refused,
             Became::Expired { .. } => Self::Expired,
             Became::Done { .. }
             | Became::Confirmed { .. }
             | Became::Cancelled { .. }
             | Became::Reservation(_)
+            | Became::Batch(_)
             | Became::Resynced => Self::Done,
         }
     }

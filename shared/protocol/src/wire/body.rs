@@ -8,7 +8,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{About, Became, Fact, Happened, ItemAfter, NotUnderstood, Outcome, PurchaseRef, ReservationStep, Subject};
+use super::{
+    About, Became, Fact, Happened, ItemAfter, NotUnderstood, Outcome, PurchaseRef, ReservationStep, Results, Subject,
+};
 use crate::domain::reservation::{Reservation, State};
 use crate::domain::{Action, Item, Reason, Rejection, TOTAL_MAX};
 use crate::ids::{OperationId, ProductId, ReservationId};
@@ -269,12 +271,27 @@ impl FactBody {
     }
 }
 
+/// What an outcome is called: after the fact that says the same, or by a name of its own.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(untagged)]
+enum OutcomeKind {
+    Fact(Kind),
+    Own(OwnKind),
+}
+
+/// Outcomes that are no facts.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum OwnKind {
+    Batch,
+}
+
 /// Body of an outcome, on a page of a state and in the databases.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct OutcomeBody {
     command: OperationId,
-    kind: Kind,
+    kind: OutcomeKind,
     at: Millis,
     product_id: ProductId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -290,16 +307,22 @@ pub(super) struct OutcomeBody {
     reservation_id: Option<ReservationId>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     picked: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    results: Option<Results>,
 }
 
 impl From<Outcome> for OutcomeBody {
     fn from(Outcome { command, at, became }: Outcome) -> Self {
         let rejection = became.rejection().cloned();
-        let of_purchase = |kind, purchase: PurchaseRef, item| (kind, purchase.product_id.clone(), Some(purchase), item);
+        let of_purchase = |kind, purchase: PurchaseRef, item| {
+            (OutcomeKind::Fact(kind), purchase.product_id.clone(), Some(purchase), item)
+        };
         let picked = matches!(became, Became::Confirmed { picked: true, .. });
-        let (mut reservation, mut reservation_id) = (None, None);
+        let (mut reservation, mut reservation_id, mut results) = (None, None, None);
         let (kind, product_id, purchase, item) = match became {
-            Became::Done { action, product_id, item } => (kind_of(action), product_id, None, Some(item)),
+            Became::Done { action, product_id, item } => {
+                (OutcomeKind::Fact(kind_of(action)), product_id, None, Some(item))
+            }
             Became::Confirmed { purchase, item, .. } => of_purchase(Kind::PurchaseConfirmed, purchase, Some(item)),
             Became::Rejected { purchase, item, .. } => of_purchase(Kind::PurchaseRejected, purchase, item),
             Became::Expired { purchase, item } => of_purchase(Kind::PurchaseExpired, purchase, item),
@@ -307,16 +330,20 @@ impl From<Outcome> for OutcomeBody {
             Became::Refused { subject, item, .. } => {
                 let product_id = subject.product().cloned().unwrap_or_else(no_product);
                 reservation_id = subject.reservation();
-                (Kind::CommandRefused, product_id, subject.purchase().cloned(), item)
+                (OutcomeKind::Fact(Kind::CommandRefused), product_id, subject.purchase().cloned(), item)
             }
-            Became::Resynced => (Kind::ItemChanged, no_product(), None, None),
+            Became::Resynced => (OutcomeKind::Fact(Kind::ItemChanged), no_product(), None, None),
             Became::Reservation(told) => {
-                let kind = Kind::of_state(&told.state);
+                let kind = OutcomeKind::Fact(Kind::of_state(&told.state));
                 reservation = Some(told);
                 (kind, no_product(), None, None)
             }
+            Became::Batch(told) => {
+                results = Some(told);
+                (OutcomeKind::Own(OwnKind::Batch), no_product(), None, None)
+            }
         };
-        Self { command, kind, at, product_id, purchase, rejection, item, reservation, reservation_id, picked }
+        Self { command, kind, at, product_id, purchase, rejection, item, reservation, reservation_id, picked, results }
     }
 }
 
@@ -346,8 +373,17 @@ impl TryFrom<OutcomeBody> for Outcome {
             reservation,
             reservation_id,
             picked,
+            results,
         } = body;
         check(&product_id, item.as_ref(), purchase.as_ref())?;
+        let kind = match kind {
+            OutcomeKind::Fact(kind) => kind,
+            OutcomeKind::Own(OwnKind::Batch) => {
+                let results = needed(results, "results")?;
+                results.check()?;
+                return Ok(Self { command, at, became: Became::Batch(results) });
+            }
+        };
         let is_resync = item.is_none() && product_id.as_str() == NO_PRODUCT;
         let done = |action, product_id, item| {
             Ok::<_, NotUnderstood>(Became::Done { action, product_id, item: needed(item, "item")? })
@@ -548,6 +584,21 @@ mod tests {
             r#"{"command":"c","kind":"command_refused","at":AT,"productId":"unknown","rejection":{"code":"store_retired"}}"#,
         );
         assert!(matches!(of_nothing.became, Became::Refused { subject: Subject::Store, .. }));
+    }
+
+    #[test]
+    fn what_became_of_a_batch_names_the_lines_that_were_refused() {
+        let done = is_kept(r#"{"command":"c","kind":"batch","at":AT,"productId":"unknown","results":{"lines":2}}"#);
+        assert_eq!(done.became.results().map(Results::applied), Some(2));
+        let undone = is_kept(concat!(
+            r#"{"command":"c","kind":"batch","at":AT,"productId":"unknown","results":{"lines":2,"undone":true,"#,
+            r#""refused":[{"index":1,"rejection":{"code":"version_conflict","currentVersion":3}}]}}"#,
+        ));
+        assert_eq!(undone.became.results().map(Results::applied), Some(0));
+        for results in ["", r#","results":{"lines":0}"#, r#","results":{"lines":1001}"#] {
+            let body = written(r#"{"command":"c","kind":"batch","at":AT,"productId":"unknown""#);
+            assert!(serde_json::from_str::<Outcome>(&format!("{body}{results}}}")).is_err(), "{results}");
+        }
     }
 
     fn is_kept(body: &str) -> Outcome {

@@ -2,12 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{NotUnderstood, encode};
+use super::batch::check_length;
+use super::{BatchLine, NotUnderstood, encode};
 use crate::domain::reservation::{Act, TTL_MS_MAX};
 use crate::domain::{Guard, Lines, Operation, Quantity};
 use crate::ids::{OperationId, ProductId, PurchaseId, ReservationId};
 use crate::link::{Epoch, OPENED};
 use crate::time::Millis;
+
+/// `t` of a batch's entry.
+pub const BATCH: &str = "batch";
 
 /// Who asked, and what for. Travels with the operation into its event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +90,16 @@ pub enum Command {
         /// Who asked.
         about: About,
     },
+    /// Operations on items, one after the other. Each line is an operation of its own, named after the command and its
+    /// index; the command is answered by what became of all of them.
+    Batch {
+        /// What, in this order.
+        lines: Vec<BatchLine>,
+        /// All of it or nothing.
+        atomic: bool,
+        /// Who asked.
+        about: About,
+    },
     /// Hold units, all of these or none.
     Reserve {
         /// The new reservation.
@@ -143,6 +157,13 @@ struct OperateBody {
 }
 
 #[derive(Serialize, Deserialize)]
+struct BatchBody {
+    lines: Vec<BatchLine>,
+    atomic: bool,
+    about: About,
+}
+
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ReserveBody {
     reservation_id: ReservationId,
@@ -168,6 +189,7 @@ impl Command {
             Self::Purchase { .. } => "purchase",
             Self::Cancel { .. } => "cancel",
             Self::Operate { .. } => "operation",
+            Self::Batch { .. } => BATCH,
             Self::Reserve { .. } => "reserve",
             Self::Reservation { .. } => "reservation",
             Self::Resync => "resync",
@@ -183,6 +205,7 @@ impl Command {
             Self::Operate { product_id, operation, guard, about } => {
                 encode(&OperateBody { product_id, operation, guard, about })
             }
+            Self::Batch { lines, atomic, about } => encode(&BatchBody { lines, atomic, about }),
             Self::Reserve { reservation_id, lines, ttl_ms, deadline, about } => {
                 encode(&ReserveBody { reservation_id, lines, ttl_ms, deadline, about })
             }
@@ -209,6 +232,11 @@ impl Command {
             "operation" => {
                 let OperateBody { product_id, operation, guard, about } = serde_json::from_str(body)?;
                 Self::Operate { product_id, operation, guard, about }
+            }
+            BATCH => {
+                let BatchBody { lines, atomic, about } = serde_json::from_str(body)?;
+                check_length(lines.len())?;
+                Self::Batch { lines, atomic, about }
             }
             "reserve" => {
                 let ReserveBody { reservation_id, lines, ttl_ms, deadline, about } = serde_json::from_str(body)?;
@@ -254,6 +282,33 @@ mod tests {
         assert!(serde_json::from_str::<Operation>(r#"{"op":"change","lowAt":"5"}"#).is_err());
     }
 
+    fn sale() -> BatchLine {
+        BatchLine {
+            product_id: ProductId::parse("tea").expect("valid"),
+            operation: Operation::Sell { quantity: Quantity::try_from(2).expect("in range") },
+            expected_version: Some(7),
+            reference: Some("receipt-1".into()),
+            occurred_at: Some(Millis(5)),
+        }
+    }
+
+    #[test]
+    fn a_batch_is_written_like_this() {
+        let bare = BatchLine { expected_version: None, reference: None, occurred_at: None, ..sale() };
+        let batch = Command::Batch { lines: vec![sale(), bare], atomic: false, about: About::default() };
+        let written = concat!(
+            r#"{"lines":[{"productId":"tea","operation":{"op":"sell","quantity":2},"expectedVersion":7,"#,
+            r#""reference":"receipt-1","occurredAt":"1970-01-01T00:00:00.005Z"},"#,
+            r#"{"productId":"tea","operation":{"op":"sell","quantity":2}}],"atomic":false,"about":{}}"#,
+        );
+        assert_eq!((batch.kind(), batch.encode().as_str()), ("batch", written));
+        assert_eq!(Command::decode("batch", written), Ok(batch));
+        for lines in [0, 1_001] {
+            let batch = Command::Batch { lines: vec![sale(); lines], atomic: true, about: About::default() };
+            assert!(Command::decode("batch", &batch.encode()).is_err(), "{lines} lines");
+        }
+    }
+
     #[test]
     fn a_command_reads_what_it_writes() {
         let product_id = ProductId::parse("coffee").expect("valid");
@@ -275,8 +330,9 @@ mod tests {
                 product_id,
                 operation: Operation::Count { quantity: 3, counted_at: None, count_ref: Some("w7".into()) },
                 guard: Guard { expected_version: Some(3), if_match: Some(crate::domain::IfMatch::Any) },
-                about,
+                about: about.clone(),
             },
+            Command::Batch { lines: vec![sale()], atomic: true, about },
             Command::Reserve {
                 reservation_id: ReservationId::new(uuid::Uuid::from_u128(8)),
                 lines: Lines::one(ProductId::parse("tea").expect("valid"), Quantity::ONE),

@@ -4,6 +4,7 @@
 //! that old and new may talk; an unknown type or a body that breaks the rules is [`NotUnderstood`] and goes to the
 //! dead letters (rule L11).
 
+mod batch;
 mod body;
 mod command;
 mod event;
@@ -11,7 +12,8 @@ mod fact;
 mod outcome;
 pub mod restore;
 
-pub use command::{About, Command, PurchaseRef};
+pub use batch::{BATCH_MAX, BatchLine, LineResult, RefusedLine, Results};
+pub use command::{About, BATCH, Command, PurchaseRef};
 pub use event::{Event, Named, SnapshotEnd, SnapshotPage};
 pub use fact::{Fact, Happened, ItemAfter, ReservationStep, Subject};
 pub use outcome::{Became, Outcome};

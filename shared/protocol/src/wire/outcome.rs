@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::body::OutcomeBody;
-use super::{PurchaseRef, Subject};
+use super::{PurchaseRef, Results, Subject};
 use crate::domain::reservation::Reservation;
 use crate::domain::{Action, Item, Rejection};
 use crate::ids::{OperationId, ProductId};
@@ -76,6 +76,8 @@ pub enum Became {
     },
     /// What was asked of a reservation was done.
     Reservation(Reservation),
+    /// The lines of a batch were judged, and done or not.
+    Batch(Results),
     /// The whole state was sent again.
     Resynced,
 }
@@ -90,6 +92,7 @@ impl Became {
             | Self::Confirmed { .. }
             | Self::Cancelled { .. }
             | Self::Reservation(_)
+            | Self::Batch(_)
             | Self::Resynced => None,
         }
     }
@@ -102,7 +105,7 @@ impl Became {
             | Self::Expired { item, .. }
             | Self::Cancelled { item, .. }
             | Self::Refused { item, .. } => item.as_ref(),
-            Self::Reservation(_) | Self::Resynced => None,
+            Self::Reservation(_) | Self::Batch(_) | Self::Resynced => None,
         }
     }
 }
@@ -118,8 +121,14 @@ impl Became {
             | Self::Expired { .. }
             | Self::Cancelled { .. }
             | Self::Refused { .. }
+            | Self::Batch(_)
             | Self::Resynced => None,
         }
+    }
+
+    /// What became of each line of a batch.
+    pub fn results(&self) -> Option<&Results> {
+        if let Self::Batch(results) = self { Some(results) } else { None }
     }
 }
 

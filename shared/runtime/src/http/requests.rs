@@ -7,7 +7,7 @@ use protocol::domain::reservation::Act;
 use protocol::domain::{Line, Lines, LowAt, Operation, Reason};
 use protocol::ids::{ProductId, StoreId};
 use protocol::time::Millis;
-use protocol::wire::Position;
+use protocol::wire::{BATCH_MAX, BatchLine, Position};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
@@ -198,30 +198,41 @@ impl Sell {
     }
 }
 
-/// Lines of a batch, at most.
-const BATCH_MAX: usize = 1_000;
-
 /// Several operations, in this order.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(as = Operations, example = json!({"atomic": false, "operations": [{"op": "sell", "productId": "coffee", "quantity": 1}, {"op": "adjust", "productId": "tea", "delta": -1, "reason": "damage"}]}))]
 pub struct Batch {
-    #[schema(value_type = Vec<BatchLine>, min_items = 1, max_items = 1000)]
+    #[schema(value_type = Vec<AnyOperation>, min_items = 1, max_items = 1000)]
     operations: Vec<Map<String, Value>>,
     /// All of them or nothing, if it is left out; `false`: each that can be done.
     atomic: Option<bool>,
 }
 
-/// One line of a batch.
-#[derive(Debug, Clone)]
-pub struct BatchLine {
-    /// Of which product.
-    pub product: ProductId,
-    /// What.
-    pub asked: Asked,
-    /// When it happened, if the caller says so.
-    pub occurred_at: Option<Millis>,
+/// Several operations at a store, in this order.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = OperationsAtStore, example = json!({"storeId": "store-1", "atomic": false, "operations": [{"op": "receive", "productId": "coffee", "quantity": 48}, {"op": "adjust", "productId": "tea", "delta": -1, "reason": "damage"}]}))]
+pub struct BatchAt {
+    #[schema(value_type = schema::StoreId)]
+    store_id: StoreId,
+    #[schema(value_type = Vec<AnyOperation>, min_items = 1, max_items = 1000)]
+    operations: Vec<Map<String, Value>>,
+    /// All of them or nothing, if it is left out; `false`: each that can be done.
+    atomic: Option<bool>,
 }
+
+impl BatchAt {
+    /// At which store, what is asked, and whether all of it or nothing is to be done.
+    pub fn asked(self) -> Result<(StoreId, Vec<BatchLine>, bool)> {
+        let Self { store_id, operations, atomic } = self;
+        let (lines, atomic) = Batch { operations, atomic }.asked()?;
+        Ok((store_id, lines, atomic))
+    }
+}
+
+/// Describes a line of a batch: one of several operations.
+struct AnyOperation;
 
 /// What a line of a batch may do.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -235,7 +246,7 @@ enum BatchOp {
 }
 
 /// One of these, by `op`: each as it is alone, and of which product.
-impl PartialSchema for BatchLine {
+impl PartialSchema for AnyOperation {
     fn schema() -> RefOr<Schema> {
         fn line<T: PartialSchema>(op: &str) -> Value {
             let mut line = json_of::<T>();
@@ -256,7 +267,7 @@ impl PartialSchema for BatchLine {
     }
 }
 
-impl ToSchema for BatchLine {
+impl ToSchema for AnyOperation {
     fn name() -> Cow<'static, str> {
         "Operation".into()
     }
@@ -284,7 +295,7 @@ impl Batch {
 fn batch_line(index: usize, mut line: Map<String, Value>) -> Result<BatchLine> {
     let at = format!("/operations/{index}");
     let op: BatchOp = meaning(&taken(&mut line, &at, "op")?, &format!("{at}/op"))?;
-    let (product, (asked, occurred_at)) = match op {
+    let (product_id, (asked, occurred_at)) = match op {
         BatchOp::Create => {
             let (product, asked) = meaning::<Create>(&line.into(), &at)?.asked();
             (product, (asked, None))
@@ -294,7 +305,8 @@ fn batch_line(index: usize, mut line: Map<String, Value>) -> Result<BatchLine> {
         BatchOp::Adjust => of_product(line, &at, |body: Adjust| (body.asked(), None))?,
         BatchOp::Count => of_product(line, &at, |body: Count| (body.asked(), None))?,
     };
-    Ok(BatchLine { product, asked, occurred_at })
+    let Asked { operation, expected_version, reference } = asked;
+    Ok(BatchLine { product_id, operation, expected_version, reference, occurred_at })
 }
 
 /// Reads a line whose product elsewhere is in the path.

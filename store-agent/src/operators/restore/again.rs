@@ -44,6 +44,10 @@ pub(super) fn record(connection: &Connection, head: &mut Head, entry: &Entry, no
     };
     let find =
         |command: Option<&OperationId>| command.map_or(Ok(None), |command| ledger::outcomes::find(connection, command));
+    if find(operation.batch().as_ref())?.is_some() {
+        // Central has the answer, and with it all lines that were done.
+        return Ok(false);
+    }
     let mut items = Items::new();
     let held = original.what.reservation().into_iter().flat_map(|reservation| reservation.lines.iter());
     let products = original.what.items().iter().map(|after| &after.product_id).chain(original.what.product());
