@@ -56,7 +56,7 @@ async fn one(State(app): Shared, IdPath(key): IdPath) -> Result<Json<KeyView>> {
                 purchase.flatten().map(|purchase| purchase.status.as_str())
             }
             Effect::Command => commands::find(connection, &record.target)?.map(|request| request.status.as_str()),
-            Effect::Store | Effect::Webhook => Some("done"),
+            Effect::Store | Effect::Webhook | Effect::Projection => Some("done"),
         };
         Ok(Some((record, status)))
     });

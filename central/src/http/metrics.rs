@@ -11,7 +11,7 @@ use super::stores::{Beside, STATUSES, StoreView};
 use super::{App, Shared};
 use crate::storage::queries::{dead_letters, events};
 use crate::storage::webhooks::{Status, Webhook};
-use crate::storage::{JobResult, stores, webhooks};
+use crate::storage::{JobResult, rebuild, stores, webhooks};
 
 /// Events that one look counts: what is behind them is for the next.
 const COUNTED: usize = 100_000;
@@ -34,9 +34,11 @@ async fn metrics(State(app): Shared) -> Result<Exposition> {
         let stores = stores::all(connection)?.iter().map(view).collect::<JobResult<Vec<_>>>()?;
         let hooks = webhooks::all(connection)?;
         let counted = events::types_behind(connection, from, COUNTED)?;
-        Ok((stores, dead_letters::count(connection)?, hooks, counted, events::last_place(connection)?))
+        let (_, left_out) = rebuild::left_out(connection, 0)?;
+        let end = events::last_place(connection)?;
+        Ok((stores, dead_letters::count(connection)?, left_out, hooks, counted, end))
     });
-    let (stores, letters, hooks, (to, types), end) = read.await?;
+    let (stores, letters, left_out, hooks, (to, types), end) = read.await?;
     app.applied.add(from, to, types);
     let told = Exposition::new(env!("CARGO_PKG_VERSION"), &app.requests);
     let is_up = app.presence.is_redis_reachable();
@@ -45,6 +47,11 @@ async fn metrics(State(app): Shared) -> Result<Exposition> {
     let applied = applied.iter().map(|(kind, many)| (kind.as_str(), *many));
     told.counters("shelfstream_events_total", "Events of all stores, applied since central started", "type", applied);
     told.gauge("shelfstream_dead_letters", "Events that were not understood; 10,000 if there are more", letters as f64);
+    told.gauge(
+        "shelfstream_rebuild_left_out_stores",
+        "Stores whose view the last rebuild left as it was",
+        left_out as f64,
+    );
     of_webhooks(&told, &hooks, end);
     of_stores(&told, &stores);
     Ok(told)

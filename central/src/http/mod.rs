@@ -12,6 +12,7 @@ mod meta;
 mod metrics;
 mod operations;
 mod products;
+mod projections;
 mod purchases;
 mod reservations;
 mod stores;
@@ -113,6 +114,7 @@ fn described() -> (Router<Arc<App>>, Description) {
         .merge(stores::router())
         .merge(idempotency::router())
         .merge(dead_letters::router())
+        .merge(projections::router())
         .merge(meta::router())
         .split_for_parts();
     (pages.merge(routes), Description::new(API, of_pages, of_routes))

@@ -156,7 +156,7 @@ impl AnswerWriter {
                 }
             }
             Step::Reservations(store, behind) => {
-                let next = reservations::behind(connection, &self.id, store.stock, behind, PART)?;
+                let next = reservations::behind(connection, &self.id, store.generation, behind, PART)?;
                 match next.last().map(|(number, _)| *number) {
                     Some(last) => {
                         let next: Vec<Reservation> = next.into_iter().filter_map(|(_, said)| said).collect();

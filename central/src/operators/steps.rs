@@ -1,5 +1,6 @@
 //! Carries out what is left to be done after a store's state has changed as a whole, in
-//! [steps](crate::projection::steps) of one short transaction each, and takes new names into the index of search.
+//! [steps](crate::projection::steps) of one short transaction each, takes new names into the index of search, and
+//! [rebuilds](crate::projection::rebuild) the view if an operator has asked for that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::links::publisher::Wakes;
 use crate::links::waiting::Waiting;
+use crate::projection::rebuild;
 use crate::projection::steps::{ROWS, step};
 use crate::storage::stores;
 use crate::storage::totals;
-use crate::storage::{Abort, Connection, Db, Error, JobResult, labels};
+use crate::storage::{Abort, Connection, Db, Error, JobResult, labels, rebuild as rebuilds};
 
 /// How often is looked even when nobody says that there is something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -45,11 +47,15 @@ impl Steps {
         }
     }
 
-    /// One step for each store that has something to do, and one of summing totals. Says whether there was any.
+    /// One step for each store that has something to do, one of summing totals, and one of the rebuild. Says whether
+    /// there was any.
     async fn round(&self) -> anyhow::Result<bool> {
-        let (due, recounts) = self
+        let (due, recounts, rebuilding) = self
             .db
-            .read(|connection| Ok((stores::with_steps(connection)?, totals::is_recounting(connection)?)))
+            .read(|connection| {
+                let due = stores::with_steps(connection)?;
+                Ok((due, totals::is_recounting(connection)?, rebuilds::is_running(connection)?))
+            })
             .await?;
         for id in &due {
             let store = id.clone();
@@ -62,8 +68,17 @@ impl Steps {
         if recounts {
             self.write(|connection| totals::recount_step(connection, ROWS)).await?;
         }
+        if rebuilding {
+            let stepped = self.write(|connection| rebuild::step(connection, ROWS, runtime::clock::now())).await?;
+            if let Some((store, reason)) = stepped.left_out {
+                tracing::warn!(%store, reason = reason.as_str(), "the rebuild leaves this store's view as it is");
+            }
+            if stepped.is_over {
+                tracing::info!("the view has been rebuilt");
+            }
+        }
         let indexes = self.db.read(labels::are_to_index).await? && self.write(labels::index_step).await?;
-        Ok(recounts || indexes || !due.is_empty())
+        Ok(recounts || rebuilding || indexes || !due.is_empty())
     }
 
     /// Everything can wait while there is too much else to write.

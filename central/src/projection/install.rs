@@ -63,7 +63,7 @@ fn hold(connection: &Connection, store: &mut Store, rows: u64, now: Millis) -> J
         if let Some(said) = said {
             let saved = in_savepoint(connection, || {
                 let before = reservations::find(connection, said.id)?;
-                let after = promises::reported(before.as_ref(), &store.id, said, &position, store.stock, now);
+                let after = promises::reported(before.as_ref(), &store.id, said, &position, store.generation, now);
                 reservations::save(connection, &after)
             });
             match saved {
@@ -80,7 +80,7 @@ fn hold(connection: &Connection, store: &mut Store, rows: u64, now: Millis) -> J
     if !next.is_empty() {
         return Ok(next.len() as u64);
     }
-    let gone = reservations::open_of_older_stock(connection, &store.id, store.stock, rows as usize)?;
+    let gone = reservations::open_of_older_stock(connection, &store.id, store.generation, rows as usize)?;
     for before in &gone {
         reservations::save(connection, &promises::voided(before, Status::Expired, "reservation_expired", now))?;
     }

@@ -2,6 +2,7 @@
 //! once.
 
 mod install;
+pub mod rebuild;
 pub mod replay;
 mod settle;
 pub mod steps;

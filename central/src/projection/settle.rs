@@ -69,8 +69,8 @@ impl<'a> Settling<'a> {
     /// What the store says of a reservation is what it is.
     pub(super) fn reservation(&mut self, said: &Reservation) {
         let before = self.touched.reservations.get(&said.id).map(|(before, _)| before);
-        let stock = self.touched.stock;
-        let after = reservations::reported(before, &self.position.store, said, &self.position, stock, self.now);
+        let generation = self.touched.generation;
+        let after = reservations::reported(before, &self.position.store, said, &self.position, generation, self.now);
         self.touched.reservations.insert(said.id, (after, true));
     }
 

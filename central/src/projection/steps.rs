@@ -59,6 +59,7 @@ mod tests {
 
     use super::*;
     use crate::operators::verify::verify;
+    use crate::projection::rebuild;
     use crate::projection::view::{self, Budget};
     use crate::promises::stores::{adopt, retire};
     use crate::storage::stores::{DigestState, Store};
@@ -409,6 +410,15 @@ mod tests {
                 steps(&mut timed, agent);
             }
         }
+        let begin = |connection: &Connection| rebuild::begin(connection, NOW).expect("begins");
+        timed("rebuild begun", &mut |connection| begin(connection));
+        let mut is_over = false;
+        while !is_over {
+            timed("rebuild", &mut |connection| {
+                is_over = rebuild::step(connection, ROWS, NOW).expect("can be done").is_over;
+            });
+        }
+        agents.iter().for_each(|agent| steps(&mut timed, agent));
         for agent in &agents {
             let mut change = |kind, change: &dyn Fn(&Connection, &mut Store)| {
                 timed(kind, &mut |connection| {

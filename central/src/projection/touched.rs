@@ -129,8 +129,8 @@ pub(super) struct Touched {
     outcomes_changed: BTreeSet<OperationId>,
     /// Reservations that are known, and whether they have changed.
     pub(super) reservations: BTreeMap<ReservationId, (Reservation, bool)>,
-    /// The stock that is shown.
-    pub(super) stock: i64,
+    /// The stock that reservations are reported with.
+    pub(super) generation: i64,
     /// Unanswered cancels of these purchases, at this store.
     pub(super) cancels: BTreeMap<PurchaseId, BTreeSet<OperationId>>,
     /// What the store is asked for, in order.
@@ -151,7 +151,7 @@ impl Touched {
             outcomes: BTreeMap::new(),
             outcomes_changed: BTreeSet::new(),
             reservations: BTreeMap::new(),
-            stock: store.stock,
+            generation: store.generation,
             cancels: BTreeMap::new(),
             commands: Vec::new(),
             command_head: store.command_head.id(),

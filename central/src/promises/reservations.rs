@@ -148,7 +148,7 @@ fn ended(reservation: &Reservation) -> Option<Result<Reported, Rejection>> {
     }))
 }
 
-/// What a reservation is once its store has reported it, whatever central knew of it. `stock`: the store's that is shown.
+/// What a reservation is once its store has reported it, whatever central knew of it. `stock`: the store's generation.
 pub(crate) fn reported(
     before: Option<&Reservation>,
     store: &StoreId,

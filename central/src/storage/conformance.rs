@@ -19,6 +19,7 @@ use super::idempotency::{Effect, Key};
 use super::purchases::{Choice, Purchase};
 use super::queries::events::{self, Start};
 use super::queries::{self, Slice, dead_letters, offers};
+use super::rebuild::{self, AtWork, Reason};
 use super::stores::{DigestState, Store};
 use super::{Connection, commands, idempotency, items, ledger, outcomes, purchases, retention, stocks, stores, totals};
 
@@ -60,7 +61,9 @@ conforms!(
     totals_are_what_the_shown_stocks_add_up_to,
     what_is_old_is_forgotten_and_what_is_needed_stays,
     dead_letters_stay_until_they_are_removed,
-    a_list_of_dead_letters_ends_at_a_thousand
+    a_list_of_dead_letters_ends_at_a_thousand,
+    a_rebuild_is_as_it_was_saved,
+    a_stock_that_is_built_aside_is_shown_at_once
 );
 
 fn store_id(id: &str) -> StoreId {
@@ -884,4 +887,78 @@ fn a_list_of_dead_letters_ends_at_a_thousand(connection: &Connection) {
     let listed = dead_letters::list(connection, None).expect("reads");
     assert_eq!((listed.len(), listed[0].entry.as_str()), (1_000, "7-1001"), "the newest");
     assert_eq!(dead_letters::all(connection).expect("reads").len(), 1_001);
+}
+
+fn a_rebuild_is_as_it_was_saved(connection: &Connection) {
+    assert_eq!(rebuild::find(connection).expect("reads"), None);
+    assert!(!rebuild::is_running(connection).expect("reads"));
+    let mut sum = Digest::default();
+    for (id, base, state) in [("a", 2, 9), ("b", 0, 0), ("c", 5, 5)] {
+        let mut store = discovered(connection, id);
+        (store.base, store.state, store.digest) = (place(7, base), cursor(7, state), Digest(u128::MAX - 1));
+        store.save_events(connection).expect("writes");
+        sum = Digest(sum.0.wrapping_add(store.digest.0));
+    }
+    assert_eq!(rebuild::digest(connection).expect("reads"), sum);
+    let next = |behind| rebuild::next_store(connection, behind).expect("reads").map(|id| id.to_string());
+    assert_eq!((next("").as_deref(), next("a").as_deref(), next("c")), (Some("a"), Some("b"), None));
+
+    rebuild::begin(connection, NOW).expect("writes");
+    let mut running = rebuild::find(connection).expect("reads").expect("is there");
+    assert_eq!((running.started_at, running.finished_at, running.total), (NOW, None, 9), "8 entries and 1");
+    assert_eq!((running.applied, running.done_to.as_str(), &running.at_work), (0, "", &None));
+    assert!(rebuild::is_running(connection).expect("reads"));
+    let at_work = AtWork {
+        store: store_id("c"),
+        stock: 4,
+        staged: 5,
+        digest: Digest(7),
+        units: 8,
+        base: place(7, 5),
+        seq: 6.into(),
+    };
+    (running.applied, running.done_to, running.at_work) = (3, "b".into(), Some(at_work));
+    rebuild::save(connection, &running).expect("writes");
+    assert_eq!(rebuild::find(connection).expect("reads"), Some(running.clone()));
+    for (id, reason) in [("c", Reason::Restoring), ("a", Reason::DigestDiffers)] {
+        rebuild::leave_out(connection, &store_id(id), reason).expect("writes");
+    }
+    let left_out = |most| rebuild::left_out(connection, most).expect("reads");
+    assert_eq!(left_out(1), (vec![("a".to_owned(), "digest_differs".to_owned())], 2));
+    (running.finished_at, running.at_work) = (Some(NOW.plus(1)), None);
+    rebuild::save(connection, &running).expect("writes");
+    assert_eq!(rebuild::find(connection).expect("reads"), Some(running));
+    assert!(!rebuild::is_running(connection).expect("reads"));
+    rebuild::begin(connection, NOW.plus(2)).expect("writes");
+    assert_eq!(left_out(9), (Vec::new(), 0), "of the one before");
+}
+
+fn a_stock_that_is_built_aside_is_shown_at_once(connection: &Connection) {
+    let mut store = discovered(connection, "s1");
+    stocks::put(connection, &mut store, &product("old"), &item("Old", 3)).expect("writes");
+    store.save_events(connection).expect("writes");
+    let before = store.clone();
+    let aside = stocks::aside(connection, &store.id).expect("writes");
+    let mut built = Store { stock: aside, digest: Digest::default(), units: 0, ..store.clone() };
+    stocks::stage(connection, &mut built, place(7, 2), &page(&["a", "b"])).expect("writes");
+    assert!(
+        stocks::switch(connection, &mut built, place(7, 3), &SnapshotEnd { pages: 1, count: 2 }).expect("is whole")
+    );
+    stocks::hide(connection, built.stock).expect("writes");
+    let shown = || {
+        let items = items::of_store(connection, &before.id).expect("reads");
+        items.into_iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(), ["old"]);
+    assert_eq!(totals::differences(connection).expect("reads"), []);
+    stocks::show(connection, &mut store, &built).expect("writes");
+    store.save_events(connection).expect("writes");
+    assert_eq!((shown(), store.generation, store.units), (vec!["a".into(), "b".into()], before.generation, 10));
+    while totals::step(connection, &store, 1).expect("can be done") {}
+    while stocks::remove_step(connection, &store.id, 1).expect("can be done") {}
+    assert_eq!(totals::differences(connection).expect("reads"), []);
+    assert_eq!(
+        (shown(), store.digest),
+        (vec!["a".into(), "b".into()], items::digest(connection, store.stock).expect("reads"))
+    );
 }

@@ -13,6 +13,7 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0005_search.sql"),
         include_str!("../../migrations/0006_policy.sql"),
         include_str!("../../migrations/0007_units.sql"),
+        include_str!("../../migrations/0008_rebuild.sql"),
     ],
 };
 

@@ -19,6 +19,8 @@ pub enum Effect {
     Store,
     /// An operator's word about a webhook.
     Webhook,
+    /// An operator's word about a projection.
+    Projection,
 }
 
 impl Effect {
@@ -29,6 +31,7 @@ impl Effect {
             Self::Cancel => "cancel",
             Self::Store => "store",
             Self::Webhook => "webhook",
+            Self::Projection => "projection",
         }
     }
 }
@@ -36,7 +39,7 @@ impl Effect {
 impl std::str::FromStr for Effect {
     type Err = protocol::ids::Invalid;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::Purchase, Self::Command, Self::Cancel, Self::Store, Self::Webhook]
+        [Self::Purchase, Self::Command, Self::Cancel, Self::Store, Self::Webhook, Self::Projection]
             .into_iter()
             .find(|effect| effect.as_str() == text)
             .ok_or_else(|| protocol::ids::Invalid(format!("no effect {text:?}")))
@@ -53,7 +56,7 @@ pub struct Record {
     pub at: Millis,
     /// What kind of effect.
     pub effect: Effect,
-    /// The purchase's, command's, store's or webhook's id.
+    /// The purchase's, command's, store's or webhook's id, or the projection's name.
     pub target: String,
 }
 

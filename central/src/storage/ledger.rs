@@ -2,10 +2,10 @@
 
 use protocol::hash::Digest;
 use protocol::ids::StoreId;
-use protocol::link::{Entry, EntryId};
+use protocol::link::{Entry, EntryId, Seq};
 use protocol::time::Millis;
 use protocol::wire::Fact;
-use runtime::sqlite::{DigestColumn, HashColumn};
+use runtime::sqlite::{DigestColumn, HashColumn, number_at};
 use rusqlite::{Connection, params};
 
 use crate::storage::stores::Store;
@@ -96,6 +96,27 @@ pub fn since_base(
     ])?;
     while let Some(row) = rows.next()? {
         read(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?);
+    }
+    Ok(())
+}
+
+/// Reads place, type and body of each entry of the state's epoch that comes behind one, up to the state's cursor and as
+/// long as `read` wants more.
+pub fn behind(
+    connection: &Connection,
+    store: &Store,
+    seq: Seq,
+    mut read: impl FnMut(Seq, &str, &str) -> rusqlite::Result<bool>,
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "select seq, type, body from event where store_id = ?1 and epoch = ?2 and seq > ?3 and seq <= ?4 order by seq",
+    )?;
+    let mut rows =
+        statement.query(params![store.id.as_str(), store.state.epoch.get(), seq.get(), store.state.seq.get()])?;
+    while let Some(row) = rows.next()? {
+        if !read(number_at(row, 0)?, row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?)? {
+            break;
+        }
     }
     Ok(())
 }

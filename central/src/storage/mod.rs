@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod outcomes;
 pub mod purchases;
 pub mod queries;
+pub mod rebuild;
 pub mod reservations;
 pub mod retention;
 pub mod stocks;

@@ -120,17 +120,13 @@ pub fn switch(connection: &Connection, store: &mut Store, at: EntryId, end: &Sna
         give_up(connection, store)?;
         return Ok(false);
     }
-    connection
-        .prepare_cached("update stock set state = 'discarded', digest = ?2 where stock = ?1")?
-        .execute(params![store.stock, DigestColumn(store.digest)])?;
-    connection.prepare_cached("update stock set state = 'current' where stock = ?1")?.execute([store.staged])?;
-    (store.stock, store.staged) = (store.staged, 0);
-    (store.digest, store.units) = (arrived.digest, arrived.units);
+    let built = Store { stock: store.staged, digest: arrived.digest, units: arrived.units, ..store.clone() };
+    show(connection, store, &built)?;
+    (store.generation, store.staged) = (store.stock, 0);
     store.base = arrived.first;
     store.installing = arrived.outcomes > 0
         || arrived.reservations > 0
-        || !reservations::open_of_older_stock(connection, &store.id, store.stock, 1)?.is_empty();
-    store.steps = true;
+        || !reservations::open_of_older_stock(connection, &store.id, store.generation, 1)?.is_empty();
     Ok(true)
 }
 
@@ -141,6 +137,37 @@ pub fn give_up(connection: &Connection, store: &mut Store) -> rusqlite::Result<(
         store.staged = 0;
         store.steps = true;
     }
+    Ok(())
+}
+
+/// An empty stock beside the one that is shown.
+pub fn aside(connection: &Connection, store: &StoreId) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("insert into stock (store_id, state) values (?1, 'staged')")?
+        .execute([store.as_str()])?;
+    Ok(connection.last_insert_rowid())
+}
+
+/// A stock that was built aside stays there, whatever was installed in it.
+pub fn hide(connection: &Connection, stock: i64) -> rusqlite::Result<()> {
+    connection.prepare_cached("update stock set state = 'staged' where stock = ?1")?.execute([stock])?;
+    Ok(())
+}
+
+/// A stock of this digest is to be removed.
+pub fn discard(connection: &Connection, stock: i64, digest: Digest) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("update stock set state = 'discarded', digest = ?2 where stock = ?1")?
+        .execute(params![stock, DigestColumn(digest)])?;
+    Ok(())
+}
+
+/// What was built aside is shown from now on.
+pub fn show(connection: &Connection, store: &mut Store, built: &Store) -> rusqlite::Result<()> {
+    discard(connection, store.stock, store.digest)?;
+    connection.prepare_cached("update stock set state = 'current' where stock = ?1")?.execute([built.stock])?;
+    (store.stock, store.digest, store.units) = (built.stock, built.digest, built.units);
+    store.steps = true;
     Ok(())
 }
 

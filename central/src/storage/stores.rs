@@ -71,7 +71,7 @@ pub fn discover(connection: &Connection, id: &StoreId, now: Millis) -> rusqlite:
     if is_new {
         let stock = stocks::first(connection, id)?;
         connection
-            .prepare_cached("update store set stock = ?2 where store_id = ?1")?
+            .prepare_cached("update store set stock = ?2, generation = ?2 where store_id = ?1")?
             .execute(params![id.as_str(), stock])?;
     }
     Ok(())

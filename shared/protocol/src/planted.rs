@@ -259,6 +259,14 @@ pub enum Bug {
     EarlierShelfIsNow,
     /// A count may be of a shelf of an earlier epoch.
     EarlierEpochCounted,
+    /// A rebuild shows what is not what the store said.
+    RebuildUnproven,
+    /// A rebuild ends a store's turn before it has read all that came meanwhile.
+    RebuildMissesNews,
+    /// A rebuild goes on beside a state that has come meanwhile.
+    RebuildMissesState,
+    /// A rebuild makes reservations those of an older state.
+    RebuildAgesHolds,
 }
 
 /// All of them.
@@ -389,6 +397,10 @@ pub const BUGS: &[Bug] = &[
     Bug::RestoreForgetsWhoFellShort,
     Bug::EarlierShelfIsNow,
     Bug::EarlierEpochCounted,
+    Bug::RebuildUnproven,
+    Bug::RebuildMissesNews,
+    Bug::RebuildMissesState,
+    Bug::RebuildAgesHolds,
 ];
 
 #[cfg(debug_assertions)]

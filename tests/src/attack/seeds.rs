@@ -132,6 +132,8 @@ pub(super) const SEEDS: &[Seed] = &[
     (Central, "GET", "/v1/dead-letters?storeId=s1", "", ""),
     (Central, "POST", "/v1/dead-letters/replay", JSON, r#"{"ids":[1]}"#),
     (Central, "POST", "/v1/dead-letters/1/discard", "", ""),
+    (Central, "GET", "/v1/projections", "", ""),
+    (Central, "POST", "/v1/projections/rebuild", "", ""),
     (Central, "GET", "/v1/idempotency/order-1", "", ""),
     (Central, "OPTIONS", "/v1/purchase/s1/fuzz", "", ""),
 ];

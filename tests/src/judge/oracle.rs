@@ -485,6 +485,15 @@ impl Oracle {
         self.look_at_requests(central)
     }
 
+    /// Central shows what it has built of a store anew: what the store's operations make.
+    pub fn look_at_rebuilt(&mut self, central: &Connection, store: &str) -> rusqlite::Result<()> {
+        let shop = self.shop(store, Place::of_view(central, store)?);
+        if let Some(text) = view_differs(central, store, &shop)? {
+            self.break_(format!("P6: central's view of {store}, built anew: {text}"));
+        }
+        Ok(())
+    }
+
     fn retired(central: &Connection) -> rusqlite::Result<HashSet<Name>> {
         let mut statement = central.prepare_cached("select store_id from store where retired")?;
         statement.query_map([], |row| Ok(row.get::<_, String>(0)?.into()))?.collect()

@@ -12,6 +12,7 @@ mod central;
 mod faults;
 mod holds;
 mod humans;
+mod rebuilding;
 mod redis;
 mod refusals;
 mod sending;
@@ -140,6 +141,13 @@ pub const MUST_OCCUR: &[&str] = &[
     "central killed between steps",
     "totals summed anew",
     "shortage",
+    "rebuild begun",
+    "rebuild asked for while one runs",
+    "view rebuilt",
+    "central killed in a rebuild",
+    "store left out of a rebuild: it is restored",
+    "store left out of a rebuild: its digest differs",
+    "store's rebuild overtaken by its state",
 ];
 
 /// From this seed on all rare faults happen in every seed, and every other one is about copies: to hunt for what is rarer still.

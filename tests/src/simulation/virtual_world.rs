@@ -9,6 +9,7 @@ use rusqlite::Connection;
 
 use super::agent::{Agent, Progress, new_file};
 use super::central::{Central, Consumed};
+use super::rebuilding::Rebuilding;
 use super::redis::Redis;
 use super::refusals::Refusal;
 use super::traffic::{Look, Shelf};
@@ -64,6 +65,7 @@ pub(super) struct VirtualWorld {
     /// This seed is about copies and clones, and restores of what was restored before.
     pub(super) has_many_copies: bool,
     pub(super) next_id: u64,
+    pub(super) rebuilding: Rebuilding,
     trace: Option<Vec<String>>,
     seed: u64,
 }
@@ -108,7 +110,7 @@ pub(super) fn commit(
 }
 
 /// The same while the database refuses some rows, if it does. Says also how many entries were parked for it.
-fn commit_while(
+pub(super) fn commit_while(
     refusal: Option<&Refusal>,
     file: &Connection,
     dice: &mut Dice,
@@ -120,7 +122,7 @@ fn commit_while(
 }
 
 /// What central knows of each of these stores.
-fn known(file: &Connection, stores: &[StoreId]) -> Vec<Option<central::storage::stores::Store>> {
+pub(super) fn known(file: &Connection, stores: &[StoreId]) -> Vec<Option<central::storage::stores::Store>> {
     let find = |id| central::storage::stores::find(file, id).expect("the view can be read");
     stores.iter().map(find).collect()
 }
@@ -154,6 +156,7 @@ impl VirtualWorld {
             allowed: dice.roll() & dice.roll() | if seed < DENSE { 0 } else { u64::MAX },
             has_many_copies: dice.chance(150) | (seed >= DENSE && seed.is_multiple_of(2)),
             next_id: 0,
+            rebuilding: Rebuilding::new(seed),
             trace: trace.then(Vec::new),
             seed,
             stores,
@@ -262,6 +265,7 @@ impl VirtualWorld {
             self.step += 1;
             self.now += self.dice.between(0, 60);
             self.peace = step < peace;
+            self.rebuild(true);
             if self.peace {
                 if self.dice.chance(60) {
                     self.traffic()
@@ -294,6 +298,7 @@ impl VirtualWorld {
                 _ if falls_silent => 0,
                 _ => 15,
             };
+            self.rebuild(step < BUSY_CALM);
             if !healed && self.dice.chance(busy) {
                 self.traffic();
             } else {
@@ -644,6 +649,7 @@ impl VirtualWorld {
                     && !seen.wants_resync()
                     && !seen.steps
                     && !central::storage::totals::is_recounting(&self.central.file).expect("the view can be read")
+                    && !central::storage::rebuild::is_running(&self.central.file).expect("the view can be read")
                     && !seen.retired
                     && !seen.is_settling()
                     && open == 0

@@ -21,6 +21,7 @@ mod overload;
 mod poison;
 mod policy;
 mod products;
+mod projections;
 mod purchases;
 mod replay;
 mod reservations;
