@@ -13,6 +13,9 @@ pub(crate) struct Options {
     filter: Option<String>,
 }
 
+/// Tests of a binary at once, unless the caller says otherwise: those end to end wait far more than they compute.
+const THREADS: &str = "4";
+
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     println!("Shelfstream's tests: Redis, the daemons, then everything.");
     let server = redis::server()?;
@@ -20,6 +23,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut command = Command::new(process::cargo());
     command.args(["test", "--workspace"]).args(&options.filter);
     command.env("SHELFSTREAM_REDIS_SERVER", server).env("SHELFSTREAM_BIN_DIR", binaries);
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        command.env("RUST_TEST_THREADS", THREADS);
+    }
     if !command.status()?.success() {
         bail!("a test failed");
     }
