@@ -14,6 +14,7 @@ mod operations;
 mod products;
 mod projections;
 mod purchases;
+mod reconciliations;
 mod reservations;
 mod stores;
 mod stream;
@@ -103,6 +104,7 @@ fn described() -> (Router<Arc<App>>, Description) {
         .merge(inventory::router())
         .merge(item_commands::router())
         .merge(operations::router())
+        .merge(reconciliations::router())
         .merge(availability::router())
         .merge(products::router())
         .merge(purchases::router())

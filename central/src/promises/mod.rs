@@ -3,5 +3,6 @@
 
 pub mod commands;
 pub mod purchases;
+pub mod reconciliations;
 pub mod reservations;
 pub mod stores;

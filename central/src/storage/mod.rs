@@ -13,6 +13,7 @@ pub mod outcomes;
 pub mod purchases;
 pub mod queries;
 pub mod rebuild;
+pub mod reconciliations;
 pub mod reservations;
 pub mod retention;
 pub mod stocks;

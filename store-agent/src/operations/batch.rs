@@ -21,7 +21,7 @@ pub struct Batch<'a> {
     pub lines: &'a [BatchLine],
     /// All of it or nothing.
     pub atomic: bool,
-    /// Who asked; what each line is for is said in the line.
+    /// Who asked, and what for unless a line says that itself.
     pub about: &'a About,
 }
 
@@ -83,12 +83,13 @@ fn perform_line(
     {
         return Ok(Line::Known(item));
     }
+    let reference = line.reference.clone().or_else(|| batch.about.reference.clone());
     let request = Request {
         operation_id: OperationId::line(batch.id, index),
         product: line.product_id.clone(),
         operation: line.operation.clone(),
         guard: Guard { expected_version: line.expected_version, if_match: None },
-        about: About { reference: line.reference.clone(), occurred_at: line.occurred_at, ..batch.about.clone() },
+        about: About { reference, occurred_at: line.occurred_at, ..batch.about.clone() },
         command: None,
     };
     // What it wrote before it was refused is taken back; the lines before it stay.

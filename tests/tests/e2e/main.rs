@@ -23,6 +23,7 @@ mod policy;
 mod products;
 mod projections;
 mod purchases;
+mod reconciliations;
 mod replay;
 mod reservations;
 mod retire;

@@ -19,7 +19,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
 use super::budget::Answers;
-use super::extract::Received;
+use super::extract::{JSON_BYTES, LARGE_JSON_BYTES, Received, body_problem};
 use super::metrics::Requests;
 use super::problem::{Ordered, Pending};
 use super::serve::Guest;
@@ -32,6 +32,8 @@ const IN_FLIGHT: usize = 1_024;
 const SALES: usize = 1_024;
 /// Bodies of up to 1 MiB in memory at once, besides small ones.
 const LARGE_BODIES: usize = 64;
+/// The same of up to 16 MiB, until their requests have been answered.
+const LARGEST_BODIES: usize = 2;
 /// Longest path and query, bytes.
 const URI: usize = 8 << 10;
 /// Requests that wait for a store at once; more are answered without a wait.
@@ -62,6 +64,7 @@ struct Context {
     sales: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     large_bodies: Arc<Semaphore>,
+    largest_bodies: Arc<Semaphore>,
     answers: Answers,
 }
 
@@ -147,6 +150,7 @@ pub fn finish(routes: Router, edge: Edge) -> Router {
         sales: Arc::new(Semaphore::new(SALES)),
         waiting: Arc::new(Semaphore::new(WAITING)),
         large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)),
+        largest_bodies: Arc::new(Semaphore::new(LARGEST_BODIES)),
         answers: Answers::default(),
     });
     let worth_it = SizeAbove::new(1_024).and(NotForContentType::new("text/event-stream"));
@@ -260,9 +264,13 @@ async fn limited(context: &Context, path: &str, mut request: Request, next: Next
     let reads = is_read(request.method());
     // Their bodies are of any length and look after themselves.
     let streams = matches!(bare, "/import" | "/export") || bare.ends_with("/snapshot");
+    let (limit, bodies) = match bare {
+        "/reconciliations" => (LARGE_JSON_BYTES, &context.largest_bodies),
+        _ => (JSON_BYTES, &context.large_bodies),
+    };
     if !reads && !streams {
         let (mut parts, body) = request.into_parts();
-        parts.extensions.insert(Received::read(body, &parts.headers, &context.large_bodies).await);
+        parts.extensions.insert(Received::read(body, &parts.headers, limit, bodies).await);
         request = Request::from_parts(parts, Body::empty());
     }
     let sells = bare.starts_with("/purchase/") && !reads;
@@ -281,7 +289,7 @@ async fn limited(context: &Context, path: &str, mut request: Request, next: Next
     if streams {
         return bounded(context, next.run(request).await, reads);
     }
-    let misfit = if reads { None } else { super::extract::body_problem(request.headers()) };
+    let misfit = if reads { None } else { body_problem(request.headers(), limit) };
     match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
         // Path and headers are read before the body, but a body that does not fit is said first.
         Ok(response) if response.status() == StatusCode::BAD_REQUEST => {
@@ -294,9 +302,13 @@ async fn limited(context: &Context, path: &str, mut request: Request, next: Next
     }
 }
 
+/// Marks the answer to a request that changed nothing, though its method may: like a read's it may be refused.
+#[derive(Debug, Clone, Copy)]
+pub struct NoEffect;
+
 /// A read's answer as far as there is memory for it; what a write did is always said.
 fn bounded(context: &Context, response: Response, reads: bool) -> Response {
-    if !reads {
+    if !reads && response.extensions().get::<NoEffect>().is_none() {
         return response;
     }
     context.answers.admit(response).unwrap_or_else(|| {
@@ -497,10 +509,10 @@ mod tests {
 
     #[tokio::test]
     async fn large_bodies_in_memory_are_few() {
-        let post = axum::routing::post(|_: crate::http::Body<serde_json::Map<String, Value>>| async {});
-        let edge = finish(Router::new().route("/a", post), Edge::default());
-        let ask = |body: Body| {
-            let request = Request::builder().method("POST").uri("/a").header("host", "localhost");
+        let post = || axum::routing::post(|_: crate::http::Body<serde_json::Map<String, Value>>| async {});
+        let edge = finish(Router::new().route("/a", post()).route("/reconciliations", post()), Edge::default());
+        let ask = |path: &str, body: Body| {
+            let request = Request::builder().method("POST").uri(path).header("host", "localhost");
             let request = request.header("content-type", "application/json").body(body).expect("valid");
             edge.clone().oneshot(request)
         };
@@ -508,13 +520,42 @@ mod tests {
             let begun = futures_util::stream::iter([Ok::<_, std::io::Error>("x".repeat(100 << 10))]);
             Body::from_stream(futures_util::StreamExt::chain(begun, futures_util::stream::pending()))
         };
-        let stalled: Vec<_> = (0..LARGE_BODIES).map(|_| tokio::spawn(ask(large()))).collect();
-        for _ in 0..=LARGE_BODIES {
-            tokio::task::yield_now().await;
+        let mut stalled = Vec::new();
+        for (path, places) in [("/reconciliations", LARGEST_BODIES), ("/a", LARGE_BODIES)] {
+            stalled.extend((0..places).map(|_| tokio::spawn(ask(path, large()))));
+            for _ in 0..=places {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(ask(path, large()).await.expect("answers").status(), 503, "{path}");
+            assert_eq!(ask(path, Body::from("{}")).await.expect("answers").status(), 200, "{path}");
         }
-        assert_eq!(ask(large()).await.expect("answers").status(), 503);
-        assert_eq!(ask(Body::from("{}")).await.expect("answers").status(), 200);
         stalled.iter().for_each(|task| task.abort());
+    }
+
+    #[tokio::test]
+    async fn what_changed_nothing_is_answered_as_far_as_there_is_memory() {
+        let long = |marked: bool| async move {
+            let mut response = "x".repeat(20 << 20).into_response();
+            if marked {
+                response.extensions_mut().insert(NoEffect);
+            }
+            response
+        };
+        let routes = Router::new()
+            .route("/compare", axum::routing::post(move || long(true)))
+            .route("/write", axum::routing::post(move || long(false)));
+        let edge = finish(routes, Edge::default());
+        let ask = |path: &str| {
+            let request = Request::builder().method("POST").uri(path).header("host", "localhost");
+            edge.clone().oneshot(request.body(Body::empty()).expect("valid"))
+        };
+        let mut untaken = Vec::new();
+        for status in [200, 200, 200, 200, 503] {
+            let answer = ask("/compare").await.expect("answers");
+            assert_eq!(answer.status(), status);
+            untaken.push(answer);
+        }
+        assert_eq!(ask("/write").await.expect("answers").status(), 200, "what a write did is always said");
     }
 
     #[tokio::test]

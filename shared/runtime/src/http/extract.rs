@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Limited};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,8 +17,10 @@ use super::budget::SMALL;
 use super::{Code, Problem, strict};
 use protocol::ids::{ProductId, StoreId};
 
-/// Greatest JSON body.
-const JSON_BYTES: usize = 1 << 20;
+/// Greatest JSON body, but for [`LargeBody`].
+pub(super) const JSON_BYTES: usize = 1 << 20;
+/// Greatest body of a route that takes large ones.
+pub(super) const LARGE_JSON_BYTES: usize = 16 << 20;
 /// Of a body that is too large so much is read nevertheless, and for so long.
 const DRAIN_BYTES: usize = 16 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -38,12 +41,44 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         expect_json(request.headers())?;
-        let bytes = received(request)?;
+        let bytes = received(request)?.body?;
         if bytes.is_empty() {
             return Err(Problem::invalid("", "A JSON body is needed"));
         }
         let (value, json) = strict::read(&bytes)?;
         Ok(Self { value, json })
+    }
+}
+
+/// A JSON body of up to 16 MiB that must be there. Reading one takes as long as thousands of point reads, so it is done on a
+/// thread that serves nobody else, and straight into what it means, which takes a tenth of the memory.
+#[derive(Debug)]
+pub struct LargeBody<T> {
+    /// What it means.
+    pub value: T,
+    /// Stands for it in the fingerprint: a hash of what it means, since the whole is not kept.
+    pub json: Value,
+    /// Its place among those in memory.
+    pub place: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl<T, S> FromRequest<S> for LargeBody<T>
+where
+    T: DeserializeOwned + Serialize + Send + 'static,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        expect_json(request.headers())?;
+        let Received { body, place } = received(request)?;
+        let bytes = body?;
+        if bytes.is_empty() {
+            return Err(Problem::invalid("", "A JSON body is needed"));
+        }
+        let read = tokio::task::spawn_blocking(move || strict::read_large(&bytes)).await;
+        let (value, json) = read.map_err(Problem::internal)??;
+        Ok(Self { value, json, place })
     }
 }
 
@@ -61,7 +96,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for OptionalBody<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let content_type = expect_json(request.headers());
-        let bytes = received(request)?;
+        let bytes = received(request)?.body?;
         if bytes.is_empty() {
             let json = Value::Object(Map::new());
             let value = serde_json::from_value(json.clone()).map_err(Problem::internal)?;
@@ -89,14 +124,14 @@ fn expect_json(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// Why a body that was announced cannot be read as JSON, whatever else is wrong with the request.
-pub(super) fn body_problem(headers: &HeaderMap) -> Option<Problem> {
+pub(super) fn body_problem(headers: &HeaderMap, limit: usize) -> Option<Problem> {
     let length = announced(headers);
     if length.unwrap_or(0) == 0 && !headers.contains_key(header::TRANSFER_ENCODING) {
         return None;
     }
     match expect_json(headers) {
         Err(problem) => Some(problem),
-        Ok(()) => length.filter(|length| *length > JSON_BYTES).map(|_| too_large()),
+        Ok(()) => length.filter(|length| *length > limit).map(|_| too_large(limit)),
     }
 }
 
@@ -104,8 +139,8 @@ fn announced(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn too_large() -> Problem {
-    Problem::new(Code::BodyTooLarge).with("limitBytes", JSON_BYTES)
+fn too_large(limit: usize) -> Problem {
+    Problem::new(Code::BodyTooLarge).with("limitBytes", limit)
 }
 
 /// 415 that says what was sent and what is read.
@@ -121,35 +156,41 @@ pub fn refuse_body_type(sent: Option<&str>, wanted: &str) -> Problem {
 #[derive(Debug, Clone)]
 pub(super) struct Received {
     body: Result<Bytes, Problem>,
-    _place: Option<Arc<OwnedSemaphorePermit>>,
+    place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Received {
-    /// Reads a body to its end. One that is more than small needs a place among those in memory.
-    pub(super) async fn read(body: axum::body::Body, headers: &HeaderMap, places: &Arc<Semaphore>) -> Self {
+    /// Reads a body of up to `limit` bytes to its end. One that is more than small needs a place among those in memory.
+    pub(super) async fn read(
+        body: axum::body::Body,
+        headers: &HeaderMap,
+        limit: usize,
+        places: &Arc<Semaphore>,
+    ) -> Self {
         let mut place = None;
-        let body = match tokio::time::timeout(BODY_TIMEOUT, collect(body, headers, places, &mut place)).await {
+        let body = match tokio::time::timeout(BODY_TIMEOUT, collect(body, headers, limit, places, &mut place)).await {
             Ok(body) => body,
             Err(_) => Err(Problem::invalid("", "The body did not arrive within 20 s")),
         };
-        Self { body, _place: place.map(Arc::new) }
+        Self { body, place: place.map(Arc::new) }
     }
 }
 
-fn received(mut request: Request) -> Result<Bytes, Problem> {
+fn received(mut request: Request) -> Result<Received, Problem> {
     let received = request.extensions_mut().remove::<Received>();
-    received.ok_or_else(|| Problem::internal("no body was read for this route"))?.body
+    received.ok_or_else(|| Problem::internal("no body was read for this route"))
 }
 
 async fn collect(
     mut body: axum::body::Body,
     headers: &HeaderMap,
+    limit: usize,
     places: &Arc<Semaphore>,
     place: &mut Option<OwnedSemaphorePermit>,
 ) -> Result<Bytes, Problem> {
-    if announced(headers).is_some_and(|length| length > JSON_BYTES) {
+    if announced(headers).is_some_and(|length| length > limit) {
         drain(body).await;
-        return Err(too_large());
+        return Err(too_large(limit));
     }
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -158,9 +199,9 @@ async fn collect(
             Problem::invalid("", "The body broke off before its end")
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > JSON_BYTES {
+        if bytes.len() + data.len() > limit {
             drain(body).await;
-            return Err(too_large());
+            return Err(too_large(limit));
         }
         if bytes.len() + data.len() > SMALL && place.is_none() {
             let free = places.clone().try_acquire_owned();

@@ -20,8 +20,8 @@ mod text;
 mod words;
 mod written;
 
-pub use edge::{Edge, Wait, finish};
-pub use extract::{Body, IdPath, ItemPath, OptionalBody, ProductPath, StorePath, Upload, refuse_body_type};
+pub use edge::{Edge, NoEffect, Wait, finish};
+pub use extract::{Body, IdPath, ItemPath, LargeBody, OptionalBody, ProductPath, StorePath, Upload, refuse_body_type};
 pub use headers::{Etags, Prefer, Write, not_modified};
 pub use metrics::{Exposition, Requests, Tally};
 pub use page::{Counted, List, Page, PageQuery, decode_cursor, encode_cursor, words};

@@ -1,14 +1,12 @@
 //! Strict JSON: a duplicate key is an error, in nested objects, too. And the fingerprint of a request.
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::error::Category;
 use serde_json::{Map, Number, Value};
 
-use super::{Problem, words};
-
-/// What is wrong with a member that stands twice: the one error of data that reading strictly has.
-const TWICE: &str = "must stand only once";
+use super::Problem;
+use super::words::{self, TWICE};
 
 struct Strict(Value);
 
@@ -93,16 +91,36 @@ pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, Value), Prob
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let Strict(json) =
         serde_path_to_error::deserialize(&mut deserializer).map_err(|error| match error.inner().classify() {
+            // The one error of data that there is.
             Category::Data => Problem::invalid(pointer(&error), TWICE),
-            Category::Eof => Problem::invalid("", "The body ends before its JSON does"),
+            Category::Eof => ends_early(),
             Category::Syntax | Category::Io => not_json(error.inner()),
         })?;
     deserializer.end().map_err(|error| not_json(&error))?;
     // serde would take a list for an object whose members have no names.
     if !json.is_object() {
-        return Err(Problem::invalid("", "The body must be a JSON object"));
+        return Err(not_an_object());
     }
     Ok((meaning(&json, "")?, json))
+}
+
+/// Reads a whole body that may be large straight into what it means; what stands for it in the fingerprint is a hash of that.
+pub(super) fn read_large<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<(T, Value), Problem> {
+    // serde would take a list for an object whose members have no names.
+    if bytes.trim_ascii_start().first().is_some_and(|first| *first == b'[') {
+        return Err(not_an_object());
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value: T =
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| match error.inner().classify() {
+            Category::Data => Problem::invalid(pointer(&error), words::predicate(&without_place(error.inner()))),
+            Category::Eof => ends_early(),
+            Category::Syntax | Category::Io => not_json(error.inner()),
+        })?;
+    deserializer.end().map_err(|error| not_json(&error))?;
+    let mut hasher = blake3::Hasher::new();
+    serde_json::to_writer(&mut hasher, &value).map_err(Problem::internal)?;
+    Ok((value, hasher.finalize().to_hex().as_str().into()))
 }
 
 /// What the value at a place of a body means.
@@ -110,6 +128,21 @@ pub(super) fn meaning<T: DeserializeOwned>(json: &Value, at: &str) -> Result<T, 
     serde_path_to_error::deserialize(json).map_err(|error| {
         Problem::invalid(format!("{at}{}", pointer(&error)), words::predicate(&error.inner().to_string()))
     })
+}
+
+/// What is wrong, without the line and column: the pointer says where.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&place).unwrap_or(&text).to_owned()
+}
+
+fn not_an_object() -> Problem {
+    Problem::invalid("", "The body must be a JSON object")
+}
+
+fn ends_early() -> Problem {
+    Problem::invalid("", "The body ends before its JSON does")
 }
 
 fn not_json(error: &serde_json::Error) -> Problem {
@@ -129,8 +162,9 @@ fn pointer(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
         }
     }
     let text = error.inner().to_string();
-    // A missing field is reported at its parent.
-    if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+    // A missing field is reported at its parent, and so is one that stands twice.
+    let of_parent = text.strip_prefix("missing field `").or_else(|| text.strip_prefix("duplicate field `"));
+    if let Some(name) = of_parent.and_then(|rest| rest.split('`').next()) {
         pointer.push_str(&format!("/{name}"));
     }
     pointer
@@ -182,6 +216,51 @@ mod tests {
         assert_eq!(pointer(r#"{"lines":[],"x":1}"#), "/x");
         assert_eq!(pointer(r#"{"lines":[]"#), "");
         assert_eq!(pointer(r#"{"lines":[]} {}"#), "");
+    }
+
+    #[test]
+    fn a_large_body_is_read_as_strictly() {
+        #[derive(Debug, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields)]
+        struct Counted {
+            quantity: i64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            note: Option<String>,
+        }
+        #[derive(Debug, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields)]
+        struct List {
+            lines: Vec<Counted>,
+        }
+        let read = |text: &str| read_large::<List>(text.as_bytes());
+        let stands_for = |text: &str| read(text).expect("is read").1;
+        let one = stands_for(r#"{"lines":[{"quantity":1}]}"#);
+        assert_eq!(one, stands_for(r#" {"lines": [{"note": null, "quantity": 1}]}"#));
+        assert_ne!(one, stands_for(r#"{"lines":[{"quantity":2}]}"#));
+        for (text, pointer, detail) in [
+            (r#"{"lines":[{"quantity":1.0}]}"#, "/lines/0/quantity", "lines/0/quantity must be a whole number"),
+            (
+                r#"{"lines":[{"quantity":99999999999999999999}]}"#,
+                "/lines/0/quantity",
+                "lines/0/quantity must be a whole number",
+            ),
+            (r#"{"lines":[{"quantity":1},{}]}"#, "/lines/1/quantity", "lines/1/quantity is missing"),
+            (
+                r#"{"lines":[{"quantity":1,"quantity":1}]}"#,
+                "/lines/0/quantity",
+                "lines/0/quantity must stand only once",
+            ),
+            (r#"{"lines":[],"lines":[]}"#, "/lines", "lines must stand only once"),
+            (r#"{"lines":[],"x":1}"#, "/x", "x is not known: there are lines"),
+            (r#"{"lines":[]"#, "", "The body ends before its JSON does"),
+            ("{x}", "", "The body is no JSON from line 1, column 2 on"),
+            (r#"{"lines":[]} {}"#, "", "The body is no JSON from line 1, column 14 on"),
+            ("[[]]", "", "The body must be a JSON object"),
+            ("3", "", "must be an object"),
+        ] {
+            let error = read(text).expect_err("is refused").to_json()["errors"][0].clone();
+            assert_eq!((error["pointer"].as_str(), error["detail"].as_str()), (Some(pointer), Some(detail)), "{text}");
+        }
     }
 
     #[test]

@@ -1,9 +1,15 @@
 //! What is wrong with a request, in plain words: the errors of serde said as people would say them.
 
+/// What is wrong with a member that stands twice.
+pub(super) const TWICE: &str = "must stand only once";
+
 /// What a value must be, for a sentence that begins with its name: `must be a whole number from 1 to 1,000,000`.
 pub(super) fn predicate(error: &str) -> String {
     if error.starts_with("missing field ") {
         return "is missing".to_owned();
+    }
+    if error.starts_with("duplicate field ") {
+        return TWICE.to_owned();
     }
     if error.starts_with("unknown field ") {
         return match listed(error) {
