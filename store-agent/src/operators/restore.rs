@@ -536,6 +536,22 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_hold_that_came_with_the_state_is_not_recorded_again() {
+        let old = store();
+        hold(&old, 1, 2).expect("there are enough");
+        let live = copy(&old);
+        for (copy, sale, later) in [(&old, "sale", 61_000), (&live, "other", 62_000)] {
+            testing::act(copy, sale, "ale", Operation::Sell { quantity: quantity(1) }, NOW.plus(later));
+            assert_eq!(held(copy, 1), (4, 0, State::Expired));
+        }
+        // Central has no entry of it: the live store opened an epoch behind it.
+        let mut answer = answer(&live, 0);
+        answer.entries.retain(|entry| !entry.operation.ends_with(":expired"));
+        let report = restore(&old, &answer);
+        assert_eq!((report.recorded_again, held(&old, 1)), (1, (3, 0, State::Expired)), "but for the sale");
+    }
+
+    #[test]
     fn a_hold_that_only_the_old_copy_knew_is_held_again_or_ends() {
         for (sold, (units, reserved, state)) in [(2, (3, 3, State::Open)), (3, (2, 0, State::Cancelled))] {
             let old = store();

@@ -83,8 +83,8 @@ struct Again {
     effect: Effect,
 }
 
-/// `None`: it cannot happen again. It is a notice, a shortage of an earlier restore, or a reply to a command that central
-/// has the outcome of.
+/// `None`: it cannot happen again. It is a notice, a shortage of an earlier restore, the end of a reservation's time that is
+/// known already, or a reply to a command that central has the outcome of.
 fn decide(original: Fact, Known { items, outcome, attempt, reservation: held }: Known, now: Millis) -> Option<Again> {
     let is_taken = attempt.as_ref().map(|attempt| matches!(attempt.became, Became::Confirmed { .. }));
     let is_cancel = matches!(original.what, Happened::PurchaseCancelled { .. });
@@ -135,6 +135,12 @@ fn decide(original: Fact, Known { items, outcome, attempt, reservation: held }: 
             purchase_change = Some(PurchaseChange::Picked(purchase.purchase_id, at));
             let item = today.unchanged(&purchase.product_id, item);
             Happened::PurchasePicked { purchase, item }
+        }
+        // Nobody was told of it: it comes of itself, in each copy of a log under the same name.
+        Happened::Reservation { step: ReservationStep::Expired, .. }
+            if held.as_ref().is_some_and(|held| held.state == State::Expired) =>
+        {
+            return None;
         }
         Happened::Reservation { step, reservation, items } => {
             let what = today.reservation(step, reservation, items, held);
