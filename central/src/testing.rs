@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use protocol::domain::{Item, Quantity};
+use protocol::domain::reservation::{Reservation, State};
+use protocol::domain::{Item, Lines, Quantity};
 use protocol::hash::Digest;
-use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::ids::{OperationId, ProductId, PurchaseId, ReservationId, StoreId};
 use protocol::link::{Cursor, Entry, Epoch, Past};
 use protocol::time::Millis;
-use protocol::wire::{About, Event, Fact, Happened, ItemAfter, Named, Outcome, SnapshotEnd, SnapshotPage};
+use protocol::wire::{
+    About, Event, Fact, Happened, ItemAfter, Named, Outcome, ReservationStep, SnapshotEnd, SnapshotPage,
+};
 use runtime::redis::Received;
 use rusqlite::Connection;
 
@@ -33,6 +36,20 @@ pub(crate) fn product(name: &str) -> ProductId {
 
 pub(crate) fn purchase_id(number: u128) -> PurchaseId {
     PurchaseId::new(uuid::Uuid::from_u128(number))
+}
+
+/// A unit of tea that is held, and the event that says so.
+pub(crate) fn held() -> (Reservation, Event) {
+    let held = Reservation {
+        id: ReservationId::new(uuid::Uuid::from_u128(1)),
+        lines: Lines::one(product("tea"), Quantity::ONE),
+        expires_at: NOW.plus(60_000),
+        created_at: NOW,
+        reference: None,
+        state: State::Open,
+    };
+    let what = Happened::Reservation { step: ReservationStep::Reserved, reservation: held.clone(), items: Vec::new() };
+    (held, Event::Fact(Fact::new(what, NOW)))
 }
 
 pub(crate) struct Agent {

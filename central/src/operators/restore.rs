@@ -302,12 +302,11 @@ mod tests {
     use super::*;
     use crate::promises::reservations as promised;
     use crate::promises::stores::retire;
-    use crate::testing::{Agent, NOW, database, product, purchase_id};
-    use protocol::domain::reservation::State;
+    use crate::testing::{Agent, NOW, database, held, product, purchase_id};
     use protocol::domain::{Lines, Quantity};
     use protocol::ids::ReservationId;
     use protocol::wire::restore::{Answer, AnswerReader};
-    use protocol::wire::{About, Fact, Happened, ReservationStep};
+    use protocol::wire::{About, Fact, Happened};
 
     #[test]
     fn a_store_that_is_ready_for_more_than_this_database_knows_gets_a_greater_epoch() {
@@ -484,20 +483,11 @@ mod tests {
         let mut agent = Agent::settled("s1", &connection);
         let attempt = agent.buy(&connection, 1);
         let purchase = purchases::find(&connection, purchase_id(1)).expect("reads").expect("is there").attempt_ref();
-        let held = Reservation {
-            id: ReservationId::new(uuid::Uuid::from_u128(1)),
-            lines: Lines::one(product("tea"), Quantity::ONE),
-            expires_at: NOW.plus(60_000),
-            created_at: NOW,
-            reference: None,
-            state: State::Open,
-        };
-        let (step, reservation) = (ReservationStep::Reserved, held.clone());
-        let reserved = Happened::Reservation { step, reservation, items: Vec::new() };
+        let (held, reserved) = held();
         let after = agent.take_one();
         let confirmed = Happened::PurchaseConfirmed { purchase, item: after.clone() };
         let confirmed = Event::Fact(Fact { command: Some(attempt.clone()), ..Fact::new(confirmed, NOW) });
-        let said = [&confirmed, &Event::Fact(Fact::new(reserved, NOW))].map(|event| agent.entry(event));
+        let said = [&confirmed, &reserved].map(|event| agent.entry(event));
         for (table, what) in [("purchase", "update"), ("reservation", "insert")] {
             let refusal = format!(
                 "create temp trigger refuse_{table} before {what} on main.{table} \

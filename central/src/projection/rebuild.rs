@@ -199,11 +199,7 @@ fn drop_aside(connection: &Connection, store: &mut Store, shadow: &mut Store) ->
 
 #[cfg(test)]
 mod tests {
-    use protocol::domain::reservation::{Reservation, State};
-    use protocol::domain::{Lines, Quantity};
-    use protocol::ids::ReservationId;
     use protocol::wire::restore::Question;
-    use protocol::wire::{Fact, Happened, ReservationStep};
 
     use super::*;
     use crate::operators::restore::question;
@@ -212,7 +208,7 @@ mod tests {
     use crate::promises::stores::{adopt, retire};
     use crate::storage::rebuild::Rebuild;
     use crate::storage::{items, reservations, totals};
-    use crate::testing::{Agent, NOW, database, product};
+    use crate::testing::{Agent, NOW, database, held, product};
 
     /// So many rows a step: 500 as in production is more than these stores have.
     const FEW: usize = 20;
@@ -442,17 +438,8 @@ mod tests {
     #[test]
     fn reservations_stay_those_of_the_state_that_was_installed_last() {
         let (connection, mut agents) = world();
-        let held = Reservation {
-            id: ReservationId::new(uuid::Uuid::from_u128(1)),
-            lines: Lines::one(product("tea"), Quantity::ONE),
-            expires_at: NOW.plus(60_000),
-            created_at: NOW,
-            reference: None,
-            state: State::Open,
-        };
-        let what =
-            Happened::Reservation { step: ReservationStep::Reserved, reservation: held.clone(), items: Vec::new() };
-        let reserved = agents[0].entry(&Event::Fact(Fact::new(what, NOW)));
+        let (held, reserved) = held();
+        let reserved = agents[0].entry(&reserved);
         agents[0].tell(&connection, &[reserved]);
         rebuilt(&connection, |_| {});
         let store = agents[0].store(&connection);
