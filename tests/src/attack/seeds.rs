@@ -79,6 +79,33 @@ pub(super) const SEEDS: &[Seed] = &[
     (Agent, "GET", "/v1/idempotency/key-1", "", ""),
     (Agent, "HEAD", "/inventory/fuzz", "", ""),
     (Agent, "OPTIONS", "/v1/purchase/fuzz", "origin: http://localhost\naccess-control-request-method: POST", ""),
+    (Agent, "GET", "/openapi.json", "", ""),
+    (Agent, "GET", "/metrics", "", ""),
+    (
+        Agent,
+        "POST",
+        "/v1/operations",
+        KEYED,
+        r#"{"atomic":false,"operations":[{"op":"receive","productId":"fuzz","quantity":1},{"op":"adjust","productId":"fuzz","delta":-1,"reason":"damage"}]}"#,
+    ),
+    (Agent, "GET", "/v1/reservations?status=open&productId=fuzz&reference=r&page=0&size=5", "", ""),
+    (
+        Agent,
+        "POST",
+        "/v1/reservations",
+        KEYED,
+        r#"{"lines":[{"productId":"fuzz","quantity":1}],"ttlSeconds":60,"reference":"r"}"#,
+    ),
+    (Agent, "GET", "/v1/reservations/018f3c8e-0000-7000-8000-000000000001", "", ""),
+    (
+        Agent,
+        "POST",
+        "/v1/reservations/018f3c8e-0000-7000-8000-000000000001/confirm",
+        JSON,
+        r#"{"lines":[{"productId":"fuzz","quantity":1}]}"#,
+    ),
+    (Agent, "POST", "/v1/reservations/018f3c8e-0000-7000-8000-000000000001/cancel", JSON, r#"{"reference":"r"}"#),
+    (Agent, "POST", "/v1/reservations/018f3c8e-0000-7000-8000-000000000001/extend", JSON, r#"{"ttlSeconds":60}"#),
     (Central, "GET", "/", "accept: text/plain", ""),
     (Central, "GET", "/page.js", "", ""),
     (Central, "GET", "/page.css", "", ""),
@@ -136,4 +163,87 @@ pub(super) const SEEDS: &[Seed] = &[
     (Central, "POST", "/v1/projections/rebuild", "", ""),
     (Central, "GET", "/v1/idempotency/order-1", "", ""),
     (Central, "OPTIONS", "/v1/purchase/s1/fuzz", "", ""),
+    (Central, "GET", "/docs", "", ""),
+    (Central, "GET", "/openapi.json", "", ""),
+    (Central, "GET", "/metrics", "", ""),
+    (
+        Central,
+        "POST",
+        "/v1/operations",
+        WAIT,
+        r#"{"storeId":"s1","atomic":false,"operations":[{"op":"receive","productId":"fuzz","quantity":1},{"op":"count","productId":"fuzz","quantity":900}]}"#,
+    ),
+    (
+        Central,
+        "POST",
+        "/v1/reconciliations",
+        WAIT,
+        r#"{"storeId":"s1","source":"stocktaking","dryRun":false,"lines":[{"productId":"fuzz","quantity":900},{"productId":"none","quantity":1}]}"#,
+    ),
+    (Central, "POST", "/v1/products", WAIT, r#"{"productId":"new","name":"New","quantity":3,"storeId":"s1"}"#),
+    (Central, "POST", "/v1/purchase", WAIT, r#"{"productId":"fuzz","quantity":1,"policy":"round-robin"}"#),
+    (Central, "GET", "/v1/reservations?storeId=s1&status=open&productId=fuzz&page=0&size=5", "", ""),
+    (
+        Central,
+        "POST",
+        "/v1/reservations",
+        WAIT,
+        r#"{"storeId":"s1","lines":[{"productId":"fuzz","quantity":1}],"ttlSeconds":60,"reference":"r"}"#,
+    ),
+    (Central, "GET", "/v1/reservations/018f3c8e-0000-7000-8000-000000000001", "", ""),
+    (
+        Central,
+        "POST",
+        "/v1/reservations/018f3c8e-0000-7000-8000-000000000001/confirm",
+        WAIT,
+        r#"{"lines":[{"productId":"fuzz","quantity":1}]}"#,
+    ),
+    (Central, "POST", "/v1/reservations/018f3c8e-0000-7000-8000-000000000001/cancel", WAIT, r#"{"reference":"r"}"#),
+    (Central, "POST", "/v1/reservations/018f3c8e-0000-7000-8000-000000000001/extend", WAIT, r#"{"ttlSeconds":60}"#),
+    (Central, "PUT", "/v1/stores/s9", "", ""),
+    (Central, "DELETE", "/v1/stores/s9", "", ""),
+    (Central, "GET", "/v1/webhooks", "", ""),
+    (Central, "POST", "/v1/webhooks", JSON, r#"{"url":"https://hooks.example.com/stock","types":["sold"]}"#),
+    (Central, "GET", "/v1/webhooks/none", "", ""),
+    (Central, "DELETE", "/v1/webhooks/none", "", ""),
+    (Central, "GET", "/v1/webhooks/none/deliveries?size=5", "", ""),
+    (Central, "POST", "/v1/webhooks/none/replay", JSON, r#"{"after":0}"#),
+    (Central, "POST", "/v1/webhooks/none/secret", JSON, ""),
+    (Central, "POST", "/v1/webhooks/none/test", "", ""),
 ];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Whether this is the path of a seed, up to what stands in its places.
+    fn is_of(seed: &str, path: &str) -> bool {
+        let seed: Vec<&str> = seed.split('?').next().unwrap_or_default().split('/').collect();
+        let path: Vec<&str> = path.split('/').collect();
+        seed.len() == path.len() && seed.iter().zip(&path).all(|(seed, path)| seed == path || path.starts_with('{'))
+    }
+
+    #[test]
+    fn every_route_that_is_described_has_a_seed() {
+        let mut missing = Vec::new();
+        for (server, described) in [
+            (Agent, include_str!("../../../docs/openapi/store-agent.json")),
+            (Central, include_str!("../../../docs/openapi/central.json")),
+        ] {
+            let described: Value = serde_json::from_str(described).expect("JSON");
+            for (path, methods) in described["paths"].as_object().expect("paths") {
+                for method in methods.as_object().expect("methods").keys().filter(|key| *key != "parameters") {
+                    let has =
+                        |seed: &&Seed| seed.0 == server && seed.1.eq_ignore_ascii_case(method) && is_of(seed.2, path);
+                    if !SEEDS.iter().any(|seed| has(&seed)) {
+                        missing.push(format!("{server:?} {method} {path}"));
+                    }
+                }
+            }
+        }
+        // It ends when the client does.
+        assert_eq!(missing, ["Central get /v1/events/stream"]);
+    }
+}
