@@ -2,7 +2,8 @@
 //!
 //! **Guarantees.** A client that sends nothing, half a request, or does not read its answer is gone within seconds, with
 //! what it held. Whoever comes when all places are taken gets that of the connection that has rested longest; only if
-//! all are at work it is told to come back. A stop takes no longer than the grace time, whatever clients do.
+//! all are at work it is told to come back. A stop takes no longer than the grace time, whatever clients do. An answer
+//! arrives whole also where the server did not want to read all of the request.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -32,6 +33,8 @@ use tower::Service;
 
 use super::Patience;
 
+/// What is thrown away at a time of a request that has its answer.
+const UNREAD: usize = 4 << 10;
 /// Longest head; also the most that is read or written at once, and that waits in the system to be sent: what a slow
 /// connection holds.
 const HEAD_BYTES: usize = 16 << 10;
@@ -58,7 +61,7 @@ struct Times {
     head: Duration,
     /// Over so much waiting it is judged by how fast it reads.
     reading: Duration,
-    /// To finish once the server is told to stop.
+    /// To finish once the server is told to stop; to take the end of an answer.
     grace: Duration,
 }
 
@@ -274,7 +277,15 @@ async fn host(stream: TcpStream, guest: Arc<Guest>, times: Times, router: Router
     if !begins {
         return;
     }
-    let stream = Slow { stream, guest: guest.clone(), patience: Patience::new(times.reading), stalled: None };
+    let stream = Slow {
+        stream,
+        guest: guest.clone(),
+        patience: Patience::new(times.reading),
+        stalled: None,
+        grace: times.grace,
+        stop: stop.clone(),
+        ending: None,
+    };
     let service = service_fn(|request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(guest.clone());
@@ -308,12 +319,16 @@ async fn host(stream: TcpStream, guest: Arc<Guest>, times: Times, router: Router
     }
 }
 
-/// A stream that fails when its client reads too slowly.
+/// A stream that fails when its client reads too slowly, and that waits at its end until the client has read.
 struct Slow {
     stream: TcpStream,
     guest: Arc<Guest>,
     patience: Patience,
     stalled: Option<(Instant, Pin<Box<Sleep>>)>,
+    grace: Duration,
+    stop: CancellationToken,
+    /// Until when it waits at its end.
+    ending: Option<Pin<Box<Sleep>>>,
 }
 
 impl Slow {
@@ -341,6 +356,26 @@ impl Slow {
                 }
             },
         }
+    }
+}
+
+impl Slow {
+    /// Ready when the client has closed its side, too, or is given up. A connection closed while something that was
+    /// sent on it is unread is reset by the system, and the end of the answer is lost with it.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [0; UNREAD];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                // It has closed, or is gone.
+                Poll::Ready(_) => return Poll::Ready(()),
+                // A stop waits for no client that keeps its connection.
+                Poll::Pending if self.stop.is_cancelled() => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        self.ending.as_mut().map_or(Poll::Ready(()), |ending| ending.as_mut().poll(cx))
     }
 }
 
@@ -378,7 +413,11 @@ impl AsyncWrite for Slow {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.ending.is_none() {
+            std::task::ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            self.ending = Some(Box::pin(tokio::time::sleep(self.grace)));
+        }
+        self.poll_closed(cx).map(Ok)
     }
 }
 
@@ -431,6 +470,7 @@ mod tests {
                     Body::from_stream(futures_util::StreamExt::take(pieces, 64 << 10))
                 }),
             )
+            .route("/large", get(|| async { vec![b'x'; 1 << 20] }))
             .route(
                 "/slow",
                 get(|axum::Extension(guest): axum::Extension<Arc<Guest>>| async move {
@@ -542,6 +582,39 @@ mod tests {
         }
         // What its own system took for it, and hardly more.
         assert!(received < 1 << 20, "{received}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_whole_though_the_request_was_not_read() {
+        const ANSWER: usize = 1 << 20;
+        let server = server(Room::within(1_024)).await;
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4 << 10).expect("a small buffer");
+        let mut stream = socket.connect(server.address).await.expect("connects");
+        let body = "x".repeat(84_000);
+        let request = format!("GET /large HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(request.as_bytes()).await.expect("sends");
+        let (mut received, mut bytes) = (0, vec![0; 16 << 10]);
+        loop {
+            let read = stream.read(&mut bytes).await.unwrap_or_else(|error| panic!("{error} after {received} bytes"));
+            if read == 0 {
+                break;
+            }
+            received += read;
+        }
+        assert!(received > ANSWER, "{received}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_closes_is_left() {
+        let server = server(Room::within(1_024)).await;
+        let mut stream = server.send("GET /a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("a whole answer");
+        // What it goes on sending is read for a while, then refused by the system.
+        while stream.write_all(b"more").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     #[tokio::test]
