@@ -201,11 +201,13 @@ async fn a_stop_takes_no_longer_than_eight_seconds() {
     let body = r#"{"quantity":1}"#;
     let head = format!(
         "POST /v1/purchase/tea HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n",
+         expect: 100-continue\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     write.write_all(head.as_bytes()).await.expect("sends");
-    agent.client().get("/health").await.expect(200);
+    let mut goes_on = [0; 25];
+    write.read_exact(&mut goes_on).await.expect("the request is at work");
+    assert_eq!(&goes_on, b"HTTP/1.1 100 Continue\r\n\r\n");
     let begun = Instant::now();
     agent.process.signal(Signal::SIGTERM);
     until("it listens no more", SOON, async || match TcpStream::connect(("127.0.0.1", agent.port)).await {
