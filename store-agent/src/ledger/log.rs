@@ -166,7 +166,8 @@ pub fn is_kept(connection: &Connection, at: EntryId) -> rusqlite::Result<bool> {
         .exists(params![at.epoch.get(), at.seq.get()])
 }
 
-/// Sum of an item's changes after an entry.
+/// Units of an item that came, less those that went, after an entry. A count finds out what was there already, and what a
+/// product was created with has not come: neither moves anything. So the same count, entered twice, corrects once.
 pub fn moved_since(connection: &Connection, product: &ProductId, at: EntryId) -> rusqlite::Result<i64> {
     connection
         .prepare_cached(MOVED_SINCE)?
@@ -174,7 +175,7 @@ pub fn moved_since(connection: &Connection, product: &ProductId, at: EntryId) ->
 }
 
 const MOVED_SINCE: &str = "select (select coalesce(sum(delta), 0) from ledger \
-       where product_id = ?1 and (epoch, seq) > (?2, ?3)) \
+       where product_id = ?1 and (epoch, seq) > (?2, ?3) and type not in ('counted', 'item_created')) \
      + (select coalesce(sum(delta), 0) from ledger_item where product_id = ?1 and (epoch, seq) > (?2, ?3))";
 
 #[cfg(test)]

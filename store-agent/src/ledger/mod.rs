@@ -39,5 +39,6 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0002_retention.sql"),
         include_str!("../../migrations/0003_reservations.sql"),
         include_str!("../../migrations/0004_search.sql"),
+        include_str!("../../migrations/0005_moves.sql"),
     ],
 };

@@ -210,6 +210,18 @@ mod tests {
     }
 
     #[test]
+    fn the_same_count_entered_twice_corrects_once() {
+        let connection = testing::store(&[("ale", 12)]);
+        let does = |operation| perform(&connection, &request(operation), NOW).expect("is done");
+        let at = ledger::head(&connection).expect("reads").cursor.id();
+        let counted_at = Some(Position { store: ledger::store_id(&connection).expect("reads"), at });
+        let count = Operation::Count { quantity: 10, counted_at, count_ref: None };
+        does(Operation::Sell { quantity: quantity(1) });
+        let [first, second] = [does(count.clone()), does(count)];
+        assert_eq!((first.delta, second.delta, second.item.quantity), (-2, 0, 9));
+    }
+
+    #[test]
     fn a_count_on_top_of_an_earlier_epochs_position_is_refused() {
         let connection = testing::store(&[("ale", 5)]);
         let at = |connection: &Connection| ledger::head(connection).expect("reads").cursor.id();

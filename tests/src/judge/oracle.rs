@@ -161,7 +161,7 @@ impl Oracle {
             let told = Told {
                 epoch: place.epoch,
                 seq: place.seq,
-                then: counted.map_or(Ok(None), |asked| self.then(store, file, before, asked))?,
+                moved: counted.map_or(Ok(None), |asked| self.moved(store, file, before, asked))?,
                 kind: kind.into(),
                 operation: operation.into(),
                 body: serde_json::from_str(&body).unwrap_or_default(),
@@ -217,21 +217,25 @@ impl Oracle {
         Ok(())
     }
 
-    /// Of a count of an earlier shelf: how many units were there. `from`: where the log ends. None: the log has no such
-    /// place, or not in the epoch that it is in.
-    pub fn then(&self, store: &str, file: &Connection, from: Place, asked: &Asked) -> rusqlite::Result<Option<i64>> {
+    /// Of a count of an earlier shelf: units that came since, less those that went. What other counts found, and what the
+    /// product was created with, was there already. `from`: where the log ends. None: the log has no such place, or not in
+    /// the epoch that it is in.
+    pub fn moved(&self, store: &str, file: &Connection, from: Place, asked: &Asked) -> rusqlite::Result<Option<i64>> {
         let Wish::Count { at: Some((epoch, seq)), .. } = asked.wish else { return Ok(None) };
         let mut kept = file.prepare_cached("select 1 from ledger where epoch = ?1 and seq = ?2")?;
         if *asked.store != *store || epoch != from.epoch || !kept.exists(params![epoch, seq])? {
             return Ok(None);
         }
-        let mut place = from;
+        let units = |shop: &Shop| shop.items.get(&asked.product).map_or(0, |item| item.quantity);
+        let (mut place, mut moved) = (from, 0);
         while place.epoch == epoch && place.seq > seq {
             let Some(node) = self.nodes.get(&(store.into(), place)) else { return Ok(None) };
+            if !["counted", "item_created"].contains(&&*node.kind) {
+                moved += units(&node.shop) - units(&self.shop(store, node.before));
+            }
             place = node.before;
         }
-        let units = |shop: Rc<Shop>| shop.items.get(&asked.product).map_or(0, |item| item.quantity);
-        Ok((place.epoch == epoch && place.seq == seq).then(|| units(self.shop(store, place))))
+        Ok((place.epoch == epoch && place.seq == seq).then_some(moved))
     }
 
     /// A human said that an epoch shall stand.

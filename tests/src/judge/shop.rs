@@ -68,8 +68,8 @@ pub struct Told {
     pub kind: Name,
     pub operation: Name,
     pub body: Value,
-    /// If it is a count of an earlier shelf: units that were there; none: the log has no such place.
-    pub then: Option<i64>,
+    /// If it is a count of an earlier shelf: units that came since, less those that went; none: the log has no such place.
+    pub moved: Option<i64>,
 }
 
 /// What was going on when entries were recorded: nothing else may be among them.
@@ -148,7 +148,7 @@ impl Item {
 
 /// What a wish comes to, or the code of the refusal. `then`: of a count of an earlier shelf, units that were there. What is
 /// on the shelf is not refused because it is held.
-pub fn decide(item: Option<&Item>, wish: &Wish, then: Option<i64>) -> Result<Item, &'static str> {
+pub fn decide(item: Option<&Item>, wish: &Wish, moved: Option<i64>) -> Result<Item, &'static str> {
     let item = match (item, wish) {
         (Some(_), Wish::Create { .. }) => return Err("already_exists"),
         (None, Wish::Create { name, quantity, low_at }) => {
@@ -167,7 +167,7 @@ pub fn decide(item: Option<&Item>, wish: &Wish, then: Option<i64>) -> Result<Ite
         Wish::Adjust(delta) => Ok(item.moved(*delta)),
         Wish::Count { units, at: None } => Ok(item.changed(|item| item.quantity = *units)),
         Wish::Count { units, at: Some(_) } => {
-            let moved = item.quantity - then.ok_or("unknown_position")?;
+            let moved = moved.ok_or("unknown_position")?;
             Ok(item.changed(|item| item.quantity = (units + moved).max(0)))
         }
         Wish::Change { name, discontinued, low_at } => Ok(item.changed(|item| {
@@ -363,13 +363,13 @@ impl Shop {
             && decide(
                 self.without_due([&*asked.product], clock(told)).items.get(&asked.product),
                 &asked.wish,
-                told.then,
+                told.moved,
             )
             .is_ok_and(|after| takes(&after))
         {
             return self.parked(told);
         }
-        match decide(before, &asked.wish, told.then) {
+        match decide(before, &asked.wish, told.moved) {
             Ok(after) => {
                 self.nothing_due(told, &asked.product)?;
                 let fallen = reading.fallen.take();

@@ -65,7 +65,7 @@ fn entry(kind: &str, operation: &str, delta: i64, left: i64) -> Told {
     if kind.starts_with("purchase") || kind == "command_refused" {
         body["purchase"] = json!({"purchaseId": PURCHASE, "attempt": ATTEMPT, "productId": "ale", "quantity": 2});
     }
-    Told { epoch: 1, seq: 2, kind: kind.into(), operation: operation.into(), body, then: None }
+    Told { epoch: 1, seq: 2, kind: kind.into(), operation: operation.into(), body, moved: None }
 }
 
 fn with(mut told: Told, member: &str, value: Value) -> Told {
@@ -352,13 +352,13 @@ fn a_count_is_the_truth_and_ends_as_many_of_the_youngest_as_it_must() {
 #[test]
 fn what_left_after_a_shelf_was_counted_is_counted_too() {
     let few = follow(Occasion::Operation("sale"), &[entry("sold", "sale", -4, 1)]).expect("there are enough");
-    let enter = |then, delta, left| {
-        let told = Told { then, ..entry("counted", "earlier", delta, left) };
+    let enter = |moved, delta, left| {
+        let told = Told { moved, ..entry("counted", "earlier", delta, left) };
         go_on(few.clone(), Occasion::Operation("earlier"), &[told])
     };
-    assert!(enter(Some(5), 0, 1).is_ok(), "it was counted rightly");
-    assert!(enter(Some(5), 4, 5).is_err(), "what was sold since comes back");
-    assert!(enter(Some(6), -1, 0).is_ok(), "one was missing");
+    assert!(enter(Some(-4), 0, 1).is_ok(), "it was counted rightly");
+    assert!(enter(Some(-4), 4, 5).is_err(), "what was sold since comes back");
+    assert!(enter(Some(-5), -1, 0).is_ok(), "one was missing");
     assert!(enter(None, 0, 1).is_err(), "the log has no such place");
 }
 

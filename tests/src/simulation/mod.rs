@@ -74,6 +74,7 @@ pub const MUST_OCCUR: &[&str] = &[
     "cancels refused: picked",
     "counts",
     "counts of an earlier shelf",
+    "shelves entered again",
     "holds ended for want of units",
     "units held",
     "holds confirmed",

@@ -20,10 +20,12 @@ use crate::history::{Bought, Told};
 use crate::judge::{Asked, Batch, Buy, By, Cancel, Name, Occasion, Pick, Wish, decide};
 
 /// What was on a shelf.
+#[derive(Clone)]
 pub(super) struct Shelf {
     position: Position,
     product: ProductId,
     units: i64,
+    is_entered: bool,
 }
 
 /// A buyer has looked at a store's heartbeat and is about to buy.
@@ -88,7 +90,7 @@ impl VirtualWorld {
         Operation::Count { quantity: self.dice.between(0, 12), counted_at: None, count_ref: None }
     }
 
-    /// Staff counts a shelf, rightly, and notes when.
+    /// Staff counts a shelf, and notes when. The books may be wrong.
     fn count_shelf(&mut self) {
         let number = self.dice.below(self.agents.len() as u64) as usize;
         let Some(product) = self.dice.pick(&self.products).cloned() else { return };
@@ -96,19 +98,23 @@ impl VirtualWorld {
         let item = store_agent::ledger::find_item(&agent.file, &product).expect("stock can be read");
         let Some(item) = item else { return };
         let at = store_agent::ledger::head(&agent.file).expect("a ledger has a head").cursor.id();
-        self.shelves.push(Shelf {
-            position: Position { store: agent.store.clone(), at },
-            product,
-            units: item.quantity,
-        });
+        let units = if self.dice.chance(500) { item.quantity } else { (item.quantity - 2).max(0) };
+        let position = Position { store: agent.store.clone(), at };
+        self.shelves.push(Shelf { position, product, units, is_entered: false });
     }
 
-    /// Staff enters what it has counted, whatever has left the shelf since.
+    /// Staff enters what it has counted, whatever has left the shelf since; now and then the same once more.
     fn enter_shelf(&mut self) {
         if self.shelves.is_empty() {
             return;
         }
-        let shelf = self.shelves.swap_remove(self.dice.below(self.shelves.len() as u64) as usize);
+        let place = self.dice.below(self.shelves.len() as u64) as usize;
+        let shelf = if self.dice.chance(300) {
+            let entered = Shelf { is_entered: true, ..self.shelves[place].clone() };
+            std::mem::replace(&mut self.shelves[place], entered)
+        } else {
+            self.shelves.swap_remove(place)
+        };
         let of_store: Vec<usize> =
             (0..self.agents.len()).filter(|number| self.agents[*number].store == shelf.position.store).collect();
         let Some(number) = self.dice.pick(&of_store).copied().filter(|number| self.agents[*number].runs) else {
@@ -116,7 +122,7 @@ impl VirtualWorld {
         };
         let count = Operation::Count { quantity: shelf.units, counted_at: Some(shelf.position), count_ref: None };
         if self.operate(number, shelf.product, count) {
-            self.count("counts of an earlier shelf");
+            self.count(if shelf.is_entered { "shelves entered again" } else { "counts of an earlier shelf" });
         }
     }
 
@@ -159,8 +165,8 @@ impl VirtualWorld {
         let (before, shop) = (self.shop(number), self.shop(number).without_due([product.as_str()], clock.0));
         let ends = before.open_holds() - shop.open_holds();
         let asked = Asked { store: store.as_str().into(), product: product.as_str().into(), wish, by: By::Store };
-        let then = self.then(number, &asked, ends);
-        let expected = match decide(shop.items.get(product.as_str()), &asked.wish, then) {
+        let moved = self.moved(number, &asked, ends);
+        let expected = match decide(shop.items.get(product.as_str()), &asked.wish, moved) {
             Err("unknown_position") => Err("unknown_position"),
             _ if guard.expected_version.is_some() && !matches!(asked.wish, Wish::Create { .. }) => {
                 Err("version_conflict")

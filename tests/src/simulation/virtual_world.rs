@@ -195,18 +195,18 @@ impl VirtualWorld {
         self.oracle.shop(self.agents[number].store.as_str(), self.agents[number].noted)
     }
 
-    /// Of a count of an earlier shelf: how many units the judge knows to have been there. `ends`: so many reservations end
-    /// just before it, of which each is told in a place of its own.
-    pub(super) fn then(&self, number: usize, asked: &Asked, ends: usize) -> Option<i64> {
+    /// Of a count of an earlier shelf: what the judge knows to have moved since. `ends`: so many reservations end just before
+    /// it, of which each is told in a place of its own.
+    pub(super) fn moved(&self, number: usize, asked: &Asked, ends: usize) -> Option<i64> {
         let agent = &self.agents[number];
         let Place { epoch, seq, .. } = agent.noted;
         if let Wish::Count { at: Some((of, at)), .. } = asked.wish
             && of == epoch
             && (seq + 1..=seq + ends as u64).contains(&at)
         {
-            return self.shop(number).items.get(&asked.product).map(|item| item.quantity);
+            return Some(0);
         }
-        self.oracle.then(agent.store.as_str(), &agent.file, agent.noted, asked).expect("a ledger can be read")
+        self.oracle.moved(agent.store.as_str(), &agent.file, agent.noted, asked).expect("a ledger can be read")
     }
 
     /// What it has worked out of central's view of a store.

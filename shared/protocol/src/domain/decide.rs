@@ -9,7 +9,7 @@ use crate::planted::{Bug, planted};
 pub struct Facts {
     /// The ledger's present epoch, part of the item's entity tag.
     pub epoch: Epoch,
-    /// Sum of the item's changes after the position at which a count was true.
+    /// Units that came, less those that went, after the position at which a count was true; other counts move nothing.
     pub moved_since_count: i64,
 }
 
