@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -147,7 +146,7 @@ async fn one(
     if not_modified(&etags, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
-    Ok((headers, Json(view)).into_response())
+    Ok((headers, Written::json(&view)).into_response())
 }
 
 impl App {

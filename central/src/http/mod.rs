@@ -28,7 +28,7 @@ use std::time::Instant;
 use axum::Router;
 use protocol::ids::StoreId;
 use runtime::http::openapi::{Api, Description};
-use runtime::http::{Code, Edge, Problem, Requests, Tally};
+use runtime::http::{Code, Edge, Problem, Requests, Served, Tally};
 use runtime::redis::Keys;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -92,7 +92,7 @@ const API: Api = Api {
 };
 
 /// All routes, with the edge around them.
-pub fn router(app: Arc<App>, edge: Edge) -> Router {
+pub fn router(app: Arc<App>, edge: Edge) -> Served {
     let (routes, description) = described();
     runtime::http::finish(routes.layer(axum::Extension(description)).with_state(app), edge)
 }

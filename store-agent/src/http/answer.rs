@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use protocol::domain::{Action, Item};
 use protocol::ids::{OperationId, ProductId, ReservationId, StoreId};
+use protocol::link::EntryId;
 use protocol::number::Epoch;
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
@@ -114,11 +115,16 @@ pub(super) fn etag(epoch: Epoch, version: i64) -> String {
 
 /// What a write did, before it is on disk.
 pub(super) struct Done {
-    /// 200 or 201.
-    pub(super) status: StatusCode,
-    pub(super) body: Value,
-    /// `<epoch>-<seq>` of its event.
-    pub(super) position: String,
+    status: StatusCode,
+    body: String,
+    position: EntryId,
+}
+
+impl Done {
+    /// `status`: 200 or 201. `position`: where it is recorded.
+    pub(super) fn new(status: StatusCode, body: &impl Serialize, position: EntryId) -> Self {
+        Self { status, body: serde_json::to_string(body).expect("an answer serialises"), position }
+    }
 }
 
 /// A write about to be done.
@@ -166,9 +172,8 @@ impl App {
                     }
                 };
                 let is_known = call.is_known;
-                let done = act(connection, call)?;
-                let (status, body) = (done.status.as_u16(), done.body.to_string());
-                let position = format!("{store}:{}", done.position);
+                let Done { status, body, position } = act(connection, call)?;
+                let (status, position) = (status.as_u16(), format!("{store}:{position}"));
                 if let Some(key) = key.as_ref().filter(|_| !is_known) {
                     idempotency::bind(connection, key, status, &body, &position, now)?;
                 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -88,7 +87,7 @@ async fn one(State(app): Shared, ProductPath(product): ProductPath, etags: Etags
     if not_modified(&etags, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
-    Ok((headers, Json(ItemView::of(&app.store, &product, &item))).into_response())
+    Ok((headers, Written::json(&ItemView::of(&app.store, &product, &item))).into_response())
 }
 
 /// Create an item
@@ -219,12 +218,10 @@ impl App {
         let (store, of, action) = (self.store.clone(), product.clone(), operation.action());
         let done = self
             .write(&write, &json, move |connection, Call { operation: operation_id, is_known, now, .. }| {
+                let status = if action == Action::Create { StatusCode::CREATED } else { StatusCode::OK };
                 if is_known && let Some(item) = ledger::find_item(connection, &of)? {
-                    return Ok(Done {
-                        status: if action == Action::Create { StatusCode::CREATED } else { StatusCode::OK },
-                        body: ItemView::of(&store, &of, &item).json(),
-                        position: ledger::head(connection)?.cursor.id().to_string(),
-                    });
+                    let position = ledger::head(connection)?.cursor.id();
+                    return Ok(Done::new(status, &ItemView::of(&store, &of, &item), position));
                 }
                 let request = Request {
                     operation_id,
@@ -235,9 +232,8 @@ impl App {
                     command: None,
                 };
                 let performed = perform(connection, &request, now)?;
-                let body = ItemView::of(&store, &of, &performed.item).after(action, &performed).json();
-                let status = if action == Action::Create { StatusCode::CREATED } else { StatusCode::OK };
-                Ok(Done { status, body, position: performed.position.to_string() })
+                let view = ItemView::of(&store, &of, &performed.item).after(action, &performed);
+                Ok(Done::new(status, &view, performed.position))
             })
             .await;
         match done {

@@ -24,7 +24,7 @@ use protocol::ids::StoreId;
 use protocol::link::EntryId;
 use protocol::time::Millis;
 use runtime::http::openapi::{Api, Description};
-use runtime::http::{Edge, Requests, Tally};
+use runtime::http::{Edge, Requests, Served, Tally};
 use runtime::sqlite::Db;
 use tokio::sync::Notify;
 use utoipa_axum::router::OpenApiRouter;
@@ -74,12 +74,10 @@ const API: Api = Api {
 };
 
 /// All routes, with the edge around them.
-pub fn router(app: Arc<App>, edge: Edge) -> Router {
+pub fn router(app: Arc<App>, edge: Edge) -> Served {
     let (routes, description) = described();
-    let routes = routes
-        .layer(axum::Extension(description))
-        .layer(axum::middleware::from_fn_with_state(app.clone(), say_where))
-        .with_state(app);
+    let say_where = axum::middleware::from_fn_with_state(app.clone(), say_where);
+    let routes = routes.layer((say_where, axum::Extension(description))).with_state(app);
     runtime::http::finish(routes, edge)
 }
 
@@ -128,7 +126,7 @@ mod tests {
 
     /// A store with a file of its own.
     struct Shop {
-        routes: Router,
+        routes: Served,
         db: Db,
         _kept: (runtime::sqlite::FileLock, tempfile::TempDir),
     }

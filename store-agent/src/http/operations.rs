@@ -92,11 +92,8 @@ async fn run(State(app): Shared, write: Write, Body { value, json }: Body<Batch>
         if undone {
             return Err(Abort::Refused(Problem::new(Code::BatchRefused).with("results", results)));
         }
-        Ok(Done {
-            status: StatusCode::OK,
-            body: json!({"applied": results.len() - refused, "refused": refused, "results": results}),
-            position: ledger::head(connection)?.cursor.id().to_string(),
-        })
+        let body = json!({"applied": results.len() - refused, "refused": refused, "results": results});
+        Ok(Done::new(StatusCode::OK, &body, ledger::head(connection)?.cursor.id()))
     })
     .await
 }

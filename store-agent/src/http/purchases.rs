@@ -188,11 +188,7 @@ async fn picked(
             Some(position) => position,
             None => ledger::head(connection)?.cursor.id(),
         };
-        Ok(Done {
-            status: StatusCode::OK,
-            body: View::of(&store, &picked.purchase).json(),
-            position: position.to_string(),
-        })
+        Ok(Done::new(StatusCode::OK, &View::of(&store, &picked.purchase), position))
     })
     .await
 }

@@ -182,7 +182,7 @@ fn done(
         Some(position) => position,
         None => ledger::head(connection)?.cursor.id(),
     };
-    Ok(Done { status, body: view(store, reservation), position: position.to_string() })
+    Ok(Done::new(status, &view(store, reservation), position))
 }
 
 impl App {

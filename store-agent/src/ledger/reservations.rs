@@ -131,6 +131,9 @@ pub fn youngest_of_product(
         1.. if planted(Bug::OneUnitTooFewFreed) => units - 1,
         _ => units,
     };
+    if units <= 0 {
+        return Ok(Vec::new());
+    }
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query([product.as_str()])?;
     let (mut found, mut held) = (Vec::new(), 0);

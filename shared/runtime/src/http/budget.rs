@@ -20,6 +20,7 @@ const ANSWER_MOST: u64 = 16 << 10;
 const PIECE: usize = 16 << 10;
 
 /// The memory for answers that are on their way.
+#[derive(Debug)]
 pub(super) struct Answers(Arc<Semaphore>);
 
 impl Default for Answers {

@@ -1,22 +1,29 @@
 //! The edge around every route: who may ask, how long it may take, what every answer carries. One pass, so that a
 //! point read stays cheap.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
+use std::task::{Context as Waker, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
-use axum::middleware::Next;
+use axum::extract::{MatchedPath, OriginalUri, Request};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::Router;
+use axum::routing::future::RouteFuture;
+use axum::routing::{Route, Router};
+use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::layer::layer_fn;
+use tower::{Service, service_fn};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+use uuid::Uuid;
 
 use super::budget::Answers;
 use super::extract::{JSON_BYTES, LARGE_JSON_BYTES, Received, body_problem};
@@ -45,6 +52,8 @@ const MARGIN: Duration = Duration::from_secs(2);
 /// What a browser may do with an answer that is no page: nothing.
 const NO_CONTENT: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
+const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+
 /// Whom the server serves beyond its own host.
 #[derive(Debug, Clone, Default)]
 pub struct Edge {
@@ -58,6 +67,7 @@ pub struct Edge {
     pub stop: CancellationToken,
 }
 
+#[derive(Debug)]
 struct Context {
     edge: Edge,
     in_flight: Arc<Semaphore>,
@@ -73,9 +83,8 @@ struct Context {
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     at_work: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
-    waiting: Arc<Semaphore>,
+    context: Arc<Context>,
     until: Instant,
-    stop: CancellationToken,
 }
 
 /// A wait that has begun, and when it ends at the latest.
@@ -104,34 +113,38 @@ impl Wait {
 impl Place {
     /// Goes from work to a wait. `None`: too many wait already.
     pub(super) fn wait(&self, wanted: Duration) -> Option<Wait> {
-        let place = self.waiting.clone().try_acquire_owned().ok()?;
+        let place = self.context.waiting.clone().try_acquire_owned().ok()?;
         drop(self.at_work.lock().ok()?.take());
         let until = (Instant::now() + wanted).min(self.until);
-        Some(Wait { until, stop: self.stop.clone(), _place: Some(place) })
+        Some(Wait { until, stop: self.context.edge.stop.clone(), _place: Some(place) })
     }
 }
 
 /// The trace of a request.
-#[derive(Debug, Clone)]
-pub(super) struct Trace {
-    id: String,
-}
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trace(Uuid);
 
 impl Trace {
     fn of(headers: &HeaderMap) -> Self {
         let sent = headers.get("traceparent").and_then(|value| trace_id(value.to_str().ok()?));
-        Self { id: sent.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string()) }
+        Self(sent.unwrap_or_else(Uuid::new_v4))
     }
 
     /// W3C trace context of this server's part.
-    pub(super) fn parent(&self) -> String {
-        let span = uuid::Uuid::new_v4().as_u64_pair().0;
-        format!("00-{}-{span:016x}-01", self.id)
+    pub(super) fn parent(self) -> String {
+        let span = Uuid::new_v4().as_u64_pair().0;
+        format!("00-{self}-{span:016x}-01")
+    }
+}
+
+impl std::fmt::Display for Trace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.simple().fmt(f)
     }
 }
 
 /// The trace id of a valid `traceparent`.
-pub(super) fn trace_id(text: &str) -> Option<String> {
+pub(super) fn trace_id(text: &str) -> Option<Uuid> {
     let mut parts = text.split('-');
     let (version, id, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let hex = |text: &str, length: usize| {
@@ -139,11 +152,48 @@ pub(super) fn trace_id(text: &str) -> Option<String> {
     };
     let some = |text: &str| text.bytes().any(|b| b != b'0');
     let valid = hex(version, 2) && hex(id, 32) && hex(span, 16) && hex(flags, 2) && some(id) && some(span);
-    (valid && version != "ff").then(|| id.to_owned())
+    if valid && version != "ff" { Uuid::try_parse(id).ok() } else { None }
 }
 
-/// Serves the routes at the root and under `/v1`, with the edge around them.
-pub fn finish(routes: Router, edge: Edge) -> Router {
+/// What a server serves: its routes at the root and under `/v1`, with the edge around them.
+#[derive(Debug, Clone)]
+pub struct Served(pub(super) Router);
+
+impl Service<Request> for Served {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = RouteFuture<Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Waker<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let asked = request.uri().clone();
+        if let Some(bare) = bare(&asked) {
+            *request.uri_mut() = bare;
+        }
+        request.extensions_mut().insert(OriginalUri(asked));
+        self.0.call(request)
+    }
+}
+
+/// Without `/v1`. A router that nests the routes below it would put one more layer around each.
+fn bare(uri: &Uri) -> Option<Uri> {
+    let rest = uri.path_and_query()?.as_str().strip_prefix("/v1")?;
+    let bare = match rest.as_bytes() {
+        [] => PathAndQuery::from_static("/"),
+        [b'?', ..] => format!("/{rest}").parse().ok()?,
+        [b'/', after, ..] if *after != b'?' => rest.parse().ok()?,
+        _ => return None,
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(bare);
+    Uri::from_parts(parts).ok()
+}
+
+/// Puts the edge around the routes. It is one layer: each costs allocations of its own for each request.
+pub fn finish(routes: Router, edge: Edge) -> Served {
     let context = Arc::new(Context {
         edge,
         in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
@@ -153,42 +203,42 @@ pub fn finish(routes: Router, edge: Edge) -> Router {
         largest_bodies: Arc::new(Semaphore::new(LARGEST_BODIES)),
         answers: Answers::default(),
     });
+    let around = layer_fn(move |route: Route| {
+        let context = context.clone();
+        service_fn(move |request| around(context.clone(), request, route.clone()))
+    });
     let worth_it = SizeAbove::new(1_024).and(NotForContentType::new("text/event-stream"));
-    Router::new()
-        .nest("/v1", routes.clone())
-        .merge(routes)
+    let compression = CompressionLayer::new().compress_when(worth_it);
+    let routes = routes
         .fallback(|| async { Problem::new(Code::UnknownRoute) })
         .method_not_allowed_fallback(|| async { Problem::new(Code::MethodNotAllowed) })
-        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
-            Problem::internal("a handler panicked").into_response()
-        }))
-        .layer(axum::middleware::from_fn_with_state(context, around))
-        .layer(CompressionLayer::new().compress_when(worth_it))
+        .layer((compression, around));
+    Served(routes)
 }
 
-async fn around(State(context): State<Arc<Context>>, mut request: Request, next: Next) -> Response {
+async fn around(context: Arc<Context>, mut request: Request, route: Route) -> Result<Response, Infallible> {
     let begun = Instant::now();
-    let (method, route) = (request.method().clone(), request.extensions().get::<MatchedPath>().cloned());
+    let (method, matched) = (request.method().clone(), request.extensions().get::<MatchedPath>().cloned());
     let trace = Trace::of(request.headers());
-    let path = request.uri().path().to_owned();
     let origin = request.headers().get(header::ORIGIN).cloned();
     let cors = origin.filter(|origin| context.edge.cors_origins.iter().any(|allowed| allowed.as_bytes() == origin));
     let preflight = request.method() == Method::OPTIONS;
-    request.extensions_mut().insert(trace.clone());
+    let asked = request.extensions().get::<OriginalUri>().map_or_else(|| request.uri().clone(), |uri| uri.0.clone());
+    request.extensions_mut().insert(trace);
     let mut response = match admit(&context.edge, &request) {
         Err(problem) => problem.into_response(),
-        Ok(()) => limited(&context, &path, request, next).await,
+        Ok(()) => limited(&context, &asked, request, route).await,
     };
     if preflight && response.status() == StatusCode::METHOD_NOT_ALLOWED {
         response = allowed_methods(&response);
     }
-    complete(&mut response, &path, &trace);
+    complete(&mut response, asked.path(), trace);
     if let Some(origin) = cors {
         allow_origin(response.headers_mut(), origin, preflight);
     }
-    let route = route.as_ref().map(MatchedPath::as_str);
-    context.edge.requests.answered(&method, route, response.status(), begun.elapsed());
-    response
+    let matched = matched.as_ref().map(MatchedPath::as_str);
+    context.edge.requests.answered(&method, matched, response.status(), begun.elapsed());
+    Ok(response)
 }
 
 /// DNS rebinding and foreign pages.
@@ -252,19 +302,20 @@ fn host_name(host: &str) -> &str {
     host.rsplit_once(':').map_or(host, |(name, _)| name)
 }
 
-async fn limited(context: &Context, path: &str, mut request: Request, next: Next) -> Response {
-    let bare = path.strip_prefix("/v1").unwrap_or(path);
-    if matches!(bare, "/health" | "/ready" | "/metrics") {
-        return next.run(request).await;
+async fn limited(context: &Arc<Context>, asked: &Uri, mut request: Request, route: Route) -> Response {
+    let path = request.uri().path();
+    if matches!(path, "/health" | "/ready" | "/metrics") {
+        return answered(route, request).await;
     }
-    if request.uri().path_and_query().is_some_and(|uri| uri.as_str().len() > URI) {
+    if asked.path_and_query().is_some_and(|uri| uri.as_str().len() > URI) {
         return Problem::invalid("", format!("Path and query have at most {} bytes", grouped(URI as i64)))
             .into_response();
     }
     let reads = is_read(request.method());
     // Their bodies are of any length and look after themselves.
-    let streams = matches!(bare, "/import" | "/export") || bare.ends_with("/snapshot");
-    let (limit, bodies) = match bare {
+    let streams = matches!(path, "/import" | "/export") || path.ends_with("/snapshot");
+    let sells = path.starts_with("/purchase/") && !reads;
+    let (limit, bodies) = match path {
         "/reconciliations" => (LARGE_JSON_BYTES, &context.largest_bodies),
         _ => (JSON_BYTES, &context.large_bodies),
     };
@@ -273,7 +324,6 @@ async fn limited(context: &Context, path: &str, mut request: Request, next: Next
         parts.extensions.insert(Received::read(body, &parts.headers, limit, bodies).await);
         request = Request::from_parts(parts, Body::empty());
     }
-    let sells = bare.starts_with("/purchase/") && !reads;
     let places = if sells { &context.sales } else { &context.in_flight };
     let Ok(permit) = places.clone().try_acquire_owned() else {
         return Problem::new(Code::Overloaded).detail("too many requests at once").into_response();
@@ -281,16 +331,15 @@ async fn limited(context: &Context, path: &str, mut request: Request, next: Next
     if let Some(guest) = request.extensions().get::<Arc<Guest>>() {
         guest.works();
     }
-    let at_work = Arc::new(Mutex::new(Some(permit)));
-    let until = Instant::now() + REQUEST_TIMEOUT - MARGIN;
-    let stop = context.edge.stop.clone();
-    let place = Place { at_work: at_work.clone(), waiting: context.waiting.clone(), until, stop };
-    request.extensions_mut().insert(place);
+    let until = Instant::now() + REQUEST_TIMEOUT;
+    // Held until it is answered, whatever the route does with the request.
+    let place = Place { at_work: Arc::new(Mutex::new(Some(permit))), context: context.clone(), until: until - MARGIN };
+    request.extensions_mut().insert(place.clone());
     if streams {
-        return bounded(context, next.run(request).await, reads);
+        return bounded(context, answered(route, request).await, reads);
     }
     let misfit = if reads { None } else { body_problem(request.headers(), limit) };
-    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+    match tokio::time::timeout_at(until, answered(route, request)).await {
         // Path and headers are read before the body, but a body that does not fit is said first.
         Ok(response) if response.status() == StatusCode::BAD_REQUEST => {
             misfit.map_or(response, IntoResponse::into_response)
@@ -300,6 +349,12 @@ async fn limited(context: &Context, path: &str, mut request: Request, next: Next
         // It may have had its effect: nothing may be promised.
         Err(_) => Problem::internal("a write took too long").into_response(),
     }
+}
+
+/// What the route answers, also if it panics.
+async fn answered(mut route: Route, request: Request) -> Response {
+    let answer = AssertUnwindSafe(async { route.call(request).await }).catch_unwind().await;
+    answer.map_or_else(|_| Problem::internal("a handler panicked").into_response(), |Ok(answer)| answer)
 }
 
 /// Marks the answer to a request that changed nothing, though its method may: like a read's it may be refused.
@@ -326,10 +381,10 @@ fn allowed_methods(refused: &Response) -> Response {
 }
 
 /// What every answer carries; a problem gets its instance and trace id and becomes a body.
-fn complete(response: &mut Response, path: &str, trace: &Trace) {
+fn complete(response: &mut Response, path: &str, trace: Trace) {
     if let Some(Pending(mut map)) = response.extensions_mut().remove::<Pending>() {
         map.insert("instance".into(), path.into());
-        map.insert("traceId".into(), trace.id.clone().into());
+        map.insert("traceId".into(), trace.to_string().into());
         let body = serde_json::to_string(&Ordered(&map)).unwrap_or_default();
         response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
         *response.body_mut() = Body::from(body);
@@ -337,8 +392,8 @@ fn complete(response: &mut Response, path: &str, trace: &Trace) {
         response.headers_mut().insert(header::CONTENT_TYPE, problem);
     }
     let headers = response.headers_mut();
-    if let Ok(id) = HeaderValue::from_str(&trace.id) {
-        headers.insert("x-trace-id", id);
+    if let Ok(id) = HeaderValue::from_str(trace.0.simple().encode_lower(&mut Uuid::encode_buffer())) {
+        headers.insert(TRACE_ID, id);
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -372,7 +427,7 @@ mod tests {
 
     use super::*;
 
-    fn router() -> Router {
+    fn served() -> Served {
         let routes = Router::new().route("/a", get(|| async { "a" }).post(|| async { "b" })).route(
             "/panic",
             get(|| async {
@@ -398,7 +453,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(Body::empty()).expect("valid");
-        let response = router().oneshot(request).await.expect("answers");
+        let response = served().oneshot(request).await.expect("answers");
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.expect("reads").to_bytes();
         (parts.status, parts.headers, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
@@ -418,6 +473,23 @@ mod tests {
         let (status, headers, _) = ask("OPTIONS", "/a", &[]).await;
         assert_eq!((status.as_u16(), headers["allow"].to_str().expect("text")), (204, "GET,HEAD,POST"));
         assert_eq!(ask("HEAD", "/a", &[]).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn routes_are_at_the_root_and_below_v1() {
+        let path = |uri: &str| {
+            let bare = bare(&uri.parse().expect("a URI")).map(|bare| bare.to_string());
+            bare.unwrap_or_else(|| "the same".to_owned())
+        };
+        assert_eq!(path("/v1/a?b=c"), "/a?b=c");
+        assert_eq!(path("http://localhost:1/v1/a"), "http://localhost:1/a");
+        assert_eq!((path("/v1"), path("/v1?a=b")), ("/".into(), "/?a=b".into()));
+        for other in ["/a", "/v1/", "/v1/?a=b", "/v10/a", "*"] {
+            assert_eq!(path(other), "the same", "{other}");
+        }
+        for (path, status) in [("/a", 200), ("/v1/a", 200), ("/v1/v1/a", 404), ("/v1a", 404)] {
+            assert_eq!(ask("GET", path, &[]).await.0, status, "{path}");
+        }
     }
 
     #[tokio::test]
@@ -447,8 +519,8 @@ mod tests {
     #[tokio::test]
     async fn a_request_names_one_server_and_one_origin() {
         let bare = |version| Request::builder().version(version).uri("/a").body(Body::empty()).expect("valid");
-        assert_eq!(router().oneshot(bare(Version::HTTP_11)).await.expect("answers").status(), 400);
-        assert_eq!(router().oneshot(bare(Version::HTTP_10)).await.expect("answers").status(), 200);
+        assert_eq!(served().oneshot(bare(Version::HTTP_11)).await.expect("answers").status(), 400);
+        assert_eq!(served().oneshot(bare(Version::HTTP_10)).await.expect("answers").status(), 200);
         assert_eq!(ask("GET", "/a", &[("host", "localhost"), ("host", "localhost")]).await.0, 400);
         let origin = ("origin", "http://localhost:1");
         assert_eq!(ask("GET", "/a", &[("host", "localhost:1"), origin, origin]).await.0, 400);
@@ -639,7 +711,8 @@ mod tests {
     #[test]
     fn a_trace_is_taken_over() {
         let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(trace_id(parent).as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));
+        let id = trace_id(parent).expect("is valid");
+        assert_eq!(Trace(id).to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(trace_id("00-00000000000000000000000000000000-b7ad6b7169203331-01"), None);
         assert_eq!(trace_id("nonsense"), None);
     }

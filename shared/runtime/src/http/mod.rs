@@ -20,7 +20,7 @@ mod text;
 mod words;
 mod written;
 
-pub use edge::{Edge, NoEffect, Wait, finish};
+pub use edge::{Edge, NoEffect, Served, Wait, finish};
 pub use extract::{Body, IdPath, ItemPath, LargeBody, OptionalBody, ProductPath, StorePath, Upload, refuse_body_type};
 pub use headers::{Etags, Prefer, Write, not_modified};
 pub use metrics::{Exposition, Requests, Tally};

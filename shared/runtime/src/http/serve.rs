@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -31,7 +30,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::Patience;
+use super::{Patience, Served};
 
 /// What is thrown away at a time of a request that has its answer.
 const UNREAD: usize = 4 << 10;
@@ -83,14 +82,14 @@ impl Room {
 }
 
 /// Serves until `stop`, then lets requests at work finish for a few seconds.
-pub async fn serve(listener: TcpListener, router: Router, room: Room, stop: CancellationToken) -> std::io::Result<()> {
-    serve_within(TIMES, listener, router, room, stop).await
+pub async fn serve(listener: TcpListener, served: Served, room: Room, stop: CancellationToken) -> std::io::Result<()> {
+    serve_within(TIMES, listener, served, room, stop).await
 }
 
 async fn serve_within(
     times: Times,
     listener: TcpListener,
-    router: Router,
+    served: Served,
     room: Room,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
@@ -115,7 +114,7 @@ async fn serve_within(
             Ok((stream, peer)) => {
                 let peer = network(peer.ip());
                 if guests.have_room(peer) {
-                    guests.receive(stream, peer, router.clone(), stop.clone());
+                    guests.receive(stream, peer, served.clone(), stop.clone());
                 } else {
                     say(&|| tracing::warn!(%peer, "a connection was refused: as many as there may be are at work"));
                     refuse(stream);
@@ -203,10 +202,10 @@ impl Guests {
         !resting.is_empty()
     }
 
-    fn receive(&mut self, stream: TcpStream, peer: IpAddr, router: Router, stop: CancellationToken) {
+    fn receive(&mut self, stream: TcpStream, peer: IpAddr, served: Served, stop: CancellationToken) {
         set_options(&stream);
         let guest = Arc::new(Guest::new(peer));
-        let task = self.tasks.spawn(host(stream, guest.clone(), self.times, router, stop));
+        let task = self.tasks.spawn(host(stream, guest.clone(), self.times, served, stop));
         self.here.insert(task.id(), guest);
         *self.from.entry(peer).or_default() += 1;
     }
@@ -267,7 +266,7 @@ impl Guest {
 }
 
 /// Serves one connection to its end.
-async fn host(stream: TcpStream, guest: Arc<Guest>, times: Times, router: Router, stop: CancellationToken) {
+async fn host(stream: TcpStream, guest: Arc<Guest>, times: Times, served: Served, stop: CancellationToken) {
     // One that sends nothing costs next to nothing.
     let begins = tokio::select! {
         begins = tokio::time::timeout(times.head, stream.readable()) => matches!(begins, Ok(Ok(()))),
@@ -289,7 +288,7 @@ async fn host(stream: TcpStream, guest: Arc<Guest>, times: Times, router: Router
     let service = service_fn(|request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(guest.clone());
-        let answered = router.clone().call(request);
+        let answered = served.clone().call(request);
         let guest = guest.clone();
         async move {
             let answer = answered.await;
@@ -423,6 +422,7 @@ impl AsyncWrite for Slow {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
@@ -478,7 +478,7 @@ mod tests {
                     std::future::pending::<()>().await
                 }),
             );
-        let task = tokio::spawn(serve_within(SHORT, listener, routes, room, stop.clone()));
+        let task = tokio::spawn(serve_within(SHORT, listener, Served(routes), room, stop.clone()));
         Server { address, stop, task, gone }
     }
 
