@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 use super::views::{ItemView, LAG, value};
 use super::{App, Shared};
 use crate::storage::queries::{offers, products};
+use crate::storage::transfers;
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(many)).routes(routes!(one))
@@ -58,6 +59,7 @@ struct Availability {
     allotted: i64,
     available: i64,
     online_available: i64,
+    /// On its way from one store to another: in the chain, and in no store.
     in_transit: i64,
     stores: Vec<StoreItem>,
     /// Stores of which too little is known for `maxStalenessMs`.
@@ -81,9 +83,10 @@ struct Filter {
 async fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Option<Availability>> {
     let now = runtime::clock::now();
     let found = app.db.read(|connection| {
-        Ok((offers::of_product(connection, product)?, products::name(connection, product)?.unwrap_or_default()))
+        let name = products::name(connection, product)?.unwrap_or_default();
+        Ok((offers::of_product(connection, product)?, name, transfers::in_transit(connection, product)?))
     });
-    let (offers, name) = found.await?;
+    let (offers, name, in_transit) = found.await?;
     let mut all = Availability {
         product_id: product.clone(),
         name,
@@ -92,7 +95,7 @@ async fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Optio
         allotted: 0,
         available: 0,
         online_available: 0,
-        in_transit: 0,
+        in_transit,
         stores: Vec::new(),
         left_out: Vec::new(),
     };

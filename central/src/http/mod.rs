@@ -18,6 +18,7 @@ mod reconciliations;
 mod reservations;
 mod stores;
 mod stream;
+mod transfers;
 mod views;
 mod webhooks;
 mod write;
@@ -81,6 +82,7 @@ const API: Api = Api {
         ("Stock", "What the stores have, and commands that change it."),
         ("Purchases", "Online purchases: a store confirms each, or refuses it."),
         ("Reservations", "Units held at a store for a while."),
+        ("Transfers", "Units that go from one store to another."),
         ("Commands", "What stores were asked, and what they answered."),
         ("Events", "What happened in the chain."),
         ("Webhooks", "Where events are sent."),
@@ -109,6 +111,7 @@ fn described() -> (Router<Arc<App>>, Description) {
         .merge(products::router())
         .merge(purchases::router())
         .merge(reservations::router())
+        .merge(transfers::router())
         .merge(commands::router())
         .merge(events::router())
         .merge(stream::router())

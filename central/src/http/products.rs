@@ -56,13 +56,15 @@ struct Product {
     available: i64,
     /// How many stores have it.
     stores: i64,
+    /// On its way from one store to another: in the chain, and in no store.
+    in_transit: i64,
 }
 
 impl From<Total> for Product {
     fn from(total: Total) -> Self {
-        let Total { product, name, quantity, reserved, allotted, stores } = total;
+        let Total { product, name, quantity, reserved, allotted, stores, in_transit } = total;
         let available = quantity - reserved - allotted;
-        Self { product_id: product, name, quantity, reserved, allotted, available, stores }
+        Self { product_id: product, name, quantity, reserved, allotted, available, stores, in_transit }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderName, HeaderValue};
 use protocol::domain::reservation::Reservation;
+use protocol::domain::transfer::Transfer;
 use protocol::domain::{Item, Quantity};
 use protocol::ids::{ProductId, StoreId};
 use protocol::number::Epoch;
@@ -235,6 +236,10 @@ pub(super) struct CommandView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::StoreReservation>)]
     reservation: Option<Reservation>,
+    /// As it was then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::StoreTransfer>)]
+    transfer: Option<Transfer>,
     /// Of a batch: what became of each line. Left out of lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     results: Option<Vec<LineView>>,
@@ -264,6 +269,7 @@ impl CommandView {
             status: request.status.as_str(),
             item: outcome.filter(|_| problem.is_none()).and_then(|outcome| outcome.became.item().cloned()),
             reservation: outcome.and_then(|outcome| outcome.became.reservation().cloned()),
+            transfer: outcome.and_then(|outcome| outcome.became.transfer().cloned()),
             results: results.map(LineView::all_of),
             problem: problem.map(|problem| Value::Object(problem.to_json())),
             created_at: request.created_at,

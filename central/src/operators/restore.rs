@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use protocol::domain::reservation::Reservation;
+use protocol::domain::transfer::Transfer;
 use protocol::hash::Digest;
 use protocol::ids::StoreId;
 use protocol::link::{Cursor, Epoch, Seq};
@@ -25,7 +26,9 @@ use crate::promises::commands;
 use crate::promises::purchases::FORGOTTEN_MS;
 use crate::storage::queries::events;
 use crate::storage::stores::{self, Store};
-use crate::storage::{Abort, Connection, JobResult, items, outcomes, purchases, reservations, stocks, totals};
+use crate::storage::{
+    Abort, Connection, JobResult, items, outcomes, purchases, reservations, stocks, totals, transfers,
+};
 
 /// How far back entries are told even if the asker has nothing there, ms: the store's own retention.
 const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
@@ -99,6 +102,8 @@ enum Step {
     Entries(Box<Store>, VecDeque<Span>),
     /// Writes reservations behind a number.
     Reservations(Box<Store>, i64),
+    /// Writes transfers behind a number, then those of which the ledger says otherwise.
+    Transfers(Box<Store>, i64, Arc<[Line]>),
     Ended,
 }
 
@@ -148,6 +153,16 @@ impl AnswerWriter {
                 Some(line) => (Step::Replayed(store, lines, told + 1), Some(self.count(line))),
                 None => (self.entries(connection, store)?, None),
             },
+            Step::Transfers(store, behind, said) => {
+                let next = transfers::behind(connection, &self.id, behind, PART)?;
+                match next.last().map(|(number, _)| *number) {
+                    Some(last) => {
+                        let next = next.into_iter().map(|(_, transfer)| transfer).collect();
+                        (Step::Transfers(store, last, said), Some(self.count(Line::Transfers(next))))
+                    }
+                    None => (Step::Replayed(store, said, 0), None),
+                }
+            }
             Step::Outcomes(store, after) => {
                 let next = outcomes::behind(connection, &self.id, &after, PART)?;
                 match next.last().map(|last| last.command.to_string()) {
@@ -163,7 +178,7 @@ impl AnswerWriter {
                         let line = (!next.is_empty()).then(|| self.count(Line::Reservations(next)));
                         (Step::Reservations(store, last), line)
                     }
-                    None => (self.entries(connection, store)?, None),
+                    None => (Step::Transfers(store, 0, [].into()), None),
                 }
             }
             Step::Entries(store, mut spans) => match spans.pop_front() {
@@ -199,14 +214,17 @@ impl AnswerWriter {
             return Ok(Step::Rows(store, String::new()));
         }
         tracing::warn!(store = %store.id, "the view may not be what the store said: its state comes from the ledger");
-        let replay::State { stock, outcomes, reservations } = replay::state(connection, &store)?;
+        let replay::State { stock, outcomes, reservations, transfers } = replay::state(connection, &store)?;
         let items: Vec<Named> = stock.into_iter().map(|(product_id, item)| Named { product_id, item }).collect();
         let outcomes: Vec<Outcome> = outcomes.into_values().collect();
         let reservations: Vec<Reservation> = reservations.into_values().collect();
         let items = items.chunks(PART).map(|part| Line::Items(part.to_vec()));
         let outcomes = outcomes.chunks(PART).map(|part| Line::Outcomes(part.to_vec()));
         let reservations = reservations.chunks(PART).map(|part| Line::Reservations(part.to_vec()));
-        Ok(Step::Replayed(store, items.chain(outcomes).chain(reservations).collect(), 0))
+        let transfers: Vec<Transfer> = transfers.into_values().collect();
+        let transfers = transfers.chunks(PART).map(|part| Line::Transfers(part.to_vec()));
+        // Behind those that central has, of which the store may have said something that its database refused.
+        Ok(Step::Transfers(store, 0, items.chain(outcomes).chain(reservations).chain(transfers).collect()))
     }
 
     fn entries(&self, connection: &Connection, store: Box<Store>) -> JobResult<Step> {
@@ -220,6 +238,7 @@ impl AnswerWriter {
             Line::Items(part) => self.written.items += part.len() as u64,
             Line::Outcomes(part) => self.written.outcomes += part.len() as u64,
             Line::Reservations(part) => self.written.reservations += part.len() as u64,
+            Line::Transfers(part) => self.written.transfers += part.len() as u64,
             Line::Entries(part) => self.written.entries += part.len() as u64,
             Line::Header(_) | Line::End(_) => {}
         }

@@ -63,7 +63,8 @@ impl Steps {
             if stepped.has_commands {
                 self.wakes.wake(id);
             }
-            self.waiting.settled(&stepped.settled);
+            stepped.saved.asked.iter().for_each(|other| self.wakes.wake(other));
+            self.waiting.settled(&stepped.saved.settled);
         }
         if recounts {
             self.write(|connection| totals::recount_step(connection, ROWS)).await?;

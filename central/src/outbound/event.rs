@@ -1,7 +1,7 @@
 //! An event as clients see it: in lists, streams and webhooks alike.
 
 use protocol::domain::{Item, Reason};
-use protocol::ids::{ProductId, PurchaseId, ReservationId};
+use protocol::ids::{ProductId, PurchaseId, ReservationId, TransferId};
 use protocol::time::Millis;
 use protocol::wire::{Event, Fact, ItemAfter};
 use runtime::http::openapi::schema;
@@ -99,6 +99,9 @@ struct FactView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Id>)]
     reservation_id: Option<ReservationId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Id>)]
+    transfer_id: Option<TransferId>,
 }
 
 /// The item after it.
@@ -205,6 +208,7 @@ impl FactView {
             traceparent: fact.about.traceparent,
             purchase_id: fact.what.purchase().map(|purchase| purchase.purchase_id),
             reservation_id: fact.what.reservation_id(),
+            transfer_id: fact.what.transfer_id(),
         }
     }
 }

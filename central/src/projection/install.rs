@@ -1,13 +1,14 @@
 //! The outcomes that came with a state (L7): settled after it is shown, in steps, before any entry behind it is applied.
 
+use protocol::domain::transfer::Transfer;
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{Outcome, Position};
 use runtime::sqlite::{in_savepoint, is_fatal};
 
 use crate::projection::settle::Settling;
-use crate::projection::touched::{Needs, Settled, Touched};
-use crate::promises::reservations as promises;
+use crate::projection::touched::{Needs, Saved, Touched};
+use crate::promises::{reservations as promises, transfers};
 use crate::storage::reservations::{self, Status};
 use crate::storage::stocks;
 use crate::storage::stores::Store;
@@ -24,21 +25,21 @@ pub(super) fn install(
     store: &mut Store,
     outcomes: u64,
     now: Millis,
-    settled: &mut Settled,
+    news: &mut Saved,
 ) -> JobResult<u64> {
     let next = stocks::outcomes(connection, store.stock, outcomes)?;
     if next.is_empty() {
-        return hold(connection, store, outcomes, now);
+        return hold(connection, store, outcomes, now, news);
     }
     let said: Vec<&Outcome> = next.iter().filter_map(|(_, said)| said.as_ref()).collect();
     match settle(connection, store, &said, now) {
-        Ok(mut news) => settled.append(&mut news),
+        Ok(saved) => news.append(saved),
         Err(error) if is_fatal(&error) => return Err(error),
         // One that the database refuses must not hold up the others (L11); it comes again with the next state.
         Err(_) => {
             for one in said {
                 match settle(connection, store, &[one], now) {
-                    Ok(mut news) => settled.append(&mut news),
+                    Ok(saved) => news.append(saved),
                     Err(error) if is_fatal(&error) => return Err(error),
                     Err(error) => {
                         tracing::error!(store = %store.id, command = %one.command, %error, "an outcome is left out");
@@ -56,7 +57,7 @@ pub(super) fn install(
 }
 
 /// Takes in the next reservations that came with the state; once there are no more, those that it does not name are over.
-fn hold(connection: &Connection, store: &mut Store, rows: u64, now: Millis) -> JobResult<u64> {
+fn hold(connection: &Connection, store: &mut Store, rows: u64, now: Millis, news: &mut Saved) -> JobResult<u64> {
     let next = stocks::reservations(connection, store.stock, rows)?;
     let position = Position { store: store.id.clone(), at: store.cursor.id() };
     for (number, said) in &next {
@@ -84,12 +85,52 @@ fn hold(connection: &Connection, store: &mut Store, rows: u64, now: Millis) -> J
     for before in &gone {
         reservations::save(connection, &promises::voided(before, Status::Expired, "reservation_expired", now))?;
     }
-    store.installing = !gone.is_empty();
-    Ok(gone.len() as u64)
+    if !gone.is_empty() {
+        return Ok(gone.len() as u64);
+    }
+    expect(connection, store, rows, now, news)
+}
+
+/// Takes in the next transfers that came with the state; once there are no more, those on their way to the store that it
+/// does not name are announced again.
+fn expect(connection: &Connection, store: &mut Store, rows: u64, now: Millis, news: &mut Saved) -> JobResult<u64> {
+    let next = stocks::transfers(connection, store.stock, rows)?;
+    for (number, said) in &next {
+        if let Some(said) = said {
+            match take_in(connection, store, said, now) {
+                Ok(saved) => news.append(saved),
+                Err(error) if is_fatal(&error) => return Err(error),
+                Err(error) => {
+                    tracing::error!(store = %store.id, transfer = %said.id, %error, "a transfer is left out");
+                    store.want_state();
+                }
+            }
+        }
+        stocks::forget_transfer(connection, store.stock, *number)?;
+    }
+    if !next.is_empty() {
+        return Ok(next.len() as u64);
+    }
+    let unnamed = transfers::announce_unnamed(connection, store, rows as usize, now)?;
+    store.installing = unnamed > 0;
+    Ok(unnamed as u64)
+}
+
+fn take_in(connection: &Connection, store: &mut Store, said: &Transfer, now: Millis) -> JobResult<Saved> {
+    let mut after = store.clone();
+    let saved = in_savepoint(connection, || {
+        let mut needs = Needs::default();
+        needs.add_transfer(said.id);
+        let mut touched = Touched::load(connection, &after, needs)?;
+        Settling::at(&mut touched, &store.id, store.cursor.id(), now).transfer(said);
+        touched.save(connection, &mut after, now)
+    })?;
+    *store = after;
+    Ok(saved)
 }
 
 /// All of these, or none.
-fn settle(connection: &Connection, store: &mut Store, said: &[&Outcome], now: Millis) -> JobResult<Settled> {
+fn settle(connection: &Connection, store: &mut Store, said: &[&Outcome], now: Millis) -> JobResult<Saved> {
     let mut after = store.clone();
     let settled = in_savepoint(connection, || {
         let mut needs = Needs::default();

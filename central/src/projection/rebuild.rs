@@ -177,7 +177,7 @@ fn apply(connection: &Connection, shadow: &mut Store, at: EntryId, event: &Event
             Ok(items.len().saturating_sub(1) * ROWS_AN_ENTRY)
         }
         Effect::Stage(page) => {
-            // The outcomes and reservations that came with it were taken in long ago.
+            // The outcomes, reservations and transfers that came with it were taken in long ago.
             let page = SnapshotPage { items: page.items.clone(), ..SnapshotPage::default() };
             stocks::stage(connection, shadow, at, &page).map(|rows| usize::try_from(rows).unwrap_or(usize::MAX))
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use protocol::domain::Item;
 use protocol::domain::reservation::Reservation;
-use protocol::ids::{OperationId, ProductId, ReservationId};
+use protocol::domain::transfer::Transfer;
+use protocol::ids::{OperationId, ProductId, ReservationId, TransferId};
 use protocol::stock::Stock;
 use protocol::wire::{Event, Fact, Happened, Outcome};
 
@@ -18,6 +19,8 @@ pub struct State {
     pub stock: BTreeMap<ProductId, Item>,
     pub outcomes: BTreeMap<OperationId, Outcome>,
     pub reservations: BTreeMap<ReservationId, Reservation>,
+    /// Those of which the store has said something; others are on their way to it.
+    pub transfers: BTreeMap<TransferId, Transfer>,
 }
 
 /// At the store's state: the pages of the snapshot that was installed last, then every entry after them, in order.
@@ -41,6 +44,7 @@ impl State {
             Event::SnapshotPage(page) => {
                 page.outcomes.into_iter().for_each(|outcome| self.keep(outcome));
                 self.reservations.extend(page.reservations.into_iter().map(|held| (held.id, held)));
+                self.transfers.extend(page.transfers.into_iter().map(|one| (one.id, one)));
             }
             Event::OutcomeRepeated(outcome) => {
                 if let Some(command) = operation {
@@ -71,6 +75,9 @@ impl State {
             }
             Happened::Reservation { reservation, .. } => {
                 self.reservations.insert(reservation.id, reservation.clone());
+            }
+            Happened::Transfer { transfer, .. } => {
+                self.transfers.insert(transfer.id, transfer.clone());
             }
             Happened::ItemCreated(_)
             | Happened::ItemChanged(_)

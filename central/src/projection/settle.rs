@@ -3,6 +3,7 @@
 
 use protocol::domain::Rejection;
 use protocol::domain::reservation::Reservation;
+use protocol::domain::transfer::Transfer;
 use protocol::ids::{OperationId, PurchaseId, StoreId};
 use protocol::link::EntryId;
 use protocol::planted::{Bug, planted};
@@ -13,8 +14,9 @@ use protocol::wire::{Became, Fact, Happened, Outcome, Position, PurchaseRef};
 
 use crate::projection::touched::{Change, Touched};
 use crate::promises::purchases::{Basis, change, compensation, known_again};
-use crate::promises::reservations;
+use crate::promises::{reservations, transfers};
 use crate::storage::reservations::Status as Held;
+use crate::storage::transfers::Status as Sent;
 
 /// The place in a store's ledger where something is said, and central's time.
 pub(super) struct Settling<'a> {
@@ -42,6 +44,9 @@ impl<'a> Settling<'a> {
         }
         if let Happened::Reservation { reservation, .. } = &fact.what {
             self.reservation(reservation);
+        }
+        if let Happened::Transfer { transfer, .. } = &fact.what {
+            self.transfer(transfer);
         }
         if let Some(outcome) = fact.outcome() {
             self.answer(&outcome.command, &outcome);
@@ -72,6 +77,18 @@ impl<'a> Settling<'a> {
         let generation = self.touched.generation;
         let after = reservations::reported(before, &self.position.store, said, &self.position, generation, self.now);
         self.touched.reservations.insert(said.id, (after, true));
+    }
+
+    /// What the store says of a transfer.
+    pub(super) fn transfer(&mut self, said: &Transfer) {
+        let before = self.touched.transfers.get(&said.id).map(|(before, _)| before);
+        let generation = self.touched.generation;
+        let after = transfers::reported(before, &self.position.store, said, &self.position, generation, self.now);
+        let Some(after) = after else { return };
+        if said.from == self.position.store {
+            self.touched.shipped.push(said.clone());
+        }
+        self.touched.transfers.insert(said.id, (after, true));
     }
 
     /// An outcome that the store says again (B2), or keeps in its state. `also`: the command that made it say so.
@@ -176,6 +193,14 @@ impl<'a> Settling<'a> {
         {
             (*reservation, *has_changed) =
                 (reservations::rejected(reservation, rejection, &self.position, self.now), true);
+        }
+        if let Some(id) = asked.transfer
+            && asked.kind == "ship"
+            && let Some((transfer, has_changed)) = self.touched.transfers.get_mut(&id)
+            && transfer.status == Sent::Requested
+        {
+            (*transfer, *has_changed) =
+                (transfers::rejected(transfer, rejection, Some(&self.position), self.now), true);
         }
         let Some(id) = asked.purchase else { return };
         let is_purchase = asked.kind == "purchase";

@@ -9,7 +9,7 @@ use protocol::ids::StoreId;
 use protocol::time::Millis;
 
 use crate::projection::install::{ROWS_AN_OUTCOME, install};
-use crate::projection::touched::Settled;
+use crate::projection::touched::Saved;
 use crate::storage::ledger;
 use crate::storage::stocks;
 use crate::storage::stores;
@@ -24,8 +24,8 @@ const ROWS_A_PAGE: usize = 25;
 /// What a step did.
 #[derive(Debug, Default)]
 pub struct Stepped {
-    /// Purchases and requests that were settled.
-    pub settled: Settled,
+    /// What was settled, and which other stores were asked for something.
+    pub saved: Saved,
     /// Whether commands were appended, which are to be sent.
     pub has_commands: bool,
 }
@@ -37,7 +37,7 @@ pub fn step(connection: &Connection, id: &StoreId, rows: usize, now: Millis) -> 
     let before = store.command_head;
     if store.installing {
         let outcomes = (rows as u64 / ROWS_AN_OUTCOME).max(1);
-        install(connection, &mut store, outcomes, now, &mut stepped.settled)?;
+        install(connection, &mut store, outcomes, now, &mut stepped.saved)?;
         store.save_events(connection)?;
     } else if !(totals::step(connection, &store, rows)?
         || stocks::remove_step(connection, id, rows)?

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::domain::Item;
-use protocol::ids::{OperationId, ProductId, PurchaseId, ReservationId};
+use protocol::domain::transfer::Transfer as Reported;
+use protocol::ids::{OperationId, ProductId, PurchaseId, ReservationId, StoreId, TransferId};
 use protocol::link::{Commands, EntryId};
 use protocol::promise::purchase::Reply;
 use protocol::promise::request::Status;
@@ -11,16 +12,35 @@ use protocol::stock::{self, Effect};
 use protocol::time::Millis;
 use protocol::wire::{Became, Command, Event, Fact, Happened, ItemAfter, Outcome, Position, PurchaseRef};
 
+use crate::promises::transfers::announce;
 use crate::storage::commands::{self, Asked};
 use crate::storage::outcomes;
 use crate::storage::purchases::{self, Purchase};
 use crate::storage::reservations::{self, Reservation};
 use crate::storage::stores::Store;
+use crate::storage::transfers::{self, Transfer};
 use crate::storage::{Connection, JobResult};
 use crate::storage::{items, stocks};
 
 /// Names of what has been settled, for whoever waits for it.
 pub type Settled = Vec<String>;
+
+/// What saving a run has done.
+#[derive(Debug, Default)]
+pub struct Saved {
+    /// Purchases, requests and transfers that were settled, or moved on.
+    pub settled: Settled,
+    /// Other stores that were asked for something.
+    pub asked: BTreeSet<StoreId>,
+}
+
+impl Saved {
+    /// Something more was saved.
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.settled.append(&mut other.settled);
+        self.asked.append(&mut other.asked);
+    }
+}
 
 /// The keys of everything that a run may touch, known before anything is read.
 #[derive(Debug, Default)]
@@ -30,6 +50,7 @@ pub(super) struct Needs {
     requests: BTreeSet<OperationId>,
     outcomes: BTreeSet<OperationId>,
     reservations: BTreeSet<ReservationId>,
+    transfers: BTreeSet<TransferId>,
     /// Commands that were refused: what they were about is touched, too.
     refused: BTreeSet<OperationId>,
 }
@@ -58,9 +79,15 @@ impl Needs {
         if let Happened::Reservation { reservation, .. } = &fact.what {
             self.reservations.insert(reservation.id);
         }
+        self.transfers.extend(fact.what.transfer_id());
         if let Some(answer) = fact.what.answer() {
             self.add_answer(fact.command.as_ref(), &answer);
         }
+    }
+
+    /// Of a transfer that comes with a state.
+    pub(super) fn add_transfer(&mut self, id: TransferId) {
+        self.transfers.insert(id);
     }
 
     /// Of an outcome that is said again, or comes with a state.
@@ -129,7 +156,11 @@ pub(super) struct Touched {
     outcomes_changed: BTreeSet<OperationId>,
     /// Reservations that are known, and whether they have changed.
     pub(super) reservations: BTreeMap<ReservationId, (Reservation, bool)>,
-    /// The stock that reservations are reported with.
+    /// Transfers that are known, and whether they have changed.
+    pub(super) transfers: BTreeMap<TransferId, (Transfer, bool)>,
+    /// Transfers that their destinations are to hear of.
+    pub(super) shipped: Vec<Reported>,
+    /// The stock that reservations and transfers are reported with.
     pub(super) generation: i64,
     /// Unanswered cancels of these purchases, at this store.
     pub(super) cancels: BTreeMap<PurchaseId, BTreeSet<OperationId>>,
@@ -143,7 +174,8 @@ pub(super) struct Touched {
 impl Touched {
     /// Reads all of it.
     pub(super) fn load(connection: &Connection, store: &Store, needs: Needs) -> JobResult<Self> {
-        let Needs { items, purchases: mut named, requests, outcomes: mut attempts, reservations, refused } = needs;
+        let Needs { items, purchases: mut named, requests, outcomes: mut attempts, reservations, refused, .. } = needs;
+        let mut of_transfers = needs.transfers;
         let mut touched = Self {
             items: BTreeMap::new(),
             purchases: BTreeMap::new(),
@@ -151,6 +183,8 @@ impl Touched {
             outcomes: BTreeMap::new(),
             outcomes_changed: BTreeSet::new(),
             reservations: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            shipped: Vec::new(),
             generation: store.generation,
             cancels: BTreeMap::new(),
             commands: Vec::new(),
@@ -164,6 +198,7 @@ impl Touched {
         for id in requests {
             if let Some(asked) = commands::asked(connection, &id)? {
                 named.extend(asked.purchase.filter(|_| refused.contains(&id)));
+                of_transfers.extend(asked.transfer.filter(|_| refused.contains(&id)));
                 touched.requests.insert(id, Answered { asked, answer: None });
             }
         }
@@ -178,6 +213,11 @@ impl Touched {
         for id in reservations {
             if let Some(reservation) = reservations::find(connection, id)? {
                 touched.reservations.insert(id, (reservation, false));
+            }
+        }
+        for id in of_transfers {
+            if let Some(transfer) = transfers::find(connection, id)? {
+                touched.transfers.insert(id, (transfer, false));
             }
         }
         for attempt in attempts {
@@ -224,7 +264,7 @@ impl Touched {
     }
 
     /// Writes what has changed. Moves the store's digest and its command head.
-    pub(super) fn save(self, connection: &Connection, store: &mut Store, now: Millis) -> JobResult<Settled> {
+    pub(super) fn save(self, connection: &Connection, store: &mut Store, now: Millis) -> JobResult<Saved> {
         for (product, shown) in &self.items {
             if let Some(after) = &shown.after {
                 stocks::replace(connection, store, product, shown.before.as_ref(), after, shown.is_renamed)?;
@@ -254,6 +294,15 @@ impl Touched {
         for (id, command) in &self.commands {
             commands::append(connection, store, id, command, now)?;
         }
-        Ok(self.settled)
+        for (transfer, _) in self.transfers.values().filter(|(_, has_changed)| *has_changed) {
+            transfers::save(connection, transfer)?;
+        }
+        let mut saved = Saved { settled: self.settled, asked: BTreeSet::new() };
+        for transfer in &self.shipped {
+            if announce(connection, transfer, now)? {
+                saved.asked.insert(transfer.to.clone());
+            }
+        }
+        Ok(saved)
     }
 }

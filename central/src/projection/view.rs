@@ -19,7 +19,7 @@ use runtime::sqlite::{in_savepoint, is_fatal};
 
 use crate::projection::install::{ROWS_AN_OUTCOME, install};
 use crate::projection::settle::Settling;
-use crate::projection::touched::{Needs, Settled, Touched};
+use crate::projection::touched::{Needs, Saved, Touched};
 use crate::promises::commands::open_epoch;
 use crate::storage::commands;
 use crate::storage::items;
@@ -75,8 +75,8 @@ pub struct Applied {
     /// What the store is to be told.
     pub ack: Ack,
     pub entries: u64,
-    /// Purchases and requests that were settled.
-    pub settled: Settled,
+    /// What was settled, and which other stores were asked for something.
+    pub saved: Saved,
     /// Why the rest of the batch was not applied.
     pub stuck: Option<String>,
     /// Whether commands were appended, which are to be sent.
@@ -125,7 +125,7 @@ fn receive_batch(
     let mut applied = Applied {
         ack: store.ack(),
         entries: 0,
-        settled: Vec::new(),
+        saved: Saved::default(),
         stuck: None,
         has_commands: false,
         more: false,
@@ -134,7 +134,7 @@ fn receive_batch(
     let was_installing = store.installing;
     if was_installing {
         let outcomes = (budget.rows / ROWS_AN_OUTCOME).max(1);
-        budget.spend(install(connection, &mut store, outcomes, now, &mut applied.settled)?);
+        budget.spend(install(connection, &mut store, outcomes, now, &mut applied.saved)?);
     }
     let (mut last_digest, mut last_parked) = (None, false);
     let mut left = batch;
@@ -159,9 +159,9 @@ fn receive_batch(
             Receipt::Next => {
                 let run = run(entry, behind, if careful { 1 } else { budget.entries() });
                 let done = if careful {
-                    apply_or_park(connection, &mut store, &run, now, &mut applied.settled)?
+                    apply_or_park(connection, &mut store, &run, now, &mut applied.saved)?
                 } else {
-                    apply(connection, &mut store, &run, now, &mut applied.settled)?
+                    apply(connection, &mut store, &run, now, &mut applied.saved)?
                 };
                 taken = run.len();
                 budget.spend(Budget::ENTRY * taken as u64 + done.staged);
@@ -243,14 +243,14 @@ fn apply_or_park(
     store: &mut Store,
     run: &[Read<'_>],
     now: Millis,
-    settled: &mut Settled,
+    saved: &mut Saved,
 ) -> JobResult<Done> {
     let mut after = store.clone();
-    let mut news = Settled::new();
+    let mut news = Saved::default();
     match in_savepoint(connection, || apply(connection, &mut after, run, now, &mut news)) {
         Ok(done) => {
             *store = after;
-            settled.append(&mut news);
+            saved.append(news);
             Ok(done)
         }
         Err(error) if is_fatal(&error) => Err(error),
@@ -281,7 +281,7 @@ fn apply(
     store: &mut Store,
     run: &[Read<'_>],
     now: Millis,
-    settled: &mut Settled,
+    saved: &mut Saved,
 ) -> JobResult<Done> {
     if let [(entry, Ok(event))] = run
         && is_alone(&run[0].1)
@@ -297,7 +297,7 @@ fn apply(
     let mut touched = Touched::load(connection, store, needs)?;
     let parked: Vec<Option<String>> =
         run.iter().map(|(entry, event)| fold_one(&mut touched, &store.id, entry, event, now)).collect();
-    settled.append(&mut touched.save(connection, store, now)?);
+    saved.append(touched.save(connection, store, now)?);
     for ((entry, event), reason) in run.iter().zip(&parked) {
         if let Some(reason) = reason {
             ledger::park(connection, &store.id, entry, reason, now)?;
@@ -689,7 +689,7 @@ mod tests {
                 let mut budget = Budget::new(u64::MAX);
                 let applied = receive_batch(connection, &agent.id, &batch, NOW, &mut budget, careful).expect("applies");
                 assert_eq!((applied.entries, applied.stuck), (batch.len() as u64, None));
-                (applied.settled, applied.has_commands)
+                (applied.saved.settled, applied.has_commands)
             };
             let (mut all, mut each) = (receive(&together, false), receive(&apart, true));
             all.0.sort_unstable();

@@ -6,3 +6,4 @@ pub mod purchases;
 pub mod reconciliations;
 pub mod reservations;
 pub mod stores;
+pub mod transfers;

@@ -14,10 +14,12 @@ use protocol::wire::{Became, Outcome, Subject};
 use crate::promises::commands::open_epoch;
 use crate::promises::purchases::{Basis, change, compensation};
 use crate::promises::reservations::voided;
+use crate::promises::transfers::{announce, rejected};
 use crate::storage::commands::{self, Unanswered};
 use crate::storage::purchases::{self, Purchase};
 use crate::storage::reservations::{self, Status as Held};
 use crate::storage::stores::{self, Store};
+use crate::storage::transfers::{self, Status as Sent};
 use crate::storage::{Connection, JobResult};
 
 /// Takes a store out of the chain: ends everything that is open with it, and refuses it until it is adopted. Returns
@@ -56,6 +58,12 @@ pub fn retire(connection: &Connection, store: &mut Store, now: Millis) -> JobRes
             reservations::save(connection, &after)?;
         }
     }
+    let unsent = requests.iter().filter(|request| request.kind == "ship");
+    for id in unsent.filter_map(|request| request.transfer) {
+        if let Some(before) = transfers::find(connection, id)?.filter(|before| before.status == Sent::Requested) {
+            transfers::save(connection, &rejected(&before, &Rejection::StoreRetired, None, now))?;
+        }
+    }
     stores::take_out(connection, store)?;
     reopen_commands(connection, store, now)?;
     Ok(ended)
@@ -83,6 +91,7 @@ pub fn adopt(connection: &Connection, store: &mut Store, epoch: Epoch, now: Mill
         stores::readmit(connection, store)?;
         reopen_commands(connection, store, now)?;
         ask_compensations(connection, store, now)?;
+        announce_all(connection, store, now)?;
     }
     Ok(true)
 }
@@ -96,6 +105,14 @@ fn ask_compensations(connection: &Connection, store: &mut Store, now: Millis) ->
         {
             commands::append(connection, store, &id, &command, now)?;
         }
+    }
+    Ok(())
+}
+
+/// What is on its way to the store: retiring it has ended its announcement, or there was none meanwhile.
+fn announce_all(connection: &Connection, store: &Store, now: Millis) -> JobResult<()> {
+    for transfer in transfers::unnamed(connection, &store.id, i64::MAX, usize::MAX >> 1)? {
+        announce(connection, &transfer.transfer, now)?;
     }
     Ok(())
 }

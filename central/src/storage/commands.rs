@@ -8,7 +8,7 @@ use std::cell::Cell;
 
 use protocol::domain::Rejection;
 use protocol::hash::Hash;
-use protocol::ids::{OperationId, ProductId, PurchaseId, ReservationId, StoreId};
+use protocol::ids::{OperationId, ProductId, PurchaseId, ReservationId, StoreId, TransferId};
 use protocol::link::{Commands, Cursor, Entry, EntryId, Seq};
 use protocol::number::CommandEpoch;
 use protocol::promise::request::Status;
@@ -62,13 +62,31 @@ pub fn append(
             Command::Reserve { reservation_id, .. } | Command::Reservation { reservation_id, .. } => {
                 (None, None, Some(*reservation_id))
             }
-            Command::Opened { .. } | Command::Batch { .. } | Command::Resync => (None, None, None),
+            Command::Opened { .. }
+            | Command::Batch { .. }
+            | Command::Ship { .. }
+            | Command::Announce { .. }
+            | Command::ReceiveTransfer { .. }
+            | Command::Resync => (None, None, None),
         };
+    let transfer = match command {
+        Command::Ship { transfer, .. } | Command::Announce { transfer } => Some(transfer.id),
+        Command::ReceiveTransfer { transfer_id, .. } => Some(*transfer_id),
+        Command::Opened { .. }
+        | Command::Purchase { .. }
+        | Command::Cancel { .. }
+        | Command::Operate { .. }
+        | Command::Batch { .. }
+        | Command::Reserve { .. }
+        | Command::Reservation { .. }
+        | Command::Resync => None,
+    };
     let body = command.encode();
     connection
         .prepare_cached(
             "insert into request (command_id, store_id, type, operation, body, status, product_id, purchase_id, \
-             created_at, reservation_id) values (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?7, ?8, ?9)",
+             created_at, reservation_id, transfer_id) \
+             values (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute(params![
             id.as_str(),
@@ -80,6 +98,7 @@ pub fn append(
             purchase.map(|id| id.to_string()),
             now.0,
             reservation.map(|id| id.to_string()),
+            transfer.map(|id| id.to_string()),
         ])?;
     log(connection, store, id.as_str(), command.kind(), body, now)?;
     save_head(connection, store)
@@ -95,6 +114,9 @@ fn name(command: &Command) -> &'static str {
         | Command::Cancel { .. }
         | Command::Batch { .. }
         | Command::Reserve { .. }
+        | Command::Ship { .. }
+        | Command::Announce { .. }
+        | Command::ReceiveTransfer { .. }
         | Command::Resync => command.kind(),
     }
 }
@@ -151,12 +173,16 @@ pub struct Unanswered {
     pub purchase: Option<PurchaseId>,
     /// The reservation it is about.
     pub reservation: Option<ReservationId>,
+    /// The transfer it is about.
+    pub transfer: Option<TransferId>,
 }
 
 /// A store's unanswered requests, in the order asked.
 pub fn unanswered(connection: &Connection, store: &StoreId) -> rusqlite::Result<Vec<Unanswered>> {
     connection
-        .prepare_cached(&format!("select command_id, type, body, product_id, purchase_id, reservation_id {PENDING}"))?
+        .prepare_cached(&format!(
+            "select command_id, type, body, product_id, purchase_id, reservation_id, transfer_id {PENDING}"
+        ))?
         .query_map([store.as_str()], |row| {
             let has = |column| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str_or_null()?.is_some());
             Ok(Unanswered {
@@ -166,6 +192,7 @@ pub fn unanswered(connection: &Connection, store: &StoreId) -> rusqlite::Result<
                 product: if has(3)? { Some(parsed(row, 3)?) } else { None },
                 purchase: if has(4)? { Some(parsed(row, 4)?) } else { None },
                 reservation: if has(5)? { Some(parsed(row, 5)?) } else { None },
+                transfer: if has(6)? { Some(parsed(row, 6)?) } else { None },
             })
         })?
         .collect()
@@ -385,6 +412,8 @@ pub struct Asked {
     pub purchase: Option<PurchaseId>,
     /// The reservation it is about.
     pub reservation: Option<ReservationId>,
+    /// The transfer it is about.
+    pub transfer: Option<TransferId>,
     /// What became of it.
     pub status: Status,
     /// Whether the store has answered it.
@@ -395,15 +424,18 @@ pub struct Asked {
 pub fn asked(connection: &Connection, id: &OperationId) -> rusqlite::Result<Option<Asked>> {
     connection
         .prepare_cached(
-            "select type, purchase_id, status, position is not null, reservation_id from request where command_id = ?1",
+            "select type, purchase_id, status, position is not null, reservation_id, transfer_id from request \
+             where command_id = ?1",
         )?
         .query_row([id.as_str()], |row| {
             let is_of_purchase = row.get_ref(1)?.as_str_or_null()?.is_some();
             let is_of_reservation = row.get_ref(4)?.as_str_or_null()?.is_some();
+            let is_of_transfer = row.get_ref(5)?.as_str_or_null()?.is_some();
             Ok(Asked {
                 kind: row.get(0)?,
                 purchase: if is_of_purchase { Some(parsed(row, 1)?) } else { None },
                 reservation: if is_of_reservation { Some(parsed(row, 4)?) } else { None },
+                transfer: if is_of_transfer { Some(parsed(row, 5)?) } else { None },
                 status: parsed(row, 2)?,
                 is_answered: row.get(3)?,
             })
@@ -496,7 +528,7 @@ mod tests {
         let (id, done) = retired_before_the_answer(&connection, &agent);
         let late = agent.entry(&Event::Fact(done));
         let applied = agent.tell(&connection, &[late]);
-        assert!(applied.settled.contains(&id.to_string()), "whoever waits hears of it");
+        assert!(applied.saved.settled.contains(&id.to_string()), "whoever waits hears of it");
         assert_done(&connection, &id);
     }
 
@@ -567,7 +599,10 @@ mod tests {
             let results = Results { lines: 3, undone, refused };
             let outcome = Outcome { command: id.clone(), at: NOW, became: Became::Batch(results.clone()) };
             let told = agent.entry(&Event::OutcomeRepeated(outcome.clone()));
-            assert!(agent.tell(&connection, &[told]).settled.contains(&name.to_owned()), "whoever waits hears of it");
+            assert!(
+                agent.tell(&connection, &[told]).saved.settled.contains(&name.to_owned()),
+                "whoever waits hears of it"
+            );
             let told = find(&connection, name).expect("reads").expect("is there");
             assert_eq!(
                 (told.status, told.outcome.as_ref().and_then(|kept| kept.became.results())),

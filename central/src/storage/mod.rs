@@ -20,6 +20,7 @@ pub mod stocks;
 pub mod store;
 pub mod stores;
 pub mod totals;
+pub mod transfers;
 pub mod webhooks;
 
 pub use runtime::sqlite::{Abort, Connection, Db, Error, JobError, JobResult, labels};

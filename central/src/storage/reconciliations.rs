@@ -42,7 +42,7 @@ pub fn moved_since(connection: &Connection, store: &Store, place: EntryId) -> ru
     Ok(moved)
 }
 
-const MOVES: &str = "select product_id, delta, type, case type when 'reservation_confirmed' then body end from event \
+const MOVES: &str = "select product_id, delta, type, case when type in ('reservation_confirmed', 'transfer_shipped', 'transfer_received') then body end from event \
      where store_id = ?1 and epoch = ?2 and seq > ?3 and seq <= ?4 \
      and product_id is not null and type not in ('counted', 'item_created')";
 

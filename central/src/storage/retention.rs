@@ -14,6 +14,8 @@ pub const COMMANDS_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
 const PURCHASES_MS: i64 = 400 * 24 * 60 * 60 * 1_000;
 /// How long a reservation that has ended is kept, ms: as long as its store keeps it.
 const RESERVATIONS_MS: i64 = COMMANDS_MS;
+/// The same of transfers.
+const TRANSFERS_MS: i64 = COMMANDS_MS;
 /// How long a dead letter is kept, ms: 90 days. The entry itself stays in the ledger.
 const DEAD_LETTERS_MS: i64 = 90 * 24 * 60 * 60 * 1_000;
 /// Rows of a table looked at in one transaction.
@@ -30,6 +32,8 @@ const PURCHASES: &str = "delete from purchase where number in (select number fro
      order by settled_at limit ?2)";
 const RESERVATIONS: &str = "delete from reservation where number in (select number from reservation \
      indexed by reservation_by_age where settled_at < ?1 limit ?2)";
+const TRANSFERS: &str = "delete from transfer where number in (select number from transfer \
+     indexed by transfer_by_age where settled_at < ?1 limit ?2)";
 const DEAD_LETTERS: &str = "delete from dead_letter where id in (select id from \
      (select id, received_at from dead_letter order by id limit ?2) where received_at < ?1)";
 // The oldest first: behind the first one that is too young there is none to forget.
@@ -45,6 +49,7 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
         (REQUESTS, COMMANDS_MS),
         (PURCHASES, PURCHASES_MS),
         (RESERVATIONS, RESERVATIONS_MS),
+        (TRANSFERS, TRANSFERS_MS),
         (DEAD_LETTERS, DEAD_LETTERS_MS),
     ] {
         more |= connection.prepare_cached(sql)?.execute(params![now.0 - kept_ms, BATCH])? == BATCH;
@@ -118,7 +123,7 @@ mod tests {
     #[test]
     fn a_batch_reads_no_whole_table() {
         let connection = database();
-        for sql in [KEYS, OUTCOMES, REQUESTS, COMMANDS, PURCHASES, RESERVATIONS] {
+        for sql in [KEYS, OUTCOMES, REQUESTS, COMMANDS, PURCHASES, RESERVATIONS, TRANSFERS] {
             let plan = plan(&connection, sql);
             for table in ["idempotency", "outcome", "request", "command", "purchase"] {
                 assert!(!plan.contains(&format!("SCAN {table}")) && !plan.contains("TEMP"), "{sql}: {plan}");

@@ -6,6 +6,7 @@
 
 use protocol::domain::Item;
 use protocol::domain::reservation::Reservation;
+use protocol::domain::transfer::Transfer;
 use protocol::hash::Digest;
 use protocol::ids::{ProductId, StoreId};
 use protocol::link::EntryId;
@@ -15,9 +16,9 @@ use runtime::sqlite::{DigestColumn, id_at, labels};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::storage::items;
-use crate::storage::reservations;
 use crate::storage::store::Store;
 use crate::storage::totals;
+use crate::storage::{reservations, transfers};
 
 /// The stock of a store that has just become known: empty, and counted.
 pub fn first(connection: &Connection, store: &StoreId) -> rusqlite::Result<i64> {
@@ -38,6 +39,7 @@ struct Staged {
     arrival: Arrival,
     outcomes: u64,
     reservations: u64,
+    transfers: u64,
     first: EntryId,
 }
 
@@ -52,7 +54,7 @@ fn staged(connection: &Connection, store: &mut Store, at: EntryId) -> rusqlite::
     }
     connection
         .prepare_cached(
-            "select digest, pages, items, outcomes, first_epoch, first_seq, reservations, units from stock \
+            "select digest, pages, items, outcomes, first_epoch, first_seq, reservations, units, transfers from stock \
              where stock = ?1",
         )?
         .query_row([store.staged], |row| {
@@ -62,6 +64,7 @@ fn staged(connection: &Connection, store: &mut Store, at: EntryId) -> rusqlite::
                 arrival: Arrival { pages: row.get(1)?, items: row.get(2)? },
                 outcomes: row.get(3)?,
                 reservations: row.get(6)?,
+                transfers: row.get(8)?,
                 first: id_at(row, 4)?,
             })
         })
@@ -93,12 +96,19 @@ pub fn stage(connection: &Connection, store: &mut Store, at: EntryId, page: &Sna
             .prepare_cached("insert into staged_reservation (stock, number, body) values (?1, ?2, ?3)")?
             .execute(params![store.staged, staged.reservations, body])?;
     }
+    for transfer in &page.transfers {
+        staged.transfers += 1;
+        let body = serde_json::to_string(transfer).expect("a transfer serialises");
+        connection
+            .prepare_cached("insert into staged_transfer (stock, number, body) values (?1, ?2, ?3)")?
+            .execute(params![store.staged, staged.transfers, body])?;
+    }
     staged.arrival.add(page);
     let Arrival { pages, items } = staged.arrival;
     connection
         .prepare_cached(
-            "update stock set digest = ?2, pages = ?3, items = ?4, outcomes = ?5, reservations = ?6, units = ?7 \
-             where stock = ?1",
+            "update stock set digest = ?2, pages = ?3, items = ?4, outcomes = ?5, reservations = ?6, units = ?7, \
+             transfers = ?8 where stock = ?1",
         )?
         .execute(params![
             store.staged,
@@ -107,9 +117,10 @@ pub fn stage(connection: &Connection, store: &mut Store, at: EntryId, page: &Sna
             items,
             staged.outcomes,
             staged.reservations,
-            staged.units
+            staged.units,
+            staged.transfers,
         ])?;
-    Ok((page.items.len() + names + page.outcomes.len() + page.reservations.len()) as u64)
+    Ok((page.items.len() + names + page.records()) as u64)
 }
 
 /// `snapshot_end`, at `at`: the state that has arrived is shown from now on. `false`: pages of it are missing, and it is
@@ -126,7 +137,9 @@ pub fn switch(connection: &Connection, store: &mut Store, at: EntryId, end: &Sna
     store.base = arrived.first;
     store.installing = arrived.outcomes > 0
         || arrived.reservations > 0
-        || !reservations::open_of_older_stock(connection, &store.id, store.generation, 1)?.is_empty();
+        || arrived.transfers > 0
+        || !reservations::open_of_older_stock(connection, &store.id, store.generation, 1)?.is_empty()
+        || !transfers::unnamed(connection, &store.id, store.generation, 1)?.is_empty();
     Ok(true)
 }
 
@@ -207,6 +220,22 @@ pub fn forget_reservation(connection: &Connection, stock: i64, number: i64) -> r
     Ok(())
 }
 
+/// The next transfers that came with the stock that is shown, in order; what cannot be read any more is left out.
+pub fn transfers(connection: &Connection, stock: i64, rows: u64) -> rusqlite::Result<Vec<(i64, Option<Transfer>)>> {
+    connection
+        .prepare_cached("select number, body from staged_transfer where stock = ?1 order by number limit ?2")?
+        .query_map(params![stock, rows], |row| Ok((row.get(0)?, serde_json::from_str(row.get_ref(1)?.as_str()?).ok())))?
+        .collect()
+}
+
+/// One of [`transfers()`] is taken in.
+pub fn forget_transfer(connection: &Connection, stock: i64, number: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("delete from staged_transfer where stock = ?1 and number = ?2")?
+        .execute([stock, number])?;
+    Ok(())
+}
+
 /// One step of removing what is no longer shown, at most so many rows. What of it is still counted, because the store
 /// was retired, leaves the totals with it. Says whether there was something to do.
 pub fn remove_step(connection: &Connection, store: &StoreId, rows: usize) -> rusqlite::Result<bool> {
@@ -239,23 +268,14 @@ pub fn remove_step(connection: &Connection, store: &StoreId, rows: usize) -> rus
     if !next.is_empty() {
         return Ok(true);
     }
-    let outcomes = connection
-        .prepare_cached(
-            "delete from staged_outcome where stock = ?1 and number in \
-             (select number from staged_outcome where stock = ?1 order by number limit ?2)",
-        )?
-        .execute(params![stock, rows])?;
-    if outcomes > 0 {
-        return Ok(true);
-    }
-    let reservations = connection
-        .prepare_cached(
-            "delete from staged_reservation where stock = ?1 and number in \
-             (select number from staged_reservation where stock = ?1 order by number limit ?2)",
-        )?
-        .execute(params![stock, rows])?;
-    if reservations > 0 {
-        return Ok(true);
+    for table in ["staged_outcome", "staged_reservation", "staged_transfer"] {
+        let sql = format!(
+            "delete from {table} where stock = ?1 and number in \
+             (select number from {table} where stock = ?1 order by number limit ?2)"
+        );
+        if connection.prepare_cached(&sql)?.execute(params![stock, rows])? > 0 {
+            return Ok(true);
+        }
     }
     connection.prepare_cached("delete from stock where stock = ?1")?.execute([stock])?;
     if digest != Digest::default() {

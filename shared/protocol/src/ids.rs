@@ -207,6 +207,10 @@ uuid_id! {
     /// Units held for a while.
     ReservationId, "reservation"
 }
+uuid_id! {
+    /// Units that go from one store to another.
+    TransferId, "transfer"
+}
 
 impl ReservationId {
     /// The reservation that an operation makes: the same operation makes the same one, also in another database.

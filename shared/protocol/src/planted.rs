@@ -57,6 +57,26 @@ pub enum Bug {
     NoDedupeByCommand,
     /// The store forgets what became of a batch.
     BatchOutcomeNotKept,
+    /// Of a transfer one line leaves the source.
+    ShippedInPart,
+    /// A transfer's units leave the source however late it hears of that.
+    ShipDeadlineIgnored,
+    /// A transfer may be received again.
+    ReceivedTwice,
+    /// More may be received than was shipped.
+    MoreReceivedThanShipped,
+    /// An announcement that comes again makes a transfer be on its way again.
+    AnnouncedReopens,
+    /// Central does not announce what was shipped.
+    ShippedNotAnnounced,
+    /// Central does not announce again what a store's whole state does not name.
+    UnnamedNotAnnounced,
+    /// A whole state leaves out transfers.
+    TransfersLeftOut,
+    /// A restore does not take over the transfers that central knows.
+    RestoreWithoutTransfers,
+    /// A restore books in again what central knows to be received.
+    RestoredReceiptCountedTwice,
     /// A batch that was to be done as a whole or not at all is done in part.
     AtomicBatchHalfDone,
     /// A batch that comes again after a restore is done again, with what the restore has brought back of it.
@@ -401,6 +421,16 @@ pub const BUGS: &[Bug] = &[
     Bug::RebuildMissesNews,
     Bug::RebuildMissesState,
     Bug::RebuildAgesHolds,
+    Bug::ShippedInPart,
+    Bug::ShipDeadlineIgnored,
+    Bug::ReceivedTwice,
+    Bug::MoreReceivedThanShipped,
+    Bug::AnnouncedReopens,
+    Bug::ShippedNotAnnounced,
+    Bug::UnnamedNotAnnounced,
+    Bug::TransfersLeftOut,
+    Bug::RestoreWithoutTransfers,
+    Bug::RestoredReceiptCountedTwice,
 ];
 
 #[cfg(debug_assertions)]

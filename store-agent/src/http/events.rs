@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use protocol::domain::Reason;
-use protocol::ids::{PurchaseId, ReservationId, StoreId};
+use protocol::ids::{PurchaseId, ReservationId, StoreId, TransferId};
 use protocol::link::{EntryId, OPENED};
 use protocol::time::Millis;
 use protocol::wire::{Event, Fact, ItemAfter};
@@ -154,6 +154,9 @@ struct FactView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Id>)]
     reservation_id: Option<ReservationId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Id>)]
+    transfer_id: Option<TransferId>,
 }
 
 /// The item after it.
@@ -214,6 +217,7 @@ impl FactView {
             traceparent: fact.about.traceparent,
             purchase_id: fact.what.purchase().map(|purchase| purchase.purchase_id),
             reservation_id: fact.what.reservation_id(),
+            transfer_id: fact.what.transfer_id(),
         }
     }
 }

@@ -12,6 +12,7 @@ mod metrics;
 mod operations;
 mod purchases;
 mod reservations;
+mod transfers;
 
 use std::sync::Arc;
 
@@ -63,6 +64,7 @@ const API: Api = Api {
     tags: &[
         ("Items", "The stock: what is there, and what changes it."),
         ("Reservations", "Units held for a while."),
+        ("Transfers", "Units that go to another store, or come from one."),
         ("Purchases", "Online purchases, which staff has to pick."),
         ("Events", "What happened in this store."),
         ("Import and export", "The stock as CSV."),
@@ -88,6 +90,7 @@ fn described() -> (Router<Arc<App>>, Description) {
         .merge(inventory::router())
         .merge(operations::router())
         .merge(reservations::router())
+        .merge(transfers::router())
         .merge(purchases::router())
         .merge(events::router())
         .merge(import::router())

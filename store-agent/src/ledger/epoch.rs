@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::head::{Head, append, head, save_head};
 use super::items::all_items;
-use super::{outcomes, reservations};
+use super::{outcomes, reservations, transfers};
 
 /// Items or outcomes on one page, at most.
 const PAGE: usize = 200;
@@ -162,8 +162,10 @@ pub fn write_pages(connection: &Connection, head: &mut Head, now: Millis) -> rus
     let reservations = cut(reservations);
     let reservations =
         reservations.into_iter().map(|reservations| SnapshotPage { reservations, ..SnapshotPage::default() });
+    let transfers = if planted(Bug::TransfersLeftOut) { Vec::new() } else { transfers::all(connection)? };
+    let transfers = cut(transfers).into_iter().map(|transfers| SnapshotPage { transfers, ..SnapshotPage::default() });
     let mut pages = 0;
-    for page in items.chain(outcomes).chain(reservations) {
+    for page in items.chain(outcomes).chain(reservations).chain(transfers) {
         pages += 1;
         append(connection, head, &named("snapshot"), &Event::SnapshotPage(page), now)?;
     }

@@ -92,10 +92,10 @@ pub(crate) fn drop_entry(connection: &Connection, id: EntryId) -> rusqlite::Resu
     Ok(())
 }
 
-/// Stock, outcomes, purchases and reservations are no more: another state takes their place. The head's digest and number of items go
-/// with them.
+/// Stock, outcomes, purchases, reservations and transfers are no more: another state takes their place. The head's digest and
+/// number of items go with them.
 pub(crate) fn drop_state(connection: &Connection, head: &mut Head) -> rusqlite::Result<()> {
-    for table in ["item", "outcome", "purchase", "hold", "reservation"] {
+    for table in ["item", "outcome", "purchase", "hold", "reservation", "transfer"] {
         connection.execute(&format!("delete from {table}"), [])?;
     }
     labels::clear(connection)?;

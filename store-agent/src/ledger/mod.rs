@@ -18,6 +18,7 @@ mod retention;
 pub mod seen;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod transfers;
 
 pub(crate) use epoch::begin_epoch;
 pub use epoch::{InitialiseError, claim, initialise, is_new, lineage, open_epoch, write_pages};
@@ -40,5 +41,6 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0003_reservations.sql"),
         include_str!("../../migrations/0004_search.sql"),
         include_str!("../../migrations/0005_moves.sql"),
+        include_str!("../../migrations/0006_transfers.sql"),
     ],
 };

@@ -33,6 +33,8 @@ const PURCHASES: &str = "delete from purchase where number in (select number fro
      order by coalesce(picked_at, settled_at) limit ?2)";
 const RESERVATIONS: &str = "delete from reservation where number in (select number from reservation \
      where settled_at is not null and settled_at < ?1 order by settled_at limit ?2)";
+const TRANSFERS: &str = "delete from transfer where number in (select number from transfer \
+     where settled_at is not null and settled_at < ?1 order by settled_at limit ?2)";
 const LETTERS: &str = "delete from dead_letter where id in (select id from dead_letter where received_at < ?1 order by received_at limit ?2)";
 const LETTERS_TOO_MANY: &str =
     "delete from dead_letter where id in (select id from dead_letter where id <= ?1 order by id limit ?2)";
@@ -51,6 +53,7 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
         (KNOWN, idempotency::KNOWN_MS),
         (PURCHASES, RETENTION_MS),
         (RESERVATIONS, RETENTION_MS),
+        (TRANSFERS, RETENTION_MS),
         (LETTERS, RETENTION_MS),
     ] {
         more |= connection.prepare_cached(sql)?.execute(params![now.0 - kept_ms, BATCH])? == BATCH;

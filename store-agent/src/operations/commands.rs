@@ -5,6 +5,7 @@
 //! not opened for the ledger's present epoch are never executed.
 
 use protocol::domain::reservation::Reservation;
+use protocol::domain::transfer::Transfer;
 use protocol::domain::{Rejection, apply, decide_purchase, decide_return};
 use protocol::ids::{OperationId, ProductId};
 use protocol::link::{Commands, Cursor, Entry, Epoch, Receipt, receive as judge};
@@ -21,6 +22,7 @@ use super::batch::{self, Batch};
 use super::effect::{Append, Effect, Items, PurchaseChange, record};
 use super::reservations::{self, Asking};
 use super::till::{self, Decided, Request, decide_request};
+use super::transfers;
 use crate::ledger::{self, Head, idempotency};
 
 /// What became of what was read.
@@ -182,6 +184,14 @@ fn expire_due(
         Ok(Command::Reserve { lines, .. }) => {
             reservations::expire_due(connection, head, lines.iter().map(|line| &line.product_id), now)
         }
+        Ok(Command::Ship { transfer, .. } | Command::Announce { transfer }) => {
+            reservations::expire_due(connection, head, transfer.lines.iter().map(|line| &line.product_id), now)
+        }
+        Ok(Command::ReceiveTransfer { transfer_id, .. }) => {
+            let known = ledger::transfers::find_incoming(connection, *transfer_id)?;
+            let lines = known.iter().flat_map(|transfer| transfer.lines.iter());
+            reservations::expire_due(connection, head, lines.map(|line| &line.product_id), now)
+        }
         // Each line of a batch sees to its own product.
         Ok(Command::Batch { .. } | Command::Reservation { .. } | Command::Resync | Command::Opened { .. }) | Err(_) => {
             Ok(false)
@@ -207,6 +217,8 @@ pub struct Known {
     pub attempt: Option<Outcome>,
     /// The reservation that it is about.
     pub reservation: Option<Reservation>,
+    /// The transfer that it is about, if it is on its way or has come; or the one that it asks for, if it was shipped.
+    pub transfer: Option<Transfer>,
     /// The item that it is about.
     pub till: till::Known,
     /// What became of the lines of a batch, which are done one by one before the whole is answered.
@@ -227,7 +239,7 @@ fn load(
     let with_items =
         |items| till::Known { epoch: head.cursor.epoch, items, moved_since_count: Some(0), holds: Vec::new() };
     let item_only = |product: Option<&ProductId>| loaded(connection, product).map(with_items);
-    let mut reservation = None;
+    let (mut reservation, mut transfer) = (None, None);
     let (attempt, till) = match command {
         Ok(Command::Purchase { purchase, .. }) => (None, item_only(Some(&purchase.product_id))?),
         Ok(Command::Cancel { purchase, .. }) => {
@@ -248,10 +260,22 @@ fn load(
             };
             (None, with_items(items))
         }
+        Ok(Command::Ship { transfer: asked, .. } | Command::Announce { transfer: asked }) => {
+            transfer = ledger::transfers::find(connection, asked.id)?;
+            (None, with_items(reservations::loaded(connection, &asked.lines)?))
+        }
+        Ok(Command::ReceiveTransfer { transfer_id, .. }) => {
+            transfer = ledger::transfers::find_incoming(connection, *transfer_id)?;
+            let items = match &transfer {
+                Some(transfer) => reservations::loaded(connection, &transfer.lines)?,
+                None => Items::new(),
+            };
+            (None, with_items(items))
+        }
         Ok(Command::Batch { .. } | Command::Resync) => (None, till::Known::default()),
         Ok(Command::Opened { .. }) | Err(_) => (None, item_only(subject(entry).product())?),
     };
-    Ok(Known { outcome, attempt, reservation, till, results: Results::default() })
+    Ok(Known { outcome, attempt, reservation, transfer, till, results: Results::default() })
 }
 
 fn loaded(connection: &Connection, product: Option<&ProductId>) -> JobResult<Items> {
@@ -327,6 +351,35 @@ pub fn on_command(
                 Answer { id, about, items, now }.refuse(Subject::Reservation(reservation_id), rejection)
             })
         }
+        Ok(Command::Ship { transfer, deadline, about }) => {
+            let asking = Asking { operation: id.clone(), about: about.clone(), command: Some(id.clone()) };
+            let shipped = if let Some(shipped) = &known.transfer {
+                // The command's outcome is gone, the units have left.
+                Ok(answered(id, Became::Transfer(shipped.clone()), now))
+            } else if redis_now > deadline && !planted(Bug::ShipDeadlineIgnored) {
+                Err(Rejection::TransferClosed { state: "expired".to_owned() })
+            } else {
+                transfers::decide_ship(&transfer, items, &asking, now)
+            };
+            shipped.unwrap_or_else(|rejection| {
+                Answer { id, about, items, now }.refuse(Subject::Transfer(transfer.id), rejection)
+            })
+        }
+        Ok(Command::Announce { transfer }) => {
+            let asking = Asking { operation: id.clone(), about: About::default(), command: Some(id.clone()) };
+            transfers::decide_announce(transfer, known.transfer.as_ref(), items, &asking, now).unwrap_or_else(|known| {
+                Effect { transfer: Some((*known).clone()), ..answered(id, Became::Transfer(*known), now) }
+            })
+        }
+        Ok(Command::ReceiveTransfer { transfer_id, lines, about }) => {
+            let asking = Asking { operation: id.clone(), about: about.clone(), command: Some(id.clone()) };
+            let received = known.transfer.as_ref().ok_or(Rejection::UnknownTransfer);
+            let received =
+                received.and_then(|transfer| transfers::decide_receive(transfer, lines.as_ref(), items, &asking, now));
+            received.unwrap_or_else(|rejection| {
+                Answer { id, about, items, now }.refuse(Subject::Transfer(transfer_id), rejection)
+            })
+        }
         Ok(Command::Resync) => resynced(id, now),
         Ok(Command::Opened { .. }) => parked(id, entry, "an epoch opens at its first entry only", items, now),
         Err(reason) => parked(id, entry, &reason.to_string(), items, now),
@@ -391,6 +444,7 @@ fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: 
         | Became::Refused { .. }
         | Became::Done { .. }
         | Became::Reservation(_)
+        | Became::Transfer(_)
         | Became::Batch(_)
         | Became::Resynced => Effect {
             appends: vec![Append::Repeated(attempt.clone())],
@@ -427,6 +481,10 @@ fn subject(entry: &Entry<Commands>) -> Subject {
     if let Ok(reservation) = serde_json::from_value(body["reservationId"].clone()) {
         return Subject::Reservation(reservation);
     }
+    let transfer = if body["transferId"].is_null() { &body["transfer"]["id"] } else { &body["transferId"] };
+    if let Ok(transfer) = serde_json::from_value(transfer.clone()) {
+        return Subject::Transfer(transfer);
+    }
     let named = body["productId"].as_str().and_then(|text| ProductId::parse(text).ok());
     named.map_or(Subject::Store, Subject::Product)
 }
@@ -439,9 +497,11 @@ fn parked(id: &OperationId, entry: &Entry<Commands>, reason: &str, items: &Items
             let item = answer.unchanged(&purchase.product_id);
             answer.tell(Happened::PurchaseRejected { purchase, rejection, item })
         }
-        subject @ (Subject::Purchase(_) | Subject::Product(_) | Subject::Reservation(_) | Subject::Store) => {
-            answer.refuse(subject, rejection)
-        }
+        subject @ (Subject::Purchase(_)
+        | Subject::Product(_)
+        | Subject::Reservation(_)
+        | Subject::Transfer(_)
+        | Subject::Store) => answer.refuse(subject, rejection),
     };
     Effect { parked: Some((entry.clone(), reason.to_owned())), ..effect }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol::domain::Item;
 use protocol::domain::reservation::Reservation;
+use protocol::domain::transfer::Transfer;
 use protocol::ids::{OperationId, ProductId, PurchaseId};
 use protocol::link::{Commands, Entry, EntryId};
 use protocol::planted::{Bug, planted};
@@ -29,6 +30,8 @@ pub struct Effect {
     pub purchase: Option<PurchaseChange>,
     /// What a reservation is after it.
     pub reservation: Option<Reservation>,
+    /// What a transfer is after it.
+    pub transfer: Option<Transfer>,
     /// A command that is parked for people, and why.
     pub parked: Option<(Entry<Commands>, String)>,
 }
@@ -122,6 +125,9 @@ pub fn record(
     }
     if let Some(reservation) = &effect.reservation {
         ledger::reservations::save(connection, reservation, now)?;
+    }
+    if let Some(transfer) = &effect.transfer {
+        ledger::transfers::save(connection, transfer, now)?;
     }
     for outcome in &effect.outcomes {
         ledger::outcomes::keep(connection, outcome)?;

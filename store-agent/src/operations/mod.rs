@@ -7,3 +7,4 @@ pub mod effect;
 pub mod purchases;
 pub mod reservations;
 pub mod till;
+pub mod transfers;

@@ -256,6 +256,9 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer, now: Mi
     for reservation in answer.reservations.iter().filter(|_| !planted(Bug::RestoreWithoutHolds)) {
         ledger::reservations::save(connection, reservation, now)?;
     }
+    for transfer in answer.transfers.iter().filter(|_| !planted(Bug::RestoreWithoutTransfers)) {
+        ledger::transfers::save(connection, transfer, now)?;
+    }
     // In the order in which their units left the shelf.
     let mut outcomes: Vec<&Outcome> = outcomes.iter().collect();
     outcomes.sort_by_key(|outcome| outcome.at);
@@ -281,6 +284,7 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer, now: Mi
             | Became::Expired { .. }
             | Became::Refused { .. }
             | Became::Reservation(_)
+            | Became::Transfer(_)
             | Became::Batch(_)
             | Became::Resynced => {}
         }
@@ -291,8 +295,9 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer, now: Mi
 #[cfg(test)]
 mod tests {
     use protocol::domain::reservation::{Act, State};
+    use protocol::domain::transfer::{self, Transfer};
     use protocol::domain::{Lines, Operation, Rejection};
-    use protocol::ids::{OperationId, ReservationId};
+    use protocol::ids::{OperationId, ReservationId, TransferId};
     use protocol::link::Entry;
     use protocol::stock::Stock;
     use protocol::wire::restore::KnownEntry;
@@ -302,6 +307,7 @@ mod tests {
     use crate::ledger::testing::copy;
     use crate::operations::commands;
     use crate::operations::reservations::{self, Asking, reserve};
+    use crate::operations::transfers;
     use crate::testing::{self, NOW, operation, quantity};
 
     fn ale() -> ProductId {
@@ -356,6 +362,7 @@ mod tests {
             items: stock.items().map(named).collect(),
             outcomes: ledger::outcomes::all(known).expect("reads"),
             reservations: ledger::reservations::all(known).expect("reads"),
+            transfers: ledger::transfers::all(known).expect("reads"),
             entries: entries.collect(),
         }
     }
@@ -595,6 +602,80 @@ mod tests {
         assert_eq!(held(&empty, 1), (4, 2, State::Open));
         assert!(matches!(held(&empty, 2).2, State::Confirmed { .. }));
         assert!(hold(&empty, 3, 3).is_err(), "what is held is not free");
+    }
+
+    fn sent(from: &str, to: &str) -> Transfer {
+        Transfer {
+            id: TransferId::new(uuid::Uuid::from_u128(1)),
+            from: from.parse().expect("an id"),
+            to: to.parse().expect("an id"),
+            lines: Lines::one(ale(), quantity(2)),
+            names: Default::default(),
+            auto_receive: false,
+            reference: None,
+            created_at: NOW,
+            state: transfer::State::Shipped,
+        }
+    }
+
+    fn ship() -> Command {
+        Command::Ship { transfer: sent("s1", "s2"), deadline: NOW.plus(60_000), about: About::default() }
+    }
+
+    fn announce() -> Command {
+        Command::Announce { transfer: sent("s2", "s1") }
+    }
+
+    fn receive(connection: &Connection, name: &str) -> Result<(), Abort<Rejection>> {
+        transfers::receive(connection, sent("s1", "s2").id, None, &asking(name), NOW).map(drop)
+    }
+
+    #[test]
+    fn units_that_only_the_old_copy_shipped_have_left() {
+        let old = store();
+        let live = copy(&old);
+        execute(&old, &[("ship", ship())]);
+        act(&live, "sale", Operation::Sell { quantity: quantity(4) });
+        restore(&old, &answer(&live, 0));
+        assert_eq!((units(&old), recorded(&old)), (0, vec![("shortage".into(), 1), ("transfer_shipped".into(), -2)]));
+        execute(&old, &[("ship", ship())]);
+        assert_eq!((units(&old), ledger::transfers::all(&old).expect("reads").len()), (0, 1), "once");
+    }
+
+    #[test]
+    fn what_central_knows_to_be_received_is_not_received_again() {
+        let old = store();
+        execute(&old, &[("announce", announce())]);
+        let live = copy(&old);
+        receive(&live, "live").expect("is on its way");
+        // Staff has booked it in on both, or has not yet on the old one.
+        for booked in [false, true] {
+            let old = copy(&old);
+            if booked {
+                receive(&old, "old").expect("is on its way");
+            }
+            restore(&old, &answer(&live, 0));
+            assert_eq!(units(&old), 7);
+            execute(&old, &[("announce-again", announce())]);
+            assert!(matches!(receive(&old, "again"), Err(Abort::Refused(Rejection::TransferClosed { .. }))));
+            assert_eq!(units(&old), 7);
+        }
+        // And the other way round: only the old one knows of the receipt.
+        let unaware = copy(&old);
+        receive(&old, "old").expect("is on its way");
+        restore(&old, &answer(&unaware, 0));
+        assert_eq!((units(&old), recorded(&old)), (7, vec![("transfer_received".into(), 2)]));
+    }
+
+    #[test]
+    fn central_gives_back_the_transfers_that_a_lost_disk_knew() {
+        let live = store();
+        execute(&live, &[("announce", announce())]);
+        let empty = runtime::sqlite::memory(ledger::SCHEMA).expect("opens");
+        ledger::claim(&empty, &"s1".parse().expect("an id")).expect("is new");
+        restore(&empty, &answer(&live, 0));
+        receive(&empty, "r").expect("is on its way");
+        assert_eq!(units(&empty), 7);
     }
 
     /// What central answers once this database has opened an epoch with its own state, and central has none of the entries

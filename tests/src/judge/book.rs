@@ -122,6 +122,28 @@ pub struct Acted {
     pub by: By,
 }
 
+/// Units are to go from one store to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transfer {
+    pub from: Name,
+    pub to: Name,
+    pub lines: Lines,
+    /// Booked in by its announcement.
+    pub auto: bool,
+    /// By Redis's clock, ms: after it they must not leave.
+    pub deadline: i64,
+}
+
+/// A transfer is to be booked in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    pub store: Name,
+    pub transfer: Name,
+    /// None: all of it.
+    pub lines: Option<Lines>,
+    pub by: By,
+}
+
 /// All that was asked.
 #[derive(Debug, Clone, Default)]
 pub struct Book {
@@ -139,6 +161,14 @@ pub struct Book {
     pub holds: HashMap<Name, Hold>,
     /// By operation; a command's operation is the command.
     pub acts: HashMap<Name, Acted>,
+    /// By transfer.
+    pub transfers: BTreeMap<Name, Transfer>,
+    /// By command: the transfer whose units are to leave.
+    pub ships: HashMap<Name, Name>,
+    /// By command, which central gives by itself: the store that is to expect a transfer, and that.
+    pub announces: HashMap<Name, (Name, Name)>,
+    /// By operation; a command's operation is the command.
+    pub receipts: HashMap<Name, Receipt>,
 }
 
 impl Book {
@@ -159,6 +189,9 @@ impl Book {
         let asked = asked.or_else(|| self.batches.get(operation).map(|batch| &batch.store));
         let asked = asked.or_else(|| self.picks.get(operation).map(|pick| &pick.store));
         let asked = asked.or_else(|| self.holds.get(operation).map(|hold| &hold.store));
-        asked.or_else(|| self.acts.get(operation).map(|acted| &acted.store))
+        let asked = asked.or_else(|| self.acts.get(operation).map(|acted| &acted.store));
+        let asked = asked.or_else(|| self.receipts.get(operation).map(|receipt| &receipt.store));
+        let asked = asked.or_else(|| self.announces.get(operation).map(|(store, _)| store));
+        asked.or_else(|| self.ships.get(operation).map(|transfer| &self.transfers[transfer].from))
     }
 }

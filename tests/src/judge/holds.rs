@@ -63,12 +63,12 @@ impl State {
     }
 }
 
-fn lines(stated: &Value) -> Option<Lines> {
+pub(super) fn lines(stated: &Value) -> Option<Lines> {
     let line = |line: &Value| Some((line["productId"].as_str()?.into(), line["quantity"].as_i64()?));
     stated.as_array()?.iter().map(line).collect()
 }
 
-fn units(lines: &Lines, product: &str) -> i64 {
+pub(super) fn units(lines: &Lines, product: &str) -> i64 {
     lines.iter().find(|(of, _)| **of == *product).map_or(0, |(_, units)| *units)
 }
 
@@ -216,6 +216,14 @@ impl Shop {
         must(stated == Some((reservation.clone(), after.clone())), || {
             format!("P2: {operation} makes {reservation} {after:?}, and states {stated:?}")
         })?;
+        self.states_items(told, &moved)?;
+        let step = Step { kind: kind.into(), reservation: reservation.clone(), after, moved };
+        let done = Done { delta: 0, after: None, step: Some(step), sent: None };
+        must(self.done.insert(operation.clone(), done).is_none(), || format!("P3: {operation} was done twice"))
+    }
+
+    /// An entry names each item that it changed as it is after it.
+    pub(super) fn states_items(&self, told: &Told, moved: &BTreeMap<Name, i64>) -> Result<(), Broken> {
         let more = told.body["more"].as_array().into_iter().flatten();
         let named = std::iter::once(&told.body).filter(|first| first["item"].is_object()).chain(more);
         let stated: Vec<(Name, i64, Option<Item>)> = named
@@ -226,14 +234,11 @@ impl Shop {
             .collect();
         let is = moved.iter().map(|(product, delta)| (product.clone(), *delta, self.items.get(product).cloned()));
         let is: Vec<_> = is.collect();
-        must(stated == is, || format!("P2: {operation} leaves {is:?}, and states {stated:?}"))?;
-        let step = Step { kind: kind.into(), reservation: reservation.clone(), after, moved };
-        let done = Done { delta: 0, after: None, step: Some(step) };
-        must(self.done.insert(operation.clone(), done).is_none(), || format!("P3: {operation} was done twice"))
+        must(stated == is, || format!("P2: {} leaves {is:?}, and states {stated:?}", told.operation))
     }
 
     /// Notices follow for those that this has left little of.
-    fn notices(&self, told: &Told, before: &BTreeMap<Name, Item>, reading: &mut Reading) {
+    pub(super) fn notices(&self, told: &Told, before: &BTreeMap<Name, Item>, reading: &mut Reading) {
         let fallen = self
             .items
             .iter()
@@ -241,14 +246,14 @@ impl Shop {
         reading.low.extend(fallen.map(|(product, _)| (told.operation.clone(), product.clone())));
     }
 
-    fn is_by(told: &Told, by: By) -> Result<(), Broken> {
+    pub(super) fn is_by(told: &Told, by: By) -> Result<(), Broken> {
         let (operation, command) = (&told.operation, told.body["command"].as_str());
         must(command == (by == By::Central).then_some(&**operation), || {
             format!("P3: {operation} was asked by {by:?}, and recorded for the command {command:?}")
         })
     }
 
-    fn refused(&mut self, told: &Told, code: &str) -> Result<(), Broken> {
+    pub(super) fn refused(&mut self, told: &Told, code: &str) -> Result<(), Broken> {
         let is_refusal = &*told.kind == "command_refused" && told.body["rejection"]["code"] == code;
         must(is_refusal, || format!("P4: {} must be refused ({code}); told: {}", told.operation, told.kind))?;
         self.answers.insert(told.operation.clone(), told.kind.clone());
@@ -374,7 +379,7 @@ impl Shop {
             return Err(format!("P4: a shortage names {named:?}, and {unnamed:?} has ended for want of units"));
         };
         fallen.ended.push((reservation.clone(), told.body["productId"].as_str().unwrap_or_default().into()));
-        let done = Done { delta: 0, after: None, step: None };
+        let done = Done { delta: 0, after: None, step: None, sent: None };
         must(self.done.insert(told.operation.clone(), done).is_none(), || {
             format!("P3: {} was done twice", told.operation)
         })?;

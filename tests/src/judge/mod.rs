@@ -1,16 +1,17 @@
 //! The judge of the simulation. It writes down what was asked before it is sent ([`book`]), works out for itself what must
-//! come of it ([`shop`], [`holds`], [`batches`]), and compares ([`oracle`]).
+//! come of it ([`shop`], [`holds`], [`transfers`], [`batches`]), and compares ([`oracle`]).
 
 pub mod batches;
 pub mod book;
 pub mod holds;
 pub mod oracle;
 pub mod shop;
+pub mod transfers;
 
 #[cfg(test)]
 mod tests;
 
-pub use book::{Act, Acted, Asked, Batch, Book, Buy, By, Cancel, Hold, Lines, Name, Pick, Wish};
+pub use book::{Act, Acted, Asked, Batch, Book, Buy, By, Cancel, Hold, Lines, Name, Pick, Receipt, Transfer, Wish};
 pub use holds::Held;
 pub use oracle::{Oracle, Place};
 pub use shop::{Occasion, Shop, decide};

@@ -14,6 +14,7 @@ use super::batches::word;
 use super::book::{Asked, Book, By, Cancel, Name, Wish};
 use super::holds::Held;
 use super::shop::{Attempt, Broken, Item, Occasion, Reading, Shop, Told};
+use super::transfers::Sent;
 
 /// Older than this, ms, a heartbeat says nothing (P8).
 const OLD_MS: i64 = 50_000;
@@ -521,8 +522,14 @@ impl Oracle {
                 || self.book.cancels.contains_key(command.as_str())
                 || self.book.holds.contains_key(command.as_str())
                 || self.book.acts.contains_key(command.as_str())
+                || self.book.ships.contains_key(command.as_str())
+                || self.book.receipts.contains_key(command.as_str())
                 || self.book.is_attempt(&command, &store);
             if is_asked || kind == "resync" {
+                continue;
+            }
+            if kind == "announce" {
+                self.look_at_announcement(central, &command, &store)?;
                 continue;
             }
             let ended =
@@ -534,6 +541,81 @@ impl Oracle {
             self.book
                 .cancels
                 .insert(command.into(), Cancel { store: store.into(), purchase: purchase.into(), forced: true });
+        }
+        Ok(())
+    }
+
+    /// Central asks a store by itself to expect what has left another one for it.
+    fn look_at_announcement(&mut self, central: &Connection, command: &str, store: &str) -> rusqlite::Result<()> {
+        let transfer = command.split(':').next().unwrap_or_default();
+        let Some((transfer, asked)) = self.book.transfers.get_key_value(transfer) else {
+            self.break_(format!("P5: central announces {transfer} to {store}, and nobody asked for it"));
+            return Ok(());
+        };
+        let (transfer, from, is_for_it) = (transfer.clone(), asked.from.clone(), *asked.to == *store);
+        let source = self.shop(&from, Place::of_view(central, &from)?);
+        if !is_for_it || !(source.sent.contains_key(&transfer) || self.has_chosen(&from)) {
+            self.break_(format!("P5: central announces {transfer} to {store}, and it has not left {from} for it"));
+        }
+        self.book.announces.insert(command.into(), (store.into(), transfer));
+        Ok(())
+    }
+
+    /// Whether a human has ever said which of a store's states stands.
+    fn has_chosen(&self, store: &str) -> bool {
+        self.chosen.iter().any(|(of, _)| **of == *store)
+    }
+
+    /// Of each transfer, when all has healed: what has left one store has arrived at the other, or is expected there; what
+    /// central shows is what they say.
+    fn conclude_transfers(
+        &self,
+        central: &Connection,
+        shops: &BTreeMap<Name, Rc<Shop>>,
+        found: &mut Vec<Broken>,
+    ) -> rusqlite::Result<()> {
+        let mut row = central.prepare_cached("select status, body from transfer where transfer_id = ?1")?;
+        for (transfer, asked) in &self.book.transfers {
+            let (Some(source), Some(there)) = (shops.get(&asked.from), shops.get(&asked.to)) else { continue };
+            let (left, expected) = (source.sent.get(transfer), there.sent.get(transfer));
+            let known = row.query_row([&**transfer], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
+            let known = known.optional()?;
+            if self.has_chosen(&asked.from) || self.has_chosen(&asked.to) {
+                // Its word may be gone; but what is on its way is on its way to somebody who knows.
+                if expected.is_none() && known.as_ref().is_some_and(|(status, _)| status == "shipped") {
+                    found.push(format!("P6: {transfer} is on its way, and {} has not heard of it", asked.to));
+                }
+                continue;
+            }
+            let ship = self.book.ships.iter().find(|(_, of)| *of == transfer).map(|(command, _)| command);
+            let is_lost = ship.is_some_and(|command| self.lost.contains(command));
+            if expected.is_some() && left.is_none() && !is_lost {
+                found.push(format!("P5: {transfer} has not left {}, and {expected:?} at {}", asked.from, asked.to));
+            }
+            if left.is_some() && expected.is_none() {
+                found.push(format!("P6: {transfer} has left {}, and {} has not heard of it", asked.from, asked.to));
+            }
+            let status = known.as_ref().map(|(status, _)| status.as_str());
+            let is = match (left, expected) {
+                (_, Some(expected)) if expected.received.is_some() => Some("received"),
+                (Some(_), _) | (_, Some(_)) => Some("shipped"),
+                (None, None) => None,
+            };
+            let agrees = match is {
+                Some(is) => status == Some(is),
+                None => matches!(status, None | Some("rejected")),
+            };
+            if !agrees {
+                found.push(format!(
+                    "P6: {transfer} is {status:?} for central, and {left:?}, {expected:?} at its stores"
+                ));
+            }
+            let stated = known.and_then(|(_, body)| Sent::stated(&serde_json::from_str(&body).unwrap_or_default()));
+            if let (Some(expected), Some((_, stated))) = (expected, stated)
+                && *expected != stated
+            {
+                found.push(format!("P6: {transfer} is {stated:?} for central, and {expected:?} at {}", asked.to));
+            }
         }
         Ok(())
     }
@@ -591,7 +673,8 @@ impl Oracle {
                 }
                 continue;
             }
-            if times > 1 {
+            // What was taken away may be done once more.
+            if times > 1 + usize::from(self.lost.contains(operation)) {
                 found.push(format!("P3: {operation} stands {times} times in central's ledger"));
             }
             if entries.is_empty() && !self.carried.contains(operation) {
@@ -600,6 +683,7 @@ impl Oracle {
         }
         self.conclude_purchases(central, &shops, voided, forgotten, &mut found)?;
         self.conclude_commands(central, &shops, &mut found)?;
+        self.conclude_transfers(central, &shops, &mut found)?;
         self.violations.extend(found);
         Ok(())
     }
@@ -671,7 +755,7 @@ impl Oracle {
     ) -> rusqlite::Result<()> {
         let mut statement = central.prepare_cached(
             "select command_id, store_id, status, position is not null, outcome from request \
-             where type in ('operation', 'batch', 'reserve', 'reservation')",
+             where type in ('operation', 'batch', 'reserve', 'reservation', 'ship', 'announce', 'receive_transfer')",
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -725,6 +809,10 @@ fn differs(file: &Connection, shop: &Shop) -> rusqlite::Result<Option<String>> {
     if holds != shop.holds {
         return Ok(Some(format!("it holds {holds:?}, and its operations make {:?}", shop.holds)));
     }
+    let sent = sent(file)?;
+    if sent != shop.sent {
+        return Ok(Some(format!("it has the transfers {sent:?}, and its operations make {:?}", shop.sent)));
+    }
     let mut statement = file.prepare_cached("select purchase_id, status, picked_at is not null from purchase")?;
     let mut rows = statement.query([])?;
     let mut confirmed = 0;
@@ -752,6 +840,13 @@ fn holds(file: &Connection) -> rusqlite::Result<BTreeMap<Name, Held>> {
         let (stated, times): (String, (i64, i64)) = (row.get(0)?, (row.get(1)?, row.get(2)?));
         Ok(Held::stated(&serde_json::from_str(&stated).unwrap_or_default(), Some(times)))
     })?;
+    Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+fn sent(file: &Connection) -> rusqlite::Result<BTreeMap<Name, Sent>> {
+    let mut statement = file.prepare_cached("select body from transfer")?;
+    let rows = statement
+        .query_map([], |row| Ok(Sent::stated(&serde_json::from_str(&row.get::<_, String>(0)?).unwrap_or_default())))?;
     Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 

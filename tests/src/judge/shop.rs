@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use serde_json::Value;
 
 use super::batches::{Running, word};
-use super::book::{Asked, Book, By, Cancel, Name, Wish};
+use super::book::{Asked, Book, By, Cancel, Lines, Name, Wish};
 use super::holds::{Fallen, Held, Step, clock};
+use super::transfers::{Moved, Sent};
 
 /// A promise that was broken, in words.
 pub type Broken = String;
@@ -43,6 +44,8 @@ pub struct Done {
     pub(super) after: Option<Item>,
     /// Of a reservation: what it did to it.
     pub(super) step: Option<Step>,
+    /// Of a transfer: what it did.
+    pub(super) sent: Option<Moved>,
 }
 
 /// The whole of it.
@@ -54,6 +57,10 @@ pub struct Shop {
     pub attempts: BTreeMap<Name, Attempt>,
     /// By reservation.
     pub holds: BTreeMap<Name, Held>,
+    /// By transfer: those that have left, are on their way here, or have arrived, as the store knows.
+    pub sent: BTreeMap<Name, Sent>,
+    /// By transfer: units that were put on the shelf.
+    pub arrived: BTreeMap<Name, Lines>,
     /// Answers to cancels and to commands about items and reservations, by command: the name that the answer has on the link.
     pub answers: BTreeMap<Name, Name>,
     /// By operation.
@@ -100,6 +107,7 @@ pub struct Reading {
     items: BTreeMap<Name, Item>,
     outcomes: BTreeMap<Name, (Name, bool)>,
     holds: BTreeMap<Name, Held>,
+    sent: BTreeMap<Name, Sent>,
     /// The operation that left little of a product: the notice follows.
     pub(super) low: VecDeque<(Name, Name)>,
     /// Units found missing, by product: the operation for want of which follows.
@@ -278,6 +286,16 @@ impl Shop {
         if let Some(asked) = book.acts.get(operation) {
             return self.act_fact(told, asked, refuses, reading);
         }
+        if let Some(transfer) = book.ships.get(operation) {
+            let asked = &book.transfers[transfer];
+            return self.ship_fact(told, (transfer, asked), (redis_now, refuses), reading);
+        }
+        if let Some((_, transfer)) = book.announces.get(operation) {
+            return self.auto_fact(told, (transfer, &book.transfers[transfer]), reading);
+        }
+        if let Some(receipt) = book.receipts.get(operation) {
+            return self.receipt_fact(store, told, receipt, book, reading);
+        }
         if let Some(pick) = book.picks.get(operation) {
             let attempt = self.attempts.get_mut(&pick.purchase);
             let Some(attempt) = attempt.filter(|attempt| &*attempt.kind == "purchase_confirmed") else {
@@ -287,7 +305,7 @@ impl Shop {
                 format!("P5: {operation} should pick {} once; {kind} was recorded", pick.purchase)
             })?;
             attempt.picked = true;
-            self.done.insert(operation.clone(), Done { delta: 0, after: None, step: None });
+            self.done.insert(operation.clone(), Done { delta: 0, after: None, step: None, sent: None });
             return self.states(told, 0);
         }
         let purchase = told.body["purchase"]["purchaseId"].as_str().unwrap_or_default();
@@ -380,7 +398,7 @@ impl Shop {
                 if after.low && !before.is_some_and(|before| before.low) {
                     reading.low.push_back((operation.clone(), asked.product.clone()));
                 }
-                self.done.insert(operation.clone(), Done { delta, after: Some(after.clone()), step: None });
+                self.done.insert(operation.clone(), Done { delta, after: Some(after.clone()), step: None, sent: None });
                 if asked.by == By::Central {
                     self.answers.insert(operation.clone(), told.kind.clone());
                 }
@@ -469,6 +487,13 @@ impl Shop {
         if let Some(asked) = book.acts.get(command).filter(|_| !self.answers.contains_key(command)) {
             return self.done_before(told, asked);
         }
+        let is_new = !self.answers.contains_key(command);
+        if let Some((_, transfer)) = book.announces.get(command).filter(|_| is_new) {
+            return self.sent_before(told, transfer, &book.transfers[transfer], true);
+        }
+        if let Some(transfer) = book.ships.get(command).filter(|_| is_new) {
+            return self.sent_before(told, transfer, &book.transfers[transfer], false);
+        }
         let known = self.answer_to(command);
         let picked = told.body["picked"].as_bool().unwrap_or(false);
         must(known == Some((kind.clone(), picked)), || {
@@ -495,6 +520,9 @@ impl Shop {
         let (kind, operation) = (&*told.kind, &told.operation);
         if let Some(step) = own.done.get(operation).and_then(|done| done.step.as_ref()) {
             return self.step_again(told, step, book, reading);
+        }
+        if let Some(sent) = own.done.get(operation).and_then(|done| done.sent.as_ref()) {
+            return self.sent_again(told, sent, book, reading);
         }
         let Some(product) = told.body["productId"].as_str().map(Name::from) else {
             return Err(format!("{kind} {operation} is about no product"));
@@ -656,6 +684,12 @@ impl Reading {
             };
             self.holds.insert(id, held);
         }
+        for transfer in body["transfers"].as_array().into_iter().flatten() {
+            let Some((id, sent)) = Sent::stated(transfer) else {
+                return Err(format!("a page has the transfer {transfer}"));
+            };
+            self.sent.insert(id, sent);
+        }
         for outcome in body["outcomes"].as_array().into_iter().flatten() {
             let (Some(command), Some(kind)) = (outcome["command"].as_str(), word(outcome)) else {
                 return Err(format!("a page has the outcome {outcome}"));
@@ -671,6 +705,10 @@ impl Reading {
         must(items == shop.items, || format!("P6: the state told is {items:?}, and it is {:?}", shop.items))?;
         let holds = std::mem::take(&mut self.holds);
         must(holds == shop.holds, || format!("P6: the state told holds {holds:?}, and it is {:?}", shop.holds))?;
+        let sent = std::mem::take(&mut self.sent);
+        must(sent == shop.sent, || {
+            format!("P6: the state told has the transfers {sent:?}, and it is {:?}", shop.sent)
+        })?;
         let attempts = shop.attempts.values().map(|attempt| attempt.command.clone());
         for command in attempts.chain(shop.answers.keys().cloned()) {
             let known = shop.answer_to(&command);

@@ -447,3 +447,69 @@ fn the_word_on_a_purchase_stands_but_for_its_cancel() {
     assert_eq!(taken.unsays(&cancelled).count(), 1);
     assert_eq!(stocked().unsays(&taken).count(), 1);
 }
+
+/// Two ales of five go from this store to another one, and two come here.
+fn transfers() -> Book {
+    let mut book = book();
+    for (transfer, from, to) in [("out", STORE, "s1"), ("in", "s1", STORE)] {
+        let (from, to, lines) = (name(from), name(to), vec![(name("ale"), 2)]);
+        book.transfers.insert(name(transfer), Transfer { from, to, lines, auto: false, deadline: DEADLINE });
+    }
+    book.ships.insert(name("ship"), name("out"));
+    book.announces.insert(name("announce"), (name(STORE), name("in")));
+    for (operation, lines) in [("whole", None), ("part", Some(1)), ("beyond", Some(3)), ("another", None)] {
+        let lines = lines.map(|units| vec![(name("ale"), units)]);
+        let (store, transfer) = (name(STORE), name("in"));
+        book.receipts.insert(name(operation), Receipt { store, transfer, lines, by: By::Store });
+    }
+    book
+}
+
+fn of_transfer(transfer: &str, operation: &str, received: Option<i64>, delta: i64, left: i64) -> Told {
+    let lines = |units: i64| json!([{"productId": "ale", "quantity": units}]);
+    let mut body = json!({"id": transfer, "lines": lines(2), "status": "shipped"});
+    if let Some(units) = received {
+        (body["status"], body["receivedLines"]) = ("received".into(), lines(units));
+    }
+    let kind = if received.is_some() { "transfer_received" } else { "transfer_shipped" };
+    with(entry(kind, operation, delta, left), "transfer", body)
+}
+
+#[test]
+fn units_leave_in_time_and_arrive_once_and_never_more_of_them() {
+    let follow = |mut shop: Shop, occasion: Occasion<'_>, told: Told| {
+        let mut reading = Reading::default();
+        shop.follow(STORE, &told, &transfers(), occasion, &mut reading)?;
+        reading.finish().map(|()| shop)
+    };
+    let commands = |redis_now| Occasion::Commands { redis_now, refuses: None };
+    let ship = |delta, left| with(of_transfer("out", "ship", None, delta, left), "command", "ship".into());
+    let left = follow(stocked(), commands(DEADLINE), ship(-2, 3)).expect("in time");
+    assert!(follow(left, commands(DEADLINE), ship(-2, 1)).is_err(), "twice");
+    assert!(follow(stocked(), commands(DEADLINE + 1), ship(-2, 3)).is_err(), "too late");
+    assert!(follow(stocked(), commands(DEADLINE), ship(-1, 4)).is_err(), "fewer than were asked for");
+
+    let announced = {
+        let body = json!({"command": "announce", "kind": "transfer_shipped", "transfer": of_transfer("in", "", None, 0, 0).body["transfer"]});
+        let told = Told { body, ..entry("outcome_repeated", "announce", 0, 5) };
+        follow(stocked(), commands(0), told).expect("nothing moves")
+    };
+    let book_in = |shop: &Shop, operation: &str, received, left| {
+        let told = of_transfer("in", operation, Some(received), received, left);
+        follow(shop.clone(), Occasion::Operation(operation), told)
+    };
+    assert!(book_in(&stocked(), "whole", 2, 7).is_err(), "it was not announced");
+    assert!(book_in(&announced, "whole", 1, 6).is_err(), "a part of what was said");
+    assert!(book_in(&announced, "beyond", 3, 8).is_err(), "more than was shipped");
+    assert!(book_in(&announced, "part", 1, 6).is_ok());
+    let received = book_in(&announced, "whole", 2, 7).expect("is on its way");
+    assert!(book_in(&received, "another", 2, 9).is_err(), "twice");
+    // A restore records it again, unless that is known.
+    let restored = |shop: &Shop, delta, left| {
+        let told = of_transfer("in", "whole", Some(2), delta, left);
+        follow(shop.clone(), Occasion::Restore { own: &received }, told)
+    };
+    assert!(restored(&announced, 2, 7).is_ok());
+    let elsewhere = book_in(&announced, "another", 2, 7).expect("is on its way");
+    assert!(restored(&elsewhere, 2, 9).is_err(), "another copy has booked it in");
+}

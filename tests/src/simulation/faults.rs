@@ -500,7 +500,7 @@ impl VirtualWorld {
                     Ok(())
                 });
             if let (Some(report), true) = (&report, end != super::virtual_world::Commit::Before) {
-                self.judge_restore(number, report.state == Choice::Own, choice.is_some(), replaces, view);
+                self.judge_restore(number, report.state == Choice::Own, choice.is_some(), replaces, (view, answer));
             }
             if end != super::virtual_world::Commit::Done {
                 if end == super::virtual_world::Commit::Before {
@@ -535,7 +535,6 @@ impl VirtualWorld {
                         self.mark_lost(number, None);
                         continue;
                     }
-                    self.count("restore left out what nobody can place");
                     let store = self.agents[number].store.clone();
                     let (own, theirs) = (self.shop(number), self.oracle.shop(store.as_str(), view));
                     let file = &self.agents[number].file;
@@ -549,12 +548,23 @@ impl VirtualWorld {
 
     /// What a restore has left. `replaces`: of this database nothing is wanted. `view`: where central's view stood when it
     /// answered.
-    fn judge_restore(&mut self, number: usize, is_own: bool, was_asked: bool, replaces: bool, view: Place) {
+    fn judge_restore(
+        &mut self,
+        number: usize,
+        is_own: bool,
+        was_asked: bool,
+        replaces: bool,
+        (view, answer): (Place, &protocol::wire::restore::Answer),
+    ) {
         let store = self.agents[number].store.clone();
         let (own, theirs) = (self.shop(number), self.oracle.shop(store.as_str(), view));
         if !is_own {
             let occasion = if replaces { Occasion::Replacement } else { Occasion::Restore { own: &own } };
-            return self.look_at(number, occasion, Some(theirs));
+            // What is on its way to the store is central's to say, and comes with the state.
+            let transfers: Vec<serde_json::Value> = (answer.transfers.iter())
+                .map(|transfer| serde_json::to_value(transfer).expect("a transfer serialises"))
+                .collect();
+            return self.look_at(number, occasion, Some(Rc::new(theirs.knowing(&transfers))));
         }
         self.oracle.carry(&own);
         self.look_at(number, Occasion::Replacement, Some(own.clone()));

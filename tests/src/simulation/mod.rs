@@ -17,6 +17,7 @@ mod redis;
 mod refusals;
 mod sending;
 mod traffic;
+mod transfers;
 mod virtual_world;
 
 use std::collections::BTreeMap;
@@ -121,7 +122,6 @@ pub const MUST_OCCUR: &[&str] = &[
     "restore recorded entries again",
     "restore kept its own state",
     "restore asked a human",
-    "restore left out what nobody can place",
     "central set back",
     "window full",
     "stream started over",
@@ -142,6 +142,13 @@ pub const MUST_OCCUR: &[&str] = &[
     "central killed between steps",
     "totals summed anew",
     "shortage",
+    "transfers asked for",
+    "transfers shipped",
+    "transfers received",
+    "transfers received in part",
+    "transfers received as they were announced",
+    "transfers received through central",
+    "transfers rejected",
     "rebuild begun",
     "rebuild asked for while one runs",
     "view rebuilt",

@@ -13,6 +13,7 @@ use super::rebuilding::Rebuilding;
 use super::redis::Redis;
 use super::refusals::Refusal;
 use super::traffic::{Look, Shelf};
+use super::transfers::Sending;
 use super::{BUDGETS, DENSE, Outcome, holds, humans};
 use crate::Dice;
 use crate::history::{History, judge};
@@ -21,6 +22,8 @@ use crate::judge::{Asked, Name, Occasion, Oracle, Place, Shop, Wish};
 /// Virtual time at the beginning, ms: a day in 2026.
 const START: i64 = 1_790_000_000_000;
 const PASSED_ON: &str = "select count(*) from purchase where status = 'confirmed' and json_array_length(refused) > 0";
+const RECEIVED_AS_ANNOUNCED: &str =
+    "select count(*) from event where type = 'transfer_received' and operation_id like '%:announce:%'";
 /// How long healing may take from the end of the last fault, ms; traffic goes on until it has.
 const HEAL_WITHIN_MS: i64 = 120_000;
 /// So much longer for each entry that waits then, ms: with the smallest budget central writes one in a transaction.
@@ -66,6 +69,7 @@ pub(super) struct VirtualWorld {
     pub(super) has_many_copies: bool,
     pub(super) next_id: u64,
     pub(super) rebuilding: Rebuilding,
+    pub(super) sending: Sending,
     trace: Option<Vec<String>>,
     seed: u64,
 }
@@ -157,6 +161,7 @@ impl VirtualWorld {
             has_many_copies: dice.chance(150) | (seed >= DENSE && seed.is_multiple_of(2)),
             next_id: 0,
             rebuilding: Rebuilding::new(seed),
+            sending: Sending::new(seed),
             trace: trace.then(Vec::new),
             seed,
             stores,
@@ -266,6 +271,7 @@ impl VirtualWorld {
             self.now += self.dice.between(0, 60);
             self.peace = step < peace;
             self.rebuild(true);
+            self.send_units();
             if self.peace {
                 if self.dice.chance(60) {
                     self.traffic()
@@ -299,6 +305,9 @@ impl VirtualWorld {
                 _ => 15,
             };
             self.rebuild(step < BUSY_CALM);
+            if !(healed || falls_silent && step > BUSY_CALM) {
+                self.send_units();
+            }
             if !healed && self.dice.chance(busy) {
                 self.traffic();
             } else {
@@ -687,6 +696,10 @@ impl VirtualWorld {
             ("units asked back", "select count(*) from request where command_id like '%:back:%'"),
             ("shortage", "select count(*) from event where type = 'shortage' and delta > 0"),
             ("holds ended for want of units", "select count(*) from event where type = 'shortage' and delta = 0"),
+            ("transfers shipped", "select count(*) from transfer where status = 'shipped'"),
+            ("transfers received", "select count(*) from transfer where status = 'received'"),
+            ("transfers rejected", "select count(*) from transfer where status = 'rejected'"),
+            ("transfers received as they were announced", RECEIVED_AS_ANNOUNCED),
             ("holds expired", "select count(*) from reservation where status = 'expired'"),
         ] {
             let count: u64 = self.central.file.query_row(sql, [], |row| row.get(0)).expect("the view can be read");

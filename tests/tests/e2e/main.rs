@@ -31,4 +31,5 @@ mod start;
 mod stream;
 mod stuck;
 mod tls;
+mod transfers;
 mod webhooks;

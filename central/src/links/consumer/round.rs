@@ -289,7 +289,8 @@ impl Rounds {
             if applied.has_commands {
                 self.wakes.wake(&id);
             }
-            self.waiting.settled(&applied.settled);
+            applied.saved.asked.iter().for_each(|other| self.wakes.wake(other));
+            self.waiting.settled(&applied.saved.settled);
             taken.push((id, Taken::Committed { ack: applied.ack, more }));
         }
         self.waiting.applied();
@@ -357,10 +358,11 @@ pub fn apply_some<'a>(
             if seen.is_current(&applied) {
                 stores::note_as_of(connection, id, now.plus(seen.reading.age_ms.saturating_neg()))?;
             }
-            if planted(Bug::AckBeforeCommit) { Err(Abort::Refused(applied)) } else { Ok(applied) }
+            if planted(Bug::AckBeforeCommit) { Err(Abort::Refused(Box::new(applied))) } else { Ok(applied) }
         });
         let result = match part? {
-            Ok(applied) | Err(Abort::Refused(applied)) => Ok(applied),
+            Ok(applied) => Ok(applied),
+            Err(Abort::Refused(applied)) => Ok(*applied),
             Err(Abort::Database(error)) => Err(error),
         };
         results.push((id.clone(), seen.clone(), result));

@@ -9,6 +9,7 @@ pub mod offers;
 pub mod products;
 pub mod purchases;
 pub mod reservations;
+pub mod transfers;
 
 use runtime::search::Found;
 use rusqlite::types::Value;

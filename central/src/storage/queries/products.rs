@@ -21,9 +21,13 @@ pub struct Total {
     pub allotted: i64,
     /// Stores that carry it.
     pub stores: i64,
+    /// Units on their way from one store to another.
+    pub in_transit: i64,
 }
 
-const COLUMNS: &str = "product_id, name, quantity, reserved, allotted, stores";
+const COLUMNS: &str = "product_id, name, quantity, reserved, allotted, stores, \
+     (select coalesce(sum(transit.quantity), 0) from transit where transit.product_id = product.product_id \
+       and not exists (select 1 from store where store.store_id = transit.to_store and retired))";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Total> {
     Ok(Total {
@@ -33,6 +37,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Total> {
         reserved: row.get(3)?,
         allotted: row.get(4)?,
         stores: row.get(5)?,
+        in_transit: row.get(6)?,
     })
 }
 

@@ -10,6 +10,7 @@ mod lines;
 mod quantity;
 mod rejection;
 pub mod reservation;
+pub mod transfer;
 
 pub(crate) use decide::insufficient;
 pub use decide::{Facts, decide, decide_purchase, decide_return, shortage};

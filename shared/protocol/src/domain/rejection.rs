@@ -85,6 +85,23 @@ pub enum Rejection {
     /// The store has no such reservation.
     #[error("the store has no such reservation")]
     UnknownReservation,
+    /// The transfer has ended, or was never begun.
+    #[error("the transfer is {state}")]
+    TransferClosed {
+        /// How: `received`, or `expired` of one that the source heard of too late.
+        state: String,
+    },
+    /// More was to be received than was shipped.
+    #[error("the transfer brings {shipped} of {product_id}")]
+    BeyondTransfer {
+        /// Of which product.
+        product_id: ProductId,
+        /// Units that were shipped.
+        shipped: i64,
+    },
+    /// No such transfer is on its way to the store.
+    #[error("the store has no such transfer")]
+    UnknownTransfer,
     /// An operator ended it because the store was retired.
     #[error("the store was retired")]
     StoreRetired,
@@ -110,6 +127,9 @@ impl Rejection {
             Self::ReservationClosed { .. } => "reservation_closed",
             Self::BeyondReservation { .. } => "beyond_reservation",
             Self::UnknownReservation => "unknown_reservation",
+            Self::TransferClosed { .. } => "transfer_closed",
+            Self::BeyondTransfer { .. } => "beyond_transfer",
+            Self::UnknownTransfer => "unknown_transfer",
             Self::StoreRetired => "store_retired",
         }
     }
@@ -126,6 +146,8 @@ mod tests {
             Rejection::InsufficientStock { requested: 2, quantity: 1, reserved: 0, allotted: 0, available: 1 },
             Rejection::UnsupportedByStore { entry: "1-1".into() },
             Rejection::UnknownPosition,
+            Rejection::TransferClosed { state: "received".into() },
+            Rejection::UnknownTransfer,
             Rejection::StoreRetired,
         ];
         for rejection in rejections {

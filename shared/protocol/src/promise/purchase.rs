@@ -79,6 +79,7 @@ impl Reply {
             Became::Done { .. }
             | Became::Refused { .. }
             | Became::Reservation(_)
+            | Became::Transfer(_)
             | Became::Batch(_)
             | Became::Resynced => None,
         }

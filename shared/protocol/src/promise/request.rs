@@ -36,6 +36,7 @@ impl Status {
             | Became::Confirmed { .. }
             | Became::Cancelled { .. }
             | Became::Reservation(_)
+            | Became::Transfer(_)
             | Became::Batch(_)
             | Became::Resynced => Self::Done,
         }

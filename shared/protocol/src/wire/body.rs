@@ -12,8 +12,9 @@ use super::{
     About, Became, Fact, Happened, ItemAfter, NotUnderstood, Outcome, PurchaseRef, ReservationStep, Results, Subject,
 };
 use crate::domain::reservation::{Reservation, State};
+use crate::domain::transfer::{self, Transfer};
 use crate::domain::{Action, Item, Reason, Rejection, TOTAL_MAX};
-use crate::ids::{OperationId, ProductId, ReservationId};
+use crate::ids::{OperationId, ProductId, ReservationId, TransferId};
 use crate::time::Millis;
 
 const NO_PRODUCT: &str = "unknown";
@@ -45,9 +46,11 @@ pub(super) enum Kind {
     ReservationConfirmed,
     ReservationCancelled,
     ReservationExpired,
+    TransferShipped,
+    TransferReceived,
 }
 
-const KINDS: [(Kind, &str); 19] = [
+const KINDS: [(Kind, &str); 21] = [
     (Kind::ItemCreated, "item_created"),
     (Kind::ItemChanged, "item_changed"),
     (Kind::Received, "received"),
@@ -67,6 +70,8 @@ const KINDS: [(Kind, &str); 19] = [
     (Kind::ReservationConfirmed, "reservation_confirmed"),
     (Kind::ReservationCancelled, "reservation_cancelled"),
     (Kind::ReservationExpired, "reservation_expired"),
+    (Kind::TransferShipped, "transfer_shipped"),
+    (Kind::TransferReceived, "transfer_received"),
 ];
 
 impl Kind {
@@ -95,6 +100,7 @@ impl Kind {
             Happened::Shortage { .. } => Self::Shortage,
             Happened::LowStock(_) => Self::LowStock,
             Happened::Reservation { step, .. } => Self::of_step(*step),
+            Happened::Transfer { transfer, .. } => Self::of_transfer(&transfer.state),
         }
     }
 }
@@ -107,6 +113,14 @@ impl Kind {
             ReservationStep::Confirmed => Self::ReservationConfirmed,
             ReservationStep::Cancelled => Self::ReservationCancelled,
             ReservationStep::Expired => Self::ReservationExpired,
+        }
+    }
+
+    /// What it is called that says so of a transfer.
+    fn of_transfer(state: &transfer::State) -> Self {
+        match state {
+            transfer::State::Shipped => Self::TransferShipped,
+            transfer::State::Received { .. } => Self::TransferReceived,
         }
     }
 
@@ -169,6 +183,11 @@ pub(super) struct FactBody {
     /// What a refusal or a shortage is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reservation_id: Option<ReservationId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transfer: Option<Transfer>,
+    /// What a refusal is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transfer_id: Option<TransferId>,
     /// Items behind the first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     more: Vec<ItemAfter>,
@@ -192,6 +211,8 @@ impl From<&Fact> for FactBody {
             rejection: None,
             reservation: None,
             reservation_id: None,
+            transfer: fact.what.transfer().cloned(),
+            transfer_id: None,
             more: fact.what.items().iter().skip(1).cloned().collect(),
             replayed: fact.replayed,
         };
@@ -200,7 +221,8 @@ impl From<&Fact> for FactBody {
             Happened::Counted { count_ref, .. } => body.count_ref.clone_from(count_ref),
             Happened::PurchaseRejected { rejection, .. } => body.rejection = Some(rejection.clone()),
             Happened::CommandRefused { subject, rejection, .. } => {
-                (body.rejection, body.reservation_id) = (Some(rejection.clone()), subject.reservation());
+                body.rejection = Some(rejection.clone());
+                (body.reservation_id, body.transfer_id) = (subject.reservation(), subject.transfer());
             }
             Happened::Reservation { reservation, .. } => body.reservation = Some(reservation.clone()),
             Happened::Shortage { reservation, .. } => body.reservation_id = *reservation,
@@ -212,6 +234,7 @@ impl From<&Fact> for FactBody {
             | Happened::PurchaseConfirmed { .. }
             | Happened::PurchaseCancelled { .. }
             | Happened::PurchasePicked { .. }
+            | Happened::Transfer { .. }
             | Happened::LowStock(_) => {}
         }
         body
@@ -250,7 +273,7 @@ impl FactBody {
             }
             Kind::PurchasePicked => Happened::PurchasePicked { purchase: needed(purchase, "purchase")?, item: after },
             Kind::CommandRefused => Happened::CommandRefused {
-                subject: subject(product_id, purchase, self.reservation_id, after.is_some()),
+                subject: subject(product_id, purchase, (self.reservation_id, self.transfer_id), after.is_some()),
                 rejection: needed(self.rejection, "rejection")?,
                 item: after,
             },
@@ -265,6 +288,7 @@ impl FactBody {
                 of_reservation(ReservationStep::Cancelled, self.reservation, after, self.more)?
             }
             Kind::ReservationExpired => of_reservation(ReservationStep::Expired, self.reservation, after, self.more)?,
+            Kind::TransferShipped | Kind::TransferReceived => of_transfer(kind, self.transfer, after, self.more)?,
         };
         let Self { recorded_at, about, command, replayed, .. } = self;
         Ok(Fact { what, recorded_at, about, command, replayed })
@@ -305,6 +329,11 @@ pub(super) struct OutcomeBody {
     /// What a refusal is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reservation_id: Option<ReservationId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transfer: Option<Transfer>,
+    /// What a refusal is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transfer_id: Option<TransferId>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     picked: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -319,6 +348,7 @@ impl From<Outcome> for OutcomeBody {
         };
         let picked = matches!(became, Became::Confirmed { picked: true, .. });
         let (mut reservation, mut reservation_id, mut results) = (None, None, None);
+        let (mut transfer, mut transfer_id) = (None, None);
         let (kind, product_id, purchase, item) = match became {
             Became::Done { action, product_id, item } => {
                 (OutcomeKind::Fact(kind_of(action)), product_id, None, Some(item))
@@ -329,7 +359,7 @@ impl From<Outcome> for OutcomeBody {
             Became::Cancelled { purchase, item } => of_purchase(Kind::PurchaseCancelled, purchase, item),
             Became::Refused { subject, item, .. } => {
                 let product_id = subject.product().cloned().unwrap_or_else(no_product);
-                reservation_id = subject.reservation();
+                (reservation_id, transfer_id) = (subject.reservation(), subject.transfer());
                 (OutcomeKind::Fact(Kind::CommandRefused), product_id, subject.purchase().cloned(), item)
             }
             Became::Resynced => (OutcomeKind::Fact(Kind::ItemChanged), no_product(), None, None),
@@ -338,12 +368,31 @@ impl From<Outcome> for OutcomeBody {
                 reservation = Some(told);
                 (kind, no_product(), None, None)
             }
+            Became::Transfer(told) => {
+                let kind = OutcomeKind::Fact(Kind::of_transfer(&told.state));
+                transfer = Some(told);
+                (kind, no_product(), None, None)
+            }
             Became::Batch(told) => {
                 results = Some(told);
                 (OutcomeKind::Own(OwnKind::Batch), no_product(), None, None)
             }
         };
-        Self { command, kind, at, product_id, purchase, rejection, item, reservation, reservation_id, picked, results }
+        Self {
+            command,
+            kind,
+            at,
+            product_id,
+            purchase,
+            rejection,
+            item,
+            reservation,
+            reservation_id,
+            transfer,
+            transfer_id,
+            picked,
+            results,
+        }
     }
 }
 
@@ -372,6 +421,8 @@ impl TryFrom<OutcomeBody> for Outcome {
             item,
             reservation,
             reservation_id,
+            transfer,
+            transfer_id,
             picked,
             results,
         } = body;
@@ -407,18 +458,21 @@ impl TryFrom<OutcomeBody> for Outcome {
             Kind::PurchaseExpired => Became::Expired { purchase: needed(purchase, "purchase")?, item },
             // Central 0.1.0 wrote this of a purchase's request that ended because its store was retired.
             Kind::PurchaseCancelled if rejection == Some(Rejection::StoreRetired) => Became::Refused {
-                subject: subject(&product_id, purchase, None, item.is_some()),
+                subject: subject(&product_id, purchase, (None, None), item.is_some()),
                 rejection: Rejection::StoreRetired,
                 item,
             },
             Kind::PurchaseCancelled => Became::Cancelled { purchase: needed(purchase, "purchase")?, item },
             Kind::CommandRefused => Became::Refused {
-                subject: subject(&product_id, purchase, reservation_id, item.is_some()),
+                subject: subject(&product_id, purchase, (reservation_id, transfer_id), item.is_some()),
                 rejection: needed(rejection, "rejection")?,
                 item,
             },
             Kind::Reserved | Kind::ReservationConfirmed | Kind::ReservationCancelled | Kind::ReservationExpired => {
                 Became::Reservation(needed(reservation, "reservation")?)
+            }
+            Kind::TransferShipped | Kind::TransferReceived => {
+                Became::Transfer(needed(transfer, "transfer").and_then(|transfer| is_as(kind, transfer))?)
             }
             Kind::PurchasePicked | Kind::Shortage | Kind::LowStock | Kind::ReservationExtended => {
                 return Err(NotUnderstood(format!("{} is no outcome of a command", kind.name())));
@@ -433,11 +487,14 @@ impl TryFrom<OutcomeBody> for Outcome {
 fn subject(
     product_id: &ProductId,
     purchase: Option<PurchaseRef>,
-    reservation: Option<ReservationId>,
+    (reservation, transfer): (Option<ReservationId>, Option<TransferId>),
     has_item: bool,
 ) -> Subject {
     if let Some(reservation) = reservation {
         return Subject::Reservation(reservation);
+    }
+    if let Some(transfer) = transfer {
+        return Subject::Transfer(transfer);
     }
     match purchase {
         Some(purchase) => Subject::Purchase(purchase),
@@ -462,6 +519,29 @@ fn of_reservation(
     }
     items.iter().try_for_each(|after| check_item(&after.item))?;
     Ok(Happened::Reservation { step, reservation, items })
+}
+
+fn is_as(kind: Kind, transfer: Transfer) -> Result<Transfer, NotUnderstood> {
+    if Kind::of_transfer(&transfer.state) == kind {
+        Ok(transfer)
+    } else {
+        Err(NotUnderstood("the transfer's status is not what its event leads to".into()))
+    }
+}
+
+fn of_transfer(
+    kind: Kind,
+    transfer: Option<Transfer>,
+    first: Option<ItemAfter>,
+    more: Vec<ItemAfter>,
+) -> Result<Happened, NotUnderstood> {
+    let transfer = is_as(kind, needed(transfer, "transfer")?)?;
+    let items: Vec<ItemAfter> = first.into_iter().chain(more).collect();
+    if items.iter().any(|after| transfer.lines.quantity_of(&after.product_id) == 0) {
+        return Err(NotUnderstood("an item of which the transfer has no line".into()));
+    }
+    items.iter().try_for_each(|after| check_item(&after.item))?;
+    Ok(Happened::Transfer { transfer, items })
 }
 
 fn needed<T>(member: Option<T>, name: &str) -> Result<T, NotUnderstood> {
@@ -666,6 +746,44 @@ mod tests {
         assert!(other != open && Event::decode("reserved", &other).is_err(), "{other}");
         let negative = open.replace("\"quantity\":5", "\"quantity\":-5");
         assert!(negative != open && Event::decode("reserved", &negative).is_err());
+    }
+
+    #[test]
+    fn what_becomes_of_a_transfer_is_one_entry_with_all_of_its_items() {
+        let of_two = of_two(ReservationStep::Reserved, State::Open);
+        let Event::Fact(Fact { what: Happened::Reservation { items, reservation, .. }, .. }) = of_two else {
+            panic!("is of a reservation")
+        };
+        let part = Lines::one(ProductId::parse("ale").expect("valid"), Quantity::ONE);
+        for state in [transfer::State::Shipped, transfer::State::Received { received_lines: part.clone() }] {
+            let transfer = Transfer {
+                id: TransferId::new(uuid::Uuid::from_u128(1)),
+                from: crate::ids::StoreId::parse("s1").expect("valid"),
+                to: crate::ids::StoreId::parse("s2").expect("valid"),
+                lines: reservation.lines.clone(),
+                names: [(ProductId::parse("ale").expect("valid"), "Ale".to_owned())].into(),
+                auto_receive: true,
+                reference: None,
+                created_at: Millis(1),
+                state,
+            };
+            let became = Became::Transfer(transfer.clone());
+            let outcome = Outcome { command: OperationId::parse("c").expect("valid"), at: Millis(1), became };
+            let text = serde_json::to_string(&outcome).expect("serialises");
+            assert_eq!(serde_json::from_str::<Outcome>(&text).expect(&text), outcome);
+            let event = Event::Fact(Fact::new(Happened::Transfer { transfer, items: items.clone() }, Millis(1)));
+            let (kind, body) = (event.kind(), event.encode());
+            assert_eq!(Event::decode(kind, &body).as_ref(), Ok(&event));
+            let other = if kind == "transfer_shipped" { "transfer_received" } else { "transfer_shipped" };
+            assert!(Event::decode(other, &body).is_err());
+            let another = body.replace("{\"productId\":\"tea\",\"delta\"", "{\"productId\":\"bun\",\"delta\"");
+            assert!(another != body && Event::decode(kind, &another).is_err(), "{another}");
+        }
+        let refused = r#"{"productId":"unknown","delta":0,"recordedAt":AT,"about":{},"command":"c","rejection":{"code":"unknown_transfer"},"transferId":"00000000-0000-0000-0000-000000000008"}"#;
+        let event = Event::decode("command_refused", &written(refused)).expect("is understood");
+        assert_eq!(event.encode(), written(refused));
+        let Event::Fact(fact) = event else { panic!("is a fact") };
+        assert_eq!(fact.what.transfer_id(), Some(TransferId::new(uuid::Uuid::from_u128(8))));
     }
 
     #[test]

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::batch::check_length;
 use super::{BatchLine, NotUnderstood, encode};
 use crate::domain::reservation::{Act, TTL_MS_MAX};
+use crate::domain::transfer::Transfer;
 use crate::domain::{Guard, Lines, Operation, Quantity};
-use crate::ids::{OperationId, ProductId, PurchaseId, ReservationId};
+use crate::ids::{OperationId, ProductId, PurchaseId, ReservationId, TransferId};
 use crate::link::{Epoch, OPENED};
 use crate::time::Millis;
 
@@ -122,6 +123,29 @@ pub enum Command {
         /// Who asked.
         about: About,
     },
+    /// Take a transfer's units off the shelf, all of its lines or none.
+    Ship {
+        /// As it is then, but for the names.
+        transfer: Transfer,
+        /// Redis time after which it must be refused as expired (B1).
+        deadline: Millis,
+        /// Who asked.
+        about: About,
+    },
+    /// A transfer is on its way to the store.
+    Announce {
+        /// As the source has said it.
+        transfer: Transfer,
+    },
+    /// Book in what has arrived of a transfer.
+    ReceiveTransfer {
+        /// Which.
+        transfer_id: TransferId,
+        /// Absent: all of it.
+        lines: Option<Lines>,
+        /// Who asked.
+        about: About,
+    },
     /// Send the whole state again.
     Resync,
 }
@@ -181,6 +205,27 @@ struct ReservationBody {
     about: About,
 }
 
+#[derive(Serialize, Deserialize)]
+struct ShipBody {
+    transfer: Transfer,
+    deadline: Millis,
+    about: About,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AnnounceBody {
+    transfer: Transfer,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReceiveTransferBody {
+    transfer_id: TransferId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lines: Option<Lines>,
+    about: About,
+}
+
 impl Command {
     /// `t` of the entry.
     pub fn kind(&self) -> &'static str {
@@ -192,6 +237,9 @@ impl Command {
             Self::Batch { .. } => BATCH,
             Self::Reserve { .. } => "reserve",
             Self::Reservation { .. } => "reservation",
+            Self::Ship { .. } => "ship",
+            Self::Announce { .. } => "announce",
+            Self::ReceiveTransfer { .. } => "receive_transfer",
             Self::Resync => "resync",
         }
     }
@@ -210,6 +258,11 @@ impl Command {
                 encode(&ReserveBody { reservation_id, lines, ttl_ms, deadline, about })
             }
             Self::Reservation { reservation_id, act, about } => encode(&ReservationBody { reservation_id, act, about }),
+            Self::Ship { transfer, deadline, about } => encode(&ShipBody { transfer, deadline, about }),
+            Self::Announce { transfer } => encode(&AnnounceBody { transfer }),
+            Self::ReceiveTransfer { transfer_id, lines, about } => {
+                encode(&ReceiveTransferBody { transfer_id, lines, about })
+            }
             Self::Resync => "{}".into(),
         }
     }
@@ -249,6 +302,18 @@ impl Command {
                     check_ttl(*ttl_ms)?;
                 }
                 Self::Reservation { reservation_id, act, about }
+            }
+            "ship" => {
+                let ShipBody { transfer, deadline, about } = serde_json::from_str(body)?;
+                Self::Ship { transfer, deadline, about }
+            }
+            "announce" => {
+                let AnnounceBody { transfer } = serde_json::from_str(body)?;
+                Self::Announce { transfer }
+            }
+            "receive_transfer" => {
+                let ReceiveTransferBody { transfer_id, lines, about } = serde_json::from_str(body)?;
+                Self::ReceiveTransfer { transfer_id, lines, about }
             }
             "resync" => Self::Resync,
             other => return Err(NotUnderstood(format!("unknown command type {other:?}"))),

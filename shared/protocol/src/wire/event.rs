@@ -6,6 +6,7 @@ use super::body::{FactBody, Kind, check_item};
 use super::{Fact, NotUnderstood, Outcome, encode};
 use crate::domain::Item;
 use crate::domain::reservation::Reservation;
+use crate::domain::transfer::Transfer;
 use crate::ids::ProductId;
 use crate::link::{OPENED, Past};
 use crate::number::CommandEpoch;
@@ -33,6 +34,16 @@ pub struct SnapshotPage {
     /// Reservations that are open, or ended within the retention.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reservations: Vec<Reservation>,
+    /// Transfers from or to this store: on their way to it, or shipped or received within the retention.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transfers: Vec<Transfer>,
+}
+
+impl SnapshotPage {
+    /// Records that it names beside items.
+    pub fn records(&self) -> usize {
+        self.outcomes.len() + self.reservations.len() + self.transfers.len()
+    }
 }
 
 /// The whole state has been said.
@@ -124,7 +135,7 @@ impl Event {
             "outcome_repeated" => Self::OutcomeRepeated(serde_json::from_str(body)?),
             "snapshot_page" => {
                 let page: SnapshotPage = serde_json::from_str(body)?;
-                if page.items.len() + page.outcomes.len() + page.reservations.len() > PAGE_MAX {
+                if page.items.len() + page.records() > PAGE_MAX {
                     return Err(NotUnderstood(format!("a page names more than {PAGE_MAX} records")));
                 }
                 page.items.iter().try_for_each(|named| check_item(&named.item))?;

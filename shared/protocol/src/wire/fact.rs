@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{About, Became, Outcome, PurchaseRef};
 use crate::domain::reservation::{Reservation, State};
+use crate::domain::transfer::Transfer;
 use crate::domain::{Action, Item, Reason, Rejection};
-use crate::ids::{OperationId, ProductId, ReservationId};
+use crate::ids::{OperationId, ProductId, ReservationId, TransferId};
 use crate::time::Millis;
 
 /// One thing that happened, and the circumstances.
@@ -109,6 +110,13 @@ pub enum Happened {
         /// The items that have changed.
         items: Vec<ItemAfter>,
     },
+    /// Units of a transfer have left this store, or arrived in it.
+    Transfer {
+        /// The transfer after it: which of both it is, its state says.
+        transfer: Transfer,
+        /// The items that have changed.
+        items: Vec<ItemAfter>,
+    },
     /// An item command or a cancel was refused.
     CommandRefused {
         /// What it was about.
@@ -168,13 +176,15 @@ pub enum Subject {
     Purchase(PurchaseRef),
     /// A reservation.
     Reservation(ReservationId),
+    /// A transfer.
+    Transfer(TransferId),
 }
 
 impl Subject {
     /// The product, if it is one.
     pub fn product(&self) -> Option<&ProductId> {
         match self {
-            Self::Store | Self::Reservation(_) => None,
+            Self::Store | Self::Reservation(_) | Self::Transfer(_) => None,
             Self::Product(product) => Some(product),
             Self::Purchase(purchase) => Some(&purchase.product_id),
         }
@@ -184,7 +194,7 @@ impl Subject {
     pub fn purchase(&self) -> Option<&PurchaseRef> {
         match self {
             Self::Purchase(purchase) => Some(purchase),
-            Self::Store | Self::Product(_) | Self::Reservation(_) => None,
+            Self::Store | Self::Product(_) | Self::Reservation(_) | Self::Transfer(_) => None,
         }
     }
 
@@ -192,7 +202,15 @@ impl Subject {
     pub fn reservation(&self) -> Option<ReservationId> {
         match self {
             Self::Reservation(id) => Some(*id),
-            Self::Store | Self::Product(_) | Self::Purchase(_) => None,
+            Self::Store | Self::Product(_) | Self::Purchase(_) | Self::Transfer(_) => None,
+        }
+    }
+
+    /// The transfer, if it is one.
+    pub fn transfer(&self) -> Option<TransferId> {
+        match self {
+            Self::Transfer(id) => Some(*id),
+            Self::Store | Self::Product(_) | Self::Purchase(_) | Self::Reservation(_) => None,
         }
     }
 }
@@ -227,7 +245,7 @@ impl Happened {
             | Self::PurchaseCancelled { item, .. }
             | Self::PurchasePicked { item, .. }
             | Self::CommandRefused { item, .. } => item.as_slice(),
-            Self::Reservation { items, .. } => items,
+            Self::Reservation { items, .. } | Self::Transfer { items, .. } => items,
         }
     }
 
@@ -238,6 +256,7 @@ impl Happened {
         named.or(bought).or(match self {
             Self::CommandRefused { subject, .. } => subject.product(),
             Self::Reservation { reservation, .. } => reservation.lines.iter().map(|line| &line.product_id).next(),
+            Self::Transfer { transfer, .. } => transfer.lines.iter().map(|line| &line.product_id).next(),
             Self::ItemCreated(_)
             | Self::ItemChanged(_)
             | Self::Received(_)
@@ -276,6 +295,7 @@ impl Happened {
             | Self::Adjusted { .. }
             | Self::Counted { .. }
             | Self::Reservation { .. }
+            | Self::Transfer { .. }
             | Self::Shortage { .. }
             | Self::LowStock(_) => None,
         }
@@ -301,10 +321,24 @@ impl Happened {
             | Self::PurchaseExpired { .. }
             | Self::PurchaseCancelled { .. }
             | Self::PurchasePicked { .. }
+            | Self::Transfer { .. }
             | Self::CommandRefused { .. }
             | Self::Shortage { .. }
             | Self::LowStock(_) => None,
         }
+    }
+
+    /// The transfer that it is about, as it is after it.
+    pub fn transfer(&self) -> Option<&Transfer> {
+        if let Self::Transfer { transfer, .. } = self { Some(transfer) } else { None }
+    }
+
+    /// The id of the transfer that it is about.
+    pub fn transfer_id(&self) -> Option<TransferId> {
+        if let Self::CommandRefused { subject, .. } = self {
+            return subject.transfer();
+        }
+        self.transfer().map(|transfer| transfer.id)
     }
 
     /// The id of the reservation that it is about.
@@ -313,6 +347,7 @@ impl Happened {
             Self::Shortage { reservation, .. } => *reservation,
             Self::CommandRefused { subject, .. } => subject.reservation(),
             Self::Reservation { .. }
+            | Self::Transfer { .. }
             | Self::ItemCreated(_)
             | Self::ItemChanged(_)
             | Self::Received(_)
@@ -357,6 +392,7 @@ impl Happened {
                 Some(Became::Refused { subject: subject.clone(), rejection: rejection.clone(), item: after(item) })
             }
             Self::Reservation { reservation, .. } => Some(Became::Reservation(reservation.clone())),
+            Self::Transfer { transfer, .. } => Some(Became::Transfer(transfer.clone())),
             Self::PurchasePicked { .. } | Self::Shortage { .. } | Self::LowStock(_) => None,
         }
     }

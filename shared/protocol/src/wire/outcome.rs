@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::body::OutcomeBody;
 use super::{PurchaseRef, Results, Subject};
 use crate::domain::reservation::Reservation;
+use crate::domain::transfer::Transfer;
 use crate::domain::{Action, Item, Rejection};
 use crate::ids::{OperationId, ProductId};
 use crate::time::Millis;
@@ -76,6 +77,8 @@ pub enum Became {
     },
     /// What was asked of a reservation was done.
     Reservation(Reservation),
+    /// What was asked of a transfer was done.
+    Transfer(Transfer),
     /// The lines of a batch were judged, and done or not.
     Batch(Results),
     /// The whole state was sent again.
@@ -92,6 +95,7 @@ impl Became {
             | Self::Confirmed { .. }
             | Self::Cancelled { .. }
             | Self::Reservation(_)
+            | Self::Transfer(_)
             | Self::Batch(_)
             | Self::Resynced => None,
         }
@@ -105,7 +109,7 @@ impl Became {
             | Self::Expired { item, .. }
             | Self::Cancelled { item, .. }
             | Self::Refused { item, .. } => item.as_ref(),
-            Self::Reservation(_) | Self::Batch(_) | Self::Resynced => None,
+            Self::Reservation(_) | Self::Transfer(_) | Self::Batch(_) | Self::Resynced => None,
         }
     }
 }
@@ -121,9 +125,15 @@ impl Became {
             | Self::Expired { .. }
             | Self::Cancelled { .. }
             | Self::Refused { .. }
+            | Self::Transfer(_)
             | Self::Batch(_)
             | Self::Resynced => None,
         }
+    }
+
+    /// The transfer after it.
+    pub fn transfer(&self) -> Option<&Transfer> {
+        if let Self::Transfer(transfer) = self { Some(transfer) } else { None }
     }
 
     /// What became of each line of a batch.

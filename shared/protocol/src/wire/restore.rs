@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Named, Outcome};
 use crate::domain::reservation::Reservation;
+use crate::domain::transfer::Transfer;
 use crate::hash::Hash;
 use crate::ids::ProductId;
 use crate::link::{Cursor, EntryId, Epoch, Seq};
@@ -75,6 +76,8 @@ pub struct Answer {
     pub outcomes: Vec<Outcome>,
     /// Reservations that are open, or ended within the retention.
     pub reservations: Vec<Reservation>,
+    /// Transfers from and to the store, as it is to know them.
+    pub transfers: Vec<Transfer>,
     /// Entries up to the state's cursor, within the retention or within the spans that were asked about.
     pub entries: Vec<KnownEntry>,
 }
@@ -102,6 +105,9 @@ pub struct Counts {
     /// Reservations.
     #[serde(default)]
     pub reservations: u64,
+    /// Transfers.
+    #[serde(default)]
+    pub transfers: u64,
     /// Entries.
     pub entries: u64,
 }
@@ -119,6 +125,8 @@ pub enum Line {
     Outcomes(Vec<Outcome>),
     /// Some reservations.
     Reservations(Vec<Reservation>),
+    /// Some transfers.
+    Transfers(Vec<Transfer>),
     /// Some entries.
     Entries(Vec<KnownEntry>),
     /// The last.
@@ -143,6 +151,7 @@ pub struct AnswerReader {
     items: Vec<Named>,
     outcomes: Vec<Outcome>,
     reservations: Vec<Reservation>,
+    transfers: Vec<Transfer>,
     entries: Vec<KnownEntry>,
     end: Option<Counts>,
 }
@@ -159,6 +168,7 @@ impl AnswerReader {
             Line::Items(items) => self.items.extend(items),
             Line::Outcomes(outcomes) => self.outcomes.extend(outcomes),
             Line::Reservations(reservations) => self.reservations.extend(reservations),
+            Line::Transfers(transfers) => self.transfers.extend(transfers),
             Line::Entries(entries) => self.entries.extend(entries),
             Line::End(counts) => self.end = Some(counts),
         }
@@ -167,20 +177,34 @@ impl AnswerReader {
 
     /// The answer, if all of it was read.
     pub fn finish(self) -> Result<Answer, Unusable> {
-        let Self { header: Some(header), items, outcomes, reservations, entries, end: Some(end) } = self else {
+        let Self { header: Some(header), items, outcomes, reservations, transfers, entries, end: Some(end) } = self
+        else {
             return Err(Unusable::Incomplete);
         };
         let read = Counts {
             items: items.len() as u64,
             outcomes: outcomes.len() as u64,
             reservations: reservations.len() as u64,
+            transfers: transfers.len() as u64,
             entries: entries.len() as u64,
         };
         if end != read {
             return Err(Unusable::Incomplete);
         }
         let Header { store_id, epoch, lineage, complete, state, covers } = header;
-        Ok(Answer { store_id, epoch, lineage, complete, state, covers, items, outcomes, reservations, entries })
+        Ok(Answer {
+            store_id,
+            epoch,
+            lineage,
+            complete,
+            state,
+            covers,
+            items,
+            outcomes,
+            reservations,
+            transfers,
+            entries,
+        })
     }
 }
 

@@ -17,6 +17,7 @@ pub mod requests;
 mod serve;
 mod strict;
 mod text;
+mod transfers;
 mod words;
 mod written;
 
@@ -31,6 +32,7 @@ pub use query::Query;
 pub use serve::{Room, serve};
 pub use strict::fingerprint;
 pub use text::{Actor, Bounded, CountQuantity, Delta, Name, Quantity, Text, Threshold};
+pub use transfers::TransferLine;
 pub use written::Written;
 
 /// What handlers return.

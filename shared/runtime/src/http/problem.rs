@@ -70,13 +70,14 @@ codes! {
     AlreadyExists "already_exists" 409 "Product Already Exists" false "The store has this product already.";
     VersionConflict "version_conflict" 409 "Version Conflict" false "`expectedVersion` is not the item's version. Read it again and decide anew.";
     Discontinued "discontinued" 409 "Discontinued" false "The item is no longer carried: tills sell what is left, nothing else.";
-    LimitExceeded "limit_exceeded" 409 "Limit Exceeded" false "The quantity would exceed 1,000,000,000.";
+    LimitExceeded "limit_exceeded" 409 "Limit Exceeded" false "The quantity would exceed 1,000,000,000, or more of a transfer was to be received than was shipped.";
     UnsupportedByStore "unsupported_by_store" 409 "Unsupported By Store" false "The store's agent is older than this command. Upgrade it.";
     PurchaseExpired "purchase_expired" 409 "Purchase Expired" false "The store heard of the purchase after its time to live. Nothing was taken; a new attempt takes a new key.";
     PurchaseCancelled "purchase_cancelled" 409 "Purchase Cancelled" false "The purchase was cancelled; its units are back.";
     AlreadyPicked "already_picked" 409 "Already Picked" false "Staff has picked the purchase: it can no longer be cancelled.";
     ReservationExpired "reservation_expired" 409 "Reservation Expired" false "The reservation's time was over: its units are free again.";
     ReservationClosed "reservation_closed" 409 "Reservation Closed" false "The reservation has ended; `state` says how.";
+    TransferClosed "transfer_closed" 409 "Transfer Closed" false "The transfer has ended; `state` says how.";
     StoreOnline "store_online" 409 "Store Online" false "The store's heartbeat is fresh: stop its agent before retiring it.";
     StoreRetired "store_retired" 409 "Store Retired" false "The store was retired. It comes back by adopting its epoch.";
     UnknownClaim "unknown_claim" 409 "Unknown Claim" false "No agent claims this epoch for the store: see the store's `claims`.";
@@ -206,7 +207,13 @@ impl From<&Rejection> for Problem {
                 let text = format!("must be within what the reservation holds, which is {held} of {product_id}");
                 return Self::invalid("/lines", text);
             }
-            Rejection::UnknownReservation => return Self::new(Code::UnknownId),
+            Rejection::UnknownReservation | Rejection::UnknownTransfer => return Self::new(Code::UnknownId),
+            Rejection::BeyondTransfer { product_id, shipped } => {
+                return Self::new(Code::LimitExceeded)
+                    .detail(rejection.to_string())
+                    .with("productId", product_id.as_str())
+                    .with("shipped", *shipped);
+            }
             Rejection::UnknownProduct
             | Rejection::AlreadyExists
             | Rejection::InsufficientStock { .. }
@@ -219,6 +226,7 @@ impl From<&Rejection> for Problem {
             | Rejection::AlreadyPicked
             | Rejection::ReservationExpired
             | Rejection::ReservationClosed { .. }
+            | Rejection::TransferClosed { .. }
             | Rejection::UnsupportedByStore { .. }
             | Rejection::StoreRetired => {}
         }

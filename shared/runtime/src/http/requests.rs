@@ -464,6 +464,72 @@ impl Extend {
     }
 }
 
+/// Units to be sent from one store to another.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"fromStoreId": "store-1", "toStoreId": "store-2", "lines": [{"productId": "coffee", "quantity": 2}], "reference": "refill 17"}))]
+pub struct MakeTransfer {
+    #[schema(value_type = schema::StoreId)]
+    from_store_id: StoreId,
+    #[schema(value_type = schema::StoreId)]
+    to_store_id: StoreId,
+    /// Up to 200 products; what is asked for of the same product is added up.
+    #[schema(min_items = 1)]
+    lines: Vec<LineBody>,
+    /// The destination books it in as soon as it hears that it was shipped.
+    auto_receive: Option<bool>,
+    reference: Option<Reference>,
+}
+
+/// What is to be sent.
+#[derive(Debug)]
+pub struct Sent {
+    /// The source.
+    pub from: StoreId,
+    /// The destination, another store.
+    pub to: StoreId,
+    /// What.
+    pub lines: Lines,
+    /// It is booked in without anybody's doing.
+    pub auto_receive: bool,
+    /// The order that it is for.
+    pub reference: Option<String>,
+}
+
+impl MakeTransfer {
+    /// What is asked.
+    pub fn asked(self) -> Result<Sent> {
+        if self.from_store_id == self.to_store_id {
+            return Err(Problem::invalid("/toStoreId", "must be another store than fromStoreId"));
+        }
+        Ok(Sent {
+            from: self.from_store_id,
+            to: self.to_store_id,
+            lines: lines(self.lines)?,
+            auto_receive: self.auto_receive.unwrap_or(false),
+            reference: self.reference.map(|text| text.0),
+        })
+    }
+}
+
+/// A transfer has arrived.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = ReceiveTransfer, example = json!({"lines": [{"productId": "coffee", "quantity": 2}], "reference": "delivery note 4711"}))]
+pub struct ReceiveTransfer {
+    /// All of it, if they are left out; otherwise the rest is missing for good.
+    #[schema(min_items = 1)]
+    lines: Option<Vec<LineBody>>,
+    reference: Option<Reference>,
+}
+
+impl ReceiveTransfer {
+    /// What has arrived, if not all of it, and the delivery note.
+    pub fn asked(self) -> Result<(Option<Lines>, Option<String>)> {
+        Ok((self.lines.map(lines).transpose()?, self.reference.map(|text| text.0)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

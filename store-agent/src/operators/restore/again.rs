@@ -1,6 +1,7 @@
 //! Recording an own entry again on top of central's state: by its difference, never refused.
 
 use protocol::domain::reservation::{Reservation, State};
+use protocol::domain::transfer::{self, Transfer};
 use protocol::domain::{Change, Item, Line, Lines, apply};
 use protocol::ids::{OperationId, ProductId};
 use protocol::link::Entry;
@@ -35,6 +36,8 @@ struct Known {
     attempt: Option<Outcome>,
     /// The reservation that it is about as it is now.
     reservation: Option<Reservation>,
+    /// The transfer that it is about as it is now.
+    transfer: Option<Transfer>,
 }
 
 /// Records it, unless it is none that can happen again. Says whether it was recorded.
@@ -64,6 +67,10 @@ pub(super) fn record(connection: &Connection, head: &mut Head, entry: &Entry, no
             Some(reservation) => ledger::reservations::find(connection, reservation.id)?,
             None => None,
         },
+        transfer: match original.what.transfer() {
+            Some(transfer) => ledger::transfers::find(connection, transfer.id)?,
+            None => None,
+        },
     };
     let Some(Again { shortages, effect }) = decide(original, known, now) else { return Ok(false) };
     if let Some(shortages) = shortages {
@@ -85,7 +92,8 @@ struct Again {
 
 /// `None`: it cannot happen again. It is a notice, a shortage of an earlier restore, the end of a reservation's time that is
 /// known already, or a reply to a command that central has the outcome of.
-fn decide(original: Fact, Known { items, outcome, attempt, reservation: held }: Known, now: Millis) -> Option<Again> {
+fn decide(original: Fact, known: Known, now: Millis) -> Option<Again> {
+    let Known { items, outcome, attempt, reservation: held, transfer: on_its_way } = known;
     let is_taken = attempt.as_ref().map(|attempt| matches!(attempt.became, Became::Confirmed { .. }));
     let is_cancel = matches!(original.what, Happened::PurchaseCancelled { .. });
     // A purchase that was confirmed before may still be cancelled.
@@ -95,6 +103,7 @@ fn decide(original: Fact, Known { items, outcome, attempt, reservation: held }: 
     let at = original.recorded_at;
     let mut today = Today { items, shortages: Vec::new(), now };
     let (mut outcomes, mut purchase_change, mut reservation_after) = (Vec::new(), None, None);
+    let mut transfer_after = None;
     let what = match original.what {
         Happened::ItemCreated(then) => Happened::ItemCreated(today.created(then)),
         Happened::ItemChanged(then) if planted(Bug::RestoredChangeForgotten) => {
@@ -147,6 +156,11 @@ fn decide(original: Fact, Known { items, outcome, attempt, reservation: held }: 
             reservation_after = what.reservation().cloned();
             what
         }
+        Happened::Transfer { transfer, items } => {
+            let what = today.transfer(transfer, items, on_its_way);
+            transfer_after = what.transfer().cloned();
+            what
+        }
         Happened::CommandRefused { subject, rejection, item } => {
             let item = subject.product().and_then(|product| today.unchanged(product, item));
             Happened::CommandRefused { subject, rejection, item }
@@ -173,6 +187,7 @@ fn decide(original: Fact, Known { items, outcome, attempt, reservation: held }: 
         outcomes,
         purchase: purchase_change,
         reservation: reservation_after,
+        transfer: transfer_after,
         parked: None,
     };
     Some(Again { shortages, effect })
@@ -297,6 +312,19 @@ impl Today {
             }
         };
         Happened::Reservation { step, reservation, items }
+    }
+
+    /// `known`: the transfer as it is today. Its units have left, or arrived, if that is not in the books.
+    fn transfer(&mut self, then: Transfer, items: Vec<ItemAfter>, known: Option<Transfer>) -> Happened {
+        let is_new =
+            |known: &Transfer| then.state != transfer::State::Shipped && known.state == transfer::State::Shipped;
+        match known.filter(|known| !is_new(known) && !planted(Bug::RestoredReceiptCountedTwice)) {
+            Some(known) => Happened::Transfer { transfer: known, items: Vec::new() },
+            None => {
+                let items = items.into_iter().map(|after| self.moved(after)).collect();
+                Happened::Transfer { transfer: then, items }
+            }
+        }
     }
 
     /// A hold that is not known today: its units are held again if they are free. Else it ends: nothing of it has left the

@@ -92,6 +92,16 @@ words! {
             "confirmedLines": json_of::<Lines>(),
         },
     });
+    /// A transfer as a store told of it.
+    StoreTransfer json!({
+        "type": "object", "required": ["id", "from", "to", "lines", "createdAt", "status"],
+        "properties": {
+            "id": json_of::<Id>(), "from": json_of::<StoreId>(), "to": json_of::<StoreId>(),
+            "lines": json_of::<Lines>(), "names": {"type": "object"}, "autoReceive": {"type": "boolean"},
+            "reference": {"type": "string"}, "createdAt": json_of::<Time>(), "status": {"type": "string"},
+            "receivedLines": json_of::<Lines>(),
+        },
+    });
     /// What an agent that restores its store has of it.
     RestoreQuestion json!({
         "type": "object", "required": ["epoch", "log"], "additionalProperties": false,

@@ -1,0 +1,168 @@
+//! Units that go to another store, or come from one: read, receive.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use protocol::domain::transfer::Transfer;
+use protocol::ids::{StoreId, TransferId};
+use protocol::time::Millis;
+use protocol::wire::About;
+use runtime::http::openapi::schema;
+use runtime::http::requests::ReceiveTransfer;
+use runtime::http::{
+    Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, TransferLine, Write, Written, encode_cursor,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::answer::{Call, Done, is_replayed};
+use super::{App, Shared};
+use crate::ledger;
+use crate::ledger::transfers::{self, Recorded};
+use crate::operations::reservations::Asking;
+use crate::operations::transfers::receive as book_in;
+
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(receive))
+}
+
+/// Units that go from one store to another
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Transfer, example = json!({
+    "transferId": "0197a1b2-0000-7000-8000-000000000004", "fromStoreId": "store-1", "toStoreId": "store-2",
+    "direction": "in", "status": "shipped",
+    "lines": [{"productId": "coffee", "name": "Coffee, 500 g", "quantity": 2, "received": null}],
+    "discrepancy": false, "autoReceive": false, "createdAt": "2026-01-31T12:00:00.000Z", "reference": "refill 17",
+}))]
+struct View<'a> {
+    #[schema(value_type = schema::Id)]
+    transfer_id: TransferId,
+    #[schema(value_type = schema::StoreId)]
+    from_store_id: &'a StoreId,
+    #[schema(value_type = schema::StoreId)]
+    to_store_id: &'a StoreId,
+    /// `in` or `out`.
+    direction: &'static str,
+    /// `shipped` or `received`. What has left this store stays `shipped` here: central knows what becomes of it.
+    status: &'static str,
+    lines: Vec<TransferLine>,
+    /// Less has arrived than was shipped.
+    discrepancy: bool,
+    auto_receive: bool,
+    #[schema(value_type = schema::Time)]
+    created_at: Millis,
+    reference: Option<&'a str>,
+}
+
+type Transfers = List<View<'static>>;
+
+fn view(here: &StoreId, transfer: &Transfer) -> Value {
+    let view = View {
+        transfer_id: transfer.id,
+        from_store_id: &transfer.from,
+        to_store_id: &transfer.to,
+        direction: if transfer.to == *here { "in" } else { "out" },
+        status: transfer.state.as_str(),
+        lines: TransferLine::all_of(transfer),
+        discrepancy: transfer.has_discrepancy(),
+        auto_receive: transfer.auto_receive,
+        created_at: transfer.created_at,
+        reference: transfer.reference.as_deref(),
+    };
+    serde_json::to_value(view).expect("a transfer serialises")
+}
+
+/// Book in a transfer that has arrived
+///
+/// With or without a connection. What is not named among the lines is missing for good: `discrepancy`.
+#[utoipa::path(
+    post, path = "/transfers/{id}/receive", operation_id = "receiveTransfer", tag = "Transfers", params(IdPath, Write),
+    request_body = Option<ReceiveTransfer>,
+    responses((status = 200, description = "The transfer", body = View)),
+    extensions(("x-problems" = json!(["unknown_id", "transfer_closed", "limit_exceeded"]))),
+)]
+async fn receive(
+    State(app): Shared,
+    IdPath(id): IdPath,
+    write: Write,
+    OptionalBody { value, json }: OptionalBody<ReceiveTransfer>,
+) -> Result<Response> {
+    let id: TransferId = id.parse().map_err(|_| Problem::new(Code::UnknownId))?;
+    let (lines, reference) = value.asked()?;
+    let about = About {
+        reference,
+        actor: write.actor.clone(),
+        traceparent: Some(write.traceparent.clone()),
+        occurred_at: None,
+    };
+    let store = app.store.clone();
+    let answer = app
+        .write(&write, &json, move |connection, Call { operation, is_known, now, .. }| {
+            let done = |transfer: &Transfer, position| Done::new(StatusCode::OK, &view(&store, transfer), position);
+            if is_known && let Some(known) = transfers::find_incoming(connection, id)? {
+                return Ok(done(&known, ledger::head(connection)?.cursor.id()));
+            }
+            let asking = Asking { operation, about: about.clone(), command: None };
+            let booked = book_in(connection, id, lines.as_ref(), &asking, now)?;
+            Ok(done(&booked.transfer, booked.position))
+        })
+        .await?;
+    app.expiry.notify_one();
+    app.transfer_at_present(id, answer).await
+}
+
+impl App {
+    /// What a key stands for is what the transfer is now.
+    async fn transfer_at_present(&self, id: TransferId, answer: Response) -> Result<Response> {
+        if !is_replayed(&answer) {
+            return Ok(answer);
+        }
+        let found = self.db.read(|connection| transfers::find_incoming(connection, id)).await?;
+        let Some(present) = found else { return Ok(answer) };
+        let (mut parts, _) = answer.into_parts();
+        parts.headers.remove(axum::http::header::CONTENT_LENGTH);
+        Ok((StatusCode::OK, parts.headers, Json(view(&self.store, &present))).into_response())
+    }
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+struct Filter {
+    direction: Option<String>,
+    status: Option<String>,
+    size: Option<i64>,
+    cursor: Option<String>,
+}
+
+/// List transfers
+#[utoipa::path(
+    get, path = "/transfers", operation_id = "listTransfers", tag = "Transfers", params(Filter),
+    responses((status = 200, description = "Transfers, the newest first", body = Transfers)),
+)]
+async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
+    let page = Page::of(None, filter.size, filter.cursor.as_deref(), 1)?;
+    let before = page.after.as_ref().map(|after| {
+        after[0].parse::<i64>().map_err(|_| Problem::invalid("?cursor", "must be a nextCursor of this list"))
+    });
+    let filter = transfers::Filter {
+        direction: filter.direction,
+        status: filter.status,
+        before: before.transpose()?,
+        limit: page.limit(),
+    };
+    let store = app.store.clone();
+    let list = app.db.scan(move |connection| {
+        let rows = transfers::list(connection, &filter)?;
+        let list = List::cut(rows, &page, |recorded: &Recorded| encode_cursor(&[&recorded.number.to_string()]));
+        Ok(Written::json(&list.map(|recorded| view(&store, &recorded.transfer))))
+    });
+    Ok(list.await?)
+}

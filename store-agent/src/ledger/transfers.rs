@@ -1,0 +1,99 @@
+//! Units that go to another store, or come from one.
+
+use protocol::domain::transfer::{State, Transfer};
+use protocol::ids::TransferId;
+use protocol::time::Millis;
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
+
+/// A row of `transfer`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// Order in which this store heard of them.
+    pub number: i64,
+    pub transfer: Transfer,
+}
+
+/// Columns of a transfer, in the order that [`Recorded::read`] expects.
+const COLUMNS: &str = "number, body";
+
+impl Recorded {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let transfer = serde_json::from_str(row.get_ref(1)?.as_str()?);
+        let transfer =
+            transfer.map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, Type::Text, Box::new(error)))?;
+        Ok(Self { number: row.get(0)?, transfer })
+    }
+}
+
+pub fn find(connection: &Connection, id: TransferId) -> rusqlite::Result<Option<Transfer>> {
+    connection
+        .prepare_cached(&format!("select {COLUMNS} from transfer where transfer_id = ?1"))?
+        .query_row([id.to_string()], |row| Ok(Recorded::read(row)?.transfer))
+        .optional()
+}
+
+/// One that comes to this store, or has come.
+pub fn find_incoming(connection: &Connection, id: TransferId) -> rusqlite::Result<Option<Transfer>> {
+    let here = super::store_id(connection)?;
+    Ok(find(connection, id)?.filter(|transfer| transfer.to == here))
+}
+
+/// Makes it what it is now.
+pub(crate) fn save(connection: &Connection, transfer: &Transfer, at: Millis) -> rusqlite::Result<()> {
+    let is_incoming = transfer.to == super::store_id(connection)?;
+    let is_over = !is_incoming || transfer.state != State::Shipped;
+    connection
+        .prepare_cached(
+            "insert into transfer (transfer_id, direction, status, body, settled_at) values (?1, ?2, ?3, ?4, ?5) \
+             on conflict (transfer_id) do update set status = excluded.status, body = excluded.body, \
+             settled_at = excluded.settled_at",
+        )?
+        .execute(params![
+            transfer.id.to_string(),
+            if is_incoming { "in" } else { "out" },
+            transfer.state.as_str(),
+            serde_json::to_string(transfer).expect("a transfer serialises"),
+            is_over.then_some(at.0),
+        ])?;
+    Ok(())
+}
+
+/// All that are kept, in the order in which this store heard of them.
+pub fn all(connection: &Connection) -> rusqlite::Result<Vec<Transfer>> {
+    connection
+        .prepare_cached(&format!("select {COLUMNS} from transfer order by number"))?
+        .query_map([], |row| Ok(Recorded::read(row)?.transfer))?
+        .collect()
+}
+
+/// Which transfers a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// `in` or `out`; another text finds nothing.
+    pub direction: Option<String>,
+    /// `shipped` or `received`; another text finds nothing.
+    pub status: Option<String>,
+    /// Numbered below this.
+    pub before: Option<i64>,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// Transfers, the newest first.
+pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Recorded>> {
+    let mut sql = format!("select {COLUMNS} from transfer where true");
+    let mut values: Vec<&dyn ToSql> = Vec::new();
+    for (condition, wanted) in [("direction = ?", &filter.direction), ("status = ?", &filter.status)] {
+        if let Some(wanted) = wanted {
+            sql.push_str(&format!(" and {condition}"));
+            values.push(wanted);
+        }
+    }
+    if let Some(before) = &filter.before {
+        sql.push_str(" and number < ?");
+        values.push(before);
+    }
+    sql.push_str(&format!(" order by number desc limit {}", filter.limit));
+    connection.prepare_cached(&sql)?.query_map(params_from_iter(values), Recorded::read)?.collect()
+}
