@@ -194,6 +194,8 @@ mod tests {
 
     use super::*;
     use crate::promises::stores::{adopt, retire};
+    use crate::storage::queries::Slice;
+    use crate::storage::queries::transfers::{Filter, list};
     use crate::testing::{Agent, NOW, database, product};
 
     fn id() -> TransferId {
@@ -325,9 +327,15 @@ mod tests {
         retire(&connection, &mut destination.store(&connection), NOW).expect("retires");
         assert_eq!(known(&connection), (Status::Shipped, 0));
         assert!(transfers::find(&connection, id()).expect("reads").expect("is").is_destination_retired);
+        let listed = |status: &str| {
+            let filter = Filter { store: None, status: Some(status.into()) };
+            list(&connection, &filter, &Slice { after: None, offset: 0, limit: 9 }).expect("reads").len()
+        };
+        assert_eq!((listed("shipped"), listed("received")), (0, 1), "by the status that is shown");
         let epoch = destination.head.epoch;
         assert!(adopt(&connection, &mut destination.store(&connection), epoch, NOW).expect("adopts"));
         assert_eq!((known(&connection), asked_for(&connection, &destination, "announce")), ((Status::Shipped, 2), 2));
+        assert_eq!((listed("shipped"), listed("received")), (1, 0));
     }
 
     #[test]

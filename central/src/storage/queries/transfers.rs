@@ -10,7 +10,7 @@ use crate::storage::transfers::{COLUMNS, Transfer};
 pub struct Filter {
     /// From or to this store.
     pub store: Option<String>,
-    /// With this status.
+    /// With this status. What is on its way to a retired store is shown as received, with nothing that has arrived.
     pub status: Option<String>,
 }
 
@@ -19,6 +19,8 @@ pub fn list(connection: &Connection, filter: &Filter, slice: &Slice<i64>) -> rus
     select(filter, slice).rows(connection, Transfer::read)
 }
 
+const IS_LOST: &str = "exists (select 1 from store where store.store_id = transfer.to_store and retired)";
+
 fn select(filter: &Filter, slice: &Slice<i64>) -> Select {
     let mut select = Select::new(format!("select {COLUMNS} from transfer where true"));
     if let Some(store) = &filter.store {
@@ -26,7 +28,17 @@ fn select(filter: &Filter, slice: &Slice<i64>) -> Select {
              union all select number from transfer where to_store = ?)";
         select.and(of_store, [store.clone().into(), store.clone().into()]);
     }
-    select.and_equal("status", filter.status.as_deref());
+    match filter.status.as_deref() {
+        Some("shipped") => select.and(&format!("status = 'shipped' and not {IS_LOST}"), []),
+        Some("received") => select.and(
+            &format!(
+                "number in (select number from transfer where status = 'received' \
+                 union all select number from transfer where status = 'shipped' and {IS_LOST})"
+            ),
+            [],
+        ),
+        status => select.and_equal("status", status),
+    }
     if let Some(number) = slice.after {
         select.and("number < ?", [number.into()]);
     }
@@ -42,7 +54,12 @@ mod tests {
     fn no_list_of_one_store_or_status_reads_all_transfers() {
         let connection = database();
         let text = || Some("shipped".to_owned());
-        let filters = [Filter { status: text(), ..Filter::default() }, Filter { store: text(), ..Filter::default() }];
+        let received = Some("received".to_owned());
+        let filters = [
+            Filter { status: text(), ..Filter::default() },
+            Filter { status: received, ..Filter::default() },
+            Filter { store: text(), ..Filter::default() },
+        ];
         for filter in filters {
             let sql = select(&filter, &Slice { after: None, offset: 0, limit: 51 }).sql;
             let plan = plan(&connection, &sql);
