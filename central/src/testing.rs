@@ -197,8 +197,7 @@ impl Agent {
         let mut store = self.store(connection);
         let ask = purchases::PurchaseRequest {
             id: purchase_id(number),
-            product: product("tea"),
-            quantity: Quantity::try_from(quantity).expect("in range"),
+            lines: Lines::one(product("tea"), Quantity::try_from(quantity).expect("in range")),
             customer: None,
             about: About::default(),
             ttl_ms: 60_000,

@@ -6,13 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use protocol::domain::{Item, Rejection};
+use protocol::domain::{Item, Lines, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::promise::policy::{ATTEMPTS_MAX, Policy};
 use protocol::promise::purchase::Status;
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
-use runtime::http::requests::Reference;
+use runtime::http::requests::{LineBody, Reference, lines};
 use runtime::http::{
     Body, Bounded, Code, IdPath, ItemPath, List, OptionalBody, Page, Prefer, Problem, Quantity, Query, Result, Text,
     Write, Written, encode_cursor,
@@ -29,10 +29,10 @@ use super::write::{Done, Headers, Target, Written as Begun, about, key_of, load}
 use super::{App, Shared};
 use crate::links::presence::Unavailable;
 use crate::links::seeking::candidates;
-use crate::promises::purchases::{Cancelled, PurchaseRequest, begin, cancel as ask_to_cancel};
+use crate::promises::purchases::{Cancelled, PurchaseRequest, begin, cancel as ask_to_cancel, would_sell};
 use crate::storage::idempotency::{Effect, Key};
 use crate::storage::purchases::{self, Purchase};
-use crate::storage::queries::offers::{self, Shown};
+use crate::storage::queries::offers::{self, OfferOfAll, Shown};
 use crate::storage::queries::purchases as listed;
 use crate::storage::stores::Store;
 use crate::storage::{Connection, commands, items};
@@ -86,8 +86,7 @@ async fn buy(
     }
     let ask = PurchaseRequest {
         id: PurchaseId::new(uuid::Uuid::now_v7()),
-        product: product_id,
-        quantity: value.quantity.0,
+        lines: Lines::one(product_id, value.quantity.0),
         customer: value.customer_id.map(|text| text.0),
         about: about(write, value.reference.map(|text| text.0)),
         ttl_ms: value.ttl_seconds.map_or(TTL_SECONDS, |ttl| ttl.0) * 1_000,
@@ -99,15 +98,21 @@ async fn buy(
 }
 
 /// A purchase at a store that is named, or that a policy chooses: not both
+///
+/// `productId` and `quantity`, or `lines`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(as = Buy, example = json!({
-    "productId": "coffee", "quantity": 2, "policy": "highest-available", "reference": "order 18",
+    "lines": [{"productId": "coffee", "quantity": 2}, {"productId": "tea", "quantity": 1}],
+    "policy": "highest-available", "reference": "order 18",
 }))]
 struct BuyAnywhere {
-    #[schema(value_type = schema::ProductId)]
-    product_id: ProductId,
-    quantity: Quantity,
+    #[schema(value_type = Option<schema::ProductId>)]
+    product_id: Option<ProductId>,
+    quantity: Option<Quantity>,
+    /// Up to 200 products, all from one store or none; what is asked for of the same product is added up.
+    #[schema(min_items = 1)]
+    lines: Option<Vec<LineBody>>,
     /// Only this store.
     #[schema(value_type = Option<schema::StoreId>)]
     store_id: Option<StoreId>,
@@ -120,9 +125,26 @@ struct BuyAnywhere {
     reference: Option<Reference>,
 }
 
+impl BuyAnywhere {
+    /// What is wanted, in whichever form.
+    fn wanted(&mut self) -> Result<Lines> {
+        match (self.product_id.take(), self.quantity.take(), self.lines.take()) {
+            (Some(product), Some(quantity), None) => Ok(Lines::one(product, quantity.0)),
+            (None, None, Some(wanted)) => lines(wanted),
+            (None, None, None) => Err(Problem::invalid("/lines", "is missing, and so are productId and quantity")),
+            (None, Some(_), None) => Err(Problem::invalid("/productId", "is missing")),
+            (Some(_), None, None) => Err(Problem::invalid("/quantity", "is missing")),
+            (Some(_), _, Some(_)) | (None, Some(_), Some(_)) => {
+                Err(Problem::invalid("/lines", "must be left out where productId and quantity say what is wanted"))
+            }
+        }
+    }
+}
+
 /// Buy at the store that a policy chooses
 ///
-/// Stores are asked one after another, at most five, within the time to live; `attempts` explains the choice.
+/// One product, or several `lines` of which one store takes all or none. Stores are asked one after another, at most five,
+/// within the time to live; `attempts` explains the choice.
 #[utoipa::path(
     post, path = "/purchase", operation_id = "buy", tag = "Purchases", params(Write, Prefer),
     request_body = BuyAnywhere,
@@ -133,9 +155,10 @@ async fn buy_anywhere(
     State(app): Shared,
     write: Write,
     prefer: Prefer,
-    Body { value, json }: Body<BuyAnywhere>,
+    Body { mut value, json }: Body<BuyAnywhere>,
 ) -> Result<Response> {
     refuse_if_match(&write)?;
+    let lines = value.wanted()?;
     if value.store_id.is_some() && value.policy.is_some() {
         return Err(Problem::invalid("/policy", "must be left out where storeId names the store"));
     }
@@ -145,8 +168,7 @@ async fn buy_anywhere(
     }
     let ask = PurchaseRequest {
         id: PurchaseId::new(uuid::Uuid::now_v7()),
-        product: value.product_id,
-        quantity: value.quantity.0,
+        lines,
         customer: value.customer_id.map(|text| text.0),
         about: about(write, value.reference.map(|text| text.0)),
         ttl_ms: value.ttl_seconds.map_or(TTL_SECONDS, |ttl| ttl.0) * 1_000,
@@ -212,7 +234,7 @@ impl PartialSchema for BoughtItem {
 
 impl ToSchema for BoughtItem {}
 
-/// A store that would sell so many.
+/// A store that would sell all of it: of the scarcest line so many.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Alternative {
@@ -231,7 +253,7 @@ impl App {
         let (_, reading) = self.sellable(store_id).await?;
         let ask = PurchaseRequest { redis_now: reading.redis_now, ..ask };
         let target = Target { effect: Effect::Purchase, id: ask.id.to_string(), store: store_id.clone() };
-        let (judge, quantity, product) = (self.clone(), ask.quantity.get(), ask.product.clone());
+        let (judge, lines) = (self.clone(), ask.lines.clone());
         let begun = self
             .write(key, target, move |connection, store, now| {
                 judge.still_sellable(store, &reading)?;
@@ -244,11 +266,12 @@ impl App {
             .await;
         match begun {
             Err(problem) if problem.code() == Code::InsufficientStock => {
-                let others = self.alternatives(store_id, &product, quantity).await?;
+                let others = self.alternatives(store_id, &lines).await?;
                 Err(named(problem.with("storeId", store_id.as_str()), others)?)
             }
             Err(problem) if problem.code() == Code::UnknownProduct => {
-                Err(self.unknown_product(&self.known(store_id).await?, &product).await)
+                let unknown = self.unknown_line(store_id, &lines).await?;
+                Err(self.unknown_product(&self.known(store_id).await?, &unknown).await)
             }
             begun => begun,
         }
@@ -256,9 +279,8 @@ impl App {
 
     /// B1 at the first store, in the policy's order, that may be asked.
     async fn buy_by(self: &Arc<Self>, policy: Policy, ask: PurchaseRequest, key: Option<Key>) -> Result<Begun<()>> {
-        let (presence, product, quantity) = (self.presence.clone(), ask.product.clone(), ask.quantity.get());
-        let wanted = product.clone();
-        let found = self.db.scan(move |connection| candidates(connection, &presence, &wanted, quantity, policy));
+        let (presence, lines) = (self.presence.clone(), ask.lines.clone());
+        let found = self.db.scan(move |connection| candidates(connection, &presence, &lines, policy));
         let mut last = None;
         for store in found.await?.into_iter().take(ATTEMPTS_MAX) {
             match self.buy_at(&store, ask.clone(), key.clone()).await {
@@ -269,36 +291,58 @@ impl App {
         let later = |problem: &Problem| matches!(problem.code(), Code::StoreUnavailable | Code::Overloaded);
         Err(match last.filter(later) {
             Some(problem) => problem,
-            None => self.nobody_sells(product, quantity).await?,
+            None => self.nobody_sells(ask.lines).await?,
         })
     }
 
     /// Why no store is asked.
-    async fn nobody_sells(&self, product: ProductId, quantity: i64) -> Result<Problem> {
-        let wanted = product.clone();
-        let offers = self.db.scan(move |connection| offers::of_product(connection, &wanted)).await?;
-        if offers.is_empty() {
-            let problem = Problem::new(Code::UnknownProduct).detail(format!("no store has a product {product}"));
-            return Ok(problem.with("productId", product.as_str()));
+    async fn nobody_sells(&self, lines: Lines) -> Result<Problem> {
+        let wanted = lines.clone();
+        let found = self.db.scan(move |connection| {
+            Ok((offers::of_each(connection, &wanted)?, offers::of_lines(connection, &wanted)?))
+        });
+        let (each, of_all) = found.await?;
+        for (line, offers) in lines.iter().zip(&each) {
+            let product = &line.product_id;
+            if offers.is_empty() {
+                let problem = Problem::new(Code::UnknownProduct).detail(format!("no store has a product {product}"));
+                return Ok(problem.with("productId", product.as_str()));
+            }
+            if offers.iter().all(|offer| offer.item.discontinued) {
+                return Ok(Problem::from(Rejection::Discontinued).with("productId", product.as_str()));
+            }
         }
-        if offers.iter().all(|offer| offer.item.discontinued) {
-            return Ok(Problem::from(Rejection::Discontinued));
-        }
-        let would_sell = |offer: &offers::Offer| items::online_available(&offer.item, offer.pending);
-        let away = offers.iter().filter(|offer| would_sell(offer) >= quantity);
+        let away = of_all.iter().filter(|offer| offer.left >= 0);
         let mut why = away.filter_map(|offer| Some((offer, self.presence.judge_remembered(&offer.store).err()?)));
         if let Some((offer, why)) = why.next() {
             return Ok(self.unavailable(&offer.store.id, why, None));
         }
-        // Of the chain; what could be had is of the one store that has most.
-        let sum = |of: fn(&Item) -> i64| offers.iter().map(|offer| of(&offer.item)).sum::<i64>();
-        Ok(Problem::from(Rejection::InsufficientStock {
-            requested: quantity,
-            quantity: sum(|item| item.quantity),
-            reserved: sum(|item| item.reserved),
-            allotted: sum(|item| item.allotted),
-            available: offers.iter().map(would_sell).max().unwrap_or(0),
-        }))
+        // Figures are of the chain; what could be had is of the one store that has most.
+        let mut offers = each.iter();
+        let short = lines.each(|line| {
+            let offers = offers.next().map_or(&[][..], Vec::as_slice);
+            let sum = |of: fn(&Item) -> i64| offers.iter().map(|offer| of(&offer.item)).sum::<i64>();
+            let most = offers.iter().map(|offer| items::online_available(&offer.item, offer.pending)).max();
+            let (requested, available) = (line.quantity.get(), most.unwrap_or(0));
+            if requested <= available && lines.only().is_none() {
+                return Ok(());
+            }
+            let chain = Item {
+                quantity: sum(|item| item.quantity),
+                reserved: sum(|item| item.reserved),
+                allotted: sum(|item| item.allotted),
+                ..Item::default()
+            };
+            Err(Rejection::insufficient(&chain, requested, available))
+        });
+        if let Err(short) = short {
+            return Ok(short.into());
+        }
+        let apart = Problem::new(Code::InsufficientStock).detail("no store has enough of all of these products");
+        let Some(closest) = of_all.iter().max_by_key(|offer| offer.left) else { return Ok(apart) };
+        let mut items = closest.items.iter();
+        let short = lines.each(|line| would_sell(line, items.next())).err();
+        Ok(short.map_or(apart, Problem::from).with("storeId", closest.store.id.as_str()))
     }
 
     /// Waits for a purchase's outcome and says it.
@@ -350,10 +394,10 @@ impl App {
             let replied =
                 request.and_then(|request| request.outcome).and_then(|outcome| outcome.became.item().cloned());
             let replied = replied.filter(|_| purchase.status == Status::Confirmed);
-            let shown = offers::one(connection, &purchase.store, &purchase.product)?;
+            let shown = offers::one(connection, &purchase.store, &purchase.lines.first().product_id)?;
             Ok(shown.and_then(|Shown { store, item, pending }| Some((store, replied.or(item)?, pending))))
         });
-        let product_id = purchase.product.clone();
+        let product_id = purchase.lines.first().product_id.clone();
         let item = match found.await? {
             Some((store, item, pending)) => {
                 BoughtItem::Shown(ItemView::of(self, &store, product_id, &item, pending).into())
@@ -384,21 +428,26 @@ impl App {
         if code != Code::InsufficientStock {
             return Ok(problem);
         }
-        named(problem, self.alternatives(&purchase.store, &purchase.product, purchase.quantity.get()).await?)
+        named(problem, self.alternatives(&purchase.store, &purchase.lines).await?)
     }
 
-    /// Other stores that would sell so many now, those with most first.
-    async fn alternatives(&self, except: &StoreId, product: &ProductId, units: i64) -> Result<Vec<Alternative>> {
-        let offers = self.db.read(|connection| offers::of_product(connection, product)).await?;
-        let mut found: Vec<Alternative> = offers
-            .into_iter()
-            .map(|offer| ItemView::of(self, &offer.store, product.clone(), &offer.item, offer.pending))
-            .filter(|view| view.store_id != *except && view.online_available >= units)
-            .map(|view| Alternative { store_id: view.store_id, online_available: view.online_available })
-            .collect();
-        found.sort_by(|a, b| b.online_available.cmp(&a.online_available).then_with(|| a.store_id.cmp(&b.store_id)));
-        found.truncate(ALTERNATIVES);
-        Ok(found)
+    /// The first of these products that the view does not have of a store.
+    async fn unknown_line(&self, store: &StoreId, lines: &Lines) -> Result<ProductId> {
+        let known = self.db.read(|connection| items::of_lines(connection, store, lines)).await?;
+        let unknown = lines.iter().find(|line| !known.contains_key(&line.product_id));
+        Ok(unknown.unwrap_or(lines.first()).product_id.clone())
+    }
+
+    /// Other stores that would sell all of it now, those with most of their scarcest line left first.
+    async fn alternatives(&self, except: &StoreId, lines: &Lines) -> Result<Vec<Alternative>> {
+        let mut offers = self.db.read(|connection| offers::of_lines(connection, lines)).await?;
+        offers.retain(|offer| {
+            offer.left >= 0 && offer.store.id != *except && self.presence.judge_remembered(&offer.store).is_ok()
+        });
+        offers.sort_by(|a, b| b.left.cmp(&a.left).then_with(|| a.store.id.cmp(&b.store.id)));
+        offers.truncate(ALTERNATIVES);
+        let named = |OfferOfAll { store, online_available, .. }| Alternative { store_id: store.id, online_available };
+        Ok(offers.into_iter().map(named).collect())
     }
 }
 
@@ -410,6 +459,7 @@ struct Filter {
     status: Option<String>,
     customer_id: Option<String>,
     reference: Option<String>,
+    /// Those with a line of this product.
     product_id: Option<String>,
     #[param(value_type = Option<schema::Time>)]
     since: Option<Millis>,

@@ -3,7 +3,7 @@
 use axum::http::{HeaderName, HeaderValue};
 use protocol::domain::reservation::Reservation;
 use protocol::domain::transfer::Transfer;
-use protocol::domain::{Item, Quantity};
+use protocol::domain::{Item, Lines};
 use protocol::ids::{ProductId, StoreId};
 use protocol::number::Epoch;
 use protocol::promise::policy::Policy;
@@ -107,13 +107,6 @@ pub(super) fn as_of(app: &App, store: &Store) -> Millis {
     store.as_of.max(app.presence.report(&store.id).current_at)
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Line {
-    product_id: ProductId,
-    quantity: Quantity,
-}
-
 /// A store that was asked for a purchase.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -164,8 +157,9 @@ pub(super) struct PurchaseView {
     /// The store that was asked last.
     #[schema(value_type = schema::StoreId)]
     store_id: StoreId,
-    #[schema(value_type = Vec<schema::Line>)]
-    lines: Vec<Line>,
+    /// Confirmed as a whole, or not at all.
+    #[schema(value_type = schema::Lines)]
+    lines: Lines,
     #[serde(skip_serializing_if = "Option::is_none")]
     /// By what the store was chosen, if central chose it.
     #[schema(value_type = Option<String>)]
@@ -200,7 +194,7 @@ impl PurchaseView {
             purchase_id: purchase.id.to_string(),
             status: purchase.status.as_str(),
             store_id: purchase.store.clone(),
-            lines: vec![Line { product_id: purchase.product.clone(), quantity: purchase.quantity }],
+            lines: purchase.lines.clone(),
             policy: purchase.choice.as_ref().and_then(|choice| choice.policy),
             attempts: Attempt::all_of(purchase),
             reference: purchase.reference.clone(),

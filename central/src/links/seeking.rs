@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use protocol::ids::{ProductId, PurchaseId, StoreId};
+use protocol::domain::Lines;
+use protocol::ids::{PurchaseId, StoreId};
 use protocol::planted::{Bug, planted};
 use protocol::promise::policy::{ATTEMPTS_MAX, Candidate, Policy, order};
 use protocol::time::Millis;
@@ -22,35 +23,33 @@ use crate::links::waiting::Waiting;
 use crate::promises::purchases::{ask_elsewhere, give_up};
 use crate::storage::purchases::{self, Purchase};
 use crate::storage::queries::offers;
-use crate::storage::{Abort, Connection, Db, Error, JobResult, commands, items, stores};
+use crate::storage::{Abort, Connection, Db, Error, JobResult, commands, stores};
 
 /// How often is looked even when nothing was applied: Redis may be back, or a time is over.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Purchases that are read at once.
 const AT_ONCE: usize = 100;
 
-/// The stores that would sell so many of a product now, as far as is known, in the policy's order.
+/// The stores that would sell all of these lines now, as far as is known, in the policy's order.
 pub fn candidates(
     connection: &Connection,
     presence: &Presence,
-    product: &ProductId,
-    quantity: i64,
+    lines: &Lines,
     policy: Policy,
 ) -> JobResult<Vec<StoreId>> {
     let mut found = Vec::new();
-    for offer in offers::of_product(connection, product)? {
-        let online_available = items::online_available(&offer.item, offer.pending);
-        if online_available < quantity || presence.judge_remembered(&offer.store).is_err() {
+    for offer in offers::of_lines(connection, lines)? {
+        if offer.left < 0 || presence.judge_remembered(&offer.store).is_err() {
             continue;
         }
         let latency_ms = match policy {
             Policy::LowestLatency => commands::round_trip_ms(connection, &offer.store.id)?,
             Policy::HighestAvailable | Policy::RoundRobin => None,
         };
-        found.push(Candidate { store: offer.store.id, online_available, latency_ms });
+        found.push(Candidate { store: offer.store.id, left: offer.left, latency_ms });
     }
     let last = match policy {
-        Policy::RoundRobin => purchases::last_turn(connection, product)?,
+        Policy::RoundRobin => purchases::last_turn(connection, lines)?,
         Policy::HighestAvailable | Policy::LowestLatency => None,
     };
     Ok(order(policy, found, last.as_ref()))
@@ -81,7 +80,7 @@ pub fn next(connection: &Connection, presence: &Presence, purchase: &Purchase, n
         // Nobody can be told to be there or not.
         return Ok(Next::Wait);
     }
-    let mut found = candidates(connection, presence, &purchase.product, purchase.quantity.get(), policy)?;
+    let mut found = candidates(connection, presence, &purchase.lines, policy)?;
     found.retain(|store| choice.refused.iter().all(|refused| refused.store != *store));
     Ok(if found.is_empty() { over } else { Next::Ask(found) })
 }
@@ -239,8 +238,7 @@ mod tests {
         let [first, ..] = refused else { panic!("one has refused") };
         let ask = PurchaseRequest {
             id: purchase_id(1),
-            product: product("tea"),
-            quantity: Quantity::try_from(4).expect("in range"),
+            lines: Lines::one(product("tea"), Quantity::try_from(4).expect("in range")),
             customer: None,
             about: About::default(),
             ttl_ms: 60_000,
@@ -342,7 +340,9 @@ mod tests {
         }
         assert_eq!((measured(one), measured(two), measured(three)), (Some(9), Some(3), None));
         let presence = present(&[one, two, three]);
-        let found = candidates(&connection, &presence, &product("tea"), 1, Policy::LowestLatency).expect("reads");
+        let found =
+            candidates(&connection, &presence, &Lines::one(product("tea"), Quantity::ONE), Policy::LowestLatency)
+                .expect("reads");
         assert_eq!(found, [two, one, three].map(|agent| agent.id.clone()), "of whom nothing is known comes last");
     }
 }

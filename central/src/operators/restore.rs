@@ -504,7 +504,7 @@ mod tests {
         let purchase = purchases::find(&connection, purchase_id(1)).expect("reads").expect("is there").attempt_ref();
         let (held, reserved) = held();
         let after = agent.take_one();
-        let confirmed = Happened::PurchaseConfirmed { purchase, item: after.clone() };
+        let confirmed = Happened::PurchaseConfirmed { purchase, items: vec![after.clone()] };
         let confirmed = Event::Fact(Fact { command: Some(attempt.clone()), ..Fact::new(confirmed, NOW) });
         let said = [&confirmed, &reserved].map(|event| agent.entry(event));
         for (table, what) in [("purchase", "update"), ("reservation", "insert")] {

@@ -1,6 +1,6 @@
 //! An event as clients see it: in lists, streams and webhooks alike.
 
-use protocol::domain::{Item, Reason};
+use protocol::domain::{Item, Lines, Reason};
 use protocol::ids::{ProductId, PurchaseId, ReservationId, TransferId};
 use protocol::time::Millis;
 use protocol::wire::{Event, Fact, ItemAfter};
@@ -96,6 +96,10 @@ struct FactView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Id>)]
     purchase_id: Option<PurchaseId>,
+    /// All that the purchase is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Lines>)]
+    lines: Option<Lines>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Id>)]
     reservation_id: Option<ReservationId>,
@@ -207,6 +211,7 @@ impl FactView {
             recorded_at: fact.recorded_at,
             traceparent: fact.about.traceparent,
             purchase_id: fact.what.purchase().map(|purchase| purchase.purchase_id),
+            lines: fact.what.purchase().map(|purchase| purchase.lines.clone()),
             reservation_id: fact.what.reservation_id(),
             transfer_id: fact.what.transfer_id(),
         }

@@ -253,7 +253,7 @@ mod tests {
         let attempt = agent.buy(&connection, 1);
         let purchase = purchases::find(&connection, crate::testing::purchase_id(1)).expect("reads").expect("is");
         let item = Item { version: 2, ..Item::default() };
-        let became = Became::Confirmed { purchase: purchase.attempt_ref(), item, picked: false };
+        let became = Became::Confirmed { purchase: purchase.attempt_ref(), item: Some(item), picked: false };
         let confirmed = Outcome { command: attempt, at: NOW, became };
         let mut batch = agent.state((0..5).map(outcome_of).chain([confirmed]).collect());
         batch.push(agent.sale());

@@ -493,7 +493,7 @@ pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> Jo
 
 #[cfg(test)]
 mod tests {
-    use protocol::domain::{Item, Quantity, Rejection};
+    use protocol::domain::{Item, Lines, Quantity, Rejection};
     use protocol::promise::purchase::Status;
     use protocol::wire::{About, Fact, Happened, ItemAfter, Outcome, Position, PurchaseRef, Subject};
 
@@ -536,18 +536,17 @@ mod tests {
         let purchase = PurchaseRef {
             purchase_id: id,
             attempt,
-            product_id: product("tea"),
-            quantity: Quantity::ONE,
+            lines: Lines::one(product("tea"), Quantity::ONE),
             reference: None,
             created_at: NOW,
             expires_at: NOW.plus(60_000),
         };
         match kind {
-            0 | 1 => Happened::PurchaseConfirmed { purchase, item: tea("Tea", 3) },
-            2 => Happened::PurchaseRejected { purchase, rejection: Rejection::Discontinued, item: None },
-            3 => Happened::PurchaseExpired { purchase, item: None },
-            4 => Happened::PurchaseCancelled { purchase, item: None },
-            _ => Happened::PurchasePicked { purchase, item: None },
+            0 | 1 => Happened::PurchaseConfirmed { purchase, items: vec![tea("Tea", 3)] },
+            2 => Happened::PurchaseRejected { purchase, rejection: Rejection::Discontinued, items: Vec::new() },
+            3 => Happened::PurchaseExpired { purchase, items: Vec::new() },
+            4 => Happened::PurchaseCancelled { purchase, items: Vec::new() },
+            _ => Happened::PurchasePicked { purchase, items: Vec::new() },
         }
     }
 
@@ -594,7 +593,7 @@ mod tests {
             }
             8 => {
                 let subject = Subject::Product(product("tea"));
-                let what = Happened::CommandRefused { subject, rejection: Rejection::AlreadyPicked, item: None };
+                let what = Happened::CommandRefused { subject, rejection: Rejection::AlreadyPicked, items: Vec::new() };
                 agent.entry(&Event::Fact(Fact { command: Some(some_command(dice)), ..Fact::new(what, NOW) }))
             }
             9 => agent.unknown(),
@@ -637,7 +636,7 @@ mod tests {
         };
         let allow = || connection.execute_batch("drop trigger temp.refusal").expect("a trigger is dropped");
         refuse("purchase");
-        let what = Happened::PurchaseConfirmed { purchase: find().attempt_ref(), item: agent.take_one() };
+        let what = Happened::PurchaseConfirmed { purchase: find().attempt_ref(), items: vec![agent.take_one()] };
         let outcome = Outcome { command: attempt.clone(), at: NOW, became: what.answer().expect("is one") };
         let confirmed = agent.entry(&Event::Fact(Fact { command: Some(attempt), ..Fact::new(what, NOW) }));
         let at = Position { store: agent.id.clone(), at: agent.head.id() };

@@ -4,8 +4,8 @@
 //! one may be cancelled until it is picked. While it is pending its units are left out of `onlineAvailable`. What an
 //! answer, a cancel or retiring a store makes of it is [`protocol::promise::purchase`]'s to say.
 
-use protocol::domain::{Item, Quantity, Rejection};
-use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::domain::{Item, Line, Lines, Rejection};
+use protocol::ids::{OperationId, PurchaseId, StoreId};
 use protocol::link::{Commands, EntryId};
 use protocol::planted::{Bug, planted};
 use protocol::promise::policy::Policy;
@@ -28,8 +28,8 @@ pub const FORGOTTEN_MS: i64 = 30_000;
 pub struct PurchaseRequest {
     /// The new purchase's id.
     pub id: PurchaseId,
-    pub product: ProductId,
-    pub quantity: Quantity,
+    /// All of it, or nothing.
+    pub lines: Lines,
     /// The shop's customer.
     pub customer: Option<String>,
     /// Who asked, and the shop's order number.
@@ -49,18 +49,17 @@ pub fn begin(
     ask: &PurchaseRequest,
     now: Millis,
 ) -> Result<(), Abort<Rejection>> {
-    let item = items::find(connection, &store.id, &ask.product)?;
-    let pending = items::pending(connection, &store.id, &ask.product)?;
-    let (purchase, command) = offer(&store.id, item.as_ref(), pending, ask, now).map_err(Abort::Refused)?;
+    judge(connection, &store.id, &ask.lines)?.map_err(Abort::Refused)?;
+    let (purchase, command) = asked(&store.id, ask, now);
     purchases::insert(connection, &purchase)?;
     commands::append(connection, store, &purchase.attempt, &command, now)?;
-    note_turn(connection, &purchase)?;
+    note_turn(connection, &purchase, now)?;
     Ok(())
 }
 
-fn note_turn(connection: &Connection, purchase: &Purchase) -> JobResult<()> {
+fn note_turn(connection: &Connection, purchase: &Purchase, now: Millis) -> JobResult<()> {
     match purchase.choice.as_ref().and_then(|choice| choice.policy) {
-        Some(Policy::RoundRobin) => purchases::save_turn(connection, &purchase.product, &purchase.store),
+        Some(Policy::RoundRobin) => purchases::save_turn(connection, &purchase.lines, &purchase.store, now),
         Some(Policy::HighestAvailable | Policy::LowestLatency) | None => Ok(()),
     }
 }
@@ -78,9 +77,7 @@ pub fn ask_elsewhere(
     if choice.refused.iter().any(|refused| refused.store == store.id) {
         return Ok(false);
     }
-    let item = items::find(connection, &store.id, &purchase.product)?;
-    let pending = items::pending(connection, &store.id, &purchase.product)?;
-    judge(item.as_ref(), pending, purchase.quantity.get()).map_err(Abort::Refused)?;
+    judge(connection, &store.id, &purchase.lines)?.map_err(Abort::Refused)?;
     let about = match commands::command(connection, &purchase.attempt)? {
         Some(Command::Purchase { about, .. }) => about,
         // The request is forgotten sooner than the purchase.
@@ -98,7 +95,7 @@ pub fn ask_elsewhere(
         let command = Command::Purchase { purchase: attempt.clone(), deadline, about };
         commands::append(connection, store, &attempt.attempt, &command, now)?;
     }
-    note_turn(connection, &purchase)?;
+    note_turn(connection, &purchase, now)?;
     Ok(true)
 }
 
@@ -113,24 +110,15 @@ pub fn give_up(connection: &Connection, id: PurchaseId, now: Millis) -> JobResul
     Ok(true)
 }
 
-/// The purchase and the command that asks for it, if central has as much to sell. `pending`: units of the item in
-/// purchases that are not settled.
-fn offer(
-    store: &StoreId,
-    item: Option<&Item>,
-    pending: i64,
-    ask: &PurchaseRequest,
-    now: Millis,
-) -> Result<(Purchase, Command), Rejection> {
-    judge(item, pending, ask.quantity.get())?;
+/// The purchase and the command that asks for it.
+fn asked(store: &StoreId, ask: &PurchaseRequest, now: Millis) -> (Purchase, Command) {
     let asked = PurchaseRef {
         purchase_id: ask.id,
         attempt: match ask.policy {
             Some(_) => OperationId::attempt_at(&ask.id, store),
             None => OperationId::attempt(&ask.id, 1),
         },
-        product_id: ask.product.clone(),
-        quantity: ask.quantity,
+        lines: ask.lines.clone(),
         reference: ask.about.reference.clone(),
         created_at: now,
         expires_at: now.plus(ask.ttl_ms),
@@ -140,34 +128,36 @@ fn offer(
     let choice =
         ask.policy.map(|policy| Choice { policy: Some(policy), deadline, refused: Vec::new(), seeking: false });
     let purchase = Purchase { customer: ask.customer.clone(), choice, ..pending_one(store, &asked) };
-    Ok((purchase, Command::Purchase { purchase: asked, deadline, about: ask.about.clone() }))
+    (purchase, Command::Purchase { purchase: asked, deadline, about: ask.about.clone() })
 }
 
-/// Whether central has as much to sell.
-fn judge(item: Option<&Item>, pending: i64, quantity: i64) -> Result<(), Rejection> {
-    let item = item.ok_or(Rejection::UnknownProduct)?;
+/// Whether central has as much of each line to promise.
+pub(crate) fn judge(connection: &Connection, store: &StoreId, lines: &Lines) -> JobResult<Result<(), Rejection>> {
+    let known = items::of_lines(connection, store, lines)?;
+    Ok(lines.each(|line| would_sell(line, known.get(&line.product_id))).map(drop))
+}
+
+/// Whether central has as much of one line to promise. `known`: the store's item, and what is pending of it.
+pub(crate) fn would_sell(line: &Line, known: Option<&(Item, i64)>) -> Result<(), Rejection> {
+    let (item, pending) = known.ok_or(Rejection::UnknownProduct)?;
     if item.discontinued {
         return Err(Rejection::Discontinued);
     }
-    let available = items::online_available(item, pending);
-    if quantity <= available {
-        return Ok(());
-    }
-    Err(Rejection::InsufficientStock {
-        requested: quantity,
-        quantity: item.quantity,
-        reserved: item.reserved,
-        allotted: item.allotted,
-        available,
-    })
+    let (requested, available) = (line.quantity.get(), items::online_available(item, *pending));
+    if requested <= available { Ok(()) } else { Err(Rejection::insufficient(item, requested, available)) }
 }
 
 /// As B3 makes it known again. If central had chosen the store, others may have been asked: one that took the units says so
 /// within a while, and no more are asked.
 pub(crate) fn known_again(store: &StoreId, asked: &PurchaseRef, now: Millis) -> Purchase {
+    let mut asked = asked.clone();
+    if planted(Bug::OneLineKnownAgain) {
+        let Line { product_id, quantity } = asked.lines.first().clone();
+        asked.lines = Lines::one(product_id, quantity);
+    }
     let deadline = now.plus(FORGOTTEN_MS);
     let choice = Choice { policy: None, deadline, refused: Vec::new(), seeking: false };
-    Purchase { choice: asked.attempt.is_of_chosen_store().then_some(choice), ..pending_one(store, asked) }
+    Purchase { choice: asked.attempt.is_of_chosen_store().then_some(choice), ..pending_one(store, &asked) }
 }
 
 /// As it begins.
@@ -176,8 +166,7 @@ fn pending_one(store: &StoreId, asked: &PurchaseRef) -> Purchase {
         number: 0,
         id: asked.purchase_id,
         store: store.clone(),
-        product: asked.product_id.clone(),
-        quantity: asked.quantity,
+        lines: asked.lines.clone(),
         attempt: asked.attempt.clone(),
         status: Status::Pending,
         code: None,
@@ -316,12 +305,17 @@ mod tests {
     use crate::operators::restore::reopen;
     use crate::promises::stores::retire;
     use crate::testing::{Agent, NOW, database, product, purchase_id};
+    use protocol::domain::Quantity;
     use protocol::number::CommandEpoch;
     use protocol::wire::{Event, Fact, Happened, ItemAfter};
 
     /// Two stores, each with ten units of tea.
     fn stores(connection: &Connection) -> [Agent; 2] {
         ["s1", "s2"].map(|id| Agent::settled(id, connection))
+    }
+
+    fn tea() -> Lines {
+        Lines::one(product("tea"), Quantity::ONE)
     }
 
     fn found(connection: &Connection) -> Purchase {
@@ -332,8 +326,7 @@ mod tests {
     fn begin_at(connection: &Connection, agent: &Agent) -> Purchase {
         let ask = PurchaseRequest {
             id: purchase_id(1),
-            product: product("tea"),
-            quantity: Quantity::ONE,
+            lines: tea(),
             customer: None,
             about: About { reference: Some("order-1".into()), actor: Some("shop".into()), ..About::default() },
             ttl_ms: 60_000,
@@ -356,12 +349,12 @@ mod tests {
 
     fn refuse(connection: &Connection, agent: &mut Agent, purchase: &Purchase) -> Purchase {
         let (purchase, rejection) = (attempt_at(agent, purchase), Rejection::Discontinued);
-        say(connection, agent, Happened::PurchaseRejected { purchase, rejection, item: None })
+        say(connection, agent, Happened::PurchaseRejected { purchase, rejection, items: Vec::new() })
     }
 
     fn take(connection: &Connection, agent: &mut Agent, purchase: &Purchase) -> Purchase {
-        let (purchase, item): (_, ItemAfter) = (attempt_at(agent, purchase), agent.take_one());
-        say(connection, agent, Happened::PurchaseConfirmed { purchase, item })
+        let (purchase, items) = (attempt_at(agent, purchase), vec![agent.take_one()]);
+        say(connection, agent, Happened::PurchaseConfirmed { purchase, items })
     }
 
     fn ask_next(connection: &Connection, agent: &Agent) -> bool {
@@ -393,7 +386,7 @@ mod tests {
         };
         let same = Command::Purchase { purchase: purchase.clone(), deadline: *deadline, about: about.clone() };
         assert_eq!((second.clone(), *deadline), (same, NOW.plus(60_007)), "the same words, and no more time");
-        assert_eq!(purchases::last_turn(&connection, &product("tea")).expect("reads"), Some(two.id.clone()));
+        assert_eq!(purchases::last_turn(&connection, &tea()).expect("reads"), Some(two.id.clone()));
 
         let bought = take(&connection, &mut two, &next);
         assert_eq!((bought.status, &bought.store), (Status::Confirmed, &two.id));
@@ -496,5 +489,85 @@ mod tests {
         assert_eq!(known.choice.expect("central had chosen").policy, None);
         let bought = take(&connection, &mut two, &forgotten);
         assert_eq!((bought.status, &bought.store), (Status::Confirmed, &two.id));
+    }
+
+    fn cart(of: &[(&str, i64)]) -> Lines {
+        let line = |(name, units): &(&str, i64)| Line {
+            product_id: product(name),
+            quantity: Quantity::try_from(*units).expect("in range"),
+        };
+        Lines::new(of.iter().map(line)).expect("are lines")
+    }
+
+    fn ask(number: u128, lines: Lines, policy: Option<Policy>) -> PurchaseRequest {
+        PurchaseRequest {
+            id: purchase_id(number),
+            lines,
+            customer: None,
+            about: About::default(),
+            ttl_ms: 60_000,
+            redis_now: NOW,
+            policy,
+        }
+    }
+
+    fn some_milk(connection: &Connection, agent: &mut Agent, quantity: i64) {
+        let item = Item { name: "Milk".into(), quantity, version: 1, ..Item::default() };
+        let created = Happened::ItemCreated(ItemAfter { product_id: product("milk"), delta: quantity, item });
+        let entry = agent.entry(&Event::Fact(Fact::new(created, NOW)));
+        agent.tell(connection, &[entry]);
+    }
+
+    #[test]
+    fn all_lines_are_judged_and_pending_and_each_that_is_short_is_named() {
+        let connection = database();
+        let [mut one, _] = stores(&connection);
+        some_milk(&connection, &mut one, 4);
+        let mut store = one.store(&connection);
+        let mut begin = |number, of: &[(&str, i64)]| begin(&connection, &mut store, &ask(number, cart(of), None), NOW);
+        let pending =
+            || ["milk", "tea"].map(|name| items::pending(&connection, &one.id, &product(name)).expect("reads"));
+        begin(1, &[("milk", 3), ("tea", 7)]).expect("there are enough");
+        assert_eq!(pending(), [3, 7]);
+        let Err(Abort::Refused(Rejection::InsufficientStock { requested: 2, available: 1, lines, .. })) =
+            begin(2, &[("milk", 2), ("tea", 4)])
+        else {
+            panic!("both are short")
+        };
+        assert_eq!(lines.iter().map(|line| line.product_id.as_str()).collect::<Vec<_>>(), ["milk", "tea"]);
+        let unknown = begin(3, &[("jam", 1), ("tea", 1)]);
+        assert!(matches!(unknown, Err(Abort::Refused(Rejection::UnknownProduct))));
+        begin(4, &[("milk", 1), ("tea", 3)]).expect("as many are left");
+        assert_eq!(pending(), [4, 10]);
+    }
+
+    #[test]
+    fn what_was_forgotten_is_known_again_with_all_of_its_lines() {
+        let connection = database();
+        let [mut one, _] = stores(&connection);
+        let lines = cart(&[("milk", 3), ("tea", 1)]);
+        let forgotten = pending_one(&one.id, &asked(&one.id, &ask(1, lines.clone(), None), NOW).0.attempt_ref());
+        let milk = Item { name: "Milk".into(), quantity: 1, version: 2, ..Item::default() };
+        let milk = ItemAfter { product_id: product("milk"), delta: -3, item: milk };
+        let items = vec![milk, one.take_one()];
+        let known =
+            say(&connection, &mut one, Happened::PurchaseConfirmed { purchase: forgotten.attempt_ref(), items });
+        assert_eq!((known.status, &known.lines), (Status::Confirmed, &lines));
+        let milk = items::find(&connection, &one.id, &product("milk")).expect("reads").expect("is shown");
+        assert_eq!(milk.quantity, 1);
+    }
+
+    #[test]
+    fn turns_are_taken_for_a_set_of_products() {
+        let connection = database();
+        let [mut one, mut two] = stores(&connection);
+        for agent in [&mut one, &mut two] {
+            some_milk(&connection, agent, 4);
+        }
+        let both = cart(&[("milk", 1), ("tea", 1)]);
+        let by_turns = ask(1, both, Some(Policy::RoundRobin));
+        begin(&connection, &mut two.store(&connection), &by_turns, NOW).expect("begins");
+        let last = |of: &[(&str, i64)]| purchases::last_turn(&connection, &cart(of)).expect("reads");
+        assert_eq!((last(&[("tea", 2), ("milk", 2)]), last(&[("tea", 1)])), (Some(two.id.clone()), None));
     }
 }

@@ -4,15 +4,16 @@
 //! and has not answered. What central asks of a reservation follows in order behind the command that made it.
 
 use protocol::domain::reservation::{Act, Reservation as Reported, State};
-use protocol::domain::{Line, Lines, Rejection};
+use protocol::domain::{Lines, Rejection};
 use protocol::ids::{OperationId, ReservationId, StoreId};
 use protocol::time::Millis;
 use protocol::wire::{About, Command, Position};
 use runtime::sqlite::Abort;
 
+use crate::promises::purchases::judge;
 use crate::storage::reservations::{self, Reservation, Status};
 use crate::storage::stores::Store;
-use crate::storage::{Connection, JobResult, commands, items};
+use crate::storage::{Connection, commands};
 
 /// What a client asks a store to hold, and what was read before the transaction.
 #[derive(Debug, Clone)]
@@ -42,9 +43,7 @@ pub fn begin(
     ask: &ReservationRequest,
     now: Millis,
 ) -> Result<(), Abort<Rejection>> {
-    for line in ask.lines.iter() {
-        may_hold(connection, &store.id, line)?.map_err(Abort::Refused)?;
-    }
+    judge(connection, &store.id, &ask.lines)?.map_err(Abort::Refused)?;
     reservations::save(connection, &pending(&store.id, ask, now))?;
     let command = Command::Reserve {
         reservation_id: ask.id,
@@ -55,27 +54,6 @@ pub fn begin(
     };
     commands::append(connection, store, &ask.command(), &command, now)?;
     Ok(())
-}
-
-fn may_hold(connection: &Connection, store: &StoreId, line: &Line) -> JobResult<Result<(), Rejection>> {
-    let Some(item) = items::find(connection, store, &line.product_id)? else {
-        return Ok(Err(Rejection::UnknownProduct));
-    };
-    if item.discontinued {
-        return Ok(Err(Rejection::Discontinued));
-    }
-    let available = items::online_available(&item, items::pending(connection, store, &line.product_id)?);
-    Ok(if line.quantity.get() > available {
-        Err(Rejection::InsufficientStock {
-            requested: line.quantity.get(),
-            quantity: item.quantity,
-            reserved: item.reserved,
-            allotted: item.allotted,
-            available,
-        })
-    } else {
-        Ok(())
-    })
 }
 
 fn pending(store: &StoreId, ask: &ReservationRequest, now: Millis) -> Reservation {

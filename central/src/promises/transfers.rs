@@ -5,7 +5,7 @@
 //! asked again whenever its whole state does not name them.
 
 use protocol::domain::transfer::{State, Transfer as Reported};
-use protocol::domain::{Lines, Rejection};
+use protocol::domain::{Line, Lines, Rejection};
 use protocol::ids::{OperationId, StoreId, TransferId};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
@@ -44,21 +44,13 @@ pub fn begin(
     ask: &TransferRequest,
     now: Millis,
 ) -> Result<(), Abort<Rejection>> {
-    for line in ask.transfer.lines.iter() {
-        let Some(item) = items::find(connection, &source.id, &line.product_id)? else {
-            return Err(Abort::Refused(Rejection::UnknownProduct));
-        };
-        let available = item.available() - items::pending(connection, &source.id, &line.product_id)?;
-        if line.quantity.get() > available {
-            return Err(Abort::Refused(Rejection::InsufficientStock {
-                requested: line.quantity.get(),
-                quantity: item.quantity,
-                reserved: item.reserved,
-                allotted: item.allotted,
-                available: available.max(0),
-            }));
-        }
-    }
+    let known = items::of_lines(connection, &source.id, &ask.transfer.lines)?;
+    let has = |line: &Line| {
+        let (item, pending) = known.get(&line.product_id).ok_or(Rejection::UnknownProduct)?;
+        let (requested, available) = (line.quantity.get(), item.available() - pending);
+        if requested <= available { Ok(()) } else { Err(Rejection::insufficient(item, requested, available.max(0))) }
+    };
+    ask.transfer.lines.each(has).map_err(Abort::Refused)?;
     transfers::save(
         connection,
         &Transfer {
@@ -280,7 +272,7 @@ mod tests {
     fn what_the_source_refuses_is_rejected_and_what_it_never_heard_of_ends_with_it() {
         let (connection, mut source, destination, ask) = asked();
         let subject = Subject::Transfer(id());
-        let what = Happened::CommandRefused { subject, rejection: Rejection::UnknownProduct, item: None };
+        let what = Happened::CommandRefused { subject, rejection: Rejection::UnknownProduct, items: Vec::new() };
         let refused = Event::Fact(Fact { command: Some(ask.command()), ..Fact::new(what, NOW) });
         let refused = source.entry(&refused);
         source.tell(&connection, &[refused]);

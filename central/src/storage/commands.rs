@@ -56,7 +56,7 @@ pub fn append(
     let (product, purchase, reservation): (Option<&ProductId>, Option<PurchaseId>, Option<ReservationId>) =
         match command {
             Command::Purchase { purchase, .. } | Command::Cancel { purchase, .. } => {
-                (Some(&purchase.product_id), Some(purchase.purchase_id), None)
+                (purchase.lines.only().map(|line| &line.product_id), Some(purchase.purchase_id), None)
             }
             Command::Operate { product_id, .. } => (Some(product_id), None, None),
             Command::Reserve { reservation_id, .. } | Command::Reservation { reservation_id, .. } => {

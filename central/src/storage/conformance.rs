@@ -1,7 +1,7 @@
 //! What storage means, whatever engine keeps it: each topic is a function that gets an empty database, speaks the functions
 //! of this floor alone, and is called once for each engine.
 
-use protocol::domain::{Action, Guard, Item, Operation, Quantity};
+use protocol::domain::{Action, Guard, Item, Line, Lines, Operation, Quantity};
 use protocol::hash::Digest;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::link::{Cursor, Entry, EntryId, Link, Past, Seq};
@@ -56,6 +56,7 @@ conforms!(
     purchases_are_listed_the_newest_first,
     a_transition_of_a_purchase_leaves_the_rest_alone,
     what_central_has_chosen_is_found_while_it_seeks,
+    the_lines_of_a_purchase_are_pending_at_the_store_that_is_asked,
     the_last_outcome_of_a_command_is_kept,
     a_key_is_bound_once,
     totals_are_what_the_shown_stocks_add_up_to,
@@ -577,8 +578,7 @@ fn asked(number: u128, store: &str) -> Purchase {
         number: 0,
         id,
         store: store_id(store),
-        product: product("tea"),
-        quantity: Quantity::try_from(2).expect("in range"),
+        lines: of(&[("tea", 2)]),
         attempt: OperationId::attempt(&id, 1),
         status: purchase::Status::Pending,
         code: None,
@@ -592,6 +592,14 @@ fn asked(number: u128, store: &str) -> Purchase {
         position: None,
         choice: None,
     }
+}
+
+fn of(lines: &[(&str, i64)]) -> Lines {
+    let line = |(name, units): &(&str, i64)| Line {
+        product_id: product(name),
+        quantity: Quantity::try_from(*units).expect("in range"),
+    };
+    Lines::new(lines.iter().map(line)).expect("are lines")
 }
 
 fn attempt_of(purchase: &Purchase) -> PurchaseRef {
@@ -652,7 +660,7 @@ fn a_transition_of_a_purchase_leaves_the_rest_alone(connection: &Connection) {
         assert_is(purchase);
     }
     // Whatever else the caller's copy says is not a transition.
-    purchases::save_transition(connection, &Purchase { quantity: Quantity::ONE, customer: None, ..one.clone() })
+    purchases::save_transition(connection, &Purchase { lines: of(&[("tea", 1)]), customer: None, ..one.clone() })
         .expect("writes");
     assert_is(&one);
     let ids = |purchases: Vec<Purchase>| purchases.into_iter().map(|purchase| purchase.id).collect::<Vec<_>>();
@@ -690,11 +698,44 @@ fn what_central_has_chosen_is_found_while_it_seeks(connection: &Connection) {
     let alone = Choice { policy: None, deadline: NOW, ..choice };
     assert_eq!((find(2).choice, seeking(0).len()), (Some(alone), 2));
 
-    let last = |name: &str| purchases::last_turn(connection, &product(name)).expect("reads");
+    let last = |lines: &[(&str, i64)]| purchases::last_turn(connection, &of(lines)).expect("reads");
     for store in ["s1", "s2"] {
-        purchases::save_turn(connection, &product("tea"), &store_id(store)).expect("writes");
+        purchases::save_turn(connection, &of(&[("tea", 1)]), &store_id(store), NOW).expect("writes");
     }
-    assert_eq!((last("tea"), last("jam")), (Some(store_id("s2")), None));
+    purchases::save_turn(connection, &of(&[("jam", 2), ("tea", 1)]), &store_id("s1"), NOW.plus(DAY)).expect("writes");
+    assert_eq!((last(&[("tea", 9)]), last(&[("jam", 1)])), (Some(store_id("s2")), None));
+    assert_eq!(last(&[("tea", 3), ("jam", 3)]), Some(store_id("s1")), "of the same products");
+    retention::prune(connection, NOW.plus(retention::COMMANDS_MS + 1)).expect("prunes");
+    assert_eq!((last(&[("tea", 1)]), last(&[("jam", 1), ("tea", 1)])), (None, Some(store_id("s1"))));
+}
+
+fn the_lines_of_a_purchase_are_pending_at_the_store_that_is_asked(connection: &Connection) {
+    for store in ["s1", "s2"] {
+        discovered(connection, store);
+    }
+    let bought = of(&[("jam", 1), ("milk", 4), ("tea", 3)]);
+    let choice = Choice { policy: Some(Policy::LowestLatency), deadline: NOW, refused: Vec::new(), seeking: false };
+    let mut purchase = Purchase { lines: bought.clone(), choice: Some(choice), ..asked(1, "s1") };
+    purchases::insert(connection, &purchase).expect("writes");
+    purchases::insert(connection, &asked(2, "s1")).expect("writes");
+    let found = purchases::find(connection, purchase_id(1)).expect("reads").expect("is there");
+    assert_eq!((&found.lines, &found.attempt_ref().lines), (&bought, &bought));
+    let pending = |store: &str| {
+        ["jam", "milk", "tea"].map(|name| items::pending(connection, &store_id(store), &product(name)).expect("reads"))
+    };
+    assert_eq!((pending("s1"), pending("s2")), ([1, 4, 5], [0, 0, 0]));
+    purchase.store = store_id("s2");
+    purchases::save_transition(connection, &purchase).expect("writes");
+    assert_eq!((pending("s1"), pending("s2")), ([0, 0, 2], [1, 4, 3]));
+    let listed = |name: &str| {
+        let filter = queries::purchases::Filter { product: Some(name.into()), ..Default::default() };
+        let slice = Slice { after: None, offset: 0, limit: 9 };
+        queries::purchases::list(connection, &filter, &slice).expect("reads").len()
+    };
+    assert_eq!((listed("jam"), listed("milk"), listed("tea"), listed("ale")), (1, 1, 2, 0));
+    purchase.status = purchase::Status::Rejected;
+    purchases::save_transition(connection, &purchase).expect("writes");
+    assert_eq!((pending("s1"), pending("s2")), ([0, 0, 2], [0, 0, 0]));
 }
 
 fn the_last_outcome_of_a_command_is_kept(connection: &Connection) {

@@ -1,9 +1,10 @@
 //! The view's items. Every change of one goes through [`put`](crate::storage::stocks::put), which keeps the store's digest and the product's totals
 //! with it. An item belongs to a [stock](crate::storage::stocks); the view is the stock that its store's row names.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use protocol::domain::Item;
+use protocol::domain::{Item, Line, Lines};
 use protocol::hash::Digest;
 use protocol::ids::{ProductId, StoreId};
 use protocol::time::Millis;
@@ -150,12 +151,33 @@ pub fn digest(connection: &Connection, stock: i64) -> rusqlite::Result<Digest> {
 
 /// Units of one item in purchases that were sent to the store and are not settled.
 pub fn pending(connection: &Connection, store: &StoreId, product: &ProductId) -> rusqlite::Result<i64> {
-    connection
-        .prepare_cached(
-            "select coalesce(sum(quantity), 0) from purchase \
-             where store_id = ?1 and product_id = ?2 and status = 'pending'",
-        )?
-        .query_row([store.as_str(), product.as_str()], |row| row.get(0))
+    static PENDING: LazyLock<String> = LazyLock::new(|| format!("select {}", pending_of("?1", "?2")));
+    connection.prepare_cached(&PENDING)?.query_row([store.as_str(), product.as_str()], |row| row.get(0))
+}
+
+/// The same in SQL, of what names the store and the product there.
+pub fn pending_of(store: &str, product: &str) -> String {
+    format!(
+        "(select coalesce(sum(purchase.quantity), 0) from purchase where purchase.store_id = {store} \
+         and purchase.product_id = {product} and purchase.status = 'pending') \
+         + (select coalesce(sum(pending_line.quantity), 0) from pending_line where pending_line.store_id = {store} \
+         and pending_line.product_id = {product})"
+    )
+}
+
+/// The items of these lines that a store has, and what is pending of each.
+pub fn of_lines(
+    connection: &Connection,
+    store: &StoreId,
+    lines: &Lines,
+) -> rusqlite::Result<BTreeMap<ProductId, (Item, i64)>> {
+    let mut found = BTreeMap::new();
+    for Line { product_id, .. } in lines.iter() {
+        if let Some(item) = find(connection, store, product_id)? {
+            found.insert(product_id.clone(), (item, pending(connection, store, product_id)?));
+        }
+    }
+    Ok(found)
 }
 
 /// What central would sell of an item in one purchase, if the store may sell at all.

@@ -1,12 +1,13 @@
 //! Rows of `purchase`: what central has promised to buyers.
 
-use protocol::domain::Quantity;
-use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
+use protocol::domain::Lines;
+use protocol::ids::{OperationId, PurchaseId, StoreId};
+use protocol::planted::{Bug, planted};
 use protocol::promise::policy::Policy;
 use protocol::promise::purchase::{Life, Status};
 use protocol::time::Millis;
 use protocol::wire::{Position, PurchaseRef};
-use runtime::sqlite::{number_at, parsed};
+use runtime::sqlite::{lines_at, parsed, several};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +19,8 @@ pub struct Purchase {
     pub id: PurchaseId,
     /// At which store.
     pub store: StoreId,
-    pub product: ProductId,
-    pub quantity: Quantity,
+    /// All of it, or nothing.
+    pub lines: Lines,
     /// The command that carries it.
     pub attempt: OperationId,
     /// Where it is in its life.
@@ -74,7 +75,7 @@ pub struct Attempt {
 /// Columns of a purchase, in the order that [`Purchase::read`] expects.
 pub const COLUMNS: &str = "number, purchase_id, store_id, product_id, quantity, attempt, status, code, reference, \
      customer_id, created_at, expires_at, cancel_requested_at, settled_at, picked_at, position, policy, deadline, \
-     refused, seeking";
+     refused, seeking, lines";
 
 impl Purchase {
     pub fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -83,8 +84,7 @@ impl Purchase {
             number: row.get(0)?,
             id: parsed(row, 1)?,
             store: parsed(row, 2)?,
-            product: parsed(row, 3)?,
-            quantity: number_at(row, 4)?,
+            lines: lines_at(row, 3, 4, 20)?,
             attempt: OperationId::parse(row.get_ref(5)?.as_str()?).map_err(|error| {
                 rusqlite::Error::FromSqlConversionFailure(5, rusqlite::types::Type::Text, Box::new(error))
             })?,
@@ -107,8 +107,7 @@ impl Purchase {
         PurchaseRef {
             purchase_id: self.id,
             attempt: self.attempt.clone(),
-            product_id: self.product.clone(),
-            quantity: self.quantity,
+            lines: self.lines.clone(),
             reference: self.reference.clone(),
             created_at: self.created_at,
             expires_at: self.expires_at,
@@ -160,14 +159,14 @@ pub fn insert(connection: &Connection, purchase: &Purchase) -> rusqlite::Result<
         .prepare_cached(
             "insert into purchase (purchase_id, store_id, product_id, quantity, attempt, status, code, reference, \
              customer_id, created_at, expires_at, cancel_requested_at, settled_at, picked_at, position, policy, \
-             deadline, refused, seeking) \
-             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+             deadline, refused, seeking, lines) \
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
         )?
         .execute(params![
             purchase.id.to_string(),
             purchase.store.as_str(),
-            purchase.product.as_str(),
-            purchase.quantity.get(),
+            purchase.lines.first().product_id.as_str(),
+            purchase.lines.first().quantity.get(),
             purchase.attempt.as_str(),
             purchase.status.as_str(),
             purchase.code,
@@ -183,8 +182,9 @@ pub fn insert(connection: &Connection, purchase: &Purchase) -> rusqlite::Result<
             purchase.choice.as_ref().map(|choice| choice.deadline.0),
             purchase.choice.as_ref().map(Choice::refused),
             purchase.choice.as_ref().is_some_and(|choice| choice.seeking),
+            several(&purchase.lines),
         ])?;
-    Ok(())
+    save_pending_lines(connection, purchase)
 }
 
 /// Saves what has become of a purchase: the columns that a transition changes.
@@ -203,7 +203,27 @@ pub fn save_transition(connection: &Connection, purchase: &Purchase) -> rusqlite
             purchase.picked_at.map(|at| at.0),
             purchase.position.as_ref().map(ToString::to_string),
         ])?;
-    purchase.choice.as_ref().map_or(Ok(()), |choice| save_choice(connection, purchase, choice))
+    purchase.choice.as_ref().map_or(Ok(()), |choice| save_choice(connection, purchase, choice))?;
+    save_pending_lines(connection, purchase)
+}
+
+/// Of a purchase of several lines: what is pending of those behind the first, and where.
+fn save_pending_lines(connection: &Connection, purchase: &Purchase) -> rusqlite::Result<()> {
+    if purchase.lines.only().is_some() || (purchase.status != Status::Pending && planted(Bug::PendingLinesLeft)) {
+        return Ok(());
+    }
+    let id = purchase.id.to_string();
+    connection.prepare_cached("delete from pending_line where purchase_id = ?1")?.execute([&id])?;
+    if purchase.status != Status::Pending {
+        return Ok(());
+    }
+    let mut insert = connection.prepare_cached(
+        "insert into pending_line (store_id, product_id, purchase_id, quantity) values (?1, ?2, ?3, ?4)",
+    )?;
+    for line in purchase.lines.iter().skip(1) {
+        insert.execute(params![purchase.store.as_str(), line.product_id.as_str(), id, line.quantity.get()])?;
+    }
+    Ok(())
 }
 
 /// Which store central has chosen. Of others the store stays, and no index need be touched for it.
@@ -241,21 +261,27 @@ pub fn seeking(connection: &Connection, behind: i64, limit: usize) -> rusqlite::
         .collect()
 }
 
-/// Who was asked last for a product by turns.
-pub fn last_turn(connection: &Connection, product: &ProductId) -> rusqlite::Result<Option<StoreId>> {
+/// What turns are taken for: the products, whatever is wanted of each.
+fn products(lines: &Lines) -> String {
+    let ids: Vec<&str> = lines.iter().map(|line| line.product_id.as_str()).collect();
+    ids.join(" ")
+}
+
+/// Who was asked last for these products by turns.
+pub fn last_turn(connection: &Connection, lines: &Lines) -> rusqlite::Result<Option<StoreId>> {
     connection
-        .prepare_cached("select store_id from policy_turn where product_id = ?1")?
-        .query_row([product.as_str()], |row| parsed(row, 0))
+        .prepare_cached("select store_id from policy_turn where products = ?1")?
+        .query_row([products(lines)], |row| parsed(row, 0))
         .optional()
 }
 
-pub fn save_turn(connection: &Connection, product: &ProductId, store: &StoreId) -> rusqlite::Result<()> {
+pub fn save_turn(connection: &Connection, lines: &Lines, store: &StoreId, now: Millis) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "insert into policy_turn (product_id, store_id) values (?1, ?2) \
-             on conflict (product_id) do update set store_id = excluded.store_id",
+            "insert into policy_turn (products, store_id, at) values (?1, ?2, ?3) \
+             on conflict (products) do update set store_id = excluded.store_id, at = excluded.at",
         )?
-        .execute((product.as_str(), store.as_str()))?;
+        .execute((products(lines), store.as_str(), now.0))?;
     Ok(())
 }
 

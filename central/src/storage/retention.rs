@@ -34,6 +34,9 @@ const RESERVATIONS: &str = "delete from reservation where number in (select numb
      indexed by reservation_by_age where settled_at < ?1 limit ?2)";
 const TRANSFERS: &str = "delete from transfer where number in (select number from transfer \
      indexed by transfer_by_age where settled_at < ?1 limit ?2)";
+// As long ago it does not matter who was asked last.
+const TURNS: &str = "delete from policy_turn where products in (select products from policy_turn \
+     indexed by policy_turn_by_age where at < ?1 limit ?2)";
 const DEAD_LETTERS: &str = "delete from dead_letter where id in (select id from \
      (select id, received_at from dead_letter order by id limit ?2) where received_at < ?1)";
 // The oldest first: behind the first one that is too young there is none to forget.
@@ -50,6 +53,7 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
         (PURCHASES, PURCHASES_MS),
         (RESERVATIONS, RESERVATIONS_MS),
         (TRANSFERS, TRANSFERS_MS),
+        (TURNS, COMMANDS_MS),
         (DEAD_LETTERS, DEAD_LETTERS_MS),
     ] {
         more |= connection.prepare_cached(sql)?.execute(params![now.0 - kept_ms, BATCH])? == BATCH;
@@ -162,7 +166,7 @@ mod tests {
         // The store had confirmed it before it hears of the cancel, and is away for longer than outcomes are kept.
         let tea = crate::testing::product("tea");
         let item = ItemAfter::unchanged(tea.clone(), Item { version: 2, ..Item::default() });
-        let what = Happened::PurchaseConfirmed { purchase: purchase().attempt_ref(), item };
+        let what = Happened::PurchaseConfirmed { purchase: purchase().attempt_ref(), items: vec![item] };
         let confirmed = agent.entry(&Event::Fact(Fact { command: Some(attempt), ..Fact::new(what, NOW) }));
         agent.tell(&connection, &[confirmed]);
         assert_eq!(purchase().status, Status::Pending, "the cancel's answer ends it");
@@ -170,7 +174,7 @@ mod tests {
         assert!(!prune(&connection, later).expect("prunes"));
         // An older version of the agent does not understand the cancel.
         let rejection = Rejection::UnsupportedByStore { entry: "1-2".into() };
-        let what = Happened::CommandRefused { subject: Subject::Product(tea), rejection, item: None };
+        let what = Happened::CommandRefused { subject: Subject::Product(tea), rejection, items: Vec::new() };
         let refused = agent.entry(&Event::Fact(Fact { command: Some(cancel), ..Fact::new(what, NOW) }));
         agent.tell(&connection, &[refused]);
         assert_eq!(purchase().status, Status::Confirmed);

@@ -59,6 +59,18 @@ pub enum Bug {
     BatchOutcomeNotKept,
     /// Of a transfer one line leaves the source.
     ShippedInPart,
+    /// Of a purchase one line is taken, and all of it is confirmed.
+    OneLineTaken,
+    /// Of a purchase that is rejected the lines are taken that there are.
+    RejectedInPart,
+    /// The cancel of a purchase gives one line back.
+    OneLineGivenBack,
+    /// A cancel that a restore records again gives one line back.
+    RestoredCancelInPart,
+    /// A purchase that central has forgotten is known again with one line.
+    OneLineKnownAgain,
+    /// The lines of a purchase that has ended are still left out of what is sold.
+    PendingLinesLeft,
     /// A transfer's units leave the source however late it hears of that.
     ShipDeadlineIgnored,
     /// A transfer may be received again.
@@ -422,6 +434,12 @@ pub const BUGS: &[Bug] = &[
     Bug::RebuildMissesState,
     Bug::RebuildAgesHolds,
     Bug::ShippedInPart,
+    Bug::OneLineTaken,
+    Bug::RejectedInPart,
+    Bug::OneLineGivenBack,
+    Bug::RestoredCancelInPart,
+    Bug::OneLineKnownAgain,
+    Bug::PendingLinesLeft,
     Bug::ShipDeadlineIgnored,
     Bug::ReceivedTwice,
     Bug::MoreReceivedThanShipped,

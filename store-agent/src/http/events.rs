@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use protocol::domain::Reason;
+use protocol::domain::{Lines, Reason};
 use protocol::ids::{PurchaseId, ReservationId, StoreId, TransferId};
 use protocol::link::{EntryId, OPENED};
 use protocol::time::Millis;
@@ -151,6 +151,10 @@ struct FactView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Id>)]
     purchase_id: Option<PurchaseId>,
+    /// All that the purchase is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Lines>)]
+    lines: Option<Lines>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Id>)]
     reservation_id: Option<ReservationId>,
@@ -216,6 +220,7 @@ impl FactView {
             occurred_at: fact.about.occurred_at.unwrap_or(fact.recorded_at),
             traceparent: fact.about.traceparent,
             purchase_id: fact.what.purchase().map(|purchase| purchase.purchase_id),
+            lines: fact.what.purchase().map(|purchase| purchase.lines.clone()),
             reservation_id: fact.what.reservation_id(),
             transfer_id: fact.what.transfer_id(),
         }

@@ -6,8 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use protocol::domain::Quantity;
-use protocol::ids::{ProductId, PurchaseId, StoreId};
+use protocol::domain::Lines;
+use protocol::ids::{PurchaseId, StoreId};
 use protocol::time::Millis;
 use protocol::wire::About;
 use runtime::http::openapi::schema;
@@ -47,8 +47,8 @@ struct View<'a> {
     status: &'static str,
     #[schema(value_type = schema::StoreId)]
     store_id: &'a StoreId,
-    #[schema(value_type = Vec<schema::Line>)]
-    lines: [Line<'a>; 1],
+    #[schema(value_type = schema::Lines)]
+    lines: &'a Lines,
     reference: Option<&'a str>,
     #[schema(value_type = schema::Time)]
     created_at: Millis,
@@ -62,13 +62,6 @@ struct View<'a> {
     picked_at: Option<Millis>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Line<'a> {
-    product_id: &'a ProductId,
-    quantity: Quantity,
-}
-
 type Purchases = List<View<'static>>;
 
 impl<'a> View<'a> {
@@ -78,7 +71,7 @@ impl<'a> View<'a> {
             purchase_id: reference.purchase_id,
             status: if purchase.is_cancelled { "cancelled" } else { "confirmed" },
             store_id,
-            lines: [Line { product_id: &reference.product_id, quantity: reference.quantity }],
+            lines: &reference.lines,
             reference: reference.reference.as_deref(),
             created_at: reference.created_at,
             expires_at: reference.expires_at,
@@ -100,6 +93,7 @@ struct Filter {
     /// Only those that are picked (`true`), or wait for it (`false`).
     picked: Option<bool>,
     status: Option<String>,
+    /// Those with a line of this product.
     product_id: Option<String>,
     reference: Option<String>,
     page: Option<i64>,

@@ -42,5 +42,6 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0004_search.sql"),
         include_str!("../../migrations/0005_moves.sql"),
         include_str!("../../migrations/0006_transfers.sql"),
+        include_str!("../../migrations/0007_lines.sql"),
     ],
 };

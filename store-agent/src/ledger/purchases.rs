@@ -3,7 +3,7 @@
 use protocol::ids::PurchaseId;
 use protocol::time::Millis;
 use protocol::wire::PurchaseRef;
-use runtime::sqlite::{number_at, parsed};
+use runtime::sqlite::{lines_at, parsed, several};
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
 
 /// A row of `purchase`.
@@ -23,7 +23,7 @@ pub struct Purchase {
 
 /// Columns of a purchase, in the order that [`Purchase::read`] expects.
 const COLUMNS: &str = "number, purchase_id, attempt, product_id, quantity, status, reference, created_at, \
-     expires_at, settled_at, picked_at";
+     expires_at, settled_at, picked_at, lines";
 
 // Reads no more than so many rows, whatever has piled up.
 const TO_PICK: &str = "select count(*) from (select 1 from purchase where status = 'confirmed' and picked_at is null \
@@ -34,8 +34,7 @@ impl Purchase {
         let reference = PurchaseRef {
             purchase_id: parsed(row, 1)?,
             attempt: parsed(row, 2)?,
-            product_id: parsed(row, 3)?,
-            quantity: number_at(row, 4)?,
+            lines: lines_at(row, 3, 4, 11)?,
             reference: row.get(6)?,
             created_at: Millis(row.get(7)?),
             expires_at: Millis(row.get(8)?),
@@ -64,7 +63,7 @@ pub struct Filter {
     pub picked: Option<bool>,
     /// `confirmed` or `cancelled`; another text finds nothing.
     pub status: Option<String>,
-    /// Of this product.
+    /// With a line of this product.
     pub product_id: Option<String>,
     /// With this order number.
     pub reference: Option<String>,
@@ -85,12 +84,17 @@ pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Pu
         Some(true) => sql.push_str(" and picked_at is not null"),
         None => {}
     }
-    let columns = [("status", &filter.status), ("product_id", &filter.product_id), ("reference", &filter.reference)];
-    for (column, wanted) in columns {
+    for (column, wanted) in [("status", &filter.status), ("reference", &filter.reference)] {
         if let Some(wanted) = wanted {
             sql.push_str(&format!(" and {column} = ?"));
             values.push(wanted);
         }
+    }
+    if let Some(product) = &filter.product_id {
+        sql.push_str(
+            " and (product_id = ? or exists (select 1 from json_each(lines) where value ->> 'productId' = ?))",
+        );
+        values.extend([product as &dyn ToSql, product]);
     }
     if let Some(before) = &filter.before {
         sql.push_str(" and number < ?");
@@ -107,20 +111,22 @@ pub fn count_to_pick(connection: &Connection) -> rusqlite::Result<i64> {
 
 /// Its units have left the shelf.
 pub(crate) fn confirm(connection: &Connection, purchase: &PurchaseRef, at: Millis) -> rusqlite::Result<()> {
+    let first = purchase.lines.first();
     connection
         .prepare_cached(
             "insert or replace into purchase (purchase_id, attempt, product_id, quantity, status, reference, \
-             created_at, expires_at, settled_at) values (?1, ?2, ?3, ?4, 'confirmed', ?5, ?6, ?7, ?8)",
+             created_at, expires_at, settled_at, lines) values (?1, ?2, ?3, ?4, 'confirmed', ?5, ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
             purchase.purchase_id.to_string(),
             purchase.attempt.as_str(),
-            purchase.product_id.as_str(),
-            purchase.quantity.get(),
+            first.product_id.as_str(),
+            first.quantity.get(),
             purchase.reference,
             purchase.created_at.0,
             purchase.expires_at.0,
             at.0,
+            several(&purchase.lines),
         ])?;
     Ok(())
 }

@@ -6,7 +6,7 @@
 
 use protocol::domain::reservation::Reservation;
 use protocol::domain::transfer::Transfer;
-use protocol::domain::{Rejection, apply, decide_purchase, decide_return};
+use protocol::domain::{Change, Line, Rejection, decide_purchase, decide_return};
 use protocol::ids::{OperationId, ProductId};
 use protocol::link::{Commands, Cursor, Entry, Epoch, Receipt, receive as judge};
 use protocol::planted::{Bug, planted};
@@ -19,7 +19,7 @@ use runtime::redis::Received;
 use runtime::sqlite::{Connection, JobResult, in_savepoint, is_fatal};
 
 use super::batch::{self, Batch};
-use super::effect::{Append, Effect, Items, PurchaseChange, record};
+use super::effect::{self, Append, Effect, Items, PurchaseChange, record};
 use super::reservations::{self, Asking};
 use super::till::{self, Decided, Request, decide_request};
 use super::transfers;
@@ -178,7 +178,7 @@ fn expire_due(
 ) -> JobResult<bool> {
     match command {
         Ok(Command::Purchase { purchase, .. } | Command::Cancel { purchase, .. }) => {
-            reservations::expire_due(connection, head, [&purchase.product_id], now)
+            reservations::expire_due(connection, head, purchase.lines.iter().map(|line| &line.product_id), now)
         }
         Ok(Command::Operate { product_id, .. }) => reservations::expire_due(connection, head, [product_id], now),
         Ok(Command::Reserve { lines, .. }) => {
@@ -202,7 +202,7 @@ fn expire_due(
 /// L11: in its place, but not possible here: it is answered, parked, and the link goes on.
 fn park(connection: &Connection, head: &mut Head, entry: &Entry<Commands>, reason: &str, now: Millis) -> JobResult<()> {
     let id = operation_id(entry);
-    let mut items = loaded(connection, subject(entry).product())?;
+    let mut items = loaded(connection, &subject(entry))?;
     let effect = parked(&id, entry, reason, &items, now);
     record(connection, head, &id, &mut items, effect, now)?;
     Ok(())
@@ -238,12 +238,14 @@ fn load(
     }
     let with_items =
         |items| till::Known { epoch: head.cursor.epoch, items, moved_since_count: Some(0), holds: Vec::new() };
-    let item_only = |product: Option<&ProductId>| loaded(connection, product).map(with_items);
     let (mut reservation, mut transfer) = (None, None);
     let (attempt, till) = match command {
-        Ok(Command::Purchase { purchase, .. }) => (None, item_only(Some(&purchase.product_id))?),
+        Ok(Command::Purchase { purchase, .. }) => {
+            (None, with_items(reservations::loaded(connection, &purchase.lines)?))
+        }
         Ok(Command::Cancel { purchase, .. }) => {
-            (ledger::outcomes::find(connection, &purchase.attempt)?, item_only(Some(&purchase.product_id))?)
+            let attempt = ledger::outcomes::find(connection, &purchase.attempt)?;
+            (attempt, with_items(reservations::loaded(connection, &purchase.lines)?))
         }
         Ok(Command::Operate { product_id, operation, .. }) => {
             (None, till::load(connection, head, product_id, operation)?)
@@ -273,14 +275,18 @@ fn load(
             (None, with_items(items))
         }
         Ok(Command::Batch { .. } | Command::Resync) => (None, till::Known::default()),
-        Ok(Command::Opened { .. }) | Err(_) => (None, item_only(subject(entry).product())?),
+        Ok(Command::Opened { .. }) | Err(_) => (None, with_items(loaded(connection, &subject(entry))?)),
     };
     Ok(Known { outcome, attempt, reservation, transfer, till, results: Results::default() })
 }
 
-fn loaded(connection: &Connection, product: Option<&ProductId>) -> JobResult<Items> {
-    let Some(product) = product else { return Ok(Items::new()) };
-    Ok(ledger::find_item(connection, product)?.into_iter().map(|item| (product.clone(), item)).collect())
+/// The items that something is about.
+fn loaded(connection: &Connection, subject: &Subject) -> JobResult<Items> {
+    let mut items = Items::new();
+    for product in subject.products() {
+        items.extend(ledger::find_item(connection, product)?.map(|item| (product.clone(), item)));
+    }
+    Ok(items)
 }
 
 /// Decides what a command does. `redis_now`: see [`receive`].
@@ -387,29 +393,37 @@ pub fn on_command(
 }
 
 fn on_purchase(answer: &Answer<'_>, purchase: PurchaseRef, is_late: bool) -> Effect {
-    let item = answer.unchanged(&purchase.product_id);
+    let unchanged = answer.unchanged(purchase.lines.iter().map(|line| &line.product_id));
     if is_late {
-        return answer.tell(Happened::PurchaseExpired { purchase, item });
+        return answer.tell(Happened::PurchaseExpired { purchase, items: unchanged });
     }
-    let before = answer.items.get(&purchase.product_id);
-    match decide_purchase(before, purchase.quantity) {
-        Ok(change) => {
-            let after = apply(before, &change, answer.now);
-            let item = ItemAfter::new(purchase.product_id.clone(), before, after);
+    let take = |line: &Line| {
+        let change = decide_purchase(answer.items.get(&line.product_id), line.quantity)?;
+        Ok((line.product_id.clone(), change))
+    };
+    match purchase.lines.each(take) {
+        Ok(mut changes) => {
+            if planted(Bug::OneLineTaken) {
+                changes.iter_mut().skip(1).for_each(|(_, change)| *change = Change::Moved(0));
+            }
             Effect {
                 purchase: Some(PurchaseChange::Confirmed(purchase.clone(), answer.now)),
-                ..answer.tell(Happened::PurchaseConfirmed { purchase, item })
+                ..answer.tell(Happened::PurchaseConfirmed { purchase, items: answer.changed(changes) })
             }
         }
-        Err(rejection) => answer.tell(Happened::PurchaseRejected { purchase, rejection, item }),
+        Err(rejection) if planted(Bug::RejectedInPart) => {
+            let items = answer.changed(purchase.lines.iter().filter_map(|line| take(line).ok()));
+            answer.tell(Happened::PurchaseRejected { purchase, rejection, items })
+        }
+        Err(rejection) => answer.tell(Happened::PurchaseRejected { purchase, rejection, items: unchanged }),
     }
 }
 
 /// B5: in order behind the purchase's own command, which it ends in any case. `attempt`: what became of that.
 fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: Option<&Outcome>) -> Effect {
-    let unchanged = answer.unchanged(&purchase.product_id);
-    let ended = |item| {
-        let mut effect = answer.tell(Happened::PurchaseCancelled { purchase: purchase.clone(), item });
+    let unchanged = answer.unchanged(purchase.lines.iter().map(|line| &line.product_id));
+    let ended = |items| {
+        let mut effect = answer.tell(Happened::PurchaseCancelled { purchase: purchase.clone(), items });
         let own = effect.outcomes.first().cloned();
         let own = own.filter(|_| !planted(Bug::CancelNotRemembered) && !planted(Bug::CancelledStaysConfirmed));
         effect.outcomes.extend(own.map(|outcome| Outcome { command: purchase.attempt.clone(), ..outcome }));
@@ -426,13 +440,17 @@ fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: 
             answer.refuse(Subject::Purchase(purchase), Rejection::AlreadyPicked)
         }
         Became::Confirmed { .. } => {
-            let before = answer.items.get(&purchase.product_id);
-            match decide_return(before, purchase.quantity) {
-                Ok(change) => {
-                    let after = apply(before, &change, answer.now);
-                    let item = ItemAfter::new(purchase.product_id.clone(), before, after);
+            let give_back = |line: &Line| {
+                let change = decide_return(answer.items.get(&line.product_id), line.quantity)?;
+                Ok((line.product_id.clone(), change))
+            };
+            match purchase.lines.each(give_back) {
+                Ok(mut changes) => {
+                    if planted(Bug::OneLineGivenBack) {
+                        changes.iter_mut().skip(1).for_each(|(_, change)| *change = Change::Moved(0));
+                    }
                     let change = PurchaseChange::Cancelled(purchase.purchase_id, answer.now);
-                    Effect { purchase: Some(change), ..ended(Some(item)) }
+                    Effect { purchase: Some(change), ..ended(answer.changed(changes)) }
                 }
                 Err(rejection) => answer.refuse(Subject::Purchase(purchase), rejection),
             }
@@ -494,8 +512,8 @@ fn parked(id: &OperationId, entry: &Entry<Commands>, reason: &str, items: &Items
     let rejection = Rejection::UnsupportedByStore { entry: entry.id.to_string() };
     let effect = match subject(entry) {
         Subject::Purchase(purchase) if entry.kind == "purchase" => {
-            let item = answer.unchanged(&purchase.product_id);
-            answer.tell(Happened::PurchaseRejected { purchase, rejection, item })
+            let items = answer.unchanged(purchase.lines.iter().map(|line| &line.product_id));
+            answer.tell(Happened::PurchaseRejected { purchase, rejection, items })
         }
         subject @ (Subject::Purchase(_)
         | Subject::Product(_)
@@ -516,9 +534,17 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    /// The item as it is, if the store has it.
-    fn unchanged(&self, product: &ProductId) -> Option<ItemAfter> {
-        self.items.get(product).map(|item| ItemAfter::unchanged(product.clone(), item.clone()))
+    /// The items as they are, as far as the store has them.
+    fn unchanged<'b>(&self, products: impl Iterator<Item = &'b ProductId>) -> Vec<ItemAfter> {
+        let item = |product: &ProductId| {
+            self.items.get(product).map(|item| ItemAfter::unchanged(product.clone(), item.clone()))
+        };
+        products.filter_map(item).collect()
+    }
+
+    /// The items after these changes.
+    fn changed(&self, changes: impl IntoIterator<Item = (ProductId, Change)>) -> Vec<ItemAfter> {
+        effect::changed(changes, self.items, self.now)
     }
 
     fn tell(&self, what: Happened) -> Effect {
@@ -527,8 +553,8 @@ impl Answer<'_> {
     }
 
     fn refuse(&self, subject: Subject, rejection: Rejection) -> Effect {
-        let item = subject.product().and_then(|product| self.unchanged(product));
-        let mut effect = self.tell(Happened::CommandRefused { subject, rejection, item });
+        let items = self.unchanged(subject.products());
+        let mut effect = self.tell(Happened::CommandRefused { subject, rejection, items });
         effect.outcomes.retain(|_| !planted(Bug::RefusalNotKept));
         effect
     }
@@ -536,7 +562,7 @@ impl Answer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use protocol::domain::{Guard, Item, Line, Lines, Operation};
+    use protocol::domain::{Guard, Item, Lines, Operation};
     use protocol::ids::ReservationId;
     use protocol::wire::BatchLine;
 
@@ -586,12 +612,15 @@ mod tests {
         }
     }
 
+    fn ale() -> ProductId {
+        crate::testing::product("ale")
+    }
+
     fn attempt() -> PurchaseRef {
         PurchaseRef {
             purchase_id: "00000000-0000-0000-0000-000000000001".parse().expect("an id"),
             attempt: OperationId::parse("attempt").expect("a valid id"),
-            product_id: ProductId::parse("ale").expect("a valid id"),
-            quantity: quantity(2),
+            lines: Lines::one(ale(), quantity(2)),
             reference: None,
             created_at: NOW,
             expires_at: NOW.plus(60_000),
@@ -624,6 +653,144 @@ mod tests {
         assert_eq!(world.send("cancel", &cancel()), "outcome_repeated");
         assert_eq!(world.send("another-cancel", &cancel()), "outcome_repeated");
         assert_eq!(world.units(), 5);
+    }
+
+    /// With a few teas beside the ales.
+    fn world_with_tea() -> World {
+        let world = World::new();
+        let create = Operation::Create { name: "Tea".into(), quantity: 3, low_at: None };
+        crate::testing::act(&world.connection, "second", "tea", create, NOW);
+        world
+    }
+
+    fn cart(of: &[(&str, i64)]) -> PurchaseRef {
+        let line = |(name, units): &(&str, i64)| Line {
+            product_id: crate::testing::product(name),
+            quantity: quantity(*units),
+        };
+        PurchaseRef { lines: Lines::new(of.iter().map(line)).expect("are lines"), ..attempt() }
+    }
+
+    fn buy(purchase: PurchaseRef) -> Command {
+        Command::Purchase { purchase, deadline: NOW.plus(60_000), about: About::default() }
+    }
+
+    fn units_of(world: &World) -> [i64; 2] {
+        ["ale", "tea"].map(|name| {
+            let item = ledger::find_item(&world.connection, &crate::testing::product(name)).expect("reads");
+            item.expect("an item").quantity
+        })
+    }
+
+    #[test]
+    fn all_lines_of_a_purchase_are_taken_and_given_back_as_one_entry_each() {
+        let mut world = world_with_tea();
+        let head = |world: &World| ledger::head(&world.connection).expect("reads").cursor.seq;
+        let (before, bought) = (head(&world), cart(&[("ale", 2), ("tea", 3)]));
+        assert_eq!(world.send("attempt", &buy(bought.clone())), "purchase_confirmed");
+        assert_eq!((units_of(&world), head(&world)), ([3, 0], before + 1));
+        let listed = |product: &str| {
+            let filter = ledger::purchases::Filter { product_id: Some(product.into()), limit: 9, ..Default::default() };
+            ledger::purchases::list(&world.connection, &filter).expect("reads")
+        };
+        let [found] = &listed("tea")[..] else { panic!("one has a line of it") };
+        assert_eq!((&found.reference, listed("ale").len(), listed("bun").len()), (&bought, 1, 0));
+        assert_eq!(world.send("attempt", &buy(bought.clone())), "outcome_repeated");
+        let cancel = Command::Cancel { purchase: bought, forced: false, about: About::default() };
+        assert_eq!(world.send("cancel", &cancel), "purchase_cancelled");
+        assert_eq!((world.send("again", &cancel), units_of(&world)), ("outcome_repeated".into(), [5, 3]));
+    }
+
+    #[test]
+    fn a_line_that_is_short_is_named_and_nothing_is_taken() {
+        let mut world = world_with_tea();
+        let refused = |world: &World| -> serde_json::Value {
+            let (kind, body) = ledger::testing::last(&world.connection);
+            assert_eq!((kind.as_str(), units_of(world)), ("purchase_rejected", [5, 3]));
+            serde_json::from_str::<serde_json::Value>(&body).expect("JSON")["rejection"].clone()
+        };
+        for (number, of, short) in [
+            (1, [("ale", 5), ("tea", 4)], &["tea"][..]),
+            (2, [("ale", 6), ("tea", 3)], &["ale"]),
+            (3, [("ale", 6), ("tea", 4)], &["ale", "tea"]),
+        ] {
+            let attempt = OperationId::parse(&format!("attempt-{number}")).expect("valid");
+            world.send(attempt.as_str(), &buy(PurchaseRef { attempt: attempt.clone(), ..cart(&of) }));
+            let rejection = refused(&world);
+            let named: Vec<&str> = rejection["lines"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .filter_map(|line| line["productId"].as_str())
+                .collect();
+            assert_eq!(named, short, "{rejection}");
+        }
+        world.send(
+            "bun",
+            &buy(PurchaseRef { attempt: crate::testing::operation("bun"), ..cart(&[("bun", 1), ("tea", 1)]) }),
+        );
+        assert_eq!(refused(&world)["code"], "unknown_product");
+        let late = Command::Purchase {
+            purchase: cart(&[("ale", 1), ("tea", 1)]),
+            deadline: NOW.plus(-1),
+            about: About::default(),
+        };
+        assert_eq!((world.send("attempt", &late), units_of(&world)), ("purchase_expired".into(), [5, 3]));
+    }
+
+    #[test]
+    fn due_holds_of_all_products_block_no_purchase() {
+        let mut world = world_with_tea();
+        for (number, name, units) in [(1, "ale", 5), (2, "tea", 3)] {
+            let line = Line { product_id: crate::testing::product(name), quantity: quantity(units) };
+            let reserve = Command::Reserve {
+                reservation_id: ReservationId::new(uuid::Uuid::from_u128(number)),
+                lines: Lines::new([line]).expect("are lines"),
+                ttl_ms: 1,
+                deadline: NOW.plus(60_000),
+                about: About::default(),
+            };
+            world.send(&format!("hold-{number}"), &reserve);
+        }
+        let command = buy(cart(&[("ale", 5), ("tea", 3)]));
+        let entry = Entry::follow(&world.sent, command.kind(), "attempt", command.encode(), None);
+        receive(&world.connection, &[Ok(entry)], NOW, NOW.plus(1)).expect("executes");
+        assert_eq!(
+            (ledger::testing::last(&world.connection).0.as_str(), units_of(&world)),
+            ("purchase_confirmed", [0, 0])
+        );
+    }
+
+    /// As version 0.1.0 reads an attempt.
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    #[allow(dead_code, reason = "what it reads is not looked at")]
+    struct AttemptOfOld {
+        product_id: ProductId,
+        quantity: protocol::domain::Quantity,
+    }
+
+    #[test]
+    fn an_earlier_version_understands_one_line_and_executes_no_part_of_several() {
+        let read = |purchase: PurchaseRef| {
+            let body: serde_json::Value = serde_json::from_str(&buy(purchase).encode()).expect("JSON");
+            serde_json::from_value::<AttemptOfOld>(body["purchase"].clone()).is_ok()
+        };
+        assert!(read(cart(&[("ale", 2)])) && !read(cart(&[("ale", 2), ("tea", 1)])));
+    }
+
+    #[test]
+    fn a_line_with_a_member_that_is_not_known_is_refused_as_a_whole() {
+        let mut world = world_with_tea();
+        let body = buy(cart(&[("ale", 2), ("tea", 1)])).encode();
+        let later = body.replacen(r#""quantity":2"#, r#""quantity":2,"fromElsewhere":1"#, 1);
+        assert_ne!(later, body);
+        let entry = Entry::follow(&world.sent, "purchase", "attempt", later, None);
+        world.sent = entry.cursor();
+        receive(&world.connection, &[Ok(entry)], NOW, NOW).expect("executes");
+        let (kind, body) = ledger::testing::last(&world.connection);
+        assert_eq!((kind.as_str(), units_of(&world)), ("command_refused", [5, 3]));
+        assert!(body.contains("unsupported_by_store"), "{body}");
     }
 
     /// So many units of each are sold, one line after the other.
@@ -714,7 +881,7 @@ mod tests {
     #[test]
     fn units_are_held_once_even_if_the_outcome_is_lost() {
         let mut world = World::new();
-        let line = Line { product_id: attempt().product_id, quantity: quantity(2) };
+        let line = Line { product_id: ale(), quantity: quantity(2) };
         let reserve = Command::Reserve {
             reservation_id: ReservationId::new(uuid::Uuid::from_u128(1)),
             lines: Lines::new([line]).expect("are lines"),
@@ -725,7 +892,7 @@ mod tests {
         assert_eq!(world.send("hold", &reserve), "reserved");
         ledger::testing::tamper(&world.connection, "delete from outcome");
         assert_eq!(world.send("hold", &reserve), "outcome_repeated");
-        let ale = ledger::find_item(&world.connection, &attempt().product_id).expect("reads").expect("an ale");
+        let ale = ledger::find_item(&world.connection, &ale()).expect("reads").expect("an ale");
         assert_eq!((ale.quantity, ale.reserved), (5, 2));
     }
 
@@ -737,7 +904,7 @@ mod tests {
 
     fn ales(quantity: i64) -> Known {
         let item = Item { quantity, version: 1, ..Item::default() };
-        let items = [(attempt().product_id, item)].into();
+        let items = [(ale(), item)].into();
         Known {
             till: till::Known { epoch: 9.into(), items, moved_since_count: Some(0), holds: Vec::new() },
             ..Known::default()
@@ -788,7 +955,7 @@ mod tests {
         let ended = |delta| (vec![("purchase_cancelled", delta)], vec!["cancel", "attempt"]);
         assert_eq!(said(&given(None, false)), ended(0));
         assert!(agrees(&given(None, false)));
-        let confirmed = Became::Confirmed { purchase: attempt(), item: Item::default(), picked: false };
+        let confirmed = Became::Confirmed { purchase: attempt(), item: Some(Item::default()), picked: false };
         let confirmed = outcome(confirmed);
         assert_eq!(said(&given(Some(confirmed.clone()), false)), ended(2));
         assert!(agrees(&given(Some(confirmed.clone()), false)));
@@ -820,7 +987,7 @@ mod tests {
         let effect = on_command(&operation_id(&entry), &entry, command, &ales(9), NOW, NOW);
         assert_eq!(said(&effect), (vec![("command_refused", 0)], vec!["t"]));
         let Became::Refused { subject, .. } = &effect.outcomes[0].became else { panic!("{effect:?}") };
-        assert_eq!(*subject, Subject::Product(attempt().product_id));
+        assert_eq!(*subject, Subject::Product(ale()));
         assert_eq!(effect.parked.map(|(parked, _)| parked), Some(entry));
     }
 

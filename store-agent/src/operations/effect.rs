@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use protocol::domain::Item;
 use protocol::domain::reservation::Reservation;
 use protocol::domain::transfer::Transfer;
+use protocol::domain::{Change, Item, apply};
 use protocol::ids::{OperationId, ProductId, PurchaseId};
 use protocol::link::{Commands, Entry, EntryId};
 use protocol::planted::{Bug, planted};
@@ -82,6 +82,19 @@ impl Effect {
         let outcomes = fact.outcome().into_iter().collect();
         Self { appends: [Append::Fact(fact)].into_iter().chain(notices).collect(), outcomes, ..Self::default() }
     }
+}
+
+/// Items after changes of them, each product once.
+pub(super) fn changed(
+    changes: impl IntoIterator<Item = (ProductId, Change)>,
+    before: &Items,
+    now: Millis,
+) -> Vec<ItemAfter> {
+    let after = |(product, change): (ProductId, Change)| {
+        let before = before.get(&product);
+        ItemAfter::new(product, before, apply(before, &change, now))
+    };
+    changes.into_iter().map(after).collect()
 }
 
 /// Records an effect under an operation's id, in the caller's transaction. `items`: those that it is about, as they

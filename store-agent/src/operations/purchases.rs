@@ -9,6 +9,7 @@ use protocol::wire::{About, Fact, Happened, ItemAfter, Outcome};
 use runtime::sqlite::{Abort, Connection};
 
 use super::effect::{self, Effect, Items, PurchaseChange};
+use super::reservations;
 use crate::ledger;
 use crate::ledger::purchases::Purchase;
 
@@ -30,9 +31,7 @@ pub fn pick(
     now: Millis,
 ) -> Result<Option<Picked>, Abort<Rejection>> {
     let Some(purchase) = ledger::purchases::find(connection, id)? else { return Ok(None) };
-    let product = &purchase.reference.product_id;
-    let item = ledger::find_item(connection, product)?;
-    let mut items = item.into_iter().map(|item| (product.clone(), item)).collect();
+    let mut items = reservations::loaded(connection, &purchase.reference.lines)?;
     let outcome = ledger::outcomes::find(connection, &purchase.reference.attempt)?;
     let decided = decide_pick(&purchase, &items, outcome, about, now).map_err(Abort::Refused)?;
     let Some(effect) = decided else { return Ok(Some(Picked { purchase, position: None })) };
@@ -57,11 +56,8 @@ pub fn decide_pick(
         return Ok(None);
     }
     let reference = &purchase.reference;
-    let item = items.get(&reference.product_id);
-    let what = Happened::PurchasePicked {
-        purchase: reference.clone(),
-        item: item.map(|item| ItemAfter::unchanged(reference.product_id.clone(), item.clone())),
-    };
+    let unchanged = items.iter().map(|(product, item)| ItemAfter::unchanged(product.clone(), item.clone()));
+    let what = Happened::PurchasePicked { purchase: reference.clone(), items: unchanged.collect() };
     let fact = Fact { about: about.clone(), ..Fact::new(what, now) };
     Ok(Some(Effect {
         purchase: Some(PurchaseChange::Picked(reference.purchase_id, now)),
@@ -72,6 +68,7 @@ pub fn decide_pick(
 
 #[cfg(test)]
 mod tests {
+    use protocol::domain::Lines;
     use protocol::wire::PurchaseRef;
 
     use super::*;
@@ -81,8 +78,7 @@ mod tests {
         let reference = PurchaseRef {
             purchase_id: "00000000-0000-0000-0000-000000000001".parse().expect("an id"),
             attempt: operation("attempt"),
-            product_id: product("ale"),
-            quantity: quantity(2),
+            lines: Lines::one(product("ale"), quantity(2)),
             reference: None,
             created_at: NOW,
             expires_at: NOW,

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use protocol::domain::reservation::{Act, Decided, Reservation, State, hold};
-use protocol::domain::{Lines, Rejection, apply};
+use protocol::domain::{Lines, Rejection};
 use protocol::ids::{OperationId, ProductId, ReservationId};
 use protocol::link::EntryId;
 use protocol::planted::{Bug, planted};
@@ -129,15 +129,11 @@ pub(super) fn decide_act(
 
 fn effect_of(step: ReservationStep, decided: Decided, items: &Items, asking: &Asking, now: Millis) -> Effect {
     let Decided { after: reservation, changes } = decided;
-    let after = changes.into_iter().map(|(product, change)| {
-        let before = items.get(&product);
-        let after = apply(before, &change, now);
-        ItemAfter::new(product, before, after)
-    });
+    let after = effect::changed(changes, items, now);
     let fact = Fact {
         about: asking.about.clone(),
         command: asking.command.clone(),
-        ..Fact::new(Happened::Reservation { step, reservation: reservation.clone(), items: after.collect() }, now)
+        ..Fact::new(Happened::Reservation { step, reservation: reservation.clone(), items: after }, now)
     };
     Effect { reservation: Some(reservation), ..Effect::of(fact, items) }
 }

@@ -4,12 +4,12 @@
 //! has received is never on its way to it again, however often it is announced.
 
 use protocol::domain::transfer::{Decided, State, Transfer};
-use protocol::domain::{Lines, Rejection, apply};
+use protocol::domain::{Lines, Rejection};
 use protocol::ids::TransferId;
 use protocol::link::EntryId;
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
-use protocol::wire::{Fact, Happened, ItemAfter};
+use protocol::wire::{Fact, Happened};
 use runtime::sqlite::{Abort, Connection};
 
 use super::effect::{self, Effect, Items};
@@ -88,15 +88,11 @@ pub(super) fn decide_announce(
 
 fn effect_of(decided: Decided, items: &Items, asking: &Asking, now: Millis) -> Effect {
     let Decided { after: transfer, changes } = decided;
-    let after = changes.into_iter().map(|(product, change)| {
-        let before = items.get(&product);
-        let after = apply(before, &change, now);
-        ItemAfter::new(product, before, after)
-    });
+    let after = effect::changed(changes, items, now);
     let fact = Fact {
         about: asking.about.clone(),
         command: asking.command.clone(),
-        ..Fact::new(Happened::Transfer { transfer: transfer.clone(), items: after.collect() }, now)
+        ..Fact::new(Happened::Transfer { transfer: transfer.clone(), items: after }, now)
     };
     Effect { transfer: Some(transfer), ..Effect::of(fact, items) }
 }

@@ -296,7 +296,7 @@ fn take_state(connection: &Connection, head: &mut Head, answer: &Answer, now: Mi
 mod tests {
     use protocol::domain::reservation::{Act, State};
     use protocol::domain::transfer::{self, Transfer};
-    use protocol::domain::{Lines, Operation, Rejection};
+    use protocol::domain::{Line, Lines, Operation, Rejection};
     use protocol::ids::{OperationId, ReservationId, TransferId};
     use protocol::link::Entry;
     use protocol::stock::Stock;
@@ -424,8 +424,7 @@ mod tests {
         PurchaseRef {
             purchase_id: "00000000-0000-0000-0000-000000000001".parse().expect("an id"),
             attempt: operation("attempt"),
-            product_id: ale(),
-            quantity: quantity(2),
+            lines: Lines::one(ale(), quantity(2)),
             reference: None,
             created_at: NOW,
             expires_at: NOW.plus(60_000),
@@ -735,11 +734,43 @@ mod tests {
         assert_eq!(report.recount.iter().map(ProductId::as_str).collect::<Vec<_>>(), ["ale", "bun"]);
         // Now central has all of that; a purchase that was refused on one side has touched ale, and changed nothing.
         let again = copy(&first);
-        let too_many = PurchaseRef { quantity: quantity(100), ..attempt() };
+        let too_many = PurchaseRef { lines: Lines::one(ale(), quantity(100)), ..attempt() };
         let command = Command::Purchase { purchase: too_many, deadline: NOW.plus(60_000), about: About::default() };
         execute(&again, &[("attempt", command)]);
         assert_eq!(recorded(&again).last(), Some(&("purchase_rejected".into(), 0)));
         let report = restore(&again, &answer(&first, 0));
         assert!(report.recount.is_empty(), "{:?}", report.recount);
+    }
+
+    #[test]
+    fn a_purchase_of_two_products_is_taken_and_given_back_by_line() {
+        let two = |name: &str| Line { product_id: testing::product(name), quantity: quantity(2) };
+        let cart = PurchaseRef { lines: Lines::new(["ale", "bun"].map(two)).expect("are lines"), ..attempt() };
+        let units = |connection: &Connection| {
+            ["ale", "bun"].map(|name| {
+                let item = ledger::find_item(connection, &testing::product(name)).expect("reads");
+                item.expect("an item").quantity
+            })
+        };
+        let buy = Command::Purchase { purchase: cart.clone(), deadline: NOW.plus(60_000), about: About::default() };
+        let cancel = Command::Cancel { purchase: cart, forced: true, about: About::default() };
+        // Central knows neither: both are recorded again, on top of other sales, and what is missing is entered by line.
+        let old = store();
+        let live = copy(&old);
+        execute(&old, &[("attempt", buy.clone())]);
+        testing::act(&live, "ales", "ale", Operation::Sell { quantity: quantity(4) }, NOW);
+        let bought = copy(&old);
+        let report = restore(&bought, &answer(&live, 0));
+        assert_eq!((report.recorded_again, units(&bought)), (1, [0, 3]));
+        execute(&old, &[("cancel", cancel.clone())]);
+        let report = restore(&old, &answer(&live, 0));
+        assert_eq!((report.recorded_again, units(&old)), (2, [2, 5]));
+        // Central knows that the units were taken; the copy was told to cancel what it had not taken.
+        let taken = store();
+        let unaware = copy(&taken);
+        execute(&taken, &[("attempt", buy)]);
+        execute(&unaware, &[("cancel", cancel)]);
+        let report = restore(&unaware, &answer(&taken, 0));
+        assert_eq!((report.recorded_again, units(&unaware)), (1, [5, 5]));
     }
 }

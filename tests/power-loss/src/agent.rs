@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::domain::{Guard, Operation as Act, Reason};
+use protocol::domain::{Guard, Line, Lines, Operation as Act, Reason};
 use protocol::hash::Hash;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::link::{Commands, Cursor, Entry, Epoch, Seq};
@@ -148,8 +148,8 @@ impl Agent {
                 let purchase = PurchaseRef {
                     purchase_id,
                     attempt: OperationId::attempt(&purchase_id, 1),
-                    product_id: product(dice),
-                    quantity: dice.units(1, 3),
+                    lines: Lines::new([line(dice)].into_iter().chain(dice.chance(300).then(|| line(dice))))
+                        .expect("are lines"),
                     reference: None,
                     created_at: now,
                     expires_at: now.plus(60_000),
@@ -269,6 +269,11 @@ fn refused(abort: Abort<protocol::domain::Rejection>) -> Abort<String> {
 fn bind(connection: &Connection, key: &str, position: &str, now: Millis) -> rusqlite::Result<()> {
     let key = Key { key: key.into(), fingerprint: [0; 16], route: "POST /".into() };
     idempotency::bind(connection, &key, 200, "{}", position, now)
+}
+
+/// Of a purchase.
+pub(crate) fn line(dice: &mut Dice) -> Line {
+    Line { product_id: product(dice), quantity: dice.units(1, 3) }
 }
 
 pub(crate) fn product(dice: &mut Dice) -> ProductId {

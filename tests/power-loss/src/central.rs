@@ -14,7 +14,7 @@ use central::storage::items;
 use central::storage::purchases;
 use central::storage::stores;
 use central::storage::totals;
-use protocol::domain::{Guard, Rejection};
+use protocol::domain::{Guard, Line, Lines, Rejection};
 use protocol::ids::{OperationId, PurchaseId, StoreId};
 use protocol::link::{Commands, Entry, EntryId, Seq};
 use protocol::time::Millis;
@@ -26,7 +26,7 @@ use store_agent::ledger;
 use store_agent::operations::till;
 
 use crate::Dice;
-use crate::agent::{act, product};
+use crate::agent::{act, line, product};
 use crate::machine::Daemon;
 
 /// The time at which every run begins.
@@ -108,10 +108,11 @@ impl Central {
             items => stock[dice.below(items) as usize].0.clone(),
         };
         let now = self.tick(dice);
+        let other = dice.chance(300).then(|| line(dice));
         let ask = PurchaseRequest {
             id: PurchaseId::new(dice.uuid()),
-            product,
-            quantity: dice.units(1, 3),
+            lines: Lines::new([Line { product_id: product, quantity: dice.units(1, 3) }].into_iter().chain(other))
+                .expect("are lines"),
             customer: Some(format!("customer-{}", dice.below(50))),
             about: About { reference: Some(format!("order-{}", dice.below(1_000))), ..About::default() },
             ttl_ms: 60_000,

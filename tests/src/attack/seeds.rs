@@ -151,6 +151,13 @@ pub(super) const SEEDS: &[Seed] = &[
         "content-type: application/json\nprefer: respond-async",
         r#"{"quantity":2}"#,
     ),
+    (
+        Central,
+        "POST",
+        "/v1/purchase",
+        WAIT,
+        r#"{"lines":[{"productId":"fuzz","quantity":1},{"productId":"tea","quantity":1}],"policy":"round-robin","customerId":"c","ttlSeconds":60,"reference":"r"}"#,
+    ),
     (Central, "GET", "/v1/purchases?storeId=s1&status=confirmed&customerId=c&reference=r&productId=tea&size=5", "", ""),
     (Central, "GET", "/v1/purchases/{purchase}", "prefer: wait=1", ""),
     (Central, "POST", "/v1/purchases/{purchase}/cancel", JSON, r#"{"reason":"changed my mind","reference":"r"}"#),

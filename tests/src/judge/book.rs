@@ -62,8 +62,8 @@ pub struct Batch {
 /// An online purchase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Buy {
-    pub product: Name,
-    pub quantity: i64,
+    /// All of it or nothing, in the order of products.
+    pub lines: Lines,
     /// By Redis's clock, ms: after it no store may take the units.
     pub deadline: i64,
     /// The buyer left it to central which store is asked, and which one next if that refuses.

@@ -127,13 +127,11 @@ pub(super) fn time(stated: &Value) -> Option<i64> {
 impl Shop {
     /// Whether these units can be held, or the code of the refusal.
     pub fn may_hold(&self, lines: &Lines) -> Result<(), &'static str> {
-        for (product, quantity) in lines {
-            let item = self.items.get(product).ok_or("unknown_product")?;
-            if *quantity > item.available() {
-                return Err("insufficient_stock");
-            }
+        if lines.iter().any(|(product, _)| !self.items.contains_key(product)) {
+            return Err("unknown_product");
         }
-        Ok(())
+        let is_short = |(product, quantity): &(Name, i64)| *quantity > self.items[product].available();
+        if lines.iter().any(is_short) { Err("insufficient_stock") } else { Ok(()) }
     }
 
     /// How many reservations are open.

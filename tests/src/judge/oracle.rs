@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::batches::word;
 use super::book::{Asked, Book, By, Cancel, Name, Wish};
-use super::holds::Held;
+use super::holds::{Held, lines as lines_of};
 use super::shop::{Attempt, Broken, Item, Occasion, Reading, Shop, Told};
 use super::transfers::Sent;
 
@@ -553,7 +553,8 @@ impl Oracle {
             return Ok(());
         };
         let (transfer, from, is_for_it) = (transfer.clone(), asked.from.clone(), *asked.to == *store);
-        let source = self.shop(&from, Place::of_view(central, &from)?);
+        // Entries count from when they are applied, whether or not the state that they follow could be taken in.
+        let source = self.shop(&from, Place::last_before(central, &from, i64::MAX)?.unwrap_or_default());
         if !is_for_it || !(source.sent.contains_key(&transfer) || self.has_chosen(&from)) {
             self.break_(format!("P5: central announces {transfer} to {store}, and it has not left {from} for it"));
         }
@@ -697,9 +698,18 @@ impl Oracle {
         found: &mut Vec<Broken>,
     ) -> rusqlite::Result<()> {
         let mut row = central.prepare_cached(
-            "select status, picked_at is not null, quantity, product_id, store_id, attempt from purchase \
+            "select status, picked_at is not null, quantity, product_id, store_id, attempt, lines from purchase \
              where purchase_id = ?1",
         )?;
+        let left: i64 = central.query_row(
+            "select count(*) from pending_line where not exists (select 1 from purchase \
+             where purchase.purchase_id = pending_line.purchase_id and status = 'pending')",
+            [],
+            |row| row.get(0),
+        )?;
+        if left > 0 {
+            found.push(format!("P5: {left} lines of purchases that have ended are left out of what is sold"));
+        }
         let cancelled: HashSet<&Name> = self.book.cancels.values().map(|cancel| &cancel.purchase).collect();
         for (purchase, buy) in &self.book.buys {
             let has_all = buy.attempts.keys().all(|store| shops.contains_key(store));
@@ -710,7 +720,7 @@ impl Oracle {
             let words: Vec<_> = buy.attempts.keys().map(|store| (store, word(store))).collect();
             let known = row.query_row([&**purchase], |row| {
                 let store: (String, String) = (row.get(4)?, row.get(5)?);
-                Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?, (row.get(2)?, row.get(3)?), store))
+                Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?, (row.get(2)?, row.get(3)?, row.get(6)?), store))
             });
             let Some((status, picked, of, (store, attempt))) = known.optional()? else {
                 if words.iter().any(|(_, word)| word.is_some()) || !forgotten(purchase) {
@@ -718,7 +728,12 @@ impl Oracle {
                 }
                 continue;
             };
-            if of != (buy.quantity, buy.product.to_string()) {
+            let (quantity, product, lines): (i64, String, Option<String>) = of;
+            let of = match lines.as_deref().map(serde_json::from_str::<serde_json::Value>) {
+                None => Some(vec![(product.into(), quantity)]),
+                Some(stated) => stated.ok().and_then(|stated| lines_of(&stated)),
+            };
+            if of.as_ref() != Some(&buy.lines) {
                 found.push(format!("P5: purchase {purchase} is of {of:?}, and was asked as {buy:?}"));
             }
             if buy.attempts.get(store.as_str()).is_none_or(|asked| **asked != *attempt) {

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use serde_json::Value;
 
 use super::batches::{Running, word};
-use super::book::{Asked, Book, By, Cancel, Lines, Name, Wish};
-use super::holds::{Fallen, Held, Step, clock};
+use super::book::{Asked, Book, Buy, By, Cancel, Lines, Name, Wish};
+use super::holds::{Fallen, Held, Step, clock, lines};
 use super::transfers::{Moved, Sent};
 
 /// A promise that was broken, in words.
@@ -195,6 +195,17 @@ fn take(item: Option<&Item>, units: i64) -> Result<Item, &'static str> {
     }
 }
 
+/// The code of a refusal, and the products that are short.
+type Short<'a> = (&'static str, Vec<&'a str>);
+
+/// What an attempt is of, as it is stated: one line has a form of its own.
+pub(super) fn bought(stated: &Value) -> Option<Lines> {
+    match stated["productId"].as_str() {
+        Some(product) => Some(vec![(product.into(), stated["quantity"].as_i64()?)]),
+        None => lines(&stated["lines"]).filter(|lines| lines.len() > 1),
+    }
+}
+
 fn kind_of(wish: &Wish) -> &'static str {
     match wish {
         Wish::Create { .. } => "item_created",
@@ -306,7 +317,7 @@ impl Shop {
             })?;
             attempt.picked = true;
             self.done.insert(operation.clone(), Done { delta: 0, after: None, step: None, sent: None });
-            return self.states(told, 0);
+            return self.states_lines(told, &book.buys[&pick.purchase], 0);
         }
         let purchase = told.body["purchase"]["purchaseId"].as_str().unwrap_or_default();
         let Some((purchase, buy)) = book.buys.get_key_value(purchase) else {
@@ -316,10 +327,7 @@ impl Shop {
         let Some(attempt) = buy.attempts.get(store) else {
             return Err(format!("P5: {store} tells {kind} of {purchase}, and was not asked for it, {buy:?}"));
         };
-        let is_it = told.body["productId"] == *buy.product
-            && named["productId"] == *buy.product
-            && named["quantity"] == buy.quantity
-            && named["attempt"] == **attempt;
+        let is_it = bought(named).as_ref() == Some(&buy.lines) && named["attempt"] == **attempt;
         must(is_it, || format!("P5: {kind} of {purchase} is not about what was asked for, {buy:?}"))?;
         if operation == attempt {
             return self.purchase_fact(told, purchase, buy, (redis_now, refuses), reading);
@@ -341,18 +349,18 @@ impl Shop {
         match kind {
             "purchase_cancelled" if !picked || cancel.forced => {
                 self.comes_to(purchase, attempt, &told.kind);
-                let units = if taken { buy.quantity } else { 0 };
-                if let Some(item) = self.items.get(&buy.product).filter(|_| taken) {
-                    let after = item.clone().moved(units);
-                    self.items.insert(buy.product.clone(), after);
+                for (product, units) in buy.lines.iter().filter(|_| taken) {
+                    if let Some(item) = self.items.get(product).cloned() {
+                        self.items.insert(product.clone(), item.moved(*units));
+                    }
                 }
-                self.states(told, units)
+                self.states_lines(told, buy, i64::from(taken))
             }
             "command_refused" if picked && !cancel.forced => {
                 must(told.body["rejection"]["code"] == "already_picked", || {
                     format!("P5: {operation} was refused wrongly")
                 })?;
-                self.states(told, 0)
+                self.states_lines(told, buy, 0)
             }
             _ => Err(format!("P5: {kind} answers {operation} of {purchase}; picked {picked}, {cancel:?}")),
         }
@@ -420,44 +428,76 @@ impl Shop {
         &mut self,
         told: &Told,
         purchase: &Name,
-        buy: &super::book::Buy,
+        buy: &Buy,
         (redis_now, refuses): (i64, Option<&str>),
         reading: &mut Reading,
     ) -> Result<(), Broken> {
         must(!self.attempts.contains_key(purchase), || format!("P3: {purchase} was carried out twice"))?;
-        let before = self.items.get(&buy.product);
-        let is_refused = refuses == Some(&*buy.product)
+        let products = || buy.lines.iter().map(|(product, _)| &**product);
+        let is_refused = refuses.is_some_and(|refused| products().any(|product| product == refused))
             && redis_now <= buy.deadline
-            && take(self.without_due([&*buy.product], clock(told)).items.get(&buy.product), buy.quantity).is_ok();
+            && self.without_due(products(), clock(told)).take_all(buy).is_ok();
         let taken = if is_refused {
-            Err("unsupported_by_store")
+            Err(("unsupported_by_store", Vec::new()))
         } else {
-            self.nothing_due(told, &buy.product)?;
-            take(before, buy.quantity)
+            products().try_for_each(|product| self.nothing_due(told, product))?;
+            self.take_all(buy)
         };
-        let (kind, delta, after) = match taken {
-            _ if redis_now > buy.deadline => ("purchase_expired", 0, None),
-            Ok(after) => ("purchase_confirmed", -buy.quantity, Some(after)),
-            Err(code) => {
-                let said = &told.body["rejection"]["code"];
+        let (kind, after) = match taken {
+            _ if redis_now > buy.deadline => ("purchase_expired", None),
+            Ok(after) => ("purchase_confirmed", Some(after)),
+            Err((code, short)) => {
+                let rejection = &told.body["rejection"];
+                let said = &rejection["code"];
                 must(*said == code, || format!("P5: {purchase} is rejected as {said}, not as {code}"))?;
-                ("purchase_rejected", 0, None)
+                let named = rejection["lines"].as_array().into_iter().flatten();
+                let named: Vec<&str> = named.filter_map(|line| line["productId"].as_str()).collect();
+                must(buy.lines.len() == 1 || named == short, || {
+                    format!("P5: {purchase} is short of {named:?}, and should be of {short:?}")
+                })?;
+                ("purchase_rejected", None)
             }
         };
         must(*told.kind == *kind, || {
+            let items = &self.items;
             format!(
-                "P5: {purchase} must be told as {kind}, not as {}: {before:?}, {buy:?}, Redis's clock {redis_now}",
+                "P5: {purchase} must be told as {kind}, not as {}: {items:?}, {buy:?}, Redis's clock {redis_now}",
                 told.kind
             )
         })?;
-        if let Some(after) = after {
-            if after.low && !before.is_some_and(|before| before.low) {
-                reading.low.push_back((told.operation.clone(), buy.product.clone()));
-            }
-            self.items.insert(buy.product.clone(), after);
-        }
+        let is_taken = after.is_some();
+        let before = self.items.clone();
+        self.items.extend(after.into_iter().flatten());
+        self.notices(told, &before, reading);
         self.comes_to(purchase, &told.operation, &kind.into());
-        self.states(told, delta)
+        self.states_lines(told, buy, -i64::from(is_taken))
+    }
+
+    /// What taking all that is bought comes to, or why it cannot be.
+    fn take_all<'a>(&self, buy: &'a Buy) -> Result<Vec<(Name, Item)>, Short<'a>> {
+        let taken = buy.lines.iter().map(|(product, units)| (product, take(self.items.get(product), *units)));
+        let (mut after, mut short, mut refused) = (Vec::new(), Vec::new(), None);
+        for (product, taken) in taken {
+            match taken {
+                Ok(item) => after.push((product.clone(), item)),
+                Err("insufficient_stock") => short.push(&**product),
+                Err(code @ "unknown_product") => return Err((code, Vec::new())),
+                Err(code) => refused = refused.or(Some(code)),
+            }
+        }
+        if let Some(code) = refused {
+            return Err((code, Vec::new()));
+        }
+        if short.is_empty() { Ok(after) } else { Err(("insufficient_stock", short)) }
+    }
+
+    /// An entry about a purchase names each item of it that the store has, `times` so many units moved as are bought.
+    fn states_lines(&self, told: &Told, buy: &Buy, times: i64) -> Result<(), Broken> {
+        let has = buy.lines.iter().filter(|(product, _)| self.items.contains_key(product));
+        let moved: BTreeMap<Name, i64> = has.map(|(product, units)| (product.clone(), units * times)).collect();
+        let filed = moved.keys().next().unwrap_or(&buy.lines[0].0);
+        must(told.body["productId"] == **filed, || format!("P2: {} is not filed under {filed}", told.operation))?;
+        self.states_items(told, &moved)
     }
 
     fn comes_to(&mut self, purchase: &Name, command: &Name, kind: &Name) {
@@ -540,6 +580,10 @@ impl Shop {
             }
             return Ok(());
         }
+        let bought = told.body["purchase"]["purchaseId"].as_str().and_then(|purchase| book.buys.get(purchase));
+        if let Some(buy) = bought {
+            return self.purchase_again(told, own, book, buy, reading);
+        }
         let expected = self.delta_again(told, own, book)?;
         must(delta == expected, || {
             format!("P2: {operation} was {expected:+} units and is recorded again as {delta:+}")
@@ -586,7 +630,36 @@ impl Shop {
         })
     }
 
-    /// By how much an entry that is recorded again moves the stock; notes that it is done.
+    /// The same of a purchase: each of its items moves by what was bought, or none does.
+    fn purchase_again(
+        &mut self,
+        told: &Told,
+        own: &Shop,
+        book: &Book,
+        buy: &Buy,
+        reading: &mut Reading,
+    ) -> Result<(), Broken> {
+        let times = self.delta_again(told, own, book)?;
+        let deltas: BTreeMap<Name, i64> =
+            buy.lines.iter().map(|(product, units)| (product.clone(), units * times)).collect();
+        self.missing(told, &deltas, reading)?;
+        for (product, delta) in deltas.iter().filter(|(_, delta)| **delta != 0) {
+            if let Some(item) = self.items.get(product).cloned() {
+                self.items.insert(product.clone(), item.moved(*delta));
+            }
+        }
+        let more = told.body["more"].as_array().into_iter().flatten();
+        for named in std::iter::once(&told.body).chain(more) {
+            // It begins to exist, by whatever was said of it.
+            if let (Some(product), Some(item)) = (named["productId"].as_str(), Item::stated(&named["item"])) {
+                self.items.entry(product.into()).or_insert(item);
+            }
+        }
+        self.states_lines(told, buy, times)
+    }
+
+    /// By how much an entry that is recorded again moves the stock, of a purchase how often what was bought; notes that it
+    /// is done.
     fn delta_again(&mut self, told: &Told, own: &Shop, book: &Book) -> Result<i64, Broken> {
         let (kind, operation) = (&*told.kind, &told.operation);
         if let Some(done) = own.done.get(operation) {
@@ -635,11 +708,11 @@ impl Shop {
             }
             ("purchase_cancelled", Some("purchase_confirmed")) => {
                 self.comes_to(purchase, attempt, &told.kind);
-                Ok(buy.quantity)
+                Ok(1)
             }
             (_, None) => {
                 self.comes_to(purchase, attempt, &told.kind);
-                Ok(if kind == "purchase_confirmed" { -buy.quantity } else { 0 })
+                Ok(-i64::from(kind == "purchase_confirmed"))
             }
             (_, Some(before)) => Err(format!("P5: {kind} of {purchase} is recorded again, and central has {before}")),
         }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::shop::{Reading, Told};
+use super::shop::{Item, Reading, Told};
 use super::*;
 
 const STORE: &str = "s0";
@@ -35,8 +35,11 @@ fn book() -> Book {
         let sales = [2, 4, 3].map(|units| (name("ale"), Wish::Sell(units)));
         book.ask_batch(command, Batch { store: name(STORE), lines: 3, atomic }, sales);
     }
-    let (product, attempts) = (name("ale"), [(name(STORE), name(ATTEMPT))].into());
-    book.buys.insert(name(PURCHASE), Buy { product, quantity: 2, deadline: DEADLINE, is_chosen: false, attempts });
+    let (lines, attempts) = (vec![(name("ale"), 2)], [(name(STORE), name(ATTEMPT))].into());
+    book.buys.insert(name(PURCHASE), Buy { lines, deadline: DEADLINE, is_chosen: false, attempts });
+    let (lines, attempts) = (vec![(name("ale"), 2), (name("bun"), 1)], [(name(STORE), name("cart:1"))].into());
+    book.buys.insert(name("cart"), Buy { lines, deadline: DEADLINE, is_chosen: false, attempts });
+    book.cancels.insert(name("cancel-cart"), Cancel { store: name(STORE), purchase: name("cart"), forced: false });
     for (command, forced) in [("cancel", false), ("forced", true)] {
         book.cancels.insert(name(command), Cancel { store: name(STORE), purchase: name(PURCHASE), forced });
     }
@@ -145,6 +148,44 @@ fn a_purchase_is_confirmed_in_time_and_while_there_are_units() {
     let rejected = with(entry("purchase_rejected", ATTEMPT, 0, 5), "rejection", json!({"code": "insufficient_stock"}));
     assert!(follow(IN_TIME, &[rejected]).is_err(), "there were units");
     assert!(follow(IN_TIME, &[entry("purchase_confirmed", ATTEMPT, -1, 4)]).is_err(), "all of it or nothing");
+}
+
+/// An entry about two ales and a bun: by how much each changes, and what is left.
+fn of_cart(kind: &str, operation: &str, ale: (i64, i64), bun: (i64, i64)) -> Told {
+    let lines = json!([{"productId": "ale", "quantity": 2}, {"productId": "bun", "quantity": 1}]);
+    let named = json!({"purchaseId": "cart", "attempt": "cart:1", "lines": lines});
+    let after = with(Told { body: item(bun.1), ..entry(kind, operation, 0, 0) }, "name", "Bun".into()).body;
+    let more = json!([{"productId": "bun", "delta": bun.0, "item": after}]);
+    with(with(entry(kind, operation, ale.0, ale.1), "purchase", named), "more", more)
+}
+
+fn with_buns(buns: i64) -> Shop {
+    let mut shop = stocked();
+    shop.items.insert(name("bun"), Item { name: name("Bun"), quantity: buns, ..Item::default() });
+    shop
+}
+
+#[test]
+fn of_a_purchase_all_lines_are_taken_or_none_and_all_come_back() {
+    let taken = |ale, bun| go_on(with_buns(1), IN_TIME, &[of_cart("purchase_confirmed", "cart:1", ale, bun)]);
+    let bought = taken((-2, 3), (-1, 0)).expect("there are enough");
+    assert!(taken((-2, 3), (0, 1)).is_err() && taken((0, 5), (-1, 0)).is_err(), "in part");
+    let back = |ale, bun| go_on(bought.clone(), IN_TIME, &[of_cart("purchase_cancelled", "cancel-cart", ale, bun)]);
+    assert!(back((2, 5), (1, 1)).is_ok());
+    assert!(back((2, 5), (0, 0)).is_err() && back((0, 3), (1, 1)).is_err(), "in part");
+
+    let rejection = |short: &[&str]| {
+        let lines: Vec<Value> = short.iter().map(|product| json!({"productId": product})).collect();
+        json!({"code": "insufficient_stock", "lines": lines})
+    };
+    let rejected = |ale, bun, short| {
+        let told = of_cart("purchase_rejected", "cart:1", ale, bun);
+        go_on(with_buns(0), IN_TIME, &[with(told, "rejection", rejection(short))])
+    };
+    assert!(rejected((0, 5), (0, 0), &["bun"]).is_ok());
+    assert!(rejected((-2, 3), (0, 0), &["bun"]).is_err(), "something was taken");
+    assert!(rejected((0, 5), (0, 0), &["ale"]).is_err(), "it is not short");
+    assert!(go_on(with_buns(0), IN_TIME, &[of_cart("purchase_confirmed", "cart:1", (-2, 3), (-1, -1))]).is_err());
 }
 
 #[test]

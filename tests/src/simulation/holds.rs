@@ -232,7 +232,7 @@ impl VirtualWorld {
 }
 
 /// As the judge writes it down.
-fn written(lines: &Lines) -> judge::Lines {
+pub(super) fn written(lines: &Lines) -> judge::Lines {
     lines.iter().map(|line| (line.product_id.as_str().into(), line.quantity.get())).collect()
 }
 

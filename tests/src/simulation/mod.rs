@@ -8,6 +8,7 @@
 //! processes has the last word.
 
 mod agent;
+mod carts;
 mod central;
 mod faults;
 mod holds;
@@ -64,6 +65,9 @@ pub const MUST_OCCUR: &[&str] = &[
     "purchases rejected",
     "purchases expired",
     "purchases cancelled",
+    "purchases of several products confirmed",
+    "purchases of several products rejected",
+    "purchases of several products cancelled",
     "purchases passed on to another store",
     "purchases confirmed by a later store",
     "purchases for which no store was left",

@@ -7,7 +7,7 @@ use central::storage::commands as asked;
 use central::storage::items;
 use central::storage::purchases;
 use central::storage::stores;
-use protocol::domain::{Guard, LowAt, Operation, Quantity, Reason, Rejection};
+use protocol::domain::{Guard, Line, Lines, LowAt, Operation, Quantity, Reason, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::promise::policy::Policy;
 use protocol::time::Millis;
@@ -15,6 +15,7 @@ use protocol::wire::{About, BatchLine, Command, Position};
 use runtime::sqlite::{Abort, attempt};
 use store_agent::operations::till::{Request, perform};
 
+use super::holds::written;
 use super::virtual_world::{Commit, VirtualWorld, commit};
 use crate::history::{Bought, Told};
 use crate::judge::{Asked, Batch, Buy, By, Cancel, Name, Occasion, Pick, Wish, decide};
@@ -31,8 +32,7 @@ pub(super) struct Shelf {
 /// A buyer has looked at a store's heartbeat and is about to buy.
 pub(super) struct Look {
     store: StoreId,
-    product: ProductId,
-    quantity: Quantity,
+    lines: Lines,
     ttl_ms: i64,
     seen: Seen,
     /// How the store was chosen.
@@ -218,17 +218,23 @@ impl VirtualWorld {
         let policy = self.dice.chance(700).then(|| policies[self.dice.below(3) as usize]);
         // So many that a till may well be quicker, and another store has as many.
         let quantity = self.dice.units(1, if policy.is_some() { 6 } else { 3 });
+        let (presence, file) = (self.presence(), &self.central.file);
+        let can_be_had = |lines: &Lines| {
+            let found = candidates(file, &presence, lines, Policy::HighestAvailable).expect("the view can be read");
+            if policy.is_some() { !found.is_empty() } else { found.contains(&store) }
+        };
+        let lines = self.carts.fill(Line { product_id: product, quantity }, &self.products, can_be_had);
         let ttl_ms = if self.dice.chance(300) { 1_000 } else { 60_000 };
         let store = match policy {
             Some(policy) => {
-                let found = candidates(&self.central.file, &self.presence(), &product, quantity.get(), policy);
+                let found = candidates(&self.central.file, &self.presence(), &lines, policy);
                 let Some(first) = found.expect("the view can be read").into_iter().next() else { return };
                 first
             }
             None => store,
         };
         let seen = self.heartbeat(&store);
-        self.looks.push(Look { store, product, quantity, ttl_ms, seen, policy });
+        self.looks.push(Look { store, lines, ttl_ms, seen, policy });
     }
 
     /// What Redis says of a store's heartbeat.
@@ -361,8 +367,7 @@ impl VirtualWorld {
         let id = PurchaseId::new(uuid::Uuid::from_u128(u128::from(self.name())));
         let ask = PurchaseRequest {
             id,
-            product: look.product.clone(),
-            quantity: look.quantity,
+            lines: look.lines.clone(),
             customer: None,
             about: About::default(),
             ttl_ms: look.ttl_ms,
@@ -374,8 +379,7 @@ impl VirtualWorld {
             None => OperationId::attempt(&id, 1),
         };
         let buy = Buy {
-            product: look.product.as_str().into(),
-            quantity: look.quantity.get(),
+            lines: written(&look.lines),
             deadline: look.seen.redis_now.0 + look.ttl_ms,
             is_chosen: look.policy.is_some(),
             attempts: [(look.store.as_str().into(), attempt.as_str().into())].into(),
@@ -385,7 +389,7 @@ impl VirtualWorld {
         let beat = look.seen.heartbeat.as_ref().map(|beat| (beat.epoch.get(), look.seen.age_ms));
         let allowed =
             self.oracle.may_sell(&self.central.file, look.store.as_str(), beat).expect("the view can be read");
-        let (product, clock, risk) = (look.product.clone(), self.central.clock(self.now), self.risk());
+        let (clock, risk) = (self.central.clock(self.now), self.risk());
         let mut begun = false;
         let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
             let Some(mut store) = stores::find(connection, &look.store)? else { return Ok(()) };
@@ -409,8 +413,8 @@ impl VirtualWorld {
         }
         if begun && end != Commit::Before {
             self.told_at.insert(id.to_string(), self.step);
-            let (store, quantity) = (look.store.clone(), look.quantity);
-            self.say(|| format!("purchase {id}: {quantity} of {product} at {store}, {:?}", look.policy));
+            let store = look.store.clone();
+            self.say(|| format!("purchase {id}: {:?} at {store}, {:?}", written(&look.lines), look.policy));
             let told = if end == Commit::Done { Told::Done } else { Told::Nothing };
             let bought =
                 Bought { store, told, seen: Vec::new(), cancelled_while_pending: false, may_be_forgotten: false };
@@ -418,7 +422,7 @@ impl VirtualWorld {
         }
         self.after_central_commit(end);
         if begun && look.policy.is_some() && self.dice.chance(500) {
-            self.sell_out(&look.store, product);
+            self.sell_out(&look.store, look.lines.first().product_id.clone());
         }
     }
 

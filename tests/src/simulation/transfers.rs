@@ -14,6 +14,7 @@ use store_agent::operations::reservations::Asking;
 use store_agent::operations::transfers::receive;
 
 use super::DENSE;
+use super::holds::written;
 use super::virtual_world::{Commit, VirtualWorld, commit};
 use crate::Dice;
 use crate::judge::{self, By, Occasion, Receipt};
@@ -229,9 +230,4 @@ fn some_lines(dice: &mut Dice, products: &[protocol::ids::ProductId]) -> Option<
     let mut line = || Some(Line { product_id: dice.pick(products).cloned()?, quantity: dice.units(1, 3) });
     let (first, second) = (line()?, line()?);
     Lines::new([first].into_iter().chain(dice.chance(400).then_some(second))).ok()
-}
-
-/// As the judge writes it down.
-fn written(lines: &Lines) -> judge::Lines {
-    lines.iter().map(|line| (line.product_id.as_str().into(), line.quantity.get())).collect()
 }

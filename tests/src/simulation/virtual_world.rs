@@ -8,6 +8,7 @@ use runtime::redis::Keys;
 use rusqlite::Connection;
 
 use super::agent::{Agent, Progress, new_file};
+use super::carts::Carts;
 use super::central::{Central, Consumed};
 use super::rebuilding::Rebuilding;
 use super::redis::Redis;
@@ -70,6 +71,7 @@ pub(super) struct VirtualWorld {
     pub(super) next_id: u64,
     pub(super) rebuilding: Rebuilding,
     pub(super) sending: Sending,
+    pub(super) carts: Carts,
     trace: Option<Vec<String>>,
     seed: u64,
 }
@@ -162,6 +164,7 @@ impl VirtualWorld {
             next_id: 0,
             rebuilding: Rebuilding::new(seed),
             sending: Sending::new(seed),
+            carts: Carts::new(seed),
             trace: trace.then(Vec::new),
             seed,
             stores,
@@ -689,6 +692,18 @@ impl VirtualWorld {
         violations.append(&mut self.oracle.violations);
         for (what, sql) in [
             ("purchases confirmed", "select count(*) from purchase where status = 'confirmed'"),
+            (
+                "purchases of several products confirmed",
+                "select count(*) from purchase where status = 'confirmed' and lines is not null",
+            ),
+            (
+                "purchases of several products rejected",
+                "select count(*) from purchase where status = 'rejected' and lines is not null",
+            ),
+            (
+                "purchases of several products cancelled",
+                "select count(*) from purchase where status = 'cancelled' and lines is not null",
+            ),
             ("purchases rejected", "select count(*) from purchase where status = 'rejected'"),
             ("purchases expired", "select count(*) from purchase where status = 'expired'"),
             ("purchases cancelled", "select count(*) from purchase where status = 'cancelled'"),

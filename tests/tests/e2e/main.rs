@@ -3,6 +3,7 @@
 mod acl;
 mod bad_input;
 mod batches;
+mod carts;
 mod command_line;
 mod compatibility;
 mod events;

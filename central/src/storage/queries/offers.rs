@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use protocol::domain::Item;
+use protocol::domain::{Item, Lines};
 use protocol::ids::{ProductId, StoreId};
 use runtime::sqlite::parsed;
 use rusqlite::types::ValueRef;
@@ -47,12 +47,7 @@ impl Shown {
 
 /// Columns for [`Shown::read`]. `product`: what names the product.
 fn columns(product: &str) -> String {
-    format!(
-        "{}, {}, (select coalesce(sum(purchase.quantity), 0) from purchase where purchase.store_id = store.store_id \
-         and purchase.product_id = {product} and purchase.status = 'pending')",
-        store::COLUMNS,
-        items::COLUMNS
-    )
+    format!("{}, {}, {}", store::COLUMNS, items::COLUMNS, items::pending_of("store.store_id", product))
 }
 
 static ONE: LazyLock<String> = LazyLock::new(|| {
@@ -92,8 +87,57 @@ pub fn of_product(connection: &Connection, product: &ProductId) -> rusqlite::Res
     shown.filter_map(|shown| shown.map(offer).transpose()).collect()
 }
 
+/// The same of each of these products.
+pub fn of_each(connection: &Connection, lines: &Lines) -> rusqlite::Result<Vec<Vec<Offer>>> {
+    lines.iter().map(|line| of_product(connection, &line.product_id)).collect()
+}
+
+/// A store that has all of these products.
+#[derive(Debug, Clone)]
+pub struct OfferOfAll {
+    /// What is known of the store.
+    pub store: Store,
+    /// In the order of the lines, as the store says they are, and units in purchases that it has not answered.
+    pub items: Vec<(Item, i64)>,
+    /// What would be left of the scarcest line.
+    pub left: i64,
+    /// What would be sold of that one.
+    pub online_available: i64,
+}
+
+/// Every store that has all of these products, without retired ones, by id.
+pub fn of_lines(connection: &Connection, lines: &Lines) -> rusqlite::Result<Vec<OfferOfAll>> {
+    let mut found: Vec<OfferOfAll> = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let offers = of_product(connection, &line.product_id)?;
+        if number == 0 {
+            let all = |Offer { store, .. }: &Offer| OfferOfAll {
+                store: store.clone(),
+                items: Vec::new(),
+                left: i64::MAX,
+                online_available: 0,
+            };
+            found = offers.iter().map(all).collect();
+        }
+        found.retain_mut(|all| {
+            let Ok(at) = offers.binary_search_by(|offer| offer.store.id.cmp(&all.store.id)) else { return false };
+            let Offer { item, pending, .. } = &offers[at];
+            let available = items::online_available(item, *pending);
+            if available - line.quantity.get() < all.left {
+                (all.left, all.online_available) = (available - line.quantity.get(), available);
+            }
+            all.items.push((item.clone(), *pending));
+            true
+        });
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
+    use protocol::domain::{Line, Quantity};
+    use protocol::wire::{Event, Fact, Happened, ItemAfter};
+
     use super::*;
     use crate::testing::{Agent, database, plan, product};
 
@@ -114,6 +158,30 @@ mod tests {
         assert_eq!(shown("tea").pending, 2);
         let [offer] = &of_product(&connection, &product("tea")).expect("reads")[..] else { panic!("one store has it") };
         assert_eq!((&offer.store.id, offer.pending), (&agent.id, 2));
+    }
+
+    #[test]
+    fn a_store_counts_by_its_scarcest_line_and_not_without_all() {
+        let connection = database();
+        let [mut one, two] = ["s1", "s2"].map(|id| Agent::settled(id, &connection));
+        let milk = Item { name: "Milk".into(), quantity: 3, version: 1, ..Item::default() };
+        let created = Happened::ItemCreated(ItemAfter { product_id: product("milk"), delta: 3, item: milk });
+        let entry = one.entry(&Event::Fact(Fact::new(created, crate::testing::NOW)));
+        one.tell(&connection, &[entry]);
+        one.buy_some(&connection, 1, 9);
+        let line = |name: &str, units| Line {
+            product_id: product(name),
+            quantity: Quantity::try_from(units).expect("in range"),
+        };
+        let offers = |lines: &[(&str, i64)]| {
+            let lines = Lines::new(lines.iter().map(|(name, units)| line(name, *units))).expect("are lines");
+            let found = of_lines(&connection, &lines).expect("reads").into_iter();
+            found.map(|offer| (offer.store.id, offer.left, offer.online_available)).collect::<Vec<_>>()
+        };
+        assert_eq!(offers(&[("tea", 1)]), [(one.id.clone(), 0, 1), (two.id.clone(), 9, 10)]);
+        assert_eq!(offers(&[("milk", 1), ("tea", 1)]), [(one.id.clone(), 0, 1)]);
+        assert_eq!(offers(&[("milk", 4), ("tea", 1)]), [(one.id.clone(), -1, 3)]);
+        assert_eq!(offers(&[("jam", 1), ("tea", 1)]), []);
     }
 
     #[test]

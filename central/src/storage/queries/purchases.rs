@@ -17,7 +17,7 @@ pub struct Filter {
     pub customer: Option<String>,
     /// With this order number of the shop.
     pub reference: Option<String>,
-    /// Of this product.
+    /// With a line of this product.
     pub product: Option<String>,
     /// Asked at this time or later.
     pub since: Option<Millis>,
@@ -34,7 +34,10 @@ fn select(filter: &Filter, slice: &Slice<i64>) -> Select {
     select.and_equal("status", filter.status.as_deref());
     select.and_equal("customer_id", filter.customer.as_deref());
     select.and_equal("reference", filter.reference.as_deref());
-    select.and_equal("product_id", filter.product.as_deref());
+    if let Some(product) = &filter.product {
+        let has_line = "(product_id = ? or exists (select 1 from json_each(lines) where value ->> 'productId' = ?))";
+        select.and(has_line, [product.clone().into(), product.clone().into()]);
+    }
     if let Some(since) = filter.since {
         select.and("created_at >= ?", [since.0.into()]);
     }

@@ -117,13 +117,7 @@ fn take(item: &Item, quantity: Quantity) -> Result<Change, Rejection> {
 }
 
 pub(crate) fn insufficient(item: &Item, requested: i64) -> Rejection {
-    Rejection::InsufficientStock {
-        requested,
-        quantity: item.quantity,
-        reserved: item.reserved,
-        allotted: item.allotted,
-        available: item.available(),
-    }
+    Rejection::insufficient(item, requested, item.available())
 }
 
 fn within(number: i64, most: i64) -> Result<(), Rejection> {

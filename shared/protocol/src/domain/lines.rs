@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Quantity;
+use super::{Quantity, Rejection, ShortLine};
 use crate::ids::ProductId;
 
 /// Lines of one request, at most: all of them, with the items after it, are one entry of the link.
@@ -69,6 +69,41 @@ impl Lines {
         self.0.iter()
     }
 
+    /// The line, if it is the only one.
+    pub fn only(&self) -> Option<&Line> {
+        if let [line] = &self.0[..] { Some(line) } else { None }
+    }
+
+    /// The line that stands first; there always is one.
+    pub fn first(&self) -> &Line {
+        &self.0[0]
+    }
+
+    /// What each line comes to, or why not all of them can be had. A product that is not known goes before whatever else is
+    /// refused, and that before what is short: of several lines each of these is named.
+    pub fn each<T>(&self, mut one: impl FnMut(&Line) -> Result<T, Rejection>) -> Result<Vec<T>, Rejection> {
+        let (mut done, mut first, mut short) = (Vec::with_capacity(self.0.len()), None, Vec::new());
+        let mut refused = None;
+        for line in &self.0 {
+            match one(line) {
+                Ok(one) => done.push(one),
+                Err(Rejection::InsufficientStock { requested, quantity, reserved, allotted, available, .. }) => {
+                    let product_id = line.product_id.clone();
+                    short.push(ShortLine { product_id, requested, quantity, reserved, allotted, available });
+                    first = first.or(Some((requested, quantity, reserved, allotted, available)));
+                }
+                Err(Rejection::UnknownProduct) => return Err(Rejection::UnknownProduct),
+                Err(other) => refused = refused.or(Some(other)),
+            }
+        }
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
+        let Some((requested, quantity, reserved, allotted, available)) = first else { return Ok(done) };
+        let lines = if self.only().is_some() { Vec::new() } else { short };
+        Err(Rejection::InsufficientStock { requested, quantity, reserved, allotted, available, lines })
+    }
+
     /// Units of a product, 0 if it has no line.
     pub fn quantity_of(&self, product: &ProductId) -> i64 {
         let found = self.0.binary_search_by(|line| line.product_id.cmp(product));
@@ -92,7 +127,7 @@ impl From<Lines> for Vec<Line> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::QUANTITY_MAX;
+    use crate::domain::{Item, QUANTITY_MAX};
 
     fn lines(lines: &[(&str, i64)]) -> Result<Lines, InvalidLines> {
         let line = |(product, quantity): &(&str, i64)| Line {
@@ -108,6 +143,30 @@ mod tests {
         assert_eq!(given, lines(&[("ale", 1), ("tea", 5)]).expect("are lines"));
         let of = |product: &str| given.quantity_of(&ProductId::parse(product).expect("valid"));
         assert_eq!((of("ale"), of("tea"), of("bun")), (1, 5, 0));
+    }
+
+    #[test]
+    fn of_several_lines_each_that_is_short_is_named() {
+        let there_are = |units: i64| {
+            move |line: &Line| {
+                let item = Item { quantity: units, ..Item::default() };
+                let requested = line.quantity.get();
+                if requested <= units { Ok(requested) } else { Err(Rejection::insufficient(&item, requested, units)) }
+            }
+        };
+        let given = lines(&[("ale", 1), ("bun", 4), ("tea", 5)]).expect("are lines");
+        assert_eq!(given.each(there_are(5)), Ok(vec![1, 4, 5]));
+        let Err(Rejection::InsufficientStock { requested: 4, available: 3, lines: short, .. }) =
+            given.each(there_are(3))
+        else {
+            panic!("two are short")
+        };
+        let short: Vec<(&str, i64)> = short.iter().map(|line| (line.product_id.as_str(), line.requested)).collect();
+        assert_eq!(short, [("bun", 4), ("tea", 5)]);
+        let alone = lines(&[("tea", 5)]).expect("are lines").each(there_are(3));
+        assert!(matches!(alone, Err(Rejection::InsufficientStock { lines, .. }) if lines.is_empty()));
+        let unknown = given.each(|line| if line.quantity.get() == 5 { Err(Rejection::UnknownProduct) } else { Ok(()) });
+        assert_eq!(unknown, Err(Rejection::UnknownProduct));
     }
 
     #[test]

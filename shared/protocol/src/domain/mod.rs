@@ -17,7 +17,7 @@ pub use decide::{Facts, decide, decide_purchase, decide_return, shortage};
 pub use item::{Change, Item, apply};
 pub use lines::{InvalidLines, LINES_MAX, Line, Lines};
 pub use quantity::Quantity;
-pub use rejection::Rejection;
+pub use rejection::{Rejection, ShortLine};
 
 use serde::{Deserialize, Serialize};
 

@@ -3,7 +3,21 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Item;
 use crate::ids::ProductId;
+
+/// A line of which fewer units may be taken than were asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "said at `Rejection::InsufficientStock`")]
+pub struct ShortLine {
+    pub product_id: ProductId,
+    pub requested: i64,
+    pub quantity: i64,
+    pub reserved: i64,
+    pub allotted: i64,
+    pub available: i64,
+}
 
 /// Why an operation was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -28,6 +42,9 @@ pub enum Rejection {
         allotted: i64,
         /// What may be taken.
         available: i64,
+        /// Of several lines asked for together each that is short; the figures above are those of the first of them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        lines: Vec<ShortLine>,
     },
     /// `expectedVersion` is not the item's version.
     #[error("the item's version is {current_version}")]
@@ -108,6 +125,18 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// So many units were asked for of an item, and only so many may be taken.
+    pub fn insufficient(item: &Item, requested: i64, available: i64) -> Self {
+        Self::InsufficientStock {
+            requested,
+            quantity: item.quantity,
+            reserved: item.reserved,
+            allotted: item.allotted,
+            available,
+            lines: Vec::new(),
+        }
+    }
+
     /// The stable code, as in a problem's `code`.
     pub fn code(&self) -> &'static str {
         match self {
@@ -143,7 +172,29 @@ mod tests {
     fn the_code_is_what_serde_writes() {
         let rejections = [
             Rejection::UnknownProduct,
-            Rejection::InsufficientStock { requested: 2, quantity: 1, reserved: 0, allotted: 0, available: 1 },
+            Rejection::InsufficientStock {
+                requested: 2,
+                quantity: 1,
+                reserved: 0,
+                allotted: 0,
+                available: 1,
+                lines: Vec::new(),
+            },
+            Rejection::InsufficientStock {
+                requested: 2,
+                quantity: 1,
+                reserved: 0,
+                allotted: 0,
+                available: 1,
+                lines: vec![ShortLine {
+                    product_id: ProductId::parse("tea").expect("valid"),
+                    requested: 2,
+                    quantity: 1,
+                    reserved: 0,
+                    allotted: 0,
+                    available: 1,
+                }],
+            },
             Rejection::UnsupportedByStore { entry: "1-1".into() },
             Rejection::UnknownPosition,
             Rejection::TransferClosed { state: "received".into() },

@@ -115,7 +115,7 @@ pub fn hold<'a>(
         }
         Ok((line.product_id.clone(), Change::Reserved(line.quantity.get())))
     };
-    lines.iter().map(one).collect()
+    lines.each(one)
 }
 
 impl Reservation {

@@ -85,7 +85,7 @@ impl Transfer {
             names.insert(line.product_id.clone(), item.name.clone());
             Ok((line.product_id.clone(), Change::Moved(-line.quantity.get())))
         };
-        let mut changes: Vec<_> = self.lines.iter().map(one).collect::<Result<_, _>>()?;
+        let mut changes = self.lines.each(one)?;
         if planted(Bug::ShippedInPart) {
             changes.truncate(1);
         }

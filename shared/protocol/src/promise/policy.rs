@@ -18,7 +18,7 @@ pub enum Policy {
     HighestAvailable,
     /// Who has answered soonest of late.
     LowestLatency,
-    /// The next one after the last that was asked for this product.
+    /// The next one after the last that was asked for these products.
     RoundRobin,
 }
 
@@ -48,18 +48,18 @@ impl std::str::FromStr for Policy {
 pub struct Candidate {
     /// Which.
     pub store: StoreId,
-    /// Units that it would sell online now.
-    pub online_available: i64,
+    /// Units that it would have left to sell online of the scarcest product.
+    pub left: i64,
     /// Median round trip of its last commands, ms; none: it has answered none.
     pub latency_ms: Option<i64>,
 }
 
 /// The stores in the order in which they are asked; of equal ones the smaller id first. `last`: who was asked last for the
-/// product by turns.
+/// products by turns.
 pub fn order(policy: Policy, mut candidates: Vec<Candidate>, last: Option<&StoreId>) -> Vec<StoreId> {
     candidates.sort_by(|a, b| {
         let by_policy = match policy {
-            Policy::HighestAvailable => b.online_available.cmp(&a.online_available),
+            Policy::HighestAvailable => b.left.cmp(&a.left),
             Policy::LowestLatency => a.latency_ms.unwrap_or(i64::MAX).cmp(&b.latency_ms.unwrap_or(i64::MAX)),
             Policy::RoundRobin => {
                 (last.is_some_and(|last| a.store <= *last)).cmp(&last.is_some_and(|last| b.store <= *last))
@@ -80,11 +80,7 @@ mod tests {
 
     fn ordered(policy: Policy, last: Option<&str>) -> Vec<String> {
         let known = [("c", 5, Some(9)), ("a", 2, None), ("d", 9, Some(30)), ("b", 5, Some(9))];
-        let candidates = known.map(|(name, online_available, latency_ms)| Candidate {
-            store: id(name),
-            online_available,
-            latency_ms,
-        });
+        let candidates = known.map(|(name, left, latency_ms)| Candidate { store: id(name), left, latency_ms });
         let last = last.map(id);
         order(policy, candidates.into(), last.as_ref()).iter().map(ToString::to_string).collect()
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::domain::reservation::{Reservation, State};
 use crate::domain::transfer::{self, Transfer};
-use crate::domain::{Action, Item, Reason, Rejection, TOTAL_MAX};
+use crate::domain::{Action, Item, Line, Lines, Reason, Rejection, TOTAL_MAX};
 use crate::ids::{OperationId, ProductId, ReservationId, TransferId};
 use crate::time::Millis;
 
@@ -260,23 +260,41 @@ impl FactBody {
             },
             Kind::Counted => Happened::Counted { item: needed(after, "item")?, count_ref: self.count_ref },
             Kind::PurchaseConfirmed => {
-                Happened::PurchaseConfirmed { purchase: needed(purchase, "purchase")?, item: needed(after, "item")? }
+                let (purchase, items) = of_purchase(purchase, after, self.more)?;
+                let has = |line: &Line| items.iter().any(|after| after.product_id == line.product_id);
+                if !purchase.lines.iter().all(has) {
+                    return Err(NotUnderstood("an item is missing of which units were taken".into()));
+                }
+                Happened::PurchaseConfirmed { purchase, items }
             }
-            Kind::PurchaseRejected => Happened::PurchaseRejected {
-                purchase: needed(purchase, "purchase")?,
-                rejection: needed(self.rejection, "rejection")?,
-                item: after,
-            },
-            Kind::PurchaseExpired => Happened::PurchaseExpired { purchase: needed(purchase, "purchase")?, item: after },
+            Kind::PurchaseRejected => {
+                let (purchase, items) = of_purchase(purchase, after, self.more)?;
+                Happened::PurchaseRejected { purchase, rejection: needed(self.rejection, "rejection")?, items }
+            }
+            Kind::PurchaseExpired => {
+                let (purchase, items) = of_purchase(purchase, after, self.more)?;
+                Happened::PurchaseExpired { purchase, items }
+            }
             Kind::PurchaseCancelled => {
-                Happened::PurchaseCancelled { purchase: needed(purchase, "purchase")?, item: after }
+                let (purchase, items) = of_purchase(purchase, after, self.more)?;
+                Happened::PurchaseCancelled { purchase, items }
             }
-            Kind::PurchasePicked => Happened::PurchasePicked { purchase: needed(purchase, "purchase")?, item: after },
-            Kind::CommandRefused => Happened::CommandRefused {
-                subject: subject(product_id, purchase, (self.reservation_id, self.transfer_id), after.is_some()),
-                rejection: needed(self.rejection, "rejection")?,
-                item: after,
-            },
+            Kind::PurchasePicked => {
+                let (purchase, items) = of_purchase(purchase, after, self.more)?;
+                Happened::PurchasePicked { purchase, items }
+            }
+            Kind::CommandRefused => {
+                let has_item = after.is_some();
+                let items = match &purchase {
+                    Some(purchase) => of_lines(&purchase.lines, after, self.more)?,
+                    None => after.into_iter().collect(),
+                };
+                Happened::CommandRefused {
+                    subject: subject(product_id, purchase, (self.reservation_id, self.transfer_id), has_item),
+                    rejection: needed(self.rejection, "rejection")?,
+                    items,
+                }
+            }
             Kind::Shortage => Happened::Shortage { item: needed(after, "item")?, reservation: self.reservation_id },
             Kind::LowStock => Happened::LowStock(needed(after, "item")?),
             Kind::Reserved => of_reservation(ReservationStep::Reserved, self.reservation, after, self.more)?,
@@ -344,7 +362,7 @@ impl From<Outcome> for OutcomeBody {
     fn from(Outcome { command, at, became }: Outcome) -> Self {
         let rejection = became.rejection().cloned();
         let of_purchase = |kind, purchase: PurchaseRef, item| {
-            (OutcomeKind::Fact(kind), purchase.product_id.clone(), Some(purchase), item)
+            (OutcomeKind::Fact(kind), purchase.lines.first().product_id.clone(), Some(purchase), item)
         };
         let picked = matches!(became, Became::Confirmed { picked: true, .. });
         let (mut reservation, mut reservation_id, mut results) = (None, None, None);
@@ -353,7 +371,7 @@ impl From<Outcome> for OutcomeBody {
             Became::Done { action, product_id, item } => {
                 (OutcomeKind::Fact(kind_of(action)), product_id, None, Some(item))
             }
-            Became::Confirmed { purchase, item, .. } => of_purchase(Kind::PurchaseConfirmed, purchase, Some(item)),
+            Became::Confirmed { purchase, item, .. } => of_purchase(Kind::PurchaseConfirmed, purchase, item),
             Became::Rejected { purchase, item, .. } => of_purchase(Kind::PurchaseRejected, purchase, item),
             Became::Expired { purchase, item } => of_purchase(Kind::PurchaseExpired, purchase, item),
             Became::Cancelled { purchase, item } => of_purchase(Kind::PurchaseCancelled, purchase, item),
@@ -448,7 +466,9 @@ impl TryFrom<OutcomeBody> for Outcome {
             Kind::Adjusted => done(Action::Adjust, product_id, item)?,
             Kind::Counted => done(Action::Count, product_id, item)?,
             Kind::PurchaseConfirmed => {
-                Became::Confirmed { purchase: needed(purchase, "purchase")?, item: needed(item, "item")?, picked }
+                let purchase = needed(purchase, "purchase")?;
+                let item = if purchase.lines.only().is_some() { Some(needed(item, "item")?) } else { None };
+                Became::Confirmed { purchase, item, picked }
             }
             Kind::PurchaseRejected => Became::Rejected {
                 purchase: needed(purchase, "purchase")?,
@@ -513,12 +533,28 @@ fn of_reservation(
     if !step.leads_to(&reservation.state) {
         return Err(NotUnderstood("the reservation's status is not what its event leads to".into()));
     }
+    let items = of_lines(&reservation.lines, first, more)?;
+    Ok(Happened::Reservation { step, reservation, items })
+}
+
+fn of_purchase(
+    purchase: Option<PurchaseRef>,
+    first: Option<ItemAfter>,
+    more: Vec<ItemAfter>,
+) -> Result<(PurchaseRef, Vec<ItemAfter>), NotUnderstood> {
+    let purchase = needed(purchase, "purchase")?;
+    let items = of_lines(&purchase.lines, first, more)?;
+    Ok((purchase, items))
+}
+
+/// The items of what is asked for together.
+fn of_lines(lines: &Lines, first: Option<ItemAfter>, more: Vec<ItemAfter>) -> Result<Vec<ItemAfter>, NotUnderstood> {
     let items: Vec<ItemAfter> = first.into_iter().chain(more).collect();
-    if items.iter().any(|after| reservation.lines.quantity_of(&after.product_id) == 0) {
-        return Err(NotUnderstood("an item of which the reservation has no line".into()));
+    if items.iter().any(|after| lines.quantity_of(&after.product_id) == 0) {
+        return Err(NotUnderstood("an item of which there is no line".into()));
     }
     items.iter().try_for_each(|after| check_item(&after.item))?;
-    Ok(Happened::Reservation { step, reservation, items })
+    Ok(items)
 }
 
 fn is_as(kind: Kind, transfer: Transfer) -> Result<Transfer, NotUnderstood> {
@@ -536,11 +572,7 @@ fn of_transfer(
     more: Vec<ItemAfter>,
 ) -> Result<Happened, NotUnderstood> {
     let transfer = is_as(kind, needed(transfer, "transfer")?)?;
-    let items: Vec<ItemAfter> = first.into_iter().chain(more).collect();
-    if items.iter().any(|after| transfer.lines.quantity_of(&after.product_id) == 0) {
-        return Err(NotUnderstood("an item of which the transfer has no line".into()));
-    }
-    items.iter().try_for_each(|after| check_item(&after.item))?;
+    let items = of_lines(&transfer.lines, first, more)?;
     Ok(Happened::Transfer { transfer, items })
 }
 
@@ -565,7 +597,7 @@ pub(super) fn check_item(item: &Item) -> Result<(), NotUnderstood> {
 
 fn check(product: &ProductId, item: Option<&Item>, purchase: Option<&PurchaseRef>) -> Result<(), NotUnderstood> {
     item.map_or(Ok(()), check_item)?;
-    if purchase.is_some_and(|purchase| purchase.product_id != *product) {
+    if purchase.is_some_and(|purchase| purchase.lines.quantity_of(product) == 0) {
         return Err(NotUnderstood("the purchase is of another product".into()));
     }
     Ok(())
@@ -574,7 +606,7 @@ fn check(product: &ProductId, item: Option<&Item>, purchase: Option<&PurchaseRef
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Line, Lines, Quantity};
+    use crate::domain::Quantity;
     use crate::wire::Event;
 
     const ITEM: &str = r#""item":{"name":"Tea","quantity":3,"reserved":0,"allotted":0,"discontinued":false,"low":false,"version":2,"updatedAt":"1970-01-01T00:00:00.005Z"}"#;
@@ -784,6 +816,47 @@ mod tests {
         assert_eq!(event.encode(), written(refused));
         let Event::Fact(fact) = event else { panic!("is a fact") };
         assert_eq!(fact.what.transfer_id(), Some(TransferId::new(uuid::Uuid::from_u128(8))));
+    }
+
+    #[test]
+    fn what_becomes_of_a_purchase_of_two_products_is_one_entry_with_both_items() {
+        let Event::Fact(Fact { what: Happened::Reservation { items, reservation, .. }, .. }) =
+            of_two(ReservationStep::Reserved, State::Open)
+        else {
+            panic!("is of a reservation")
+        };
+        let one: PurchaseRef =
+            serde_json::from_str(&written(PURCHASE).replacen("\"purchase\":", "", 1)).expect("reads");
+        let purchase = PurchaseRef { lines: reservation.lines, ..one };
+        let command = Some(purchase.attempt.clone());
+        let second = vec![items[1].clone()];
+        for what in [
+            Happened::PurchaseConfirmed { purchase: purchase.clone(), items: items.clone() },
+            Happened::PurchaseRejected {
+                purchase: purchase.clone(),
+                rejection: Rejection::UnknownProduct,
+                items: second.clone(),
+            },
+            Happened::PurchaseExpired { purchase: purchase.clone(), items: Vec::new() },
+            Happened::PurchaseCancelled { purchase: purchase.clone(), items: items.clone() },
+            Happened::PurchasePicked { purchase: purchase.clone(), items: second.clone() },
+            Happened::CommandRefused {
+                subject: Subject::Purchase(purchase.clone()),
+                rejection: Rejection::AlreadyPicked,
+                items: items.clone(),
+            },
+        ] {
+            let fact = Fact { command: command.clone(), ..Fact::new(what, Millis(1)) };
+            if let Some(outcome) = fact.outcome() {
+                assert_eq!(outcome.became.item(), None, "it is about two");
+                let text = serde_json::to_string(&outcome).expect("serialises");
+                assert_eq!(serde_json::from_str::<Outcome>(&text).expect(&text), outcome);
+            }
+            let event = Event::Fact(fact);
+            assert_eq!(Event::decode(event.kind(), &event.encode()), Ok(event));
+        }
+        let in_part = Event::Fact(Fact::new(Happened::PurchaseConfirmed { purchase, items: second }, Millis(1)));
+        assert!(Event::decode(in_part.kind(), &in_part.encode()).is_err());
     }
 
     #[test]

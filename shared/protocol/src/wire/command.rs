@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::batch::check_length;
-use super::{BatchLine, NotUnderstood, encode};
+use super::{BatchLine, NotUnderstood, PurchaseRef, encode};
 use crate::domain::reservation::{Act, TTL_MS_MAX};
 use crate::domain::transfer::Transfer;
-use crate::domain::{Guard, Lines, Operation, Quantity};
-use crate::ids::{OperationId, ProductId, PurchaseId, ReservationId, TransferId};
+use crate::domain::{Guard, Lines, Operation};
+use crate::ids::{ProductId, ReservationId, TransferId};
 use crate::link::{Epoch, OPENED};
 use crate::time::Millis;
 
@@ -30,28 +30,6 @@ pub struct About {
     /// When it happened, if the caller said so. Informative: order is epoch and seq.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub occurred_at: Option<Millis>,
-}
-
-/// One attempt of an online purchase at one store: all that is needed to settle it, or to make it known again to a
-/// central that has forgotten it (rule B3).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PurchaseRef {
-    /// The purchase.
-    pub purchase_id: PurchaseId,
-    /// The command that carries this attempt.
-    pub attempt: OperationId,
-    /// What is bought.
-    pub product_id: ProductId,
-    /// How many.
-    pub quantity: Quantity,
-    /// The shop's order number.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reference: Option<String>,
-    /// By central's clock.
-    pub created_at: Millis,
-    /// By central's clock.
-    pub expires_at: Millis,
 }
 
 /// What central asks.
@@ -332,7 +310,8 @@ fn check_ttl(ttl_ms: i64) -> Result<(), NotUnderstood> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::LowAt;
+    use crate::domain::{LowAt, Quantity};
+    use crate::ids::{OperationId, PurchaseId};
 
     #[test]
     fn a_threshold_is_a_number_or_off() {
@@ -380,8 +359,7 @@ mod tests {
         let purchase = PurchaseRef {
             purchase_id: PurchaseId::new(uuid::Uuid::from_u128(7)),
             attempt: OperationId::parse("7:1").expect("valid"),
-            product_id: product_id.clone(),
-            quantity: Quantity::try_from(2).expect("in range"),
+            lines: Lines::one(product_id.clone(), Quantity::try_from(2).expect("in range")),
             reference: None,
             created_at: Millis(1_000),
             expires_at: Millis(61_000),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{About, Became, Outcome, PurchaseRef};
 use crate::domain::reservation::{Reservation, State};
 use crate::domain::transfer::Transfer;
-use crate::domain::{Action, Item, Reason, Rejection};
+use crate::domain::{Action, Item, Lines, Reason, Rejection};
 use crate::ids::{OperationId, ProductId, ReservationId, TransferId};
 use crate::time::Millis;
 
@@ -68,8 +68,8 @@ pub enum Happened {
     PurchaseConfirmed {
         /// The attempt.
         purchase: PurchaseRef,
-        /// The item that the units were taken of.
-        item: ItemAfter,
+        /// The items that the units were taken of.
+        items: Vec<ItemAfter>,
     },
     /// The store could not.
     PurchaseRejected {
@@ -77,29 +77,29 @@ pub enum Happened {
         purchase: PurchaseRef,
         /// Why.
         rejection: Rejection,
-        /// The item, unchanged; none: the store has no such item.
-        item: Option<ItemAfter>,
+        /// The items that the store has of it, unchanged.
+        items: Vec<ItemAfter>,
     },
     /// The store heard of the purchase too late.
     PurchaseExpired {
         /// The attempt.
         purchase: PurchaseRef,
         /// As of [`Happened::PurchaseRejected`].
-        item: Option<ItemAfter>,
+        items: Vec<ItemAfter>,
     },
     /// The purchase is cancelled; units that were taken are back.
     PurchaseCancelled {
         /// The attempt.
         purchase: PurchaseRef,
-        /// The item; none: the store has no such item.
-        item: Option<ItemAfter>,
+        /// The items that the store has of it.
+        items: Vec<ItemAfter>,
     },
     /// Staff has picked the purchase.
     PurchasePicked {
         /// The attempt.
         purchase: PurchaseRef,
         /// As of [`Happened::PurchaseRejected`].
-        item: Option<ItemAfter>,
+        items: Vec<ItemAfter>,
     },
     /// Something has become of a reservation, and of all the items that it holds units of.
     Reservation {
@@ -123,8 +123,8 @@ pub enum Happened {
         subject: Subject,
         /// Why.
         rejection: Rejection,
-        /// As of [`Happened::PurchaseRejected`].
-        item: Option<ItemAfter>,
+        /// The items that it was about, as far as the store has them, unchanged.
+        items: Vec<ItemAfter>,
     },
     /// Units are missing (promise P4).
     Shortage {
@@ -181,13 +181,19 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// The product, if it is one.
+    /// The product, or the first that is bought.
     pub fn product(&self) -> Option<&ProductId> {
-        match self {
-            Self::Store | Self::Reservation(_) | Self::Transfer(_) => None,
-            Self::Product(product) => Some(product),
-            Self::Purchase(purchase) => Some(&purchase.product_id),
-        }
+        self.products().next()
+    }
+
+    /// The product, or all that are bought.
+    pub fn products(&self) -> impl Iterator<Item = &ProductId> {
+        let (product, lines) = match self {
+            Self::Store | Self::Reservation(_) | Self::Transfer(_) => (None, None),
+            Self::Product(product) => (Some(product), None),
+            Self::Purchase(purchase) => (None, Some(&purchase.lines)),
+        };
+        product.into_iter().chain(lines.into_iter().flat_map(Lines::iter).map(|line| &line.product_id))
     }
 
     /// The purchase, if it is one.
@@ -237,22 +243,23 @@ impl Happened {
             | Self::Sold(item)
             | Self::Adjusted { item, .. }
             | Self::Counted { item, .. }
-            | Self::PurchaseConfirmed { item, .. }
             | Self::Shortage { item, .. }
             | Self::LowStock(item) => std::slice::from_ref(item),
-            Self::PurchaseRejected { item, .. }
-            | Self::PurchaseExpired { item, .. }
-            | Self::PurchaseCancelled { item, .. }
-            | Self::PurchasePicked { item, .. }
-            | Self::CommandRefused { item, .. } => item.as_slice(),
-            Self::Reservation { items, .. } | Self::Transfer { items, .. } => items,
+            Self::PurchaseConfirmed { items, .. }
+            | Self::PurchaseRejected { items, .. }
+            | Self::PurchaseExpired { items, .. }
+            | Self::PurchaseCancelled { items, .. }
+            | Self::PurchasePicked { items, .. }
+            | Self::CommandRefused { items, .. }
+            | Self::Reservation { items, .. }
+            | Self::Transfer { items, .. } => items,
         }
     }
 
     /// The product that it is about; of several the first. None: it is about the whole store.
     pub fn product(&self) -> Option<&ProductId> {
         let named = self.items().first().map(|after| &after.product_id);
-        let bought = self.purchase().map(|purchase| &purchase.product_id);
+        let bought = self.purchase().map(|purchase| &purchase.lines.first().product_id);
         named.or(bought).or(match self {
             Self::CommandRefused { subject, .. } => subject.product(),
             Self::Reservation { reservation, .. } => reservation.lines.iter().map(|line| &line.product_id).next(),
@@ -368,7 +375,9 @@ impl Happened {
         let done = |action, ItemAfter { product_id, item, .. }: &ItemAfter| {
             Some(Became::Done { action, product_id: product_id.clone(), item: item.clone() })
         };
-        let after = |item: &Option<ItemAfter>| item.as_ref().map(|after| after.item.clone());
+        let alone = |items: &[ItemAfter], purchase: &PurchaseRef| {
+            purchase.lines.only().and(items.first()).map(|after| after.item.clone())
+        };
         match self {
             Self::ItemCreated(item) => done(Action::Create, item),
             Self::ItemChanged(item) => done(Action::Change, item),
@@ -376,20 +385,28 @@ impl Happened {
             Self::Sold(item) => done(Action::Sell, item),
             Self::Adjusted { item, .. } => done(Action::Adjust, item),
             Self::Counted { item, .. } => done(Action::Count, item),
-            Self::PurchaseConfirmed { purchase, item } => {
-                Some(Became::Confirmed { purchase: purchase.clone(), item: item.item.clone(), picked: false })
+            Self::PurchaseConfirmed { purchase, items } => {
+                let item = alone(items, purchase);
+                Some(Became::Confirmed { purchase: purchase.clone(), item, picked: false })
             }
-            Self::PurchaseRejected { purchase, rejection, item } => {
-                Some(Became::Rejected { purchase: purchase.clone(), rejection: rejection.clone(), item: after(item) })
+            Self::PurchaseRejected { purchase, rejection, items } => {
+                let item = alone(items, purchase);
+                Some(Became::Rejected { purchase: purchase.clone(), rejection: rejection.clone(), item })
             }
-            Self::PurchaseExpired { purchase, item } => {
-                Some(Became::Expired { purchase: purchase.clone(), item: after(item) })
+            Self::PurchaseExpired { purchase, items } => {
+                Some(Became::Expired { purchase: purchase.clone(), item: alone(items, purchase) })
             }
-            Self::PurchaseCancelled { purchase, item } => {
-                Some(Became::Cancelled { purchase: purchase.clone(), item: after(item) })
+            Self::PurchaseCancelled { purchase, items } => {
+                Some(Became::Cancelled { purchase: purchase.clone(), item: alone(items, purchase) })
             }
-            Self::CommandRefused { subject, rejection, item } => {
-                Some(Became::Refused { subject: subject.clone(), rejection: rejection.clone(), item: after(item) })
+            Self::CommandRefused { subject, rejection, items } => {
+                let item = match subject {
+                    Subject::Purchase(purchase) => alone(items, purchase),
+                    Subject::Store | Subject::Product(_) | Subject::Reservation(_) | Subject::Transfer(_) => {
+                        items.first().map(|after| after.item.clone())
+                    }
+                };
+                Some(Became::Refused { subject: subject.clone(), rejection: rejection.clone(), item })
             }
             Self::Reservation { reservation, .. } => Some(Became::Reservation(reservation.clone())),
             Self::Transfer { transfer, .. } => Some(Became::Transfer(transfer.clone())),

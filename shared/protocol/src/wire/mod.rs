@@ -10,13 +10,15 @@ mod command;
 mod event;
 mod fact;
 mod outcome;
+mod purchase;
 pub mod restore;
 
 pub use batch::{BATCH_MAX, BatchLine, LineResult, RefusedLine, Results};
-pub use command::{About, BATCH, Command, PurchaseRef};
+pub use command::{About, BATCH, Command};
 pub use event::{Event, Named, SnapshotEnd, SnapshotPage};
 pub use fact::{Fact, Happened, ItemAfter, ReservationStep, Subject};
 pub use outcome::{Became, Outcome};
+pub use purchase::PurchaseRef;
 
 use serde::Serialize;
 

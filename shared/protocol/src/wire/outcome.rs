@@ -38,8 +38,8 @@ pub enum Became {
     Confirmed {
         /// The attempt.
         purchase: PurchaseRef,
-        /// The item after it.
-        item: Item,
+        /// The item after it, if it is of one line.
+        item: Option<Item>,
         /// Staff has picked it since.
         picked: bool,
     },
@@ -49,21 +49,21 @@ pub enum Became {
         purchase: PurchaseRef,
         /// Why.
         rejection: Rejection,
-        /// The item, if the store has one.
+        /// The item, if it is of one product and the store has that.
         item: Option<Item>,
     },
     /// The store heard of the purchase too late.
     Expired {
         /// The attempt.
         purchase: PurchaseRef,
-        /// The item, if the store has one.
+        /// The item, if it is of one product and the store has that.
         item: Option<Item>,
     },
     /// The purchase is cancelled; units that were taken are back.
     Cancelled {
         /// The attempt.
         purchase: PurchaseRef,
-        /// The item, if the store has one.
+        /// The item, if it is of one product and the store has that.
         item: Option<Item>,
     },
     /// An item command or a cancel was refused.
@@ -72,7 +72,7 @@ pub enum Became {
         subject: Subject,
         /// Why.
         rejection: Rejection,
-        /// The item, if the store has one.
+        /// The item, if it is of one product and the store has that.
         item: Option<Item>,
     },
     /// What was asked of a reservation was done.
@@ -101,11 +101,12 @@ impl Became {
         }
     }
 
-    /// The item after it.
+    /// The item after it, if it is about one.
     pub fn item(&self) -> Option<&Item> {
         match self {
-            Self::Done { item, .. } | Self::Confirmed { item, .. } => Some(item),
-            Self::Rejected { item, .. }
+            Self::Done { item, .. } => Some(item),
+            Self::Confirmed { item, .. }
+            | Self::Rejected { item, .. }
             | Self::Expired { item, .. }
             | Self::Cancelled { item, .. }
             | Self::Refused { item, .. } => item.as_ref(),

@@ -327,13 +327,14 @@ fn taken(line: &mut Map<String, Value>, at: &str, name: &str) -> Result<Value> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(as = WantedLine)]
-struct LineBody {
+pub struct LineBody {
     #[schema(value_type = schema::ProductId)]
     product_id: ProductId,
     quantity: Quantity,
 }
 
-fn lines(lines: Vec<LineBody>) -> Result<Lines> {
+/// What is asked for together; lines of the same product are added up.
+pub fn lines(lines: Vec<LineBody>) -> Result<Lines> {
     let lines = lines.into_iter().map(|line| Line { product_id: line.product_id, quantity: line.quantity.0 });
     Lines::new(lines).map_err(|error| Problem::invalid("/lines", error.to_string()))
 }

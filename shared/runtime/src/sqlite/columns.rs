@@ -1,5 +1,6 @@
 //! Columns that both databases have.
 
+use protocol::domain::Lines;
 use protocol::hash::{Digest, Hash};
 use protocol::ids::Invalid;
 use protocol::link::{Cursor, EntryId, Link};
@@ -48,6 +49,21 @@ impl<N: TryFrom<i64, Error = Invalid>> FromSql for NumberColumn<N> {
 /// Reads a number that has a type of its own: an epoch, a sequence number, a quantity.
 pub fn number_at<N: TryFrom<i64, Error = Invalid>>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<N> {
     Ok(row.get::<_, NumberColumn<N>>(column)?.0)
+}
+
+/// Reads what is bought from three columns: the first line's product and quantity, and of several lines all of them.
+pub fn lines_at(row: &rusqlite::Row<'_>, product: usize, quantity: usize, lines: usize) -> rusqlite::Result<Lines> {
+    match row.get_ref(lines)?.as_str_or_null()? {
+        None => Ok(Lines::one(parsed(row, product)?, number_at(row, quantity)?)),
+        Some(text) => serde_json::from_str(text).map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(lines, rusqlite::types::Type::Text, Box::new(error))
+        }),
+    }
+}
+
+/// The last of the columns that [`lines_at`] reads.
+pub fn several(lines: &Lines) -> Option<String> {
+    lines.only().is_none().then(|| serde_json::to_string(lines).expect("lines serialise"))
 }
 
 /// Reads a place from two neighbouring columns: epoch, seq.

@@ -16,7 +16,7 @@ mod open;
 mod reader;
 mod writer;
 
-pub use columns::{DigestColumn, HashColumn, NumberColumn, cursor_at, id_at, number_at, parsed};
+pub use columns::{DigestColumn, HashColumn, NumberColumn, cursor_at, id_at, lines_at, number_at, parsed, several};
 pub use copy::{CopyError, copy, copy_aside, prepare, replace};
 pub use db::Db;
 pub use error::Error;

@@ -52,9 +52,11 @@ pub(super) fn record(connection: &Connection, head: &mut Head, entry: &Entry, no
         return Ok(false);
     }
     let mut items = Items::new();
-    let held = original.what.reservation().into_iter().flat_map(|reservation| reservation.lines.iter());
+    let held = original.what.reservation().map(|reservation| &reservation.lines);
+    let bought = original.what.purchase().map(|purchase| &purchase.lines);
+    let lines = held.into_iter().chain(bought).flat_map(Lines::iter);
     let products = original.what.items().iter().map(|after| &after.product_id).chain(original.what.product());
-    for product in products.chain(held.map(|line| &line.product_id)) {
+    for product in products.chain(lines.map(|line| &line.product_id)) {
         if let Some(item) = ledger::find_item(connection, product)? {
             items.insert(product.clone(), item);
         }
@@ -114,36 +116,33 @@ fn decide(original: Fact, known: Known, now: Millis) -> Option<Again> {
         Happened::Sold(then) => Happened::Sold(today.moved(then)),
         Happened::Adjusted { item, reason, note } => Happened::Adjusted { item: today.moved(item), reason, note },
         Happened::Counted { item, count_ref } => Happened::Counted { item: today.moved(item), count_ref },
-        Happened::PurchaseConfirmed { purchase, item } => {
+        Happened::PurchaseConfirmed { purchase, items } => {
             purchase_change = Some(PurchaseChange::Confirmed(purchase.clone(), at));
-            Happened::PurchaseConfirmed { purchase, item: today.moved(item) }
+            Happened::PurchaseConfirmed { purchase, items: today.all_moved(items) }
         }
-        Happened::PurchaseRejected { purchase, rejection, item } => {
-            let item = today.unchanged(&purchase.product_id, item);
-            Happened::PurchaseRejected { purchase, rejection, item }
+        Happened::PurchaseRejected { purchase, rejection, items } => {
+            let items = today.unchanged(purchase.lines.iter().map(|line| &line.product_id), &items);
+            Happened::PurchaseRejected { purchase, rejection, items }
         }
-        Happened::PurchaseExpired { purchase, item } => {
-            let item = today.unchanged(&purchase.product_id, item);
-            Happened::PurchaseExpired { purchase, item }
+        Happened::PurchaseExpired { purchase, items } => {
+            let items = today.unchanged(purchase.lines.iter().map(|line| &line.product_id), &items);
+            Happened::PurchaseExpired { purchase, items }
         }
-        Happened::PurchaseCancelled { purchase, item } => {
-            let mut item = item.or_else(|| today.unchanged(&purchase.product_id, None));
-            if let Some(none_taken) = item.as_mut().filter(|then| then.delta == 0 && is_taken == Some(true)) {
-                // It found no units taken when it was recorded first; central knows that they were.
-                none_taken.delta = purchase.quantity.get();
-            }
-            let item = item.map(|then| today.moved(then));
-            let became =
-                Became::Cancelled { purchase: purchase.clone(), item: item.as_ref().map(|after| after.item.clone()) };
-            outcomes.push(Outcome { command: purchase.attempt.clone(), at: now, became });
+        Happened::PurchaseCancelled { purchase, items } => {
+            // One that found no units taken when it was recorded first; central knows that they were.
+            let found_none = is_taken == Some(true);
+            let items = today.given_back(&purchase.lines, &items, found_none);
             purchase_change = Some(PurchaseChange::Cancelled(purchase.purchase_id, now));
-            Happened::PurchaseCancelled { purchase, item }
+            let attempt = purchase.attempt.clone();
+            let what = Happened::PurchaseCancelled { purchase, items };
+            outcomes.extend(what.answer().map(|became| Outcome { command: attempt, at: now, became }));
+            what
         }
-        Happened::PurchasePicked { purchase, item } => {
+        Happened::PurchasePicked { purchase, items } => {
             outcomes.extend(attempt.filter(|_| !planted(Bug::RestoredPickForgotten)).map(Outcome::picked));
             purchase_change = Some(PurchaseChange::Picked(purchase.purchase_id, at));
-            let item = today.unchanged(&purchase.product_id, item);
-            Happened::PurchasePicked { purchase, item }
+            let items = today.unchanged(purchase.lines.iter().map(|line| &line.product_id), &items);
+            Happened::PurchasePicked { purchase, items }
         }
         // Nobody was told of it: it comes of itself, in each copy of a log under the same name.
         Happened::Reservation { step: ReservationStep::Expired, .. }
@@ -161,9 +160,9 @@ fn decide(original: Fact, known: Known, now: Millis) -> Option<Again> {
             transfer_after = what.transfer().cloned();
             what
         }
-        Happened::CommandRefused { subject, rejection, item } => {
-            let item = subject.product().and_then(|product| today.unchanged(product, item));
-            Happened::CommandRefused { subject, rejection, item }
+        Happened::CommandRefused { subject, rejection, items } => {
+            let items = today.unchanged(subject.products(), &items);
+            Happened::CommandRefused { subject, rejection, items }
         }
         // It is found anew, if it is still one.
         Happened::Shortage { reservation: None, .. } if original.replayed => return None,
@@ -286,7 +285,7 @@ impl Today {
             }
             // Its units have left the store, whoever was promised them since.
             (ReservationStep::Confirmed, _, _) => {
-                let items = items.into_iter().map(|after| self.moved(after)).collect();
+                let items = self.all_moved(items);
                 (step, then, items)
             }
             (ReservationStep::Cancelled | ReservationStep::Expired, _, Some(_)) if is_open => {
@@ -321,7 +320,7 @@ impl Today {
         match known.filter(|known| !is_new(known) && !planted(Bug::RestoredReceiptCountedTwice)) {
             Some(known) => Happened::Transfer { transfer: known, items: Vec::new() },
             None => {
-                let items = items.into_iter().map(|after| self.moved(after)).collect();
+                let items = self.all_moved(items);
                 Happened::Transfer { transfer: then, items }
             }
         }
@@ -348,9 +347,34 @@ impl Today {
         lines.iter().filter_map(after).collect()
     }
 
-    fn unchanged(&self, product: &ProductId, then: Option<ItemAfter>) -> Option<ItemAfter> {
-        let known = || self.items.get(product).map(|item| ItemAfter::unchanged(product.clone(), item.clone()));
-        then.map(|then| ItemAfter::unchanged(product.clone(), self.item(&then, 0))).or_else(known)
+    /// Items as they are today, those that were not known then included.
+    fn unchanged<'a>(&self, products: impl Iterator<Item = &'a ProductId>, then: &[ItemAfter]) -> Vec<ItemAfter> {
+        let item = |product: &ProductId| match then.iter().find(|then| then.product_id == *product) {
+            Some(then) => Some(ItemAfter::unchanged(product.clone(), self.item(then, 0))),
+            None => self.items.get(product).map(|item| ItemAfter::unchanged(product.clone(), item.clone())),
+        };
+        products.filter_map(item).collect()
+    }
+
+    /// Each item after its difference of then.
+    fn all_moved(&mut self, then: Vec<ItemAfter>) -> Vec<ItemAfter> {
+        then.into_iter().map(|then| self.moved(then)).collect()
+    }
+
+    /// The items of a cancelled purchase. `was_taken`: what had found no units taken then gives them back now.
+    fn given_back(&mut self, lines: &Lines, then: &[ItemAfter], was_taken: bool) -> Vec<ItemAfter> {
+        let mut items = self.unchanged(lines.iter().map(|line| &line.product_id), then);
+        for (number, item) in items.iter_mut().enumerate() {
+            let then = then.iter().find(|then| then.product_id == item.product_id);
+            item.delta = match then.map_or(0, |then| then.delta) {
+                0 if was_taken => lines.quantity_of(&item.product_id),
+                delta => delta,
+            };
+            if number > 0 && planted(Bug::RestoredCancelInPart) {
+                item.delta = 0;
+            }
+        }
+        self.all_moved(items)
     }
 }
 

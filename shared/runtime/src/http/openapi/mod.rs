@@ -15,7 +15,7 @@ use axum::Extension;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use protocol::domain::Rejection;
+use protocol::domain::{Item, Rejection};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::OpenApi;
@@ -427,13 +427,10 @@ fn example(name: &str) -> Value {
     let code = Code::from_name(name).unwrap_or(Code::Internal);
     let problem = match code {
         Code::InvalidRequest => Problem::invalid("/quantity", "must be a whole number from 1 to 1,000,000"),
-        Code::InsufficientStock => Problem::from(Rejection::InsufficientStock {
-            requested: 8,
-            quantity: 7,
-            reserved: 2,
-            allotted: 0,
-            available: 5,
-        }),
+        Code::InsufficientStock => {
+            let coffee = Item { quantity: 7, reserved: 2, ..Item::default() };
+            Problem::from(Rejection::insufficient(&coffee, 8, coffee.available()))
+        }
         Code::StoreUnavailable => Problem::new(code)
             .detail("the store's heartbeat is not fresh")
             .with("storeId", "store-1")

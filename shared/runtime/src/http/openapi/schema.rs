@@ -70,7 +70,7 @@ words! {
         "properties": {"productId": json_of::<ProductId>(), "quantity": {"type": "integer", "minimum": 1}},
         "example": {"productId": "coffee", "quantity": 2},
     });
-    /// What a reservation holds, held or sold.
+    /// What is asked for together: each product once.
     Lines json!({"type": "array", "items": {"$ref": "#/components/schemas/Line"}});
     /// An item as its store told of it.
     StoreItem json!({
