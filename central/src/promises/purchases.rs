@@ -307,7 +307,7 @@ mod tests {
     use crate::testing::{Agent, NOW, database, product, purchase_id};
     use protocol::domain::Quantity;
     use protocol::number::CommandEpoch;
-    use protocol::wire::{Event, Fact, Happened, ItemAfter};
+    use protocol::wire::{Event, Fact, Happened, ItemAfter, Subject};
 
     /// Two stores, each with ten units of tea.
     fn stores(connection: &Connection) -> [Agent; 2] {
@@ -555,6 +555,30 @@ mod tests {
         assert_eq!((known.status, &known.lines), (Status::Confirmed, &lines));
         let milk = items::find(&connection, &one.id, &product("milk")).expect("reads").expect("is shown");
         assert_eq!(milk.quantity, 1);
+    }
+
+    #[test]
+    fn a_store_that_does_not_understand_several_lines_has_refused_them_and_the_next_one_is_asked() {
+        let connection = database();
+        let [mut one, mut two] = stores(&connection);
+        for agent in [&mut one, &mut two] {
+            some_milk(&connection, agent, 4);
+        }
+        let chosen = ask(1, cart(&[("milk", 1), ("tea", 1)]), Some(Policy::HighestAvailable));
+        begin(&connection, &mut one.store(&connection), &chosen, NOW).expect("begins");
+        // As an agent of the version before answers: it cannot read what the command is about.
+        let what = Happened::CommandRefused {
+            subject: Subject::Store,
+            rejection: Rejection::UnsupportedByStore { entry: "7-2".into() },
+            items: Vec::new(),
+        };
+        let refused = Fact { command: Some(found(&connection).attempt), ..Fact::new(what, NOW) };
+        let entry = one.entry(&Event::Fact(refused));
+        one.tell(&connection, &[entry]);
+        let choice = found(&connection).choice.expect("central has chosen");
+        assert_eq!((choice.seeking, choice.refused[0].code.as_str()), (true, "unsupported_by_store"));
+        assert!(ask_next(&connection, &two));
+        assert_eq!(found(&connection).store, two.id);
     }
 
     #[test]
