@@ -167,6 +167,9 @@ pub struct Serve {
     /// A store whose heartbeat is older gets no remote purchases, ms.
     #[arg(long, env = "HEARTBEAT_MAX_AGE_MS", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(100..))]
     pub heartbeat_max_age_ms: u64,
+    /// Sell what a store has set aside for online sale although nothing was heard of it for too long; nothing else.
+    #[arg(long, env = "SELL_ALLOTMENT_OFFLINE")]
+    pub sell_allotment_offline: bool,
     /// How often all known stores are looked at even when nobody rang, ms.
     #[arg(long, env = "SWEEP_INTERVAL_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(10..))]
     pub sweep_interval_ms: u64,

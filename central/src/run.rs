@@ -37,6 +37,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let wakes = Wakes::default();
     let keys = Keys::new(&config.key_prefix);
     let presence = Presence::new(Duration::from_millis(config.heartbeat_max_age_ms));
+    let presence = presence.selling_offline(config.sell_allotment_offline);
     let waiting = Waiting::default();
     let newcomers = (!config.stores_known_only).then(Newcomers::default);
     let feed = Feed::new(followers.clone(), stop.clone());

@@ -127,6 +127,18 @@ impl Agent {
         Ok(entry)
     }
 
+    /// An item as the store has it.
+    pub(crate) fn item(&self, product: &ProductId) -> Item {
+        self.stock[product].clone()
+    }
+
+    /// An item becomes this.
+    pub(crate) fn becomes(&mut self, product: ProductId, after: Item) -> ItemAfter {
+        let before = self.stock.insert(product.clone(), after.clone());
+        self.digest = self.digest.replace(&product, before.as_ref(), Some(&after));
+        ItemAfter::new(product, before.as_ref(), after)
+    }
+
     /// A unit of tea is taken.
     pub(crate) fn take_one(&mut self) -> ItemAfter {
         let tea = product("tea");
@@ -204,7 +216,7 @@ impl Agent {
             redis_now: NOW,
             policy: None,
         };
-        purchases::begin(connection, &mut store, &ask, NOW).expect("begins");
+        purchases::begin(connection, &mut store, &ask, false, NOW).expect("begins");
         OperationId::attempt(&ask.id, 1)
     }
 }

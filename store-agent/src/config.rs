@@ -160,6 +160,12 @@ pub struct Serve {
     /// Between two heartbeats, ms.
     #[arg(long, env = "HEARTBEAT_INTERVAL_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(10..))]
     pub heartbeat_interval_ms: u64,
+    /// Behind a delivery, a count and an online purchase, so much of an item's quantity is set aside for online sale, percent.
+    #[arg(long, env = "ALLOT_PERCENT", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=100))]
+    pub allot_percent: i64,
+    /// Likewise so many units at least, as far as they are there.
+    #[arg(long, env = "ALLOT_MINIMUM", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=1_000_000_000))]
+    pub allot_minimum: i64,
     /// Origins whose pages may use this API from a browser, separated by commas.
     #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',', value_parser = options::origin)]
     pub cors_origins: Vec<String>,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use protocol::domain::allotment::Rule;
 use runtime::daemon::{LinkThreads, Tasks};
 use runtime::http::{Edge, Requests, Room, Tally};
 use runtime::redis::Keys;
@@ -26,6 +27,8 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let path = config.database();
     let (connection, _lock) = runtime::sqlite::open(&path, ledger::SCHEMA)?;
     let is_new = ledger::initialise(&connection, &config.store_id, runtime::clock::now())?;
+    let rule = Rule { percent: config.allot_percent, minimum: config.allot_minimum };
+    ledger::allotment::set_rule(&connection, &rule)?;
     let head = ledger::head(&connection)?;
     let committed = Arc::new(Notify::new());
     let bell = committed.clone();
@@ -41,7 +44,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let link_db = Db::new(link_reader, writer);
     let keys = Keys::new(&config.key_prefix);
     let connectivity = Connectivity::new(runtime::clock::now());
-    let reserved = Arc::new(Notify::new());
+    let (reserved, executed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let requests = Requests::default();
     let app = App {
         store: config.store_id.clone(),
@@ -49,6 +52,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         connectivity: connectivity.clone(),
         started_at: runtime::clock::now(),
         expiry: reserved.clone(),
+        executed: executed.clone(),
         imports: Imports::default(),
         recorded: Tally::behind(head.cursor.id()),
         requests: requests.clone(),
@@ -63,8 +67,8 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         heartbeat_every: Duration::from_millis(config.heartbeat_interval_ms),
         process: uuid::Uuid::new_v4().as_u64_pair().0,
     };
-    let receiver =
-        Receiver { client, keys, store: config.store_id.clone(), db: link_db, connectivity, expiry: reserved.clone() };
+    let (store, expiry) = (config.store_id.clone(), reserved.clone());
+    let receiver = Receiver { client, keys, store, db: link_db, connectivity, expiry, executed };
     let (cors_origins, allowed_hosts) = (config.cors_origins, config.allowed_hosts);
     let edge = Edge { cors_origins, allowed_hosts, requests, stop: stop.clone() };
 

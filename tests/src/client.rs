@@ -95,6 +95,11 @@ impl Client {
         self.ask(Method::POST, path, headers, Some(&body)).await.expect("an answer")
     }
 
+    /// `PUT` with headers.
+    pub async fn put_with(&self, path: &str, headers: &[(&str, &str)], body: Value) -> Answer {
+        self.ask(Method::PUT, path, headers, Some(&body)).await.expect("an answer")
+    }
+
     pub async fn put(&self, path: &str, body: Value) -> Answer {
         self.ask(Method::PUT, path, &[], Some(&body)).await.expect("an answer")
     }

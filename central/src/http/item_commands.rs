@@ -12,7 +12,7 @@ use protocol::ids::{OperationId, ProductId, StoreId};
 use protocol::promise::request::Status;
 use protocol::wire::{Became, Command};
 use runtime::http::openapi::IfMatch;
-use runtime::http::requests::{Adjust, Asked, Change, Count, Create, Receive};
+use runtime::http::requests::{Adjust, Allot, Asked, Change, Count, Create, Receive};
 use runtime::http::{Body, Code, ItemPath, Prefer, Problem, Result, StorePath, Write};
 use serde::Serialize;
 use serde_json::Value;
@@ -24,6 +24,7 @@ use super::views::{CommandView, ItemView};
 use super::write::{Done, Headers, Target, Written, about, key_of};
 use super::{App, Shared, operations};
 use crate::links::presence::Reading;
+use crate::promises::allotments::settled;
 use crate::storage::idempotency::{Effect, Key};
 use crate::storage::queries::events;
 use crate::storage::queries::offers::{self, Shown};
@@ -35,6 +36,7 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(count, change))
         .routes(routes!(receive))
         .routes(routes!(adjust))
+        .routes(routes!(allot))
 }
 
 /// Create an item
@@ -60,7 +62,7 @@ async fn create(
     put, path = "/inventory/{storeId}/{productId}", operation_id = "countItem", tag = "Stock", params(ItemPath, Write, IfMatch, Prefer),
     request_body = Count,
     responses((status = 200, description = "The item after it", body = Commanded), (status = 202, description = "The store has not answered yet: the command", body = CommandView)),
-    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "version_conflict", "insufficient_stock", "limit_exceeded"]))),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "version_conflict", "limit_exceeded"]))),
 )]
 async fn count(
     State(app): Shared,
@@ -123,6 +125,35 @@ async fn adjust(
     Body { value, json }: Body<Adjust>,
 ) -> Result<Response> {
     app.command(store_id, product_id, value.asked(), write, prefer, json).await
+}
+
+/// Set units aside for online sale
+///
+/// Tills cannot sell them; central does, at once and without asking. The store sets more aside at once, at most what is
+/// `available`. Fewer are once central has released them: until then the answer is 202, and `allotmentWanted` is shown.
+#[utoipa::path(
+    put, path = "/inventory/{storeId}/{productId}/allotment", operation_id = "allotItem", tag = "Stock", params(ItemPath, Write, IfMatch, Prefer),
+    request_body = Allot,
+    responses((status = 200, description = "The item after it", body = Commanded), (status = 202, description = "The store has not answered yet: the command; or it has not lowered it yet: the item", body = CommandOrItem)),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "insufficient_stock", "discontinued", "version_conflict", "limit_exceeded"]))),
+)]
+async fn allot(
+    State(app): Shared,
+    ItemPath { store_id, product_id }: ItemPath,
+    write: Write,
+    prefer: Prefer,
+    Body { value, json }: Body<Allot>,
+) -> Result<Response> {
+    app.command(store_id, product_id, value.asked(), write, prefer, json).await
+}
+
+/// A command, or the item that it has not changed yet
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "what answers look like")]
+enum CommandOrItem {
+    Command(Box<CommandView>),
+    Item(Box<ItemView>),
 }
 
 /// An item after a command that was done
@@ -218,6 +249,9 @@ impl App {
         let Became::Done { action, product_id, item } = &outcome.became else {
             return Ok(headers.on(Json(CommandView::of(&request))));
         };
+        if *action == Action::Allot && item.allotment_wanted.is_some() {
+            return self.released(&request.store, product_id, prefer, headers).await;
+        }
         let found = self.db.read(|connection| {
             let shown = offers::one(connection, &request.store, product_id)?;
             let counted = request.position.as_ref().filter(|_| *action == Action::Count);
@@ -235,6 +269,30 @@ impl App {
             return Ok(headers.with(header::LOCATION, &location).on((StatusCode::CREATED, Json(item))));
         }
         Ok(headers.on(Json(Commanded { item, difference })))
+    }
+
+    /// The store wants fewer units set aside: waits until it has heard of what is not sold, and says how it is then.
+    async fn released(
+        &self,
+        store: &StoreId,
+        product: &ProductId,
+        prefer: &Prefer,
+        headers: Headers,
+    ) -> Result<Response> {
+        let look = async || {
+            let found = self.db.read(|connection| offers::one(connection, store, product)).await?;
+            found.ok_or_else(|| Problem::new(Code::UnknownStore))
+        };
+        let is_done = |shown: &Shown| shown.item.as_ref().is_none_or(|item| item.allotment_wanted.is_none());
+        let shown = self.waiting.until(&settled(store, product), || prefer.wait(), look, is_done).await?;
+        let status = if is_done(&shown) { StatusCode::OK } else { StatusCode::ACCEPTED };
+        let item = shown.item.as_ref().ok_or_else(|| Problem::new(Code::UnknownProduct))?;
+        let item = ItemView::of(self, &shown.store, product.clone(), item, shown.pending);
+        let mut headers = headers.with(header::ETAG, &item.etag(shown.store.state.epoch));
+        if status == StatusCode::ACCEPTED {
+            headers = headers.with(header::LOCATION, &format!("/v1/inventory/{store}/{product}"));
+        }
+        Ok(headers.on((status, Json(item))))
     }
 
     /// A command, once it is no longer pending or the wait is over.

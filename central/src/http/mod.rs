@@ -144,6 +144,15 @@ impl App {
         }
     }
 
+    /// The same for a purchase. `true`: it may get none but what it has set aside covers all of it.
+    fn may_sell(&self, store: &Store, reading: &Reading) -> Result<bool, Problem> {
+        if store.retired {
+            return Err(Problem::new(Code::StoreRetired).with("storeId", store.id.as_str()));
+        }
+        let why = |why| self.unavailable(&store.id, why, reading.heartbeat.is_some().then_some(reading.age_ms));
+        self.presence.judge_sale(store, reading).map_err(why)
+    }
+
     fn still_reachable(&self, store: &Store, reading: &Reading) -> Result<(), Problem> {
         if store.retired {
             return Err(Problem::new(Code::StoreRetired).with("storeId", store.id.as_str()));
@@ -157,6 +166,20 @@ impl App {
 
     /// A store that may be asked for something, or the reason why not, in the order of API rule 9.
     async fn reachable(&self, id: &StoreId) -> Result<(Store, Reading), Problem> {
+        let (store, reading) = self.look_at(id).await?;
+        self.still_reachable(&store, &reading)?;
+        Ok((store, reading))
+    }
+
+    /// A store that may get a purchase, as far as can be told before the transaction.
+    async fn for_sale(&self, id: &StoreId) -> Result<Reading, Problem> {
+        let (store, reading) = self.look_at(id).await?;
+        self.may_sell(&store, &reading)?;
+        Ok(reading)
+    }
+
+    /// Reads a store's heartbeat.
+    async fn look_at(&self, id: &StoreId) -> Result<(Store, Reading), Problem> {
         let store = self.known(id).await?;
         if store.retired {
             return Err(Problem::new(Code::StoreRetired).with("storeId", id.as_str()));
@@ -169,7 +192,6 @@ impl App {
             return Err(self.unavailable(id, Unavailable::Redis, None));
         };
         self.presence.note(id, &reading);
-        self.still_reachable(&store, &reading)?;
         Ok((store, reading))
     }
 

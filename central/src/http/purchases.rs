@@ -29,7 +29,9 @@ use super::write::{Done, Headers, Target, Written as Begun, about, key_of, load}
 use super::{App, Shared};
 use crate::links::presence::Unavailable;
 use crate::links::seeking::candidates;
-use crate::promises::purchases::{Cancelled, PurchaseRequest, begin, cancel as ask_to_cancel, would_sell};
+use crate::promises::purchases::{
+    self as promised, Cancelled, PurchaseRequest, begin, cancel as ask_to_cancel, would_sell,
+};
 use crate::storage::idempotency::{Effect, Key};
 use crate::storage::purchases::{self, Purchase};
 use crate::storage::queries::offers::{self, OfferOfAll, Shown};
@@ -250,18 +252,22 @@ fn named(problem: Problem, others: Vec<Alternative>) -> Result<Problem> {
 impl App {
     /// B1 at this store. `ask.redis_now` is read here.
     async fn buy_at(self: &Arc<Self>, store_id: &StoreId, ask: PurchaseRequest, key: Option<Key>) -> Result<Begun<()>> {
-        let (_, reading) = self.sellable(store_id).await?;
+        let reading = self.for_sale(store_id).await?;
         let ask = PurchaseRequest { redis_now: reading.redis_now, ..ask };
         let target = Target { effect: Effect::Purchase, id: ask.id.to_string(), store: store_id.clone() };
         let (judge, lines) = (self.clone(), ask.lines.clone());
         let begun = self
             .write(key, target, move |connection, store, now| {
-                judge.still_sellable(store, &reading)?;
+                let covered_only = judge.may_sell(store, &reading)?;
                 if commands::is_full(connection, &store.id)? {
                     return Err(Problem::new(Code::Overloaded).into());
                 }
-                begin(connection, store, &ask, now)?;
-                Ok(Done::with(()))
+                match begin(connection, store, &ask, covered_only, now)? {
+                    promised::Begun::Asked | promised::Begun::Sold => Ok(Done::with(())),
+                    promised::Begun::NotCovered => {
+                        Err(judge.unavailable(&store.id, Unavailable::Offline, Some(reading.age_ms)).into())
+                    }
+                }
             })
             .await;
         match begun {

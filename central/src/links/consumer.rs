@@ -32,8 +32,10 @@ use crate::links::presence::Presence;
 use crate::links::publisher::Wakes;
 use crate::links::waiting::Waiting;
 use crate::projection::view;
+use crate::promises::allotments::release_forgotten;
+use crate::storage::allotments::unreleased_stores;
 use crate::storage::stores;
-use crate::storage::{Db, JobResult};
+use crate::storage::{Connection, Db, JobResult};
 use bells::{Bells, OwnBell};
 use discovery::Discovery;
 use queue::Queue;
@@ -213,7 +215,8 @@ impl MainLane {
 
     /// Says who is a store, and writes every store's ack again; returns all stores.
     async fn sweep(&self, connection: &mut MultiplexedConnection) -> Result<HashSet<StoreId>, Failure> {
-        let known = self.rounds.db.scan(stores::all).await.map_err(fatal)?;
+        let all = |connection: &Connection| Ok((stores::all(connection)?, unreleased_stores(connection)?));
+        let (known, lowered) = self.rounds.db.scan(all).await.map_err(fatal)?;
         let all: HashSet<StoreId> = known.iter().map(|store| store.id.clone()).collect();
         self.queue.set_known(all.clone());
         self.rounds.presence.retain(&all);
@@ -234,6 +237,11 @@ impl MainLane {
                 })
                 .await?;
             asked.iter().for_each(|id| self.rounds.wakes.wake(id));
+        }
+        if !lowered.is_empty() {
+            let now = runtime::clock::now();
+            let released = self.rounds.write(move |connection| release_forgotten(connection, &lowered, now)).await?;
+            released.iter().for_each(|id| self.rounds.wakes.wake(id));
         }
         // A store that is read apart is told there.
         let acks: Vec<(StoreId, Ack)> = known

@@ -127,6 +127,8 @@ pub struct Presence {
     stores: Arc<RwLock<HashMap<StoreId, Known>>>,
     health: Arc<RwLock<Health>>,
     max_age: Duration,
+    /// Whether a store may be away while central sells what it has set aside.
+    sells_offline: bool,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -168,7 +170,13 @@ pub struct PresenceReport {
 impl Presence {
     /// Nothing seen yet. A heartbeat older than `max_age` counts as stale.
     pub fn new(max_age: Duration) -> Self {
-        Self { stores: Arc::default(), health: Arc::default(), max_age }
+        Self { stores: Arc::default(), health: Arc::default(), max_age, sells_offline: false }
+    }
+
+    /// What a store has set aside is sold even if nothing was heard of it for too long.
+    #[must_use]
+    pub fn selling_offline(self, sells_offline: bool) -> Self {
+        Self { sells_offline, ..self }
     }
 
     /// Remembers a reading.
@@ -371,6 +379,19 @@ impl Presence {
         self.judge(store, &reading)
     }
 
+    /// May the store get a purchase, given a fresh reading? `true`: it may not be asked for anything, but what it has set
+    /// aside may be sold (B11). That nobody has heard of it is all that is forgiven.
+    pub fn judge_sale(&self, store: &Store, reading: &Reading) -> Result<bool, Unavailable> {
+        match self.judge(store, reading) {
+            Ok(()) => Ok(false),
+            Err(Unavailable::Offline) if self.sells_offline => {
+                let epoch = reading.heartbeat.as_ref().map_or(store.cursor.epoch, |heartbeat| heartbeat.epoch);
+                self.judge_whole(store, &self.report(&store.id), epoch).map(|()| true)
+            }
+            Err(why) => Err(why),
+        }
+    }
+
     /// May the store get a purchase, given a fresh reading (P8, L13)?
     pub fn judge(&self, store: &Store, reading: &Reading) -> Result<(), Unavailable> {
         let report = self.report(&store.id);
@@ -382,14 +403,19 @@ impl Presence {
         if is_old && !planted(Bug::StaleHeartbeatAccepted) {
             return Err(Unavailable::Offline);
         }
-        if store.fenced != Epoch::NONE && store.fenced == heartbeat.epoch {
+        self.judge_whole(store, &report, heartbeat.epoch)
+    }
+
+    /// The same, but for whether it was heard of. `epoch`: of its heartbeat.
+    fn judge_whole(&self, store: &Store, report: &PresenceReport, epoch: Epoch) -> Result<(), Unavailable> {
+        if store.fenced != Epoch::NONE && store.fenced == epoch {
             return Err(Unavailable::Fenced);
         }
         let is_cut = report.refused.contains_key(&Access::Ack) || report.refused.contains_key(&Access::Commands);
         if report.quarantined.is_some() || report.commands_stopped || is_cut {
             return Err(Unavailable::Quarantined);
         }
-        let is_other = heartbeat.epoch != store.cursor.epoch && !planted(Bug::OtherEpochSoldFor);
+        let is_other = epoch != store.cursor.epoch && !planted(Bug::OtherEpochSoldFor);
         if is_other || store.is_settling() || report.stands_still {
             return Err(Unavailable::CatchingUp);
         }

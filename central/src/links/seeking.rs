@@ -171,11 +171,13 @@ impl Seeking {
             let (id, asked, presence) = (purchase.id, store.clone(), self.presence.clone());
             let job =
                 move |connection: &Connection| ask(connection, &presence, id, &asked, &reading, runtime::clock::now());
-            let wakes = self.wakes.clone();
+            let (wakes, waiting) = (self.wakes.clone(), self.waiting.clone());
             if self
                 .db
                 .write_then(job, move |asked| {
                     if *asked {
+                        // It may have been confirmed with that.
+                        waiting.settled(&[id.to_string()]);
                         wakes.wake(&store)
                     }
                 })
@@ -245,7 +247,7 @@ mod tests {
             redis_now: NOW,
             policy: Some(Policy::HighestAvailable),
         };
-        begin(connection, &mut first.store(connection), &ask, NOW).expect("begins");
+        begin(connection, &mut first.store(connection), &ask, false, NOW).expect("begins");
         let mut purchase = purchases::find(connection, ask.id).expect("reads").expect("is there");
         if let Some(choice) = &mut purchase.choice {
             choice.seeking = true;

@@ -85,6 +85,7 @@ impl State {
             | Happened::Sold(_)
             | Happened::Adjusted { .. }
             | Happened::Counted { .. }
+            | Happened::AllotmentChanged { .. }
             | Happened::PurchaseConfirmed { .. }
             | Happened::PurchaseRejected { .. }
             | Happened::PurchaseExpired { .. }

@@ -144,6 +144,9 @@ impl<'a> Settling<'a> {
             Transition::Settled { .. }
             | Transition::Seeks
             | Transition::AskedElsewhere
+            | Transition::Sold
+            | Transition::Taken { .. }
+            | Transition::Failed
             | Transition::Picked
             | Transition::Proven
             | Transition::CancelRequested

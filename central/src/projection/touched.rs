@@ -12,6 +12,7 @@ use protocol::stock::{self, Effect};
 use protocol::time::Millis;
 use protocol::wire::{Became, Command, Event, Fact, Happened, ItemAfter, Outcome, Position, PurchaseRef};
 
+use crate::promises::allotments;
 use crate::promises::transfers::announce;
 use crate::storage::commands::{self, Asked};
 use crate::storage::outcomes;
@@ -265,9 +266,16 @@ impl Touched {
 
     /// Writes what has changed. Moves the store's digest and its command head.
     pub(super) fn save(self, connection: &Connection, store: &mut Store, now: Millis) -> JobResult<Saved> {
+        let mut settled = self.settled;
+        let mut lowered: BTreeSet<ProductId> = BTreeSet::new();
         for (product, shown) in &self.items {
             if let Some(after) = &shown.after {
                 stocks::replace(connection, store, product, shown.before.as_ref(), after, shown.is_renamed)?;
+                if after.allotment_wanted.is_some() {
+                    lowered.insert(product.clone());
+                } else if shown.before.as_ref().is_some_and(|before| before.allotment_wanted.is_some()) {
+                    settled.push(allotments::settled(&store.id, product));
+                }
             }
         }
         for command in &self.outcomes_changed {
@@ -275,7 +283,7 @@ impl Touched {
         }
         for (id, answered) in &self.requests {
             if let Some((status, outcome, position)) = &answered.answer {
-                commands::save_answer(connection, id, *status, outcome, Some(position), now)?;
+                lowered.extend(commands::save_answer(connection, id, *status, outcome, Some(position), now)?);
             }
         }
         let mut new = BTreeMap::new();
@@ -297,7 +305,10 @@ impl Touched {
         for (transfer, _) in self.transfers.values().filter(|(_, has_changed)| *has_changed) {
             transfers::save(connection, transfer)?;
         }
-        let mut saved = Saved { settled: self.settled, asked: BTreeSet::new() };
+        for product in &lowered {
+            allotments::release(connection, store, product, now)?;
+        }
+        let mut saved = Saved { settled, asked: BTreeSet::new() };
         for transfer in &self.shipped {
             if announce(connection, transfer, now)? {
                 saved.asked.insert(transfer.to.clone());

@@ -534,6 +534,7 @@ mod tests {
         let id = purchase_id(u128::from(1 + dice.below(6)));
         let attempt = OperationId::attempt(&id, if dice.below(8) == 0 { 2 } else { 1 });
         let purchase = PurchaseRef {
+            from_allotment: None,
             purchase_id: id,
             attempt,
             lines: Lines::one(product("tea"), Quantity::ONE),

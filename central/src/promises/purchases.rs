@@ -14,6 +14,7 @@ use protocol::time::Millis;
 use protocol::wire::{About, Command, Position, PurchaseRef};
 use runtime::sqlite::Abort;
 
+use crate::promises::allotments;
 use crate::storage::commands;
 use crate::storage::items;
 use crate::storage::purchases::{self, Attempt, Choice, Purchase};
@@ -42,19 +43,40 @@ pub struct PurchaseRequest {
     pub policy: Option<Policy>,
 }
 
-/// B1: the purchase and its command, in one transaction.
+/// What has become of a purchase that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// The store decides.
+    Asked,
+    /// Central has confirmed it: the store has set aside all of it for that (B11).
+    Sold,
+    /// Not all of it is set aside, and the store was not to be asked for anything else.
+    NotCovered,
+}
+
+/// B1, B11: the purchase and its command, in one transaction. `covered_only`: the store cannot be asked, so nothing happens
+/// unless what it has set aside covers all of it.
 pub fn begin(
     connection: &Connection,
     store: &mut Store,
     ask: &PurchaseRequest,
+    covered_only: bool,
     now: Millis,
-) -> Result<(), Abort<Rejection>> {
+) -> Result<Begun, Abort<Rejection>> {
     judge(connection, &store.id, &ask.lines)?.map_err(Abort::Refused)?;
-    let (purchase, command) = asked(&store.id, ask, now);
+    let covered = allotments::cover(connection, store, &ask.lines)?;
+    let is_sold = covered.as_ref() == Some(&ask.lines);
+    if covered_only && !is_sold {
+        return Ok(Begun::NotCovered);
+    }
+    let (mut purchase, command) = asked(&store.id, ask, covered, now);
+    if is_sold {
+        change(&mut purchase, Transition::Sold, &Basis::NONE, now);
+    }
     purchases::insert(connection, &purchase)?;
     commands::append(connection, store, &purchase.attempt, &command, now)?;
     note_turn(connection, &purchase, now)?;
-    Ok(())
+    Ok(if is_sold { Begun::Sold } else { Begun::Asked })
 }
 
 fn note_turn(connection: &Connection, purchase: &Purchase, now: Millis) -> JobResult<()> {
@@ -89,8 +111,15 @@ pub fn ask_elsewhere(
         purchase.store = store.id.clone();
     }
     change(&mut purchase, Transition::AskedElsewhere, &Basis::NONE, now);
+    let from_allotment = allotments::cover(connection, store, &purchase.lines)?;
+    let is_sold = from_allotment.as_ref() == Some(&purchase.lines);
+    if is_sold {
+        change(&mut purchase, Transition::Sold, &Basis::NONE, now);
+    }
     purchases::save_transition(connection, &purchase)?;
-    let attempt = PurchaseRef { attempt: OperationId::attempt_at(&id, &store.id), ..purchase.attempt_ref() };
+    let attempt = OperationId::attempt_at(&id, &store.id);
+    let attempt = PurchaseRef { attempt, from_allotment, ..purchase.attempt_ref() };
+    let deadline = (!is_sold).then_some(deadline);
     if !planted(Bug::NextStoreNotAsked) {
         let command = Command::Purchase { purchase: attempt.clone(), deadline, about };
         commands::append(connection, store, &attempt.attempt, &command, now)?;
@@ -110,8 +139,9 @@ pub fn give_up(connection: &Connection, id: PurchaseId, now: Millis) -> JobResul
     Ok(true)
 }
 
-/// The purchase and the command that asks for it.
-fn asked(store: &StoreId, ask: &PurchaseRequest, now: Millis) -> (Purchase, Command) {
+/// The purchase and the command that asks for it. `covered`: what the store has set aside for it.
+fn asked(store: &StoreId, ask: &PurchaseRequest, covered: Option<Lines>, now: Millis) -> (Purchase, Command) {
+    let is_sold = covered.as_ref() == Some(&ask.lines);
     let asked = PurchaseRef {
         purchase_id: ask.id,
         attempt: match ask.policy {
@@ -119,6 +149,7 @@ fn asked(store: &StoreId, ask: &PurchaseRequest, now: Millis) -> (Purchase, Comm
             None => OperationId::attempt(&ask.id, 1),
         },
         lines: ask.lines.clone(),
+        from_allotment: covered,
         reference: ask.about.reference.clone(),
         created_at: now,
         expires_at: now.plus(ask.ttl_ms),
@@ -128,6 +159,7 @@ fn asked(store: &StoreId, ask: &PurchaseRequest, now: Millis) -> (Purchase, Comm
     let choice =
         ask.policy.map(|policy| Choice { policy: Some(policy), deadline, refused: Vec::new(), seeking: false });
     let purchase = Purchase { customer: ask.customer.clone(), choice, ..pending_one(store, &asked) };
+    let deadline = (!is_sold || planted(Bug::SoldHasDeadline)).then_some(deadline);
     (purchase, Command::Purchase { purchase: asked, deadline, about: ask.about.clone() })
 }
 
@@ -277,6 +309,12 @@ pub(crate) fn change(purchase: &mut Purchase, transition: Transition, basis: &Ba
             purchase.position = basis.position.cloned();
         }
         Transition::AskedElsewhere => purchase.position = None,
+        Transition::Sold => (purchase.code, purchase.settled_at, purchase.position) = (None, Some(now), None),
+        Transition::Taken { .. } => purchase.position = basis.position.cloned(),
+        Transition::Failed => {
+            purchase.code = basis.rejection.map(|rejection| rejection.code().to_owned());
+            (purchase.settled_at, purchase.position) = (Some(now), basis.position.cloned());
+        }
         Transition::Proven => purchase.position = basis.position.cloned(),
         Transition::Voided => (purchase.code, purchase.settled_at) = (Some("store_retired".to_owned()), Some(now)),
         Transition::Picked | Transition::CancelRequested | Transition::CancelEnded { confirmed: false } => {}
@@ -333,7 +371,7 @@ mod tests {
             redis_now: NOW.plus(7),
             policy: Some(Policy::RoundRobin),
         };
-        begin(connection, &mut agent.store(connection), &ask, NOW).expect("begins");
+        begin(connection, &mut agent.store(connection), &ask, false, NOW).expect("begins");
         found(connection)
     }
 
@@ -385,7 +423,7 @@ mod tests {
             panic!("{first:?}, {second:?}")
         };
         let same = Command::Purchase { purchase: purchase.clone(), deadline: *deadline, about: about.clone() };
-        assert_eq!((second.clone(), *deadline), (same, NOW.plus(60_007)), "the same words, and no more time");
+        assert_eq!((second.clone(), *deadline), (same, Some(NOW.plus(60_007))), "the same words, and no more time");
         assert_eq!(purchases::last_turn(&connection, &tea()).expect("reads"), Some(two.id.clone()));
 
         let bought = take(&connection, &mut two, &next);
@@ -524,7 +562,8 @@ mod tests {
         let [mut one, _] = stores(&connection);
         some_milk(&connection, &mut one, 4);
         let mut store = one.store(&connection);
-        let mut begin = |number, of: &[(&str, i64)]| begin(&connection, &mut store, &ask(number, cart(of), None), NOW);
+        let mut begin =
+            |number, of: &[(&str, i64)]| begin(&connection, &mut store, &ask(number, cart(of), None), false, NOW);
         let pending =
             || ["milk", "tea"].map(|name| items::pending(&connection, &one.id, &product(name)).expect("reads"));
         begin(1, &[("milk", 3), ("tea", 7)]).expect("there are enough");
@@ -546,7 +585,7 @@ mod tests {
         let connection = database();
         let [mut one, _] = stores(&connection);
         let lines = cart(&[("milk", 3), ("tea", 1)]);
-        let forgotten = pending_one(&one.id, &asked(&one.id, &ask(1, lines.clone(), None), NOW).0.attempt_ref());
+        let forgotten = pending_one(&one.id, &asked(&one.id, &ask(1, lines.clone(), None), None, NOW).0.attempt_ref());
         let milk = Item { name: "Milk".into(), quantity: 1, version: 2, ..Item::default() };
         let milk = ItemAfter { product_id: product("milk"), delta: -3, item: milk };
         let items = vec![milk, one.take_one()];
@@ -565,7 +604,7 @@ mod tests {
             some_milk(&connection, agent, 4);
         }
         let chosen = ask(1, cart(&[("milk", 1), ("tea", 1)]), Some(Policy::HighestAvailable));
-        begin(&connection, &mut one.store(&connection), &chosen, NOW).expect("begins");
+        begin(&connection, &mut one.store(&connection), &chosen, false, NOW).expect("begins");
         // As an agent of the version before answers: it cannot read what the command is about.
         let what = Happened::CommandRefused {
             subject: Subject::Store,
@@ -590,7 +629,7 @@ mod tests {
         }
         let both = cart(&[("milk", 1), ("tea", 1)]);
         let by_turns = ask(1, both, Some(Policy::RoundRobin));
-        begin(&connection, &mut two.store(&connection), &by_turns, NOW).expect("begins");
+        begin(&connection, &mut two.store(&connection), &by_turns, false, NOW).expect("begins");
         let last = |of: &[(&str, i64)]| purchases::last_turn(&connection, &cart(of)).expect("reads");
         assert_eq!((last(&[("tea", 2), ("milk", 2)]), last(&[("tea", 1)])), (Some(two.id.clone()), None));
     }

@@ -32,7 +32,9 @@ pub fn retire(connection: &Connection, store: &mut Store, now: Millis) -> JobRes
     let pending = purchases::pending(connection, &store.id)?;
     let mut ended: Vec<String> = pending.iter().map(|purchase| purchase.id.to_string()).collect();
     let mut touched: BTreeMap<PurchaseId, Purchase> = pending.into_iter().map(|one| (one.id, one)).collect();
-    for id in requests.iter().filter(|request| request.kind == "cancel").filter_map(|request| request.purchase) {
+    // Also those that it was never told of, though they are confirmed.
+    let is_of_purchase = |request: &&Unanswered| matches!(request.kind.as_str(), "cancel" | "purchase");
+    for id in requests.iter().filter(is_of_purchase).filter_map(|request| request.purchase) {
         if !touched.contains_key(&id)
             && let Some(purchase) = purchases::find(connection, id)?
             && purchase.store == store.id
@@ -43,6 +45,9 @@ pub fn retire(connection: &Connection, store: &mut Store, now: Millis) -> JobRes
     for purchase in touched.values_mut() {
         let transition = purchase.life().on_retire();
         if transition != Transition::Stands && !planted(Bug::RetiringLeavesPending) {
+            if purchase.life().sold {
+                ended.push(purchase.id.to_string());
+            }
             change(purchase, transition, &Basis::NONE, now);
             purchases::save_transition(connection, purchase)?;
         }

@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 
-use protocol::domain::Rejection;
+use protocol::domain::{Lines, Rejection};
 use protocol::hash::Hash;
 use protocol::ids::{OperationId, ProductId, PurchaseId, ReservationId, StoreId, TransferId};
 use protocol::link::{Commands, Cursor, Entry, EntryId, Seq};
@@ -16,6 +16,7 @@ use protocol::time::Millis;
 use protocol::wire::{Command, Outcome, Position};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::storage::allotments;
 use crate::storage::stores::Store;
 use runtime::sqlite::{HashColumn, cursor_at, number_at, parsed};
 
@@ -58,7 +59,7 @@ pub fn append(
             Command::Purchase { purchase, .. } | Command::Cancel { purchase, .. } => {
                 (purchase.lines.only().map(|line| &line.product_id), Some(purchase.purchase_id), None)
             }
-            Command::Operate { product_id, .. } => (Some(product_id), None, None),
+            Command::Operate { product_id, .. } | Command::Release { product_id, .. } => (Some(product_id), None, None),
             Command::Reserve { reservation_id, .. } | Command::Reservation { reservation_id, .. } => {
                 (None, None, Some(*reservation_id))
             }
@@ -79,6 +80,7 @@ pub fn append(
         | Command::Batch { .. }
         | Command::Reserve { .. }
         | Command::Reservation { .. }
+        | Command::Release { .. }
         | Command::Resync => None,
     };
     let body = command.encode();
@@ -100,6 +102,16 @@ pub fn append(
             reservation.map(|id| id.to_string()),
             transfer.map(|id| id.to_string()),
         ])?;
+    if let Command::Release { product_id, units } = command {
+        allotments::take(connection, &store.id, product_id, id, (*units, 0))?;
+    }
+    if let Command::Purchase { purchase, deadline, .. } = command {
+        for line in purchase.from_allotment.iter().flat_map(Lines::iter) {
+            let units = line.quantity.get();
+            let sold = if deadline.is_none() { units } else { 0 };
+            allotments::take(connection, &store.id, &line.product_id, id, (units, sold))?;
+        }
+    }
     log(connection, store, id.as_str(), command.kind(), body, now)?;
     save_head(connection, store)
 }
@@ -117,6 +129,7 @@ fn name(command: &Command) -> &'static str {
         | Command::Ship { .. }
         | Command::Announce { .. }
         | Command::ReceiveTransfer { .. }
+        | Command::Release { .. }
         | Command::Resync => command.kind(),
     }
 }
@@ -444,6 +457,7 @@ pub fn asked(connection: &Connection, id: &OperationId) -> rusqlite::Result<Opti
 }
 
 /// Records the answer to a request. `position`: where the store said so; none: it was ended without the store's word.
+/// Returns the products of whose allotment it took units, and does no more.
 pub fn save_answer(
     connection: &Connection,
     id: &OperationId,
@@ -451,14 +465,14 @@ pub fn save_answer(
     outcome: &Outcome,
     position: Option<&Position>,
     now: Millis,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Vec<ProductId>> {
     let outcome = serde_json::to_string(outcome).expect("an outcome serialises");
     connection
         .prepare_cached(
             "update request set status = ?2, outcome = ?3, position = ?4, settled_at = ?5 where command_id = ?1",
         )?
         .execute(params![id.as_str(), status.as_str(), outcome, position.map(ToString::to_string), now.0])?;
-    Ok(())
+    allotments::free(connection, id)
 }
 
 /// The unanswered cancels of a purchase at a store.

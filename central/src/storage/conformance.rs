@@ -21,7 +21,10 @@ use super::queries::events::{self, Start};
 use super::queries::{self, Slice, dead_letters, offers};
 use super::rebuild::{self, AtWork, Reason};
 use super::stores::{DigestState, Store};
-use super::{Connection, commands, idempotency, items, ledger, outcomes, purchases, retention, stocks, stores, totals};
+use super::{
+    Connection, allotments, commands, idempotency, items, ledger, outcomes, purchases, retention, stocks, stores,
+    totals,
+};
 
 const NOW: Millis = Millis(1_800_000_000_000);
 const DAY: i64 = 24 * 60 * 60 * 1_000;
@@ -57,6 +60,7 @@ conforms!(
     a_transition_of_a_purchase_leaves_the_rest_alone,
     what_central_has_chosen_is_found_while_it_seeks,
     the_lines_of_a_purchase_are_pending_at_the_store_that_is_asked,
+    what_commands_take_of_an_allotment_is_free_once_they_are_answered,
     the_last_outcome_of_a_command_is_kept,
     a_key_is_bound_once,
     totals_are_what_the_shown_stocks_add_up_to,
@@ -736,6 +740,49 @@ fn the_lines_of_a_purchase_are_pending_at_the_store_that_is_asked(connection: &C
     purchase.status = purchase::Status::Rejected;
     purchases::save_transition(connection, &purchase).expect("writes");
     assert_eq!((pending("s1"), pending("s2")), ([0, 0, 2], [0, 0, 0]));
+}
+
+fn what_commands_take_of_an_allotment_is_free_once_they_are_answered(connection: &Connection) {
+    let mut one = discovered(connection, "s1");
+    discovered(connection, "s2");
+    let taken = |name: &str| allotments::taken(connection, &store_id("s1"), &product(name)).expect("reads");
+    let pending = |name: &str| items::pending(connection, &store_id("s1"), &product(name)).expect("reads");
+    let release = |name: &str, units| Command::Release { product_id: product(name), units };
+    commands::append(connection, &mut one, &operation("r1"), &release("tea", 4), NOW).expect("writes");
+    commands::append(connection, &mut one, &operation("r2"), &release("jam", 1), NOW).expect("writes");
+    let line =
+        |name: &str, units: i64| Line { product_id: product(name), quantity: units.try_into().expect("in range") };
+    let lines = Lines::new([line("tea", 2), line("jam", 3)]).expect("are lines");
+    let purchase = PurchaseRef { from_allotment: Some(lines.clone()), lines, ..attempt_of(&asked(1, "s1")) };
+    let (id, about) = (purchase.attempt.clone(), About::default());
+    let sold = Command::Purchase { purchase, deadline: None, about };
+    commands::append(connection, &mut one, &id, &sold, NOW).expect("writes");
+    assert_eq!([taken("tea"), taken("jam"), taken("milk")], [6, 4, 0]);
+    assert_eq!(
+        [pending("tea"), pending("jam"), pending("milk")],
+        [2, 3, 0],
+        "what is sold, until the store has said so"
+    );
+    let answer = |id: &OperationId| {
+        let outcome = Outcome { command: id.clone(), at: NOW, became: Became::Resynced };
+        commands::save_answer(connection, id, request::Status::Done, &outcome, None, NOW).expect("writes")
+    };
+    assert_eq!(answer(&id), [product("jam"), product("tea")]);
+    assert_eq!((answer(&id).len(), taken("tea"), taken("jam"), pending("tea")), (0, 4, 1, 0));
+    assert_eq!((answer(&operation("r1")), taken("tea")), (vec![product("tea")], 0));
+    assert_eq!(allotments::taken(connection, &store_id("s2"), &product("jam")), Ok(0));
+
+    let lowered =
+        |units| Item { allotted: units, allotment_wanted: Some(1), version: 1, quantity: 9, ..Item::default() };
+    for (name, units) in [("tea", 3), ("jam", 2)] {
+        stocks::replace(connection, &mut one, &product(name), None, &lowered(units), true).expect("writes");
+    }
+    assert_eq!(
+        allotments::unreleased(connection, &one, 9),
+        Ok(vec![product("tea")]),
+        "what is to be released of jam is"
+    );
+    assert_eq!(allotments::unreleased_stores(connection), Ok(vec![store_id("s1")]));
 }
 
 fn the_last_outcome_of_a_command_is_kept(connection: &Connection) {

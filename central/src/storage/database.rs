@@ -16,6 +16,7 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0008_rebuild.sql"),
         include_str!("../../migrations/0009_transfers.sql"),
         include_str!("../../migrations/0010_lines.sql"),
+        include_str!("../../migrations/0011_allotment.sql"),
     ],
 };
 

@@ -149,7 +149,7 @@ pub fn digest(connection: &Connection, stock: i64) -> rusqlite::Result<Digest> {
     Ok(digest)
 }
 
-/// Units of one item in purchases that were sent to the store and are not settled.
+/// Units of one item in purchases that were sent to the store and that it has not answered.
 pub fn pending(connection: &Connection, store: &StoreId, product: &ProductId) -> rusqlite::Result<i64> {
     static PENDING: LazyLock<String> = LazyLock::new(|| format!("select {}", pending_of("?1", "?2")));
     connection.prepare_cached(&PENDING)?.query_row([store.as_str(), product.as_str()], |row| row.get(0))
@@ -161,7 +161,9 @@ pub fn pending_of(store: &str, product: &str) -> String {
         "(select coalesce(sum(purchase.quantity), 0) from purchase where purchase.store_id = {store} \
          and purchase.product_id = {product} and purchase.status = 'pending') \
          + (select coalesce(sum(pending_line.quantity), 0) from pending_line where pending_line.store_id = {store} \
-         and pending_line.product_id = {product})"
+         and pending_line.product_id = {product}) \
+         + (select coalesce(sum(allotment_taken.sold), 0) from allotment_taken \
+         where allotment_taken.store_id = {store} and allotment_taken.product_id = {product})"
     )
 }
 

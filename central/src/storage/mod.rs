@@ -1,6 +1,7 @@
 //! The database: what is kept, and how it is read and written. No floor above names the engine or holds a statement:
 //! those write jobs, which call functions that are named after what they mean.
 
+pub mod allotments;
 pub mod commands;
 #[cfg(test)]
 mod conformance;

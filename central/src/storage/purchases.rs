@@ -105,6 +105,7 @@ impl Purchase {
     /// The attempt as it travels.
     pub fn attempt_ref(&self) -> PurchaseRef {
         PurchaseRef {
+            from_allotment: None,
             purchase_id: self.id,
             attempt: self.attempt.clone(),
             lines: self.lines.clone(),
@@ -126,6 +127,8 @@ impl Purchase {
                 && self.position.is_none(),
             is_chosen: self.choice.is_some(),
             seeking: self.choice.as_ref().is_some_and(|choice| choice.seeking),
+            // Whatever else confirms one says where the store said so.
+            sold: self.status == Status::Confirmed && self.position.is_none(),
         }
     }
 }

@@ -89,6 +89,38 @@ pub enum Bug {
     RestoreWithoutTransfers,
     /// A restore books in again what central knows to be received.
     RestoredReceiptCountedTwice,
+    /// Units are given back to the tills before central has said that they are not sold.
+    AllotmentLoweredAtOnce,
+    /// A release that comes late lowers what has been raised again.
+    ReleasedThoughNotWanted,
+    /// A release takes more than is wanted.
+    ReleasedBelowWanted,
+    /// A loss ends reservations before it touches what is set aside.
+    HoldsCutFirst,
+    /// What is set aside of an item that is no longer carried stays so.
+    DiscontinuedStaysAllotted,
+    /// What is set aside because of an operation has the operation's name.
+    AllotmentSharesId,
+    /// A restore records again that units were set aside, and does not set them aside.
+    RestoredAllotmentForgotten,
+    /// Central releases what it has sold and the store has not been told of.
+    SoldIsReleased,
+    /// A store that wants fewer units set aside is heard once, and not looked after.
+    LoweredIsForgotten,
+    /// What central has sold out of the allotment is taken off the shelf.
+    SoldOffTheShelf,
+    /// Retiring a store leaves confirmed what it has not been told of.
+    RetiringLeavesSold,
+    /// Central sells units of an allotment that an unanswered command takes.
+    SoldTwice,
+    /// A store refuses what central has confirmed, if the units are not there.
+    SoldIsRefused,
+    /// Central confirms at once more than is set aside, as long as the till has it.
+    SoldBeyondAllotment,
+    /// What central has sold expires at the store.
+    SoldHasDeadline,
+    /// What was sold and is not there is entered without a word.
+    SoldShortageNotNamed,
     /// A batch that was to be done as a whole or not at all is done in part.
     AtomicBatchHalfDone,
     /// A batch that comes again after a restore is done again, with what the restore has brought back of it.
@@ -449,6 +481,22 @@ pub const BUGS: &[Bug] = &[
     Bug::TransfersLeftOut,
     Bug::RestoreWithoutTransfers,
     Bug::RestoredReceiptCountedTwice,
+    Bug::AllotmentLoweredAtOnce,
+    Bug::ReleasedThoughNotWanted,
+    Bug::ReleasedBelowWanted,
+    Bug::HoldsCutFirst,
+    Bug::DiscontinuedStaysAllotted,
+    Bug::AllotmentSharesId,
+    Bug::RestoredAllotmentForgotten,
+    Bug::SoldIsReleased,
+    Bug::LoweredIsForgotten,
+    Bug::SoldOffTheShelf,
+    Bug::RetiringLeavesSold,
+    Bug::SoldTwice,
+    Bug::SoldIsRefused,
+    Bug::SoldBeyondAllotment,
+    Bug::SoldHasDeadline,
+    Bug::SoldShortageNotNamed,
 ];
 
 #[cfg(debug_assertions)]

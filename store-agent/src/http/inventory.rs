@@ -1,19 +1,20 @@
 //! The item's life: list, read, create, count, change, receive, adjust, sell.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use protocol::domain::{Action, Guard};
+use protocol::domain::{Action, Guard, Item};
 use protocol::ids::ProductId;
 use protocol::time::Millis;
 use protocol::wire::About;
 use runtime::http::openapi::IfMatch;
-use runtime::http::requests::{Adjust, Asked, Change, Count, Create, Receive, Sell};
+use runtime::http::requests::{Adjust, Allot, Asked, Change, Count, Create, Receive, Sell};
 use runtime::http::{
-    Body, Code, Counted, Etags, Page, Problem, ProductPath, Query, Result, Write, Written, encode_cursor, not_modified,
-    words,
+    Body, Code, Counted, Etags, Page, Prefer, Problem, ProductPath, Query, Result, Write, Written, encode_cursor,
+    not_modified, words,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -32,6 +33,7 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(one, count, change))
         .routes(routes!(receive))
         .routes(routes!(adjust))
+        .routes(routes!(allot))
         .routes(routes!(sell))
 }
 
@@ -104,13 +106,13 @@ async fn create(State(app): Shared, write: Write, Body { value, json }: Body<Cre
 
 /// Set what was counted
 ///
-/// What is on the shelf is never refused because units are reserved: if there are fewer than that, the youngest reservations
-/// end, and `endedReservations` names them. `quantity` leaves out units of purchases that wait to be picked.
+/// What is on the shelf is never refused because units are promised: if there are fewer than that, fewer are set aside for
+/// online sale, then the youngest reservations end, and `endedReservations` names them. `quantity` leaves out units of purchases that wait to be picked.
 #[utoipa::path(
     put, path = "/inventory/{productId}", operation_id = "countItem", tag = "Items", params(ProductPath, Write, IfMatch),
     request_body = Count,
     responses((status = 200, description = "The item after it", body = ItemView)),
-    extensions(("x-problems" = json!(["unknown_product", "version_conflict", "insufficient_stock", "limit_exceeded"]))),
+    extensions(("x-problems" = json!(["unknown_product", "version_conflict", "limit_exceeded"]))),
 )]
 async fn count(
     State(app): Shared,
@@ -171,6 +173,27 @@ async fn adjust(
     app.act(product, value.asked(), None, write, json).await
 }
 
+/// Set units aside for online sale
+///
+/// Tills cannot sell them; central does, at once and without asking. More are set aside at once, at most what is `available`.
+/// Fewer are once central has said that it has not sold them: until then `allotmentWanted` is shown.
+#[utoipa::path(
+    put, path = "/inventory/{productId}/allotment", operation_id = "allotItem", tag = "Items", params(ProductPath, Write, IfMatch, Prefer),
+    request_body = Allot,
+    responses((status = 200, description = "The item after it", body = ItemView), (status = 202, description = "Central has not answered yet: the item, with `allotmentWanted`", body = ItemView)),
+    extensions(("x-problems" = json!(["unknown_product", "insufficient_stock", "discontinued", "version_conflict", "limit_exceeded"]))),
+)]
+async fn allot(
+    State(app): Shared,
+    ProductPath(product): ProductPath,
+    write: Write,
+    prefer: Prefer,
+    Body { value, json }: Body<Allot>,
+) -> Result<Response> {
+    let answer = app.act(product.clone(), value.asked(), None, write, json).await?;
+    app.released(&product, &prefer, answer).await
+}
+
 /// Sell at the till
 ///
 /// Needs neither central nor a network. At most `available` units are sold.
@@ -203,6 +226,45 @@ impl App {
         }
     }
 
+    /// Fewer units are to be set aside: waits until central has agreed, and says how it is then. `asked`: the answer if
+    /// nobody waits.
+    async fn released(&self, product: &ProductId, prefer: &Prefer, asked: Response) -> Result<Response> {
+        self.executed.notify_waiters();
+        if asked.status() != StatusCode::ACCEPTED {
+            return Ok(asked);
+        }
+        let look = || self.db.read(|connection| ledger::shown(connection, product));
+        let mut executed = pin!(self.executed.notified());
+        executed.as_mut().enable();
+        let mut found = look().await?;
+        if found.as_ref().is_some_and(|(item, _)| item.allotment_wanted.is_some())
+            && let Some(wait) = prefer.wait()
+        {
+            let mut in_time = true;
+            while in_time && found.as_ref().is_some_and(|(item, _)| item.allotment_wanted.is_some()) {
+                in_time = tokio::select! {
+                    () = executed.as_mut() => true,
+                    () = wait.over() => false,
+                };
+                executed.set(self.executed.notified());
+                executed.as_mut().enable();
+                found = look().await?;
+            }
+        }
+        let Some((item, at)) = found else { return Ok(asked) };
+        let status = if item.allotment_wanted.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
+        let (mut parts, _) = asked.into_parts();
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.insert(header::ETAG, value(&etag(at.epoch, item.version)));
+        parts.headers.extend(prefer.applied());
+        if status == StatusCode::ACCEPTED {
+            parts.headers.insert(header::LOCATION, value(&format!("/v1/inventory/{product}")));
+            parts.headers.insert(header::RETRY_AFTER, value("1"));
+        }
+        let view = ItemView::of(&self.store, product, &item).json();
+        Ok((status, parts.headers, axum::Json(view)).into_response())
+    }
+
     async fn act(
         &self,
         product: ProductId,
@@ -218,10 +280,14 @@ impl App {
         let (store, of, action) = (self.store.clone(), product.clone(), operation.action());
         let done = self
             .write(&write, &json, move |connection, Call { operation: operation_id, is_known, now, .. }| {
-                let status = if action == Action::Create { StatusCode::CREATED } else { StatusCode::OK };
+                let status = |item: &Item| match action {
+                    Action::Create => StatusCode::CREATED,
+                    Action::Allot if item.allotment_wanted.is_some() => StatusCode::ACCEPTED,
+                    _ => StatusCode::OK,
+                };
                 if is_known && let Some(item) = ledger::find_item(connection, &of)? {
                     let position = ledger::head(connection)?.cursor.id();
-                    return Ok(Done::new(status, &ItemView::of(&store, &of, &item), position));
+                    return Ok(Done::new(status(&item), &ItemView::of(&store, &of, &item), position));
                 }
                 let request = Request {
                     operation_id,
@@ -233,7 +299,7 @@ impl App {
                 };
                 let performed = perform(connection, &request, now)?;
                 let view = ItemView::of(&store, &of, &performed.item).after(action, &performed);
-                Ok(Done::new(status, &view, performed.position))
+                Ok(Done::new(status(&performed.item), &view, performed.position))
             })
             .await;
         match done {

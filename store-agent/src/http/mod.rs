@@ -45,6 +45,8 @@ pub struct App {
     pub started_at: Millis,
     /// Rings when a reservation was made or is to end otherwise.
     pub expiry: Arc<Notify>,
+    /// Rings for all who wait for a command of central when some were executed.
+    pub executed: Arc<Notify>,
     /// What is being imported.
     pub imports: Imports,
     /// What was recorded since the start.
@@ -155,6 +157,7 @@ mod tests {
                 connectivity: Connectivity::new(runtime::clock::now()),
                 started_at: runtime::clock::now(),
                 expiry: Arc::default(),
+                executed: Arc::default(),
                 imports: Imports::default(),
                 recorded: Tally::behind(EntryId::default()),
                 requests: Requests::default(),

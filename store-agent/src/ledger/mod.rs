@@ -3,6 +3,7 @@
 //! **Guarantees.** An entry is appended in the transaction of its effect. Numbers are gapless within an epoch and
 //! chained by hash; each entry carries the digest of the whole stock after it. Nothing here knows a clock.
 
+pub mod allotment;
 pub mod dead_letters;
 mod epoch;
 pub mod events;
@@ -43,5 +44,6 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0005_moves.sql"),
         include_str!("../../migrations/0006_transfers.sql"),
         include_str!("../../migrations/0007_lines.sql"),
+        include_str!("../../migrations/0008_allotment.sql"),
     ],
 };

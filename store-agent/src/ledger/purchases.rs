@@ -32,6 +32,7 @@ const TO_PICK: &str = "select count(*) from (select 1 from purchase where status
 impl Purchase {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let reference = PurchaseRef {
+            from_allotment: None,
             purchase_id: parsed(row, 1)?,
             attempt: parsed(row, 2)?,
             lines: lines_at(row, 3, 4, 11)?,

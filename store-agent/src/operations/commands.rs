@@ -4,9 +4,10 @@
 //! are one transaction. A command seen again has no effect: its outcome is said again. Commands of an epoch that was
 //! not opened for the ledger's present epoch are never executed.
 
+use protocol::domain::allotment::Rule;
 use protocol::domain::reservation::Reservation;
 use protocol::domain::transfer::Transfer;
-use protocol::domain::{Change, Line, Rejection, decide_purchase, decide_return};
+use protocol::domain::{Change, Line, Rejection, decide_purchase, decide_return, decide_sold};
 use protocol::ids::{OperationId, ProductId};
 use protocol::link::{Commands, Cursor, Entry, Epoch, Receipt, receive as judge};
 use protocol::planted::{Bug, planted};
@@ -19,10 +20,10 @@ use runtime::redis::Received;
 use runtime::sqlite::{Connection, JobResult, in_savepoint, is_fatal};
 
 use super::batch::{self, Batch};
-use super::effect::{self, Append, Effect, Items, PurchaseChange, record};
+use super::effect::{self, Append, Effect, Items, PurchaseChange, answered, record};
 use super::reservations::{self, Asking};
 use super::till::{self, Decided, Request, decide_request};
-use super::transfers;
+use super::{allotment, transfers};
 use crate::ledger::{self, Head, idempotency};
 
 /// What became of what was read.
@@ -180,7 +181,9 @@ fn expire_due(
         Ok(Command::Purchase { purchase, .. } | Command::Cancel { purchase, .. }) => {
             reservations::expire_due(connection, head, purchase.lines.iter().map(|line| &line.product_id), now)
         }
-        Ok(Command::Operate { product_id, .. }) => reservations::expire_due(connection, head, [product_id], now),
+        Ok(Command::Operate { product_id, .. } | Command::Release { product_id, .. }) => {
+            reservations::expire_due(connection, head, [product_id], now)
+        }
         Ok(Command::Reserve { lines, .. }) => {
             reservations::expire_due(connection, head, lines.iter().map(|line| &line.product_id), now)
         }
@@ -237,11 +240,16 @@ fn load(
         return Ok(Known { outcome, ..Known::default() });
     }
     let with_items =
-        |items| till::Known { epoch: head.cursor.epoch, items, moved_since_count: Some(0), holds: Vec::new() };
+        |items| till::Known { epoch: head.cursor.epoch, items, moved_since_count: Some(0), ..Default::default() };
     let (mut reservation, mut transfer) = (None, None);
     let (attempt, till) = match command {
-        Ok(Command::Purchase { purchase, .. }) => {
-            (None, with_items(reservations::loaded(connection, &purchase.lines)?))
+        Ok(Command::Purchase { purchase, deadline, .. }) => {
+            let mut known = with_items(reservations::loaded(connection, &purchase.lines)?);
+            if deadline.is_none() {
+                known.holds = allotment::load_holds(connection, purchase, &mut known.items)?;
+            }
+            known.rule = ledger::allotment::rule(connection)?;
+            (None, known)
         }
         Ok(Command::Cancel { purchase, .. }) => {
             let attempt = ledger::outcomes::find(connection, &purchase.attempt)?;
@@ -274,6 +282,9 @@ fn load(
             };
             (None, with_items(items))
         }
+        Ok(Command::Release { product_id, .. }) => {
+            (None, with_items(loaded(connection, &Subject::Product(product_id.clone()))?))
+        }
         Ok(Command::Batch { .. } | Command::Resync) => (None, till::Known::default()),
         Ok(Command::Opened { .. }) | Err(_) => (None, with_items(loaded(connection, &subject(entry))?)),
     };
@@ -303,9 +314,15 @@ pub fn on_command(
     }
     let items = &known.till.items;
     match command {
-        Ok(Command::Purchase { purchase, deadline, about }) => {
+        Ok(Command::Purchase { purchase, deadline: Some(deadline), about }) => {
             let is_late = redis_now > deadline && !planted(Bug::DeadlineIgnored);
-            on_purchase(&Answer { id, about, items, now }, purchase, is_late)
+            on_purchase(&Answer { id, about, items, now }, purchase, is_late, &known.till.rule)
+        }
+        Ok(Command::Purchase { purchase, deadline: None, about }) if planted(Bug::SoldIsRefused) => {
+            on_purchase(&Answer { id, about, items, now }, purchase, false, &known.till.rule)
+        }
+        Ok(Command::Purchase { purchase, deadline: None, about }) => {
+            on_sold(&Answer { id, about, items, now }, purchase, &known.till)
         }
         Ok(Command::Cancel { purchase, forced, about }) => {
             on_cancel(&Answer { id, about, items, now }, purchase, forced, known.attempt.as_ref())
@@ -386,19 +403,25 @@ pub fn on_command(
                 Answer { id, about, items, now }.refuse(Subject::Transfer(transfer_id), rejection)
             })
         }
+        Ok(Command::Release { product_id, units }) => allotment::decide_release(&product_id, units, items, id, now)
+            .unwrap_or_else(|| {
+                let answer = Answer { id, about: About::default(), items, now };
+                answer.refuse(Subject::Product(product_id), Rejection::UnknownProduct)
+            }),
         Ok(Command::Resync) => resynced(id, now),
         Ok(Command::Opened { .. }) => parked(id, entry, "an epoch opens at its first entry only", items, now),
         Err(reason) => parked(id, entry, &reason.to_string(), items, now),
     }
 }
 
-fn on_purchase(answer: &Answer<'_>, purchase: PurchaseRef, is_late: bool) -> Effect {
+fn on_purchase(answer: &Answer<'_>, purchase: PurchaseRef, is_late: bool, rule: &Rule) -> Effect {
     let unchanged = answer.unchanged(purchase.lines.iter().map(|line| &line.product_id));
     if is_late {
         return answer.tell(Happened::PurchaseExpired { purchase, items: unchanged });
     }
     let take = |line: &Line| {
-        let change = decide_purchase(answer.items.get(&line.product_id), line.quantity)?;
+        let from_allotment = purchase.from_allotment(&line.product_id);
+        let change = decide_purchase(answer.items.get(&line.product_id), line.quantity, from_allotment)?;
         Ok((line.product_id.clone(), change))
     };
     match purchase.lines.each(take) {
@@ -406,16 +429,41 @@ fn on_purchase(answer: &Answer<'_>, purchase: PurchaseRef, is_late: bool) -> Eff
             if planted(Bug::OneLineTaken) {
                 changes.iter_mut().skip(1).for_each(|(_, change)| *change = Change::Moved(0));
             }
-            Effect {
-                purchase: Some(PurchaseChange::Confirmed(purchase.clone(), answer.now)),
-                ..answer.tell(Happened::PurchaseConfirmed { purchase, items: answer.changed(changes) })
-            }
+            taken(answer, purchase, changes, rule)
         }
         Err(rejection) if planted(Bug::RejectedInPart) => {
             let items = answer.changed(purchase.lines.iter().filter_map(|line| take(line).ok()));
             answer.tell(Happened::PurchaseRejected { purchase, rejection, items })
         }
         Err(rejection) => answer.tell(Happened::PurchaseRejected { purchase, rejection, items: unchanged }),
+    }
+}
+
+/// B11: central has confirmed it out of the allotment, so its units are taken whatever has become of that.
+fn on_sold(answer: &Answer<'_>, purchase: PurchaseRef, known: &till::Known) -> Effect {
+    let mut items = answer.items.clone();
+    let before = allotment::make_room(&purchase, &known.holds, &mut items, answer.id, answer.now);
+    let sold = |line: &Line| {
+        let item = items.get(&line.product_id)?;
+        let change = decide_sold(item, line.quantity, purchase.from_allotment(&line.product_id));
+        Some((line.product_id.clone(), change))
+    };
+    let changes = purchase.lines.iter().filter_map(sold).collect();
+    let answer = Answer { items: &items, about: answer.about.clone(), ..*answer };
+    Effect { before, ..taken(&answer, purchase, changes, &known.rule) }
+}
+
+/// The units of a purchase leave the shelf; the store's rule may set others aside.
+fn taken(answer: &Answer<'_>, purchase: PurchaseRef, changes: Vec<(ProductId, Change)>, rule: &Rule) -> Effect {
+    let items = answer.changed(changes);
+    let mut after = answer.items.clone();
+    after.extend(items.iter().map(|after| (after.product_id.clone(), after.item.clone())));
+    let raised = |line: &Line| allotment::raise_behind(rule, &line.product_id, &mut after, answer.id, answer.now);
+    let behind = purchase.lines.iter().filter_map(raised).collect();
+    Effect {
+        purchase: Some(PurchaseChange::Confirmed(purchase.clone(), answer.now)),
+        behind,
+        ..answer.tell(Happened::PurchaseConfirmed { purchase, items })
     }
 }
 
@@ -475,12 +523,6 @@ fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: 
 /// What was asked of a reservation had been done before.
 fn as_it_is(id: &OperationId, reservation: &Reservation, now: Millis) -> Effect {
     answered(id, Became::Reservation(reservation.clone()), now)
-}
-
-/// The answer to a command whose effect, if it has one, is not its own entry.
-fn answered(id: &OperationId, became: Became, now: Millis) -> Effect {
-    let outcome = Outcome { command: id.clone(), at: now, became };
-    Effect { appends: vec![Append::Repeated(outcome.clone())], outcomes: vec![outcome], ..Effect::default() }
 }
 
 /// The pages are the effect of a resync; the outcome is its answer, which also keeps it from running again.
@@ -618,6 +660,7 @@ mod tests {
 
     fn attempt() -> PurchaseRef {
         PurchaseRef {
+            from_allotment: None,
             purchase_id: "00000000-0000-0000-0000-000000000001".parse().expect("an id"),
             attempt: OperationId::parse("attempt").expect("a valid id"),
             lines: Lines::one(ale(), quantity(2)),
@@ -628,7 +671,7 @@ mod tests {
     }
 
     fn purchase() -> Command {
-        Command::Purchase { purchase: attempt(), deadline: NOW.plus(60_000), about: About::default() }
+        Command::Purchase { purchase: attempt(), deadline: Some(NOW.plus(60_000)), about: About::default() }
     }
 
     fn cancel() -> Command {
@@ -672,7 +715,7 @@ mod tests {
     }
 
     fn buy(purchase: PurchaseRef) -> Command {
-        Command::Purchase { purchase, deadline: NOW.plus(60_000), about: About::default() }
+        Command::Purchase { purchase, deadline: Some(NOW.plus(60_000)), about: About::default() }
     }
 
     fn units_of(world: &World) -> [i64; 2] {
@@ -732,7 +775,7 @@ mod tests {
         assert_eq!(refused(&world)["code"], "unknown_product");
         let late = Command::Purchase {
             purchase: cart(&[("ale", 1), ("tea", 1)]),
-            deadline: NOW.plus(-1),
+            deadline: Some(NOW.plus(-1)),
             about: About::default(),
         };
         assert_eq!((world.send("attempt", &late), units_of(&world)), ("purchase_expired".into(), [5, 3]));
@@ -791,6 +834,50 @@ mod tests {
         let (kind, body) = ledger::testing::last(&world.connection);
         assert_eq!((kind.as_str(), units_of(&world)), ("command_refused", [5, 3]));
         assert!(body.contains("unsupported_by_store"), "{body}");
+    }
+
+    /// Central has confirmed the purchase out of what is set aside.
+    fn sold() -> Command {
+        let purchase = PurchaseRef { from_allotment: Some(attempt().lines), ..attempt() };
+        Command::Purchase { purchase, deadline: None, about: About::default() }
+    }
+
+    #[test]
+    fn what_central_has_sold_is_taken_whatever_has_become_of_the_allotment() {
+        let at = |allotted, available| {
+            let mut world = World::new();
+            let act = |id: &str, does| crate::testing::act(&world.connection, id, "ale", does, NOW);
+            act("count", Operation::Count { quantity: allotted + available, counted_at: None, count_ref: None });
+            act("allot", Operation::Allot { quantity: allotted });
+            let told = world.send("attempt", &sold());
+            let item = ledger::find_item(&world.connection, &ale()).expect("reads").expect("an ale");
+            let short: i64 = ledger::testing::recorded(&world.connection, "ale")
+                .iter()
+                .filter(|(kind, _)| kind == "shortage")
+                .map(|(_, delta)| delta)
+                .sum();
+            (told, (item.quantity, item.allotted, item.available()), short)
+        };
+        let taken = |figures, short| ("purchase_confirmed".to_owned(), figures, short);
+        assert_eq!(at(3, 4), taken((5, 1, 4), 0));
+        assert_eq!(at(1, 4), taken((3, 0, 3), 0));
+        assert_eq!(at(0, 1), taken((0, 0, 0), 1));
+        assert_eq!(at(0, 0), taken((0, 0, 0), 2));
+    }
+
+    #[test]
+    fn what_is_set_aside_is_taken_first_and_the_rest_like_a_till_would() {
+        for (asked, told, units) in [(3, "purchase_confirmed", (2, 0, 2)), (4, "purchase_rejected", (5, 3, 2))] {
+            let mut world = World::new();
+            crate::testing::act(&world.connection, "allot", "ale", Operation::Allot { quantity: 3 }, NOW);
+            let lines = |units| Some(Lines::one(ale(), quantity(units)));
+            let lines = (lines(asked + (asked - 3) * 2), lines(3));
+            let purchase = PurchaseRef { lines: lines.0.expect("are lines"), from_allotment: lines.1, ..attempt() };
+            let command = Command::Purchase { purchase, deadline: Some(NOW.plus(60_000)), about: About::default() };
+            assert_eq!(world.send("attempt", &command), told);
+            let item = ledger::find_item(&world.connection, &ale()).expect("reads").expect("an ale");
+            assert_eq!((item.quantity, item.allotted, item.available()), units);
+        }
     }
 
     /// So many units of each are sold, one line after the other.
@@ -906,7 +993,7 @@ mod tests {
         let item = Item { quantity, version: 1, ..Item::default() };
         let items = [(ale(), item)].into();
         Known {
-            till: till::Known { epoch: 9.into(), items, moved_since_count: Some(0), holds: Vec::new() },
+            till: till::Known { epoch: 9.into(), items, moved_since_count: Some(0), ..Default::default() },
             ..Known::default()
         }
     }

@@ -9,7 +9,7 @@ use protocol::ids::{OperationId, ProductId, PurchaseId};
 use protocol::link::{Commands, Entry, EntryId};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
-use protocol::wire::{Event, Fact, Happened, ItemAfter, Outcome, PurchaseRef};
+use protocol::wire::{Became, Event, Fact, Happened, ItemAfter, Outcome, PurchaseRef};
 use runtime::sqlite::{Connection, JobResult};
 
 use crate::ledger::{self, Head};
@@ -22,6 +22,8 @@ pub type Items = BTreeMap<ProductId, Item>;
 pub struct Effect {
     /// What is recorded before it, in this order, under names of its own.
     pub before: Vec<(OperationId, Effect)>,
+    /// What is recorded behind it, likewise.
+    pub behind: Vec<(OperationId, Effect)>,
     /// What the ledger gets, in this order.
     pub appends: Vec<Append>,
     /// Answers that are kept by their commands' ids.
@@ -82,6 +84,12 @@ impl Effect {
         let outcomes = fact.outcome().into_iter().collect();
         Self { appends: [Append::Fact(fact)].into_iter().chain(notices).collect(), outcomes, ..Self::default() }
     }
+}
+
+/// The answer to a command whose effect, if it has one, is not its own entry.
+pub(super) fn answered(id: &OperationId, became: Became, now: Millis) -> Effect {
+    let outcome = Outcome { command: id.clone(), at: now, became };
+    Effect { appends: vec![Append::Repeated(outcome.clone())], outcomes: vec![outcome], ..Effect::default() }
 }
 
 /// Items after changes of them, each product once.
@@ -147,6 +155,9 @@ pub fn record(
     }
     if let Some((entry, reason)) = &effect.parked {
         ledger::dead_letters::park(connection, entry, reason, now)?;
+    }
+    for (operation, effect) in effect.behind {
+        record(connection, head, &operation, items, effect, now)?;
     }
     Ok(first)
 }

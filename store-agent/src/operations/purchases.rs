@@ -76,6 +76,7 @@ mod tests {
 
     fn purchase() -> Purchase {
         let reference = PurchaseRef {
+            from_allotment: None,
             purchase_id: "00000000-0000-0000-0000-000000000001".parse().expect("an id"),
             attempt: operation("attempt"),
             lines: Lines::one(product("ale"), quantity(2)),

@@ -165,7 +165,7 @@ pub(super) fn fall_short(
         items.extend(after.map(|after| (after.product_id.clone(), after.item.clone())));
         let short = items.get(product).filter(|_| !planted(Bug::FallenHoldNotNamed)).map(|item| {
             let item = ItemAfter::unchanged(product.clone(), item.clone());
-            let what = Happened::Shortage { item, reservation: Some(hold.id) };
+            let what = Happened::Shortage { item, reservation: Some(hold.id), purchase: None };
             Effect::of(Fact { about: asking.about.clone(), ..Fact::new(what, now) }, items)
         });
         effects.push((asking.operation, cancelled));

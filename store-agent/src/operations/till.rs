@@ -1,5 +1,6 @@
 //! What tills and staff do: one operation on one item, in one transaction.
 
+use protocol::domain::allotment::{Rule, cut};
 use protocol::domain::reservation::Reservation;
 use protocol::domain::{Facts, Guard, Item, Operation, Rejection, apply, decide, shortage};
 use protocol::ids::{OperationId, ProductId};
@@ -10,7 +11,7 @@ use protocol::wire::{About, Fact, Happened, ItemAfter};
 use runtime::sqlite::{Abort, Connection, JobResult};
 
 use super::effect::{self, Effect, Items};
-use super::reservations;
+use super::{allotment, reservations};
 use crate::ledger::{self, Head};
 
 /// One operation on one item.
@@ -54,6 +55,8 @@ pub struct Known {
     pub moved_since_count: Option<i64>,
     /// Open reservations that hold the units which the operation finds missing, the youngest first.
     pub holds: Vec<Reservation>,
+    /// What the store sets aside for online sale by itself, once the operation is done.
+    pub rule: Rule,
 }
 
 /// What a decision says: the change, and what else happened because of it.
@@ -109,14 +112,18 @@ pub(super) fn load(
         | Operation::Sell { .. }
         | Operation::Receive { .. }
         | Operation::Adjust { .. }
-        | Operation::Change { .. } => Some(0),
+        | Operation::Change { .. }
+        | Operation::Allot { .. } => Some(0),
     };
     let epoch = head.cursor.epoch;
     let missing = match (&item, moved_since_count) {
         (Some(item), Some(moved_since_count)) if item.reserved > 0 => {
             let facts = Facts { epoch, moved_since_count };
             let change = decide(Some(item), operation, &Guard::default(), facts);
-            change.map_or(0, |change| shortage(item, &change))
+            change.map_or(0, |change| {
+                let left = cut(item, &change).map(|cut| apply(Some(item), &cut, item.updated_at));
+                shortage(left.as_ref().unwrap_or(item), &change)
+            })
         }
         (_, _) => 0,
     };
@@ -125,7 +132,15 @@ pub(super) fn load(
     for hold in &holds {
         items.extend(reservations::loaded(connection, &hold.lines)?);
     }
-    Ok(Known { epoch, items, moved_since_count, holds })
+    let rule = match operation {
+        Operation::Receive { .. } | Operation::Count { .. } => ledger::allotment::rule(connection)?,
+        Operation::Create { .. }
+        | Operation::Sell { .. }
+        | Operation::Adjust { .. }
+        | Operation::Change { .. }
+        | Operation::Allot { .. } => Rule::default(),
+    };
+    Ok(Known { epoch, items, moved_since_count, holds, rule })
 }
 
 /// Decides one operation on one item: what is recorded if it is done.
@@ -134,23 +149,32 @@ pub fn decide_request(known: &Known, request: &Request, now: Millis) -> Result<D
     let facts = Facts { epoch: known.epoch, moved_since_count };
     let change = decide(known.items.get(&request.product), &request.operation, &request.guard, facts)?;
     let mut items = known.items.clone();
-    let cut = reservations::fall_short(&known.holds, &request.product, &mut items, &request.operation_id, now);
+    let operation = &request.operation_id;
+    let cut = allotment::cut_before(&request.product, &change, &mut items, operation, now);
+    let fallen = reservations::fall_short(&known.holds, &request.product, &mut items, operation, now);
     let before = items.get(&request.product);
     let after = apply(before, &change, now);
     let from = if planted(Bug::DifferenceNotTold) { Some(&after) } else { before };
     let after = ItemAfter::new(request.product.clone(), from, after.clone());
-    let (item, delta) = (after.item.clone(), after.delta);
+    let delta = after.delta;
+    let by = after.item.allotted - before.map_or(0, |before| before.allotted);
+    let item = after.item.clone();
     let fact = Fact {
         about: request.about.clone(),
         command: request.command.clone(),
-        ..Fact::new(happened(&request.operation, after), now)
+        ..Fact::new(happened(&request.operation, after, by), now)
     };
-    let ended = cut.iter().filter_map(|(_, effect)| effect.reservation.clone()).collect();
-    Ok(Decided { item, delta, ended, effect: Effect { before: cut, ..Effect::of(fact, &items) } })
+    let ended = fallen.iter().filter_map(|(_, effect)| effect.reservation.clone()).collect();
+    let mut effect = Effect { before: cut.into_iter().chain(fallen).collect(), ..Effect::of(fact, &items) };
+    items.insert(request.product.clone(), item.clone());
+    let raised = allotment::raise_behind(&known.rule, &request.product, &mut items, operation, now);
+    effect.behind.extend(raised);
+    let item = items.remove(&request.product).unwrap_or(item);
+    Ok(Decided { item, delta, ended, effect })
 }
 
-/// What has happened once an operation is done.
-fn happened(operation: &Operation, item: ItemAfter) -> Happened {
+/// What has happened once an operation is done. `by`: so many units more are set aside.
+fn happened(operation: &Operation, item: ItemAfter, by: i64) -> Happened {
     match operation {
         Operation::Create { .. } => Happened::ItemCreated(item),
         Operation::Sell { .. } => Happened::Sold(item),
@@ -158,6 +182,7 @@ fn happened(operation: &Operation, item: ItemAfter) -> Happened {
         Operation::Adjust { reason, note, .. } => Happened::Adjusted { item, reason: *reason, note: note.clone() },
         Operation::Count { count_ref, .. } => Happened::Counted { item, count_ref: count_ref.clone() },
         Operation::Change { .. } => Happened::ItemChanged(item),
+        Operation::Allot { .. } => Happened::AllotmentChanged { item, by },
     }
 }
 
@@ -184,7 +209,12 @@ mod tests {
 
     fn known(quantity: i64, low_at: Option<i64>) -> Known {
         let item = Item { quantity, low_at, version: 1, ..Item::default() };
-        Known { epoch: 7.into(), items: [(product("ale"), item)].into(), moved_since_count: Some(0), holds: Vec::new() }
+        Known {
+            epoch: 7.into(),
+            items: [(product("ale"), item)].into(),
+            moved_since_count: Some(0),
+            ..Known::default()
+        }
     }
 
     #[test]

@@ -422,6 +422,7 @@ mod tests {
 
     fn attempt() -> PurchaseRef {
         PurchaseRef {
+            from_allotment: None,
             purchase_id: "00000000-0000-0000-0000-000000000001".parse().expect("an id"),
             attempt: operation("attempt"),
             lines: Lines::one(ale(), quantity(2)),
@@ -447,7 +448,8 @@ mod tests {
     fn a_cancel_that_found_nothing_gives_back_what_central_knows_to_be_taken() {
         let old = store();
         let live = copy(&old);
-        let purchase = Command::Purchase { purchase: attempt(), deadline: NOW.plus(60_000), about: About::default() };
+        let purchase =
+            Command::Purchase { purchase: attempt(), deadline: Some(NOW.plus(60_000)), about: About::default() };
         execute(&live, &[("attempt", purchase)]);
         assert_eq!(units(&live), 3);
         let cancel = Command::Cancel { purchase: attempt(), forced: true, about: About::default() };
@@ -534,7 +536,7 @@ mod tests {
         act(&old, "sale", Operation::Sell { quantity: quantity(1) });
         for copy in [&old, &live] {
             let purchase =
-                Command::Purchase { purchase: attempt(), deadline: NOW.plus(60_000), about: About::default() };
+                Command::Purchase { purchase: attempt(), deadline: Some(NOW.plus(60_000)), about: About::default() };
             execute(copy, &[("attempt", purchase)]);
         }
         let report = restore(&old, &answer(&live, 0));
@@ -735,7 +737,8 @@ mod tests {
         // Now central has all of that; a purchase that was refused on one side has touched ale, and changed nothing.
         let again = copy(&first);
         let too_many = PurchaseRef { lines: Lines::one(ale(), quantity(100)), ..attempt() };
-        let command = Command::Purchase { purchase: too_many, deadline: NOW.plus(60_000), about: About::default() };
+        let command =
+            Command::Purchase { purchase: too_many, deadline: Some(NOW.plus(60_000)), about: About::default() };
         execute(&again, &[("attempt", command)]);
         assert_eq!(recorded(&again).last(), Some(&("purchase_rejected".into(), 0)));
         let report = restore(&again, &answer(&first, 0));
@@ -752,7 +755,8 @@ mod tests {
                 item.expect("an item").quantity
             })
         };
-        let buy = Command::Purchase { purchase: cart.clone(), deadline: NOW.plus(60_000), about: About::default() };
+        let buy =
+            Command::Purchase { purchase: cart.clone(), deadline: Some(NOW.plus(60_000)), about: About::default() };
         let cancel = Command::Cancel { purchase: cart, forced: true, about: About::default() };
         // Central knows neither: both are recorded again, on top of other sales, and what is missing is entered by line.
         let old = store();

@@ -146,6 +146,7 @@ impl Agent {
             _ => {
                 let purchase_id = PurchaseId::new(dice.uuid());
                 let purchase = PurchaseRef {
+                    from_allotment: None,
                     purchase_id,
                     attempt: OperationId::attempt(&purchase_id, 1),
                     lines: Lines::new([line(dice)].into_iter().chain(dice.chance(300).then(|| line(dice))))
@@ -156,7 +157,7 @@ impl Agent {
                 };
                 self.asked.push(purchase.clone());
                 let deadline = if dice.chance(100) { now.plus(-1) } else { now.plus(60_000) };
-                Command::Purchase { purchase, deadline, about }
+                Command::Purchase { purchase, deadline: Some(deadline), about }
             }
         }
     }

@@ -240,7 +240,7 @@ impl Daemon for Central {
                 if store.is_settling() {
                     return Err(Abort::Refused("store_unavailable".into()));
                 }
-                begin(connection, &mut store, ask, *now).map_err(refused)?;
+                begin(connection, &mut store, ask, false, *now).map_err(refused)?;
                 bind(connection, key, Effect::Purchase, ask.id, *now)?;
                 Ok(names)
             }

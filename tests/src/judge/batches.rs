@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::book::{Batch, Book, By, Name};
+use super::book::{Batch, Book, By, Name, Wish};
 use super::holds::time;
 use super::shop::{Broken, Reading, Shop, Told, decide, must};
 
@@ -85,7 +85,8 @@ impl Shop {
         reading: &Reading,
     ) -> Result<(), Broken> {
         // Of reservations that have ended for want of units, and are told already, the next line is the cause.
-        let shop = reading.fallen.as_ref().map_or(self, |fallen| &fallen.before);
+        let cut = reading.cut.as_ref().map(|cut| &cut.before);
+        let shop = cut.or(reading.fallen.as_ref().map(|fallen| &fallen.before)).unwrap_or(self);
         for index in running.next..end {
             let name = line(&running.command, index);
             if shop.done.contains_key(&name) {
@@ -152,12 +153,18 @@ impl Shop {
             let asked = book.items.get(&name).ok_or_else(|| format!("P3: nobody asked for {name}"))?;
             shop = shop.without_due([&*asked.product], clock);
             let code = match decide(shop.items.get(&asked.product), &asked.wish, None) {
-                Ok(after) if after.available() < 0 => {
+                Ok(after) if after.cut().available() < 0 => {
                     // Reservations would end for want of units, and free those of other products: the log tells of none.
                     return Ok(());
                 }
                 Ok(after) => {
-                    shop.items.insert(asked.product.clone(), after);
+                    shop.items.insert(asked.product.clone(), after.cut());
+                    if matches!(asked.wish, Wish::Receive(_) | Wish::Count { .. })
+                        && let Some(item) = shop.items.get(&asked.product).cloned()
+                    {
+                        let by = item.wants_more(book.rules.get(&asked.store));
+                        shop.items.insert(asked.product.clone(), item.raised(by));
+                    }
                     None
                 }
                 Err(code) => Some(code),

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::allotments::{Cover, Release, Rule};
+
 /// A store, a product, a purchase, an operation or a command.
 pub type Name = Arc<str>;
 
@@ -22,6 +24,8 @@ pub enum Wish {
         /// The place in the store's log, epoch and number, where the shelf was as it was counted; none: it is so now.
         at: Option<(u64, u64)>,
     },
+    /// So many units are to be set aside for online sale.
+    Allot(i64),
     /// What is not named stays. A threshold may become none.
     Change {
         name: Option<Name>,
@@ -169,6 +173,12 @@ pub struct Book {
     pub announces: HashMap<Name, (Name, Name)>,
     /// By operation; a command's operation is the command.
     pub receipts: HashMap<Name, Receipt>,
+    /// By command, which central gives by itself.
+    pub releases: HashMap<Name, Release>,
+    /// By command of an attempt: what central wanted of it out of the allotment, each time it asked.
+    pub covers: HashMap<Name, Vec<Cover>>,
+    /// By store.
+    pub rules: HashMap<Name, Rule>,
 }
 
 impl Book {
@@ -191,6 +201,7 @@ impl Book {
         let asked = asked.or_else(|| self.holds.get(operation).map(|hold| &hold.store));
         let asked = asked.or_else(|| self.acts.get(operation).map(|acted| &acted.store));
         let asked = asked.or_else(|| self.receipts.get(operation).map(|receipt| &receipt.store));
+        let asked = asked.or_else(|| self.releases.get(operation).map(|release| &release.store));
         let asked = asked.or_else(|| self.announces.get(operation).map(|(store, _)| store));
         asked.or_else(|| self.ships.get(operation).map(|transfer| &self.transfers[transfer].from))
     }

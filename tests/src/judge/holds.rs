@@ -216,7 +216,7 @@ impl Shop {
         })?;
         self.states_items(told, &moved)?;
         let step = Step { kind: kind.into(), reservation: reservation.clone(), after, moved };
-        let done = Done { delta: 0, after: None, step: Some(step), sent: None };
+        let done = Done { delta: 0, after: None, step: Some(step), sent: None, allotted: None };
         must(self.done.insert(operation.clone(), done).is_none(), || format!("P3: {operation} was done twice"))
     }
 
@@ -377,7 +377,7 @@ impl Shop {
             return Err(format!("P4: a shortage names {named:?}, and {unnamed:?} has ended for want of units"));
         };
         fallen.ended.push((reservation.clone(), told.body["productId"].as_str().unwrap_or_default().into()));
-        let done = Done { delta: 0, after: None, step: None, sent: None };
+        let done = Done { delta: 0, after: None, step: None, sent: None, allotted: None };
         must(self.done.insert(told.operation.clone(), done).is_none(), || {
             format!("P3: {} was done twice", told.operation)
         })?;
@@ -388,18 +388,38 @@ impl Shop {
     /// So many units of a product are left. If fewer than were held, the youngest reservations have ended, as many as it
     /// takes; else none.
     pub(super) fn falls_short(&self, product: &Name, left: i64, fallen: Option<Fallen>) -> Result<(), Broken> {
+        self.all_fall_short(&[(product.clone(), left)], fallen)
+    }
+
+    /// The same of several products, one after the other.
+    pub(super) fn all_fall_short(&self, lefts: &[(Name, i64)], fallen: Option<Fallen>) -> Result<(), Broken> {
         let (mut holds, ended, unnamed) = match fallen {
             Some(Fallen { before, ended, unnamed }) => (before.holds, ended, unnamed),
             None => (self.holds.clone(), Vec::new(), None),
         };
         must(unnamed.is_none(), || format!("no shortage names {unnamed:?}"))?;
+        if let Some((reservation, of)) = ended.iter().find(|(_, of)| lefts.iter().all(|(product, _)| product != of)) {
+            return Err(format!("{reservation} has ended for want of {of}"));
+        }
+        for (product, left) in lefts {
+            let of_it = ended.iter().filter(|(_, of)| of == product).map(|(reservation, _)| reservation.clone());
+            Self::one_falls_short(product, *left, of_it.collect(), &mut holds)?;
+        }
+        Ok(())
+    }
+
+    fn one_falls_short(
+        product: &Name,
+        left: i64,
+        ended: Vec<Name>,
+        holds: &mut BTreeMap<Name, Held>,
+    ) -> Result<(), Broken> {
         let held = |holds: &BTreeMap<Name, Held>| {
             let open = holds.values().filter(|held| held.is_open());
             open.map(|held| units(&held.lines, product)).sum::<i64>()
         };
-        for (reservation, of) in ended {
-            must(of == *product, || format!("{reservation} has ended for want of {of}"))?;
-            let (there, its) = (held(&holds), holds.get(&reservation).cloned());
+        for reservation in ended {
+            let (there, its) = (held(holds), holds.get(&reservation).cloned());
             must(there > left, || {
                 format!("{reservation} has ended, and {left} are left for the {there} that are held")
             })?;
@@ -413,7 +433,7 @@ impl Shop {
             }
             holds.insert(reservation, Held { state: State::Cancelled, ..its });
         }
-        let there = held(&holds);
+        let there = held(holds);
         must(there <= left, || format!("{left} are left, and {there} of them are held"))
     }
 

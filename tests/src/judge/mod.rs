@@ -1,6 +1,7 @@
 //! The judge of the simulation. It writes down what was asked before it is sent ([`book`]), works out for itself what must
-//! come of it ([`shop`], [`holds`], [`transfers`], [`batches`]), and compares ([`oracle`]).
+//! come of it ([`shop`], [`holds`], [`transfers`], [`allotments`], [`batches`]), and compares ([`oracle`]).
 
+pub mod allotments;
 pub mod batches;
 pub mod book;
 pub mod holds;
@@ -11,6 +12,7 @@ pub mod transfers;
 #[cfg(test)]
 mod tests;
 
+pub use allotments::{Cover, Release, Rule};
 pub use book::{Act, Acted, Asked, Batch, Book, Buy, By, Cancel, Hold, Lines, Name, Pick, Receipt, Transfer, Wish};
 pub use holds::Held;
 pub use oracle::{Oracle, Place};

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::allotments::{Cover, Release};
 use super::batches::word;
 use super::book::{Asked, Book, By, Cancel, Name, Wish};
 use super::holds::{Held, lines as lines_of};
@@ -61,6 +62,9 @@ pub struct Oracle {
     unsaid: HashSet<Name>,
     /// Epochs of stores of which central's database refused a part of a whole state, by a fault.
     refused: HashSet<(Name, u64)>,
+    /// Commands of central, and of which store's and product's allotment they take how many units; of a store that was
+    /// retired since they take none.
+    claims: Vec<(Name, (Name, Name, i64))>,
     /// Up to where central's ledger and requests were looked at.
     events_seen: i64,
     requests_seen: i64,
@@ -359,6 +363,10 @@ impl Oracle {
         }
         self.closed.clear();
         self.retired = Self::retired(old)?;
+        let mut known = old.prepare_cached("select 1 from request where command_id = ?1 and status = 'pending'")?;
+        let is_known = |command: &Name| known.exists([&**command]).unwrap_or(false);
+        let mut is_known = is_known;
+        self.claims.retain(|(command, _)| is_known(command));
         self.events_seen = old.query_row("select coalesce(max(chain_seq), 0) from event", [], |row| row.get(0))?;
         self.requests_seen = old.query_row("select coalesce(max(number), 0) from request", [], |row| row.get(0))?;
         Ok(())
@@ -487,6 +495,7 @@ impl Oracle {
             }
         }
         self.retired = Self::retired(central)?;
+        self.claims.retain(|(_, (store, ..))| !self.retired.contains(store));
         self.look_at_requests(central)
     }
 
@@ -525,7 +534,14 @@ impl Oracle {
                 || self.book.ships.contains_key(command.as_str())
                 || self.book.receipts.contains_key(command.as_str())
                 || self.book.is_attempt(&command, &store);
+            if kind == "purchase" {
+                self.look_at_cover(central, &command, &store)?;
+            }
             if is_asked || kind == "resync" {
+                continue;
+            }
+            if kind == "release" {
+                self.look_at_release(central, &command, &store)?;
                 continue;
             }
             if kind == "announce" {
@@ -545,6 +561,45 @@ impl Oracle {
         Ok(())
     }
 
+    /// What central wants of a purchase out of the allotment is no more than the store has set aside, and nobody else has.
+    fn look_at_cover(&mut self, central: &Connection, command: &str, store: &str) -> rusqlite::Result<()> {
+        let body: String =
+            central.query_row("select body from request where command_id = ?1", [command], |row| row.get(0))?;
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+        let cover = Cover::of_command(&body);
+        let view = self.shop(store, Place::of_view(central, store)?);
+        for (product, units) in &cover.lines {
+            let of_it = self.claims.iter().filter(|(_, (of, claimed, _))| **of == *store && claimed == product);
+            let taken = view.taken(of_it.map(|(command, (_, _, units))| (command, *units)));
+            let aside = view.items.get(product).map_or(0, |item| item.allotted);
+            if units + taken > aside && !self.has_chosen(store) {
+                self.break_(format!(
+                    "P4: central takes {units} of {product} out of the allotment of {store} for {command}; {aside} are \
+                     set aside, and {taken} are taken"
+                ));
+            }
+            self.claims.push((command.into(), (store.into(), product.clone(), *units)));
+        }
+        let buy = Book::purchase_of(command).and_then(|purchase| self.book.buys.get(purchase));
+        if cover.sold && buy.is_some_and(|buy| buy.lines != cover.lines) {
+            self.break_(format!("P4: central has confirmed {command}, and only {:?} of it is set aside", cover.lines));
+        }
+        self.book.covers.entry(command.into()).or_default().push(cover);
+        Ok(())
+    }
+
+    /// Central releases by itself what it has not sold of what is set aside.
+    fn look_at_release(&mut self, central: &Connection, command: &str, store: &str) -> rusqlite::Result<()> {
+        let body: String =
+            central.query_row("select body from request where command_id = ?1", [command], |row| row.get(0))?;
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+        let product = body["productId"].as_str().unwrap_or_default().into();
+        let release = Release { store: store.into(), product, units: body["units"].as_i64().unwrap_or(0) };
+        self.claims.push((command.into(), (store.into(), release.product.clone(), release.units)));
+        self.book.releases.insert(command.into(), release);
+        Ok(())
+    }
+
     /// Central asks a store by itself to expect what has left another one for it.
     fn look_at_announcement(&mut self, central: &Connection, command: &str, store: &str) -> rusqlite::Result<()> {
         let transfer = command.split(':').next().unwrap_or_default();
@@ -560,6 +615,11 @@ impl Oracle {
         }
         self.book.announces.insert(command.into(), (store.into(), transfer));
         Ok(())
+    }
+
+    /// Whether central has ever confirmed an attempt out of the allotment.
+    fn is_sold(&self, command: &str) -> bool {
+        self.book.covers.get(command).is_some_and(|covers| covers.iter().any(|cover| cover.sold))
     }
 
     /// Whether a human has ever said which of a store's states stands.
@@ -744,8 +804,10 @@ impl Oracle {
             let never_taken = matches!(kind, None | Some("rejected" | "expired" | "cancelled"));
             // Between two stores a cancel needs none of them.
             let is_between = kind == Some("rejected") && buy.is_chosen && cancelled.contains(purchase);
-            let agrees =
-                kind == Some(&*status) || status == "cancelled" && never_taken && (voided(purchase) || is_between);
+            // Its database did not take what central had sold.
+            let has_failed = kind == Some("rejected") && self.is_sold(&attempt);
+            let agrees = kind == Some(&*status)
+                || status == "cancelled" && never_taken && (voided(purchase) || is_between || has_failed);
             if !agrees {
                 found.push(format!("P5: purchase {purchase} is {status} at {store} for central; stores: {words:?}"));
             }
@@ -770,7 +832,8 @@ impl Oracle {
     ) -> rusqlite::Result<()> {
         let mut statement = central.prepare_cached(
             "select command_id, store_id, status, position is not null, outcome from request \
-             where type in ('operation', 'batch', 'reserve', 'reservation', 'ship', 'announce', 'receive_transfer')",
+             where type in ('operation', 'batch', 'reserve', 'reservation', 'ship', 'announce', 'receive_transfer', \
+             'release')",
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -814,7 +877,8 @@ fn claimed(opened: &serde_json::Value) -> Vec<Place> {
 fn differs(file: &Connection, shop: &Shop) -> rusqlite::Result<Option<String>> {
     let items = items(
         file,
-        "select product_id, name, quantity, discontinued, low_at, low, reserved from item where ?1 = ?1",
+        "select product_id, name, quantity, discontinued, low_at, low, reserved, allotted, allotment_wanted \
+         from item where ?1 = ?1",
         0,
     )?;
     if items != shop.items {
@@ -867,7 +931,8 @@ fn sent(file: &Connection) -> rusqlite::Result<BTreeMap<Name, Sent>> {
 
 fn view_differs(central: &Connection, store: &str, shop: &Shop) -> rusqlite::Result<Option<String>> {
     let stock: i64 = central.query_row("select stock from store where store_id = ?1", [store], |row| row.get(0))?;
-    let sql = "select product_id, name, quantity, discontinued, low_at, low, reserved from item where stock = ?1";
+    let sql = "select product_id, name, quantity, discontinued, low_at, low, reserved, allotted, allotment_wanted \
+               from item where stock = ?1";
     let items = items(central, sql, stock)?;
     Ok((items != shop.items).then(|| format!("{items:?}, and the store's operations make {:?}", shop.items)))
 }
@@ -883,6 +948,8 @@ fn items(file: &Connection, sql: &str, stock: i64) -> rusqlite::Result<BTreeMap<
             low_at: row.get(4)?,
             low: row.get(5)?,
             reserved: row.get(6)?,
+            allotted: row.get(7)?,
+            wanted: row.get(8)?,
         };
         Ok((product.into(), item))
     })?;

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::Value;
 
+use super::allotments::{Allotted, Cover, Cut, Raise};
 use super::batches::{Running, word};
 use super::book::{Asked, Book, Buy, By, Cancel, Lines, Name, Wish};
-use super::holds::{Fallen, Held, Step, clock, lines};
+use super::holds::{Fallen, Held, Step, clock, lines, units};
 use super::transfers::{Moved, Sent};
 
 /// A promise that was broken, in words.
@@ -20,6 +21,10 @@ pub struct Item {
     pub quantity: i64,
     /// Units that open reservations hold.
     pub reserved: i64,
+    /// Units that are set aside for online sale.
+    pub allotted: i64,
+    /// How many of them there shall be, if fewer.
+    pub wanted: Option<i64>,
     pub discontinued: bool,
     pub low_at: Option<i64>,
     pub low: bool,
@@ -36,7 +41,7 @@ pub struct Attempt {
 }
 
 /// An operation that was done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Done {
     /// Change of the quantity.
     pub delta: i64,
@@ -46,6 +51,8 @@ pub struct Done {
     pub(super) step: Option<Step>,
     /// Of a transfer: what it did.
     pub(super) sent: Option<Moved>,
+    /// What it did to what is set aside.
+    pub(super) allotted: Option<Allotted>,
 }
 
 /// The whole of it.
@@ -112,6 +119,10 @@ pub struct Reading {
     pub(super) low: VecDeque<(Name, Name)>,
     /// Units found missing, by product: the operation for want of which follows.
     pub(super) short: BTreeMap<Name, i64>,
+    /// Fewer units are set aside: what has left too few of them follows.
+    pub(super) cut: Option<Cut>,
+    /// What a rule sets aside: that follows.
+    pub(super) raise: VecDeque<Raise>,
     /// Reservations that have ended for want of units: what has left too few of them follows.
     pub(super) fallen: Option<Fallen>,
     /// A batch of which some lines are told: the others, and its answer, follow.
@@ -121,7 +132,7 @@ pub struct Reading {
 impl Item {
     /// Units that may be sold.
     pub fn available(&self) -> i64 {
-        self.quantity - self.reserved
+        self.quantity - self.reserved - self.allotted
     }
 
     fn is_low(&self) -> bool {
@@ -132,6 +143,7 @@ impl Item {
 
     pub(super) fn changed(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
+        self.wanted = self.wanted.filter(|wanted| *wanted < self.allotted);
         self.low = self.is_low();
         self
     }
@@ -142,11 +154,12 @@ impl Item {
 
     /// As an entry or a page states it.
     pub(super) fn stated(stated: &Value) -> Option<Self> {
-        (stated["allotted"] == 0).then_some(())?;
         Some(Self {
             name: stated["name"].as_str()?.into(),
             quantity: stated["quantity"].as_i64()?,
             reserved: stated["reserved"].as_i64()?,
+            allotted: stated["allotted"].as_i64()?,
+            wanted: stated["allotmentWanted"].as_i64(),
             discontinued: stated["discontinued"].as_bool()?,
             low_at: stated["lowAt"].as_i64(),
             low: stated["low"].as_bool()?,
@@ -170,6 +183,7 @@ pub fn decide(item: Option<&Item>, wish: &Wish, moved: Option<i64>) -> Result<It
         Wish::Sell(units) if *units > item.available() => Err("insufficient_stock"),
         Wish::Adjust(delta) if item.quantity + delta < 0 => Err("insufficient_stock"),
         Wish::Receive(_) if item.discontinued => Err("discontinued"),
+        Wish::Allot(units) => item.allot(*units),
         Wish::Sell(units) => Ok(item.moved(-units)),
         Wish::Receive(units) => Ok(item.moved(*units)),
         Wish::Adjust(delta) => Ok(item.moved(*delta)),
@@ -181,6 +195,9 @@ pub fn decide(item: Option<&Item>, wish: &Wish, moved: Option<i64>) -> Result<It
         Wish::Change { name, discontinued, low_at } => Ok(item.changed(|item| {
             item.name = name.clone().unwrap_or_else(|| item.name.clone());
             item.discontinued = discontinued.unwrap_or(item.discontinued);
+            if *discontinued == Some(true) {
+                item.wanted = Some(0);
+            }
             item.low_at = low_at.unwrap_or(item.low_at);
         })),
         Wish::Create { .. } => Err("already_exists"),
@@ -188,10 +205,14 @@ pub fn decide(item: Option<&Item>, wish: &Wish, moved: Option<i64>) -> Result<It
 }
 
 /// What taking units for an online purchase comes to.
-fn take(item: Option<&Item>, units: i64) -> Result<Item, &'static str> {
+fn take(item: Option<&Item>, units: i64, from_allotment: i64) -> Result<Item, &'static str> {
     match item {
+        None => Err("unknown_product"),
         Some(item) if item.discontinued => Err("discontinued"),
-        item => decide(item, &Wish::Sell(units), None),
+        Some(item) => {
+            let of = from_allotment.min(item.allotted);
+            if units > item.available() + of { Err("insufficient_stock") } else { Ok(item.clone().bought(units, of)) }
+        }
     }
 }
 
@@ -214,6 +235,7 @@ fn kind_of(wish: &Wish) -> &'static str {
         Wish::Adjust(_) => "adjusted",
         Wish::Count { .. } => "counted",
         Wish::Change { .. } => "item_changed",
+        Wish::Allot(_) => "allotment_changed",
     }
 }
 
@@ -237,6 +259,9 @@ impl Shop {
             must(is_notice, || format!("{operation} left little of {product}, and no notice of it follows"))?;
             return Ok(());
         }
+        if let Some(raise) = reading.raise.pop_front() {
+            return self.raised(told, raise, reading);
+        }
         let is_nobodys = book.store_of(&told.operation).is_none();
         match (&*told.kind, occasion) {
             ("teleported", Occasion::News) => Ok(()),
@@ -251,8 +276,14 @@ impl Shop {
             ("reservation_expired", Occasion::Operation(_) | Occasion::Commands { .. } | Occasion::Sweep) => {
                 self.expired(told)
             }
+            ("allotment_changed", Occasion::Operation(_) | Occasion::Commands { .. }) if is_nobodys => {
+                self.cut(told, reading)
+            }
             ("reservation_cancelled", Occasion::Operation(_) | Occasion::Commands { .. }) if is_nobodys => {
                 self.fallen(told, reading)
+            }
+            ("shortage", Occasion::Commands { .. }) if is_nobodys && told.body["reservationId"].is_null() => {
+                self.sold_short(told, book, reading)
             }
             ("shortage", Occasion::Operation(_) | Occasion::Commands { .. }) if is_nobodys => {
                 self.fallen_named(told, reading)
@@ -283,14 +314,18 @@ impl Shop {
             if asked.by == By::Batch {
                 self.line_told(told, book, reading)?;
             }
-            return self.item_fact(told, asked, refuses, reading);
+            return self.item_fact(store, told, asked, book, refuses, reading);
         }
         if let Some(asked) = book.batches.get(operation) {
             return self.batch_parked(told, book, asked, refuses);
         }
-        must(reading.fallen.is_none(), || {
-            format!("P4: reservations have ended for want of units, and {kind} follows")
+        let is_sold = book.covers.get(operation).is_some_and(|covers| covers.iter().any(|cover| cover.sold));
+        must(reading.fallen.is_none() && reading.cut.is_none() || is_sold, || {
+            format!("P4: reservations have ended for want of units, or fewer are set aside, and {kind} follows")
         })?;
+        if let Some(release) = book.releases.get(operation) {
+            return self.release_fact(told, release, reading);
+        }
         if let Some(asked) = book.holds.get(operation) {
             return self.hold_fact(told, asked, redis_now, reading);
         }
@@ -316,7 +351,7 @@ impl Shop {
                 format!("P5: {operation} should pick {} once; {kind} was recorded", pick.purchase)
             })?;
             attempt.picked = true;
-            self.done.insert(operation.clone(), Done { delta: 0, after: None, step: None, sent: None });
+            self.done.insert(operation.clone(), Done::default());
             return self.states_lines(told, &book.buys[&pick.purchase], 0);
         }
         let purchase = told.body["purchase"]["purchaseId"].as_str().unwrap_or_default();
@@ -330,7 +365,14 @@ impl Shop {
         let is_it = bought(named).as_ref() == Some(&buy.lines) && named["attempt"] == **attempt;
         must(is_it, || format!("P5: {kind} of {purchase} is not about what was asked for, {buy:?}"))?;
         if operation == attempt {
-            return self.purchase_fact(told, purchase, buy, (redis_now, refuses), reading);
+            let cover = Self::cover(told, operation, book)?;
+            self.purchase_fact(told, (purchase, buy, &cover), (redis_now, refuses), reading)?;
+            if &*told.kind == "purchase_confirmed" {
+                for (product, _) in &buy.lines {
+                    self.rule_acts(store, operation, product, book, reading);
+                }
+            }
+            return Ok(());
         }
         let is_asked = |cancel: &&Cancel| cancel.purchase == *purchase && *cancel.store == *store;
         let Some(cancel) = book.cancels.get(operation).filter(is_asked) else {
@@ -369,8 +411,10 @@ impl Shop {
     /// An operation on an item, of a till or of central.
     fn item_fact(
         &mut self,
+        store: &str,
         told: &Told,
         asked: &Asked,
+        book: &Book,
         refuses: Option<&str>,
         reading: &mut Reading,
     ) -> Result<(), Broken> {
@@ -398,6 +442,8 @@ impl Shop {
         match decide(before, &asked.wish, told.moved) {
             Ok(after) => {
                 self.nothing_due(told, &asked.product)?;
+                self.was_cut(&asked.product, after.quantity, reading)
+                    .map_err(|text| format!("P4: {operation}, {:?}: {text}", asked.wish))?;
                 let fallen = reading.fallen.take();
                 self.falls_short(&asked.product, after.quantity, fallen)
                     .map_err(|text| format!("P4: {operation}, {:?}: {text}", asked.wish))?;
@@ -406,11 +452,17 @@ impl Shop {
                 if after.low && !before.is_some_and(|before| before.low) {
                     reading.low.push_back((operation.clone(), asked.product.clone()));
                 }
-                self.done.insert(operation.clone(), Done { delta, after: Some(after.clone()), step: None, sent: None });
+                let allotted = matches!(asked.wish, Wish::Allot(_))
+                    .then(|| Self::allotted_by_wish(before.unwrap_or(&after), &after, &asked.product));
+                let done = Done { delta, after: Some(after.clone()), allotted, ..Done::default() };
+                self.done.insert(operation.clone(), done);
                 if asked.by == By::Central {
                     self.answers.insert(operation.clone(), told.kind.clone());
                 }
                 self.items.insert(asked.product.clone(), after);
+                if matches!(asked.wish, Wish::Receive(_) | Wish::Count { .. }) {
+                    self.rule_acts(store, operation, &asked.product, book, reading);
+                }
                 self.states(told, delta)
             }
             Err(code) => {
@@ -427,24 +479,26 @@ impl Shop {
     fn purchase_fact(
         &mut self,
         told: &Told,
-        purchase: &Name,
-        buy: &Buy,
+        (purchase, buy, cover): (&Name, &Buy, &Cover),
         (redis_now, refuses): (i64, Option<&str>),
         reading: &mut Reading,
     ) -> Result<(), Broken> {
         must(!self.attempts.contains_key(purchase), || format!("P3: {purchase} was carried out twice"))?;
         let products = || buy.lines.iter().map(|(product, _)| &**product);
         let is_refused = refuses.is_some_and(|refused| products().any(|product| product == refused))
-            && redis_now <= buy.deadline
-            && self.without_due(products(), clock(told)).take_all(buy).is_ok();
+            && (cover.sold
+                || redis_now <= buy.deadline && self.without_due(products(), clock(told)).take_all(buy, cover).is_ok());
         let taken = if is_refused {
             Err(("unsupported_by_store", Vec::new()))
+        } else if cover.sold {
+            products().try_for_each(|product| self.nothing_due(told, product))?;
+            Ok(self.take_sold(told, buy, cover, reading)?)
         } else {
             products().try_for_each(|product| self.nothing_due(told, product))?;
-            self.take_all(buy)
+            self.take_all(buy, cover)
         };
         let (kind, after) = match taken {
-            _ if redis_now > buy.deadline => ("purchase_expired", None),
+            _ if redis_now > buy.deadline && !cover.sold => ("purchase_expired", None),
             Ok(after) => ("purchase_confirmed", Some(after)),
             Err((code, short)) => {
                 let rejection = &told.body["rejection"];
@@ -474,8 +528,10 @@ impl Shop {
     }
 
     /// What taking all that is bought comes to, or why it cannot be.
-    fn take_all<'a>(&self, buy: &'a Buy) -> Result<Vec<(Name, Item)>, Short<'a>> {
-        let taken = buy.lines.iter().map(|(product, units)| (product, take(self.items.get(product), *units)));
+    fn take_all<'a>(&self, buy: &'a Buy, cover: &Cover) -> Result<Vec<(Name, Item)>, Short<'a>> {
+        let of = |product: &Name| units(&cover.lines, product);
+        let taken =
+            buy.lines.iter().map(|(product, units)| (product, take(self.items.get(product), *units, of(product))));
         let (mut after, mut short, mut refused) = (Vec::new(), Vec::new(), None);
         for (product, taken) in taken {
             match taken {
@@ -528,6 +584,9 @@ impl Shop {
             return self.done_before(told, asked);
         }
         let is_new = !self.answers.contains_key(command);
+        if let Some(release) = book.releases.get(command).filter(|_| is_new) {
+            return self.released_before(told, release);
+        }
         if let Some((_, transfer)) = book.announces.get(command).filter(|_| is_new) {
             return self.sent_before(told, transfer, &book.transfers[transfer], true);
         }
@@ -564,6 +623,9 @@ impl Shop {
         if let Some(sent) = own.done.get(operation).and_then(|done| done.sent.as_ref()) {
             return self.sent_again(told, sent, book, reading);
         }
+        if let Some(allotted) = own.done.get(operation).and_then(|done| done.allotted.as_ref()) {
+            return self.allotted_again(told, allotted, book, reading);
+        }
         let Some(product) = told.body["productId"].as_str().map(Name::from) else {
             return Err(format!("{kind} {operation} is about no product"));
         };
@@ -595,12 +657,16 @@ impl Shop {
             (Some(before), Some(then)) if kind == "item_changed" => Some(before.changed(|item| {
                 item.name = then.name.clone();
                 item.discontinued = then.discontinued;
+                if item.discontinued {
+                    item.wanted = Some(0);
+                }
                 item.low_at = then.low_at;
             })),
             (Some(before), _) => Some(if delta == 0 { before } else { before.moved(delta) }),
             // It begins to exist, by whatever was said of it.
             (None, Some(then)) if kind == "item_created" => {
-                let new = Item { quantity: delta, reserved: 0, discontinued: false, low: false, ..then.clone() };
+                let begun = Item { quantity: delta, reserved: 0, allotted: 0, wanted: None, ..then.clone() };
+                let new = Item { discontinued: false, low: false, ..begun };
                 Some(new.moved(0))
             }
             (None, _) => stated.clone(),
@@ -642,10 +708,13 @@ impl Shop {
         let times = self.delta_again(told, own, book)?;
         let deltas: BTreeMap<Name, i64> =
             buy.lines.iter().map(|(product, units)| (product.clone(), units * times)).collect();
-        self.missing(told, &deltas, reading)?;
+        let cover = if times < 0 { Self::cover(told, &told.operation, book)? } else { Cover::default() };
+        let of = self.of_allotment(&cover, &deltas);
+        let rest = deltas.iter().map(|(product, delta)| (product.clone(), delta + of[product])).collect();
+        self.missing(told, &rest, reading)?;
         for (product, delta) in deltas.iter().filter(|(_, delta)| **delta != 0) {
             if let Some(item) = self.items.get(product).cloned() {
-                self.items.insert(product.clone(), item.moved(*delta));
+                self.items.insert(product.clone(), item.bought(-delta, of[product]));
             }
         }
         let more = told.body["more"].as_array().into_iter().flatten();
@@ -803,6 +872,9 @@ impl Reading {
     pub fn finish(self) -> Result<(), Broken> {
         must(self.low.is_empty(), || format!("{:?} left little stock, and no notice of it follows", self.low))?;
         must(self.short.is_empty(), || format!("P4: {:?} was told missing, and nobody wanted it", self.short))?;
+        must(self.cut.is_none() && self.raise.is_empty(), || {
+            format!("P4: {:?}, {:?}: what is to follow does not", self.cut, self.raise)
+        })?;
         must(self.fallen.is_none(), || format!("P5: {:?}, and nothing has left too few units", self.fallen))?;
         must(self.batch.is_none(), || format!("P3: {:?} is not answered", self.batch))?;
         must(self.items.is_empty() && self.outcomes.is_empty() && self.holds.is_empty(), || {

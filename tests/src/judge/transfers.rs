@@ -221,7 +221,7 @@ impl Shop {
         }
         self.sent.insert(transfer.clone(), after.clone());
         let moved = Moved { transfer: transfer.clone(), after, moved };
-        let done = Done { delta: 0, after: None, step: None, sent: Some(moved) };
+        let done = Done { delta: 0, after: None, step: None, sent: Some(moved), allotted: None };
         must(self.done.insert(operation.clone(), done).is_none(), || format!("P3: {operation} was done twice"))
     }
 

@@ -8,6 +8,8 @@ use central::links::publisher;
 use central::projection::steps;
 use central::projection::view;
 use central::projection::view::Budget;
+use central::promises::allotments::release_forgotten;
+use central::storage::allotments::unreleased_stores;
 use central::storage::stores;
 use central::storage::totals;
 use protocol::ids::StoreId;
@@ -144,12 +146,21 @@ impl Central {
             Some(known) if known.wants_resync() && looks_after => {
                 commit(&self.file, &mut |connection| view::repeat_resync(connection, store, clock).map(|_| ()));
             }
+            Some(_) if looks_after && self.is_lowered(store) => {
+                let lowered = [store.clone()];
+                commit(&self.file, &mut |connection| release_forgotten(connection, &lowered, clock).map(|_| ()));
+            }
             Some(known) => self.writer.push_back((store.clone(), known.ack())),
             None if redis.stores.contains(store) => {
                 commit(&self.file, &mut |connection| stores::discover(connection, store, clock));
             }
             None => {}
         }
+    }
+
+    /// Whether more of something is set aside at a store than is wanted, and not released.
+    fn is_lowered(&self, store: &StoreId) -> bool {
+        unreleased_stores(&self.file).expect("the view can be read").contains(store)
     }
 
     /// One step of the consumer; a new round is over `due`. `again`: so many entries are delivered a second time; `busy`:

@@ -359,6 +359,7 @@ impl VirtualWorld {
         self.agents[number].crash(late, &mut self.redis);
         let store = self.agents[number].store.clone();
         let file = super::agent::new_file(ledger::SCHEMA);
+        self.give_rule(&store, &file);
         ledger::claim(&file, &store).expect("a new database becomes this store's");
         self.agents[number].file = file;
         self.agents[number].noted = Place::default();

@@ -8,6 +8,7 @@
 //! processes has the last word.
 
 mod agent;
+mod allotments;
 mod carts;
 mod central;
 mod faults;
@@ -146,6 +147,12 @@ pub const MUST_OCCUR: &[&str] = &[
     "central killed between steps",
     "totals summed anew",
     "shortage",
+    "units set aside",
+    "fewer units wanted aside",
+    "units lost that were set aside",
+    "units released",
+    "purchases sold out of the allotment",
+    "purchases sold while the store was away",
     "transfers asked for",
     "transfers shipped",
     "transfers received",

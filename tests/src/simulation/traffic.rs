@@ -2,7 +2,7 @@
 
 use central::links::presence::{Presence, Reading as Seen};
 use central::links::seeking::{self, Next, candidates};
-use central::promises::purchases::{PurchaseRequest, begin, cancel, give_up};
+use central::promises::purchases::{Begun, PurchaseRequest, begin, cancel, give_up};
 use central::storage::commands as asked;
 use central::storage::items;
 use central::storage::purchases;
@@ -142,7 +142,7 @@ impl VirtualWorld {
     }
 
     /// Whether it was done.
-    fn operate(&mut self, number: usize, product: ProductId, operation: Operation) -> bool {
+    pub(super) fn operate(&mut self, number: usize, product: ProductId, operation: Operation) -> bool {
         let known = store_agent::ledger::find_item(&self.agents[number].file, &product).expect("stock can be read");
         let id = format!("till-{}", self.name());
         // Now and then somebody has an old version in mind.
@@ -235,6 +235,29 @@ impl VirtualWorld {
         };
         let seen = self.heartbeat(&store);
         self.looks.push(Look { store, lines, ttl_ms, seen, policy });
+    }
+
+    /// The same of a store and a product that a buyer has in mind. `was_silent`: for too long nothing was heard of it.
+    /// The buyer buys at once or later, like others.
+    pub(super) fn look_at_store(&mut self, store: StoreId, line: Line, policy: Option<Policy>, was_silent: bool) {
+        if !self.central.runs || !self.central.network {
+            return;
+        }
+        let file = &self.central.file;
+        let aside = |line: &Line| {
+            let item = items::find(file, &store, &line.product_id).expect("the view can be read");
+            item.is_some_and(|item| item.allotted >= line.quantity.get())
+        };
+        let lines = self.carts.fill(line, &self.products, |lines: &Lines| lines.iter().all(aside));
+        let mut seen = self.heartbeat(&store);
+        if was_silent {
+            seen.age_ms = seen.age_ms.max(60_000);
+        }
+        let look = Look { store, lines, ttl_ms: 60_000, seen, policy };
+        if self.dice.chance(600) {
+            return self.buy_as_looked(look);
+        }
+        self.looks.push(look);
     }
 
     /// What Redis says of a store's heartbeat.
@@ -353,10 +376,15 @@ impl VirtualWorld {
         }
         let number = self.dice.below(self.looks.len() as u64) as usize;
         let look = self.looks.swap_remove(number);
+        self.buy_as_looked(look);
+    }
+
+    fn buy_as_looked(&mut self, look: Look) {
         let Some(store) = stores::find(&self.central.file, &look.store).expect("the view can be read") else { return };
-        let presence = Presence::new(std::time::Duration::from_secs(50));
+        let presence = Presence::new(std::time::Duration::from_secs(50)).selling_offline(self.allotting.sells_offline);
         presence.note_commands_stopped(&look.store, self.central.is_stopped(&look.store));
-        if let Err(why) = presence.judge(&store, &look.seen) {
+        let judged = presence.judge_sale(&store, &look.seen);
+        if let Err(why) = judged {
             match why.as_str() {
                 "offline" => self.count("purchases refused: store offline"),
                 "catching_up" => self.count("purchases refused: store catching up"),
@@ -386,19 +414,22 @@ impl VirtualWorld {
         };
         let name: Name = id.to_string().into();
         self.oracle.book.buys.insert(name.clone(), buy);
+        let covered_only = judged == Ok(true);
         let beat = look.seen.heartbeat.as_ref().map(|beat| (beat.epoch.get(), look.seen.age_ms));
+        let beat = if covered_only { Some((beat.map_or(store.cursor.epoch.get(), |beat| beat.0), 0)) } else { beat };
         let allowed =
             self.oracle.may_sell(&self.central.file, look.store.as_str(), beat).expect("the view can be read");
         let (clock, risk) = (self.central.clock(self.now), self.risk());
-        let mut begun = false;
+        let (mut begun, mut sold) = (false, false);
         let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
             let Some(mut store) = stores::find(connection, &look.store)? else { return Ok(()) };
             if store.is_settling() {
                 return Ok(());
             }
-            match begin(connection, &mut store, &ask, clock) {
-                Ok(()) => {
-                    begun = true;
+            match begin(connection, &mut store, &ask, covered_only, clock) {
+                Ok(become_) => {
+                    begun = become_ != Begun::NotCovered;
+                    sold = become_ == Begun::Sold;
                     Ok(())
                 }
                 Err(Abort::Refused(_)) => Ok(()),
@@ -419,6 +450,13 @@ impl VirtualWorld {
             let bought =
                 Bought { store, told, seen: Vec::new(), cancelled_while_pending: false, may_be_forgotten: false };
             self.history.purchases.insert(id.to_string(), bought);
+            if sold {
+                self.count("purchases sold out of the allotment");
+                self.saw(&id.to_string(), "confirmed");
+            }
+            if covered_only {
+                self.count("purchases sold while the store was away");
+            }
         }
         self.after_central_commit(end);
         if begun && look.policy.is_some() && self.dice.chance(500) {
@@ -558,6 +596,11 @@ impl VirtualWorld {
             Operation::Sell { quantity } => Operation::Receive { quantity },
             other => other,
         };
+        self.command_of(store, product, operation);
+    }
+
+    /// Central asks a store for this.
+    pub(super) fn command_of(&mut self, store: StoreId, product: ProductId, operation: Operation) {
         let creates = matches!(operation, Operation::Create { .. });
         let id = format!("command-{}", self.name());
         let name = OperationId::parse(&id).expect("a valid id");
@@ -655,6 +698,7 @@ fn wish(operation: &Operation) -> Wish {
             let at = counted_at.as_ref().map(|position| (position.at.epoch.get(), position.at.seq.get()));
             Wish::Count { units: *quantity, at }
         }
+        Operation::Allot { quantity } => Wish::Allot(*quantity),
         Operation::Change { name, discontinued, low_at } => {
             let name = name.as_deref().map(Name::from);
             Wish::Change { name, discontinued: *discontinued, low_at: low_at.map(LowAt::units) }

@@ -8,6 +8,7 @@ use runtime::redis::Keys;
 use rusqlite::Connection;
 
 use super::agent::{Agent, Progress, new_file};
+use super::allotments::Allotting;
 use super::carts::Carts;
 use super::central::{Central, Consumed};
 use super::rebuilding::Rebuilding;
@@ -72,6 +73,7 @@ pub(super) struct VirtualWorld {
     pub(super) rebuilding: Rebuilding,
     pub(super) sending: Sending,
     pub(super) carts: Carts,
+    pub(super) allotting: Allotting,
     trace: Option<Vec<String>>,
     seed: u64,
 }
@@ -165,6 +167,7 @@ impl VirtualWorld {
             rebuilding: Rebuilding::new(seed),
             sending: Sending::new(seed),
             carts: Carts::new(seed),
+            allotting: Allotting::new(seed),
             trace: trace.then(Vec::new),
             seed,
             stores,
@@ -184,6 +187,7 @@ impl VirtualWorld {
         let file = new_file(store_agent::ledger::SCHEMA);
         let clock = protocol::time::Millis(self.now);
         store_agent::ledger::initialise(&file, store, clock).expect("a new database is this store's");
+        self.give_rule(store, &file);
         let process = self.dice.roll();
         let mut agent = Agent::start(store, file, &self.keys, process);
         let looked = self.oracle.look(store.as_str(), &agent.file, &mut agent.noted, Occasion::Beginning, None);
@@ -275,6 +279,7 @@ impl VirtualWorld {
             self.peace = step < peace;
             self.rebuild(true);
             self.send_units();
+            self.set_units_aside();
             if self.peace {
                 if self.dice.chance(60) {
                     self.traffic()
@@ -310,6 +315,7 @@ impl VirtualWorld {
             self.rebuild(step < BUSY_CALM);
             if !(healed || falls_silent && step > BUSY_CALM) {
                 self.send_units();
+                self.set_units_aside();
             }
             if !healed && self.dice.chance(busy) {
                 self.traffic();
@@ -653,6 +659,11 @@ impl VirtualWorld {
                         |row| row.get(0),
                     )
                     .expect("the view can be read");
+                // Fewer units are to be set aside: central is to say that they are not sold.
+                let lowered: i64 = agent
+                    .file
+                    .query_row("select count(*) from item where allotment_wanted is not null", [], |row| row.get(0))
+                    .expect("stock can be read");
                 let rows =
                     central::storage::items::digest(&self.central.file, seen.stock).expect("the view can be read");
                 seen.cursor == head.cursor
@@ -665,6 +676,7 @@ impl VirtualWorld {
                     && !seen.retired
                     && !seen.is_settling()
                     && open == 0
+                    && lowered == 0
             })
     }
 
@@ -711,6 +723,7 @@ impl VirtualWorld {
             ("units asked back", "select count(*) from request where command_id like '%:back:%'"),
             ("shortage", "select count(*) from event where type = 'shortage' and delta > 0"),
             ("holds ended for want of units", "select count(*) from event where type = 'shortage' and delta = 0"),
+            ("units released", "select count(*) from request where type = 'release' and status = 'done'"),
             ("transfers shipped", "select count(*) from transfer where status = 'shipped'"),
             ("transfers received", "select count(*) from transfer where status = 'received'"),
             ("transfers rejected", "select count(*) from transfer where status = 'rejected'"),

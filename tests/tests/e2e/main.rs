@@ -1,6 +1,7 @@
 //! End to end: real processes, real Redis, real faults. One module a topic.
 
 mod acl;
+mod allotments;
 mod bad_input;
 mod batches;
 mod carts;

@@ -127,11 +127,13 @@ pub struct Unproven {
     pub position: Option<String>,
 }
 
-/// Purchases that ended without an entry at their position, but for those that retiring a store has ended.
+/// Purchases that ended without an entry at their position, but for those that retiring a store has ended, and those that
+/// central has confirmed and the store has not answered.
 pub fn unproven_purchases(connection: &Connection) -> rusqlite::Result<Vec<Unproven>> {
     let mut statement = connection.prepare(
-        "select purchase_id, status, position from purchase where status <> 'pending' \
-         and coalesce(code, '') <> 'store_retired'",
+        "select purchase_id, status, position from purchase where purchase.status <> 'pending' \
+         and coalesce(purchase.code, '') <> 'store_retired' and not (purchase.status = 'confirmed' and purchase.position is null \
+         and exists (select 1 from request where command_id = attempt and request.status = 'pending'))",
     )?;
     let mut entry = connection.prepare("select 1 from event where store_id = ?1 and epoch = ?2 and seq = ?3")?;
     let mut rows = statement.query([])?;

@@ -16,8 +16,8 @@ pub struct Facts {
 /// Decides one operation on one item (`None`: there is none). The change is what happens if it is recorded; nothing has
 /// changed yet.
 ///
-/// A count and a correction tell what is on the shelf: they are not refused because units are reserved. If fewer are left
-/// than that ([`shortage`]), reservations are ended with the change.
+/// A count and a correction tell what is on the shelf: they are not refused because units are promised. If fewer are left
+/// than that ([`shortage`]), fewer are set aside with the change, and reservations are ended.
 pub fn decide(item: Option<&Item>, operation: &Operation, guard: &Guard, facts: Facts) -> Result<Change, Rejection> {
     let existing = || {
         let item = item.ok_or(Rejection::UnknownProduct)?;
@@ -42,7 +42,7 @@ pub fn decide(item: Option<&Item>, operation: &Operation, guard: &Guard, facts: 
         Operation::Adjust { delta, .. } => {
             let item = existing()?;
             within(delta.saturating_abs(), QUANTITY_MAX)?;
-            if *delta < 0 && item.quantity + delta < item.allotted {
+            if *delta < 0 && item.quantity + delta < 0 {
                 return Err(insufficient(item, -delta));
             }
             within(item.quantity + delta, TOTAL_MAX)?;
@@ -54,7 +54,7 @@ pub fn decide(item: Option<&Item>, operation: &Operation, guard: &Guard, facts: 
             // More sold since than was counted: the count was wrong, and nothing is left as far as anyone knows.
             let now = quantity.saturating_add(facts.moved_since_count).max(0);
             within(now, TOTAL_MAX)?;
-            if now < item.allotted || (now < item.reserved && planted(Bug::CountBelowHeldRefused)) {
+            if now < item.reserved && planted(Bug::CountBelowHeldRefused) {
                 return Err(insufficient(item, item.quantity - now));
             }
             let before = if planted(Bug::CountByDifference) { 0 } else { item.quantity };
@@ -64,24 +64,57 @@ pub fn decide(item: Option<&Item>, operation: &Operation, guard: &Guard, facts: 
             existing()?;
             Ok(Change::Changed { name: name.clone(), discontinued: *discontinued, low_at: *low_at })
         }
+        Operation::Allot { quantity } => allot(existing()?, *quantity),
     }
+}
+
+/// Decides whether so many units may be set aside. More are set aside at once; fewer once central has released them.
+fn allot(item: &Item, units: i64) -> Result<Change, Rejection> {
+    carried(item)?;
+    within(units, TOTAL_MAX)?;
+    let more = units - item.allotted;
+    if more > item.available() {
+        return Err(insufficient(item, more));
+    }
+    if more < 0 && planted(Bug::AllotmentLoweredAtOnce) {
+        return Ok(Change::Allotted { by: more, wanted: None });
+    }
+    Ok(Change::Allotted { by: more.max(0), wanted: (more < 0).then_some(units) })
 }
 
 /// So many units fewer are there after the change than are promised.
 pub fn shortage(item: &Item, change: &Change) -> i64 {
     match change {
         Change::Moved(delta) => (-delta - item.available()).max(0),
-        Change::Created { .. } | Change::Changed { .. } | Change::Reserved(_) | Change::Fulfilled { .. } => 0,
+        Change::Bought { units, of_allotment } => (units - of_allotment - item.available()).max(0),
+        Change::Created { .. }
+        | Change::Changed { .. }
+        | Change::Allotted { .. }
+        | Change::Reserved(_)
+        | Change::Fulfilled { .. } => 0,
     }
 }
 
-/// Decides whether an online purchase may take units off the shelf.
-pub fn decide_purchase(item: Option<&Item>, quantity: Quantity) -> Result<Change, Rejection> {
+/// Decides whether an online purchase may take units off the shelf; so many of them out of what is set aside, as far as they
+/// are there, and the rest like a till.
+pub fn decide_purchase(item: Option<&Item>, quantity: Quantity, from_allotment: i64) -> Result<Change, Rejection> {
     let item = item.ok_or(Rejection::UnknownProduct)?;
     if !planted(Bug::SoldOnlineThoughDiscontinued) {
         carried(item)?;
     }
-    take(item, quantity)
+    let of_allotment = from_allotment.min(item.allotted);
+    let at_most = item.available() + of_allotment + i64::from(planted(Bug::SellOneMore));
+    if quantity.get() > at_most {
+        return Err(insufficient(item, quantity.get()));
+    }
+    Ok(Change::Bought { units: quantity.get(), of_allotment })
+}
+
+/// What an online purchase takes that central has confirmed: it is never refused. What is not set aside any more is taken like
+/// a till would, and what is not there is missing ([`shortage`]).
+pub fn decide_sold(item: &Item, quantity: Quantity, from_allotment: i64) -> Change {
+    let of_allotment = if planted(Bug::SoldOffTheShelf) { 0 } else { from_allotment.min(item.allotted) };
+    Change::Bought { units: quantity.get(), of_allotment }
 }
 
 /// Decides whether a cancelled purchase's units may come back: always, if the store has the item.
@@ -129,7 +162,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{LowAt, Reason, apply};
+    use crate::domain::{LowAt, Reason, allotment, apply};
     use crate::time::Millis;
 
     fn item(quantity: i64) -> Item {
@@ -178,13 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn no_correction_takes_what_is_set_aside() {
+    fn what_is_on_the_shelf_is_not_refused_for_what_is_set_aside() {
         let held = Item { quantity: 5, reserved: 1, allotted: 2, ..item(5) };
         let adjust = |delta| given(Some(&held), &Operation::Adjust { delta, reason: Reason::Damage, note: None });
         let count = |quantity| given(Some(&held), &Operation::Count { quantity, counted_at: None, count_ref: None });
-        assert_eq!((adjust(-3), count(2)), (Ok(Change::Moved(-3)), Ok(Change::Moved(-3))));
-        assert!(matches!(adjust(-4), Err(Rejection::InsufficientStock { requested: 4, available: 2, .. })));
-        assert!(matches!(count(1), Err(Rejection::InsufficientStock { requested: 4, available: 2, .. })));
+        for left in [2, 1, 0] {
+            let change = Change::Moved(left - 5);
+            assert_eq!((adjust(left - 5), count(left)), (Ok(change.clone()), Ok(change)));
+        }
+        assert!(matches!(adjust(-6), Err(Rejection::InsufficientStock { requested: 6, available: 2, .. })));
     }
 
     #[test]
@@ -199,7 +234,7 @@ mod tests {
     fn a_discontinued_item_is_only_sold_off_at_the_till() {
         let gone = Item { discontinued: true, ..item(2) };
         assert!(given(Some(&gone), &Operation::Sell { quantity: units(1) }).is_ok());
-        assert_eq!(decide_purchase(Some(&gone), units(1)), Err(Rejection::Discontinued));
+        assert_eq!(decide_purchase(Some(&gone), units(1), 0), Err(Rejection::Discontinued));
         assert_eq!(given(Some(&gone), &Operation::Receive { quantity: units(1) }), Err(Rejection::Discontinued));
     }
 
@@ -291,6 +326,9 @@ mod tests {
             let mut item = Item { reserved: 2, allotted: 3, ..apply(None, &created, Millis(0)) };
             for operation in operations {
                 let Ok(change) = given(Some(&item), &operation) else { continue };
+                if let Some(cut) = allotment::cut(&item, &change) {
+                    item = apply(Some(&item), &cut, Millis(1));
+                }
                 let missing = shortage(&item, &change);
                 let is_of_the_shelf = matches!(operation, Operation::Count { .. } | Operation::Adjust { .. });
                 prop_assert!(missing == 0 || is_of_the_shelf && missing <= item.reserved);

@@ -78,6 +78,20 @@ pub enum Change {
         /// New threshold.
         low_at: Option<LowAt>,
     },
+    /// So many units more are set aside for online sale; negative: fewer.
+    Allotted {
+        /// By so many.
+        by: i64,
+        /// How many it shall be, if that is fewer than there are then.
+        wanted: Option<i64>,
+    },
+    /// Units left for an online purchase.
+    Bought {
+        /// So many.
+        units: i64,
+        /// Of these, so many had been set aside.
+        of_allotment: i64,
+    },
     /// So many units more are held for reservations; negative: fewer.
     Reserved(i64),
     /// A reservation was confirmed: units leave, and it holds nothing any more.
@@ -99,6 +113,14 @@ pub fn apply(before: Option<&Item>, change: &Change, now: Millis) -> Item {
             item.low_at = *low_at;
         }
         Change::Moved(delta) => item.quantity += delta,
+        Change::Allotted { by, wanted } => {
+            item.allotted += by;
+            item.allotment_wanted = *wanted;
+        }
+        Change::Bought { units, of_allotment } => {
+            item.quantity -= units;
+            item.allotted -= of_allotment;
+        }
         Change::Reserved(delta) => item.reserved += delta,
         Change::Fulfilled { taken, held } => {
             item.quantity -= taken;
@@ -111,6 +133,10 @@ pub fn apply(before: Option<&Item>, change: &Change, now: Millis) -> Item {
             if let Some(discontinued) = discontinued.as_ref().filter(|_| !planted(Bug::DiscontinuedNotChanged)) {
                 item.discontinued = *discontinued;
             }
+            if *discontinued == Some(true) && !planted(Bug::DiscontinuedStaysAllotted) {
+                // Tills sell what is left.
+                item.allotment_wanted = Some(0);
+            }
             match low_at {
                 Some(low_at) => item.low_at = low_at.units(),
                 None if planted(Bug::ThresholdForgotten) => item.low_at = None,
@@ -118,6 +144,7 @@ pub fn apply(before: Option<&Item>, change: &Change, now: Millis) -> Item {
             }
         }
     }
+    item.allotment_wanted = item.allotment_wanted.filter(|wanted| *wanted < item.allotted);
     item.version += 1;
     item.updated_at = now;
     item.low = item.is_low();

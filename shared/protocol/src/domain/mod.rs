@@ -4,6 +4,7 @@
 //! pure: the clock, the epoch and what the ledger knows are arguments. What they let through keeps `0 <= quantity` and
 //! every total within [`TOTAL_MAX`]; and `0 <= available`, once as much is promised no longer as [`shortage`] says.
 
+pub mod allotment;
 mod decide;
 mod item;
 mod lines;
@@ -13,7 +14,7 @@ pub mod reservation;
 pub mod transfer;
 
 pub(crate) use decide::insufficient;
-pub use decide::{Facts, decide, decide_purchase, decide_return, shortage};
+pub use decide::{Facts, decide, decide_purchase, decide_return, decide_sold, shortage};
 pub use item::{Change, Item, apply};
 pub use lines::{InvalidLines, LINES_MAX, Line, Lines};
 pub use quantity::Quantity;
@@ -86,6 +87,11 @@ pub enum Operation {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         low_at: Option<LowAt>,
     },
+    /// So many units are to be set aside for online sale.
+    Allot {
+        /// 0 to [`TOTAL_MAX`].
+        quantity: i64,
+    },
 }
 
 /// What an operation does, without its particulars.
@@ -103,6 +109,8 @@ pub enum Action {
     Count,
     /// [`Operation::Change`].
     Change,
+    /// [`Operation::Allot`].
+    Allot,
 }
 
 impl Operation {
@@ -115,6 +123,7 @@ impl Operation {
             Self::Adjust { .. } => Action::Adjust,
             Self::Count { .. } => Action::Count,
             Self::Change { .. } => Action::Change,
+            Self::Allot { .. } => Action::Allot,
         }
     }
 }
@@ -129,6 +138,7 @@ impl Action {
             Self::Adjust => "adjust",
             Self::Count => "count",
             Self::Change => "change",
+            Self::Allot => "allot",
         }
     }
 }

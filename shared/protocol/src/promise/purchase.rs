@@ -112,6 +112,8 @@ pub struct Life {
     pub is_chosen: bool,
     /// The store has refused, and no other one is asked yet.
     pub seeking: bool,
+    /// Central has confirmed it out of the store's allotment, and the store has not said so yet.
+    pub sold: bool,
 }
 
 /// What becomes of a purchase.
@@ -130,6 +132,15 @@ pub enum Transition {
     Seeks,
     /// Another store is asked.
     AskedElsewhere,
+    /// Central confirms it out of a store's allotment.
+    Sold,
+    /// The store has said that it took what central had sold.
+    Taken {
+        /// Staff has picked it already.
+        picked: bool,
+    },
+    /// The store cannot do what central has sold: its version or its database does not take it.
+    Failed,
     /// Staff has picked it.
     Picked,
     /// Retiring the store had ended it; the store has said now that it holds nothing of it.
@@ -184,6 +195,7 @@ impl Life {
         voided: false,
         is_chosen: false,
         seeking: false,
+        sold: false,
     };
 
     /// B3: what a reply makes of a purchase that central does not know (any more). It begins as [`Life::PENDING`], and
@@ -198,6 +210,8 @@ impl Life {
         let is_pending = self.status == Status::Pending;
         match (reply, self.status) {
             (Reply::Picked, _) if is_present && !planted(Bug::PickedIgnored) => Transition::Picked,
+            (Reply::Confirmed { picked }, Status::Confirmed) if is_present && self.sold => Transition::Taken { picked },
+            (Reply::Rejected | Reply::Expired, Status::Confirmed) if is_present && self.sold => Transition::Failed,
             (Reply::Cancelled, Status::Confirmed) if planted(Bug::CancelledIgnored) => Transition::Stands,
             // The cancel follows in order: its answer ends the purchase, not this.
             (Reply::Confirmed { .. }, Status::Pending)
@@ -238,6 +252,7 @@ impl Life {
     pub fn on_refusal(&self, refused: Refused) -> Transition {
         match refused {
             Refused::Purchase if self.status == Status::Pending => self.on_reply(Reply::Rejected, true),
+            Refused::Purchase if self.sold => Transition::Failed,
             Refused::Purchase => Transition::Stands,
             Refused::Cancel { is_confirmed } => {
                 Transition::CancelEnded { confirmed: is_confirmed && self.status == Status::Pending }
@@ -267,6 +282,8 @@ impl Life {
             // It waits for no answer of this store.
             Status::Pending if self.seeking => Transition::Stands,
             Status::Pending => Transition::Voided,
+            // Nobody can know whether the store will ever hear of it.
+            Status::Confirmed if self.sold && !planted(Bug::RetiringLeavesSold) => Transition::Voided,
             Status::Confirmed if self.cancel_requested => Transition::CancelEnded { confirmed: false },
             Status::Confirmed | Status::Rejected | Status::Expired | Status::Cancelled => Transition::Stands,
         }
@@ -284,10 +301,13 @@ impl Life {
         match transition {
             Transition::Stands | Transition::Compensate => self,
             Transition::Settled { status, picked } => {
-                Self { status, picked: self.picked || picked, voided: false, seeking: false, ..self }
+                Self { status, picked: self.picked || picked, voided: false, seeking: false, sold: false, ..self }
             }
             Transition::Seeks => Self { seeking: true, ..self },
             Transition::AskedElsewhere => Self { seeking: false, ..self },
+            Transition::Sold => Self { status: Status::Confirmed, sold: true, seeking: false, ..self },
+            Transition::Taken { picked } => Self { sold: false, picked: self.picked || picked, ..self },
+            Transition::Failed => Self { status: Status::Cancelled, sold: false, ..self },
             Transition::Picked => Self { picked: true, ..self },
             Transition::Proven => Self { voided: false, ..self },
             Transition::CancelRequested => Self { cancel_requested: true, ..self },
@@ -296,7 +316,7 @@ impl Life {
                 cancel_requested: false,
                 ..self
             },
-            Transition::Voided => Self { status: Status::Cancelled, voided: true, ..self },
+            Transition::Voided => Self { status: Status::Cancelled, voided: true, sold: false, ..self },
         }
     }
 }
@@ -359,6 +379,25 @@ mod tests {
         for life in [Life::PENDING, CONFIRMED] {
             assert_eq!(life.on_reply(TAKEN, false), Transition::Compensate, "another attempt");
         }
+    }
+
+    #[test]
+    fn what_central_has_sold_is_taken_once_or_fails_openly() {
+        let sold = Life::PENDING.after(Transition::Sold);
+        assert_eq!(sold, Life { sold: true, ..CONFIRMED });
+        assert_eq!(sold.on_reply(TAKEN, true), Transition::Taken { picked: false });
+        let taken = sold.after(Transition::Taken { picked: false });
+        assert_eq!((taken, taken.on_reply(TAKEN, true)), (CONFIRMED, Transition::Stands));
+        for refused in [sold.on_reply(Reply::Rejected, true), sold.on_refusal(Refused::Purchase)] {
+            assert_eq!(refused, Transition::Failed);
+        }
+        assert_eq!(sold.after(Transition::Failed), Life { status: Status::Cancelled, ..Life::PENDING });
+        assert_eq!(sold.on_cancel(false, false), Ok(Cancelling::Ask { forced: false }));
+        assert_eq!(sold.after(sold.on_reply(Reply::Cancelled, true)).status, Status::Cancelled);
+        let voided = sold.after(sold.on_retire());
+        assert_eq!((voided.status, voided.voided, voided.sold), (Status::Cancelled, true, false));
+        assert_eq!(voided.on_reply(TAKEN, true), Transition::Compensate, "the store had heard of it");
+        assert_eq!(CONFIRMED.on_retire(), Transition::Stands, "the store has the units");
     }
 
     #[test]

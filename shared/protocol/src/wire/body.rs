@@ -19,6 +19,10 @@ use crate::time::Millis;
 
 const NO_PRODUCT: &str = "unknown";
 
+fn is_zero(units: &i64) -> bool {
+    *units == 0
+}
+
 fn no_product() -> ProductId {
     ProductId::parse(NO_PRODUCT).expect("a valid id")
 }
@@ -33,6 +37,7 @@ pub(super) enum Kind {
     Sold,
     Adjusted,
     Counted,
+    AllotmentChanged,
     PurchaseConfirmed,
     PurchaseRejected,
     PurchaseExpired,
@@ -50,13 +55,14 @@ pub(super) enum Kind {
     TransferReceived,
 }
 
-const KINDS: [(Kind, &str); 21] = [
+const KINDS: [(Kind, &str); 22] = [
     (Kind::ItemCreated, "item_created"),
     (Kind::ItemChanged, "item_changed"),
     (Kind::Received, "received"),
     (Kind::Sold, "sold"),
     (Kind::Adjusted, "adjusted"),
     (Kind::Counted, "counted"),
+    (Kind::AllotmentChanged, "allotment_changed"),
     (Kind::PurchaseConfirmed, "purchase_confirmed"),
     (Kind::PurchaseRejected, "purchase_rejected"),
     (Kind::PurchaseExpired, "purchase_expired"),
@@ -91,6 +97,7 @@ impl Kind {
             Happened::Sold(_) => Self::Sold,
             Happened::Adjusted { .. } => Self::Adjusted,
             Happened::Counted { .. } => Self::Counted,
+            Happened::AllotmentChanged { .. } => Self::AllotmentChanged,
             Happened::PurchaseConfirmed { .. } => Self::PurchaseConfirmed,
             Happened::PurchaseRejected { .. } => Self::PurchaseRejected,
             Happened::PurchaseExpired { .. } => Self::PurchaseExpired,
@@ -174,6 +181,9 @@ pub(super) struct FactBody {
     note: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     count_ref: Option<String>,
+    /// By so many units what is set aside has changed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    allotted_by: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     purchase: Option<PurchaseRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -207,6 +217,7 @@ impl From<&Fact> for FactBody {
             reason: None,
             note: None,
             count_ref: None,
+            allotted_by: 0,
             purchase: fact.what.purchase().cloned(),
             rejection: None,
             reservation: None,
@@ -219,6 +230,7 @@ impl From<&Fact> for FactBody {
         match &fact.what {
             Happened::Adjusted { reason, note, .. } => (body.reason, body.note) = (Some(*reason), note.clone()),
             Happened::Counted { count_ref, .. } => body.count_ref.clone_from(count_ref),
+            Happened::AllotmentChanged { by, .. } => body.allotted_by = *by,
             Happened::PurchaseRejected { rejection, .. } => body.rejection = Some(rejection.clone()),
             Happened::CommandRefused { subject, rejection, .. } => {
                 body.rejection = Some(rejection.clone());
@@ -259,6 +271,7 @@ impl FactBody {
                 note: self.note,
             },
             Kind::Counted => Happened::Counted { item: needed(after, "item")?, count_ref: self.count_ref },
+            Kind::AllotmentChanged => Happened::AllotmentChanged { item: needed(after, "item")?, by: self.allotted_by },
             Kind::PurchaseConfirmed => {
                 let (purchase, items) = of_purchase(purchase, after, self.more)?;
                 let has = |line: &Line| items.iter().any(|after| after.product_id == line.product_id);
@@ -295,7 +308,9 @@ impl FactBody {
                     items,
                 }
             }
-            Kind::Shortage => Happened::Shortage { item: needed(after, "item")?, reservation: self.reservation_id },
+            Kind::Shortage => {
+                Happened::Shortage { item: needed(after, "item")?, reservation: self.reservation_id, purchase }
+            }
             Kind::LowStock => Happened::LowStock(needed(after, "item")?),
             Kind::Reserved => of_reservation(ReservationStep::Reserved, self.reservation, after, self.more)?,
             Kind::ReservationExtended => of_reservation(ReservationStep::Extended, self.reservation, after, self.more)?,
@@ -422,6 +437,7 @@ fn kind_of(action: Action) -> Kind {
         Action::Adjust => Kind::Adjusted,
         Action::Count => Kind::Counted,
         Action::Change => Kind::ItemChanged,
+        Action::Allot => Kind::AllotmentChanged,
     }
 }
 
@@ -465,6 +481,7 @@ impl TryFrom<OutcomeBody> for Outcome {
             Kind::Sold => done(Action::Sell, product_id, item)?,
             Kind::Adjusted => done(Action::Adjust, product_id, item)?,
             Kind::Counted => done(Action::Count, product_id, item)?,
+            Kind::AllotmentChanged => done(Action::Allot, product_id, item)?,
             Kind::PurchaseConfirmed => {
                 let purchase = needed(purchase, "purchase")?;
                 let item = if purchase.lines.only().is_some() { Some(needed(item, "item")?) } else { None };

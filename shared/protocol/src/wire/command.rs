@@ -6,7 +6,7 @@ use super::batch::check_length;
 use super::{BatchLine, NotUnderstood, PurchaseRef, encode};
 use crate::domain::reservation::{Act, TTL_MS_MAX};
 use crate::domain::transfer::Transfer;
-use crate::domain::{Guard, Lines, Operation};
+use crate::domain::{Guard, Lines, Operation, TOTAL_MAX};
 use crate::ids::{ProductId, ReservationId, TransferId};
 use crate::link::{Epoch, OPENED};
 use crate::time::Millis;
@@ -44,8 +44,9 @@ pub enum Command {
     Purchase {
         /// The attempt.
         purchase: PurchaseRef,
-        /// Redis time after which it must be refused as expired (B1).
-        deadline: Millis,
+        /// Redis time after which it must be refused as expired (B1). None: central has confirmed it out of the allotment,
+        /// and it is never refused (B11).
+        deadline: Option<Millis>,
         /// Who asked.
         about: About,
     },
@@ -124,6 +125,13 @@ pub enum Command {
         /// Who asked.
         about: About,
     },
+    /// Of the units that are set aside for online sale so many are not sold: if fewer are wanted, tills may have them.
+    Release {
+        /// Of which product.
+        product_id: ProductId,
+        /// 1 to [`TOTAL_MAX`].
+        units: i64,
+    },
     /// Send the whole state again.
     Resync,
 }
@@ -137,7 +145,8 @@ struct OpenedBody {
 #[derive(Serialize, Deserialize)]
 struct PurchaseBody {
     purchase: PurchaseRef,
-    deadline: Millis,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deadline: Option<Millis>,
     about: About,
 }
 
@@ -204,6 +213,13 @@ struct ReceiveTransferBody {
     about: About,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReleaseBody {
+    product_id: ProductId,
+    units: i64,
+}
+
 impl Command {
     /// `t` of the entry.
     pub fn kind(&self) -> &'static str {
@@ -218,6 +234,7 @@ impl Command {
             Self::Ship { .. } => "ship",
             Self::Announce { .. } => "announce",
             Self::ReceiveTransfer { .. } => "receive_transfer",
+            Self::Release { .. } => "release",
             Self::Resync => "resync",
         }
     }
@@ -241,6 +258,7 @@ impl Command {
             Self::ReceiveTransfer { transfer_id, lines, about } => {
                 encode(&ReceiveTransferBody { transfer_id, lines, about })
             }
+            Self::Release { product_id, units } => encode(&ReleaseBody { product_id, units }),
             Self::Resync => "{}".into(),
         }
     }
@@ -292,6 +310,13 @@ impl Command {
             "receive_transfer" => {
                 let ReceiveTransferBody { transfer_id, lines, about } = serde_json::from_str(body)?;
                 Self::ReceiveTransfer { transfer_id, lines, about }
+            }
+            "release" => {
+                let ReleaseBody { product_id, units } = serde_json::from_str(body)?;
+                if !(1..=TOTAL_MAX).contains(&units) {
+                    return Err(NotUnderstood("the units that are released are out of range".into()));
+                }
+                Self::Release { product_id, units }
             }
             "resync" => Self::Resync,
             other => return Err(NotUnderstood(format!("unknown command type {other:?}"))),
@@ -357,6 +382,7 @@ mod tests {
     fn a_command_reads_what_it_writes() {
         let product_id = ProductId::parse("coffee").expect("valid");
         let purchase = PurchaseRef {
+            from_allotment: None,
             purchase_id: PurchaseId::new(uuid::Uuid::from_u128(7)),
             attempt: OperationId::parse("7:1").expect("valid"),
             lines: Lines::one(product_id.clone(), Quantity::try_from(2).expect("in range")),
@@ -367,7 +393,8 @@ mod tests {
         let about = About { actor: Some("shop".into()), ..About::default() };
         let commands = [
             Command::Opened { for_epoch: 12.into() },
-            Command::Purchase { purchase: purchase.clone(), deadline: Millis(5), about: about.clone() },
+            Command::Purchase { purchase: purchase.clone(), deadline: Some(Millis(5)), about: about.clone() },
+            Command::Purchase { purchase: purchase.clone(), deadline: None, about: about.clone() },
             Command::Cancel { purchase, forced: true, about: about.clone() },
             Command::Operate {
                 product_id,
@@ -388,6 +415,7 @@ mod tests {
                 act: Act::Extend { ttl_ms: 5 },
                 about: About::default(),
             },
+            Command::Release { product_id: ProductId::parse("tea").expect("valid"), units: 4 },
             Command::Resync,
         ];
         for command in commands {

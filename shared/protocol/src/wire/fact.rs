@@ -64,6 +64,13 @@ pub enum Happened {
         /// The count list it belongs to.
         count_ref: Option<String>,
     },
+    /// Another number of units is set aside for online sale, or is wanted to be.
+    AllotmentChanged {
+        /// The item.
+        item: ItemAfter,
+        /// So many more; negative: fewer.
+        by: i64,
+    },
     /// The store took the units of an online purchase.
     PurchaseConfirmed {
         /// The attempt.
@@ -133,6 +140,8 @@ pub enum Happened {
         item: ItemAfter,
         /// It was ended, since fewer units are there than were promised.
         reservation: Option<ReservationId>,
+        /// Central had confirmed it, and its units were not there.
+        purchase: Option<PurchaseRef>,
     },
     /// Sellable units fell to the item's threshold. A notice: the item does not change.
     LowStock(ItemAfter),
@@ -243,6 +252,7 @@ impl Happened {
             | Self::Sold(item)
             | Self::Adjusted { item, .. }
             | Self::Counted { item, .. }
+            | Self::AllotmentChanged { item, .. }
             | Self::Shortage { item, .. }
             | Self::LowStock(item) => std::slice::from_ref(item),
             Self::PurchaseConfirmed { items, .. }
@@ -270,6 +280,7 @@ impl Happened {
             | Self::Sold(_)
             | Self::Adjusted { .. }
             | Self::Counted { .. }
+            | Self::AllotmentChanged { .. }
             | Self::PurchaseConfirmed { .. }
             | Self::PurchaseRejected { .. }
             | Self::PurchaseExpired { .. }
@@ -295,15 +306,16 @@ impl Happened {
             | Self::PurchaseCancelled { purchase, .. }
             | Self::PurchasePicked { purchase, .. } => Some(purchase),
             Self::CommandRefused { subject, .. } => subject.purchase(),
+            Self::Shortage { purchase, .. } => purchase.as_ref(),
             Self::ItemCreated(_)
             | Self::ItemChanged(_)
             | Self::Received(_)
             | Self::Sold(_)
             | Self::Adjusted { .. }
             | Self::Counted { .. }
+            | Self::AllotmentChanged { .. }
             | Self::Reservation { .. }
             | Self::Transfer { .. }
-            | Self::Shortage { .. }
             | Self::LowStock(_) => None,
         }
     }
@@ -323,6 +335,7 @@ impl Happened {
             | Self::Sold(_)
             | Self::Adjusted { .. }
             | Self::Counted { .. }
+            | Self::AllotmentChanged { .. }
             | Self::PurchaseConfirmed { .. }
             | Self::PurchaseRejected { .. }
             | Self::PurchaseExpired { .. }
@@ -361,6 +374,7 @@ impl Happened {
             | Self::Sold(_)
             | Self::Adjusted { .. }
             | Self::Counted { .. }
+            | Self::AllotmentChanged { .. }
             | Self::PurchaseConfirmed { .. }
             | Self::PurchaseRejected { .. }
             | Self::PurchaseExpired { .. }
@@ -385,6 +399,7 @@ impl Happened {
             Self::Sold(item) => done(Action::Sell, item),
             Self::Adjusted { item, .. } => done(Action::Adjust, item),
             Self::Counted { item, .. } => done(Action::Count, item),
+            Self::AllotmentChanged { item, .. } => done(Action::Allot, item),
             Self::PurchaseConfirmed { purchase, items } => {
                 let item = alone(items, purchase);
                 Some(Became::Confirmed { purchase: purchase.clone(), item, picked: false })

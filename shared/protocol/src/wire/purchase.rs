@@ -21,6 +21,8 @@ pub struct PurchaseRef {
     pub attempt: OperationId,
     /// What is bought, all of it or nothing.
     pub lines: Lines,
+    /// Of these, so many units are to come out of what is set aside for online sale.
+    pub from_allotment: Option<Lines>,
     /// The shop's order number.
     pub reference: Option<String>,
     /// By central's clock.
@@ -41,6 +43,8 @@ struct Body {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lines: Option<Vec<BodyLine>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    from_allotment: Option<Lines>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     reference: Option<String>,
     created_at: Millis,
     expires_at: Millis,
@@ -54,9 +58,16 @@ struct BodyLine {
     quantity: Quantity,
 }
 
+impl PurchaseRef {
+    /// So many units of a product are to come out of what is set aside.
+    pub fn from_allotment(&self, product: &ProductId) -> i64 {
+        self.from_allotment.as_ref().map_or(0, |lines| lines.quantity_of(product))
+    }
+}
+
 impl From<PurchaseRef> for Body {
     fn from(purchase: PurchaseRef) -> Self {
-        let PurchaseRef { purchase_id, attempt, lines, reference, created_at, expires_at } = purchase;
+        let PurchaseRef { purchase_id, attempt, lines, from_allotment, reference, created_at, expires_at } = purchase;
         let (product_id, quantity, lines) = match lines.only() {
             Some(Line { product_id, quantity }) => (Some(product_id.clone()), Some(*quantity), None),
             None => {
@@ -64,7 +75,7 @@ impl From<PurchaseRef> for Body {
                 (None, None, Some(Vec::from(lines).into_iter().map(line).collect()))
             }
         };
-        Self { purchase_id, attempt, product_id, quantity, lines, reference, created_at, expires_at }
+        Self { purchase_id, attempt, product_id, quantity, lines, from_allotment, reference, created_at, expires_at }
     }
 }
 
@@ -72,7 +83,17 @@ impl TryFrom<Body> for PurchaseRef {
     type Error = NotUnderstood;
 
     fn try_from(body: Body) -> Result<Self, NotUnderstood> {
-        let Body { purchase_id, attempt, product_id, quantity, lines, reference, created_at, expires_at } = body;
+        let Body {
+            purchase_id,
+            attempt,
+            product_id,
+            quantity,
+            lines,
+            from_allotment,
+            reference,
+            created_at,
+            expires_at,
+        } = body;
         let lines = match (product_id, quantity, lines) {
             (Some(product_id), Some(quantity), None) => Lines::one(product_id, quantity),
             (None, None, Some(lines)) => {
@@ -81,7 +102,11 @@ impl TryFrom<Body> for PurchaseRef {
             }
             _ => return Err(NotUnderstood("a purchase of nothing, or in two forms at once".into())),
         };
-        Ok(Self { purchase_id, attempt, lines, reference, created_at, expires_at })
+        let is_beyond = |taken: &Line| taken.quantity.get() > lines.quantity_of(&taken.product_id);
+        if from_allotment.iter().flat_map(Lines::iter).any(is_beyond) {
+            return Err(NotUnderstood("more out of the allotment than is bought".into()));
+        }
+        Ok(Self { purchase_id, attempt, lines, from_allotment, reference, created_at, expires_at })
     }
 }
 

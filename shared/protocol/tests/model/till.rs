@@ -162,7 +162,7 @@ impl Store {
     fn buy(&mut self, id: Id, too_late: bool) {
         let kind = if too_late {
             Kind::Expired
-        } else if self.perform(decide_purchase(Some(&self.item()), Quantity::ONE)) {
+        } else if self.perform(decide_purchase(Some(&self.item()), Quantity::ONE, 0)) {
             Kind::Confirmed
         } else {
             Kind::Rejected

@@ -94,6 +94,25 @@ impl Count {
     }
 }
 
+/// Units to be set aside for online sale.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = AllotItem, example = json!({"quantity": 5, "reference": "web shop"}))]
+pub struct Allot {
+    /// How many it shall be in all.
+    quantity: CountQuantity,
+    #[schema(value_type = Option<schema::Version>)]
+    expected_version: Option<i64>,
+    reference: Option<Reference>,
+}
+
+impl Allot {
+    /// What is asked.
+    pub fn asked(self) -> Asked {
+        asked(Operation::Allot { quantity: self.quantity.0 }, self.expected_version, self.reference)
+    }
+}
+
 /// Other members of an item, as a merge patch (RFC 7396): `null` takes a member away, which not every one can be.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

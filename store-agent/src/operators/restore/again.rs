@@ -2,12 +2,12 @@
 
 use protocol::domain::reservation::{Reservation, State};
 use protocol::domain::transfer::{self, Transfer};
-use protocol::domain::{Change, Item, Line, Lines, apply};
+use protocol::domain::{Change, Item, Line, Lines, apply, shortage};
 use protocol::ids::{OperationId, ProductId};
 use protocol::link::Entry;
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
-use protocol::wire::{Became, Event, Fact, Happened, ItemAfter, Outcome, ReservationStep};
+use protocol::wire::{Became, Event, Fact, Happened, ItemAfter, Outcome, PurchaseRef, ReservationStep};
 use runtime::sqlite::{Connection, JobResult};
 
 use crate::ledger::{self, Head};
@@ -116,9 +116,11 @@ fn decide(original: Fact, known: Known, now: Millis) -> Option<Again> {
         Happened::Sold(then) => Happened::Sold(today.moved(then)),
         Happened::Adjusted { item, reason, note } => Happened::Adjusted { item: today.moved(item), reason, note },
         Happened::Counted { item, count_ref } => Happened::Counted { item: today.moved(item), count_ref },
+        Happened::AllotmentChanged { item, by } => today.allotted(item, by),
         Happened::PurchaseConfirmed { purchase, items } => {
             purchase_change = Some(PurchaseChange::Confirmed(purchase.clone(), at));
-            Happened::PurchaseConfirmed { purchase, items: today.all_moved(items) }
+            let items = items.into_iter().map(|then| today.bought(then, &purchase)).collect();
+            Happened::PurchaseConfirmed { purchase, items }
         }
         Happened::PurchaseRejected { purchase, rejection, items } => {
             let items = today.unchanged(purchase.lines.iter().map(|line| &line.product_id), &items);
@@ -165,9 +167,13 @@ fn decide(original: Fact, known: Known, now: Millis) -> Option<Again> {
             Happened::CommandRefused { subject, rejection, items }
         }
         // It is found anew, if it is still one.
-        Happened::Shortage { reservation: None, .. } if original.replayed => return None,
+        Happened::Shortage { reservation: None, purchase, .. } if original.replayed || purchase.is_some() => {
+            return None;
+        }
         Happened::Shortage { reservation: Some(_), .. } if planted(Bug::RestoreForgetsWhoFellShort) => return None,
-        Happened::Shortage { item, reservation } => Happened::Shortage { item: today.moved(item), reservation },
+        Happened::Shortage { item, reservation, purchase } => {
+            Happened::Shortage { item: today.moved(item), reservation, purchase }
+        }
         Happened::LowStock(then) if planted(Bug::NoticeRecordedAgain) => Happened::LowStock(then),
         Happened::LowStock(_) => return None,
     };
@@ -175,13 +181,15 @@ fn decide(original: Fact, known: Known, now: Millis) -> Option<Again> {
     outcomes.extend(fact.outcome().filter(|_| !planted(Bug::RestoredOutcomeForgotten)));
     let shortage = |after| {
         let about = fact.about.clone();
-        let what = Happened::Shortage { item: after, reservation: None };
+        let purchase = fact.what.purchase().cloned();
+        let what = Happened::Shortage { item: after, reservation: None, purchase };
         Append::Fact(Fact { about, replayed: true, ..Fact::new(what, at) })
     };
     let shortages: Vec<Append> = today.shortages.into_iter().map(shortage).collect();
     let shortages = (!shortages.is_empty()).then(|| Effect { appends: shortages, ..Effect::default() });
     let effect = Effect {
         before: Vec::new(),
+        behind: Vec::new(),
         appends: vec![Append::Fact(fact)],
         outcomes,
         purchase: purchase_change,
@@ -236,6 +244,17 @@ impl Today {
         ItemAfter { item, ..then }
     }
 
+    /// So many units more are set aside, or fewer, as far as that can be today; what is wanted then is wanted again.
+    fn allotted(&self, then: ItemAfter, by: i64) -> Happened {
+        let before = self.item(&then, 0);
+        let free = if before.discontinued { 0 } else { before.available() };
+        let by = by.clamp(-before.allotted, free);
+        let by = if planted(Bug::RestoredAllotmentForgotten) { 0 } else { by };
+        let wanted = if before.discontinued { Some(0) } else { then.item.allotment_wanted };
+        let item = self.apply(Some(&before), &Change::Allotted { by, wanted });
+        Happened::AllotmentChanged { item: ItemAfter { item, ..then }, by }
+    }
+
     /// Its quantity moves by the difference of then; if there are fewer units in the books than left the shelf, the
     /// shortage is entered first.
     fn moved(&mut self, mut then: ItemAfter) -> ItemAfter {
@@ -252,6 +271,23 @@ impl Today {
             item = self.apply(Some(&item), &Change::Moved(then.delta));
         }
         ItemAfter { item, ..then }
+    }
+
+    /// Units that were bought: those out of what is set aside first, as far as they are there today.
+    fn bought(&mut self, then: ItemAfter, purchase: &PurchaseRef) -> ItemAfter {
+        let before = self.item(&then, 0);
+        let of_allotment = purchase.from_allotment(&then.product_id).min(before.allotted);
+        if of_allotment == 0 {
+            return self.moved(then);
+        }
+        let change = Change::Bought { units: -then.delta, of_allotment };
+        let missing = shortage(&before, &change);
+        let mut item = before;
+        if missing > 0 {
+            item = self.apply(Some(&item), &Change::Moved(missing));
+            self.shortages.push(ItemAfter { delta: missing, item: item.clone(), ..then.clone() });
+        }
+        ItemAfter { item: self.apply(Some(&item), &change), ..then }
     }
 
     /// `held`: the reservation as it is today, if it is known. What is not possible any more has no effect, and is
@@ -415,7 +451,11 @@ mod tests {
         assert_eq!(given(ItemCreated, 4, None), Some(vec![("item_created", 4, 4)]));
         assert_eq!(given(ItemCreated, 4, Some(3)), Some(vec![("item_created", 4, 7)]));
         assert_eq!(given(LowStock, 0, Some(3)), None);
-        let named = |item| Happened::Shortage { item, reservation: Some(ReservationId::new(uuid::Uuid::from_u128(1))) };
+        let named = |item| Happened::Shortage {
+            item,
+            reservation: Some(ReservationId::new(uuid::Uuid::from_u128(1))),
+            purchase: None,
+        };
         assert_eq!(given(named, 0, Some(3)), Some(vec![("shortage", 0, 3)]), "who goes without is told");
     }
 }
