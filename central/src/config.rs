@@ -1,10 +1,12 @@
 //! Options of `central`; each is also an environment variable.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use protocol::ids::StoreId;
 use runtime::daemon::LogFormat;
+use runtime::http::{Secret, TokensCommand};
 use runtime::options::{self, Listen};
 
 /// Central of a chain of stores: the global view of their stock, and online purchases that the stores confirm.
@@ -35,6 +37,9 @@ pub enum Command {
     /// Which stores there are, and the rights of each.
     #[command(subcommand)]
     Stores(Stores),
+    /// Tokens, without which a central with a `TOKENS_FILE` answers nobody.
+    #[command(subcommand)]
+    Tokens(TokensCommand),
 }
 
 /// Which stores there are, and the rights of each.
@@ -103,6 +108,9 @@ pub struct Status {
     /// Address of central.
     #[arg(long, env = "CENTRAL_URL", default_value = "http://127.0.0.1:8081")]
     pub url: String,
+    /// What it is asked with.
+    #[command(flatten)]
+    pub secret: Secret,
 }
 
 /// Options of `central status`.
@@ -185,6 +193,14 @@ pub struct Serve {
     /// Webhooks may also use plain http and go to addresses that are not public.
     #[arg(long, env = "WEBHOOK_ALLOW_PRIVATE")]
     pub webhook_allow_private: bool,
+    /// File with the tokens that callers need, as `tokens add` makes it; read again when it changes. Without it whoever
+    /// reaches this server may do all.
+    #[arg(long, env = "TOKENS_FILE")]
+    pub tokens_file: Option<PathBuf>,
+    /// Requests a second that one caller may make, 1 to 1,000,000: a token, or without tokens an address [default: any
+    /// number].
+    #[arg(long, env = "RATE_LIMIT", value_parser = options::rate)]
+    pub rate_limit: Option<NonZeroU32>,
     /// Form of the log on standard error.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

@@ -31,6 +31,7 @@ async fn run() -> anyhow::Result<ExitCode> {
         Command::Stores(Stores::Add(options)) => tools::add_store(&options).await,
         Command::Stores(Stores::Forget(options)) => tools::forget_store(&options).await,
         Command::Stores(Stores::Acl(options)) => acl::of_store(&options),
+        Command::Tokens(options) => options.run(),
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use runtime::clock::Ticks;
 use runtime::daemon::{LinkThreads, Tasks};
-use runtime::http::{Edge, Requests, Room, Tally};
+use runtime::http::{Edge, Requests, Room, Tally, Tokens};
 use runtime::redis::Keys;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -64,7 +64,11 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         had_view: known > 0,
     };
     let (cors_origins, allowed_hosts) = (config.cors_origins, config.allowed_hosts);
-    let edge = Edge { cors_origins, allowed_hosts, requests, stop: stop.clone() };
+    let tokens = config.tokens_file.as_deref().map(Tokens::open).transpose()?;
+    let is_open = tokens.is_none();
+    let rate_limit = config.rate_limit;
+    let edge =
+        Edge { cors_origins, allowed_hosts, tokens, rate_limit, requests, stop: stop.clone(), ..Edge::default() };
     let steps = Steps { db: links.clone(), waiting: waiting.clone(), wakes: wakes.clone() };
     let (moved_on, applied) = (waiting.watch_applied(), waiting.watch_applied());
     let seeking = Seeking {
@@ -88,8 +92,8 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let publisher = Publisher { client, keys, db: links.clone(), presence, wakes, clock: Ticks::start() };
 
     let address = listener.local_addr()?;
-    if !address.ip().is_loopback() {
-        tracing::warn!("anyone who reaches {address} may write here: there are no tokens");
+    if is_open && !address.ip().is_loopback() {
+        tracing::warn!("anyone who reaches {address} may write here: there are no tokens, see TOKENS_FILE");
     }
     if known == 0 {
         tracing::warn!(

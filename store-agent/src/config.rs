@@ -1,10 +1,12 @@
 //! Options of `store-agent`; each is also an environment variable.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use protocol::ids::StoreId;
 use runtime::daemon::LogFormat;
+use runtime::http::{Secret, TokensCommand};
 use runtime::options::{self, Listen};
 
 /// A store's agent: sells with or without a network, and keeps central up to date.
@@ -33,6 +35,9 @@ pub enum Command {
     Import(Import),
     /// Write a running agent's stock as CSV.
     Export(Export),
+    /// Tokens, without which an agent with a `TOKENS_FILE` answers nobody.
+    #[command(subcommand)]
+    Tokens(TokensCommand),
 }
 
 /// Which database.
@@ -62,6 +67,9 @@ pub struct Restore {
     /// Address of central, such as http://central:8081.
     #[arg(long, env = "CENTRAL_URL")]
     pub central: String,
+    /// What central is asked with.
+    #[command(flatten)]
+    pub secret: Secret,
     /// Where Redis is and how it is reached; what this store still has there is taken back if it answers.
     #[command(flatten)]
     pub redis: runtime::redis::Options,
@@ -103,6 +111,9 @@ pub struct Status {
     /// Address of the agent.
     #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082")]
     pub url: String,
+    /// What the agent is asked with.
+    #[command(flatten)]
+    pub secret: Secret,
     /// Print what the agent says as JSON.
     #[arg(long)]
     pub json: bool,
@@ -119,6 +130,9 @@ pub struct Import {
     /// Address of the agent.
     #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082")]
     pub url: String,
+    /// What the agent is asked with.
+    #[command(flatten)]
+    pub secret: Secret,
 }
 
 /// Options of `store-agent export`.
@@ -130,6 +144,9 @@ pub struct Export {
     /// Address of the agent.
     #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082")]
     pub url: String,
+    /// What the agent is asked with.
+    #[command(flatten)]
+    pub secret: Secret,
 }
 
 fn path_of(store: &StoreId, given: Option<&PathBuf>) -> PathBuf {
@@ -160,7 +177,7 @@ pub struct Serve {
     /// Between two heartbeats, ms.
     #[arg(long, env = "HEARTBEAT_INTERVAL_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(10..))]
     pub heartbeat_interval_ms: u64,
-    /// Behind a delivery, a count and an online purchase, so much of an item's quantity is set aside for online sale, percent.
+    /// Behind what is received, a count and an online purchase, so much of an item's quantity is set aside for online sale, percent.
     #[arg(long, env = "ALLOT_PERCENT", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=100))]
     pub allot_percent: i64,
     /// Likewise so many units at least, as far as they are there.
@@ -172,6 +189,14 @@ pub struct Serve {
     /// Host names under which this server may be addressed, besides IP addresses and localhost, separated by commas.
     #[arg(long, env = "ALLOWED_HOSTS", value_delimiter = ',', value_parser = options::host_name)]
     pub allowed_hosts: Vec<String>,
+    /// File with the tokens that callers need, as `tokens add` makes it; read again when it changes. Without it whoever
+    /// reaches this server may do all.
+    #[arg(long, env = "TOKENS_FILE")]
+    pub tokens_file: Option<PathBuf>,
+    /// Requests a second that one caller may make, 1 to 1,000,000: a token, or without tokens an address [default: any
+    /// number].
+    #[arg(long, env = "RATE_LIMIT", value_parser = options::rate)]
+    pub rate_limit: Option<NonZeroU32>,
     /// Form of the log on standard error.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

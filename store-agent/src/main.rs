@@ -27,6 +27,7 @@ async fn run() -> anyhow::Result<ExitCode> {
         Command::Status(options) => return tools::status(&options).await,
         Command::Import(options) => tools::import(&options).await,
         Command::Export(options) => tools::export(&options).await,
+        Command::Tokens(options) => options.run(),
     }?;
     Ok(ExitCode::SUCCESS)
 }

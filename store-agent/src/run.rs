@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use protocol::domain::allotment::Rule;
 use runtime::daemon::{LinkThreads, Tasks};
-use runtime::http::{Edge, Requests, Room, Tally};
+use runtime::http::{Edge, Requests, Room, Tally, Tokens};
 use runtime::redis::Keys;
 use runtime::sqlite::{Db, Guard, Reader, Writer};
 use tokio::net::TcpListener;
@@ -70,11 +70,15 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let (store, expiry) = (config.store_id.clone(), reserved.clone());
     let receiver = Receiver { client, keys, store, db: link_db, connectivity, expiry, executed };
     let (cors_origins, allowed_hosts) = (config.cors_origins, config.allowed_hosts);
-    let edge = Edge { cors_origins, allowed_hosts, requests, stop: stop.clone() };
+    let tokens = config.tokens_file.as_deref().map(Tokens::open).transpose()?;
+    let is_open = tokens.is_none();
+    let rate_limit = config.rate_limit;
+    let edge =
+        Edge { cors_origins, allowed_hosts, tokens, rate_limit, requests, stop: stop.clone(), ..Edge::default() };
 
     let address = listener.local_addr()?;
-    if !address.ip().is_loopback() {
-        tracing::warn!("anyone who reaches {address} may write here: there are no tokens");
+    if is_open && !address.ip().is_loopback() {
+        tracing::warn!("anyone who reaches {address} may write here: there are no tokens, see TOKENS_FILE");
     }
     if is_new {
         tracing::warn!(

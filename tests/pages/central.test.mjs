@@ -86,3 +86,14 @@ onPage("adopting says what the claimant brings, and asks again before it empties
   await page.locator("#answer", { hasText: "Done." }).waitFor();
   assert.deepEqual(asked.at(-1), { epoch: 11, items: 0 });
 });
+
+onPage("who is no operator sees all but dead letters", CENTRAL, async (page) => {
+  await page.route("**/dead-letters", (route) => {
+    const json = { code: "forbidden", detail: "this needs a token with the scope operate" };
+    return route.fulfill({ status: 403, json });
+  });
+  await page.reload();
+  await page.locator("#main").waitFor();
+  await page.locator("#fresh", { hasText: "Live." }).waitFor();
+  assert.equal(await page.locator("#who").isVisible(), false);
+});

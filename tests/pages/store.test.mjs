@@ -5,6 +5,7 @@ import { before } from "node:test";
 import { api, onPage, scan, shot, type, until } from "./browser.mjs";
 
 const STORE = process.env.STORE_URL;
+const CENTRAL = process.env.CENTRAL_URL;
 const TEA = "96385074";
 const COFFEE = "4006381333931";
 
@@ -136,4 +137,36 @@ onPage("a new database is announced", STORE, async (page) => {
     await route.fulfill({ json: { ...status, new: true } });
   });
   await page.locator("#new", { hasText: "If this store has sold before" }).waitFor();
+});
+
+onPage("a count leaves out what waits to be picked of this product alone", STORE, async (page) => {
+  for (const product of ["ale", "bun"]) await api(STORE, "inventory", { productId: product, name: product, quantity: 40 });
+  const lines = [{ productId: "ale", quantity: 2 }, { productId: "bun", quantity: 30 }];
+  await until("central sells both", async () => {
+    const headers = { "Content-Type": "application/json" };
+    const body = JSON.stringify({ storeId: "store-1", lines });
+    return (await fetch(`${CENTRAL}/v1/purchase`, { method: "POST", headers, body })).status === 200;
+  });
+  await page.locator("#q").fill("ale");
+  await open(page, "count", "ale");
+  await page.locator("#act-pending", { hasText: "online purchases: 2 units." }).waitFor();
+  await shot(page, "a count beside a cart");
+});
+
+onPage("a server with tokens asks who is there, until it knows", process.env.GUARDED_URL, async (page) => {
+  const give = async (token) => {
+    await page.locator("#who[open]").waitFor();
+    await page.fill("#token", token);
+    await page.keyboard.press("Enter");
+  };
+  await page.locator("#who[open]").waitFor();
+  await shot(page, "a token is wanted");
+  assert.equal(await page.locator("#who-problem").isVisible(), false);
+  await give("shelf_0");
+  await page.locator("#who-problem", { hasText: "will not do: this token is not known here" }).waitFor();
+  await give(process.env.TOKEN);
+  await page.locator("#main").waitFor();
+  assert.equal(await page.locator("#who").isVisible(), false);
+  await page.reload();
+  await page.locator("#main").waitFor();
 });

@@ -1,6 +1,7 @@
 //! A thin JSON client.
 
-use reqwest::{Method, header::HeaderMap};
+use reqwest::Method;
+use reqwest::header::{AUTHORIZATION, HeaderMap};
 use serde_json::Value;
 
 /// What a server said.
@@ -41,9 +42,20 @@ pub struct Client {
 impl Client {
     /// A client of `http://127.0.0.1:port`.
     pub fn new(port: u16) -> Self {
+        Self::sending(port, HeaderMap::new())
+    }
+
+    /// The same, which says who it is.
+    pub fn bearing(port: u16, token: &str) -> Self {
+        let value = format!("Bearer {token}").parse().expect("a header's value");
+        Self::sending(port, HeaderMap::from_iter([(AUTHORIZATION, value)]))
+    }
+
+    fn sending(port: u16, headers: HeaderMap) -> Self {
         let http = reqwest::Client::builder()
             .no_proxy()
             .timeout(std::time::Duration::from_secs(40))
+            .default_headers(headers)
             .build()
             .expect("a client of plain http");
         Self { http, base: format!("http://127.0.0.1:{port}") }

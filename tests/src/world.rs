@@ -57,6 +57,7 @@ impl Builder {
             stores: BTreeMap::new(),
             descriptors: None,
             central_args: Vec::new(),
+            store_args: Vec::new(),
             dir,
         };
         world.start_redis().await;
@@ -94,6 +95,8 @@ pub struct World {
     descriptors: Option<u64>,
     /// More options of central, from its next start on.
     pub central_args: Vec<String>,
+    /// More options of agents, from their next start on.
+    pub store_args: Vec<String>,
     dir: TempDir,
 }
 
@@ -360,6 +363,7 @@ impl World {
             format!("--heartbeat-interval-ms={}", self.options.heartbeat_ms),
         ];
         args.extend(self.tls_options());
+        args.extend(self.store_args.clone());
         let process = self.start_daemon("store-agent", &args, store);
         self.stores.get_mut(store).expect("a store of this world").1 = Some(process);
     }

@@ -16,6 +16,7 @@ const FETCH_LIMIT: Duration = Duration::from_secs(240);
 /// For the scripts, which take some seconds.
 const RUN_LIMIT: Duration = Duration::from_secs(180);
 const STORE: &str = "store-1";
+const GUARDED: &str = "store-2";
 
 pub(crate) fn run() -> anyhow::Result<()> {
     println!("the pages, in a browser, against central and a store");
@@ -33,14 +34,16 @@ pub(crate) fn run() -> anyhow::Result<()> {
     if !within(FETCH_LIMIT, &stop, &mut fetch)?.success() {
         bail!("npm cannot fetch what tests/pages/package.json names: is the npm registry reachable?");
     }
-    let stage = Stage::start(&[STORE.to_owned()], "pages")?;
+    let mut stage = Stage::start(&[STORE.to_owned()], "pages")?;
     wait(&format!("{STORE} is online"), Duration::from_secs(30), || stage.is_online(STORE))?;
+    let token = stage.add_guarded(GUARDED, "read,sell")?;
     let mut node = Command::new("node");
     // One script at a time: they share the store.
     node.args(["--test", "--test-concurrency=1", "store.test.mjs", "central.test.mjs"]).current_dir(&scripts);
     node.env("BROWSER", browser).env("SCREENSHOTS", &stage.dir);
     node.env("CENTRAL_URL", format!("http://127.0.0.1:{}", stage.central_port));
     node.env("STORE_URL", format!("http://127.0.0.1:{}", stage.port_of(STORE)));
+    node.env("GUARDED_URL", format!("http://127.0.0.1:{}", stage.port_of(GUARDED))).env("TOKEN", token);
     let status = within(RUN_LIMIT, &stop, &mut node)?;
     if !status.success() {
         bail!("a page does not do what it should; logs and screenshots are in {}", stage.dir.display());

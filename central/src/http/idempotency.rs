@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
-use runtime::http::{Code, IdPath, Problem, Result};
+use runtime::http::{Caller, Code, IdPath, OfCaller, Problem, Query, Result};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -43,11 +43,17 @@ struct EffectView {
 
 /// What an idempotency key stands for
 #[utoipa::path(
-    get, path = "/idempotency/{id}", operation_id = "getIdempotencyKey", tag = "Operators", params(IdPath),
+    get, path = "/idempotency/{id}", operation_id = "getIdempotencyKey", tag = "Operators", params(IdPath, OfCaller),
     responses((status = 200, description = "The request that came with it, and its effect", body = KeyView)),
     extensions(("x-problems" = json!(["unknown_id"]))),
 )]
-async fn one(State(app): Shared, IdPath(key): IdPath) -> Result<Json<KeyView>> {
+async fn one(
+    State(app): Shared,
+    caller: Caller,
+    IdPath(key): IdPath,
+    Query(of): Query<OfCaller>,
+) -> Result<Json<KeyView>> {
+    let key = of.key(&caller, &key);
     let found = app.db.read(|connection| {
         let Some(record) = idempotency::find(connection, &key)? else { return Ok(None) };
         let status = match record.effect {

@@ -27,9 +27,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::http::Method;
 use protocol::ids::StoreId;
 use runtime::http::openapi::{Api, Description};
-use runtime::http::{Code, Edge, Problem, Requests, Served, Tally};
+use runtime::http::{Access, Code, Edge, Problem, Requests, Scopes, Served, Tally};
 use runtime::redis::Keys;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -91,12 +92,29 @@ const API: Api = Api {
         ("Server", "Whether it is there, and how it is."),
     ],
     headers: &[],
+    access,
 };
+
+/// The scopes that a route wants, if tokens are on.
+fn access(method: &Method, route: &str) -> Access {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let first = route.split('/').nth(1).unwrap_or_default();
+    match first {
+        "" | "page.css" | "page.js" | "health" | "ready" | "openapi.json" | "docs" | "problems" if reads => {
+            Access::Open
+        }
+        "dead-letters" | "idempotency" | "webhooks" => Access::Needs(Scopes::OPERATE),
+        _ if reads => Access::Needs(Scopes::READ),
+        "purchase" | "purchases" | "reservations" => Access::Needs(Scopes::SELL),
+        "inventory" | "operations" | "products" | "transfers" | "reconciliations" => Access::Needs(Scopes::STOCK),
+        _ => Access::Needs(Scopes::OPERATE),
+    }
+}
 
 /// All routes, with the edge around them.
 pub fn router(app: Arc<App>, edge: Edge) -> Served {
     let (routes, description) = described();
-    runtime::http::finish(routes.layer(axum::Extension(description)).with_state(app), edge)
+    runtime::http::finish(routes.layer(axum::Extension(description)).with_state(app), Edge { access, ..edge })
 }
 
 /// All routes, and their description.

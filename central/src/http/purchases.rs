@@ -250,37 +250,43 @@ fn named(problem: Problem, others: Vec<Alternative>) -> Result<Problem> {
 }
 
 impl App {
-    /// B1 at this store. `ask.redis_now` is read here.
+    /// B1 at a store that was named: a refusal tells what there is instead.
     async fn buy_at(self: &Arc<Self>, store_id: &StoreId, ask: PurchaseRequest, key: Option<Key>) -> Result<Begun<()>> {
-        let reading = self.for_sale(store_id).await?;
-        let ask = PurchaseRequest { redis_now: reading.redis_now, ..ask };
-        let target = Target { effect: Effect::Purchase, id: ask.id.to_string(), store: store_id.clone() };
-        let (judge, lines) = (self.clone(), ask.lines.clone());
-        let begun = self
-            .write(key, target, move |connection, store, now| {
-                let covered_only = judge.may_sell(store, &reading)?;
-                if commands::is_full(connection, &store.id)? {
-                    return Err(Problem::new(Code::Overloaded).into());
-                }
-                match begin(connection, store, &ask, covered_only, now)? {
-                    promised::Begun::Asked | promised::Begun::Sold => Ok(Done::with(())),
-                    promised::Begun::NotCovered => {
-                        Err(judge.unavailable(&store.id, Unavailable::Offline, Some(reading.age_ms)).into())
-                    }
-                }
-            })
-            .await;
-        match begun {
+        let lines = ask.lines.clone();
+        match self.ask_at(store_id, ask, key).await {
             Err(problem) if problem.code() == Code::InsufficientStock => {
-                let others = self.alternatives(store_id, &lines).await?;
+                let others = self.alternatives(store_id, lines).await?;
                 Err(named(problem.with("storeId", store_id.as_str()), others)?)
             }
             Err(problem) if problem.code() == Code::UnknownProduct => {
-                let unknown = self.unknown_line(store_id, &lines).await?;
+                let unknown = self.first_line(store_id, &lines, |known| known.is_none()).await?;
+                let unknown = unknown.unwrap_or_else(|| lines.first().product_id.clone());
                 Err(self.unknown_product(&self.known(store_id).await?, &unknown).await)
             }
+            Err(problem) => Err(self.with_line(problem, store_id, &lines).await?),
             begun => begun,
         }
+    }
+
+    /// B1 at this store. `ask.redis_now` is read here.
+    async fn ask_at(self: &Arc<Self>, store_id: &StoreId, ask: PurchaseRequest, key: Option<Key>) -> Result<Begun<()>> {
+        let reading = self.for_sale(store_id).await?;
+        let ask = PurchaseRequest { redis_now: reading.redis_now, ..ask };
+        let target = Target { effect: Effect::Purchase, id: ask.id.to_string(), store: store_id.clone() };
+        let judge = self.clone();
+        self.write(key, target, move |connection, store, now| {
+            let covered_only = judge.may_sell(store, &reading)?;
+            if commands::is_full(connection, &store.id)? {
+                return Err(Problem::new(Code::Overloaded).into());
+            }
+            match begin(connection, store, &ask, covered_only, now)? {
+                promised::Begun::Asked | promised::Begun::Sold => Ok(Done::with(())),
+                promised::Begun::NotCovered => {
+                    Err(judge.unavailable(&store.id, Unavailable::Offline, Some(reading.age_ms)).into())
+                }
+            }
+        })
+        .await
     }
 
     /// B1 at the first store, in the policy's order, that may be asked.
@@ -289,7 +295,7 @@ impl App {
         let found = self.db.scan(move |connection| candidates(connection, &presence, &lines, policy));
         let mut last = None;
         for store in found.await?.into_iter().take(ATTEMPTS_MAX) {
-            match self.buy_at(&store, ask.clone(), key.clone()).await {
+            match self.ask_at(&store, ask.clone(), key.clone()).await {
                 Err(problem) if is_of_the_store(&problem) => last = Some(problem),
                 begun => return begun,
             }
@@ -345,7 +351,8 @@ impl App {
             return Ok(short.into());
         }
         let apart = Problem::new(Code::InsufficientStock).detail("no store has enough of all of these products");
-        let Some(closest) = of_all.iter().max_by_key(|offer| offer.left) else { return Ok(apart) };
+        let carried = of_all.iter().filter(|offer| offer.items.iter().all(|(item, _)| !item.discontinued));
+        let Some(closest) = carried.max_by_key(|offer| offer.left) else { return Ok(apart) };
         let mut items = closest.items.iter();
         let short = lines.each(|line| would_sell(line, items.next())).err();
         Ok(short.map_or(apart, Problem::from).with("storeId", closest.store.id.as_str()))
@@ -432,21 +439,37 @@ impl App {
         };
         let problem = problem.with("purchaseId", purchase.id.to_string()).with("storeId", purchase.store.as_str());
         if code != Code::InsufficientStock {
-            return Ok(problem);
+            return self.with_line(problem, &purchase.store, &purchase.lines).await;
         }
-        named(problem, self.alternatives(&purchase.store, &purchase.lines).await?)
+        named(problem, self.alternatives(&purchase.store, purchase.lines.clone()).await?)
     }
 
-    /// The first of these products that the view does not have of a store.
-    async fn unknown_line(&self, store: &StoreId, lines: &Lines) -> Result<ProductId> {
+    /// The problem, with the line that it is about as far as the view tells.
+    async fn with_line(&self, problem: Problem, store: &StoreId, lines: &Lines) -> Result<Problem> {
+        let of_line: fn(Option<&(Item, i64)>) -> bool = match problem.code() {
+            Code::Discontinued => |known| known.is_some_and(|(item, _)| item.discontinued),
+            Code::UnknownProduct => |known| known.is_none(),
+            _ => return Ok(problem),
+        };
+        let line = self.first_line(store, lines, of_line).await?;
+        Ok(line.into_iter().fold(problem, |problem, product| problem.with("productId", product.as_str())))
+    }
+
+    /// The first of these products of whose item in the view this is true.
+    async fn first_line(
+        &self,
+        store: &StoreId,
+        lines: &Lines,
+        is: fn(Option<&(Item, i64)>) -> bool,
+    ) -> Result<Option<ProductId>> {
         let known = self.db.read(|connection| items::of_lines(connection, store, lines)).await?;
-        let unknown = lines.iter().find(|line| !known.contains_key(&line.product_id));
-        Ok(unknown.unwrap_or(lines.first()).product_id.clone())
+        let line = lines.iter().find(|line| is(known.get(&line.product_id)));
+        Ok(line.map(|line| line.product_id.clone()))
     }
 
     /// Other stores that would sell all of it now, those with most of their scarcest line left first.
-    async fn alternatives(&self, except: &StoreId, lines: &Lines) -> Result<Vec<Alternative>> {
-        let mut offers = self.db.read(|connection| offers::of_lines(connection, lines)).await?;
+    async fn alternatives(&self, except: &StoreId, lines: Lines) -> Result<Vec<Alternative>> {
+        let mut offers = self.db.scan(move |connection| offers::of_lines(connection, &lines)).await?;
         offers.retain(|offer| {
             offer.left >= 0 && offer.store.id != *except && self.presence.judge_remembered(&offer.store).is_ok()
         });

@@ -11,7 +11,7 @@ use axum::response::sse::{Event, KeepAlive};
 use futures_util::{Stream, StreamExt, stream};
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
-use runtime::http::{Problem, Query, Result};
+use runtime::http::{Caller, Problem, Query, Result};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -53,6 +53,7 @@ struct Filter {
 )]
 async fn follow(
     State(app): Shared,
+    caller: Caller,
     headers: HeaderMap,
     Query(filter): Query<Filter>,
 ) -> Result<Sse<impl Stream<Item = std::result::Result<Event, Infallible>>>> {
@@ -77,7 +78,8 @@ async fn follow(
         None => filter.after.map(|after| place("?after", &after)).transpose()?,
     };
     let follower = app.feed.follow(after).await?;
-    Ok(Sse::new(events(follower, wanted)).keep_alive(KeepAlive::new().interval(ALIVE_EVERY)))
+    let shown = events(follower, wanted).take_until(caller.revoked());
+    Ok(Sse::new(shown).keep_alive(KeepAlive::new().interval(ALIVE_EVERY)))
 }
 
 fn place(pointer: &str, text: &str) -> Result<i64> {

@@ -380,13 +380,16 @@ impl Presence {
     }
 
     /// May the store get a purchase, given a fresh reading? `true`: it may not be asked for anything, but what it has set
-    /// aside may be sold (B11). That nobody has heard of it is all that is forgiven.
+    /// aside may be sold (B11). That its heartbeat is old is all that is forgiven.
     pub fn judge_sale(&self, store: &Store, reading: &Reading) -> Result<bool, Unavailable> {
         match self.judge(store, reading) {
             Ok(()) => Ok(false),
             Err(Unavailable::Offline) if self.sells_offline => {
-                let epoch = reading.heartbeat.as_ref().map_or(store.cursor.epoch, |heartbeat| heartbeat.epoch);
-                self.judge_whole(store, &self.report(&store.id), epoch).map(|()| true)
+                let report = self.report(&store.id);
+                // One that left in good order, or whose agent runs and publishes nothing, may be another one when it is back.
+                let late = reading.heartbeat.as_ref().filter(|_| report.claim.is_none());
+                let late = late.ok_or(Unavailable::Offline)?;
+                self.judge_whole(store, &report, late.epoch).map(|()| true)
             }
             Err(why) => Err(why),
         }

@@ -91,7 +91,8 @@ struct Central {
 
 impl Central {
     fn at(options: &Status) -> anyhow::Result<Self> {
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(5));
+        let client = client.default_headers(options.secret.headers()?).build()?;
         Ok(Self { client, stores: format!("{}/v1/stores", options.url.trim_end_matches('/')) })
     }
 

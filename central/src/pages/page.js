@@ -83,6 +83,31 @@ function facts(list, pairs) {
 
 // Asking central.
 
+/** A server with tokens wants one; this browser keeps the one that it was given. */
+const TOKEN = "shelfstream-token";
+
+/** Whether it is a token that is missing; then one is asked for. */
+function wantsToken({ problem }) {
+  if (problem?.code !== "unauthorized" && problem?.code !== "forbidden") return false;
+  const isGiven = localStorage.getItem(TOKEN) !== null;
+  text($("who-problem"), isGiven ? `The token that this browser has will not do: ${problem.detail}.` : "");
+  $("who-problem").hidden = !isGiven;
+  if (!$("who").open) $("who").showModal();
+  return true;
+}
+
+/** What only operators may see is not shown to others. */
+function unlessOperator(error) {
+  if (error.problem?.code !== "forbidden") throw error;
+  return { items: [] };
+}
+
+$("who-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  localStorage.setItem(TOKEN, $("token").value.trim());
+  location.reload();
+});
+
 /** Throws the problem, or any other error when there was no answer that can be read. */
 async function ask(path, { method = "GET", key, body } = {}) {
   const headers = { Accept: "application/json" };
@@ -90,6 +115,8 @@ async function ask(path, { method = "GET", key, body } = {}) {
   if (key) Object.assign(headers, { "Idempotency-Key": key, "Shelf-Actor": "dashboard" });
   const abort = new AbortController();
   const timer = setTimeout(() => abort.abort(), ANSWER_MS);
+  const token = localStorage.getItem(TOKEN);
+  if (token) headers.Authorization = `Bearer ${token}`;
   try {
     // Not stored: this page and central's state have the same address.
     const options = { method, headers, body: body && JSON.stringify(body), signal: abort.signal, cache: "no-store" };
@@ -512,7 +539,7 @@ async function refresh() {
     // Overdue ones are old, so the latest purchases alone would not show them.
     const isAny = stores.some((store) => store.overduePurchases > 0);
     late = isAny ? (await ask("purchases?status=pending&size=200")).items.filter((purchase) => purchase.overdue) : [];
-    const dead = (await ask("dead-letters")).items;
+    const dead = (await ask("dead-letters").catch(unlessOperator)).items;
     letters = dead.length;
     $("dead").hidden = letters === 0;
     text($("dead-count"), number(letters));

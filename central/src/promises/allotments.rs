@@ -14,8 +14,11 @@ use crate::storage::items;
 use crate::storage::stores::{self, Store};
 use crate::storage::{Connection, JobResult, commands};
 
-/// Items that are looked after in one transaction.
-const ITEMS: usize = 100;
+/// Items that are looked after in one transaction, and those of one store among them.
+const ITEMS: usize = 500;
+const ITEMS_OF_STORE: usize = 100;
+/// A store that has so many requests to answer is told of releases later: buyers need the other places.
+const UNANSWERED_MAX: usize = 500;
 
 /// What whoever waits for it hears once as few units are set aside as are wanted, or no fewer are wanted any more.
 pub fn settled(store: &StoreId, product: &ProductId) -> String {
@@ -29,7 +32,11 @@ pub(crate) fn release(connection: &Connection, store: &mut Store, product: &Prod
     let taken = allotments::taken(connection, &store.id, product)?;
     let taken = if planted(Bug::SoldIsReleased) { 0 } else { taken };
     let units = item.allotted - taken - wanted;
-    if units <= 0 || store.retired || commands::is_full(connection, &store.id)? {
+    // What is known to be wrong is not given away; it is looked for again.
+    if units <= 0 || store.retired || !store.is_trusted() {
+        return Ok(());
+    }
+    if commands::has_to_answer(connection, &store.id, UNANSWERED_MAX)? {
         return Ok(());
     }
     // One for each state of the item: if the store's version does not understand it, it is not asked again and again.
@@ -57,14 +64,19 @@ pub(crate) fn cover(connection: &Connection, store: &Store, lines: &Lines) -> Jo
 }
 
 /// On a sweep: what nobody was told of, because the items came with a whole state, or because a store was retired
-/// meanwhile or had too much to answer. Says to which of these stores anything was released.
+/// meanwhile, was not to be believed, or had too much to answer. Says to which of these stores anything was released.
 pub fn release_forgotten(connection: &Connection, lowered: &[StoreId], now: Millis) -> JobResult<Vec<StoreId>> {
-    let mut released = Vec::new();
+    let (mut released, mut left) = (Vec::new(), ITEMS);
     for id in lowered.iter().filter(|_| !planted(Bug::LoweredIsForgotten)) {
-        let may = |store: &Store| !(store.retired || store.opening || store.installing);
+        let may = |store: &Store| !(store.retired || store.opening || store.installing) && store.is_trusted();
         let Some(mut store) = stores::find(connection, id)?.filter(may) else { continue };
+        if commands::has_to_answer(connection, id, UNANSWERED_MAX)? {
+            continue;
+        }
         let before = store.command_head;
-        for product in allotments::unreleased(connection, &store, ITEMS)? {
+        let items = allotments::unreleased(connection, &store, left.min(ITEMS_OF_STORE))?;
+        left -= items.len();
+        for product in items {
             release(connection, &mut store, &product, now)?;
         }
         if store.command_head != before {

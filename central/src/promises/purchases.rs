@@ -65,11 +65,11 @@ pub fn begin(
 ) -> Result<Begun, Abort<Rejection>> {
     judge(connection, &store.id, &ask.lines)?.map_err(Abort::Refused)?;
     let covered = allotments::cover(connection, store, &ask.lines)?;
-    let is_sold = covered.as_ref() == Some(&ask.lines);
+    let is_sold = store.is_trusted() && covered.as_ref() == Some(&ask.lines);
     if covered_only && !is_sold {
         return Ok(Begun::NotCovered);
     }
-    let (mut purchase, command) = asked(&store.id, ask, covered, now);
+    let (mut purchase, command) = asked(&store.id, ask, covered, is_sold, now);
     if is_sold {
         change(&mut purchase, Transition::Sold, &Basis::NONE, now);
     }
@@ -112,7 +112,7 @@ pub fn ask_elsewhere(
     }
     change(&mut purchase, Transition::AskedElsewhere, &Basis::NONE, now);
     let from_allotment = allotments::cover(connection, store, &purchase.lines)?;
-    let is_sold = from_allotment.as_ref() == Some(&purchase.lines);
+    let is_sold = store.is_trusted() && from_allotment.as_ref() == Some(&purchase.lines);
     if is_sold {
         change(&mut purchase, Transition::Sold, &Basis::NONE, now);
     }
@@ -139,9 +139,15 @@ pub fn give_up(connection: &Connection, id: PurchaseId, now: Millis) -> JobResul
     Ok(true)
 }
 
-/// The purchase and the command that asks for it. `covered`: what the store has set aside for it.
-fn asked(store: &StoreId, ask: &PurchaseRequest, covered: Option<Lines>, now: Millis) -> (Purchase, Command) {
-    let is_sold = covered.as_ref() == Some(&ask.lines);
+/// The purchase and the command that asks for it. `covered`: what the store has set aside for it; `is_sold`: it is confirmed
+/// by that.
+fn asked(
+    store: &StoreId,
+    ask: &PurchaseRequest,
+    covered: Option<Lines>,
+    is_sold: bool,
+    now: Millis,
+) -> (Purchase, Command) {
     let asked = PurchaseRef {
         purchase_id: ask.id,
         attempt: match ask.policy {
@@ -585,7 +591,8 @@ mod tests {
         let connection = database();
         let [mut one, _] = stores(&connection);
         let lines = cart(&[("milk", 3), ("tea", 1)]);
-        let forgotten = pending_one(&one.id, &asked(&one.id, &ask(1, lines.clone(), None), None, NOW).0.attempt_ref());
+        let forgotten =
+            pending_one(&one.id, &asked(&one.id, &ask(1, lines.clone(), None), None, false, NOW).0.attempt_ref());
         let milk = Item { name: "Milk".into(), quantity: 1, version: 2, ..Item::default() };
         let milk = ItemAfter { product_id: product("milk"), delta: -3, item: milk };
         let items = vec![milk, one.take_one()];

@@ -41,12 +41,14 @@ const IS_UNRELEASED: &str = "item.allotment_wanted is not null and item.allotted
      (select coalesce(sum(units), 0) from allotment_taken as taken \
      where taken.store_id = item.store_id and taken.product_id = item.product_id)";
 
-/// Stores that show more of something as set aside than is wanted and taken.
+/// Stores in service whose view can be believed, and that show more of something as set aside than is wanted and taken.
 pub fn unreleased_stores(connection: &Connection) -> rusqlite::Result<Vec<StoreId>> {
     connection
         .prepare_cached(&format!(
             "select distinct store.store_id from item indexed by item_lowered \
-             cross join store on store.store_id = item.store_id and store.stock = item.stock where {IS_UNRELEASED}"
+             cross join store on store.store_id = item.store_id and store.stock = item.stock \
+             where store.retired = 0 and store.opening = 0 and store.installing = 0 and store.suspect = 0 \
+             and store.digest_state <> 'different' and {IS_UNRELEASED}"
         ))?
         .query_map([], |row| parsed(row, 0))?
         .collect()

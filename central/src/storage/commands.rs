@@ -26,12 +26,17 @@ const UNANSWERED_MAX: usize = 2_000;
 
 /// Whether a store has so many requests to answer that it gets no more.
 pub fn is_full(connection: &Connection, store: &StoreId) -> rusqlite::Result<bool> {
+    has_to_answer(connection, store, UNANSWERED_MAX)
+}
+
+/// Whether a store has so many requests to answer, or more.
+pub(crate) fn has_to_answer(connection: &Connection, store: &StoreId, many: usize) -> rusqlite::Result<bool> {
     connection
         .prepare_cached(
             "select exists (select 1 from request indexed by request_pending \
              where store_id = ?1 and status = 'pending' order by number limit 1 offset ?2)",
         )?
-        .query_row(params![store.as_str(), UNANSWERED_MAX - 1], |row| row.get(0))
+        .query_row(params![store.as_str(), many - 1], |row| row.get(0))
 }
 
 /// Batches of one store that may be unanswered. One may take 256 KiB, and each holds up the tills while the store does it.

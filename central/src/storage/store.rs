@@ -155,6 +155,12 @@ impl Store {
         (self.digest_state, self.suspect) = (DigestState::Different, true);
     }
 
+    /// Whether the view is the store's stock as far as is known: else nothing is promised by it that the store does not
+    /// decide itself.
+    pub fn is_trusted(&self) -> bool {
+        self.digest_state != DigestState::Different && !self.suspect
+    }
+
     /// Whether its whole state is wanted: a digest differed, an opening came with pages missing, or the database refused what
     /// the store said.
     pub fn wants_resync(&self) -> bool {

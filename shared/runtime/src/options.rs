@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 /// Longest prefix of keys, bytes.
 const PREFIX_BYTES: usize = 100;
+/// Greatest limit of requests a second.
+const MOST_A_SECOND: u32 = 1_000_000;
 
 /// Where to listen: `127.0.0.1:8082`, `localhost:8082`, or `:8082` for all addresses of this machine.
 #[derive(Debug, Clone)]
@@ -61,6 +64,12 @@ pub fn origin(text: &str) -> Result<String, String> {
     Ok(format!("{scheme}://{host}"))
 }
 
+/// Requests a second.
+pub fn rate(text: &str) -> Result<NonZeroU32, String> {
+    let number = text.parse().ok().filter(|number: &NonZeroU32| number.get() <= MOST_A_SECOND);
+    number.ok_or_else(|| "must be a whole number from 1 to 1,000,000".to_owned())
+}
+
 /// A host's name, without scheme and port.
 pub fn host_name(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
@@ -108,6 +117,15 @@ mod tests {
         for bad in ["", "*", "null", "shop.example", "https://", "https://a/", "https://a/b", "ftp://a", "https://u@a"]
         {
             assert!(origin(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_whole_number() {
+        assert_eq!(rate("1").map(NonZeroU32::get), Ok(1));
+        assert_eq!(rate("1000000").map(NonZeroU32::get), Ok(MOST_A_SECOND));
+        for bad in ["", "0", "-1", "1.5", "1000001", "10/s"] {
+            assert!(rate(bad).is_err(), "{bad}");
         }
     }
 

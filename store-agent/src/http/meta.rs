@@ -11,7 +11,7 @@ use protocol::ids::StoreId;
 use protocol::number::{Epoch, Seq};
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
-use runtime::http::{Code, IdPath, OptionalBody, Problem, Result};
+use runtime::http::{Caller, Code, IdPath, OfCaller, OptionalBody, Problem, Query, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -312,11 +312,17 @@ struct KeyView {
 
 /// What an idempotency key stands for
 #[utoipa::path(
-    get, path = "/idempotency/{id}", operation_id = "getIdempotencyKey", tag = "Operators", params(IdPath),
+    get, path = "/idempotency/{id}", operation_id = "getIdempotencyKey", tag = "Operators", params(IdPath, OfCaller),
     responses((status = 200, description = "The request that came with it, and what it was answered", body = KeyView)),
     extensions(("x-problems" = json!(["unknown_id"]))),
 )]
-async fn key(State(app): Shared, IdPath(key): IdPath) -> Result<Json<KeyView>> {
+async fn key(
+    State(app): Shared,
+    caller: Caller,
+    IdPath(key): IdPath,
+    Query(of): Query<OfCaller>,
+) -> Result<Json<KeyView>> {
+    let key = of.key(&caller, &key);
     let record = app.db.read(|connection| idempotency::find(connection, &key)).await?;
     let record = record.ok_or_else(|| Problem::new(Code::UnknownId))?;
     let effect: Value = serde_json::from_str(&record.body).unwrap_or_default();

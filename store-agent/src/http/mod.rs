@@ -18,14 +18,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use protocol::ids::StoreId;
 use protocol::link::EntryId;
 use protocol::time::Millis;
 use runtime::http::openapi::{Api, Description};
-use runtime::http::{Edge, Requests, Served, Tally};
+use runtime::http::{Access, Edge, Requests, Scopes, Served, Tally};
 use runtime::sqlite::Db;
 use tokio::sync::Notify;
 use utoipa_axum::router::OpenApiRouter;
@@ -75,14 +75,31 @@ const API: Api = Api {
         ("Server", "Whether it is there, and how it is."),
     ],
     headers: &["Shelf-Position", "Shelf-Warning"],
+    access,
 };
+
+/// The scopes that a route wants, if tokens are on.
+fn access(method: &Method, route: &str) -> Access {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let first = route.split('/').nth(1).unwrap_or_default();
+    match (first, route) {
+        ("" | "page.css" | "page.js" | "health" | "ready" | "openapi.json" | "problems", _) if reads => Access::Open,
+        ("dead-letters" | "idempotency", _) => Access::Needs(Scopes::OPERATE),
+        _ if reads => Access::Needs(Scopes::READ),
+        ("purchase" | "purchases" | "reservations", _) => Access::Needs(Scopes::SELL),
+        // Each line is judged by itself.
+        (_, "/operations") => Access::Needs(Scopes::SELL.and(Scopes::STOCK)),
+        ("inventory" | "transfers" | "import", _) => Access::Needs(Scopes::STOCK),
+        _ => Access::Needs(Scopes::OPERATE),
+    }
+}
 
 /// All routes, with the edge around them.
 pub fn router(app: Arc<App>, edge: Edge) -> Served {
     let (routes, description) = described();
     let say_where = axum::middleware::from_fn_with_state(app.clone(), say_where);
     let routes = routes.layer((say_where, axum::Extension(description))).with_state(app);
-    runtime::http::finish(routes, edge)
+    runtime::http::finish(routes, Edge { access, ..edge })
 }
 
 /// All routes, and their description.
@@ -120,7 +137,7 @@ async fn say_where(State(app): Shared, request: Request, next: Next) -> Response
 #[cfg(test)]
 mod tests {
     use axum::body::{Body, to_bytes};
-    use axum::http::{HeaderMap, Method};
+    use axum::http::HeaderMap;
     use runtime::http::Code;
     use runtime::sqlite::{Abort, Connection, JobResult, Reader, Writer};
     use serde_json::{Value, json};

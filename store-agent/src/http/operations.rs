@@ -5,9 +5,10 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use protocol::domain::Action;
 use protocol::wire::{About, BatchLine};
 use runtime::http::requests::Batch;
-use runtime::http::{Body, Code, Problem, Result, Write};
+use runtime::http::{Body, Caller, Code, Problem, Result, Scopes, Write};
 use runtime::sqlite::Abort;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -62,11 +63,15 @@ struct LineResult {
     responses((status = 200, description = "What became of each line", body = Results)),
     extensions(("x-problems" = json!(["batch_refused"]))),
 )]
-async fn run(State(app): Shared, write: Write, Body { value, json }: Body<Batch>) -> Result<Response> {
+async fn run(State(app): Shared, caller: Caller, write: Write, Body { value, json }: Body<Batch>) -> Result<Response> {
     if write.if_match.is_some() {
         return Err(Problem::invalid("If-Match", "is of one item: a line of a batch has expectedVersion"));
     }
     let (lines, is_atomic) = value.asked()?;
+    for line in &lines {
+        let sells = line.operation.action() == Action::Sell;
+        caller.must_have(if sells { Scopes::SELL } else { Scopes::STOCK })?;
+    }
     let store = app.store.clone();
     let about = About { actor: write.actor.clone(), traceparent: Some(write.traceparent.clone()), ..About::default() };
     app.write(&write, &json, move |connection, Call { key, operation, now, .. }| {

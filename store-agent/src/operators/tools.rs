@@ -66,7 +66,8 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     };
     clear_stream(options, &client).await;
     let question = restore::question(&connection)?;
-    let answer = restore::ask::ask(&options.central, &options.database.store_id, &question).await?;
+    let (store, headers) = (&options.database.store_id, options.secret.headers()?);
+    let answer = restore::ask::ask(&options.central, headers, store, &question).await?;
     println!(
         "Central gave out epoch {}. {}",
         answer.epoch,
@@ -158,7 +159,8 @@ struct Central {
 
 /// Whether central answers, is central, and lets this store be restored.
 async fn ask_central(options: &Restore) -> anyhow::Result<Central> {
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?;
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(30));
+    let client = client.default_headers(options.secret.headers()?).build()?;
     let mut central = Central { address: options.central.trim_end_matches('/').to_owned(), client, store: None };
     let root = central.get("/").await?.unwrap_or_default();
     if root["service"] != "Central Server" {
@@ -306,7 +308,8 @@ pub fn verify(database: &Database) -> anyhow::Result<()> {
 /// `store-agent status`: what `/status` says, a line each or as JSON. The exit status tells whether all is well.
 pub async fn status(options: &Status) -> anyhow::Result<ExitCode> {
     let url = format!("{}/v1/status", options.url.trim_end_matches('/'));
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(5));
+    let client = client.default_headers(options.secret.headers()?).build()?;
     let answer: serde_json::Map<String, serde_json::Value> = client
         .get(&url)
         .send()
@@ -345,7 +348,8 @@ pub async fn import(options: &Import) -> anyhow::Result<()> {
         }
     });
     let url = format!("{}/v1/import?dryRun={}", options.url.trim_end_matches('/'), options.dry_run);
-    let mut request = reqwest::Client::new().post(&url).header("content-type", "text/csv");
+    let client = reqwest::Client::builder().default_headers(options.secret.headers()?).build()?;
+    let mut request = client.post(&url).header("content-type", "text/csv");
     if path.extension().is_some_and(|extension| extension == "gz") {
         request = request.header("content-encoding", "gzip");
     }
@@ -377,7 +381,8 @@ pub async fn import(options: &Import) -> anyhow::Result<()> {
 /// `store-agent export`: the stock as CSV, which `import` takes again.
 pub async fn export(options: &Export) -> anyhow::Result<()> {
     let url = format!("{}/v1/export", options.url.trim_end_matches('/'));
-    let answer = reqwest::get(&url).await.with_context(|| format!("no agent answers at {url}"))?;
+    let client = reqwest::Client::builder().default_headers(options.secret.headers()?).build()?;
+    let answer = client.get(&url).send().await.with_context(|| format!("no agent answers at {url}"))?;
     let mut pieces = answer.error_for_status()?.bytes_stream();
     let mut to: Box<dyn Write> = match &options.to {
         Some(path) => {

@@ -117,6 +117,24 @@ function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+/** A server with tokens wants one; this browser keeps the one that it was given. */
+const TOKEN = "shelfstream-token";
+
+/** Whether it is a token that is missing; then one is asked for. */
+function wantsToken({ problem }) {
+  if (problem?.code !== "unauthorized" && problem?.code !== "forbidden") return false;
+  const isGiven = localStorage.getItem(TOKEN) !== null;
+  show($("who-problem"), isGiven ? `The token that this browser has will not do: ${problem.detail}.` : "");
+  if (!$("who").open) $("who").showModal();
+  return true;
+}
+
+$("who-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  localStorage.setItem(TOKEN, $("token").value.trim());
+  location.reload();
+});
+
 /** Throws a Refusal, or any other error when there was no answer that can be read. */
 async function ask(path, { method = "GET", key, body } = {}) {
   const headers = { Accept: "application/json" };
@@ -124,6 +142,8 @@ async function ask(path, { method = "GET", key, body } = {}) {
   if (key) Object.assign(headers, { "Idempotency-Key": key, "Shelf-Actor": "page" });
   const abort = new AbortController();
   const timer = setTimeout(() => abort.abort(), ANSWER_MS);
+  const token = localStorage.getItem(TOKEN);
+  if (token) headers.Authorization = `Bearer ${token}`;
   try {
     const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), signal: abort.signal });
     const json = await answer.json();
@@ -541,7 +561,8 @@ async function prepareCount(mine) {
         closeAct("This product is being sold just now. Try again.");
         return;
       }
-      const lines = waiting.json.items.flatMap((purchase) => purchase.lines);
+      const lines = waiting.json.items.flatMap((purchase) => purchase.lines)
+        .filter((line) => line.productId === mine.item.productId);
       const sum = lines.reduce((total, line) => total + line.quantity, 0);
       mine.countedAt = waiting.position;
       const more = waiting.json.nextCursor ? " or more" : "";
@@ -736,7 +757,7 @@ async function round() {
   } catch (error) {
     // A refusal is an answer too, but not one from which the page can be drawn.
     console.warn("the page could not be refreshed:", error);
-    showLost();
+    if (!wantsToken(error)) showLost();
   }
   running = false;
   if (!document.hidden) timer = setTimeout(round, again ? 0 : POLL_MS);

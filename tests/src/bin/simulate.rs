@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use tests::simulation::{self, ENOUGH_SEEDS, MUST_OCCUR, Outcome};
+use tests::simulation::{self, ENOUGH_SEEDS, MUST_OCCUR, Outcome, RARE};
 
 #[derive(Parser)]
 struct Options {
@@ -35,18 +35,25 @@ fn main() -> ExitCode {
         return if outcome.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let started = Instant::now();
-    let next = AtomicU64::new(options.from);
-    let end = options.from.saturating_add(options.seeds);
+    let rare = if options.seeds >= ENOUGH_SEEDS { RARE } else { &[] };
+    let seeds = options.seeds + rare.len() as u64;
+    let seed_of = |number: u64| match number.checked_sub(options.seeds) {
+        Some(number) => rare[number as usize],
+        None => options.from.saturating_add(number),
+    };
+    let next = AtomicU64::new(0);
     let (counts, failed) = (Mutex::new(BTreeMap::<&str, u64>::new()), Mutex::new(Vec::<(u64, Outcome)>::new()));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end || (!options.keep_going && !failed.lock().expect("no thread panics").is_empty()) {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= seeds || (!options.keep_going && !failed.lock().expect("no thread panics").is_empty())
+                    {
                         return;
                     }
+                    let seed = seed_of(number);
                     let outcome = play(seed);
                     let mut counts = counts.lock().expect("no thread panics");
                     for (what, count) in &outcome.counts {
@@ -56,14 +63,14 @@ fn main() -> ExitCode {
                     if !outcome.violations.is_empty() {
                         failed.lock().expect("no thread panics").push((seed, outcome));
                     }
-                    if (seed + 1).is_multiple_of(1_000) {
-                        eprintln!("{} seeds, {:.0} s", seed + 1 - options.from, started.elapsed().as_secs_f64());
+                    if (number + 1).is_multiple_of(1_000) {
+                        eprintln!("{} seeds, {:.0} s", number + 1, started.elapsed().as_secs_f64());
                     }
                 }
             });
         }
     });
-    let played = next.load(Ordering::Relaxed).min(end) - options.from;
+    let played = next.load(Ordering::Relaxed).min(seeds);
     report(
         played,
         started,

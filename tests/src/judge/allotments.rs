@@ -235,7 +235,11 @@ impl Shop {
         }
         let change = match self.items.get(&product) {
             Some(item) if item.discontinued => Allotted { product, by: by.clamp(-item.allotted, 0), wanted: Some(0) },
-            Some(item) => Allotted { product, by: by.clamp(-item.allotted, item.available()), wanted },
+            // A loss or a release is nobody's wish.
+            Some(item) => {
+                let wanted = if by < 0 { item.wanted } else { wanted };
+                Allotted { product, by: by.clamp(-item.allotted, item.available()), wanted }
+            }
             None => {
                 // It begins to exist, by whatever was said of it.
                 let new = Item::stated(&told.body["item"]).unwrap_or_default();

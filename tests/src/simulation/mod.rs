@@ -175,6 +175,10 @@ pub const DENSE: u64 = 1_000_000;
 /// Seeds after which everything in [`MUST_OCCUR`] must have.
 pub const ENOUGH_SEEDS: u64 = 5_000;
 
+/// Played besides so many, because what happens there is too rare to happen in any so many: an epoch is opened with a proof.
+/// When the dice change another one is to be looked for, from [`DENSE`] on.
+pub const RARE: &[u64] = &[1_000_283];
+
 /// Plays one seed.
 pub fn run(seed: u64, trace: bool) -> Outcome {
     virtual_world::VirtualWorld::new(seed, trace).play()

@@ -345,13 +345,15 @@ impl VirtualWorld {
         self.finish(false)
     }
 
-    /// Until when all must have healed if the faults end now.
+    /// Until when all must have healed if the faults end now. A command that waits is an entry to come: its answer.
     fn patience(&self) -> i64 {
         let waits = |agent: &Agent| {
             let head = store_agent::ledger::head(&agent.file).expect("a ledger has a head").cursor;
             let seen = central::storage::stores::find(&self.central.file, &agent.store).expect("the view can be read");
             let seen = seen.filter(|seen| seen.cursor.epoch == head.epoch).map_or(0, |seen| seen.cursor.seq.get());
-            head.seq.get().saturating_sub(seen) as i64
+            let asked = central::storage::commands::unanswered(&self.central.file, &agent.store);
+            let asked = asked.expect("the view can be read").len() as i64;
+            head.seq.get().saturating_sub(seen) as i64 + asked
         };
         self.now + HEAL_WITHIN_MS + HEAL_AN_ENTRY_MS * self.agents.iter().map(waits).sum::<i64>()
     }

@@ -33,5 +33,6 @@ mod start;
 mod stream;
 mod stuck;
 mod tls;
+mod tokens;
 mod transfers;
 mod webhooks;

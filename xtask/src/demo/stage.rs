@@ -3,9 +3,10 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::http::Client;
@@ -47,7 +48,7 @@ impl Stage {
         let central = start_central(&binaries, &dir, redis_port, central_port)?;
         let mut stage = Self { dir, central_port, stores: Vec::new(), redis_port, binaries, central, redis };
         for (store, wanted) in stores.iter().zip(8082..) {
-            stage.start_store(store, process::port(wanted)?)?;
+            stage.start_store(store, process::port(wanted)?, &[])?;
         }
         let address = |name: &str| stage.dir.join(format!("{name}.address"));
         try_wait("central answers", PATIENCE, || {
@@ -63,7 +64,21 @@ impl Stage {
         Ok(stage)
     }
 
-    fn start_store(&mut self, store: &str, port: u16) -> anyhow::Result<()> {
+    /// Adds a store that answers nobody without a token; returns one with these scopes.
+    pub(crate) fn add_guarded(&mut self, store: &str, scopes: &str) -> anyhow::Result<String> {
+        let file = format!("--tokens-file={}", self.dir.join(format!("{store}.tokens")).display());
+        let made = Command::new(self.binaries.join("store-agent"))
+            .args(["tokens", "add", "till", "--scopes", scopes, &file])
+            .output()?;
+        ensure!(made.status.success(), "no token is made: {}", String::from_utf8_lossy(&made.stderr));
+        self.start_store(store, process::port(0)?, &[file])?;
+        let address = self.dir.join(format!("{store}.address"));
+        let (_, port, process) = self.stores.last_mut().context("it was added")?;
+        try_wait(&format!("{store} answers"), PATIENCE, || is_ready(process, &address, *port))?;
+        Ok(String::from_utf8(made.stdout)?.trim().to_owned())
+    }
+
+    fn start_store(&mut self, store: &str, port: u16, more: &[String]) -> anyhow::Result<()> {
         let args = [
             "serve".to_owned(),
             format!("--store-id={store}"),
@@ -73,7 +88,7 @@ impl Stage {
             format!("--address-file={}", self.dir.join(format!("{store}.address")).display()),
         ];
         let log = self.dir.join(format!("{store}.log"));
-        let process = Process::start(&self.binaries.join("store-agent"), &args, &log)?;
+        let process = Process::start(&self.binaries.join("store-agent"), &[&args, more].concat(), &log)?;
         self.stores.push((store.to_owned(), port, process));
         Ok(())
     }

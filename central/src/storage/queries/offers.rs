@@ -129,6 +129,9 @@ pub fn of_lines(connection: &Connection, lines: &Lines) -> rusqlite::Result<Vec<
             all.items.push((item.clone(), *pending));
             true
         });
+        if found.is_empty() {
+            break;
+        }
     }
     Ok(found)
 }

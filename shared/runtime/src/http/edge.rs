@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::task::{Context as Waker, Poll};
@@ -29,7 +30,9 @@ use super::budget::Answers;
 use super::extract::{JSON_BYTES, LARGE_JSON_BYTES, Received, body_problem};
 use super::metrics::Requests;
 use super::problem::{Ordered, Pending};
+use super::rate::{Left, Rate, Who};
 use super::serve::Guest;
+use super::tokens::{Access, Caller, Scopes, Tokens};
 use super::words::grouped;
 use super::{Code, Problem};
 
@@ -54,21 +57,42 @@ const NO_CONTENT: HeaderValue = HeaderValue::from_static("default-src 'none'; fr
 
 const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
-/// Whom the server serves beyond its own host.
-#[derive(Debug, Clone, Default)]
+/// Whom the server serves.
+#[derive(Debug, Clone)]
 pub struct Edge {
     /// Origins whose pages may use the API.
     pub cors_origins: Vec<String>,
     /// Host names, besides IP addresses and `localhost`.
     pub allowed_hosts: Vec<String>,
+    /// Who may do what. `None`: whoever reaches the server may do all.
+    pub tokens: Option<Tokens>,
+    /// What a method of a route wants, which is told as the pattern that the path has matched.
+    pub access: fn(&Method, &str) -> Access,
+    /// Requests a second that each caller may make. `None`: any number.
+    pub rate_limit: Option<NonZeroU32>,
     /// Counts what is answered.
     pub requests: Requests,
     /// Ends the waits: who waits is answered before the server stops.
     pub stop: CancellationToken,
 }
 
+impl Default for Edge {
+    fn default() -> Self {
+        Self {
+            cors_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            tokens: None,
+            access: |_, _| Access::Needs(Scopes::OPERATE),
+            rate_limit: None,
+            requests: Requests::default(),
+            stop: CancellationToken::new(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Context {
+    rate: Option<Rate>,
     edge: Edge,
     in_flight: Arc<Semaphore>,
     sales: Arc<Semaphore>,
@@ -195,6 +219,7 @@ fn bare(uri: &Uri) -> Option<Uri> {
 /// Puts the edge around the routes. It is one layer: each costs allocations of its own for each request.
 pub fn finish(routes: Router, edge: Edge) -> Served {
     let context = Arc::new(Context {
+        rate: edge.rate_limit.map(Rate::new),
         edge,
         in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
         sales: Arc::new(Semaphore::new(SALES)),
@@ -225,7 +250,10 @@ async fn around(context: Arc<Context>, mut request: Request, route: Route) -> Re
     let preflight = request.method() == Method::OPTIONS;
     let asked = request.extensions().get::<OriginalUri>().map_or_else(|| request.uri().clone(), |uri| uri.0.clone());
     request.extensions_mut().insert(trace);
-    let mut response = match admit(&context.edge, &request) {
+    let matched = matched.as_ref().map(MatchedPath::as_str);
+    let admitted = admit(&context.edge, &request).and_then(|()| identify(&context.edge, &mut request, matched));
+    let (left, counted) = count(&context, &request);
+    let mut response = match admitted.and(counted) {
         Err(problem) => problem.into_response(),
         Ok(()) => limited(&context, &asked, request, route).await,
     };
@@ -233,12 +261,25 @@ async fn around(context: Arc<Context>, mut request: Request, route: Route) -> Re
         response = allowed_methods(&response);
     }
     complete(&mut response, asked.path(), trace);
+    if let Some(left) = left {
+        left.tell(response.headers_mut());
+    }
     if let Some(origin) = cors {
         allow_origin(response.headers_mut(), origin, preflight);
     }
-    let matched = matched.as_ref().map(MatchedPath::as_str);
     context.edge.requests.answered(&method, matched, response.status(), begun.elapsed());
     Ok(response)
+}
+
+/// Counts a request for whoever has sent it.
+fn count(context: &Context, request: &Request) -> (Option<Left>, Result<(), Problem>) {
+    let asked_by_machines = matches!(request.uri().path(), "/health" | "/ready" | "/metrics");
+    let Some(rate) = context.rate.as_ref().filter(|_| !asked_by_machines) else { return (None, Ok(())) };
+    let named = request.extensions().get::<Caller>().and_then(Caller::shared_name).map(Who::Named);
+    let at = || request.extensions().get::<Arc<Guest>>().map(|guest| Who::At(guest.peer()));
+    let Some(who) = named.or_else(at) else { return (None, Ok(())) };
+    let (left, counted) = rate.count(who, std::time::Instant::now());
+    (Some(left), counted)
 }
 
 /// DNS rebinding and foreign pages.
@@ -280,6 +321,18 @@ fn admit(edge: &Edge, request: &Request) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Who asks, if the server wants to know.
+fn identify(edge: &Edge, request: &mut Request, route: Option<&str>) -> Result<(), Problem> {
+    // A browser asks whether it may ask without saying who asks.
+    let Some(tokens) = edge.tokens.as_ref().filter(|_| request.method() != Method::OPTIONS) else { return Ok(()) };
+    // Only who may see something here is told what there is not.
+    let access =
+        route.map_or(Access::Needs(Caller::anybody().scopes()), |route| (edge.access)(request.method(), route));
+    let caller = tokens.admit(request.headers(), access)?;
+    request.extensions_mut().insert(caller);
+    Ok(())
+}
+
 fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
@@ -315,11 +368,13 @@ async fn limited(context: &Arc<Context>, asked: &Uri, mut request: Request, rout
     // Their bodies are of any length and look after themselves.
     let streams = matches!(path, "/import" | "/export") || path.ends_with("/snapshot");
     let sells = path.starts_with("/purchase/") && !reads;
+    // Nobody has said who asks for them.
+    let has_body = !reads && request.method() != Method::OPTIONS;
     let (limit, bodies) = match path {
         "/reconciliations" => (LARGE_JSON_BYTES, &context.largest_bodies),
         _ => (JSON_BYTES, &context.large_bodies),
     };
-    if !reads && !streams {
+    if has_body && !streams {
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(Received::read(body, &parts.headers, limit, bodies).await);
         request = Request::from_parts(parts, Body::empty());
@@ -403,8 +458,8 @@ fn complete(response: &mut Response, path: &str, trace: Trace) {
 fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue, preflight: bool) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    let exposed = "Allow, ETag, Idempotency-Replayed, Location, Preference-Applied, Retry-After, Shelf-Position, \
-                   Shelf-Warning, X-Projection-Lag-ms, X-Trace-Id";
+    let exposed = "Allow, ETag, Idempotency-Replayed, Location, Preference-Applied, RateLimit-Limit, \
+                   RateLimit-Remaining, RateLimit-Reset, Retry-After, Shelf-Position, Shelf-Warning, X-Projection-Lag-ms, X-Trace-Id";
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed));
     if preflight {
         let methods = headers.get(header::ALLOW).cloned();
@@ -413,7 +468,7 @@ fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue, preflight: bool) {
             methods.unwrap_or(HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE")),
         );
         let allowed = "content-type, idempotency-key, if-match, if-none-match, last-event-id, prefer, \
-                       shelf-actor, traceparent";
+                       authorization, shelf-actor, traceparent";
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(allowed));
     }
 }

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use percent_encoding::percent_decode_str;
 
 use super::edge::{Place, Wait};
-use super::{Actor, Problem};
+use super::{Actor, Caller, Problem};
 use protocol::domain::IfMatch;
 use protocol::number::Epoch;
 
@@ -22,9 +22,9 @@ const WAIT_DEFAULT: u64 = 2;
 /// What every write may say about itself.
 #[derive(Debug, Clone)]
 pub struct Write {
-    /// `Idempotency-Key`.
+    /// `Idempotency-Key`, as it is kept: callers with tokens have keys of their own.
     pub key: Option<String>,
-    /// `Shelf-Actor`.
+    /// The token's name, else `Shelf-Actor`.
     pub actor: Option<String>,
     /// `If-Match`.
     pub if_match: Option<IfMatch>,
@@ -46,6 +46,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Write {
         {
             return Err(Problem::invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters"));
         }
+        let caller = Caller::of(parts);
         let actor = text(headers, "shelf-actor")?
             .map(|actor| Actor::parse(&actor).map(|actor| actor.0))
             .transpose()
@@ -55,6 +56,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Write {
             .unwrap_or_else(|| parts.extensions.get::<super::edge::Trace>().map_or_else(String::new, |t| t.parent()));
         // Only used to compare paths.
         let path = percent_decode_str(parts.uri.path()).decode_utf8_lossy().into_owned();
+        let actor = caller.name().map(str::to_owned).or(actor);
+        let key = key.map(|key| caller.own_key(&key));
         Ok(Self { key, actor, if_match: if_match(headers), traceparent, path, method: parts.method.to_string() })
     }
 }

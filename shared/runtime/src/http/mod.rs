@@ -4,6 +4,7 @@
 //! server's failure tells the client nothing but the trace id. `docs/API.md` is the specification.
 
 mod budget;
+mod credentials;
 mod edge;
 mod extract;
 mod headers;
@@ -13,14 +14,17 @@ mod page;
 mod patience;
 mod problem;
 mod query;
+mod rate;
 pub mod requests;
 mod serve;
 mod strict;
 mod text;
+mod tokens;
 mod transfers;
 mod words;
 mod written;
 
+pub use credentials::{AddToken, Secret, TokensCommand};
 pub use edge::{Edge, NoEffect, Served, Wait, finish};
 pub use extract::{Body, IdPath, ItemPath, LargeBody, OptionalBody, ProductPath, StorePath, Upload, refuse_body_type};
 pub use headers::{Etags, Prefer, Write, not_modified};
@@ -32,6 +36,7 @@ pub use query::Query;
 pub use serve::{Room, serve};
 pub use strict::fingerprint;
 pub use text::{Actor, Bounded, CountQuantity, Delta, Name, Quantity, Text, Threshold};
+pub use tokens::{Access, Caller, OfCaller, Scopes, Tokens};
 pub use transfers::TransferLine;
 pub use written::Written;
 

@@ -57,8 +57,9 @@ macro_rules! codes {
 
 codes! {
     InvalidRequest "invalid_request" 400 "Invalid Request" false "The request breaks a rule; `errors` points at what and says how. Correct it: the same request will never succeed.";
-    Forbidden "forbidden" 403 "Forbidden" false "The Host or the Origin of the request is not one that this server serves. Add it to ALLOWED_HOSTS or CORS_ORIGINS if it should be.";
+    Forbidden "forbidden" 403 "Forbidden" false "The token has not the scope that `detail` names; or the Host or the Origin of the request is not one that this server serves, see ALLOWED_HOSTS and CORS_ORIGINS.";
     UnknownRoute "unknown_route" 404 "Unknown Route" false "There is nothing at this path. Paths are case-sensitive and have no slash at the end.";
+    Unauthorized "unauthorized" 401 "Unauthorized" false "The server wants to know who asks: send `Authorization: Bearer <token>` with a token that it knows.";
     UnknownStore "unknown_store" 404 "Unknown Store" false "Central has never heard of this store.";
     UnknownProduct "unknown_product" 404 "Product Not Found" false "The store has no such product. Ids are case-sensitive: `didYouMean` names one that differs in case only.";
     UnknownId "unknown_id" 404 "Not Found" false "There is no record with this id, or it is past its retention.";
@@ -86,6 +87,7 @@ codes! {
     CursorExpired "cursor_expired" 410 "Cursor Expired" false "What lies after this cursor is no longer kept. `oldest` is the first that is.";
     PreconditionFailed "precondition_failed" 412 "Precondition Failed" false "If-Match names no version of the item as it is. Read it again and decide anew.";
     IdempotencyKeyReused "idempotency_key_reused" 422 "Idempotency Key Reused" false "This key came with another request before. A new request takes a new key.";
+    RateLimited "rate_limited" 429 "Rate Limited" true "This caller has asked more often than it may. `RateLimit-Reset` says when it has all of its requests again.";
     Internal "internal" 500 "Internal Error" false "Something failed in the server. Give `traceId` to whoever runs it.";
     StoreUnavailable "store_unavailable" 503 "Store Unavailable" true "The store cannot be asked at present; `reason` says why. Nothing was done.";
     NotCaughtUp "not_caught_up" 503 "Not Caught Up" true "Central has not yet applied what the request asks for.";
@@ -288,7 +290,7 @@ impl IntoResponse for Problem {
         *response.status_mut() = self.0.code.status();
         let retry_after = match self.0.code {
             Code::StoreUnavailable => Some("5"),
-            Code::NotCaughtUp | Code::Overloaded | Code::Restarting => Some("1"),
+            Code::NotCaughtUp | Code::RateLimited | Code::Overloaded | Code::Restarting => Some("1"),
             _ => None,
         };
         if let Some(seconds) = retry_after {

@@ -254,6 +254,11 @@ impl Guest {
         }
     }
 
+    /// Whom it counts for.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
     /// For how long it has rested, ms.
     fn rests_for(&self) -> Option<u64> {
         let since = self.resting_since.load(Ordering::Relaxed);

@@ -244,13 +244,15 @@ impl Today {
         ItemAfter { item, ..then }
     }
 
-    /// So many units more are set aside, or fewer, as far as that can be today; what is wanted then is wanted again.
+    /// So many units more are set aside, or fewer, as far as that can be today; what is wanted then is wanted again, unless
+    /// there were fewer: that is a loss or a release, and nobody's wish.
     fn allotted(&self, then: ItemAfter, by: i64) -> Happened {
         let before = self.item(&then, 0);
+        let wanted = if by < 0 { before.allotment_wanted } else { then.item.allotment_wanted };
         let free = if before.discontinued { 0 } else { before.available() };
         let by = by.clamp(-before.allotted, free);
         let by = if planted(Bug::RestoredAllotmentForgotten) { 0 } else { by };
-        let wanted = if before.discontinued { Some(0) } else { then.item.allotment_wanted };
+        let wanted = if before.discontinued { Some(0) } else { wanted };
         let item = self.apply(Some(&before), &Change::Allotted { by, wanted });
         Happened::AllotmentChanged { item: ItemAfter { item, ..then }, by }
     }

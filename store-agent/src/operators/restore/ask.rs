@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use axum::http::HeaderMap;
 use protocol::ids::StoreId;
 use protocol::wire::restore::{Answer, AnswerReader, Question};
 
@@ -15,12 +16,13 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// One line is a part of the answer; one that is longer than this is none.
 const LINE_MAX: usize = 64 << 20;
 
-/// Asks central at an address, and hears all of its answer: one that broke off is an error. From the question on the store
+/// Asks central at an address with these headers, and hears all of its answer: one that broke off is an error. From the question on the store
 /// waits for the epoch that the answer gives out.
-pub async fn ask(central: &str, store: &StoreId, question: &Question) -> anyhow::Result<Answer> {
+pub async fn ask(central: &str, headers: HeaderMap, store: &StoreId, question: &Question) -> anyhow::Result<Answer> {
     let central = central.trim_end_matches('/');
     let url = format!("{central}/v1/stores/{store}/restore");
-    let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).read_timeout(PATIENCE).build()?;
+    let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).read_timeout(PATIENCE);
+    let client = client.default_headers(headers).build()?;
     let mut tries = 1;
     let mut response =
         loop {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use axum::Extension;
-use axum::http::header;
+use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use protocol::domain::{Item, Rejection};
@@ -22,7 +22,7 @@ use utoipa::openapi::OpenApi;
 
 pub use parameters::IfMatch;
 
-use super::{Code, Problem};
+use super::{Access, Code, Problem};
 
 /// What a server says of itself.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +35,8 @@ pub struct Api {
     pub tags: &'static [(&'static str, &'static str)],
     /// Headers of each of its answers, besides those that both servers have.
     pub headers: &'static [&'static str],
+    /// What a method of a route wants.
+    pub access: fn(&Method, &str) -> Access,
 }
 
 /// A description that is written when it is first asked for. Cheap to clone.
@@ -114,11 +116,14 @@ struct Misfit {
 }
 
 /// Headers of answers.
-const HEADERS: [(&str, &str); 9] = [
+const HEADERS: [(&str, &str); 12] = [
     ("X-Trace-Id", "Of the request's `traceparent`, else a new one."),
     ("ETag", "The item's version, for `If-Match` and `If-None-Match`. Opaque."),
     ("Location", "Where what was asked for can be read."),
     ("Retry-After", "So many seconds later it may be worth asking again."),
+    ("RateLimit-Limit", "Requests a second that this caller may make; only if the server has a limit."),
+    ("RateLimit-Remaining", "So many of them it may make now."),
+    ("RateLimit-Reset", "So many seconds later it may make all of them again."),
     ("Idempotency-Replayed", "`true`: the key came before, and this is what its effect has become."),
     ("Preference-Applied", "For how long was waited at most, if `Prefer` said."),
     (
@@ -132,8 +137,12 @@ const HEADERS: [(&str, &str); 9] = [
     ),
 ];
 
+/// Name of the way in which a caller says who it is.
+const TOKEN: &str = "token";
+
 /// What each operation may answer, whatever it is about.
-const ANYWHERE: [Code; 5] = [Code::InvalidRequest, Code::Forbidden, Code::Internal, Code::Overloaded, Code::Restarting];
+const ANYWHERE: [Code; 6] =
+    [Code::InvalidRequest, Code::Forbidden, Code::RateLimited, Code::Internal, Code::Overloaded, Code::Restarting];
 
 fn document(api: &Api, pages: OpenApi, routes: OpenApi) -> Value {
     let mut document = serde_json::to_value(pages.nest("/v1", routes)).expect("a description serialises");
@@ -168,6 +177,12 @@ fn document(api: &Api, pages: OpenApi, routes: OpenApi) -> Value {
         "schemas": schemas,
         "responses": responses,
         "headers": HEADERS.iter().map(|(name, text)| ((*name).to_owned(), described(text))).collect::<Map<_, _>>(),
+        "securitySchemes": {TOKEN: {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A token that the server knows, with a scope that the operation names: `read`, `sell`, `stock` \
+                or `operate`. A server without tokens lets whoever reaches it do all.",
+        }},
         "examples": used.iter().map(|name| ((*name).to_owned(), example(name))).collect::<Map<_, _>>(),
     });
     document
@@ -321,6 +336,13 @@ impl Refusals {
             }
         }
         let mut codes: BTreeSet<&'static str> = ANYWHERE.map(Code::as_str).into();
+        let route = path.strip_prefix("/v1").unwrap_or(path);
+        let asks = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).expect("it is a method");
+        if let Access::Needs(scopes) = (self.api.access)(&asks, route) {
+            codes.insert(Code::Unauthorized.as_str());
+            let of_scope = scopes.names().map(|scope| json!({TOKEN: [scope]}));
+            operation["security"] = of_scope.chain([json!({})]).collect();
+        }
         if !operation["requestBody"].is_null() {
             codes.extend([Code::BodyTooLarge, Code::UnsupportedMediaType].map(Code::as_str));
         }
@@ -389,7 +411,14 @@ impl Refusals {
                     "examples": examples.collect::<Map<_, _>>(),
                 }},
             });
-            self.carry(&mut response, if status == 503 { &["Retry-After"] } else { &[] });
+            self.carry(
+                &mut response,
+                match status {
+                    429 => &["Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"],
+                    503 => &["Retry-After"],
+                    _ => &[],
+                },
+            );
             self.responses.insert(name.clone(), response);
         }
         name
