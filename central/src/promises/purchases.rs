@@ -188,14 +188,9 @@ pub(crate) fn would_sell(line: &Line, known: Option<&(Item, i64)>) -> Result<(),
 /// As B3 makes it known again. If central had chosen the store, others may have been asked: one that took the units says so
 /// within a while, and no more are asked.
 pub(crate) fn known_again(store: &StoreId, asked: &PurchaseRef, now: Millis) -> Purchase {
-    let mut asked = asked.clone();
-    if planted(Bug::OneLineKnownAgain) {
-        let Line { product_id, quantity } = asked.lines.first().clone();
-        asked.lines = Lines::one(product_id, quantity);
-    }
     let deadline = now.plus(FORGOTTEN_MS);
     let choice = Choice { policy: None, deadline, refused: Vec::new(), seeking: false };
-    Purchase { choice: asked.attempt.is_of_chosen_store().then_some(choice), ..pending_one(store, &asked) }
+    Purchase { choice: asked.attempt.is_of_chosen_store().then_some(choice), ..pending_one(store, asked) }
 }
 
 /// As it begins.

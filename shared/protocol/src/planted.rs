@@ -67,8 +67,6 @@ pub enum Bug {
     OneLineGivenBack,
     /// A cancel that a restore records again gives one line back.
     RestoredCancelInPart,
-    /// A purchase that central has forgotten is known again with one line.
-    OneLineKnownAgain,
     /// The lines of a purchase that has ended are still left out of what is sold.
     PendingLinesLeft,
     /// A transfer's units leave the source however late it hears of that.
@@ -81,14 +79,10 @@ pub enum Bug {
     AnnouncedReopens,
     /// Central does not announce what was shipped.
     ShippedNotAnnounced,
-    /// Central does not announce again what a store's whole state does not name.
-    UnnamedNotAnnounced,
     /// A whole state leaves out transfers.
     TransfersLeftOut,
     /// A restore does not take over the transfers that central knows.
     RestoreWithoutTransfers,
-    /// A restore books in again what central knows to be received.
-    RestoredReceiptCountedTwice,
     /// Units are given back to the tills before central has said that they are not sold.
     AllotmentLoweredAtOnce,
     /// A release that comes late lowers what has been raised again.
@@ -470,17 +464,14 @@ pub const BUGS: &[Bug] = &[
     Bug::RejectedInPart,
     Bug::OneLineGivenBack,
     Bug::RestoredCancelInPart,
-    Bug::OneLineKnownAgain,
     Bug::PendingLinesLeft,
     Bug::ShipDeadlineIgnored,
     Bug::ReceivedTwice,
     Bug::MoreReceivedThanShipped,
     Bug::AnnouncedReopens,
     Bug::ShippedNotAnnounced,
-    Bug::UnnamedNotAnnounced,
     Bug::TransfersLeftOut,
     Bug::RestoreWithoutTransfers,
-    Bug::RestoredReceiptCountedTwice,
     Bug::AllotmentLoweredAtOnce,
     Bug::ReleasedThoughNotWanted,
     Bug::ReleasedBelowWanted,
