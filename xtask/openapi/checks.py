@@ -61,6 +61,14 @@ def before_call(ctx, case, kwargs):
     if operation == "makeTransfer" and case.body["toStoreId"] == case.body["fromStoreId"]:
         # Units go to another store.
         case.body["toStoreId"] = "elsewhere"
+    if operation == "buy" and case.body.get("lines"):
+        # What is wanted is said in one of two ways: a union again.
+        case.body.pop("productId", None)
+        case.body.pop("quantity", None)
+    elif operation == "buy":
+        case.body.pop("lines", None)
+        case.body["productId"] = case.body.get("productId") or "coffee"
+        case.body["quantity"] = case.body.get("quantity") or 1
     for line in case.body.get("lines") or []:
         line["quantity"] = min(line["quantity"], UNITS // len(case.body["lines"]))
     if case.body.get("storeId") is not None:
