@@ -14,13 +14,13 @@ pub(crate) fn measure(effort: &Effort) -> anyhow::Result<Vec<Row>> {
     let mut chain = Chain::start(&setup, effort.items)?;
     let mut row = Row::new("backlog", "events/s", "smallest chain", Reach::RatioAtLeast(0.6));
     for _ in 0..effort.pairs {
-        setup.connect(false)?;
+        setup.connect(STORE, false)?;
         setup.sales(setup.agent(STORE)).exactly(effort.backlog)?;
         setup.sold(effort.backlog)?;
-        let head = setup.head()?;
+        let head = setup.head(STORE)?;
         let begin = Instant::now();
-        setup.connect(true)?;
-        setup.applied(head)?;
+        setup.connect(STORE, true)?;
+        setup.applied(STORE, head)?;
         let seconds = begin.elapsed().as_secs_f64();
         setup.converge();
         row.add(effort.backlog as f64 / seconds, chain.bulk(i64::try_from(effort.backlog)?)?);

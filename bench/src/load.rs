@@ -85,6 +85,12 @@ impl Load {
         Self { port, request: Arc::new(request) }
     }
 
+    /// The same requests from this number on: what was asked before is not asked again.
+    pub(crate) fn following(&self, asked: u64) -> Self {
+        let request = self.request.clone();
+        Self { port: self.port, request: Arc::new(move |number, bytes| request(asked + number, bytes)) }
+    }
+
     /// As fast as it goes, for this long.
     pub(crate) fn closed(&self, warm_up: Duration, time: Duration) -> anyhow::Result<Closed> {
         self.until_answered(u64::MAX, warm_up, time)

@@ -34,10 +34,36 @@ impl Latencies {
 
 /// Times `calls` of `call`, which gets the call's number. One that comes due while the one before still runs is timed from
 /// when it was due.
-pub(crate) fn paced(calls: u64, mut call: impl FnMut(u64) -> anyhow::Result<()>) -> anyhow::Result<Latencies> {
+pub(crate) fn paced(calls: u64, call: impl FnMut(u64) -> anyhow::Result<()>) -> anyhow::Result<Latencies> {
+    paced_every(INTERVAL, calls, call)
+}
+
+/// The same on another schedule.
+pub(crate) fn paced_every(
+    interval: Duration,
+    calls: u64,
+    call: impl FnMut(u64) -> anyhow::Result<()>,
+) -> anyhow::Result<Latencies> {
+    on_schedule(interval, 0..calls, calls / WARM_UP_SHARE, call)
+}
+
+/// The same for as long as something else goes on, once at least. The first call warms up.
+pub(crate) fn paced_while(
+    goes_on: impl Fn() -> bool,
+    call: impl FnMut(u64) -> anyhow::Result<()>,
+) -> anyhow::Result<Latencies> {
+    on_schedule(INTERVAL, (0..).take_while(|number| *number < 2 || goes_on()), 1, call)
+}
+
+fn on_schedule(
+    interval: Duration,
+    numbers: impl Iterator<Item = u64>,
+    warm_up: u64,
+    mut call: impl FnMut(u64) -> anyhow::Result<()>,
+) -> anyhow::Result<Latencies> {
     let mut times = Vec::new();
     let mut due = Instant::now();
-    for number in 0..calls {
+    for number in numbers {
         let early = due.saturating_duration_since(Instant::now());
         // A sleep that lasts too long is the caller's own fault, not that of whom it calls.
         let begin = if early.is_zero() {
@@ -47,10 +73,10 @@ pub(crate) fn paced(calls: u64, mut call: impl FnMut(u64) -> anyhow::Result<()>)
             Instant::now()
         };
         call(number)?;
-        if number >= calls / WARM_UP_SHARE {
+        if number >= warm_up {
             times.push(begin.elapsed());
         }
-        due += INTERVAL;
+        due += interval;
     }
     Ok(Latencies::of(times))
 }

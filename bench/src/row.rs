@@ -1,4 +1,4 @@
-//! Rows of the table: pairs of a value and its limit, and what they come to.
+//! Rows of the table: values, most of them beside a limit, and what they come to.
 
 use std::path::Path;
 
@@ -18,51 +18,64 @@ pub(crate) enum Reach {
     Unset,
 }
 
-/// One figure, measured in pairs.
+/// One figure, measured once or several times.
 #[derive(Debug)]
 pub(crate) struct Row {
-    name: &'static str,
+    name: String,
     unit: &'static str,
+    /// Empty if there is none.
     limit: &'static str,
     reach: Reach,
-    pairs: Vec<(f64, f64)>,
+    values: Vec<f64>,
+    /// One for each value, or none at all.
+    limits: Vec<f64>,
 }
 
 impl Row {
-    /// A row without pairs; `limit` says what the limit's program is.
-    pub(crate) fn new(name: &'static str, unit: &'static str, limit: &'static str, reach: Reach) -> Self {
-        Self { name, unit, limit, reach, pairs: Vec::new() }
+    /// A row of pairs, so far without any; `limit` says what the limit is.
+    pub(crate) fn new(name: impl Into<String>, unit: &'static str, limit: &'static str, reach: Reach) -> Self {
+        Self { name: name.into(), unit, limit, reach, values: Vec::new(), limits: Vec::new() }
+    }
+
+    /// A row of values that have no limit beside them.
+    pub(crate) fn alone(name: impl Into<String>, unit: &'static str, reach: Reach) -> Self {
+        Self::new(name, unit, "", reach)
     }
 
     /// Adds a pair, and says so: a long run should show that it goes on.
     pub(crate) fn add(&mut self, value: f64, limit: f64) {
         let Self { name, unit, .. } = self;
         println!("  {name:<20} {} {unit}, limit {}, ratio {:.3}", figure(value), figure(limit), value / limit);
-        self.pairs.push((value, limit));
+        self.values.push(value);
+        self.limits.push(limit);
+    }
+
+    /// Adds a value that has no limit.
+    pub(crate) fn observe(&mut self, value: f64) {
+        println!("  {:<20} {} {}", self.name, figure(value), self.unit);
+        self.values.push(value);
     }
 
     fn ratios(&self) -> Vec<f64> {
-        self.sorted(|(value, limit)| value / limit)
+        sorted(self.values.iter().zip(&self.limits).map(|(value, limit)| value / limit))
     }
 
     fn value(&self) -> f64 {
-        median(&self.sorted(|(value, _)| *value))
+        median(&sorted(self.values.iter().copied())).unwrap_or_default()
     }
 
-    fn limit(&self) -> f64 {
-        median(&self.sorted(|(_, limit)| *limit))
+    fn limit(&self) -> Option<f64> {
+        median(&sorted(self.limits.iter().copied()))
     }
 
-    fn sorted(&self, of: impl Fn(&(f64, f64)) -> f64) -> Vec<f64> {
-        let mut all: Vec<f64> = self.pairs.iter().map(of).collect();
-        all.sort_by(f64::total_cmp);
-        all
+    fn ratio(&self) -> Option<f64> {
+        median(&self.ratios())
     }
 
     fn reached(&self) -> Option<bool> {
         match self.reach {
-            Reach::RatioAtLeast(wanted) => Some(median(&self.ratios()) >= wanted),
-            Reach::RatioAtMost(wanted) => Some(median(&self.ratios()) <= wanted),
+            Reach::RatioAtLeast(wanted) => Some(self.ratio()? >= wanted),
+            Reach::RatioAtMost(wanted) => Some(self.ratio()? <= wanted),
             Reach::ValueAtMost(wanted) => Some(self.value() <= wanted),
             Reach::Unset => None,
         }
@@ -72,7 +85,7 @@ impl Row {
         let ratios = self.ratios();
         json!({
             "name": self.name,
-            "ratioMedian": median(&ratios),
+            "ratioMedian": self.ratio(),
             "ratioMin": ratios.first(),
             "ratioMax": ratios.last(),
             "value": self.value(),
@@ -83,7 +96,11 @@ impl Row {
 
     fn cells(&self, judge: bool) -> Vec<String> {
         let ratios = self.ratios();
-        let range = format!("{:.3} to {:.3}", ratios.first().unwrap_or(&0.0), ratios.last().unwrap_or(&0.0));
+        let none = || "-".to_owned();
+        let range = match (ratios.first(), ratios.last()) {
+            (Some(least), Some(most)) => format!("{least:.3} to {most:.3}"),
+            _ => none(),
+        };
         let reach = match self.reach {
             Reach::RatioAtLeast(wanted) => format!(">= {wanted}"),
             Reach::RatioAtMost(wanted) => format!("<= {wanted}"),
@@ -98,20 +115,26 @@ impl Row {
         vec![
             self.name.to_owned(),
             format!("{} {}", figure(self.value()), self.unit),
-            format!("{} ({})", figure(self.limit()), self.limit),
-            format!("{:.3}", median(&ratios)),
+            self.limit().map_or_else(none, |limit| format!("{} ({})", figure(limit), self.limit)),
+            self.ratio().map_or_else(none, |ratio| format!("{ratio:.3}")),
             range,
             reach,
             reached.to_owned(),
-            self.pairs.len().to_string(),
+            self.values.len().to_string(),
         ]
     }
 }
 
-/// Of sorted numbers, the middle one, or the mean of the two in the middle; 0 of none.
-fn median(sorted: &[f64]) -> f64 {
-    let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
-    (sorted[last / 2] + sorted[sorted.len() / 2]) / 2.0
+fn sorted(numbers: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut all: Vec<f64> = numbers.collect();
+    all.sort_by(f64::total_cmp);
+    all
+}
+
+/// Of sorted numbers, the middle one, or the mean of the two in the middle.
+fn median(sorted: &[f64]) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    Some((sorted[last / 2] + sorted[sorted.len() / 2]) / 2.0)
 }
 
 /// Three digits or more are enough for everything here.
@@ -119,7 +142,7 @@ fn figure(number: f64) -> String {
     if number >= 100.0 { format!("{number:.0}") } else { format!("{number:.3}") }
 }
 
-const TITLES: [&str; 8] = ["what", "value", "limit", "ratio", "range", "reach", "reached", "pairs"];
+const TITLES: [&str; 8] = ["what", "value", "limit", "ratio", "range", "reach", "reached", "times"];
 
 /// The table, as Markdown: medians, and the range of the ratio.
 pub(crate) fn print(rows: &[Row], judge: bool) {
@@ -138,7 +161,8 @@ pub(crate) fn print(rows: &[Row], judge: bool) {
     }
 }
 
-/// A list of `{name, ratioMedian, ratioMin, ratioMax, value, limit, unit}`; `value` and `limit` are medians.
+/// A list of `{name, ratioMedian, ratioMin, ratioMax, value, limit, unit}`; `value` and `limit` are medians. What a row
+/// without limit does not have is `null`.
 pub(crate) fn save(rows: &[Row], file: &Path) -> anyhow::Result<()> {
     let list: Vec<Value> = rows.iter().map(Row::json).collect();
     if let Some(folder) = file.parent() {
@@ -172,8 +196,8 @@ mod tests {
 
     #[test]
     fn an_even_number_of_pairs_has_the_mean_of_the_middle_two() {
-        assert_eq!(median(&[1.0, 2.0, 4.0, 9.0]), 3.0);
-        assert_eq!(median(&[]), 0.0);
+        assert_eq!(median(&[1.0, 2.0, 4.0, 9.0]), Some(3.0));
+        assert_eq!(median(&[]), None);
     }
 
     #[test]
@@ -184,5 +208,15 @@ mod tests {
         assert_eq!(row(Reach::RatioAtMost(0.4), &pairs).reached(), Some(false));
         assert_eq!(row(Reach::ValueAtMost(20.0), &pairs).reached(), Some(false));
         assert_eq!(row(Reach::Unset, &pairs).reached(), None);
+    }
+
+    #[test]
+    fn a_value_without_limit_is_judged_by_itself() {
+        let mut row = Row::alone("row", "MiB", Reach::ValueAtMost(40.0));
+        [38.0, 44.0, 30.0].into_iter().for_each(|value| row.observe(value));
+        let json = row.json();
+        assert_eq!((&json["value"], &json["limit"], &json["ratioMedian"]), (&json!(38.0), &Value::Null, &Value::Null));
+        assert_eq!(row.reached(), Some(true));
+        assert_eq!(row.cells(true)[2..5], ["-", "-", "-"]);
     }
 }

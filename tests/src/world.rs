@@ -115,6 +115,13 @@ fn user_of<'a>(program: &str, args: &[&'a str]) -> &'a str {
     if program == "central" { "central" } else { store.copied().unwrap_or("default") }
 }
 
+/// Adds options of the test's, each of which stands for the one of the same name.
+fn replace(args: &mut Vec<String>, own: &[String]) {
+    let name = |arg: &str| arg.split('=').next().unwrap_or_default().to_owned();
+    args.retain(|arg| !own.iter().any(|own| name(own) == name(arg)));
+    args.extend_from_slice(own);
+}
+
 /// A daemon's binary: where `cargo xtask test` says, else beside this test's own.
 pub fn binary(name: &str) -> PathBuf {
     let dir = std::env::var_os("SHELFSTREAM_BIN_DIR").map(PathBuf::from).unwrap_or_else(|| {
@@ -202,6 +209,11 @@ impl World {
     /// Where Redis is, for the test itself.
     pub fn redis_url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.redis_port.number())
+    }
+
+    /// The port on which Redis listens.
+    pub fn redis_port(&self) -> u16 {
+        self.redis_port.number()
     }
 
     /// The port on which central listens.
@@ -331,10 +343,7 @@ impl World {
             format!("--sweep-interval-ms={}", self.options.sweep_ms),
         ];
         args.extend(self.tls_options());
-        // An option of the test's stands for the one of the same name.
-        let name = |arg: &str| arg.split('=').next().unwrap_or_default().to_owned();
-        args.retain(|arg| !self.central_args.iter().any(|own| name(own) == name(arg)));
-        args.extend(self.central_args.clone());
+        replace(&mut args, &self.central_args);
         self.central = Some(self.start_daemon("central", &args, "central"));
     }
 
@@ -363,7 +372,7 @@ impl World {
             format!("--heartbeat-interval-ms={}", self.options.heartbeat_ms),
         ];
         args.extend(self.tls_options());
-        args.extend(self.store_args.clone());
+        replace(&mut args, &self.store_args);
         let process = self.start_daemon("store-agent", &args, store);
         self.stores.get_mut(store).expect("a store of this world").1 = Some(process);
     }

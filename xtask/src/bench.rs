@@ -9,12 +9,30 @@ use clap::Args;
 
 use crate::{process, redis};
 
+const NAMES: [&str; 15] = [
+    "read",
+    "sale",
+    "backlog",
+    "visible",
+    "purchase",
+    "replay",
+    "memory",
+    "start",
+    "outage",
+    "idle",
+    "growth",
+    "space",
+    "stall",
+    "slow-network",
+    "replay-tenfold",
+];
+
 #[derive(Args)]
 pub(crate) struct Options {
     /// What to measure [default: all].
-    #[arg(value_parser = ["read", "sale", "backlog", "visible", "purchase", "replay"])]
+    #[arg(value_parser = NAMES)]
     names: Vec<String>,
-    /// Three pairs and short runs, two minutes in all: an indication and nothing to quote.
+    /// Three pairs and short runs, some minutes in all: an indication and nothing to quote.
     #[arg(long, conflicts_with = "smoke")]
     quick: bool,
     /// A few seconds each, on the test build: everything runs, no figure is judged or means anything.
