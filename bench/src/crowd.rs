@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, Caller};
 use crate::load::{self, Script};
-use crate::setup::{Setup, UNITS, csv, sale};
+use crate::setup::{Setup, Stock, UNITS, csv, sale};
 
 /// Agents of a process: each has some 40 descriptors, of which a process may have 20,000 on a usual system.
 const OF_A_PROCESS: usize = 250;
@@ -98,8 +98,8 @@ impl Crowd {
         let ids = (1..=stores).map(|number| format!("c{number:04}")).collect();
         let mut crowd = Self::start_empty(setup, ids)?;
         crowd.items = items;
-        let csv = csv(&(0..items).map(|number| (format!("product-{number:06}"), UNITS)).collect());
-        crowd.import(setup, |_| csv.clone())?;
+        let stock: Stock = (0..items).map(|number| (format!("product-{number:06}"), UNITS)).collect();
+        crowd.import(setup, |_| csv(&stock))?;
         crowd.converge(setup)?;
         Ok(crowd)
     }

@@ -19,6 +19,8 @@ pub(crate) const UNITS: i64 = 1_000_000;
 /// For central to have all that a store has said, however slow the machine.
 const CONVERGED: Duration = Duration::from_secs(600);
 
+/// Items of an import: so many that it takes some seconds, since the client waits 40 s for an answer.
+const IMPORTED_AT_ONCE: usize = 100_000;
 /// Between two looks at what takes long.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -55,8 +57,8 @@ pub(crate) fn sale(request: &mut Vec<u8>, product: &str, load: u64, number: u64)
 }
 
 /// Stock as a file to import.
-pub(crate) fn csv(stock: &Stock) -> String {
-    let lines = stock.iter().map(|(product, quantity)| format!("{product},{quantity}\n"));
+pub(crate) fn csv<'a>(stock: impl IntoIterator<Item = (&'a String, &'a i64)>) -> String {
+    let lines = stock.into_iter().map(|(product, quantity)| format!("{product},{quantity}\n"));
     std::iter::once("productId,quantity\n".to_owned()).chain(lines).collect()
 }
 
@@ -331,10 +333,14 @@ impl Setup {
     pub(crate) fn import(&self, store: &str, stock: &Stock) -> anyhow::Result<()> {
         let headers = [("content-type", "text/csv")];
         let agent = self.world.store(store);
-        let answer = self.runtime.block_on(agent.send(Method::POST, "/v1/import", &headers, csv(stock).into_bytes()));
-        ensure!(answer.status == 200, "import at {store}: {}", answer.body);
-        let created = answer.body["totals"]["created"].as_u64();
-        ensure!(created == Some(stock.len() as u64), "import at {store}: {}", answer.body["totals"]);
+        let lines: Vec<(&String, &i64)> = stock.iter().collect();
+        for part in lines.chunks(IMPORTED_AT_ONCE) {
+            let csv = csv(part.iter().copied());
+            let answer = self.block_on(agent.send(Method::POST, "/v1/import", &headers, csv.into_bytes()));
+            ensure!(answer.status == 200, "import at {store}: {}", answer.body);
+            let created = answer.body["totals"]["created"].as_u64();
+            ensure!(created == Some(part.len() as u64), "import at {store}: {}", answer.body["totals"]);
+        }
         Ok(())
     }
 
