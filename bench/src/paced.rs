@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 /// Between two that a single caller makes, unless the one before takes longer: long enough that hardly one does, since what
 /// is asked is how long one takes alone.
 const INTERVAL: Duration = Duration::from_millis(10);
+/// The same beside other work: the longest that a request may wait there.
+const INTERVAL_BESIDE: Duration = Duration::from_millis(50);
 /// Of the first ones no time is taken: connections, caches and statements are new. One in so many.
 const WARM_UP_SHARE: u64 = 10;
 
@@ -47,12 +49,13 @@ pub(crate) fn paced_every(
     on_schedule(interval, 0..calls, calls / WARM_UP_SHARE, call)
 }
 
-/// The same for as long as something else goes on, once at least. The first call warms up.
+/// The same for as long as something else goes on, once at least. The first call warms up. Much seldomer: beside work that
+/// takes the processor a call lasts longer, and those behind it would tell of their own queue.
 pub(crate) fn paced_while(
     goes_on: impl Fn() -> bool,
     call: impl FnMut(u64) -> anyhow::Result<()>,
 ) -> anyhow::Result<Latencies> {
-    on_schedule(INTERVAL, (0..).take_while(|number| *number < 2 || goes_on()), 1, call)
+    on_schedule(INTERVAL_BESIDE, (0..).take_while(|number| *number < 2 || goes_on()), 1, call)
 }
 
 fn on_schedule(
