@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use protocol::time::Millis;
-use runtime::sqlite::{Connection, Db, FileLock, Guard, Reader, Writer};
+use runtime::sqlite::{Connection, Db, FileLock, Guard, Reader, System, Writer};
 pub use runtime::sqlite::{inspect_daily, note_damage};
 use rusqlite::OpenFlags;
 use tokio::sync::oneshot;
@@ -64,7 +64,7 @@ pub fn read<T>(path: &Path, job: impl FnOnce(&Connection) -> rusqlite::Result<T>
 
 /// Writes one consistent copy, compact, also while the daemon runs. It is on disk when this returns.
 pub fn back_up(path: &Path, to: &Path) -> anyhow::Result<()> {
-    Ok(runtime::sqlite::copy(&open_to_read(path)?, to)?)
+    Ok(runtime::sqlite::copy(&System, &open_to_read(path)?, to)?)
 }
 
 /// A database that nobody serves, opened to go into service again.
@@ -83,7 +83,7 @@ impl ToRestore {
             None if !path.exists() => bail!("{} does not exist: give --from with a backup", path.display()),
             None => None,
         };
-        let connection = runtime::sqlite::open_to_restore(path, SCHEMA)?;
+        let connection = runtime::sqlite::open_to_restore(&System, path, SCHEMA)?;
         Ok((Self { connection, _lock: lock }, kept))
     }
 
@@ -111,8 +111,8 @@ fn put_in_place(from: &Path, path: &Path, now: Millis) -> anyhow::Result<Option<
     let backup = open_to_read(from)?;
     runtime::sqlite::check(&backup, from, SCHEMA)
         .with_context(|| format!("{} cannot go into service", from.display()))?;
-    runtime::sqlite::prepare(&backup, path).with_context(|| format!("{} cannot be read", from.display()))?;
-    Ok(runtime::sqlite::replace(path, now)?)
+    runtime::sqlite::prepare(&System, &backup, path).with_context(|| format!("{} cannot be read", from.display()))?;
+    Ok(runtime::sqlite::replace(&System, path, now)?)
 }
 
 fn open_to_read(path: &Path) -> anyhow::Result<Connection> {

@@ -12,7 +12,9 @@ use protocol::number::Epoch;
 use protocol::wire::Position;
 use runtime::daemon::NEEDS_ATTENTION;
 use runtime::redis::{Channel, Keys};
-use runtime::sqlite::{Abort, Connection, OpenError, copy, copy_aside, in_transaction, open_file, prepare, replace};
+use runtime::sqlite::{
+    Abort, Connection, OpenError, System, copy, copy_aside, in_transaction, open_file, prepare, replace,
+};
 use tokio_util::io::ReaderStream;
 
 use crate::config::{Backup, Database, Export, Import, Restore, State, Status};
@@ -105,7 +107,7 @@ fn inspect(path: &Path, options: &Restore) -> anyhow::Result<Found> {
     if !is_there {
         return Ok(Found::Nothing);
     }
-    match runtime::sqlite::open_to_restore(path, ledger::SCHEMA) {
+    match runtime::sqlite::open_to_restore(&System, path, ledger::SCHEMA) {
         Err(OpenError::Corrupt { report, .. }) => {
             println!("The database is damaged ({}).", report.lines().next().unwrap_or_default());
             println!("What it had not sent cannot be read.");
@@ -121,11 +123,11 @@ fn inspect(path: &Path, options: &Restore) -> anyhow::Result<Found> {
 
 /// Puts a copy of a database in the place of what is at a path, which is kept. The caller holds the lock.
 fn put_in_place(database: &Connection, path: &Path) -> anyhow::Result<Connection> {
-    prepare(database, path)?;
-    if let Some(kept) = replace(path, runtime::clock::now())? {
+    prepare(&System, database, path)?;
+    if let Some(kept) = replace(&System, path, runtime::clock::now())? {
         println!("The database as it was is kept in {}.", kept.display());
     }
-    Ok(runtime::sqlite::open_to_restore(path, ledger::SCHEMA)?)
+    Ok(runtime::sqlite::open_to_restore(&System, path, ledger::SCHEMA)?)
 }
 
 /// The backup that is to go into service: this store's, whole, and understood.
@@ -275,7 +277,7 @@ fn open_to_read(database: &Database) -> anyhow::Result<Connection> {
 /// `store-agent backup`: one consistent copy, compact, on disk when this returns.
 pub fn backup(options: &Backup) -> anyhow::Result<()> {
     let connection = open_to_read(&options.database)?;
-    copy(&connection, &options.to)?;
+    copy(&System, &connection, &options.to)?;
     let head = ledger::cursor(&open_file(&options.to)?)?.id();
     println!(
         "{} holds the store up to {head}. It goes back only by `store-agent restore --from`.",

@@ -1,9 +1,10 @@
-//! A machine whose power fails again and again.
+//! A machine whose power fails again and again, whose processes are killed, whose disk is full, and whose syncs fail.
 //!
-//! **What is checked** after every cut, over the database opened in the production way: each operation that was answered
+//! **What is checked** after each, over the database opened in the production way: each operation that was answered
 //! while the power was on is there exactly once; the auditor finds no difference; and every table is, row for row, what
-//! a database in memory says that did the answered operations and no others, but that the group under way at the cut
-//! may be there as a whole. Callers then ask again for what they were not answered.
+//! a database in memory says that did the answered operations and no others, but that the group under way
+//! may be there as a whole. Callers then ask again for what they were not answered. A disk that is full or fails to sync is
+//! told to nobody as success, and is no reason why the next process does not serve.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,13 +13,13 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use futures_util::future::{join, join_all};
-use runtime::sqlite::{Abort, Error, Schema, Writer, memory, open_with};
+use runtime::sqlite::{Abort, Error, Schema, Writer, checkpoint_at, memory, open_on};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use tokio::runtime::Runtime;
 
 use crate::disk::Moment;
-use crate::{Dice, Disk, Mount, Syncs};
+use crate::{Dice, Disk, Fault, Mount, Syncs};
 
 const PATH: &str = "/data/shelfstream.db";
 /// Steps of the disk until the power goes, at most: some tens of commits.
@@ -50,11 +51,28 @@ pub trait Daemon {
     fn audit(connection: &Connection) -> rusqlite::Result<Vec<String>>;
 }
 
+/// How a life of a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The power goes.
+    Cut,
+    /// The process is killed. The system stays, and what it had not yet written.
+    Kill,
+    /// The disk is full.
+    Full,
+    /// A sync fails.
+    Sync,
+    /// A sync of the database fails, in a checkpoint.
+    SyncOfDatabase,
+}
+
 /// How a machine is set up.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
     /// How often its power fails.
     pub cuts: u64,
+    /// How the lives of its processes end, one of these each.
+    pub ends: &'static [End],
     /// Whether its disk's syncs do what they say.
     pub syncs: Syncs,
     /// Another `synchronous` than production's.
@@ -75,6 +93,10 @@ pub struct Report {
     pub in_stopping: u64,
     /// Stops without a cut.
     pub stops: u64,
+    /// Other ends of processes, by what ended them and where SQLite was then.
+    pub ends: BTreeMap<String, u64>,
+    /// Operations answered although the disk was full, since there was room for them.
+    pub answered_full: u64,
     /// Operations answered, not counting refusals.
     pub answered: u64,
     /// What they left, by the first word of its name.
@@ -102,6 +124,10 @@ impl std::ops::AddAssign for Report {
         self.in_opening += other.in_opening;
         self.in_stopping += other.in_stopping;
         self.stops += other.stops;
+        for (end, count) in other.ends {
+            *self.ends.entry(end).or_default() += count;
+        }
+        self.answered_full += other.answered_full;
         self.answered += other.answered;
         for (kind, count) in other.kinds {
             *self.kinds.entry(kind).or_default() += count;
@@ -120,8 +146,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} cuts ({} inside a commit, {} inside a checkpoint, {} while opening, {} while stopping), {} clean stops; \
-             {} operations answered ({} refused, {} commits of several), which left {:?}; \
+            "{} cuts ({} inside a commit, {} inside a checkpoint, {} while opening, {} while stopping), {} clean stops, \
+             other ends {:?}; \
+             {} operations answered ({} refused, {} commits of several, {} with a full disk), which left {:?}; \
              not answered: {} found, {} gone; \
              lost: {} answered operations in {} cuts, {} databases damaged",
             self.cuts,
@@ -130,9 +157,11 @@ impl fmt::Display for Report {
             self.in_opening,
             self.in_stopping,
             self.stops,
+            self.ends,
             self.answered,
             self.refused,
             self.groups,
+            self.answered_full,
             self.kinds,
             self.found,
             self.gone,
@@ -164,7 +193,7 @@ pub fn play<D: Daemon>(mount: &Mount, daemon: D, seed: u64, setup: Setup) -> Rep
         has_opened: false,
         report: Report::default(),
     };
-    while machine.report.cuts < setup.cuts && machine.report.losses == 0 {
+    while machine.report.cuts + machine.report.ends.values().sum::<u64>() < setup.cuts && machine.report.losses == 0 {
         machine.live();
     }
     machine.report
@@ -192,25 +221,33 @@ struct Machine<'a, D: Daemon> {
 type Answers = Vec<Result<Result<Vec<String>, String>, Error>>;
 
 impl<D: Daemon> Machine<'_, D> {
-    /// From an opening to the next cut or clean stop.
+    /// From an opening to the next cut, other end or clean stop.
     fn live(&mut self) {
         self.mount.insert(self.disk.clone());
+        let end = *self.dice.pick(self.setup.ends).expect("there is an end");
         let (chance, steps) = if self.has_opened { (10, 20) } else { (60, STEPS_OF_FIRST_OPENING) };
-        let armed = self.dice.chance(chance * 10).then(|| self.dice.below(steps));
+        let armed = self.dice.chance(chance * 10).then(|| (self.dice.below(steps), end));
+        let armed = armed.map(|(steps, end)| (steps, self.fault(end)));
         self.disk.arm(armed);
-        let opened = open_with(Some(self.mount.name()), Path::new(PATH), D::SCHEMA)
+        let opened = open_on(self.mount, Path::new(PATH), D::SCHEMA)
             .map_err(|error| error.to_string())
             .and_then(|connection| self.daemon.start(&connection).map(|()| connection));
         self.disk.arm(None);
         if !self.disk.is_on() {
             drop(opened);
             self.report.in_opening += 1;
-            return self.cut();
+            return self.after(end);
         }
-        let connection = match opened {
+        let mut connection = match opened {
             Ok(connection) => connection,
+            // It says so and does not serve; the next one does.
+            Err(why) if self.disk.landed().is_some() && !why.contains("damaged") => {
+                self.report.in_opening += 1;
+                return self.after(end);
+            }
             Err(why) => return self.damaged(&why),
         };
+        self.disk.free();
         self.has_opened = true;
         let again = std::mem::take(&mut self.under_way);
         if !self.is_as_answered(&connection, &again) {
@@ -219,15 +256,25 @@ impl<D: Daemon> Machine<'_, D> {
         if let Some(mode) = self.setup.synchronous {
             connection.pragma_update(None, "synchronous", mode).expect("a mode of SQLite's");
         }
-        self.work(connection, again);
+        // Production's is 1,000 pages, which hardly any of these short lives would fill.
+        let pages = self.dice.pick(&[None, Some(1), Some(4), Some(16), Some(64)]).copied().flatten();
+        if let Some(pages) = pages {
+            checkpoint_at(&mut connection, pages).expect("a number of pages");
+        }
+        self.work(connection, again, end);
     }
 
-    /// Serves until the power goes or the daemon is stopped.
-    fn work(&mut self, connection: Connection, again: Vec<D::Operation>) {
-        // Production's is 1,000 pages, which hardly any of these short lives would fill.
-        if let Some(Some(pages)) = self.dice.pick(&[None, Some(1), Some(4), Some(16), Some(64)]).copied() {
-            connection.pragma_update(None, "wal_autocheckpoint", pages).expect("a number of pages");
+    fn fault(&mut self, end: End) -> Fault {
+        match end {
+            End::Cut | End::Kill => Fault::Off,
+            End::Full => Fault::Full { everywhere: self.dice.chance(500) },
+            End::Sync => Fault::Sync { of_database: false },
+            End::SyncOfDatabase => Fault::Sync { of_database: true },
         }
+    }
+
+    /// Serves until the process ends or is stopped.
+    fn work(&mut self, connection: Connection, again: Vec<D::Operation>, end: End) {
         // So little room that pages of a transaction go to the log before it is committed.
         if self.dice.chance(200) {
             connection.pragma_update(None, "cache_size", 8).expect("a number of pages");
@@ -236,13 +283,14 @@ impl<D: Daemon> Machine<'_, D> {
         // Someone who reads keeps checkpoints from finishing and the log from starting over.
         let mut reader = self.dice.chance(300).then(|| self.reader());
         let steps = self.dice.below(STEPS);
-        self.disk.arm(Some(steps));
+        let fault = self.fault(end);
+        self.disk.arm(Some((steps, fault)));
         let mut next = (!again.is_empty() && self.dice.chance(800)).then_some(again);
         let stops = loop {
             let size = if self.dice.chance(400) { 1 } else { 1 + self.dice.below(GROUP) };
             let group = next.take().unwrap_or_else(|| self.daemon.plan(&self.known, size, &mut self.dice));
             let answers = self.runtime.block_on(ask::<D>(&writer, &group));
-            if !self.disk.is_on() {
+            if !self.disk.is_on() || self.is_refused_by_disk(&answers) {
                 self.under_way = group;
                 break false;
             }
@@ -256,23 +304,72 @@ impl<D: Daemon> Machine<'_, D> {
             if self.dice.chance(30) {
                 break true;
             }
+            if self.disk.is_full() && self.dice.chance(50) {
+                self.disk.free();
+            }
         };
-        drop(reader);
-        drop(writer);
-        let result = self.runtime.block_on(ended).expect("the writer does not panic");
+        // One that ends because of its disk ends in its own way, whoever reads.
+        let result = if stops || !self.disk.is_on() {
+            drop((reader, writer));
+            self.runtime.block_on(ended)
+        } else {
+            let result = self.runtime.block_on(ended);
+            drop((reader, writer));
+            result
+        };
+        let result = result.expect("the writer does not panic");
         self.disk.wait_closed();
         match (stops, self.disk.is_on()) {
-            (true, true) => {
-                result.expect("the power is on");
+            (true, true) if result.is_ok() => {
                 self.disk.arm(None);
+                self.disk.free();
                 self.report.stops += 1;
+            }
+            (true, true) => {
+                assert!(self.disk.landed().is_some(), "seed {}: {result:?}", self.seed);
+                self.after(end);
             }
             (true, false) => {
                 self.report.in_stopping += 1;
-                self.cut();
+                self.after(end);
             }
-            (false, _) => self.cut(),
+            (false, is_on) => {
+                assert!(!is_on || result.is_err(), "seed {}: it goes on", self.seed);
+                self.after(end);
+            }
         }
+    }
+
+    /// Whether the disk has failed, and nobody was told that anything was done.
+    fn is_refused_by_disk(&self, answers: &Answers) -> bool {
+        let refused = answers.iter().filter(|answer| answer.is_err()).count();
+        if refused == 0 {
+            return false;
+        }
+        let is_all = refused == answers.len();
+        assert!(is_all && self.disk.landed().is_some(), "seed {}: {answers:?} {:?}", self.seed, self.disk.landed());
+        true
+    }
+
+    /// What comes after a process that has ended.
+    fn after(&mut self, end: End) {
+        if end == End::Cut {
+            return self.cut();
+        }
+        let landed = self.disk.landed();
+        // Sometimes the power goes at once.
+        let moment = if end != End::Kill && self.dice.chance(300) {
+            let (disk, moment) = self.disk.cut(&mut self.dice);
+            self.disk = disk;
+            self.report.cuts += 1;
+            moment
+        } else {
+            let (disk, moment) = self.disk.restart(&mut self.dice);
+            self.disk = disk;
+            moment
+        };
+        let moment = landed.map_or(moment, |(_, moment)| moment);
+        *self.report.ends.entry(format!("{end:?} {moment:?}")).or_default() += 1;
     }
 
     fn reader(&self) -> Connection {
@@ -294,6 +391,7 @@ impl<D: Daemon> Machine<'_, D> {
         }
         let new = self.answered.len() - before;
         self.report.answered += new as u64;
+        self.report.answered_full += if self.disk.is_full() { new as u64 } else { 0 };
         self.report.refused += (group.len() - new) as u64;
         self.report.groups += u64::from(new > 1);
     }
@@ -349,7 +447,9 @@ impl<D: Daemon> Machine<'_, D> {
     }
 
     fn wrong(&mut self, what: &str) {
-        let is_production = self.setup.syncs == Syncs::Honest && self.setup.synchronous.is_none();
+        let Setup { syncs, synchronous, .. } = self.setup;
+        let is_honest = syncs == Syncs::Honest && synchronous.is_none();
+        let is_production = is_honest && !self.mount.leaves_logs();
         assert!(!is_production, "seed {}, after cut {}: {what}", self.seed, self.report.cuts);
         self.report.losses += 1;
     }
@@ -374,7 +474,7 @@ async fn ask<D: Daemon>(writer: &Writer, group: &[D::Operation]) -> Answers {
 }
 
 /// Does a group in memory, as the writer does.
-fn apply<D: Daemon>(known: &Connection, group: &[D::Operation]) -> Vec<Result<Vec<String>, String>> {
+pub(crate) fn apply<D: Daemon>(known: &Connection, group: &[D::Operation]) -> Vec<Result<Vec<String>, String>> {
     let one = |operation| {
         known.execute_batch("savepoint job")?;
         let result = match D::perform(operation, known) {
@@ -395,7 +495,7 @@ fn apply<D: Daemon>(known: &Connection, group: &[D::Operation]) -> Vec<Result<Ve
 }
 
 /// A fingerprint of each table.
-fn tables(connection: &Connection) -> BTreeMap<String, u64> {
+pub(crate) fn tables(connection: &Connection) -> BTreeMap<String, u64> {
     let read = || -> rusqlite::Result<BTreeMap<String, u64>> {
         let names: Vec<String> = connection
             .prepare("select name from sqlite_schema where type = 'table' order by name")?

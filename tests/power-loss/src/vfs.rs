@@ -15,13 +15,14 @@ use std::sync::{Arc, Mutex};
 
 use rusqlite::ffi;
 
-use crate::disk::{Disk, OpenFile, Role};
+use crate::disk::{Disk, Failed, OpenFile, Role};
 use crate::shm::Wanted;
 
 /// A name under which SQLite finds a disk, which may be changed for another while no database is open on it.
 pub struct Mount {
     name: &'static str,
     disk: &'static Mutex<Arc<Disk>>,
+    leaves_logs: bool,
 }
 
 impl Mount {
@@ -47,12 +48,26 @@ impl Mount {
         // SAFETY: the table is complete and leaked, hence valid for ever; registering is serialised within SQLite.
         let code = unsafe { ffi::sqlite3_vfs_register(Box::leak(Box::new(vfs)), 0) };
         assert_eq!(code, ffi::SQLITE_OK, "SQLite takes a VFS");
-        Self { name, disk }
+        Self { name, disk, leaves_logs: false }
+    }
+
+    /// What would be written once more is left as it is: for showing that the test would notice.
+    pub fn leaving_logs(self) -> Self {
+        Self { leaves_logs: true, ..self }
+    }
+
+    pub(crate) fn leaves_logs(&self) -> bool {
+        self.leaves_logs
     }
 
     /// The name for SQLite.
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// The disk that is there now.
+    pub(crate) fn disk(&self) -> Arc<Disk> {
+        self.disk.lock().expect("no thread panics").clone()
     }
 
     /// What is opened from now on is on this disk. Files that are open stay on theirs.
@@ -142,7 +157,8 @@ unsafe extern "C" fn open(
     // SAFETY: the VFS is ours, and a file's name ends with a zero byte or is null.
     let (disk, name) = unsafe { (disk(vfs), text(name)) };
     let name = name.filter(|_| role != Role::Temporary);
-    match disk.open(name, role, flags & ffi::SQLITE_OPEN_CREATE != 0) {
+    let has = |flag| flags & flag != 0;
+    match disk.open(name, role, has(ffi::SQLITE_OPEN_CREATE), has(ffi::SQLITE_OPEN_READONLY)) {
         Ok(opened) => {
             // SAFETY: as above; the flags go out where SQLite wants them, which may be nowhere.
             unsafe {
@@ -227,7 +243,11 @@ unsafe extern "C" fn write(
 ) -> c_int {
     // SAFETY: the file is open, and `from` has `length` bytes.
     let (file, from) = unsafe { (opened(file), std::slice::from_raw_parts(from.cast::<u8>(), length as usize)) };
-    file.write(at as usize, from).map_or(ffi::SQLITE_IOERR_WRITE, |()| ffi::SQLITE_OK)
+    match file.write(at as usize, from) {
+        Ok(()) => ffi::SQLITE_OK,
+        Err(Failed::Full) => ffi::SQLITE_FULL,
+        Err(_) => ffi::SQLITE_IOERR_WRITE,
+    }
 }
 
 unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, length: ffi::sqlite3_int64) -> c_int {

@@ -4,13 +4,12 @@
 //! finished has another name. Whenever a process dies or the power fails while a database is replaced, its path holds
 //! the old one whole or the new one, or it is refused; and the old one is kept whole.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::open::{INCOMING, beside, folder, mark_as_copy};
-use super::read_only;
+use super::open::{INCOMING, beside, connect_plainly, folder, mark_as_copy};
+use super::{Files, System, read_only};
 use protocol::time::Millis;
 
 /// Behind the name of a copy while it is written.
@@ -52,23 +51,28 @@ pub enum CopyError {
 }
 
 /// Writes a copy of one moment's state, also while another process writes to the database.
-pub fn copy(connection: &Connection, to: &Path) -> Result<(), CopyError> {
-    if to.exists() {
+pub fn copy(files: &dyn Files, connection: &Connection, to: &Path) -> Result<(), CopyError> {
+    if is_there(files, to)? {
         return Err(CopyError::Exists(to.into()));
     }
-    write(connection, to)
+    write(files, connection, to)
 }
 
-fn write(connection: &Connection, to: &Path) -> Result<(), CopyError> {
+fn write(files: &dyn Files, connection: &Connection, to: &Path) -> Result<(), CopyError> {
     let writing = beside(to, WRITING);
     let name = writing.to_str().ok_or_else(|| CopyError::Name(to.into()))?;
     let sqlite = |error| CopyError::Sqlite { path: to.into(), error };
-    Step::Remove(writing.clone()).carry_out()?;
+    Step::Remove(writing.clone()).carry_out(files)?;
     connection.execute("vacuum into ?1", [name]).map_err(sqlite)?;
-    mark_as_copy(&Connection::open(&writing).map_err(sqlite)?).map_err(sqlite)?;
-    Step::Sync(writing.clone()).carry_out()?;
-    Step::Rename(writing, to.into()).carry_out()?;
-    Step::Sync(folder(to).into()).carry_out()
+    mark_as_copy(&connect_plainly(files, &writing).map_err(sqlite)?).map_err(sqlite)?;
+    Step::Sync(writing.clone()).carry_out(files)?;
+    Step::Rename(writing, to.into()).carry_out(files)?;
+    Step::Sync(folder(to).into()).carry_out(files)
+}
+
+fn is_there(files: &dyn Files, path: &Path) -> Result<bool, CopyError> {
+    let length = files.length(path).map_err(|error| CopyError::Io { path: path.into(), error })?;
+    Ok(length.is_some())
 }
 
 /// Keeps a database as it is under a name beside it, before something is done that cannot be taken back. One that was kept
@@ -80,40 +84,40 @@ pub fn copy_aside(
     is_same: impl Fn(&Connection) -> rusqlite::Result<bool>,
 ) -> Result<PathBuf, CopyError> {
     let is_as_now = |kept: &PathBuf| read_only(kept).and_then(|kept| is_same(&kept)).unwrap_or(false);
-    if let Some(kept) = kept(path)?.into_iter().find(is_as_now) {
+    if let Some(kept) = kept(&System, path)?.into_iter().find(is_as_now) {
         return Ok(kept);
     }
     let kept = aside(path, now);
-    copy(connection, &kept)?;
+    copy(&System, connection, &kept)?;
     Ok(kept)
 }
 
 /// Makes a copy wait to take the place of the database at a path. The caller holds the lock of that.
-pub fn prepare(connection: &Connection, path: &Path) -> Result<PathBuf, CopyError> {
+pub fn prepare(files: &dyn Files, connection: &Connection, path: &Path) -> Result<PathBuf, CopyError> {
     let incoming = beside(path, INCOMING);
-    write(connection, &incoming)?;
+    write(files, connection, &incoming)?;
     Ok(incoming)
 }
 
 /// Puts the copy that waits in the place of the database, damaged or not, which is kept under another name. The caller
 /// holds the lock. If this did not come to its end it is done again from [`prepare`].
-pub fn replace(path: &Path, now: Millis) -> Result<Option<PathBuf>, CopyError> {
-    let was_there = path.exists();
+pub fn replace(files: &dyn Files, path: &Path, now: Millis) -> Result<Option<PathBuf>, CopyError> {
+    let was_there = is_there(files, path)?;
     let kept = aside(path, now);
-    for step in steps(path, &kept)? {
-        step.carry_out()?;
+    for step in steps(files, path, &kept)? {
+        step.carry_out(files)?;
     }
     Ok(was_there.then_some(kept))
 }
 
 /// The log is kept before the database, so that one without its newest writes is never found under either name.
-fn steps(path: &Path, kept: &Path) -> Result<Vec<Step>, CopyError> {
+fn steps(files: &dyn Files, path: &Path, kept: &Path) -> Result<Vec<Step>, CopyError> {
     let (log, directory) = (beside(path, LOG), Step::Sync(folder(path).into()));
     let mut steps = Vec::new();
-    if path.exists() {
-        steps.extend(log.exists().then(|| Step::Keep(log.clone(), beside(kept, LOG))));
+    if is_there(files, path)? {
+        steps.extend(is_there(files, &log)?.then(|| Step::Keep(log.clone(), beside(kept, LOG))));
         steps.extend([Step::Keep(path.into(), kept.into()), directory.clone(), Step::Remove(path.into())]);
-    } else if !is_kept(path, &log)? {
+    } else if !is_kept(files, path, &log)? {
         return Err(CopyError::LeftBehind(log));
     }
     // What is left of the old one must be gone before the new one is there: SQLite would take it for the new one's.
@@ -123,28 +127,25 @@ fn steps(path: &Path, kept: &Path) -> Result<Vec<Step>, CopyError> {
 }
 
 /// Whether a log has nothing in it that is not kept: an earlier attempt came as far as that.
-fn is_kept(path: &Path, log: &Path) -> Result<bool, CopyError> {
-    let content = match std::fs::read(log) {
+fn is_kept(files: &dyn Files, path: &Path, log: &Path) -> Result<bool, CopyError> {
+    let content = match files.read(log) {
         Ok(content) if !content.is_empty() => content,
         _ => return Ok(true),
     };
-    let kept = kept(path)?;
-    Ok(kept.iter().any(|kept| std::fs::read(beside(kept, LOG)).is_ok_and(|kept| kept == content)))
+    let kept = kept(files, path)?;
+    Ok(kept.iter().any(|kept| files.read(&beside(kept, LOG)).is_ok_and(|kept| kept == content)))
 }
 
 /// Databases kept beside a path.
-fn kept(path: &Path) -> Result<Vec<PathBuf>, CopyError> {
+fn kept(files: &dyn Files, path: &Path) -> Result<Vec<PathBuf>, CopyError> {
     let io = |error| CopyError::Io { path: folder(path).into(), error };
     let beginning = beside(path, KEPT);
     let of_this = |name: &Path| {
         let (name, beginning) = (name.file_name()?.to_str()?, beginning.file_name()?.to_str()?);
         name.strip_prefix(beginning)?.parse::<i64>().ok()
     };
-    let mut found = Vec::new();
-    for file in std::fs::read_dir(folder(path)).map_err(io)? {
-        let file = file.map_err(io)?.path();
-        found.extend(of_this(&file).map(|_| file));
-    }
+    let mut found = files.list(folder(path)).map_err(io)?;
+    found.retain(|file| of_this(file).is_some());
     Ok(found)
 }
 
@@ -166,23 +167,18 @@ enum Step {
 }
 
 impl Step {
-    fn carry_out(&self) -> Result<(), CopyError> {
+    fn carry_out(&self, files: &dyn Files) -> Result<(), CopyError> {
         let (path, result) = match self {
-            Self::Keep(from, to) => (from, std::fs::hard_link(from, to).or_else(|_| duplicate(from, to))),
-            Self::Remove(path) => (path, std::fs::remove_file(path)),
-            Self::Rename(from, to) => (from, std::fs::rename(from, to)),
-            Self::Sync(path) => (path, File::open(path).and_then(|file| file.sync_all())),
+            Self::Keep(from, to) => (from, files.keep(from, to)),
+            Self::Remove(path) => (path, files.remove(path)),
+            Self::Rename(from, to) => (from, files.rename(from, to)),
+            Self::Sync(path) => (path, files.sync(path)),
         };
         match result {
             Err(error) if matches!(self, Self::Remove(_)) && error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(|error| CopyError::Io { path: path.clone(), error }),
         }
     }
-}
-
-fn duplicate(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::copy(from, to)?;
-    File::open(to)?.sync_all()
 }
 
 #[cfg(test)]
@@ -249,16 +245,16 @@ mod tests {
     fn a_crash_at_any_point_of_a_replacement_loses_nothing_and_opens_nothing_old() {
         let all = {
             let folder = Folder::new("count");
-            steps(&folder.killed(), Path::new("kept")).expect("is planned").len()
+            steps(&System, &folder.killed(), Path::new("kept")).expect("is planned").len()
         };
         assert_eq!(all, 10);
         for done in 0..=all {
             let folder = Folder::new(&format!("crash-{done}"));
             let path = folder.killed();
-            prepare(&new(), &path).expect("is prepared");
+            prepare(&System, &new(), &path).expect("is prepared");
             let first = aside(&path, NOW);
-            for step in steps(&path, &first).expect("is planned").iter().take(done) {
-                step.carry_out().expect("works");
+            for step in steps(&System, &path, &first).expect("is planned").iter().take(done) {
+                step.carry_out(&System).expect("works");
             }
             match open(&path, SCHEMA) {
                 Ok((connection, _lock)) => assert_eq!(rows(&connection), [1, 2], "after {done} steps"),
@@ -266,11 +262,11 @@ mod tests {
                 Err(error) => panic!("after {done} steps: {error}"),
             }
             // Again, from the beginning.
-            prepare(&new(), &path).expect("is prepared");
-            replace(&path, NOW.plus(1)).expect("works");
-            let connection = open_to_restore(&path, SCHEMA).expect("opens");
+            prepare(&System, &new(), &path).expect("is prepared");
+            replace(&System, &path, NOW.plus(1)).expect("works");
+            let connection = open_to_restore(&System, &path, SCHEMA).expect("opens");
             assert_eq!(rows(&connection), [3], "after {done} steps");
-            let kept = kept(&path).expect("reads");
+            let kept = kept(&System, &path).expect("reads");
             let is_whole = |path: &PathBuf| Connection::open(path).is_ok_and(|old| rows(&old) == [1, 2]);
             let is_new = |path: &PathBuf| Connection::open(path).is_ok_and(|old| rows(&old) == [3]);
             assert!(kept.iter().any(is_whole), "after {done} steps");
@@ -283,8 +279,8 @@ mod tests {
         let folder = Folder::new("log");
         let path = folder.killed();
         std::fs::remove_file(&path).expect("removes");
-        prepare(&new(), &path).expect("is prepared");
-        assert!(matches!(replace(&path, NOW), Err(CopyError::LeftBehind(_))));
+        prepare(&System, &new(), &path).expect("is prepared");
+        assert!(matches!(replace(&System, &path, NOW), Err(CopyError::LeftBehind(_))));
         assert!(beside(&path, LOG).exists());
     }
 
@@ -294,14 +290,14 @@ mod tests {
         let path = folder.killed();
         let backup = folder.0.join("backup.db");
         let (connection, lock) = open(&path, SCHEMA).expect("opens");
-        copy(&connection, &backup).expect("is written");
-        assert!(matches!(copy(&connection, &backup), Err(CopyError::Exists(_))));
+        copy(&System, &connection, &backup).expect("is written");
+        assert!(matches!(copy(&System, &connection, &backup), Err(CopyError::Exists(_))));
         drop((connection, lock));
         assert!(open(&path, SCHEMA).is_ok(), "the database itself has no mark");
         let refused = open(&backup, SCHEMA).expect_err("is a copy").to_string();
         assert!(refused.contains("restore"), "{refused}");
         // A copy of it is one, too, and an upgrade does not change that.
-        let restored = open_to_restore(&backup, LATER).expect("opens");
+        let restored = open_to_restore(&System, &backup, LATER).expect("opens");
         assert!(matches!(open(&backup, LATER), Err(OpenError::Copy(_))));
         let transaction = restored.unchecked_transaction().expect("begins");
         put_in_service(&transaction, LATER).expect("writes");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ffi};
 
+use super::System;
 use super::open::beside;
 
 /// A database's files as they were opened. A file that is deleted or replaced stays open, and SQLite goes on writing to
@@ -40,7 +41,7 @@ impl Guard {
     /// Writes what the open files hold under a name beside them: nobody can reach it otherwise once the process ends.
     pub(super) fn rescue(&self, connection: &Connection) {
         let kept = beside(&self.path, &format!(".rescued-{}", crate::clock::now().0));
-        match super::copy(connection, &kept) {
+        match super::copy(&System, connection, &kept) {
             Ok(()) => tracing::error!("what the open database held is kept in {}", kept.display()),
             Err(error) => tracing::error!(%error, "what the open database held cannot be kept"),
         }

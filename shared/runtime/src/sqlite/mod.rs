@@ -9,6 +9,7 @@ mod columns;
 mod copy;
 mod db;
 mod error;
+mod files;
 mod guard;
 mod inspection;
 pub mod labels;
@@ -20,11 +21,12 @@ pub use columns::{DigestColumn, HashColumn, NumberColumn, cursor_at, id_at, line
 pub use copy::{CopyError, copy, copy_aside, prepare, replace};
 pub use db::Db;
 pub use error::Error;
+pub use files::{Files, System};
 pub use guard::Guard;
 pub use inspection::inspect_daily;
 pub use open::{
-    FileLock, OpenError, Schema, check, lock, memory, note_damage, open, open_file, open_to_restore, open_with,
-    put_in_service, read_only,
+    FileLock, OpenError, Schema, check, checkpoint_at, lock, memory, note_damage, open, open_file, open_on,
+    open_to_restore, put_in_service, read_only,
 };
 pub use reader::Reader;
 pub use writer::{Abort, Writer};

@@ -4,10 +4,16 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::hooks::Wal;
+use rusqlite::{Connection, OpenFlags, ffi};
+
+use super::{Files, System};
 
 /// SQLite before this version could corrupt a WAL database on checkpoint.
 const SQLITE_LEAST: i32 = 3_051_003;
+/// Pages in the write-ahead log at which they are copied into the database: 4 MiB, seldom enough for group commits, small
+/// enough to be quick.
+const CHECKPOINT_AT: u32 = 1_000;
 /// Prepared statements kept for each connection.
 const STATEMENTS: usize = 128;
 /// A database up to this size, bytes, is checked page by page when it is opened, which takes a fraction of a second; a
@@ -127,32 +133,48 @@ pub struct FileLock {
 /// Locks, opens, checks and migrates a database that is to be served. The connection is the one that writes.
 pub fn open(path: &Path, schema: Schema) -> Result<(Connection, FileLock), OpenError> {
     let lock = lock(path)?;
-    let connection = open_to_restore(path, schema)?;
+    Ok((open_on(&System, path, schema)?, lock))
+}
+
+/// As [`open`], on any file system, for one who has the lock or needs none.
+pub fn open_on(files: &dyn Files, path: &Path, schema: Schema) -> Result<Connection, OpenError> {
+    let connection = open_to_restore(files, path, schema)?;
     if schema.is_copy(application_id(&connection).map_err(|error| sort(path, error))?) {
         return Err(OpenError::Copy(path.into()));
     }
-    Ok((connection, lock))
+    Ok(connection)
 }
 
-/// As [`open`], for a restore that holds the lock: a copy is opened as well.
-pub fn open_to_restore(path: &Path, schema: Schema) -> Result<Connection, OpenError> {
+/// As [`open_on`], for a restore: a copy is opened as well.
+pub fn open_to_restore(files: &dyn Files, path: &Path, schema: Schema) -> Result<Connection, OpenError> {
     if rusqlite::version_number() < SQLITE_LEAST {
         return Err(OpenError::OldSqlite(rusqlite::version()));
     }
     let (wal, incoming) = (beside(path, "-wal"), beside(path, INCOMING));
-    let length = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-    if length(path) == 0 && incoming.exists() {
+    let length = |path: &Path| files.length(path).map_err(|error| OpenError::Io { path: path.into(), error });
+    let is_empty = length(path)?.unwrap_or(0) == 0;
+    if is_empty && length(&incoming)?.is_some() {
         return Err(OpenError::Unfinished { path: path.into(), incoming });
     }
-    if length(path) == 0 && length(&wal) > 0 {
-        return Err(OpenError::LeftBehind { path: path.into(), wal });
+    if length(&wal)?.unwrap_or(0) > 0 {
+        if is_empty {
+            return Err(OpenError::LeftBehind { path: path.into(), wal });
+        }
+        make_durable(files, &wal)?;
     }
     let was_damaged = beside(path, DAMAGED);
-    let connection = open_checked(None, path, schema, was_damaged.exists())?;
-    match std::fs::remove_file(&was_damaged) {
+    let connection = open_checked(files, path, schema, length(&was_damaged)?.is_some())?;
+    match files.remove(&was_damaged) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(OpenError::Io { path: was_damaged, error }),
         _ => Ok(connection),
     }
+}
+
+/// A process that was killed, or that a sync failed, has left a log of which the system shows more than is on disk; after a
+/// sync that failed it never writes that by itself. Whoever is answered out of it, or builds on it, must find it again after
+/// a loss of power, so it is written once more before anyone reads it.
+fn make_durable(files: &dyn Files, wal: &Path) -> Result<(), OpenError> {
+    files.rewrite(wal).and_then(|()| files.sync(folder(wal))).map_err(|error| OpenError::Io { path: wal.into(), error })
 }
 
 /// Whether a copy can go into service: whole, of this kind, and not written by a newer version.
@@ -202,16 +224,10 @@ pub(super) fn folder(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Opens, checks and migrates a database through the SQLite file system (VFS) that is registered under a name; none: the
-/// operating system's. Takes no lock: a daemon calls [`open`], this is for tests that bring a disk of their own.
-pub fn open_with(vfs: Option<&str>, path: &Path, schema: Schema) -> Result<Connection, OpenError> {
-    open_checked(vfs, path, schema, false)
-}
-
 /// `suspect`: every page is looked at, however many there are.
-fn open_checked(vfs: Option<&str>, path: &Path, schema: Schema, suspect: bool) -> Result<Connection, OpenError> {
+fn open_checked(files: &dyn Files, path: &Path, schema: Schema, suspect: bool) -> Result<Connection, OpenError> {
     let sqlite = |error| sort(path, error);
-    let mut connection = connect(vfs, path).map_err(sqlite)?;
+    let mut connection = connect(files, path).map_err(sqlite)?;
     if suspect || size(&connection).map_err(sqlite)? <= CHECKED_WHOLE {
         quick_check(&connection, path, "1")?;
     }
@@ -265,24 +281,56 @@ pub fn open_file(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn connect(vfs: Option<&str>, path: &Path) -> rusqlite::Result<Connection> {
-    let connection = match vfs {
-        Some(vfs) => Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs)?,
-        None => Connection::open(path)?,
-    };
-    connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+fn connect(files: &dyn Files, path: &Path) -> rusqlite::Result<Connection> {
+    let mut connection = connect_plainly(files, path)?;
+    // SQLite commits the switch behind the row that names the mode, so whether it has failed shows only in the next step. In
+    // another mode a commit is answered before the end of its journal is on disk, and a loss of power can take it back.
+    let mode = connection
+        .prepare("pragma journal_mode = wal")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<String>>>()?;
+    if mode != ["wal"] {
+        let why = format!("its journal mode stays {mode:?}");
+        return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR), Some(why)));
+    }
     connection.pragma_update(None, "synchronous", "full")?;
     settle(&connection)?;
+    checkpoint_at(&mut connection, CHECKPOINT_AT)?;
     Ok(connection)
+}
+
+/// Opens a file with SQLite's own settings.
+pub(super) fn connect_plainly(files: &dyn Files, path: &Path) -> rusqlite::Result<Connection> {
+    match files.vfs() {
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs),
+        None => Connection::open(path),
+    }
+}
+
+/// Copies the log into the database behind each commit that leaves so many pages in it, or more.
+///
+/// SQLite does that by itself, but says nothing if it fails, and tries again at the next commit. Of a sync that failed that
+/// is too late: what a checkpoint before had written, and nobody had synced, may be lost, and the next one takes it for
+/// done and lets the log be overwritten. So the commit fails, and the process starts again from the log. Of a full disk
+/// nothing is lost: all of it is still in the log.
+pub fn checkpoint_at(connection: &mut Connection, pages: u32) -> rusqlite::Result<()> {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
+    connection.wal_hook(Some(move |log: &mut Wal, written: i32| {
+        if written.unsigned_abs() < pages {
+            return Ok(());
+        }
+        match log.checkpoint() {
+            Err(error) if matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked | DiskFull)) => Ok(()),
+            result => result,
+        }
+    }))
 }
 
 fn settle(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     plan_once(connection)?;
-    connection.pragma_update(None, "foreign_keys", true)?;
-    // A checkpoint each 4 MiB: seldom enough for group commits, small enough to be quick.
-    connection.pragma_update(None, "wal_autocheckpoint", 1_000)
+    connection.pragma_update(None, "foreign_keys", true)
 }
 
 /// A prepared statement keeps its plan. Else SQLite plans some of them anew for each value that is bound, which takes more than

@@ -4,6 +4,7 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
 use tokio::sync::oneshot;
 
@@ -120,6 +121,11 @@ impl Writer {
                 let result = run(&connection, guard.as_ref(), &queue, &committed);
                 // Whoever waits hears at once that it stopped.
                 drop(queue);
+                if result.is_err() {
+                    // Closing it would try once more what has failed. A second sync may say of what the first one has
+                    // lost that it is on disk, and SQLite would delete the log that still has it.
+                    let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+                }
                 if let Some(guard) = guard.filter(|guard| guard.check().is_err()) {
                     guard.rescue(&connection);
                     // Closing it would delete what stands at the path of its log, which may be another database's.
