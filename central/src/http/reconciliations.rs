@@ -29,13 +29,11 @@ use utoipa_axum::routes;
 use super::views::{CommandView, LineView, as_of};
 use super::write::{Headers, about, key_of};
 use super::{App, Shared};
-use crate::promises::reconciliations::{Comparing, Comparison, Different, Refusal};
-use crate::storage::{Connection, JobResult, commands, reconciliations, stores};
+use crate::promises::reconciliations::{Compared, Comparison, Different, NotComparable, Refusal, compare};
+use crate::storage::{Abort, Connection, commands, reconciliations};
 
 /// Products in a list, at most.
 const LINES_MAX: usize = 100_000;
-/// Entries of a store's ledger since the count that are added up, at most.
-const MOVES_MAX: u64 = 1_000_000;
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(reconcile))
@@ -218,7 +216,8 @@ async fn reconcile(
         if app.known(&store_id).await?.retired {
             return Err(Problem::new(Code::StoreRetired).with("storeId", store_id.as_str()));
         }
-        return app.compare(store_id, list, counted_at, &prefer).await?.answer(None).await;
+        let compared = app.compare(store_id, list, counted_at, &prefer).await?;
+        return app.answer_compared(compared, None).await;
     }
 
     let key = key_of(&write, &json);
@@ -226,18 +225,17 @@ async fn reconcile(
         return app.reconciled(&record.target, &prefer, None).await;
     }
     let (_, reading) = app.reachable(&store_id).await?;
-    let compared = app.compare(store_id, list, counted_at.clone(), &prefer).await?;
+    let compared = app.compare(store_id, list, counted_at, &prefer).await?;
     if compared.comparison.different.is_empty() {
         // Perhaps because the same request, sent twice, has been done meanwhile.
         return match app.replay(key.as_ref()).await? {
             Some(record) => app.reconciled(&record.target, &prefer, None).await,
-            None => compared.answer(None).await,
+            None => app.answer_compared(compared, None).await,
         };
     }
-    let at = counted_at.map(|_| &compared.position);
-    let command = compared.comparison.command(at, about(write, Some(source.0)));
-    let command = command.map_err(|refusal| compared.refused(&refusal))?;
-    let asked_of = compared.position.clone();
+    let command = compared.command(about(write, Some(source.0)));
+    let command = command.map_err(|refusal| refused(&compared, &refusal))?;
+    let asked_of = compared.position();
     let judge =
         move |connection: &Connection| match reconciliations::is_counting(connection, &asked_of.store, asked_of.at)? {
             true => {
@@ -245,20 +243,12 @@ async fn reconcile(
             }
             false => Ok(()),
         };
-    let written = app.ask(compared.position.store.clone(), reading, command, key, judge).await?;
+    let written = app.ask(compared.store.id.clone(), reading, command, key, judge).await?;
     app.reconciled(&written.target, &prefer, written.value.map(|()| compared)).await
 }
 
 fn not_a_position() -> Problem {
     Problem::invalid("/countedAt", "must be a position of this store's ledger, in its present epoch")
-}
-
-/// A comparison, and of what.
-struct Compared {
-    comparison: Comparison,
-    /// Where the view stood.
-    position: Position,
-    as_of: Millis,
 }
 
 impl App {
@@ -273,41 +263,12 @@ impl App {
         if let Some(position) = &counted_at {
             self.caught_up(&[position.to_string()], prefer).await?;
         }
-        let app = self.clone();
-        self.db.scan(move |connection| app.compared(connection, &store_id, &list, counted_at.as_ref())).await?
-    }
-
-    fn compared(
-        &self,
-        connection: &Connection,
-        store_id: &StoreId,
-        list: &BTreeMap<ProductId, i64>,
-        counted_at: Option<&Position>,
-    ) -> JobResult<Result<Compared>> {
-        let Some(store) = stores::find(connection, store_id)? else { return Ok(Err(Problem::new(Code::UnknownStore))) };
-        if !store.complete {
-            return Ok(Err(Problem::new(Code::NotCaughtUp).detail("the store's state has not arrived in full")));
-        }
-        let state = store.state.id();
-        let mut moved = Default::default();
-        if let Some(Position { at, .. }) = counted_at {
-            if at.epoch != state.epoch || *at > state {
-                return Ok(Err(not_a_position()));
-            }
-            if state.seq - at.seq > MOVES_MAX {
-                return Ok(Err(Problem::invalid(
-                    "/countedAt",
-                    "must be among the last 1,000,000 entries of the store's ledger",
-                )));
-            }
-            moved = reconciliations::moved_since(connection, &store, *at)?;
-        }
-        let mut comparing = Comparing::new(list, &moved);
-        reconciliations::quantities(connection, store.stock, |product, quantity, is_shown| {
-            comparing.product(product, quantity, is_shown);
-        })?;
-        let as_of = as_of(self, &store);
-        Ok(Ok(Compared { comparison: comparing.finish(), position: Position { store: store.id, at: state }, as_of }))
+        let compare = move |connection: &Connection| match compare(connection, &store_id, &list, counted_at.as_ref()) {
+            Ok(compared) => Ok(Ok(compared)),
+            Err(Abort::Refused(why)) => Ok(Err(not_comparable(why))),
+            Err(Abort::Database(error)) => Err(error),
+        };
+        self.db.scan(compare).await?
     }
 
     /// Waits for the store's answer and says it. `compared`: what was found, unless that was said before.
@@ -321,9 +282,54 @@ impl App {
         match refusal(&request, compared.as_ref())? {
             Some(problem) => Ok(headers.on(problem.with("storeId", request.store.as_str()).with("commandId", id))),
             None => match compared {
-                Some(compared) => Ok(headers.on(compared.answer(Some(&request)).await?)),
+                Some(compared) => Ok(headers.on(self.answer_compared(compared, Some(&request)).await?)),
                 None => Ok(headers.on(Json(CommandView::of(&request)))),
             },
+        }
+    }
+
+    /// Says how they differ; `done`: the command that the store has done. Written on a thread for such, since it may be long.
+    async fn answer_compared(&self, compared: Compared, done: Option<&commands::Request>) -> Result<Response> {
+        let refused = done.and_then(results).filter(|results| !results.refused.is_empty());
+        let (command_id, results) = (done.map(|request| request.id.to_string()), refused.map(LineView::all_of));
+        let as_of = as_of(self, &compared.store);
+        let written = tokio::task::spawn_blocking(move || {
+            let Comparison { equal, different, missing, missing_left_out, unknown } = compared.comparison;
+            Written::json(&ReconciliationView {
+                command_id,
+                store_id: compared.store.id,
+                as_of,
+                equal,
+                different: DifferentView::all_of(&different),
+                missing: missing
+                    .into_iter()
+                    .map(|(product_id, expected)| MissingView { product_id, expected })
+                    .collect(),
+                missing_left_out,
+                unknown: unknown
+                    .into_iter()
+                    .map(|(product_id, quantity)| UnknownView { product_id, quantity })
+                    .collect(),
+                results,
+            })
+        });
+        let mut response = written.await.map_err(Problem::internal)?.into_response();
+        if done.is_none() {
+            response.extensions_mut().insert(NoEffect);
+        }
+        Ok(response)
+    }
+}
+
+fn not_comparable(why: NotComparable) -> Problem {
+    match why {
+        NotComparable::UnknownStore => Problem::new(Code::UnknownStore),
+        NotComparable::NotCaughtUp => {
+            Problem::new(Code::NotCaughtUp).detail("the store's state has not arrived in full")
+        }
+        NotComparable::NotAPosition => not_a_position(),
+        NotComparable::TooLongAgo => {
+            Problem::invalid("/countedAt", "must be among the last 1,000,000 entries of the store's ledger")
         }
     }
 }
@@ -345,48 +351,15 @@ fn results(request: &commands::Request) -> Option<&Results> {
     request.outcome.as_ref()?.became.results()
 }
 
-impl Compared {
-    /// Why one command cannot count what differs.
-    fn refused(&self, refusal: &Refusal) -> Problem {
-        let problem = Problem::new(Code::LimitExceeded).with("storeId", self.position.store.as_str());
-        match refusal {
-            Refusal::TooManyDiffer => problem
-                .detail("More products differ than are counted by one reconciliation: send the list in parts")
-                .with("differing", self.comparison.different.len())
-                .with("limit", BATCH_MAX),
-            Refusal::TooMuch(product) => problem.with("productId", product.as_str()),
-        }
-    }
-
-    /// Says it; `done`: the command that the store has done. Written on a thread for such, since it may be long.
-    async fn answer(self, done: Option<&commands::Request>) -> Result<Response> {
-        let refused = done.and_then(results).filter(|results| !results.refused.is_empty());
-        let (command_id, results) = (done.map(|request| request.id.to_string()), refused.map(LineView::all_of));
-        let written = tokio::task::spawn_blocking(move || {
-            let Comparison { equal, different, missing, missing_left_out, unknown } = self.comparison;
-            Written::json(&ReconciliationView {
-                command_id,
-                store_id: self.position.store,
-                as_of: self.as_of,
-                equal,
-                different: DifferentView::all_of(&different),
-                missing: missing
-                    .into_iter()
-                    .map(|(product_id, expected)| MissingView { product_id, expected })
-                    .collect(),
-                missing_left_out,
-                unknown: unknown
-                    .into_iter()
-                    .map(|(product_id, quantity)| UnknownView { product_id, quantity })
-                    .collect(),
-                results,
-            })
-        });
-        let mut response = written.await.map_err(Problem::internal)?.into_response();
-        if done.is_none() {
-            response.extensions_mut().insert(NoEffect);
-        }
-        Ok(response)
+/// Why one command cannot count what differs.
+fn refused(compared: &Compared, refusal: &Refusal) -> Problem {
+    let problem = Problem::new(Code::LimitExceeded).with("storeId", compared.store.id.as_str());
+    match refusal {
+        Refusal::TooManyDiffer => problem
+            .detail("More products differ than are counted by one reconciliation: send the list in parts")
+            .with("differing", compared.comparison.different.len())
+            .with("limit", BATCH_MAX),
+        Refusal::TooMuch(product) => problem.with("productId", product.as_str()),
     }
 }
 

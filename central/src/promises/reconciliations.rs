@@ -5,11 +5,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::iter::Peekable;
 
 use protocol::domain::{Operation, TOTAL_MAX};
-use protocol::ids::ProductId;
+use protocol::ids::{ProductId, StoreId};
+use protocol::planted::{Bug, planted};
 use protocol::wire::{About, BATCH_MAX, BatchLine, Command, Position};
+
+use crate::storage::stores::{self, Store};
+use crate::storage::{Abort, Connection, reconciliations};
 
 /// Products named as missing from a list, at most: how many a store has is not the client's choice.
 const MISSING_MAX: usize = 10_000;
+
+/// Entries of a store's ledger since the count that are added up, at most.
+const MOVES_MAX: u64 = 1_000_000;
 
 /// A product of which the list says something else than the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,8 +45,77 @@ pub struct Comparison {
     pub unknown: Vec<(ProductId, i64)>,
 }
 
+/// A comparison, and of what.
+#[derive(Debug)]
+pub struct Compared {
+    pub comparison: Comparison,
+    /// The store as it was then.
+    pub store: Store,
+    /// It was said when the shelves were counted.
+    is_dated: bool,
+}
+
+impl Compared {
+    /// Where the view stood.
+    pub fn position(&self) -> Position {
+        Position { store: self.store.id.clone(), at: self.store.state.id() }
+    }
+
+    /// The batch that sets right what differs, all of it or nothing. What moves behind the place of the comparison the store
+    /// adds itself; if nobody said when the shelves were counted, the count is true when the store does it.
+    pub fn command(&self, about: About) -> Result<Command, Refusal> {
+        let at = (self.is_dated && !planted(Bug::ListCountedWhenDone)).then(|| self.position());
+        self.comparison.command(at.as_ref(), about)
+    }
+}
+
+/// Why a list cannot be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotComparable {
+    UnknownStore,
+    /// The store's state has not arrived in full.
+    NotCaughtUp,
+    /// It was counted at no place of the store's present epoch, or at one that central has not reached.
+    NotAPosition,
+    /// It was counted at a place too many entries ago.
+    TooLongAgo,
+}
+
+/// Compares a list of a store's shelves with the view; `counted_at`: where the store's ledger stood when they were counted.
+pub fn compare(
+    connection: &Connection,
+    store: &StoreId,
+    list: &BTreeMap<ProductId, i64>,
+    counted_at: Option<&Position>,
+) -> Result<Compared, Abort<NotComparable>> {
+    let Some(store) = stores::find(connection, store)? else { return Err(Abort::Refused(NotComparable::UnknownStore)) };
+    if !store.complete {
+        return Err(Abort::Refused(NotComparable::NotCaughtUp));
+    }
+    let state = store.state.id();
+    let mut moved = HashMap::new();
+    if let Some(Position { at, .. }) = counted_at {
+        let is_of_another = at.epoch != state.epoch && !planted(Bug::ListOfAnotherEpochCompared);
+        if is_of_another || *at > state {
+            return Err(Abort::Refused(NotComparable::NotAPosition));
+        }
+        if state.seq - at.seq > MOVES_MAX {
+            return Err(Abort::Refused(NotComparable::TooLongAgo));
+        }
+        moved = reconciliations::moved_since(connection, &store, *at)?;
+    }
+    if planted(Bug::MovedSinceListIsDifference) {
+        moved.clear();
+    }
+    let mut comparing = Comparing::new(list, &moved);
+    reconciliations::quantities(connection, store.stock, |product, quantity, is_shown| {
+        comparing.product(product, quantity, is_shown);
+    })?;
+    Ok(Compared { comparison: comparing.finish(), store, is_dated: counted_at.is_some() })
+}
+
 /// A comparison that is being made.
-pub struct Comparing<'a> {
+struct Comparing<'a> {
     list: Peekable<std::collections::btree_map::Iter<'a, ProductId, i64>>,
     moved: &'a HashMap<String, i64>,
     comparison: Comparison,
@@ -47,12 +123,12 @@ pub struct Comparing<'a> {
 
 impl<'a> Comparing<'a> {
     /// Of what was counted. `moved`: units that came since, or went.
-    pub fn new(list: &'a BTreeMap<ProductId, i64>, moved: &'a HashMap<String, i64>) -> Self {
+    fn new(list: &'a BTreeMap<ProductId, i64>, moved: &'a HashMap<String, i64>) -> Self {
         Self { list: list.iter().peekable(), moved, comparison: Comparison::default() }
     }
 
     /// The store's next product, in order of their ids. `is_shown`: whether it is missed if it was not counted.
-    pub fn product(&mut self, product: &str, quantity: i64, is_shown: bool) {
+    fn product(&mut self, product: &str, quantity: i64, is_shown: bool) {
         self.pass(|listed| listed.as_str() < product);
         let moved = self.moved.get(product).copied().unwrap_or_default();
         let Some((listed, counted)) = self.list.next_if(|(listed, _)| listed.as_str() == product) else {
@@ -72,8 +148,11 @@ impl<'a> Comparing<'a> {
     }
 
     fn miss(&mut self, product: &str, expected: i64) {
-        let missing = &mut self.comparison.missing;
+        let Comparison { missing, different, .. } = &mut self.comparison;
         match ProductId::parse(product) {
+            Ok(product) if planted(Bug::MissingIsEmptied) => {
+                different.push(Different { product, counted: 0, difference: -expected, now: 0 });
+            }
             Ok(product) if missing.len() < MISSING_MAX => missing.push((product, expected)),
             Ok(_) | Err(_) => self.comparison.missing_left_out += 1,
         }
@@ -87,7 +166,7 @@ impl<'a> Comparing<'a> {
     }
 
     /// All of the store's products have been told.
-    pub fn finish(mut self) -> Comparison {
+    fn finish(mut self) -> Comparison {
         self.pass(|_| true);
         self.comparison
     }
@@ -103,9 +182,8 @@ pub enum Refusal {
 }
 
 impl Comparison {
-    /// The batch that sets right what differs, all of it or nothing. `at`: the place up to which `now` is known, if something
-    /// has moved since the count: what moves after it the store adds itself. `None`: the count is true when the store does it.
-    pub fn command(&self, at: Option<&Position>, about: About) -> Result<Command, Refusal> {
+    /// `at`: the place up to which `now` is known. `None`: whatever the place.
+    fn command(&self, at: Option<&Position>, about: About) -> Result<Command, Refusal> {
         if self.different.len() > BATCH_MAX {
             return Err(Refusal::TooManyDiffer);
         }
@@ -122,7 +200,7 @@ impl Comparison {
             })
         };
         let lines = self.different.iter().map(line).collect::<Result<_, _>>()?;
-        Ok(Command::Batch { lines, atomic: true, about })
+        Ok(Command::Batch { lines, atomic: !planted(Bug::ListCorrectedInPart), about })
     }
 }
 

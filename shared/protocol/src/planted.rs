@@ -317,6 +317,20 @@ pub enum Bug {
     EarlierShelfIsNow,
     /// A count may be of a shelf of an earlier epoch.
     EarlierEpochCounted,
+    /// What has moved since a list was counted is a difference.
+    MovedSinceListIsDifference,
+    /// Of what has moved several products since a list was counted only the first is known.
+    OneProductMovesList,
+    /// A list of an earlier epoch is compared.
+    ListOfAnotherEpochCompared,
+    /// What has moved since a list was compared is lost.
+    ListCountedWhenDone,
+    /// What a list corrects is corrected in part, if the store refuses some of it.
+    ListCorrectedInPart,
+    /// What a list leaves out is taken for gone.
+    MissingIsEmptied,
+    /// A list is corrected though something was counted since it was compared, or may yet be.
+    ReconciliationsOverlap,
     /// A rebuild shows what is not what the store said.
     RebuildUnproven,
     /// A rebuild ends a store's turn before it has read all that came meanwhile.
@@ -455,6 +469,13 @@ pub const BUGS: &[Bug] = &[
     Bug::RestoreForgetsWhoFellShort,
     Bug::EarlierShelfIsNow,
     Bug::EarlierEpochCounted,
+    Bug::MovedSinceListIsDifference,
+    Bug::OneProductMovesList,
+    Bug::ListOfAnotherEpochCompared,
+    Bug::ListCountedWhenDone,
+    Bug::ListCorrectedInPart,
+    Bug::MissingIsEmptied,
+    Bug::ReconciliationsOverlap,
     Bug::RebuildUnproven,
     Bug::RebuildMissesNews,
     Bug::RebuildMissesState,

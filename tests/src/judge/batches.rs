@@ -49,6 +49,13 @@ fn results(outcome: &Value) -> (usize, bool, Refused) {
     (lines, results["undone"].as_bool().unwrap_or(false), refused)
 }
 
+impl Told {
+    /// Of a line that counts an earlier shelf: what has moved since.
+    fn line_moved(&self, index: usize) -> Option<i64> {
+        self.lines_moved.get(index).copied().flatten()
+    }
+}
+
 impl Reading {
     /// Takes up the batch that a line or an answer is of.
     fn running(&mut self, command: &str) -> Result<Running, Broken> {
@@ -69,7 +76,7 @@ impl Shop {
         must(&*told.kind != "command_refused", || format!("P3: {operation} is told as refused by itself"))?;
         must(!self.answers.contains_key(command), || format!("P3: {operation} is done, and {command} was answered"))?;
         let mut running = reading.running(command)?;
-        self.look_at_lines(&mut running, index, time(&told.body["recordedAt"]), book, reading)?;
+        self.look_at_lines(&mut running, index, (told, time(&told.body["recordedAt"])), book, reading)?;
         running.next = index + 1;
         reading.batch = Some(running);
         Ok(())
@@ -80,7 +87,7 @@ impl Shop {
         &self,
         running: &mut Running,
         end: usize,
-        clock: Option<i64>,
+        (told, clock): (&Told, Option<i64>),
         book: &Book,
         reading: &Reading,
     ) -> Result<(), Broken> {
@@ -95,7 +102,7 @@ impl Shop {
             }
             let asked = book.items.get(&name).ok_or_else(|| format!("P3: nobody asked for {name}"))?;
             let free = shop.without_due([&*asked.product], clock.unwrap_or(i64::MIN));
-            match decide(free.items.get(&asked.product), &asked.wish, None) {
+            match decide(free.items.get(&asked.product), &asked.wish, told.line_moved(index)) {
                 Err(code) => running.refused.push((index, code.into())),
                 Ok(_) => return Err(format!("P4: {name}, {:?}, must be done, and is not told", asked.wish)),
             }
@@ -123,9 +130,9 @@ impl Shop {
             must(asked.atomic && !is_told && !is_known && !refused.is_empty(), || {
                 format!("P4: {command}, {asked:?}, is told as not done at all, and {refused:?} as refused")
             })?;
-            self.would_be_refused(&command, lines, clock.unwrap_or(i64::MIN), book, &refused)?;
+            self.would_be_refused(told, lines, clock.unwrap_or(i64::MIN), book, &refused)?;
         } else {
-            self.look_at_lines(&mut running, lines, clock, book, reading)?;
+            self.look_at_lines(&mut running, lines, (told, clock), book, reading)?;
             let Running { refused: must_be, known, .. } = running;
             must(refused == must_be, || format!("P4: {command} refuses {refused:?}, and must refuse {must_be:?}"))?;
             // What a restore brought back of it was done as a whole with the rest.
@@ -141,7 +148,7 @@ impl Shop {
     /// Of a batch that was taken back: which lines are refused, each judged behind those before it.
     fn would_be_refused(
         &self,
-        command: &str,
+        told: &Told,
         lines: usize,
         clock: i64,
         book: &Book,
@@ -149,10 +156,10 @@ impl Shop {
     ) -> Result<(), Broken> {
         let mut shop = self.clone();
         for index in 0..lines {
-            let name = line(command, index);
+            let name = line(&told.operation, index);
             let asked = book.items.get(&name).ok_or_else(|| format!("P3: nobody asked for {name}"))?;
             shop = shop.without_due([&*asked.product], clock);
-            let code = match decide(shop.items.get(&asked.product), &asked.wish, None) {
+            let code = match decide(shop.items.get(&asked.product), &asked.wish, told.line_moved(index)) {
                 Ok(after) if after.cut().available() < 0 => {
                     // Reservations would end for want of units, and free those of other products: the log tells of none.
                     return Ok(());

@@ -65,6 +65,10 @@ pub struct Oracle {
     /// Commands of central, and of which store's and product's allotment they take how many units; of a store that was
     /// retired since they take none.
     claims: Vec<(Name, (Name, Name, i64))>,
+    /// Commands of central that count something, or may, and of which store; of a store that was retired since none.
+    pub(super) counting: Vec<(Name, Name)>,
+    /// Stores of which the view was damaged, by a fault.
+    pub(super) damaged: HashSet<Name>,
     /// Up to where central's ledger and requests were looked at.
     events_seen: i64,
     requests_seen: i64,
@@ -167,6 +171,7 @@ impl Oracle {
                 epoch: place.epoch,
                 seq: place.seq,
                 moved: counted.map_or(Ok(None), |asked| self.moved(store, file, before, asked))?,
+                lines_moved: self.lines_moved(store, file, before, &operation)?,
                 kind: kind.into(),
                 operation: operation.into(),
                 body: serde_json::from_str(&body).unwrap_or_default(),
@@ -231,16 +236,53 @@ impl Oracle {
         if *asked.store != *store || epoch != from.epoch || !kept.exists(params![epoch, seq])? {
             return Ok(None);
         }
-        let units = |shop: &Shop| shop.items.get(&asked.product).map_or(0, |item| item.quantity);
-        let (mut place, mut moved) = (from, 0);
-        while place.epoch == epoch && place.seq > seq {
-            let Some(node) = self.nodes.get(&(store.into(), place)) else { return Ok(None) };
+        Ok(self.moved_since(store, from, (epoch, seq), &asked.product))
+    }
+
+    /// The same of each line of the batch that an entry is of, if it is of one.
+    fn lines_moved(
+        &self,
+        store: &str,
+        file: &Connection,
+        from: Place,
+        operation: &str,
+    ) -> rusqlite::Result<Vec<Option<i64>>> {
+        let of = |command: &str| self.book.batches.get_key_value(command);
+        let Some((command, batch)) = of(operation).or_else(|| Book::batch_of(operation).and_then(of)) else {
+            return Ok(Vec::new());
+        };
+        let line = |index| match self.book.items.get(&super::batches::line(command, index)) {
+            Some(asked) => self.moved(store, file, from, asked),
+            None => Ok(None),
+        };
+        (0..batch.lines).map(line).collect()
+    }
+
+    /// Units of a product that came behind an earlier place of the same epoch and up to this one, less those that went. None:
+    /// no way leads from one to the other.
+    pub(super) fn moved_since(&self, store: &str, to: Place, since: (u64, u64), product: &str) -> Option<i64> {
+        let units = |shop: &Shop| shop.items.get(product).map_or(0, |item| item.quantity);
+        let (mut place, mut moved) = (to, 0);
+        while place.epoch == since.0 && place.seq > since.1 {
+            let node = self.nodes.get(&(store.into(), place))?;
             if !["counted", "item_created"].contains(&&*node.kind) {
                 moved += units(&node.shop) - units(&self.shop(store, node.before));
             }
             place = node.before;
         }
-        Ok((place.epoch == epoch && place.seq == seq).then_some(moved))
+        ((place.epoch, place.seq) == since).then_some(moved)
+    }
+
+    /// Whether something was counted behind an earlier place and up to this one; also if none leads to the other.
+    pub(super) fn counted_since(&self, store: &str, to: Place, since: Place) -> bool {
+        let mut place = to;
+        while place.epoch == since.epoch && place.seq > since.seq {
+            match self.nodes.get(&(store.into(), place)) {
+                Some(node) if &*node.kind != "counted" => place = node.before,
+                _ => return true,
+            }
+        }
+        place != since
     }
 
     /// A human said that an epoch shall stand.
@@ -266,6 +308,9 @@ impl Oracle {
         )?;
         let hit = statement.query_map([], |row| Ok((row.get::<_, String>(0)?.into(), row.get(1)?)))?;
         self.refused.extend(hit.collect::<rusqlite::Result<Vec<_>>>()?);
+        let mut statement = central.prepare_cached("select distinct store_id from dead_letter")?;
+        let damaged = statement.query_map([], |row| Ok(row.get::<_, String>(0)?.into()))?;
+        self.damaged.extend(damaged.collect::<rusqlite::Result<Vec<_>>>()?);
         Ok(())
     }
 
@@ -367,6 +412,7 @@ impl Oracle {
         let is_known = |command: &Name| known.exists([&**command]).unwrap_or(false);
         let mut is_known = is_known;
         self.claims.retain(|(command, _)| is_known(command));
+        self.counting.retain(|(command, _)| is_known(command));
         self.events_seen = old.query_row("select coalesce(max(chain_seq), 0) from event", [], |row| row.get(0))?;
         self.requests_seen = old.query_row("select coalesce(max(number), 0) from request", [], |row| row.get(0))?;
         Ok(())
@@ -496,6 +542,7 @@ impl Oracle {
         }
         self.retired = Self::retired(central)?;
         self.claims.retain(|(_, (store, ..))| !self.retired.contains(store));
+        self.counting.retain(|(_, store)| !self.retired.contains(store));
         self.look_at_requests(central)
     }
 
@@ -534,6 +581,11 @@ impl Oracle {
                 || self.book.ships.contains_key(command.as_str())
                 || self.book.receipts.contains_key(command.as_str())
                 || self.book.is_attempt(&command, &store);
+            let may_count = self.book.batches.contains_key(command.as_str())
+                || self.book.items.get(command.as_str()).is_some_and(|asked| matches!(asked.wish, Wish::Count { .. }));
+            if may_count {
+                self.counting.push((command.as_str().into(), store.as_str().into()));
+            }
             if kind == "purchase" {
                 self.look_at_cover(central, &command, &store)?;
             }
@@ -623,7 +675,7 @@ impl Oracle {
     }
 
     /// Whether a human has ever said which of a store's states stands.
-    fn has_chosen(&self, store: &str) -> bool {
+    pub(super) fn has_chosen(&self, store: &str) -> bool {
         self.chosen.iter().any(|(of, _)| **of == *store)
     }
 
@@ -929,12 +981,16 @@ fn sent(file: &Connection) -> rusqlite::Result<BTreeMap<Name, Sent>> {
     Ok(rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
-fn view_differs(central: &Connection, store: &str, shop: &Shop) -> rusqlite::Result<Option<String>> {
+pub(super) fn view_differs(central: &Connection, store: &str, shop: &Shop) -> rusqlite::Result<Option<String>> {
+    let items = items_of_view(central, store)?;
+    Ok((items != shop.items).then(|| format!("{items:?}, and the store's operations make {:?}", shop.items)))
+}
+
+pub(super) fn items_of_view(central: &Connection, store: &str) -> rusqlite::Result<BTreeMap<Name, Item>> {
     let stock: i64 = central.query_row("select stock from store where store_id = ?1", [store], |row| row.get(0))?;
     let sql = "select product_id, name, quantity, discontinued, low_at, low, reserved, allotted, allotment_wanted \
                from item where stock = ?1";
-    let items = items(central, sql, stock)?;
-    Ok((items != shop.items).then(|| format!("{items:?}, and the store's operations make {:?}", shop.items)))
+    items(central, sql, stock)
 }
 
 fn items(file: &Connection, sql: &str, stock: i64) -> rusqlite::Result<BTreeMap<Name, Item>> {

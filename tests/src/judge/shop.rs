@@ -84,6 +84,8 @@ pub struct Told {
     pub body: Value,
     /// If it is a count of an earlier shelf: units that came since, less those that went; none: the log has no such place.
     pub moved: Option<i64>,
+    /// If it is of a batch: the same of each of its lines.
+    pub lines_moved: Vec<Option<i64>>,
 }
 
 /// What was going on when entries were recorded: nothing else may be among them.

@@ -35,6 +35,9 @@ fn book() -> Book {
         let sales = [2, 4, 3].map(|units| (name("ale"), Wish::Sell(units)));
         book.ask_batch(command, Batch { store: name(STORE), lines: 3, atomic }, sales);
     }
+    let counts =
+        [("ale", 4), ("bun", 2)].map(|(product, units)| (name(product), Wish::Count { units, at: Some((1, 1)) }));
+    book.ask_batch("list", Batch { store: name(STORE), lines: 2, atomic: true }, counts);
     let (lines, attempts) = (vec![(name("ale"), 2)], [(name(STORE), name(ATTEMPT))].into());
     book.buys.insert(name(PURCHASE), Buy { lines, deadline: DEADLINE, is_chosen: false, attempts });
     let (lines, attempts) = (vec![(name("ale"), 2), (name("bun"), 1)], [(name(STORE), name("cart:1"))].into());
@@ -68,7 +71,15 @@ fn entry(kind: &str, operation: &str, delta: i64, left: i64) -> Told {
     if kind.starts_with("purchase") || kind == "command_refused" {
         body["purchase"] = json!({"purchaseId": PURCHASE, "attempt": ATTEMPT, "productId": "ale", "quantity": 2});
     }
-    Told { epoch: 1, seq: 2, kind: kind.into(), operation: operation.into(), body, moved: None }
+    Told {
+        epoch: 1,
+        seq: 2,
+        kind: kind.into(),
+        operation: operation.into(),
+        body,
+        moved: None,
+        lines_moved: Vec::new(),
+    }
 }
 
 fn with(mut told: Told, member: &str, value: Value) -> Told {
@@ -261,6 +272,30 @@ fn of_a_batch_that_is_atomic_all_is_done_or_nothing() {
     let first = restored.done.remove("sale-2").expect("is done");
     restored.done.insert(name("all/0"), first);
     assert!(go_on(restored, IN_TIME, &[last, answer("all", false, &[1])]).is_ok());
+}
+
+#[test]
+fn a_list_keeps_what_has_moved_since_and_is_counted_as_a_whole_or_not_at_all() {
+    let told = |moved: Option<i64>, told: Told| Told { moved, lines_moved: vec![Some(-1), Some(0)], ..told };
+    let ale = told(Some(-1), entry("counted", "list/0", -2, 3));
+    let mut bun = told(Some(0), with(entry("counted", "list/1", -1, 2), "productId", "bun".into()));
+    bun.body["item"]["name"] = "Bun".into();
+    let answer = |undone: bool, refused: &[usize]| {
+        let refused: Vec<Value> =
+            refused.iter().map(|index| json!({"index": index, "rejection": {"code": "unknown_position"}})).collect();
+        let results = json!({"lines": 2, "undone": undone, "refused": refused});
+        told(None, with(answer("list", undone, &[]), "results", results))
+    };
+    let counted = |entries: &[Told]| go_on(with_buns(3), IN_TIME, entries);
+    let done = counted(&[ale.clone(), bun.clone(), answer(false, &[])]).expect("one ale was sold since");
+    assert_eq!((done.items["ale"].quantity, done.items["bun"].quantity), (3, 2));
+    let lost = told(Some(-1), entry("counted", "list/0", -1, 4));
+    assert!(counted(&[lost, bun.clone(), answer(false, &[])]).is_err(), "the sale is lost");
+    assert!(counted(&[ale.clone(), answer(false, &[])]).is_err(), "a line is left out");
+    assert!(counted(&[ale, answer(false, &[1])]).is_err(), "in part");
+    assert!(counted(&[answer(true, &[0, 1])]).is_err(), "the place is known");
+    let unknown = Told { lines_moved: vec![None, None], ..answer(true, &[0, 1]) };
+    assert!(counted(&[unknown]).is_ok(), "of another epoch");
 }
 
 #[test]

@@ -20,6 +20,7 @@ use protocol::time::Millis;
 use runtime::redis::{Channel, Keys, Received};
 use rusqlite::Connection;
 
+use super::reconciling::Correction;
 use super::redis::{self, Call, Redis};
 use super::sending::Flight;
 use super::traffic::Seek;
@@ -71,6 +72,8 @@ pub(super) struct Central {
     flight: Option<Flight<StoreId, Commands>>,
     /// The next store that a purchase is about to ask.
     pub(super) seek: Option<Seek>,
+    /// Lists that it has compared, and is about to have corrected.
+    pub(super) corrections: Vec<Correction>,
     /// Heads of the command logs as they were when their publishers were woken last.
     heads: BTreeMap<StoreId, Cursor<Commands>>,
 }
@@ -92,6 +95,7 @@ impl Central {
             logs: Publishers::new(PACE),
             flight: None,
             seek: None,
+            corrections: Vec::new(),
             heads: BTreeMap::new(),
         }
     }
@@ -105,6 +109,7 @@ impl Central {
         self.runs = false;
         self.logs = Publishers::new(PACE);
         self.seek = None;
+        self.corrections.clear();
         self.heads.clear();
     }
 

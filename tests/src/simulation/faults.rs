@@ -175,6 +175,7 @@ impl VirtualWorld {
         else {
             return;
         };
+        self.oracle.damage(id.as_str());
         if self.dice.chance(500) {
             let sql = "update item set quantity = quantity + 1 where stock = ?1 and product_id = ?2";
             file.execute(sql, rusqlite::params![store.stock, product.as_str()]).expect("the view can be written");

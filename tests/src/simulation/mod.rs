@@ -15,6 +15,7 @@ mod faults;
 mod holds;
 mod humans;
 mod rebuilding;
+mod reconciling;
 mod redis;
 mod refusals;
 mod sending;
@@ -88,6 +89,18 @@ pub const MUST_OCCUR: &[&str] = &[
     "reservations asked through central",
     "central's item commands",
     "central's batches",
+    "stores' shelves counted",
+    "lists compared",
+    "lists compared for information only",
+    "lists of an earlier shelf",
+    "lists without a difference",
+    "lists that leave out what the store has",
+    "lists that name what the store does not have",
+    "lists of another epoch, or of a later place",
+    "lists overtaken by a count",
+    "reconciliations",
+    "reconciliations done",
+    "reconciliations refused",
     "agent killed",
     "agent killed before a commit",
     "agent killed after a commit",

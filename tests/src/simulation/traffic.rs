@@ -686,7 +686,7 @@ impl VirtualWorld {
 }
 
 /// As the judge writes it down.
-fn wish(operation: &Operation) -> Wish {
+pub(super) fn wish(operation: &Operation) -> Wish {
     match operation {
         Operation::Create { name, quantity, low_at } => {
             Wish::Create { name: name.as_str().into(), quantity: *quantity, low_at: *low_at }

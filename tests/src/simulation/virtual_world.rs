@@ -12,6 +12,7 @@ use super::allotments::Allotting;
 use super::carts::Carts;
 use super::central::{Central, Consumed};
 use super::rebuilding::Rebuilding;
+use super::reconciling::Reconciling;
 use super::redis::Redis;
 use super::refusals::Refusal;
 use super::traffic::{Look, Shelf};
@@ -26,6 +27,9 @@ const START: i64 = 1_790_000_000_000;
 const PASSED_ON: &str = "select count(*) from purchase where status = 'confirmed' and json_array_length(refused) > 0";
 const RECEIVED_AS_ANNOUNCED: &str =
     "select count(*) from event where type = 'transfer_received' and operation_id like '%:announce:%'";
+const RECONCILED: &str = "select count(*) from request where command_id like 'reconciliation-%' and status = 'done'";
+const NOT_RECONCILED: &str =
+    "select count(*) from request where command_id like 'reconciliation-%' and status = 'refused'";
 /// How long healing may take from the end of the last fault, ms; traffic goes on until it has.
 const HEAL_WITHIN_MS: i64 = 120_000;
 /// So much longer for each entry that waits then, ms: with the smallest budget central writes one in a transaction.
@@ -74,6 +78,7 @@ pub(super) struct VirtualWorld {
     pub(super) sending: Sending,
     pub(super) carts: Carts,
     pub(super) allotting: Allotting,
+    pub(super) reconciling: Reconciling,
     trace: Option<Vec<String>>,
     seed: u64,
 }
@@ -168,6 +173,7 @@ impl VirtualWorld {
             sending: Sending::new(seed),
             carts: Carts::new(seed),
             allotting: Allotting::new(seed),
+            reconciling: Reconciling::new(seed),
             trace: trace.then(Vec::new),
             seed,
             stores,
@@ -280,6 +286,7 @@ impl VirtualWorld {
             self.rebuild(true);
             self.send_units();
             self.set_units_aside();
+            self.take_stock();
             if self.peace {
                 if self.dice.chance(60) {
                     self.traffic()
@@ -316,6 +323,7 @@ impl VirtualWorld {
             if !(healed || falls_silent && step > BUSY_CALM) {
                 self.send_units();
                 self.set_units_aside();
+                self.take_stock();
             }
             if !healed && self.dice.chance(busy) {
                 self.traffic();
@@ -725,6 +733,8 @@ impl VirtualWorld {
             ("units asked back", "select count(*) from request where command_id like '%:back:%'"),
             ("shortage", "select count(*) from event where type = 'shortage' and delta > 0"),
             ("holds ended for want of units", "select count(*) from event where type = 'shortage' and delta = 0"),
+            ("reconciliations done", RECONCILED),
+            ("reconciliations refused", NOT_RECONCILED),
             ("units released", "select count(*) from request where type = 'release' and status = 'done'"),
             ("transfers shipped", "select count(*) from transfer where status = 'shipped'"),
             ("transfers received", "select count(*) from transfer where status = 'received'"),
