@@ -223,8 +223,9 @@ fn judge_operations(
         let taken =
             |sql: &str| central.query_row(sql, params![store.as_str(), product.as_str()], |row| row.get::<_, i64>(0));
         let sold = taken(
-            "select coalesce(sum(quantity), 0) from purchase \
-             where store_id = ?1 and product_id = ?2 and status = 'confirmed'",
+            "select coalesce(sum(coalesce(line.value ->> 'quantity', quantity)), 0) \
+             from purchase left join json_each(purchase.lines) as line on true \
+             where store_id = ?1 and coalesce(line.value ->> 'productId', product_id) = ?2 and status = 'confirmed'",
         )?;
         let short = taken(
             "select coalesce(sum(delta), 0) from event where store_id = ?1 and product_id = ?2 and type = 'shortage'",
