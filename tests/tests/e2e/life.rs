@@ -204,6 +204,69 @@ async fn an_empty_agent_with_a_known_id_is_refused_until_someone_chooses() {
     audited(&world).await;
 }
 
+/// Stops a store's agent, and puts a copy by hand in the place of its database.
+fn put_copy(world: &mut World, copy: &std::path::Path) {
+    assert_eq!(world.terminate(&agent()), Some(0));
+    remove(world, "s1");
+    std::fs::copy(copy, world.database("s1")).expect("the copy goes back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_can_place_is_asked_about_and_left_out_if_so_chosen() {
+    let mut world = world().await;
+    let backup = world.dir().join("central-backup.db").display().to_string();
+    let (done, said) = world.tool("central", &["backup", "--to", &backup]).await;
+    assert!(done, "{said}");
+    let store = world.store("s1");
+    let sell = async |quantity: i64, reference: &str| {
+        let sale = json!({"quantity": quantity, "reference": reference});
+        store.post("/v1/purchase/tea", sale).await.expect(200);
+    };
+    // A copy of a time that central forgets.
+    sell(10, "forgotten by central").await;
+    assert_eq!(world.terminate(&agent()), Some(0));
+    let old = world.dir().join("yesterday.db");
+    std::fs::copy(world.database("s1"), &old).expect("a copy by hand");
+    world.restart(&agent()).await;
+    sell(1, "the end of the epoch").await;
+    world.converged(SOON).await;
+    assert_eq!(world.terminate(&agent()), Some(0));
+    restored(&world, &[]).await;
+    world.restart(&agent()).await;
+    world.converged(SOON).await;
+    // Of the first epoch it learns from the opening of the second one where it ended, and has none of its last entries.
+    world.kill(&Daemon::Central);
+    let (done, said) = world.tool("central", &["restore", "--from", &backup]).await;
+    assert!(done, "{said}");
+    world.restart(&Daemon::Central).await;
+    world.converged(SOON).await;
+    put_copy(&mut world, &old);
+    world.restart(&agent()).await;
+    sell(2, "by the copy").await;
+    assert_eq!(world.terminate(&agent()), Some(0));
+
+    let restore = ["restore", "--store-id", "s1"];
+    let (code, said) = world.tool_with("store-agent", &restore, &[]).await;
+    assert_eq!(code, Some(1), "{said}");
+    for told in [
+        "of 1 entries in this database nobody can tell whether central's state has them",
+        "--state own (central takes this database's)",
+        "--state central (these entries are left out, and what is certainly missing there is recorded again)",
+        "The restore was begun and must be finished",
+    ] {
+        assert!(said.contains(told), "{told}: {said}");
+    }
+    let said = restored(&world, &["--state", "central"]).await;
+    assert!(said.contains("1 entries that central did not have were recorded again, 1 were left out"), "{said}");
+    world.restart(&agent()).await;
+    world.converged(SOON).await;
+    assert_eq!(store.get("/v1/inventory/tea").await.expect(200)["quantity"], 37, "50 - 10 - 1 - 2: each once");
+    world.online("s1").await;
+    world.central().post("/v1/purchase/s1/tea", json!({"quantity": 1})).await.expect(200);
+    world.converged(SOON).await;
+    audited(&world).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn central_goes_on_from_a_backup() {
     let mut world = world().await;
