@@ -77,3 +77,10 @@ export async function until(what, look) {
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
+
+/** Gives a server with tokens the one that it asks for. */
+export async function giveToken(page, token) {
+  await page.locator("#who[open]").waitFor();
+  await page.fill("#token", token);
+  await page.keyboard.press("Enter");
+}

@@ -1,7 +1,7 @@
 // Central's dashboard: on the real one, and on stores in states that take long to bring about.
 
 import assert from "node:assert/strict";
-import { onPage, shot, until } from "./browser.mjs";
+import { giveToken, onPage, shot, until } from "./browser.mjs";
 
 const CENTRAL = process.env.CENTRAL_URL;
 
@@ -96,4 +96,19 @@ onPage("who is no operator sees all but dead letters", CENTRAL, async (page) => 
   await page.locator("#main").waitFor();
   await page.locator("#fresh", { hasText: "Live." }).waitFor();
   assert.equal(await page.locator("#who").isVisible(), false);
+});
+
+onPage("a central with tokens asks who is there, until it knows", process.env.GUARDED_CENTRAL_URL, async (page) => {
+  await page.locator("#who[open]").waitFor();
+  await shot(page, "central wants a token");
+  assert.equal(await page.locator("#who-problem").isVisible(), false);
+  assert.equal(await page.getByRole("link", { name: "store-2" }).count(), 0, "nothing is shown before");
+  await giveToken(page, "shelf_0");
+  await page.locator("#who-problem", { hasText: "will not do: this token is not known here" }).waitFor();
+  await giveToken(page, process.env.TOKEN);
+  await row(page, "store-2").waitFor();
+  await until("it is equal", async () => (await cell(page, "store-2", "Digest")) === "= equal");
+  assert.equal(await page.locator("#who").isVisible(), false);
+  await page.reload();
+  await row(page, "store-2").waitFor();
 });

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { before } from "node:test";
-import { api, onPage, scan, shot, type, until } from "./browser.mjs";
+import { api, giveToken, onPage, scan, shot, type, until } from "./browser.mjs";
 
 const STORE = process.env.STORE_URL;
 const CENTRAL = process.env.CENTRAL_URL;
@@ -154,17 +154,12 @@ onPage("a count leaves out what waits to be picked of this product alone", STORE
 });
 
 onPage("a server with tokens asks who is there, until it knows", process.env.GUARDED_URL, async (page) => {
-  const give = async (token) => {
-    await page.locator("#who[open]").waitFor();
-    await page.fill("#token", token);
-    await page.keyboard.press("Enter");
-  };
   await page.locator("#who[open]").waitFor();
   await shot(page, "a token is wanted");
   assert.equal(await page.locator("#who-problem").isVisible(), false);
-  await give("shelf_0");
+  await giveToken(page, "shelf_0");
   await page.locator("#who-problem", { hasText: "will not do: this token is not known here" }).waitFor();
-  await give(process.env.TOKEN);
+  await giveToken(page, process.env.TOKEN);
   await page.locator("#main").waitFor();
   assert.equal(await page.locator("#who").isVisible(), false);
   await page.reload();

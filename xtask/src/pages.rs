@@ -1,5 +1,5 @@
 //! Uses the pages of a store and of central as people do: a real browser, driven by the scripts in `tests/pages`,
-//! against a fresh central and a store.
+//! against a fresh central and a store, and against a second pair that wants tokens.
 
 use std::process::Command;
 use std::time::Duration;
@@ -36,14 +36,15 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     let mut stage = Stage::start(&[STORE.to_owned()], "pages")?;
     wait(&format!("{STORE} is online"), Duration::from_secs(30), || stage.is_online(STORE))?;
-    let token = stage.add_guarded(GUARDED, "read,sell")?;
+    let guarded = stage.add_guarded(GUARDED, "read,sell")?;
     let mut node = Command::new("node");
     // One script at a time: they share the store.
     node.args(["--test", "--test-concurrency=1", "store.test.mjs", "central.test.mjs"]).current_dir(&scripts);
     node.env("BROWSER", browser).env("SCREENSHOTS", &stage.dir);
     node.env("CENTRAL_URL", format!("http://127.0.0.1:{}", stage.central_port));
     node.env("STORE_URL", format!("http://127.0.0.1:{}", stage.port_of(STORE)));
-    node.env("GUARDED_URL", format!("http://127.0.0.1:{}", stage.port_of(GUARDED))).env("TOKEN", token);
+    node.env("GUARDED_URL", format!("http://127.0.0.1:{}", stage.port_of(GUARDED))).env("TOKEN", guarded.token);
+    node.env("GUARDED_CENTRAL_URL", format!("http://127.0.0.1:{}", guarded.central_port));
     let status = within(RUN_LIMIT, &stop, &mut node)?;
     if !status.success() {
         bail!("a page does not do what it should; logs and screenshots are in {}", stage.dir.display());

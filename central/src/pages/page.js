@@ -560,6 +560,13 @@ async function refresh() {
   banner(state.redis === "down" ? NO_REDIS : ["", ""]);
 }
 
+/** Central does not answer, or not so that the page can be drawn. */
+function showLost() {
+  $("main").classList.add("stale");
+  banner(NO_CENTRAL);
+  text($("fresh"), seenAt ? `Figures are from ${clock(seenAt)}, ${age(Date.now() - seenAt)} ago.` : "No figures yet.");
+}
+
 async function round() {
   clearTimeout(timer);
   running = true;
@@ -568,9 +575,7 @@ async function round() {
     await refresh();
   } catch (error) {
     console.warn("the page could not be refreshed:", error);
-    $("main").classList.add("stale");
-    banner(NO_CENTRAL);
-    text($("fresh"), seenAt ? `Figures are from ${clock(seenAt)}, ${age(Date.now() - seenAt)} ago.` : "No figures yet.");
+    if (!wantsToken(error)) showLost();
   }
   running = false;
   if (!document.hidden) timer = setTimeout(round, again ? 0 : POLL_MS);

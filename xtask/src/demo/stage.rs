@@ -25,7 +25,16 @@ pub(crate) struct Stage {
     redis_port: u16,
     binaries: PathBuf,
     central: Process,
+    guarded: Option<Process>,
     redis: Process,
+}
+
+/// A chain of its own that answers nobody without a token.
+pub(crate) struct Guarded {
+    /// Where its central listens.
+    pub(crate) central_port: u16,
+    /// A token for both.
+    pub(crate) token: String,
 }
 
 impl Stage {
@@ -45,8 +54,10 @@ impl Stage {
         args.push(dir.display().to_string());
         let redis = Process::start(&server, &args, &dir.join("redis.log"))?;
         let central_port = process::port(8081)?;
-        let central = start_central(&binaries, &dir, redis_port, central_port)?;
-        let mut stage = Self { dir, central_port, stores: Vec::new(), redis_port, binaries, central, redis };
+        let central = start_central(&binaries, &dir, redis_port, ("central", central_port), &[])?;
+        let (stores_started, guarded) = (Vec::new(), None);
+        let mut stage =
+            Self { dir, central_port, stores: stores_started, redis_port, binaries, central, guarded, redis };
         for (store, wanted) in stores.iter().zip(8082..) {
             stage.start_store(store, process::port(wanted)?, &[])?;
         }
@@ -64,18 +75,23 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Adds a store that answers nobody without a token; returns one with these scopes.
-    pub(crate) fn add_guarded(&mut self, store: &str, scopes: &str) -> anyhow::Result<String> {
+    /// Adds a store, and a central of its own, that answer nobody without a token; makes one with these scopes.
+    pub(crate) fn add_guarded(&mut self, store: &str, scopes: &str) -> anyhow::Result<Guarded> {
         let file = format!("--tokens-file={}", self.dir.join(format!("{store}.tokens")).display());
         let made = Command::new(self.binaries.join("store-agent"))
             .args(["tokens", "add", "till", "--scopes", scopes, &file])
             .output()?;
         ensure!(made.status.success(), "no token is made: {}", String::from_utf8_lossy(&made.stderr));
-        self.start_store(store, process::port(0)?, &[file])?;
-        let address = self.dir.join(format!("{store}.address"));
+        let (name, central_port) = ("guarded-central", process::port(0)?);
+        let options = [file, "--key-prefix=guarded".to_owned()];
+        let mut central = start_central(&self.binaries, &self.dir, self.redis_port, (name, central_port), &options)?;
+        self.start_store(store, process::port(0)?, &options)?;
+        let address = |name: &str| self.dir.join(format!("{name}.address"));
+        try_wait("central answers", PATIENCE, || is_ready(&mut central, &address(name), central_port))?;
         let (_, port, process) = self.stores.last_mut().context("it was added")?;
-        try_wait(&format!("{store} answers"), PATIENCE, || is_ready(process, &address, *port))?;
-        Ok(String::from_utf8(made.stdout)?.trim().to_owned())
+        try_wait(&format!("{store} answers"), PATIENCE, || is_ready(process, &address(store), *port))?;
+        self.guarded = Some(central);
+        Ok(Guarded { central_port, token: String::from_utf8(made.stdout)?.trim().to_owned() })
     }
 
     fn start_store(&mut self, store: &str, port: u16, more: &[String]) -> anyhow::Result<()> {
@@ -116,7 +132,7 @@ impl Stage {
     /// `kill -9` for central, and a new one on its database.
     pub(crate) fn kill_central(&mut self) -> anyhow::Result<()> {
         self.central.kill();
-        self.central = start_central(&self.binaries, &self.dir, self.redis_port, self.central_port)?;
+        self.central = start_central(&self.binaries, &self.dir, self.redis_port, ("central", self.central_port), &[])?;
         Ok(())
     }
 
@@ -136,7 +152,8 @@ impl Stage {
     /// An error if anything on stage has ended by itself.
     pub(crate) fn must_run(&mut self) -> anyhow::Result<()> {
         let stores = self.stores.iter_mut().map(|(_, _, process)| process);
-        [&mut self.redis, &mut self.central].into_iter().chain(stores).try_for_each(Process::must_run)
+        let servers = [&mut self.redis, &mut self.central].into_iter().chain(&mut self.guarded);
+        servers.chain(stores).try_for_each(Process::must_run)
     }
 
     /// Sells a unit at a store's till; the item's version after it.
@@ -171,13 +188,19 @@ fn is_ready(process: &mut Process, address: &Path, port: u16) -> anyhow::Result<
     Ok(is_own && Client::new(port).get("/ready").is_ok_and(|answer| answer.status == 200))
 }
 
-fn start_central(binaries: &Path, dir: &Path, redis: u16, port: u16) -> anyhow::Result<Process> {
+fn start_central(
+    binaries: &Path,
+    dir: &Path,
+    redis: u16,
+    (name, port): (&str, u16),
+    more: &[String],
+) -> anyhow::Result<Process> {
     let args = [
         "serve".to_owned(),
         format!("--redis-url=redis://127.0.0.1:{redis}"),
-        format!("--database-path={}", dir.join("central.db").display()),
+        format!("--database-path={}", dir.join(format!("{name}.db")).display()),
         format!("--listen=127.0.0.1:{port}"),
-        format!("--address-file={}", dir.join("central.address").display()),
+        format!("--address-file={}", dir.join(format!("{name}.address")).display()),
     ];
-    Process::start(&binaries.join("central"), &args, &dir.join("central.log"))
+    Process::start(&binaries.join("central"), &[&args, more].concat(), &dir.join(format!("{name}.log")))
 }
