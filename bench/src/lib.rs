@@ -220,13 +220,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     runtime::daemon::raise_descriptors()?;
     let (mut rows, mut charts): (Vec<Row>, Vec<Chart>) = (Vec::new(), Vec::new());
     let mut prepared = Prepared::default();
+    let pictures = options.results.with_extension("");
     for benchmark in &options.benchmarks {
         rows.extend(measure(*benchmark, &options.effort, &options.data, &mut prepared, &mut charts)?);
+        // Should a later one fail, what these have measured is kept.
+        row::save(&rows, &options.results)?;
+        charts.iter().try_for_each(|chart| chart.save(&pictures))?;
     }
     row::print(&rows, options.judge);
-    row::save(&rows, &options.results)?;
-    let pictures = options.results.with_extension("");
-    charts.iter().try_for_each(|chart| chart.save(&pictures))?;
     println!("\nthe same as JSON: {}", options.results.display());
     Ok(())
 }
