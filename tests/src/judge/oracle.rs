@@ -60,6 +60,9 @@ pub struct Oracle {
     closed: HashSet<Name>,
     /// Purchases and commands of which a human's choice has forgotten the store's word.
     unsaid: HashSet<Name>,
+    /// Operations in central's ledger that a human's choice has undone, and the latest epoch that was chosen without them: what
+    /// asks for them still, as a command of central, is done once more.
+    undone: HashMap<Name, u64>,
     /// Epochs of stores of which central's database refused a part of a whole state, by a fault.
     refused: HashSet<(Name, u64)>,
     /// Commands of central, and of which store's and product's allotment they take how many units; of a store that was
@@ -298,6 +301,20 @@ impl Oracle {
         self.lose(other, std::slice::from_ref(stands));
     }
 
+    /// Central has accepted an epoch that a human has chosen: what stands in its ledger and not in that state is undone.
+    fn undo(&mut self, central: &Connection, store: &str, epoch: u64, stands: &Shop) -> rusqlite::Result<()> {
+        let mut told =
+            central.prepare_cached("select distinct operation_id from event where store_id = ?1 and epoch < ?2")?;
+        let mut rows = told.query(params![store, epoch])?;
+        while let Some(row) = rows.next()? {
+            let operation: String = row.get(0)?;
+            if !stands.done.contains_key(operation.as_str()) {
+                self.undone.insert(operation.into(), epoch);
+            }
+        }
+        Ok(())
+    }
+
     /// Central's database has refused rows, by a fault. Of an epoch whose state was hit by that nothing may have been taken
     /// in, and yet stand in the ledger: then a restore records it again.
     pub fn refuse(&mut self, central: &Connection) -> rusqlite::Result<()> {
@@ -531,6 +548,7 @@ impl Oracle {
             }
             if is_chosen {
                 self.disown(&view, &shop);
+                self.undo(central, &store, place.epoch, &shop)?;
                 continue;
             }
             let mut gone: Vec<String> = shop.lacks(&view).map(|operation| format!("operation {operation}")).collect();
@@ -621,10 +639,14 @@ impl Oracle {
         let cover = Cover::of_command(&body);
         let view = self.shop(store, Place::of_view(central, store)?);
         for (product, units) in &cover.lines {
-            let of_it = self.claims.iter().filter(|(_, (of, claimed, _))| **of == *store && claimed == product);
+            // Of what a human's choice has unsaid central has had the answer.
+            let of_it = self
+                .claims
+                .iter()
+                .filter(|(command, (of, claimed, _))| **of == *store && claimed == product && !self.is_unsaid(command));
             let taken = view.taken(of_it.map(|(command, (_, _, units))| (command, *units)));
             let aside = view.items.get(product).map_or(0, |item| item.allotted);
-            if units + taken > aside && !self.has_chosen(store) {
+            if units + taken > aside {
                 self.break_(format!(
                     "P4: central takes {units} of {product} out of the allotment of {store} for {command}; {aside} are \
                      set aside, and {taken} are taken"
@@ -672,6 +694,12 @@ impl Oracle {
     /// Whether central has ever confirmed an attempt out of the allotment.
     fn is_sold(&self, command: &str) -> bool {
         self.book.covers.get(command).is_some_and(|covers| covers.iter().any(|cover| cover.sold))
+    }
+
+    /// Whether a human's choice has forgotten the store's word about a command, or about the purchase that it is for.
+    fn is_unsaid(&self, command: &str) -> bool {
+        let purchase = Book::purchase_of(command);
+        self.unsaid.contains(command) || purchase.is_some_and(|purchase| self.unsaid.contains(purchase))
     }
 
     /// Whether a human has ever said which of a store's states stands.
@@ -769,7 +797,8 @@ impl Oracle {
                 Ok((row.get::<_, u64>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, Option<i64>>(2)?))
             })?;
             let entries = entries.collect::<rusqlite::Result<Vec<_>>>()?;
-            let is_counted = |epoch: u64| !self.refused.contains(&(store.clone(), epoch));
+            let since = self.undone.get(operation).copied().unwrap_or(0);
+            let is_counted = |epoch: u64| epoch >= since && !self.refused.contains(&(store.clone(), epoch));
             let times = entries.iter().filter(|(epoch, ..)| is_counted(*epoch)).count();
             let asked = self.book.items.get(operation).filter(|asked| asked.by == By::Store);
             if let (Some(asked), Some(done)) = (asked, shop.done.get(operation)) {
@@ -786,8 +815,7 @@ impl Oracle {
                 }
                 continue;
             }
-            // What was taken away may be done once more.
-            if times > 1 + usize::from(self.lost.contains(operation)) {
+            if times > 1 {
                 found.push(format!("P3: {operation} stands {times} times in central's ledger"));
             }
             if entries.is_empty() && !self.carried.contains(operation) {
