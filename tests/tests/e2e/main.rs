@@ -15,6 +15,7 @@ mod idempotency;
 mod items;
 mod last_unit;
 mod life;
+mod linearizable;
 mod link;
 mod metrics;
 mod offline;
