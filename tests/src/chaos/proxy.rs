@@ -50,6 +50,7 @@ pub struct Proxy {
     port: u16,
     state: watch::Sender<State>,
     accepted: Arc<AtomicU64>,
+    hindered: Arc<AtomicU64>,
     listener: JoinHandle<()>,
 }
 
@@ -60,7 +61,8 @@ impl Proxy {
         let port = listener.local_addr()?.port();
         let state = watch::Sender::new(State { weather: Weather::Clear, era: 0 });
         let accepted = Arc::new(AtomicU64::new(0));
-        let (seen, count) = (state.subscribe(), accepted.clone());
+        let hindered = Arc::new(AtomicU64::new(0));
+        let (seen, count, harm) = (state.subscribe(), accepted.clone(), hindered.clone());
         let listener = tokio::spawn(async move {
             loop {
                 // An accept that fails (no descriptors) is tried again when the next client comes.
@@ -69,10 +71,10 @@ impl Proxy {
                     continue;
                 };
                 count.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(carry(client, to, seen.clone()));
+                tokio::spawn(carry(client, to, seen.clone(), harm.clone()));
             }
         });
-        Ok(Self { port, state, accepted, listener })
+        Ok(Self { port, state, accepted, hindered, listener })
     }
 
     /// Where the daemon finds Redis.
@@ -83,6 +85,11 @@ impl Proxy {
     /// Connections that daemons have made so far.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How often the weather has done something to a connection: cut it, or lost, held back or slowed what went over it.
+    pub fn hindered(&self) -> u64 {
+        self.hindered.load(Ordering::Relaxed)
     }
 
     /// Changes the weather. What was dead stays dead.
@@ -103,9 +110,13 @@ impl Drop for Proxy {
 }
 
 /// One connection, until both ends are done with it or it is cut.
-async fn carry(client: TcpStream, to: u16, mut state: watch::Receiver<State>) {
+async fn carry(client: TcpStream, to: u16, mut state: watch::Receiver<State>, hindered: Arc<AtomicU64>) {
     let born = *state.borrow_and_update();
+    let hinder = || {
+        hindered.fetch_add(1, Ordering::Relaxed);
+    };
     if born.weather == Weather::Cut {
+        hinder();
         return reset(&client);
     }
     let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { return };
@@ -113,15 +124,15 @@ async fn carry(client: TcpStream, to: u16, mut state: watch::Receiver<State>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let up = pump(from_client, to_server, state.clone(), born.era, Direction::Up);
-    let down = pump(from_server, to_client, state.clone(), born.era, Direction::Down);
+    let up = pump(from_client, to_server, state.clone(), born.era, Direction::Up, &hinder);
+    let down = pump(from_server, to_client, state.clone(), born.era, Direction::Down, &hinder);
     let cut = async {
         // An error: the proxy itself is gone.
         let _ = state.wait_for(|state| state.weather == Weather::Cut).await;
     };
     tokio::select! {
         _ = async { tokio::join!(up, down) } => {}
-        () = cut => {}
+        () = cut => hinder(),
     }
 }
 
@@ -138,6 +149,7 @@ async fn pump(
     mut state: watch::Receiver<State>,
     era: u64,
     direction: Direction,
+    hinder: &impl Fn(),
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 16 << 10];
     loop {
@@ -147,15 +159,23 @@ async fn pump(
             let dead = now.era > era || now.weather == Weather::HalfOpen;
             match (now.weather, direction) {
                 _ if dead && length == 0 => return Ok(()),
-                _ if dead => break,
+                _ if dead => {
+                    hinder();
+                    break;
+                }
                 (Weather::UpHeld, Direction::Up) | (Weather::DownHeld, Direction::Down) => {
+                    hinder();
                     if state.changed().await.is_err() {
                         return Ok(());
                     }
                     continue;
                 }
-                (Weather::Delayed(by), _) => tokio::time::sleep(by).await,
+                (Weather::Delayed(by), _) => {
+                    hinder();
+                    tokio::time::sleep(by).await;
+                }
                 (Weather::Throttled(rate), _) => {
+                    hinder();
                     tokio::time::sleep(Duration::from_micros(length as u64 * 1_000_000 / rate.max(1))).await;
                 }
                 _ => {}
@@ -197,14 +217,20 @@ mod tests {
     #[tokio::test]
     async fn each_weather_is_what_it_says() {
         let proxy = Proxy::start(echo().await).await.expect("starts");
+        let hindered = |before: u64| {
+            assert!(proxy.hindered() > before, "each counts");
+            proxy.hindered()
+        };
         let connect = async || TcpStream::connect(("127.0.0.1", proxy.port())).await.expect("connects");
         let mut first = connect().await;
         assert_eq!(ask(&mut first).await.expect("passes"), 7);
+        assert_eq!(proxy.hindered(), 0);
 
         proxy.set(Weather::UpHeld);
         assert!(ask(&mut first).await.is_err());
         proxy.set(Weather::Clear);
         assert_eq!(first.read_u8().await.expect("held back, not lost"), 7);
+        let harm = hindered(0);
 
         proxy.set(Weather::HalfOpen);
         let mut second = connect().await;
@@ -212,10 +238,12 @@ mod tests {
         proxy.set(Weather::Clear);
         assert!(ask(&mut first).await.is_err() && ask(&mut second).await.is_err(), "dead for ever");
 
+        let harm = hindered(harm);
         let mut third = connect().await;
         assert_eq!(ask(&mut third).await.expect("a new one passes"), 7);
         proxy.set(Weather::Cut);
         assert!(third.read_u8().await.is_err());
+        hindered(harm);
         proxy.set(Weather::Clear);
         assert_eq!(ask(&mut connect().await).await.expect("passes again"), 7);
     }

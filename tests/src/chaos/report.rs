@@ -48,6 +48,8 @@ pub struct Outcome {
     pub purchases: u64,
     /// How long healing took.
     pub healed_in: Duration,
+    /// How long tills waited for agents that ran, ms, sorted.
+    pub waits: Vec<u32>,
     /// Promises broken. Empty: all was well.
     pub violations: Vec<String>,
 }
@@ -75,7 +77,15 @@ impl Outcome {
         self.unanswered += other.unanswered;
         self.purchases += other.purchases;
         self.healed_in = self.healed_in.max(other.healed_in);
+        self.waits.extend(other.waits);
+        self.waits.sort_unstable();
         self.violations.extend(other.violations);
+    }
+
+    /// What so many in a hundred tills waited at most, ms.
+    pub fn wait(&self, percent: usize) -> u32 {
+        let last = self.waits.len().saturating_sub(1);
+        self.waits.get(self.waits.len() * percent / 100).or(self.waits.get(last)).copied().unwrap_or(0)
     }
 
     /// Kinds that never happened and could have.
@@ -107,6 +117,12 @@ impl Outcome {
             self.unanswered,
             self.purchases,
             self.healed_in.as_secs_f64()
+        );
+        println!(
+            "{} waits of tills for an agent that ran: p99 {} ms, worst {} ms",
+            self.waits.len(),
+            self.wait(99),
+            self.wait(100)
         );
     }
 }

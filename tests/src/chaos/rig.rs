@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -48,7 +48,32 @@ pub(super) struct Daemon {
     pub(super) proxy: Proxy,
     /// Held while the network of this daemon is not clear.
     pub(super) network: Mutex<()>,
-    pub(super) slot: Mutex<Slot>,
+    slot: Mutex<Slot>,
+    /// How often somebody has held it, or it was started again.
+    held: AtomicU64,
+}
+
+impl Daemon {
+    /// Whoever has this may stop the daemon; nobody expects it to answer meanwhile.
+    pub(super) async fn hold(&self) -> MutexGuard<'_, Slot> {
+        let slot = self.slot.lock().await;
+        self.held.fetch_add(1, Ordering::Relaxed);
+        slot
+    }
+
+    /// As [`Self::hold`], unless somebody has it.
+    pub(super) fn try_hold(&self) -> Option<MutexGuard<'_, Slot>> {
+        let slot = self.slot.try_lock().ok()?;
+        self.held.fetch_add(1, Ordering::Relaxed);
+        Some(slot)
+    }
+
+    /// Something that is another time whenever somebody has held it in between; none: somebody does, or it does not run.
+    pub(super) fn undisturbed(&self) -> Option<u64> {
+        let mut slot = self.slot.try_lock().ok()?;
+        let runs = slot.process.as_mut().is_some_and(|process| process.ended().is_none());
+        runs.then(|| self.held.load(Ordering::Relaxed))
+    }
 }
 
 pub(super) struct Redis {
@@ -131,6 +156,7 @@ impl Rig {
                 proxy: Proxy::start(redis.port.number()).await?,
                 network: Mutex::new(()),
                 slot: Mutex::new(Slot { process: None, environment: Vec::new() }),
+                held: 0.into(),
             })
         };
         let central = daemon(Who::Central, "central", dir.path().join("central.db")).await?;
@@ -158,7 +184,7 @@ impl Rig {
         };
         rig.start_redis(&mut *rig.redis.slot.lock().await);
         for daemon in rig.daemons() {
-            rig.start_daemon(daemon, &mut *daemon.slot.lock().await);
+            rig.start_daemon(daemon, &mut *daemon.hold().await);
         }
         rig.wait("everything is online", Duration::from_secs(30), async || rig.are_online().await).await?;
         Ok(rig)
@@ -332,6 +358,7 @@ impl Rig {
                 if let Some(status) = slot.process.as_mut().and_then(Process::ended) {
                     self.log.say(&format!("{} ended by itself ({status}) and is started again", daemon.name));
                     self.note_exit(&daemon.name);
+                    daemon.held.fetch_add(1, Ordering::Relaxed);
                     self.start_daemon(daemon, &mut slot);
                 }
             }
@@ -431,11 +458,6 @@ impl Rig {
             }
         }
         Ok(())
-    }
-
-    /// The store's number, and its agent's slot.
-    pub(super) async fn slot(&self, who: Who) -> MutexGuard<'_, Slot> {
-        self.daemon(who).slot.lock().await
     }
 }
 

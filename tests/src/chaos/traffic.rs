@@ -45,6 +45,8 @@ pub(super) struct Records {
     pub(super) exits: u64,
     /// Of operations at stores that were answered at the first try, ms.
     pub(super) latencies: Vec<u32>,
+    /// How long a till waited for an agent that ran, whatever else went wrong, ms (P1). One that gave up is in it, too.
+    pub(super) waits: Vec<u32>,
 }
 
 /// Counted on the way.
@@ -150,6 +152,10 @@ impl Crowd {
     }
 }
 
+fn in_ms(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
 fn product_name(number: usize) -> String {
     format!("product-{number}")
 }
@@ -189,6 +195,8 @@ pub(super) struct Person {
     dice: Dice,
     client: Client,
     asks: Who,
+    /// Whether it is the agent in service that is asked.
+    at_the_agent: bool,
     name: String,
     asked: AtomicU64,
 }
@@ -196,17 +204,24 @@ pub(super) struct Person {
 impl Person {
     pub(super) fn new(rig: &Arc<Rig>, asks: Who, seed: u64, name: String) -> Self {
         let client = rig.client(asks);
-        Self { rig: rig.clone(), dice: Dice::new(seed), client, asks, name, asked: AtomicU64::new(0) }
+        let at_the_agent = asks != Who::Central;
+        Self { rig: rig.clone(), dice: Dice::new(seed), client, asks, at_the_agent, name, asked: AtomicU64::new(0) }
     }
 
     /// The same, before a server on another port.
     pub(super) fn before(mut self, port: u16) -> Self {
         self.client = Client::new(port);
+        self.at_the_agent = false;
         self
     }
 
     fn key(&self) -> String {
         format!("{}-{}", self.name, self.asked.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether the agent that is asked runs, and nobody has held it since it said the same.
+    fn undisturbed(&self) -> Option<u64> {
+        self.at_the_agent.then(|| self.rig.daemon(self.asks).undisturbed()).flatten()
     }
 
     /// Asks until there is an answer, under the same key, for as long as the patience lasts.
@@ -216,11 +231,21 @@ impl Person {
         loop {
             let headers = [("idempotency-key", key), ("prefer", "wait=1")];
             let asked = self.client.ask(method.clone(), path, &headers, Some(body));
-            match tokio::time::timeout(TRY, asked).await {
+            let (undisturbed, asked_at) = (self.undisturbed(), Instant::now());
+            let answer = tokio::time::timeout(TRY, asked).await;
+            let is_slow_or_said = match &answer {
+                Ok(Ok(answer)) => answer.status < 500,
+                Ok(Err(_)) => false,
+                Err(_) => true,
+            };
+            if is_slow_or_said && undisturbed.is_some() && undisturbed == self.undisturbed() {
+                self.rig.records.lock().expect("no thread panics").waits.push(in_ms(asked_at.elapsed()));
+            }
+            match answer {
                 Ok(Ok(answer)) => match answer.status {
                     200..=299 => {
                         if !unanswered && self.asks != Who::Central {
-                            let took = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
+                            let took = in_ms(started.elapsed());
                             self.rig.records.lock().expect("no thread panics").latencies.push(took);
                         }
                         return Outcome::Done(answer, unanswered);

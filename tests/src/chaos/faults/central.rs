@@ -16,8 +16,8 @@ use crate::chaos::rig::{Rig, Who};
 /// Central's machine dies; it goes on from an earlier copy.
 pub(super) async fn central_older_copy(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
     // Nobody restores the victim meanwhile: first the store, then central, as everywhere.
-    let _victim = rig.slot(Who::Store(rig.victim)).await;
-    let mut slot = rig.central.slot.lock().await;
+    let _victim = rig.stores[rig.victim].hold().await;
+    let mut slot = rig.central.hold().await;
     let old = some_copy(rig, Who::Central, &mut plan.dice).context("there is no copy yet")?;
     slot.process.take().context("it runs")?.kill();
     let result = async {

@@ -35,7 +35,7 @@ pub(super) async fn clock(rig: &Rig, who: Who, plan: &mut Plan) -> anyhow::Resul
     let daemon = rig.daemon(who);
     let (file, environment) = under_faketime(rig, &daemon.name)?;
     let off = if plan.dice.chance(500) { "+1h" } else { "-1h" };
-    let mut slot = daemon.slot.lock().await;
+    let mut slot = daemon.hold().await;
     std::fs::write(&file, off)?;
     slot.process.take().context("it runs")?.kill();
     slot.environment = environment;

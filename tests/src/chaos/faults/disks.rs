@@ -39,7 +39,7 @@ pub(super) async fn disk_full(rig: &Rig, plan: &mut Plan) -> anyhow::Result<Stri
         while file.write_all(&small).is_ok() {}
         Ok::<(), std::io::Error>(())
     };
-    let mut slot = daemon.slot.lock().await;
+    let mut slot = daemon.hold().await;
     // Again and again: what the agent gives back is taken, too.
     let ended = rig
         .wait("the agent ends", FULL_WITHIN, async || {
@@ -68,7 +68,7 @@ pub(super) async fn disk_full(rig: &Rig, plan: &mut Plan) -> anyhow::Result<Stri
 /// A later version of the agent has recorded something that this central does not know.
 pub(super) async fn unknown_event(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
     let daemon = &rig.stores[plan.store];
-    let mut slot = daemon.slot.lock().await;
+    let mut slot = daemon.hold().await;
     rig.terminate(daemon, &mut slot).await;
     let news = (|| {
         let file = Connection::open(&daemon.database)?;
@@ -88,7 +88,7 @@ pub(super) async fn unknown_event(rig: &Rig, plan: &mut Plan) -> anyhow::Result<
 pub(super) async fn second_agent(rig: &Arc<Rig>, plan: &mut Plan) -> anyhow::Result<String> {
     let number = plan.store;
     let daemon = &rig.stores[number];
-    let mut slot = daemon.slot.lock().await;
+    let mut slot = daemon.hold().await;
     let file = rig.dir().join(format!("{}-twin-{:x}.db", daemon.name, plan.dice.roll()));
     backup(rig, daemon, &file).await?;
     fork(rig, number);
@@ -117,7 +117,7 @@ pub(super) async fn second_agent(rig: &Arc<Rig>, plan: &mut Plan) -> anyhow::Res
 pub(super) async fn empty_agent(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
     let daemon = &rig.stores[plan.store];
     // The right one is not restarted meanwhile.
-    let _slot = daemon.slot.lock().await;
+    let _slot = daemon.hold().await;
     let file = rig.dir().join(format!("{}-empty-{:x}.db", daemon.name, plan.dice.roll()));
     let port = Port::reserve();
     let twin = rig.start_twin(plan.store, &file, port.number());
@@ -137,7 +137,7 @@ pub(super) async fn older_file(rig: &Rig, plan: &mut Plan) -> anyhow::Result<Str
     let number = plan.store;
     let daemon = &rig.stores[number];
     let old = some_copy(rig, Who::Store(number), &mut plan.dice).context("there is no copy yet")?;
-    let mut slot = daemon.slot.lock().await;
+    let mut slot = daemon.hold().await;
     slot.process.take().context("it runs")?.kill();
     let result = async {
         let dead = set_aside(rig, daemon)?;
@@ -167,7 +167,7 @@ pub(super) async fn older_file(rig: &Rig, plan: &mut Plan) -> anyhow::Result<Str
 pub(super) async fn disk_lost(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
     let number = plan.store;
     let daemon = &rig.stores[number];
-    let mut slot = daemon.slot.lock().await;
+    let mut slot = daemon.hold().await;
     slot.process.take().context("it runs")?.kill();
     let result = async {
         let dead = set_aside(rig, daemon)?;

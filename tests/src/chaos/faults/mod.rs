@@ -191,8 +191,8 @@ pub(super) async fn inflict(rig: &Arc<Rig>, mut plan: Plan) -> anyhow::Result<St
         Kind::CentralKilled => killed(rig, Who::Central, &mut plan).await,
         Kind::AgentStopped => stopped(rig, store, &mut plan).await,
         Kind::CentralStopped => stopped(rig, Who::Central, &mut plan).await,
-        Kind::AgentFrozen => frozen(rig.slot(store).await, name, &mut plan).await,
-        Kind::CentralFrozen => frozen(rig.slot(Who::Central).await, "central", &mut plan).await,
+        Kind::AgentFrozen => frozen(rig.daemon(store).hold().await, name, &mut plan).await,
+        Kind::CentralFrozen => frozen(rig.central.hold().await, "central", &mut plan).await,
         Kind::RedisFrozen => frozen(rig.redis.slot.lock().await, "Redis", &mut plan).await,
         Kind::RedisKilledKept | Kind::RedisKilledEmpty | Kind::RedisOlderCopy => redis_restarted(rig, &mut plan).await,
         Kind::Flushed => {
@@ -251,7 +251,7 @@ pub(super) async fn end_faults(rig: &Rig) -> anyhow::Result<()> {
     for daemon in rig.daemons() {
         let _network = daemon.network.lock().await;
         daemon.proxy.set(Weather::Clear);
-        let mut slot = daemon.slot.lock().await;
+        let mut slot = daemon.hold().await;
         if slot.process.as_mut().is_none_or(|process| Process::ended(process).is_some()) {
             rig.start_daemon(daemon, &mut slot);
         }

@@ -136,7 +136,7 @@ pub(in crate::chaos) async fn take_copies(rig: &Rig) {
     loop {
         ticks.tick().await;
         for daemon in [&rig.stores[rig.victim], &rig.central] {
-            let Ok(_slot) = daemon.slot.try_lock() else { continue };
+            let Some(_slot) = daemon.try_hold() else { continue };
             number += 1;
             let path = rig.dir().join(format!("{}-copy-{number}.db", daemon.name));
             match backup(rig, daemon, &path).await {
@@ -175,7 +175,7 @@ pub(in crate::chaos) async fn look_after(rig: &Rig) -> anyhow::Result<()> {
         if number != rig.victim {
             rig.violation(format!("{} has stopped itself ({}) without a reason", daemon.name, told["stopped"]));
         }
-        let mut slot = daemon.slot.lock().await;
+        let mut slot = daemon.hold().await;
         if let Some(process) = slot.process.take() {
             process.kill();
         }

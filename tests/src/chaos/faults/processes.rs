@@ -11,7 +11,7 @@ use crate::chaos::rig::{Rig, Slot, Who};
 
 pub(super) async fn killed(rig: &Rig, who: Who, plan: &mut Plan) -> anyhow::Result<String> {
     let daemon = rig.daemon(who);
-    let mut slot = daemon.slot.lock().await;
+    let mut slot = daemon.hold().await;
     slot.process.take().context("it runs")?.kill();
     let away = if plan.dice.chance(500) { 0 } else { plan.dice.between(200, 2_500) };
     tokio::time::sleep(Duration::from_millis(away.unsigned_abs())).await;
@@ -22,7 +22,7 @@ pub(super) async fn killed(rig: &Rig, who: Who, plan: &mut Plan) -> anyhow::Resu
 
 pub(super) async fn stopped(rig: &Rig, who: Who, plan: &mut Plan) -> anyhow::Result<String> {
     let daemon = rig.daemon(who);
-    let mut slot = daemon.slot.lock().await;
+    let mut slot = daemon.hold().await;
     rig.terminate(daemon, &mut slot).await;
     plan.for_ms(0, 1_500).await;
     slot.environment.clear();
