@@ -755,10 +755,11 @@ mod tests {
                 let disk = Disk::new(Syncs::Honest);
                 let mut log = disk.open(Some("log"), Role::Log, true, false).expect("the power is on");
                 log.write(0, &[1; 512]).and_then(|()| log.sync()).expect("the power is on");
-                (0..steps).for_each(|_| log.write(0, &[1; 512]).expect("the power is on"));
-                log.sync().expect("the power is on");
+                let other = disk.open(Some("other"), Role::Log, true, false).expect("the power is on");
+                // The number of steps is what the disk's dice begin with.
                 disk.arm(Some((steps, Fault::Sync { of_database: false })));
-                (0..=steps).for_each(|_| log.write(0, &[2; 512]).expect("the power is on"));
+                (0..steps).for_each(|_| other.write(0, &[0]).expect("the power is on"));
+                log.write(0, &[2; 512]).expect("the power is on");
                 assert_eq!(log.sync(), Err(Failed::Broken));
                 assert_eq!(disk.landed(), Some((Fault::Sync { of_database: false }, Moment::Commit)));
                 log.sync().expect("the next one says that all is well");
