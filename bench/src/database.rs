@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, ensure};
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
 /// What happened to an item, about as long as a real event is.
@@ -68,6 +68,25 @@ impl Entry {
     }
 }
 
+/// Reads items beside whoever writes.
+pub(crate) struct Reader(Connection);
+
+impl Reader {
+    /// Opens a file that is there.
+    pub(crate) fn open(file: &Path) -> rusqlite::Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(file, flags)?;
+        connection.pragma_update(None, "mmap_size", 256 << 20)?;
+        Ok(Self(connection))
+    }
+
+    /// Units and version of an item.
+    pub(crate) fn item(&self, product: &str) -> rusqlite::Result<(i64, i64)> {
+        let mut statement = self.0.prepare_cached("select quantity, version from item where product_id = ?1")?;
+        statement.query_row([product], |row| Ok((row.get(0)?, row.get(1)?)))
+    }
+}
+
 /// Items, events and a cursor.
 pub(crate) struct Database(Connection);
 
@@ -79,6 +98,7 @@ impl Database {
         connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "wal_autocheckpoint", 1_000)?;
+        connection.pragma_update(None, "cache_size", -(16 << 10))?;
         let transaction = connection.transaction()?;
         transaction.execute_batch(
             "create table item (product_id text primary key, quantity integer not null, version integer not null) \

@@ -18,7 +18,7 @@ use crate::Effort;
 use crate::database::{Database, Entry, Event};
 use crate::row::{Reach, Row};
 use crate::server::Server;
-use crate::setup::{STORE, Setup};
+use crate::setup::{STORE, Setup, product_id};
 
 const REACH: Reach = Reach::RatioAtLeast(0.38);
 const REACH_P99_MS: Reach = Reach::ValueAtMost(20.0);
@@ -91,7 +91,7 @@ struct Limits {
 impl Limits {
     fn start(setup: &Setup) -> anyhow::Result<Self> {
         let echo = Server::start(Router::new().route("/v1/purchase/{product}", post(echo)))?;
-        let products = (0..setup.items()).map(|number| format!("product-{number:06}"));
+        let products = (0..setup.items()).map(product_id);
         let database = Database::create(&setup.dir().join("limit.db"), products)?;
         let (jobs, queue) = mpsc::channel();
         thread::Builder::new().name("limit-writer".to_owned()).spawn(move || write(database, &queue))?;

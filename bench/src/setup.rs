@@ -41,9 +41,14 @@ pub(crate) struct Setup {
 /// The store of whoever measures one.
 pub(crate) const STORE: &str = "s1";
 
+/// The product of this number.
+pub(crate) fn product_id(number: u64) -> String {
+    format!("product-{number:06}")
+}
+
 /// The product that the request of this number is about: all of them in an order without pattern.
 pub(crate) fn product(number: u64, items: u64) -> String {
-    format!("product-{:06}", (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % items)
+    product_id((number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % items)
 }
 
 /// The request of a till that sells a unit; the same for a limit's server.
@@ -79,7 +84,7 @@ impl Setup {
     pub(crate) fn one_store(items: u64) -> anyhow::Result<Self> {
         let mut setup = Self::start(&[STORE])?;
         setup.items = items;
-        let stock = (0..items).map(|number| (format!("product-{number:06}"), UNITS)).collect();
+        let stock = (0..items).map(|number| (product_id(number), UNITS)).collect();
         setup.import(STORE, &stock)?;
         setup.converge();
         Ok(setup)

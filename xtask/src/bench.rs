@@ -49,7 +49,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut command = Command::new(process::cargo());
     command.args(["run", "--quiet", "-p", "bench"]);
     if !options.smoke {
-        command.arg("--release");
+        command.args(["--profile", "dist"]);
     }
     command.arg("--").args(&options.names);
     if options.quick {

@@ -20,7 +20,7 @@ pub(crate) fn build_daemons() -> anyhow::Result<PathBuf> {
 
 /// The same, optimised.
 pub(crate) fn build_released_daemons() -> anyhow::Result<PathBuf> {
-    build(&["--release"], "release")
+    build(&["--profile", "dist"], "dist")
 }
 
 fn build(profile: &[&str], folder: &str) -> anyhow::Result<PathBuf> {
