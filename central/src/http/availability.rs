@@ -7,13 +7,13 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use protocol::ids::{ProductId, StoreId};
 use runtime::http::openapi::schema;
-use runtime::http::{Code, List, Prefer, Problem, ProductPath, Query, Result};
+use runtime::http::{Code, List, Prefer, Problem, ProductPath, Query, Result, header_value};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::views::{ItemView, LAG, value};
+use super::views::{ItemView, LAG};
 use super::{App, Shared};
 use crate::storage::queries::{offers, products};
 use crate::storage::transfers;
@@ -115,7 +115,7 @@ async fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Optio
         all.allotted += view.allotted;
         all.available += view.available;
         all.online_available += view.online_available;
-        let lag_ms = app.presence.report(&store.id).lag_ms;
+        let lag_ms = app.presence.lag_ms(&store.id);
         all.stores.push(StoreItem { item: view, lag_ms });
     }
     Ok((!all.stores.is_empty() || !all.left_out.is_empty()).then_some(all))
@@ -152,7 +152,7 @@ async fn one(
             .with("leftOut", serde_json::to_value(found.left_out).map_err(Problem::internal)?));
     }
     let lag = found.stores.iter().map(|store| store.lag_ms).max().unwrap_or(0);
-    Ok(([(LAG, value(&lag.to_string()))], Json(found)).into_response())
+    Ok(([(LAG, header_value(lag))], Json(found)).into_response())
 }
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -197,5 +197,5 @@ async fn many(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Respon
         }
     }
     let body = Availabilities { list: List { items, next_cursor: None }, unknown };
-    Ok(([(LAG, value(&lag.to_string()))], Json(body)).into_response())
+    Ok(([(LAG, header_value(lag))], Json(body)).into_response())
 }

@@ -11,14 +11,14 @@ use protocol::wire::Position;
 use runtime::http::openapi::schema;
 use runtime::http::{
     Code, Counted, Etags, ItemPath, Page, Prefer, Problem, Query, Result, StorePath, Written, encode_cursor,
-    not_modified, words,
+    header_value, not_modified, words,
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::views::{ItemView, LAG, slice, value};
+use super::views::{ItemView, LAG, slice};
 use super::{App, Shared};
 use crate::storage::queries::items as listed;
 use crate::storage::queries::offers::{self, Shown};
@@ -110,13 +110,13 @@ async fn list(app: Arc<App>, prefer: Prefer, filter: Filter) -> Result<Response>
         let list = list.map(|row| {
             // Read in the same transaction.
             let store = &stores[&row.store];
-            lag_ms = lag_ms.max(seen.presence.report(&store.id).lag_ms);
+            lag_ms = lag_ms.max(seen.presence.lag_ms(&store.id));
             ItemView::of(&seen, store, row.product, &row.item, row.pending)
         });
         Ok((lag_ms, Written::json(&list)))
     });
     let (lag_ms, list) = list.await?;
-    Ok(([(LAG, value(&lag_ms.to_string()))], list).into_response())
+    Ok(([(LAG, header_value(lag_ms))], list).into_response())
 }
 
 /// Read an item
@@ -138,11 +138,11 @@ async fn one(
         return Err(app.known(&store_id).await.err().unwrap_or_else(|| Problem::new(Code::UnknownStore)));
     };
     let Some(item) = item else { return Err(app.unknown_product(&store, &product_id).await) };
-    let lag = (LAG, value(&app.presence.report(&store_id).lag_ms.to_string()));
+    let lag = (LAG, header_value(app.presence.lag_ms(&store_id)));
     let view = ItemView::of(&app, &store, product_id, &item, pending);
     // While an epoch opens the view is still that of the one before.
     let etag = view.etag(store.state.epoch);
-    let headers = [lag, (header::ETAG, value(&etag))];
+    let headers = [lag, (header::ETAG, header_value(&etag))];
     if not_modified(&etags, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use runtime::http::header_value;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -96,7 +97,7 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
 )]
 async fn root(app: Shared, headers: HeaderMap) -> Response {
     let mut response = root_as(app, &headers);
-    response.headers_mut().append(header::VARY, super::views::value("accept"));
+    response.headers_mut().append(header::VARY, header_value("accept"));
     response
 }
 
@@ -105,7 +106,7 @@ fn root_as(State(app): Shared, headers: &HeaderMap) -> Response {
     if accept.contains("text/html") {
         let policy = "default-src 'self'; frame-ancestors 'none'";
         let mut page = asset("text/html; charset=utf-8", PAGE);
-        page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, super::views::value(policy));
+        page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, header_value(policy));
         return page;
     }
     if accept.contains("text/plain") {

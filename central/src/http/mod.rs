@@ -113,8 +113,7 @@ fn access(method: &Method, route: &str) -> Access {
 
 /// All routes, with the edge around them.
 pub fn router(app: Arc<App>, edge: Edge) -> Served {
-    let (routes, description) = described();
-    runtime::http::finish(routes.layer(axum::Extension(description)).with_state(app), Edge { access, ..edge })
+    runtime::http::finish(described().0.with_state(app), Edge { access, ..edge })
 }
 
 /// All routes, and their description.
@@ -140,7 +139,8 @@ fn described() -> (Router<Arc<App>>, Description) {
         .merge(projections::router())
         .merge(meta::router())
         .split_for_parts();
-    (pages.merge(routes), Description::new(API, of_pages, of_routes))
+    let description = Description::new(API, of_pages, of_routes);
+    (pages.layer(axum::Extension(description.clone())).merge(routes), description)
 }
 
 impl App {

@@ -1,6 +1,6 @@
 //! What clients see of items, purchases, commands and stores.
 
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::HeaderName;
 use protocol::domain::reservation::Reservation;
 use protocol::domain::transfer::Transfer;
 use protocol::domain::{Item, Lines};
@@ -104,7 +104,7 @@ impl ItemView {
 
 /// Central's time of the last look after which everything known of the store was applied.
 pub(super) fn as_of(app: &App, store: &Store) -> Millis {
-    store.as_of.max(app.presence.report(&store.id).current_at)
+    store.as_of.max(app.presence.current_at(&store.id))
 }
 
 /// A store that was asked for a purchase.
@@ -305,11 +305,6 @@ impl LineView {
         };
         results.each().enumerate().map(line).collect()
     }
-}
-
-/// A header whose value is made of text that cannot break it.
-pub(super) fn value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// The part of a list that a page is. `key` reads the key of the record after which it begins.

@@ -11,11 +11,11 @@ use axum::response::{IntoResponse, Response};
 use protocol::ids::StoreId;
 use protocol::time::Millis;
 use protocol::wire::{About, Position};
-use runtime::http::{Code, Prefer, Problem, Result, Write, fingerprint};
+use runtime::http::{Code, Prefer, Problem, Result, Write, fingerprint, header_value};
 use serde_json::Value;
 
 use super::App;
-use super::views::{POSITION, value};
+use super::views::POSITION;
 use crate::storage::idempotency::{self, Effect, Key, Record};
 use crate::storage::stores::{self, Store};
 use crate::storage::{Abort, Connection};
@@ -172,13 +172,13 @@ impl Headers {
             headers.insert(HeaderName::from_static("idempotency-replayed"), HeaderValue::from_static("true"));
         }
         if let Some(position) = position {
-            headers.insert(POSITION, value(&position.to_string()));
+            headers.insert(POSITION, header_value(position));
         }
         Self(headers)
     }
 
     pub(super) fn with(mut self, name: HeaderName, text: &str) -> Self {
-        self.0.insert(name, value(text));
+        self.0.insert(name, header_value(text));
         self
     }
 

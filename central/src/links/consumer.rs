@@ -6,6 +6,7 @@
 //! where it is read alone, over other connections and by other tasks: nobody waits for it. Bells and newcomers have
 //! connections and tasks of their own, too.
 
+mod ahead;
 mod bells;
 mod discovery;
 mod queue;
@@ -36,6 +37,7 @@ use crate::promises::allotments::release_forgotten;
 use crate::storage::allotments::unreleased_stores;
 use crate::storage::stores;
 use crate::storage::{Connection, Db, JobResult};
+use ahead::Ahead;
 use bells::{Bells, OwnBell};
 use discovery::Discovery;
 use queue::Queue;
@@ -46,6 +48,9 @@ use slow::SlowLane;
 const STORES_A_ROUND: usize = 256;
 /// Entries read in one round, over all its stores.
 const ENTRIES_A_ROUND: usize = 4_096;
+/// Entries of one store, at most: a quarter of what its agent sends ahead, so that while these are applied the next ones are
+/// read and those behind them arrive.
+const ENTRIES_AT_ONCE: usize = 512;
 /// Bytes read in one round, over all its stores.
 const BYTES_A_ROUND: u64 = 32 << 20;
 /// A store whose stream is larger is read apart.
@@ -158,6 +163,7 @@ impl MainLane {
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Stores not looked at since this connection was made.
         let mut unread: Option<BTreeSet<StoreId>> = None;
+        let mut ahead = Ahead::default();
         loop {
             let mut sweeps = false;
             if self.queue.is_idle() {
@@ -192,7 +198,7 @@ impl MainLane {
                 }
             }
             let due = self.queue.take(pace.stores());
-            match self.round(&mut connection, &due, pace).await {
+            match self.round(&mut connection, &due, pace, &mut ahead).await {
                 Ok(Left { more, unread: left }) => {
                     // Once is enough: under steady traffic there is always more.
                     if let Some(unread) = &mut unread {
@@ -261,10 +267,11 @@ impl MainLane {
         connection: &mut MultiplexedConnection,
         due: &[StoreId],
         pace: &mut Pace,
+        ahead: &mut Ahead,
     ) -> Result<Left, Failure> {
         let read_at = runtime::clock::now();
         let mut fetch = Fetch::of(due.to_vec(), pace.bounds());
-        let ended = self.rounds.carry_out(connection, &mut fetch, Vec::new(), read_at).await;
+        let ended = self.rounds.carry_out(connection, &mut fetch, Vec::new(), read_at, Some(ahead)).await;
         fetch.apart().iter().for_each(|id| self.queue.set_apart(id));
         match ended {
             Ok(true) => pace.worked(),
@@ -309,7 +316,7 @@ impl Pace {
             bytes_a_stream: BYTES_A_STORE,
             entries: halved(ENTRIES_A_ROUND),
             entries_least: halved(64),
-            entries_most: halved(1_024),
+            entries_most: halved(ENTRIES_AT_ONCE),
         }
     }
 

@@ -344,15 +344,14 @@ impl Presence {
     pub fn report(&self, store: &StoreId) -> PresenceReport {
         let stores = self.stores.read();
         let Some(known) = stores.get(store) else { return PresenceReport::default() };
-        let millis = |since: Instant| i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
         PresenceReport {
             heartbeat: known.heartbeat.clone(),
-            heartbeat_age_ms: known.heartbeat_at.map(millis),
+            heartbeat_age_ms: known.heartbeat_at.map(age_ms),
             gone: known.gone,
-            lag_ms: known.lagging_since.map_or(0, millis),
+            lag_ms: known.lagging_since.map_or(0, age_ms),
             stands_still: known.standing.is_some_and(|(_, since)| since.elapsed() > STANDSTILL),
             two_agents: known.two_agents && known.other_process.is_some_and(|(_, at)| at.elapsed() < SILENCE),
-            stuck: known.stuck.as_ref().map(|(why, since)| (why.clone(), millis(*since))),
+            stuck: known.stuck.as_ref().map(|(why, since)| (why.clone(), age_ms(*since))),
             quarantined: known.quarantined.clone(),
             commands_stopped: known.commands_stopped,
             refused: known.refused.clone(),
@@ -363,6 +362,16 @@ impl Presence {
             }),
             current_at: known.current_at,
         }
+    }
+
+    /// Age of the oldest entry known to exist and not applied, ms; 0: none.
+    pub fn lag_ms(&self, store: &StoreId) -> i64 {
+        self.stores.read().get(store).and_then(|known| known.lagging_since).map_or(0, age_ms)
+    }
+
+    /// Central's time of the last heartbeat, or of the last entries, of which everything was applied.
+    pub fn current_at(&self, store: &StoreId) -> Millis {
+        self.stores.read().get(store).map_or(Millis::default(), |known| known.current_at)
     }
 
     /// May the store get a purchase, as far as can be told without asking Redis again? For reads.
@@ -376,7 +385,7 @@ impl Presence {
             heartbeat: report.heartbeat_age_ms.and(report.heartbeat.clone()).filter(|_| !report.gone),
             redis_now: Millis(0),
         };
-        self.judge(store, &reading)
+        self.judge_reported(store, &report, &reading)
     }
 
     /// May the store get a purchase, given a fresh reading? `true`: it may not be asked for anything, but what it has set
@@ -397,7 +406,10 @@ impl Presence {
 
     /// May the store get a purchase, given a fresh reading (P8, L13)?
     pub fn judge(&self, store: &Store, reading: &Reading) -> Result<(), Unavailable> {
-        let report = self.report(&store.id);
+        self.judge_reported(store, &self.report(&store.id), reading)
+    }
+
+    fn judge_reported(&self, store: &Store, report: &PresenceReport, reading: &Reading) -> Result<(), Unavailable> {
         let Some(heartbeat) = &reading.heartbeat else {
             let ever = report.heartbeat.is_some() || store.cursor.epoch != Epoch::NONE;
             return Err(if ever { Unavailable::Offline } else { Unavailable::NeverSeen });
@@ -406,7 +418,7 @@ impl Presence {
         if is_old && !planted(Bug::StaleHeartbeatAccepted) {
             return Err(Unavailable::Offline);
         }
-        self.judge_whole(store, &report, heartbeat.epoch)
+        self.judge_whole(store, report, heartbeat.epoch)
     }
 
     /// The same, but for whether it was heard of. `epoch`: of its heartbeat.
@@ -427,6 +439,10 @@ impl Presence {
         }
         Ok(())
     }
+}
+
+fn age_ms(since: Instant) -> i64 {
+    i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

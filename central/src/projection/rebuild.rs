@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn what_the_database_refused_when_it_came_is_in_what_is_built_and_the_state_is_still_wanted() {
         let (connection, mut agents) = world();
-        let refused = "create temp trigger refusal before insert on main.item when new.product_id = 'tea' \
+        let refused = "create temp trigger refusal before update on main.item when new.product_id = 'tea' \
                        begin select raise(abort, 'refused'); end";
         connection.execute_batch(refused).expect("a trigger is created");
         let sale = agents[0].sale();

@@ -21,7 +21,7 @@ use crate::storage::reservations::{self, Reservation};
 use crate::storage::stores::Store;
 use crate::storage::transfers::{self, Transfer};
 use crate::storage::{Connection, JobResult};
-use crate::storage::{items, stocks};
+use crate::storage::{items, stocks, totals};
 
 /// Names of what has been settled, for whoever waits for it.
 pub type Settled = Vec<String>;
@@ -268,9 +268,10 @@ impl Touched {
     pub(super) fn save(self, connection: &Connection, store: &mut Store, now: Millis) -> JobResult<Saved> {
         let mut settled = self.settled;
         let mut lowered: BTreeSet<ProductId> = BTreeSet::new();
+        let counted = totals::Interval::of(connection, store.stock)?;
         for (product, shown) in &self.items {
             if let Some(after) = &shown.after {
-                stocks::replace(connection, store, product, shown.before.as_ref(), after, shown.is_renamed)?;
+                stocks::replace(connection, store, &counted, product, shown.before.as_ref(), after, shown.is_renamed)?;
                 if after.allotment_wanted.is_some() {
                     lowered.insert(product.clone());
                 } else if shown.before.as_ref().is_some_and(|before| before.allotment_wanted.is_some()) {

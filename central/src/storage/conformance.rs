@@ -775,7 +775,7 @@ fn what_commands_take_of_an_allotment_is_free_once_they_are_answered(connection:
     let lowered =
         |units| Item { allotted: units, allotment_wanted: Some(1), version: 1, quantity: 9, ..Item::default() };
     for (name, units) in [("tea", 3), ("jam", 2)] {
-        stocks::replace(connection, &mut one, &product(name), None, &lowered(units), true).expect("writes");
+        stocks::put(connection, &mut one, &product(name), &lowered(units)).expect("writes");
     }
     assert_eq!(
         allotments::unreleased(connection, &one, 9),

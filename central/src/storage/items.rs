@@ -56,6 +56,26 @@ pub fn of(connection: &Connection, stock: i64, product: &ProductId) -> rusqlite:
     connection.prepare_cached(&OF)?.query_row(params![stock, product.as_str()], |row| read_item(row, 0)).optional()
 }
 
+/// Writes the units of a row that is there, and what goes with them. Nearly all that stores say is of this kind, and no index
+/// is over these columns.
+pub fn move_units(connection: &Connection, stock: i64, product: &ProductId, item: &Item) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "update item set quantity = ?3, reserved = ?4, allotted = ?5, version = ?6, updated_at = ?7 \
+             where stock = ?1 and product_id = ?2",
+        )?
+        .execute(params![
+            stock,
+            product.as_str(),
+            item.quantity,
+            item.reserved,
+            item.allotted,
+            item.version,
+            item.updated_at.0,
+        ])?;
+    Ok(())
+}
+
 /// Writes a row, and nothing else.
 pub fn write(
     connection: &Connection,

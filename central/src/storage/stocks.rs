@@ -290,13 +290,16 @@ pub fn remove_step(connection: &Connection, store: &StoreId, rows: usize) -> rus
 pub fn put(connection: &Connection, store: &mut Store, product: &ProductId, after: &Item) -> rusqlite::Result<()> {
     let before = items::of(connection, store.stock, product)?;
     let is_renamed = before.as_ref().is_none_or(|before| before.name != after.name);
-    replace(connection, store, product, before.as_ref(), after, is_renamed)
+    let counted = totals::Interval::of(connection, store.stock)?;
+    replace(connection, store, &counted, product, before.as_ref(), after, is_renamed)
 }
 
-/// As [`put`], for an item that was read before. `is_renamed`: it was given a name since, be it the one that it had.
+/// As [`put`], for an item that was read before. `counted`: of the stock. `is_renamed`: it was given a name since, be it
+/// the one that it had.
 pub fn replace(
     connection: &Connection,
     store: &mut Store,
+    counted: &totals::Interval,
     product: &ProductId,
     before: Option<&Item>,
     after: &Item,
@@ -304,11 +307,16 @@ pub fn replace(
 ) -> rusqlite::Result<()> {
     store.digest = store.digest.replace(product, before, Some(after));
     store.units += more(before, after);
-    if totals::counts(connection, store.stock, product)? {
+    if counted.has(product) {
         let name = is_renamed.then_some(after.name.as_str());
         totals::count_as(connection, product, name, before, Some(after))?;
     }
-    items::write(connection, &store.id, store.stock, product, after)?;
+    match before {
+        Some(before) if after.differs_in_units_alone(before) => {
+            items::move_units(connection, store.stock, product, after)?;
+        }
+        _ => items::write(connection, &store.id, store.stock, product, after)?,
+    }
     if before.is_none_or(|before| before.name != after.name) {
         labels::add(connection, product.as_str(), &after.name)?;
         if let Some(before) = before {

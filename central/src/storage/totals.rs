@@ -20,11 +20,25 @@ pub const END: &str = "~";
 /// Products summed anew in a step of so many rows: each has a row in every store that carries it.
 const ROWS_A_PRODUCT: usize = 50;
 
-/// Whether a stock's row of this product is in the totals.
-pub fn counts(connection: &Connection, stock: i64, product: &ProductId) -> rusqlite::Result<bool> {
-    connection
-        .prepare_cached("select ?2 > counted_after and ?2 <= counted_to from stock where stock = ?1")?
-        .query_row(params![stock, product.as_str()], |row| row.get(0))
+/// Which of a stock's rows are in the totals, until a [step](step) counts more of them.
+#[derive(Debug)]
+pub struct Interval {
+    after: String,
+    to: String,
+}
+
+impl Interval {
+    /// Of a stock.
+    pub fn of(connection: &Connection, stock: i64) -> rusqlite::Result<Self> {
+        connection
+            .prepare_cached("select counted_after, counted_to from stock where stock = ?1")?
+            .query_row([stock], |row| Ok(Self { after: row.get(0)?, to: row.get(1)? }))
+    }
+
+    /// Whether the row of this product is in the totals.
+    pub fn has(&self, product: &ProductId) -> bool {
+        product.as_str() > self.after.as_str() && product.as_str() <= self.to.as_str()
+    }
 }
 
 /// Moves the product's totals from what an item was to what it is.

@@ -10,7 +10,7 @@ use protocol::link::EntryId;
 use protocol::number::Epoch;
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
-use runtime::http::{Code, Problem, Result, Write, fingerprint};
+use runtime::http::{Code, HEADERS, Problem, Result, Write, fingerprint, header_value};
 use runtime::sqlite::{Abort, Connection};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -200,26 +200,21 @@ struct Headed<'a> {
     product_id: Option<Cow<'a, str>>,
 }
 
-/// A header whose value is made of text that cannot break it.
-pub(super) fn value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
-}
-
 fn answer(status: u16, body: String, position: &str, replayed: bool) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-    let mut headers = HeaderMap::new();
+    let mut headers = HeaderMap::with_capacity(HEADERS);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(POSITION, value(position));
+    headers.insert(POSITION, header_value(position));
     let headed: Headed<'_> = serde_json::from_str(&body).unwrap_or_default();
     let epoch = position.rsplit_once(':').and_then(|(_, at)| at.split('-').next()?.parse().ok());
     if let (Some(epoch), Some(version)) = (epoch, headed.version) {
-        headers.insert(header::ETAG, value(&etag(epoch, version)));
+        headers.insert(header::ETAG, header_value(etag(epoch, version)));
     }
     if status == StatusCode::CREATED {
         let reservation = headed.reservation_id.map(|id| format!("/v1/reservations/{id}"));
         let product = headed.product_id.map(|id| format!("/v1/inventory/{id}"));
         if let Some(place) = product.or(reservation) {
-            headers.insert(header::LOCATION, value(&place));
+            headers.insert(header::LOCATION, header_value(place));
         }
     }
     if replayed {

@@ -14,7 +14,7 @@ use runtime::http::openapi::IfMatch;
 use runtime::http::requests::{Adjust, Allot, Asked, Change, Count, Create, Receive, Sell};
 use runtime::http::{
     Body, Code, Counted, Etags, Page, Prefer, Problem, ProductPath, Query, Result, Write, Written, encode_cursor,
-    not_modified, words,
+    header_value, not_modified, words,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,7 +22,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{Call, Done, ItemView, etag, value};
+use super::answer::{Call, Done, ItemView, etag};
 use super::{App, POSITION, Shared};
 use crate::ledger::{self, ItemFilter};
 use crate::operations::till::{Request, perform};
@@ -85,7 +85,7 @@ async fn one(State(app): Shared, ProductPath(product): ProductPath, etags: Etags
     let found = app.db.read(|connection| ledger::shown(connection, &product)).await?;
     let Some((item, at)) = found else { return Err(app.unknown(&product).await) };
     let tag = etag(at.epoch, item.version);
-    let headers = [(header::ETAG, value(&tag)), (POSITION, value(&format!("{}:{at}", app.store)))];
+    let headers = [(header::ETAG, header_value(&tag)), (POSITION, header_value(format_args!("{}:{at}", app.store)))];
     if not_modified(&etags, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
@@ -255,11 +255,11 @@ impl App {
         let status = if item.allotment_wanted.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
         let (mut parts, _) = asked.into_parts();
         parts.headers.remove(header::CONTENT_LENGTH);
-        parts.headers.insert(header::ETAG, value(&etag(at.epoch, item.version)));
+        parts.headers.insert(header::ETAG, header_value(etag(at.epoch, item.version)));
         parts.headers.extend(prefer.applied());
         if status == StatusCode::ACCEPTED {
-            parts.headers.insert(header::LOCATION, value(&format!("/v1/inventory/{product}")));
-            parts.headers.insert(header::RETRY_AFTER, value("1"));
+            parts.headers.insert(header::LOCATION, header_value(format_args!("/v1/inventory/{product}")));
+            parts.headers.insert(header::RETRY_AFTER, header_value(1));
         }
         let view = ItemView::of(&self.store, product, &item).json();
         Ok((status, parts.headers, axum::Json(view)).into_response())

@@ -17,15 +17,13 @@ mod transfers;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method};
-use axum::middleware::Next;
 use axum::response::Response;
 use protocol::ids::StoreId;
 use protocol::link::EntryId;
 use protocol::time::Millis;
 use runtime::http::openapi::{Api, Description};
-use runtime::http::{Access, Edge, Requests, Scopes, Served, Tally};
+use runtime::http::{Access, Edge, Requests, Says, Scopes, Served, Tally, header_value};
 use runtime::sqlite::Db;
 use tokio::sync::Notify;
 use utoipa_axum::router::OpenApiRouter;
@@ -96,10 +94,11 @@ fn access(method: &Method, route: &str) -> Access {
 
 /// All routes, with the edge around them.
 pub fn router(app: Arc<App>, edge: Edge) -> Served {
-    let (routes, description) = described();
-    let say_where = axum::middleware::from_fn_with_state(app.clone(), say_where);
-    let routes = routes.layer((say_where, axum::Extension(description))).with_state(app);
-    runtime::http::finish(routes, Edge { access, ..edge })
+    let says = Says::new({
+        let app = app.clone();
+        move |answer| say_where(app.clone(), answer)
+    });
+    runtime::http::finish(described().0.with_state(app), Edge { access, says: Some(says), ..edge })
 }
 
 /// All routes, and their description.
@@ -116,16 +115,16 @@ fn described() -> (Router<Arc<App>>, Description) {
         .merge(dead_letters::router())
         .merge(meta::router())
         .split_for_parts();
-    (pages.merge(routes), Description::new(API, of_pages, of_routes))
+    let description = Description::new(API, of_pages, of_routes);
+    (pages.layer(axum::Extension(description.clone())).merge(routes), description)
 }
 
 /// Every answer says where the ledger stands, and that the agent is fenced if it is.
-async fn say_where(State(app): Shared, request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+async fn say_where(app: Arc<App>, mut response: Response) -> Response {
     if !response.headers().contains_key(POSITION)
         && let Ok(head) = app.db.read(ledger::head).await
-        && let Ok(position) = HeaderValue::from_str(&format!("{}:{}", app.store, head.cursor.id()))
     {
+        let position = header_value(format_args!("{}:{}", app.store, head.cursor.id()));
         response.headers_mut().insert(POSITION, position);
     }
     if app.connectivity.link().stopped.is_some() {

@@ -167,6 +167,9 @@ pub(crate) fn put_item(
         head.digest = head.digest.replace(product, before, Some(after));
     }
     head.items += u64::from(before.is_none());
+    if before.is_some_and(|before| after.differs_in_units_alone(before)) {
+        return move_units(connection, product, after);
+    }
     let sql = if before.is_some() {
         "update item set name = ?2, quantity = ?3, reserved = ?4, allotted = ?5, allotment_wanted = ?6, \
          discontinued = ?7, low_at = ?8, low = ?9, version = ?10, updated_at = ?11 where product_id = ?1"
@@ -193,6 +196,24 @@ pub(crate) fn put_item(
         after.version,
         after.updated_at.0,
     ])?;
+    Ok(())
+}
+
+/// What a sale changes of an item; no index is over these columns.
+fn move_units(connection: &Connection, product: &ProductId, after: &Item) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "update item set quantity = ?2, reserved = ?3, allotted = ?4, version = ?5, updated_at = ?6 \
+             where product_id = ?1",
+        )?
+        .execute(params![
+            product.as_str(),
+            after.quantity,
+            after.reserved,
+            after.allotted,
+            after.version,
+            after.updated_at.0,
+        ])?;
     Ok(())
 }
 

@@ -48,24 +48,28 @@ impl Refusal {
     /// Runs a job while it stands. Says how many entries were parked because of it.
     pub(super) fn during<T>(&self, file: &Connection, job: impl FnOnce() -> T) -> (T, u64) {
         let product = format!("new.product_id = '{}'", self.product);
-        let (event, condition) = match self.row {
-            Row::Item => ("insert on main.item", product),
-            Row::Answer => ("update on main.purchase", product),
-            Row::Hold => ("insert on main.reservation", format!("new.lines like '%\"{}\"%'", self.product)),
-            Row::Taking => ("update on main.item", format!("{product} and new.quantity < old.quantity")),
+        let (events, condition): (&[_], _) = match self.row {
+            Row::Item => (&["insert on main.item", "update on main.item"], product),
+            Row::Answer => (&["update on main.purchase"], product),
+            Row::Hold => (&["insert on main.reservation"], format!("new.lines like '%\"{}\"%'", self.product)),
+            Row::Taking => (&["update on main.item"], format!("{product} and new.quantity < old.quantity")),
         };
         let parked = || -> u64 {
             let count = "select count(*) from dead_letter where reason like 'it cannot be %'";
             file.query_row(count, [], |row| row.get(0)).expect("dead letters can be counted")
         };
         let before = parked();
-        let create = format!(
-            "create temp trigger refusal before {event} when {condition} \
-             begin select raise(abort, 'refused'); end"
-        );
-        file.execute_batch(&create).expect("a trigger is created");
+        for (number, event) in events.iter().enumerate() {
+            let create = format!(
+                "create temp trigger refusal_{number} before {event} when {condition} \
+                 begin select raise(abort, 'refused'); end"
+            );
+            file.execute_batch(&create).expect("a trigger is created");
+        }
         let done = job();
-        file.execute_batch("drop trigger temp.refusal").expect("a trigger is dropped");
+        for number in 0..events.len() {
+            file.execute_batch(&format!("drop trigger temp.refusal_{number}")).expect("a trigger is dropped");
+        }
         (done, parked() - before)
     }
 }

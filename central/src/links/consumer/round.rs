@@ -16,6 +16,7 @@ use runtime::redis::RedisError;
 use runtime::redis::{Delivery, Keys, Range, Received, Size, StoreReading};
 
 use super::Failure;
+use super::ahead::Ahead;
 use crate::links::presence::{Access, Presence, Reading};
 use crate::links::publisher::Wakes;
 use crate::links::waiting::Waiting;
@@ -123,24 +124,33 @@ impl Rounds {
         &self,
         connection: &mut MultiplexedConnection,
         wanted: &[Wanted],
+        ahead: Option<&mut Ahead>,
     ) -> Result<Vec<Delivery>, Failure> {
         let range =
             |wanted: &Wanted| Range { store: wanted.id.clone(), after: wanted.cursor.id(), count: wanted.count };
-        let ranges: Vec<Range> = wanted.iter().map(range).collect();
-        match runtime::redis::read(connection, &self.keys, &ranges).await {
-            Err(error) if error.is_timeout() => Err(Failure::Slow),
-            deliveries => Ok(deliveries?),
-        }
+        let mut ranges: Vec<Range> = wanted.iter().map(range).collect();
+        let mut read: HashMap<StoreId, Delivery> = match ahead {
+            Some(ahead) => ahead.take(&ranges).await.into_iter().collect(),
+            None => HashMap::new(),
+        };
+        ranges.retain(|range| !read.contains_key(&range.store));
+        let deliveries = match runtime::redis::read(connection, &self.keys, &ranges).await {
+            Err(error) if error.is_timeout() => return Err(Failure::Slow),
+            deliveries => deliveries?,
+        };
+        read.extend(ranges.into_iter().map(|range| range.store).zip(deliveries));
+        Ok(wanted.iter().filter_map(|wanted| read.remove(&wanted.id)).collect())
     }
 
-    /// Carries out a round. `found`: what was looked at before, for one that begins with reading. Says whether anything was
-    /// read.
+    /// Carries out a round. `found`: what was looked at before, for one that begins with reading. `ahead`: for one that is
+    /// followed by others over the same stores. Says whether anything was read.
     pub(super) async fn carry_out(
         &self,
         connection: &mut MultiplexedConnection,
         fetch: &mut Fetch<StoreId>,
         found: Vec<Found>,
         read_at: Millis,
+        mut ahead: Option<&mut Ahead>,
     ) -> Result<bool, Failure> {
         let (mut has_read, mut is_busy) = (false, false);
         let mut found: HashMap<StoreId, Found> = by_store(found);
@@ -164,7 +174,7 @@ impl Rounds {
                         })
                         .collect();
                     has_read = true;
-                    match self.read(connection, &wanted).await {
+                    match self.read(connection, &wanted, ahead.as_deref_mut()).await {
                         Err(Failure::Slow) => {
                             fetch.reply(FetchReply::Slow);
                             return Err(Failure::Slow);
@@ -172,6 +182,10 @@ impl Rounds {
                         deliveries => {
                             let read = self.sort(wanted, deliveries?, read_at);
                             let ids = read.iter().map(|(id, ..)| id.clone()).collect();
+                            if let Some(ahead) = ahead.as_deref_mut() {
+                                let full = read.iter().filter(|(.., seen)| seen.full);
+                                ahead.begin(connection, &self.keys, full.map(|(id, entries, _)| (id, &entries[..])));
+                            }
                             batches = read.into_iter().map(|batch| (batch.0.clone(), Arc::new(batch))).collect();
                             FetchReply::Read(ids)
                         }

@@ -133,7 +133,7 @@ impl SlowLane {
         }
         let count = if care.singly { 1 } else { size.entries_in(BYTES_A_VISIT).min(ENTRIES_A_ROUND) };
         let mut fetch = Fetch::reading(id.clone(), count, BOUNDS);
-        self.rounds.carry_out(connection, &mut fetch, vec![found], read_at).await?;
+        self.rounds.carry_out(connection, &mut fetch, vec![found], read_at, None).await?;
         let more = fetch.more().get(id).copied().unwrap_or(false);
         Ok(if size.bytes > BYTES_A_STORE || care.singly && more { Visit::Stays { more } } else { Visit::Fits { more } })
     }

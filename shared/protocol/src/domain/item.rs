@@ -41,6 +41,24 @@ impl Item {
         self.quantity - self.reserved - self.allotted
     }
 
+    /// Whether nothing but units has moved since.
+    pub fn differs_in_units_alone(&self, before: &Self) -> bool {
+        let Self {
+            name,
+            quantity: _,
+            reserved: _,
+            allotted: _,
+            allotment_wanted,
+            discontinued,
+            low_at,
+            low,
+            version: _,
+            updated_at: _,
+        } = before;
+        (name, allotment_wanted, discontinued, low_at, low)
+            == (&self.name, &self.allotment_wanted, &self.discontinued, &self.low_at, &self.low)
+    }
+
     /// Whether its sellable units have fallen to the threshold since.
     pub fn has_fallen_low(&self, before: Option<&Self>) -> bool {
         self.low && !before.is_some_and(|before| before.low)

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context as Waker, Poll};
 use std::time::Duration;
@@ -16,14 +17,15 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Ve
 use axum::response::{IntoResponse, Response};
 use axum::routing::future::RouteFuture;
 use axum::routing::{Route, Router};
-use futures_util::FutureExt;
+use futures_util::future::MapOk;
+use futures_util::{FutureExt, TryFutureExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::layer::layer_fn;
 use tower::{Service, service_fn};
-use tower_http::compression::CompressionLayer;
-use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+use tower_http::compression::predicate::{And, NotForContentType, Predicate, SizeAbove};
+use tower_http::compression::{Compression, CompressionBody, ResponseFuture};
 use uuid::Uuid;
 
 use super::budget::Answers;
@@ -70,10 +72,33 @@ pub struct Edge {
     pub access: fn(&Method, &str) -> Access,
     /// Requests a second that each caller may make. `None`: any number.
     pub rate_limit: Option<NonZeroU32>,
+    /// What a server says of itself in every answer of a route.
+    pub says: Option<Says>,
     /// Counts what is answered.
     pub requests: Requests,
     /// Ends the waits: who waits is answered before the server stops.
     pub stop: CancellationToken,
+}
+
+type Said = Pin<Box<dyn Future<Output = Response> + Send>>;
+
+/// Completes what a route has answered. Cheap to clone.
+#[derive(Clone)]
+pub struct Says(Arc<dyn Fn(Response) -> Said + Send + Sync>);
+
+impl Says {
+    /// Completes answers like this.
+    pub fn new<F: Future<Output = Response> + Send + 'static>(
+        complete: impl Fn(Response) -> F + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(move |response| Box::pin(complete(response))))
+    }
+}
+
+impl std::fmt::Debug for Says {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Says").finish_non_exhaustive()
+    }
 }
 
 impl Default for Edge {
@@ -84,6 +109,7 @@ impl Default for Edge {
             tokens: None,
             access: |_, _| Access::Needs(Scopes::OPERATE),
             rate_limit: None,
+            says: None,
             requests: Requests::default(),
             stop: CancellationToken::new(),
         }
@@ -179,14 +205,32 @@ pub(super) fn trace_id(text: &str) -> Option<Uuid> {
     if valid && version != "ff" { Uuid::try_parse(id).ok() } else { None }
 }
 
+/// Whether an answer is compressed for who can read that: a small one grows, and a stream must not wait for more of it.
+type IsCompressed = And<SizeAbove, NotForContentType>;
+
+type Compressed = Response<CompressionBody<Body>>;
+
 /// What a server serves: its routes at the root and under `/v1`, with the edge around them.
-#[derive(Debug, Clone)]
-pub struct Served(pub(super) Router);
+#[derive(Clone)]
+pub struct Served(Compression<Router, IsCompressed>);
+
+impl Served {
+    pub(super) fn new(routes: Router) -> Self {
+        let is_compressed = SizeAbove::new(1_024).and(NotForContentType::new("text/event-stream"));
+        Self(Compression::new(routes).compress_when(is_compressed))
+    }
+}
+
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Served").finish_non_exhaustive()
+    }
+}
 
 impl Service<Request> for Served {
     type Response = Response;
     type Error = Infallible;
-    type Future = RouteFuture<Infallible>;
+    type Future = MapOk<ResponseFuture<RouteFuture<Infallible>, IsCompressed>, fn(Compressed) -> Response>;
 
     fn poll_ready(&mut self, _: &mut Waker<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -198,7 +242,7 @@ impl Service<Request> for Served {
             *request.uri_mut() = bare;
         }
         request.extensions_mut().insert(OriginalUri(asked));
-        self.0.call(request)
+        self.0.call(request).map_ok(|answer| answer.map(Body::new))
     }
 }
 
@@ -229,19 +273,22 @@ pub fn finish(routes: Router, edge: Edge) -> Served {
         answers: Answers::default(),
     });
     let around = layer_fn(move |route: Route| {
-        let context = context.clone();
-        service_fn(move |request| around(context.clone(), request, route.clone()))
+        // axum clones a route's layers for each request, and a route with all that is in it.
+        let within = Arc::new((context.clone(), route));
+        service_fn(move |request| around(within.clone(), request))
     });
-    let worth_it = SizeAbove::new(1_024).and(NotForContentType::new("text/event-stream"));
-    let compression = CompressionLayer::new().compress_when(worth_it);
     let routes = routes
         .fallback(|| async { Problem::new(Code::UnknownRoute) })
         .method_not_allowed_fallback(|| async { Problem::new(Code::MethodNotAllowed) })
-        .layer((compression, around));
-    Served(routes)
+        .layer(around);
+    Served::new(routes)
 }
 
-async fn around(context: Arc<Context>, mut request: Request, route: Route) -> Result<Response, Infallible> {
+/// What the edge has around a route, and the route.
+type Within = (Arc<Context>, Route);
+
+async fn around(within: Arc<Within>, mut request: Request) -> Result<Response, Infallible> {
+    let (context, route) = &*within;
     let begun = Instant::now();
     let (method, matched) = (request.method().clone(), request.extensions().get::<MatchedPath>().cloned());
     let trace = Trace::of(request.headers());
@@ -252,10 +299,10 @@ async fn around(context: Arc<Context>, mut request: Request, route: Route) -> Re
     request.extensions_mut().insert(trace);
     let matched = matched.as_ref().map(MatchedPath::as_str);
     let admitted = admit(&context.edge, &request).and_then(|()| identify(&context.edge, &mut request, matched));
-    let (left, counted) = count(&context, &request);
+    let (left, counted) = count(context, &request);
     let mut response = match admitted.and(counted) {
         Err(problem) => problem.into_response(),
-        Ok(()) => limited(&context, &asked, request, route).await,
+        Ok(()) => limited(context, &asked, request, route).await,
     };
     if preflight && response.status() == StatusCode::METHOD_NOT_ALLOWED {
         response = allowed_methods(&response);
@@ -355,10 +402,10 @@ fn host_name(host: &str) -> &str {
     host.rsplit_once(':').map_or(host, |(name, _)| name)
 }
 
-async fn limited(context: &Arc<Context>, asked: &Uri, mut request: Request, route: Route) -> Response {
+async fn limited(context: &Arc<Context>, asked: &Uri, mut request: Request, route: &Route) -> Response {
     let path = request.uri().path();
     if matches!(path, "/health" | "/ready" | "/metrics") {
-        return answered(route, request).await;
+        return answered(context, route, request).await;
     }
     if asked.path_and_query().is_some_and(|uri| uri.as_str().len() > URI) {
         return Problem::invalid("", format!("Path and query have at most {} bytes", grouped(URI as i64)))
@@ -391,10 +438,10 @@ async fn limited(context: &Arc<Context>, asked: &Uri, mut request: Request, rout
     let place = Place { at_work: Arc::new(Mutex::new(Some(permit))), context: context.clone(), until: until - MARGIN };
     request.extensions_mut().insert(place.clone());
     if streams {
-        return bounded(context, answered(route, request).await, reads);
+        return bounded(context, answered(context, route, request).await, reads);
     }
     let misfit = if reads { None } else { body_problem(request.headers(), limit) };
-    match tokio::time::timeout_at(until, answered(route, request)).await {
+    match tokio::time::timeout_at(until, answered(context, route, request)).await {
         // Path and headers are read before the body, but a body that does not fit is said first.
         Ok(response) if response.status() == StatusCode::BAD_REQUEST => {
             misfit.map_or(response, IntoResponse::into_response)
@@ -407,9 +454,15 @@ async fn limited(context: &Arc<Context>, asked: &Uri, mut request: Request, rout
 }
 
 /// What the route answers, also if it panics.
-async fn answered(mut route: Route, request: Request) -> Response {
-    let answer = AssertUnwindSafe(async { route.call(request).await }).catch_unwind().await;
-    answer.map_or_else(|_| Problem::internal("a handler panicked").into_response(), |Ok(answer)| answer)
+async fn answered(context: &Context, route: &Route, request: Request) -> Response {
+    let answer = AssertUnwindSafe(async {
+        let Ok(answer) = route.clone().call(request).await;
+        match &context.edge.says {
+            Some(says) => (says.0)(answer).await,
+            None => answer,
+        }
+    });
+    answer.catch_unwind().await.unwrap_or_else(|_| Problem::internal("a handler panicked").into_response())
 }
 
 /// Marks the answer to a request that changed nothing, though its method may: like a read's it may be refused.

@@ -25,7 +25,7 @@ mod words;
 mod written;
 
 pub use credentials::{AddToken, Secret, TokensCommand};
-pub use edge::{Edge, NoEffect, Served, Wait, finish};
+pub use edge::{Edge, NoEffect, Says, Served, Wait, finish};
 pub use extract::{Body, IdPath, ItemPath, LargeBody, OptionalBody, ProductPath, StorePath, Upload, refuse_body_type};
 pub use headers::{Etags, Prefer, Write, not_modified};
 pub use metrics::{Exposition, Requests, Tally};
@@ -38,7 +38,7 @@ pub use strict::fingerprint;
 pub use text::{Actor, Bounded, CountQuantity, Delta, Name, Quantity, Text, Threshold};
 pub use tokens::{Access, Caller, OfCaller, Scopes, Tokens};
 pub use transfers::TransferLine;
-pub use written::Written;
+pub use written::{HEADERS, Written, header_value};
 
 /// What handlers return.
 pub type Result<T> = std::result::Result<T, Problem>;

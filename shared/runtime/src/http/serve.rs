@@ -483,7 +483,7 @@ mod tests {
                     std::future::pending::<()>().await
                 }),
             );
-        let task = tokio::spawn(serve_within(SHORT, listener, Served(routes), room, stop.clone()));
+        let task = tokio::spawn(serve_within(SHORT, listener, Served::new(routes), room, stop.clone()));
         Server { address, stop, task, gone }
     }
 

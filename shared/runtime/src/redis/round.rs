@@ -95,7 +95,7 @@ pub async fn read_stores(
 }
 
 /// What is to be read of one store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range {
     /// Whose events.
     pub store: StoreId,

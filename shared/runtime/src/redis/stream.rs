@@ -140,9 +140,8 @@ pub fn decode_entry<L: Link>(value: Value) -> Received<L> {
         return Err(Garbage { id: String::new(), why: "not a stream entry".into() });
     };
     let garbage = |why: &str| Garbage { id: id.clone(), why: why.into() };
-    let text = |name: &str| {
-        field(&fields, name).map(str::to_owned).ok_or_else(|| garbage(&format!("field {name} is missing or not UTF-8")))
-    };
+    let text =
+        |name: &str| field(&fields, name).ok_or_else(|| garbage(&format!("field {name} is missing or not UTF-8")));
     if text("v")? != FORMAT.to_string() {
         return Err(garbage("unknown format"));
     }
@@ -152,9 +151,9 @@ pub fn decode_entry<L: Link>(value: Value) -> Received<L> {
     };
     Ok(Entry {
         id: id.parse().map_err(|_| garbage("the id is not <epoch>-<seq>"))?,
-        kind: text("t")?,
-        operation: text("i")?,
-        body: text("b")?,
+        kind: text("t")?.to_owned(),
+        operation: text("i")?.to_owned(),
+        body: text("b")?.to_owned(),
         digest,
         hash: text("c")?.parse().map_err(|_| garbage("field c is not a hash"))?,
     })

@@ -14,6 +14,8 @@ const SQLITE_LEAST: i32 = 3_051_003;
 /// Pages in the write-ahead log at which they are copied into the database: 4 MiB, seldom enough for group commits, small
 /// enough to be quick.
 const CHECKPOINT_AT: u32 = 1_000;
+/// Pages in memory of the connection that writes, KiB: what tens of thousands of items need.
+const CACHE_KIB: i64 = 16 << 10;
 /// Prepared statements kept for each connection.
 const STATEMENTS: usize = 128;
 /// A database up to this size, bytes, is checked page by page when it is opened, which takes a fraction of a second; a
@@ -330,6 +332,7 @@ fn settle(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     plan_once(connection)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "foreign_keys", true)
 }
 
