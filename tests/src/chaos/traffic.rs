@@ -392,8 +392,15 @@ impl Person {
         let store = self.dice.pick(&self.rig.ids).cloned()?;
         let product = product_name(self.dice.below(PRODUCTS as u64) as usize);
         let ttl = if self.dice.chance(300) { 2 } else { 60 };
-        let body = json!({"quantity": self.dice.between(1, 3), "ttlSeconds": ttl});
-        let path = format!("/v1/purchase/{store}/{product}");
+        let quantity = self.dice.between(1, 3);
+        let other = product_name(self.dice.below(PRODUCTS as u64) as usize);
+        let (path, body) = if other != product && self.dice.chance(250) {
+            let lines = [(&product, quantity), (&other, 1)]
+                .map(|(product, quantity)| json!({"productId": product, "quantity": quantity}));
+            ("/v1/purchase".to_owned(), json!({"storeId": store, "lines": lines, "ttlSeconds": ttl}))
+        } else {
+            (format!("/v1/purchase/{store}/{product}"), json!({"quantity": quantity, "ttlSeconds": ttl}))
+        };
         let patience = if self.dice.chance(100) { Duration::ZERO } else { PATIENCE };
         let key = self.key();
         let answer = match self.insist(Method::POST, &path, &key, &body, patience).await {
@@ -408,7 +415,9 @@ impl Person {
         };
         let purchase = &answer.body["purchase"];
         let id = purchase["purchaseId"].as_str().or_else(|| answer.body["purchaseId"].as_str())?.to_owned();
-        let status = match (purchase["status"].as_str(), answer.code()) {
+        // Of several products the purchase is the answer; a problem has a number there.
+        let stated = purchase["status"].as_str().or_else(|| answer.body["status"].as_str());
+        let status = match (stated, answer.code()) {
             (Some(status), _) => status,
             (None, "purchase_expired") => "expired",
             (None, "purchase_cancelled") => "cancelled",
