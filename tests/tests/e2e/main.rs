@@ -35,5 +35,6 @@ mod stream;
 mod stuck;
 mod tls;
 mod tokens;
+mod tour;
 mod transfers;
 mod webhooks;
