@@ -40,7 +40,7 @@ const REST_WITHIN: Duration = Duration::from_secs(30);
 /// Whoever waits for Redis or for central waits for 2 s at least: the time for which the agent's reading of commands blocks,
 /// and less than it waits for an answer. A sale itself takes milliseconds; the rest is for a machine that is busy.
 const SALE_WITHIN: Duration = Duration::from_millis(1_500);
-/// What 99 in a hundred may wait. Beside compilers it is less than 20 ms; some that are slow are not hidden by many that are not.
+/// What 99 in a hundred may wait. Beside compilers it is less than 30 ms; some that are slow are not hidden by many that are not.
 const SALES_WITHIN: Duration = Duration::from_millis(250);
 /// How often a fault that could not happen is tried again.
 const TRIES: u32 = 4;
