@@ -20,7 +20,7 @@ pub const END: &str = "~";
 /// Products summed anew in a step of so many rows: each has a row in every store that carries it.
 const ROWS_A_PRODUCT: usize = 50;
 
-/// Which of a stock's rows are in the totals, until a [step](step) counts more of them.
+/// Which of a stock's rows are in the totals, until a [`step`] counts more of them.
 #[derive(Debug)]
 pub struct Interval {
     after: String,
