@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 
 use crate::Effort;
-use crate::http::{self, Caller};
 use crate::network::{Network, Way};
 use crate::paced::{Latencies, paced_every, paced_while};
 use crate::row::{Reach, Row};
-use crate::setup::{STORE, Setup, product, sale};
+use crate::setup::{STORE, Setup};
+use crate::visible::until_shown;
 
 const WAY: Way = Way { delay: Duration::from_millis(100), lost_of: 100, rate: 1.25e6 };
 const DISTANT: &str = "s2";
@@ -105,18 +105,7 @@ impl Shop {
         items: u64,
         sold: &AtomicU64,
     ) -> anyhow::Result<impl FnMut(u64) -> anyhow::Result<()> + Send> {
-        let load = self.load;
-        let (mut at_store, mut at_central) = (Caller::connect(setup.agent(store))?, Caller::connect(setup.central())?);
-        let mut request = Vec::new();
-        Ok(move |_| {
-            let number = sold.fetch_add(1, Ordering::Relaxed);
-            let product = product(number, items);
-            sale(&mut request, &product, load, number);
-            let answer = at_store.call(&request, 200)?;
-            let position = answer.header("shelf-position").context("a sale without a position")?;
-            http::get(&mut request, format_args!("/v1/inventory/{store}/{product}?minPosition={position}"));
-            at_central.call(&request, 200)?;
-            Ok(())
-        })
+        let mut call = until_shown(setup, store, items, self.load)?;
+        Ok(move |_| call(sold.fetch_add(1, Ordering::Relaxed)))
     }
 }

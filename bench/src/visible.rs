@@ -28,18 +28,27 @@ pub(crate) fn measure(effort: &Effort) -> anyhow::Result<Vec<Row>> {
 
 fn sell(setup: &mut Setup, calls: u64) -> anyhow::Result<Latencies> {
     let (load, items) = (setup.next_load(), setup.items());
-    let mut store = Caller::connect(setup.agent(STORE))?;
-    let mut central = Caller::connect(setup.central())?;
-    let mut request = Vec::new();
-    let latencies = paced(calls, |number| {
-        let product = product(number, items);
-        sale(&mut request, &product, load, number);
-        let answer = store.call(&request, 200)?;
-        let position = answer.header("shelf-position").context("a sale without a position")?;
-        http::get(&mut request, format_args!("/v1/inventory/{STORE}/{product}?minPosition={position}"));
-        central.call(&request, 200)?;
-        Ok(())
-    })?;
+    let latencies = paced(calls, until_shown(setup, STORE, items, load)?)?;
     setup.sold(calls)?;
     Ok(latencies)
+}
+
+/// A caller who sells a unit at a store and waits until central shows it. The number of a call says of which product.
+pub(crate) fn until_shown(
+    setup: &Setup,
+    store: &'static str,
+    items: u64,
+    load: u64,
+) -> anyhow::Result<impl FnMut(u64) -> anyhow::Result<()> + Send + use<>> {
+    let (mut at_store, mut at_central) = (Caller::connect(setup.agent(store))?, Caller::connect(setup.central())?);
+    let mut request = Vec::new();
+    Ok(move |number| {
+        let product = product(number, items);
+        sale(&mut request, &product, load, number);
+        let answer = at_store.call(&request, 200)?;
+        let position = answer.header("shelf-position").context("a sale without a position")?;
+        http::get(&mut request, format_args!("/v1/inventory/{store}/{product}?minPosition={position}"));
+        at_central.call(&request, 200)?;
+        Ok(())
+    })
 }
