@@ -1,7 +1,5 @@
 //! `cargo xtask attack`: builds the daemons, then attacks them in every way that is known.
 
-use std::process::Command;
-
 use anyhow::bail;
 use clap::Args;
 
@@ -27,8 +25,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     println!("Attacks on Redis, central and two stores; everything stays on 127.0.0.0/8.");
     let server = redis::server()?;
     let binaries = if options.quick { process::build_daemons() } else { process::build_released_daemons() }?;
-    let mut command = Command::new(process::cargo());
-    command.args(["run", "--quiet", "-p", "tests", "--bin", "attack", "--"]);
+    let mut command = process::of_workspace("run");
+    command.args(["--quiet", "--bin", "attack", "--"]);
     command.args(["--seed", &options.seed.to_string()]);
     if options.quick {
         command.arg("--quick");

@@ -2,7 +2,6 @@
 //! the same.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::bail;
 use clap::Args;
@@ -46,8 +45,8 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let server = redis::server()?;
     let binaries = if options.smoke { process::build_daemons() } else { process::build_released_daemons() }?;
-    let mut command = Command::new(process::cargo());
-    command.args(["run", "--quiet", "-p", "bench"]);
+    let mut command = process::of_workspace("run");
+    command.args(["--quiet", "--bin", "bench"]);
     if !options.smoke {
         command.args(["--profile", "dist"]);
     }

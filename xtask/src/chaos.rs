@@ -1,7 +1,5 @@
 //! `cargo xtask chaos`: builds the daemons, then lets everything go wrong that can.
 
-use std::process::Command;
-
 use anyhow::bail;
 use clap::Args;
 
@@ -30,8 +28,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     println!("Chaos for {} min: Redis, central and {} stores.", options.minutes, options.stores);
     let server = redis::server()?;
     let binaries = process::build_daemons()?;
-    let mut command = Command::new(process::cargo());
-    command.args(["run", "--quiet", "-p", "tests", "--bin", "chaos", "--"]);
+    let mut command = process::of_workspace("run");
+    command.args(["--quiet", "--bin", "chaos", "--"]);
     command.args(["--minutes", &options.minutes.to_string(), "--seed", &options.seed.to_string()]);
     command.args(["--stores", &options.stores.to_string()]);
     if options.keep {

@@ -47,8 +47,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 fn write() -> anyhow::Result<()> {
-    let mut tests = Command::new(process::cargo());
-    tests.args(["test", "-p", "central", "-p", "store-agent", "--lib", "the_description_beside_the_code"]);
+    let mut tests = process::of_workspace("test");
+    tests.args(["--workspace", "--lib", "the_description_beside_the_code"]);
     if !tests.current_dir(process::root()).env("SHELFSTREAM_WRITE_OPENAPI", "1").status()?.success() {
         bail!("docs/openapi is as it was");
     }

@@ -24,8 +24,7 @@ pub(crate) fn build_released_daemons() -> anyhow::Result<PathBuf> {
 }
 
 fn build(profile: &[&str], folder: &str) -> anyhow::Result<PathBuf> {
-    let mut command = Command::new(cargo());
-    let status = command.args(["build", "-p", "central", "-p", "store-agent"]).args(profile).status()?;
+    let status = of_workspace("build").args(["--bin", "central", "--bin", "store-agent"]).args(profile).status()?;
     if !status.success() {
         bail!("the build failed");
     }
@@ -37,8 +36,16 @@ pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
+/// A command of cargo's on the whole workspace, from wherever this was called. A package that is built alone has dependencies
+/// with fewer features, which would be compiled once more.
+pub(crate) fn of_workspace(command: &str) -> Command {
+    let mut cargo = Command::new(cargo());
+    cargo.arg(command).arg("--manifest-path").arg(root().join("Cargo.toml"));
+    cargo
+}
+
 /// The cargo that runs this.
-pub(crate) fn cargo() -> std::ffi::OsString {
+fn cargo() -> std::ffi::OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 

@@ -1,7 +1,6 @@
 //! `cargo xtask replay`: builds the daemons, then replays full sets of real sales.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::bail;
 use clap::Args;
@@ -27,8 +26,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     let server = redis::server()?;
     let binaries = process::build_daemons()?;
-    let mut command = Command::new(process::cargo());
-    command.args(["run", "--quiet", "-p", "tests", "--bin", "replay", "--"]).args(folders);
+    let mut command = process::of_workspace("run");
+    command.args(["--quiet", "--bin", "replay", "--"]).args(folders);
     command.env("SHELFSTREAM_REDIS_SERVER", server).env("SHELFSTREAM_BIN_DIR", binaries);
     if !command.status()?.success() {
         bail!("the closing figures of a replay were not met");

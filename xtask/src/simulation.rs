@@ -1,7 +1,5 @@
 //! `cargo xtask simulate` and `cargo xtask mutants`.
 
-use std::process::Command;
-
 use anyhow::bail;
 use clap::Args;
 
@@ -38,19 +36,19 @@ pub(crate) fn simulate(options: &Simulate) -> anyhow::Result<()> {
         Some(seed) => vec!["--trace".to_owned(), seed.to_string()],
         None => ["--seeds".to_owned(), options.seeds.to_string(), "--from".to_owned(), options.from.to_string()].into(),
     };
-    run(&["--bin", "simulate"], &arguments, "a promise was broken")
+    run("simulate", &arguments, "a promise was broken")
 }
 
 pub(crate) fn mutants(options: &Mutants) -> anyhow::Result<()> {
     let mut arguments = vec!["--seeds".to_owned(), options.seeds.to_string()];
     arguments.extend(options.note.then(|| "--note".to_owned()));
     arguments.extend(options.only.clone());
-    run(&["--bin", "mutants"], &arguments, "a planted bug was not found")
+    run("mutants", &arguments, "a planted bug was not found")
 }
 
-fn run(which: &[&str], arguments: &[String], failure: &'static str) -> anyhow::Result<()> {
-    let mut command = Command::new(process::cargo());
-    command.args(["run", "--package", "tests"]).args(which).arg("--").args(arguments);
+fn run(which: &str, arguments: &[String], failure: &'static str) -> anyhow::Result<()> {
+    let mut command = process::of_workspace("run");
+    command.args(["--bin", which, "--"]).args(arguments);
     if !command.current_dir(process::root()).status()?.success() {
         bail!(failure);
     }

@@ -1,7 +1,5 @@
 //! `cargo xtask test`: gets what the tests need, then runs all of them.
 
-use std::process::Command;
-
 use anyhow::bail;
 use clap::Args;
 
@@ -20,8 +18,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     println!("Shelfstream's tests: Redis, the daemons, then everything.");
     let server = redis::server()?;
     let binaries = process::build_daemons()?;
-    let mut command = Command::new(process::cargo());
-    command.args(["test", "--workspace"]).args(&options.filter);
+    let mut command = process::of_workspace("test");
+    command.arg("--workspace").args(&options.filter);
     command.env("SHELFSTREAM_REDIS_SERVER", server).env("SHELFSTREAM_BIN_DIR", binaries);
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         command.env("RUST_TEST_THREADS", THREADS);
