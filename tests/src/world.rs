@@ -1,6 +1,6 @@
 //! Redis, central and stores of one test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,6 +58,7 @@ impl Builder {
             descriptors: None,
             central_args: Vec::new(),
             store_args: Vec::new(),
+            earlier: BTreeSet::new(),
             dir,
         };
         world.start_redis().await;
@@ -97,6 +98,8 @@ pub struct World {
     pub central_args: Vec<String>,
     /// More options of agents, from their next start on.
     pub store_args: Vec<String>,
+    /// Programs that are of an earlier version, from their next start on.
+    pub earlier: BTreeSet<&'static str>,
     dir: TempDir,
 }
 
@@ -120,6 +123,12 @@ fn replace(args: &mut Vec<String>, own: &[String]) {
     let name = |arg: &str| arg.split('=').next().unwrap_or_default().to_owned();
     args.retain(|arg| !own.iter().any(|own| name(own) == name(arg)));
     args.extend_from_slice(own);
+}
+
+/// A daemon's binary of the version that `cargo xtask versions` has built.
+fn earlier_binary(name: &str) -> PathBuf {
+    let dir = std::env::var_os("SHELFSTREAM_EARLIER_BIN_DIR").expect("started by `cargo xtask versions`");
+    Path::new(&dir).join(name)
 }
 
 /// A daemon's binary: where `cargo xtask test` says, else beside this test's own.
@@ -353,7 +362,8 @@ impl World {
     }
 
     fn start_daemon(&self, program: &str, args: &[String], name: &str) -> Process {
-        let (program, log) = (binary(program), self.dir.path().join(format!("{name}.log")));
+        let find = if self.earlier.contains(program) { earlier_binary } else { binary };
+        let (program, log) = (find(program), self.dir.path().join(format!("{name}.log")));
         let Some(limit) = self.descriptors else { return Process::start(&program, args, &log) };
         let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
         let mut all = vec!["-c".to_owned(), script, program.display().to_string()];

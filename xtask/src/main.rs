@@ -15,6 +15,7 @@ mod replay;
 mod simulation;
 mod structure;
 mod test;
+mod versions;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,8 @@ enum Command {
     Openapi(openapi::Options),
     /// See that imports point downwards only, and that every rule that is cited is defined.
     Structure,
+    /// Run agents of an earlier version beside this central, and an earlier central beside these agents.
+    Versions(versions::Options),
     /// Use the pages of a store and of central in a real browser.
     Pages,
 }
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::HttpFile => http_file::run(),
         Command::Openapi(options) => openapi::run(&options),
         Command::Structure => structure::run(),
+        Command::Versions(options) => versions::run(&options),
         Command::Pages => pages::run(),
     };
     let Err(error) = result else { return ExitCode::SUCCESS };

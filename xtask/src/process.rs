@@ -45,7 +45,7 @@ pub(crate) fn of_workspace(command: &str) -> Command {
 }
 
 /// The cargo that runs this.
-fn cargo() -> std::ffi::OsString {
+pub(crate) fn cargo() -> std::ffi::OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 

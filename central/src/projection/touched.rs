@@ -175,8 +175,8 @@ pub(super) struct Touched {
 impl Touched {
     /// Reads all of it.
     pub(super) fn load(connection: &Connection, store: &Store, needs: Needs) -> JobResult<Self> {
-        let Needs { items, purchases: mut named, requests, outcomes: mut attempts, reservations, refused, .. } = needs;
-        let mut of_transfers = needs.transfers;
+        let Needs { items, purchases: mut named, requests, outcomes: mut attempts, refused, .. } = needs;
+        let (mut of_reservations, mut of_transfers) = (needs.reservations, needs.transfers);
         let mut touched = Self {
             items: BTreeMap::new(),
             purchases: BTreeMap::new(),
@@ -198,7 +198,9 @@ impl Touched {
         }
         for id in requests {
             if let Some(asked) = commands::asked(connection, &id)? {
+                // An agent that does not know what was asked does not say what it is about.
                 named.extend(asked.purchase.filter(|_| refused.contains(&id)));
+                of_reservations.extend(asked.reservation.filter(|_| refused.contains(&id)));
                 of_transfers.extend(asked.transfer.filter(|_| refused.contains(&id)));
                 touched.requests.insert(id, Answered { asked, answer: None });
             }
@@ -211,7 +213,7 @@ impl Touched {
             let asked = commands::unanswered_cancels(connection, &store.id, id)?;
             touched.cancels.insert(id, asked.into_iter().collect());
         }
-        for id in reservations {
+        for id in of_reservations {
             if let Some(reservation) = reservations::find(connection, id)? {
                 touched.reservations.insert(id, (reservation, false));
             }

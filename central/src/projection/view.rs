@@ -494,12 +494,14 @@ pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> Jo
 #[cfg(test)]
 mod tests {
     use protocol::domain::{Item, Lines, Quantity, Rejection};
+    use protocol::ids::ReservationId;
     use protocol::promise::purchase::Status;
     use protocol::wire::{About, Fact, Happened, ItemAfter, Outcome, Position, PurchaseRef, Subject};
 
     use super::*;
-    use crate::promises::{purchases::cancel, stores::retire};
-    use crate::storage::purchases;
+    use crate::promises::reservations::ReservationRequest;
+    use crate::promises::{self, purchases::cancel, stores::retire};
+    use crate::storage::{purchases, reservations};
     use crate::testing::{Agent, NOW, database, product, purchase_id};
 
     struct Dice(u64);
@@ -602,6 +604,23 @@ mod tests {
             _ => return agent.state(Vec::new()),
         };
         vec![one]
+    }
+
+    #[test]
+    fn an_older_agent_refuses_a_reservation_without_naming_it() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let id = ReservationId::new(uuid::Uuid::from_u128(7));
+        let lines = Lines::one(product("tea"), Quantity::ONE);
+        let ask = ReservationRequest { id, lines, ttl_ms: 60_000, about: About::default(), redis_now: NOW };
+        let asked = promises::reservations::begin(&connection, &mut agent.store(&connection), &ask, NOW);
+        asked.expect("the view has as much");
+        let rejection = Rejection::UnsupportedByStore { entry: "7-1".into() };
+        let what = Happened::CommandRefused { subject: Subject::Store, rejection, items: Vec::new() };
+        let refused = agent.entry(&Event::Fact(Fact { command: Some(ask.command()), ..Fact::new(what, NOW) }));
+        agent.tell(&connection, &[refused]);
+        let found = reservations::find(&connection, id).expect("reads").expect("is there");
+        assert_eq!((found.status.as_str(), found.code.as_deref()), ("rejected", Some("unsupported_by_store")));
     }
 
     /// Every row of every table, as text.

@@ -37,4 +37,5 @@ mod tls;
 mod tokens;
 mod tour;
 mod transfers;
+mod versions;
 mod webhooks;
