@@ -6,6 +6,13 @@ use std::time::{Duration, Instant};
 use super::faults::Kind;
 use super::traffic::Totals;
 
+/// How long a till may wait for an agent that runs, whatever has happened to central, to Redis and to other stores (P1).
+/// Whoever waits for Redis or for central waits for 2 s at least: the time for which the agent's reading of commands blocks,
+/// and less than it waits for an answer. A sale itself takes milliseconds; the rest is for a machine that is busy.
+const SALE_WITHIN: Duration = Duration::from_millis(1_500);
+/// What 99 in a hundred may wait. Beside compilers it is less than 30 ms; some that are slow are not hidden by many that are not.
+const SALES_WITHIN: Duration = Duration::from_millis(250);
+
 /// Lines with the time since the start.
 #[derive(Debug, Clone, Copy)]
 pub struct Log(Instant);
@@ -88,6 +95,17 @@ impl Outcome {
         self.waits.get(self.waits.len() * percent / 100).or(self.waits.get(last)).copied().unwrap_or(0)
     }
 
+    /// Whether tills waited for longer than one may, or nobody has seen one wait (P1).
+    pub(super) fn overdue(&self) -> Option<String> {
+        let (worst, p99) = (self.wait(100), self.wait(99));
+        let within = |wait: u32, limit: Duration| Duration::from_millis(wait.into()) <= limit;
+        let well = !self.waits.is_empty() && within(worst, SALE_WITHIN) && within(p99, SALES_WITHIN);
+        let tills = self.waits.len();
+        (!well).then(|| {
+            format!("P1: of {tills} tills at agents that ran one waited {worst} ms, and one in a hundred {p99} ms")
+        })
+    }
+
     /// Kinds that never happened and could have.
     pub fn missing(&self) -> Vec<&'static str> {
         let never = |kind: &&Kind| !self.faults.contains_key(kind) && !self.skipped.contains_key(kind);
@@ -124,5 +142,23 @@ impl Outcome {
             self.wait(99),
             self.wait(100)
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tills_that_wait_too_long_break_the_promise() {
+        let told = |waits: &[(usize, u32)]| {
+            let waits = waits.iter().flat_map(|(tills, wait)| std::iter::repeat_n(*wait, *tills)).collect();
+            Outcome { waits, ..Outcome::default() }.overdue()
+        };
+        assert_eq!(told(&[(985, 3), (10, 250), (5, 1_500)]), None);
+        assert!(told(&[]).is_some(), "nobody has looked");
+        let one = told(&[(999, 3), (1, 1_501)]).expect("waited for central, or for Redis");
+        assert!(one.contains("1501"), "{one}");
+        assert!(told(&[(98, 3), (2, 251)]).is_some());
     }
 }
