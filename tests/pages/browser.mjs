@@ -78,6 +78,11 @@ export async function until(what, look) {
   }
 }
 
+/** What the browser has of a token is not one any more. */
+export async function loseToken(page) {
+  await page.evaluate(() => localStorage.setItem("shelfstream-token", "shelf_0"));
+}
+
 /** Gives a server with tokens the one that it asks for. */
 export async function giveToken(page, token) {
   await page.locator("#who[open]").waitFor();

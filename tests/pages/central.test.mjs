@@ -1,7 +1,7 @@
 // Central's dashboard: on the real one, and on stores in states that take long to bring about.
 
 import assert from "node:assert/strict";
-import { giveToken, onPage, shot, until } from "./browser.mjs";
+import { giveToken, loseToken, onPage, shot, until } from "./browser.mjs";
 
 const CENTRAL = process.env.CENTRAL_URL;
 
@@ -111,4 +111,7 @@ onPage("a central with tokens asks who is there, until it knows", process.env.GU
   assert.equal(await page.locator("#who").isVisible(), false);
   await page.reload();
   await row(page, "store-2").waitFor();
+  await loseToken(page);
+  await page.locator("#main.stale").waitFor();
+  await page.locator("#who[open]").waitFor();
 });

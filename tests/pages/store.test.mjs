@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { before } from "node:test";
-import { api, giveToken, onPage, scan, shot, type, until } from "./browser.mjs";
+import { api, giveToken, loseToken, onPage, scan, shot, type, until } from "./browser.mjs";
 
 const STORE = process.env.STORE_URL;
 const CENTRAL = process.env.CENTRAL_URL;
@@ -164,4 +164,7 @@ onPage("a server with tokens asks who is there, until it knows", process.env.GUA
   assert.equal(await page.locator("#who").isVisible(), false);
   await page.reload();
   await page.locator("#main").waitFor();
+  await loseToken(page);
+  await page.locator("#main.stale").waitFor();
+  await page.locator("#who[open]").waitFor();
 });

@@ -26,7 +26,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::views::{CommandView, LineView, as_of};
+use super::views::{CommandView, LineView};
 use super::write::{Headers, about, key_of};
 use super::{App, Shared};
 use crate::promises::reconciliations::{Compared, Comparison, Different, NotComparable, Refusal, compare};
@@ -226,16 +226,16 @@ async fn reconcile(
     }
     let (_, reading) = app.reachable(&store_id).await?;
     let compared = app.compare(store_id, list, counted_at, &prefer).await?;
-    if compared.comparison.different.is_empty() {
+    if compared.found.comparison.different.is_empty() {
         // Perhaps because the same request, sent twice, has been done meanwhile.
         return match app.replay(key.as_ref()).await? {
             Some(record) => app.reconciled(&record.target, &prefer, None).await,
             None => app.answer_compared(compared, None).await,
         };
     }
-    let command = compared.command(about(write, Some(source.0)));
-    let command = command.map_err(|refusal| refused(&compared, &refusal))?;
-    let asked_of = compared.position();
+    let command = compared.found.command(about(write, Some(source.0)));
+    let command = command.map_err(|refusal| refused(&compared.found, &refusal))?;
+    let asked_of = compared.found.position();
     let judge =
         move |connection: &Connection| match reconciliations::is_counting(connection, &asked_of.store, asked_of.at)? {
             true => {
@@ -243,12 +243,19 @@ async fn reconcile(
             }
             false => Ok(()),
         };
-    let written = app.ask(compared.store.id.clone(), reading, command, key, judge).await?;
+    let written = app.ask(compared.found.store.id.clone(), reading, command, key, judge).await?;
     app.reconciled(&written.target, &prefer, written.value.map(|()| compared)).await
 }
 
 fn not_a_position() -> Problem {
     Problem::invalid("/countedAt", "must be a position of this store's ledger, in its present epoch")
+}
+
+/// What a comparison has found.
+struct Dated {
+    found: Compared,
+    /// Everything that the store did up to then is in what was compared.
+    as_of: Millis,
 }
 
 impl App {
@@ -259,12 +266,14 @@ impl App {
         list: BTreeMap<ProductId, i64>,
         counted_at: Option<Position>,
         prefer: &Prefer,
-    ) -> Result<Compared> {
+    ) -> Result<Dated> {
         if let Some(position) = &counted_at {
             self.caught_up(&[position.to_string()], prefer).await?;
         }
+        // Not when it is answered: the store may have waited for meanwhile, and what it has done since was not compared.
+        let current_at = self.presence.current_at(&store_id);
         let compare = move |connection: &Connection| match compare(connection, &store_id, &list, counted_at.as_ref()) {
-            Ok(compared) => Ok(Ok(compared)),
+            Ok(found) => Ok(Ok(Dated { as_of: found.store.as_of.max(current_at), found })),
             Err(Abort::Refused(why)) => Ok(Err(not_comparable(why))),
             Err(Abort::Database(error)) => Err(error),
         };
@@ -272,14 +281,14 @@ impl App {
     }
 
     /// Waits for the store's answer and says it. `compared`: what was found, unless that was said before.
-    async fn reconciled(&self, id: &str, prefer: &Prefer, compared: Option<Compared>) -> Result<Response> {
+    async fn reconciled(&self, id: &str, prefer: &Prefer, compared: Option<Dated>) -> Result<Response> {
         let request = self.await_command(id, prefer).await?;
         let headers = Headers::new(Some(prefer), compared.is_none(), request.position.as_ref());
         if request.status == Status::Pending {
             let headers = headers.with(header::LOCATION, &format!("/v1/commands/{id}"));
             return Ok(headers.on((StatusCode::ACCEPTED, Json(CommandView::of(&request)))));
         }
-        match refusal(&request, compared.as_ref())? {
+        match refusal(&request, compared.as_ref().map(|compared| &compared.found))? {
             Some(problem) => Ok(headers.on(problem.with("storeId", request.store.as_str()).with("commandId", id))),
             None => match compared {
                 Some(compared) => Ok(headers.on(self.answer_compared(compared, Some(&request)).await?)),
@@ -289,15 +298,15 @@ impl App {
     }
 
     /// Says how they differ; `done`: the command that the store has done. Written on a thread for such, since it may be long.
-    async fn answer_compared(&self, compared: Compared, done: Option<&commands::Request>) -> Result<Response> {
+    async fn answer_compared(&self, compared: Dated, done: Option<&commands::Request>) -> Result<Response> {
         let refused = done.and_then(results).filter(|results| !results.refused.is_empty());
         let (command_id, results) = (done.map(|request| request.id.to_string()), refused.map(LineView::all_of));
-        let as_of = as_of(self, &compared.store);
         let written = tokio::task::spawn_blocking(move || {
-            let Comparison { equal, different, missing, missing_left_out, unknown } = compared.comparison;
+            let Dated { found: Compared { comparison, store, .. }, as_of } = compared;
+            let Comparison { equal, different, missing, missing_left_out, unknown } = comparison;
             Written::json(&ReconciliationView {
                 command_id,
-                store_id: compared.store.id,
+                store_id: store.id,
                 as_of,
                 equal,
                 different: DifferentView::all_of(&different),

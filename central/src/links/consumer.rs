@@ -163,10 +163,11 @@ impl MainLane {
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Stores not looked at since this connection was made.
         let mut unread: Option<BTreeSet<StoreId>> = None;
-        let mut ahead = Ahead::default();
+        let mut ahead = Ahead::over(runtime::redis::connect(&self.client).await?);
         loop {
             let mut sweeps = false;
             if self.queue.is_idle() {
+                ahead.forget();
                 tokio::select! {
                     _ = sweep.tick() => sweeps = true,
                     () = self.queue.sweep_wanted() => sweeps = true,

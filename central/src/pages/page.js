@@ -562,8 +562,13 @@ async function refresh() {
 
 /** Central does not answer, or not so that the page can be drawn. */
 function showLost() {
-  $("main").classList.add("stale");
   banner(NO_CENTRAL);
+  showStale();
+}
+
+/** What is shown is not renewed. */
+function showStale() {
+  $("main").classList.add("stale");
   text($("fresh"), seenAt ? `Figures are from ${clock(seenAt)}, ${age(Date.now() - seenAt)} ago.` : "No figures yet.");
 }
 
@@ -575,7 +580,8 @@ async function round() {
     await refresh();
   } catch (error) {
     console.warn("the page could not be refreshed:", error);
-    if (!wantsToken(error)) showLost();
+    if (wantsToken(error)) showStale();
+    else showLost();
   }
   running = false;
   if (!document.hidden) timer = setTimeout(round, again ? 0 : POLL_MS);

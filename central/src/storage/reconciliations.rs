@@ -43,7 +43,7 @@ pub fn moved_since(connection: &Connection, store: &Store, place: EntryId) -> ru
     Ok(moved)
 }
 
-/// Only what is about several products has its body read.
+/// Only what is about several products has its body decoded.
 const MOVES: &str = "select product_id, delta, type, case when instr(body, '\"more\":') > 0 then body end from event \
      where store_id = ?1 and epoch = ?2 and seq > ?3 and seq <= ?4 \
      and product_id is not null and type not in ('counted', 'item_created')";

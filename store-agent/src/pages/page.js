@@ -229,6 +229,11 @@ function showLost() {
   text($("state-mark"), "✕");
   text($("state-title"), "The store’s server does not answer");
   text($("state-text"), "This page goes on asking. What you see is old; nothing can be booked here until it answers.");
+  showStale();
+}
+
+/** What is shown is not renewed. */
+function showStale() {
   show($("state-age"), lastSeen ? `Figures are from ${clock(lastSeen)}, ${age(Date.now() - lastSeen)} ago.` : "");
   $("main").classList.add("stale");
 }
@@ -757,7 +762,8 @@ async function round() {
   } catch (error) {
     // A refusal is an answer too, but not one from which the page can be drawn.
     console.warn("the page could not be refreshed:", error);
-    if (!wantsToken(error)) showLost();
+    if (wantsToken(error)) showStale();
+    else showLost();
   }
   running = false;
   if (!document.hidden) timer = setTimeout(round, again ? 0 : POLL_MS);

@@ -184,7 +184,7 @@ impl Rounds {
                             let ids = read.iter().map(|(id, ..)| id.clone()).collect();
                             if let Some(ahead) = ahead.as_deref_mut() {
                                 let full = read.iter().filter(|(.., seen)| seen.full);
-                                ahead.begin(connection, &self.keys, full.map(|(id, entries, _)| (id, &entries[..])));
+                                ahead.begin(&self.keys, full.map(|(id, entries, _)| (id, &entries[..])));
                             }
                             batches = read.into_iter().map(|batch| (batch.0.clone(), Arc::new(batch))).collect();
                             FetchReply::Read(ids)

@@ -205,6 +205,9 @@ pub(super) fn trace_id(text: &str) -> Option<Uuid> {
     if valid && version != "ff" { Uuid::try_parse(id).ok() } else { None }
 }
 
+/// Bytes.
+const COMPRESSED_FROM: u64 = 1_024;
+
 /// Whether an answer is compressed for who can read that: a small one grows, and a stream must not wait for more of it.
 type IsCompressed = And<SizeAbove, NotForContentType>;
 
@@ -216,7 +219,7 @@ pub struct Served(Compression<Router, IsCompressed>);
 
 impl Served {
     pub(super) fn new(routes: Router) -> Self {
-        let is_compressed = SizeAbove::new(1_024).and(NotForContentType::new("text/event-stream"));
+        let is_compressed = SizeAbove::new(COMPRESSED_FROM).and(NotForContentType::new("text/event-stream"));
         Self(Compression::new(routes).compress_when(is_compressed))
     }
 }
@@ -237,13 +240,43 @@ impl Service<Request> for Served {
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
+        // To refuse an answer that cannot be compressed is too late once there is one: the request has had its effect.
+        if forbids_plain(request.headers()) {
+            request.headers_mut().remove(header::ACCEPT_ENCODING);
+        }
+        let finish: fn(Compressed) -> Response = if request.method() == Method::HEAD { without_body } else { whole };
         let asked = request.uri().clone();
         if let Some(bare) = bare(&asked) {
             *request.uri_mut() = bare;
         }
         request.extensions_mut().insert(OriginalUri(asked));
-        self.0.call(request).map_ok(|answer| answer.map(Body::new))
+        self.0.call(request).map_ok(finish)
     }
+}
+
+fn whole(answer: Compressed) -> Response {
+    answer.map(Body::new)
+}
+
+/// The routes have said how long the body would be, before it was compressed.
+fn without_body(answer: Compressed) -> Response {
+    let mut answer = whole(answer);
+    let length = answer.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length >= COMPRESSED_FROM) {
+        answer.headers_mut().remove(header::CONTENT_LENGTH);
+        answer.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
+    }
+    answer
+}
+
+/// Whether a client says that it reads nothing but what is encoded.
+fn forbids_plain(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|coding| {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+        let weight = weight.trim().strip_prefix("q=").and_then(|weight| weight.parse::<f32>().ok());
+        matches!(name.trim(), "identity" | "*") && weight == Some(0.0)
+    })
 }
 
 /// Without `/v1`. A router that nests the routes below it would put one more layer around each.
@@ -455,9 +488,10 @@ async fn limited(context: &Arc<Context>, asked: &Uri, mut request: Request, rout
 
 /// What the route answers, also if it panics.
 async fn answered(context: &Context, route: &Route, request: Request) -> Response {
+    let is_about_data = request.method() != Method::OPTIONS;
     let answer = AssertUnwindSafe(async {
         let Ok(answer) = route.clone().call(request).await;
-        match &context.edge.says {
+        match context.edge.says.as_ref().filter(|_| is_about_data) {
             Some(says) => (says.0)(answer).await,
             None => answer,
         }
@@ -536,14 +570,16 @@ mod tests {
     use super::*;
 
     fn served() -> Served {
-        let routes = Router::new().route("/a", get(|| async { "a" }).post(|| async { "b" })).route(
-            "/panic",
-            get(|| async {
-                if true {
-                    panic!("on purpose")
-                }
-            }),
-        );
+        let long = || async { "a".repeat(COMPRESSED_FROM as usize) };
+        let routes =
+            Router::new().route("/a", get(|| async { "a" }).post(|| async { "b" })).route("/long", get(long)).route(
+                "/panic",
+                get(|| async {
+                    if true {
+                        panic!("on purpose")
+                    }
+                }),
+            );
         let edge = Edge {
             cors_origins: vec!["http://shop.example".into()],
             allowed_hosts: vec!["central".into()],
@@ -565,6 +601,28 @@ mod tests {
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.expect("reads").to_bytes();
         (parts.status, parts.headers, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    #[tokio::test]
+    async fn head_says_of_a_body_what_is_true_of_it_compressed_too() {
+        let asked = [("accept-encoding", "gzip")];
+        let (_, whole, _) = ask("GET", "/long", &asked).await;
+        assert_eq!(whole["content-encoding"], "gzip");
+        assert_eq!(whole.get("content-length"), None);
+        let (status, head, _) = ask("HEAD", "/long", &asked).await;
+        assert_eq!((status, &head["vary"], head.get("content-length")), (StatusCode::OK, &whole["vary"], None));
+        let (_, short, _) = ask("HEAD", "/a", &asked).await;
+        assert_eq!(short["content-length"], "1");
+    }
+
+    #[tokio::test]
+    async fn who_forbids_plain_answers_gets_one_and_no_refusal_afterwards() {
+        for asked in ["br, identity;q=0", "*;q=0.000", "gzip, * ; q=0"] {
+            let (status, headers, _) = ask("POST", "/a", &[("accept-encoding", asked)]).await;
+            assert_eq!((status, headers.get("content-encoding")), (StatusCode::OK, None), "{asked}");
+        }
+        let (_, headers, _) = ask("GET", "/long", &[("accept-encoding", "identity;q=0.5, gzip")]).await;
+        assert_eq!(headers["content-encoding"], "gzip");
     }
 
     #[tokio::test]
