@@ -97,7 +97,7 @@ impl Database {
         let mut connection = Connection::open(file).with_context(|| file.display().to_string())?;
         connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
         connection.pragma_update(None, "synchronous", "full")?;
-        connection.pragma_update(None, "wal_autocheckpoint", 1_000)?;
+        connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
         connection.pragma_update(None, "cache_size", -(16 << 10))?;
         let transaction = connection.transaction()?;
         transaction.execute_batch(

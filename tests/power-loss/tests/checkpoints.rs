@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use power_loss::{Dice, Disk, Fault, Mount, Syncs};
-use runtime::sqlite::{Abort, Schema, Writer, checkpoint_at, open_on};
+use runtime::sqlite::{Abort, Error, Schema, Writer, checkpoint_at, open_on};
 use rusqlite::{Connection, OpenFlags};
 
 const PATH: &str = "/data/a.db";
@@ -52,12 +52,15 @@ fn is_lost(mount: &Mount, how: How, seed: u64) -> bool {
     match how {
         How::Production => {
             let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-            let (writer, ended) = Writer::start(connection, || {});
+            let (writer, ended) = Writer::start_checkpointing(connection, 1, || {});
             fail();
             let job = move |connection: &Connection| Ok::<_, Abort<()>>(insert(connection, "late")?);
-            assert!(runtime.block_on(writer.write(job, |()| {})).is_err(), "nobody is answered");
+            runtime.block_on(writer.write(job, |()| {})).expect("is in the log").expect("is not refused");
+            let why = runtime.block_on(ended).expect("does not panic").expect_err("the process ends");
+            assert!(why.to_string().contains("disk I/O error"), "{why}");
+            let next = runtime.block_on(writer.write(|_: &Connection| Ok::<_, Abort<()>>(()), |()| {}));
+            assert!(matches!(next, Err(Error::Stopped)), "nobody else is answered");
             drop((writer, reader));
-            assert!(runtime.block_on(ended).expect("does not panic").is_err(), "the process ends");
         }
         How::Silent => {
             fail();

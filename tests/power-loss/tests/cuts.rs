@@ -72,7 +72,7 @@ fn is_hit(report: &Report, ends: &[(&str, u64)]) {
     if std::env::var_os("POWER_LOSS_SEEDS").is_none() {
         let times = |end: &str| report.ends.get(end).copied().unwrap_or(0);
         assert!(ends.iter().all(|(end, least)| times(end) >= *least), "{ends:?}: {report}");
-        assert!(report.cuts >= 100 && report.found > 0 && report.gone > 0, "{report}");
+        assert!(report.cuts >= 100 && report.gone > 0, "{report}");
     }
 }
 
@@ -82,6 +82,7 @@ fn what_was_answered_outlives_a_killed_process_and_then_a_power_cut() {
         [all("agent, killed", seeds(100), KILLED, Agent::new), all("central, killed", seeds(100), KILLED, Central::new)]
     {
         is_hit(&report, &[("Kill Commit", 100), ("Kill Checkpoint", 20), ("Kill Between", 1)]);
+        assert!(report.found > 0, "{report}");
     }
 }
 
@@ -101,6 +102,7 @@ fn nobody_is_answered_on_a_sync_that_failed() {
     let central = all("central, failed syncs", seeds(100), FAILING, Central::new);
     for report in [agent, central] {
         is_hit(&report, &[("Sync Commit", 100), ("Sync Checkpoint", 20), ("SyncOfDatabase Checkpoint", 20)]);
+        assert!(report.found > 0, "{report}");
     }
 }
 
@@ -115,9 +117,6 @@ fn with_a_log_as_it_is_found_the_loss_is_seen() {
     ] {
         assert!(report.losses >= 5 && report.lost > 0, "{report}");
     }
-    // Seldom: what was not synced is synced with the next commit.
-    let killed = all_on(as_found("central, killed, log as found"), 0..100, KILLED, Central::new);
-    assert!(killed.losses > 0 && killed.lost > 0, "{killed}");
 }
 
 #[test]

@@ -11,9 +11,9 @@ use super::{Files, System};
 
 /// SQLite before this version could corrupt a WAL database on checkpoint.
 const SQLITE_LEAST: i32 = 3_051_003;
-/// Pages in the write-ahead log at which they are copied into the database: 4 MiB, seldom enough for group commits, small
-/// enough to be quick.
-const CHECKPOINT_AT: u32 = 1_000;
+/// Pages in the write-ahead log at which they are copied into the database: 16 MiB. Commits that follow each other write many
+/// pages twice or more, which are copied once; and a start behind a crash writes the whole log anew.
+pub(super) const CHECKPOINT_AT: u32 = 4_000;
 /// Pages in memory of the connection that writes, KiB: what tens of thousands of items need.
 const CACHE_KIB: i64 = 16 << 10;
 /// Prepared statements kept for each connection.
@@ -313,19 +313,28 @@ pub(super) fn connect_plainly(files: &dyn Files, path: &Path) -> rusqlite::Resul
 ///
 /// SQLite does that by itself, but says nothing if it fails, and tries again at the next commit. Of a sync that failed that
 /// is too late: what a checkpoint before had written, and nobody had synced, may be lost, and the next one takes it for
-/// done and lets the log be overwritten. So the commit fails, and the process starts again from the log. Of a full disk
-/// nothing is lost: all of it is still in the log.
+/// done and lets the log be overwritten. So the commit fails, and the process starts again from the log. SQLite says only
+/// that something was wrong, not what; the [writer](super::Writer), which answers before it looks at the log, says more.
 pub fn checkpoint_at(connection: &mut Connection, pages: u32) -> rusqlite::Result<()> {
+    connection.wal_hook(Some(
+        move |log: &mut Wal, written: i32| {
+            if written.unsigned_abs() < pages { Ok(()) } else { unless_put_off(log.checkpoint()) }
+        },
+    ))
+}
+
+/// Copies the log into the database as far as nobody reads there.
+pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    unless_put_off(connection.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(())))
+}
+
+/// A reader or a full disk puts a checkpoint off: all of it is still in the log.
+fn unless_put_off(checkpoint: rusqlite::Result<()>) -> rusqlite::Result<()> {
     use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
-    connection.wal_hook(Some(move |log: &mut Wal, written: i32| {
-        if written.unsigned_abs() < pages {
-            return Ok(());
-        }
-        match log.checkpoint() {
-            Err(error) if matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked | DiskFull)) => Ok(()),
-            result => result,
-        }
-    }))
+    checkpoint.or_else(|error| match error.sqlite_error_code() {
+        Some(DatabaseBusy | DatabaseLocked | DiskFull) => Ok(()),
+        _ => Err(error),
+    })
 }
 
 fn settle(connection: &Connection) -> rusqlite::Result<()> {

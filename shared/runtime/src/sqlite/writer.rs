@@ -1,13 +1,17 @@
 //! The one thread that writes: it drains what has queued, runs the jobs in one transaction, commits once, then answers
 //! everybody.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ffi};
 use tokio::sync::oneshot;
 
+use super::open::{CHECKPOINT_AT, checkpoint};
 use super::{Error, Guard, is_fatal};
 
 /// Jobs waiting, at most; beyond it callers are told that the process is overloaded.
@@ -95,7 +99,16 @@ impl Writer {
         connection: Connection,
         committed: impl Fn() + Send + 'static,
     ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
-        Self::start_on(connection, None, committed)
+        Self::start_on(connection, CHECKPOINT_AT, None, committed)
+    }
+
+    /// The same, with a checkpoint whenever the log has so many pages: for lives that are too short for those of production.
+    pub fn start_checkpointing(
+        connection: Connection,
+        pages: u32,
+        committed: impl Fn() + Send + 'static,
+    ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
+        Self::start_on(connection, pages, None, committed)
     }
 
     /// The same for a database whose files people can reach: when one of them is deleted or replaced the thread stops,
@@ -105,11 +118,12 @@ impl Writer {
         guard: Guard,
         committed: impl Fn() + Send + 'static,
     ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
-        Self::start_on(connection, Some(guard), committed)
+        Self::start_on(connection, CHECKPOINT_AT, Some(guard), committed)
     }
 
     fn start_on(
-        connection: Connection,
+        mut connection: Connection,
+        pages: u32,
         guard: Option<Guard>,
         committed: impl Fn() + Send + 'static,
     ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
@@ -118,7 +132,8 @@ impl Writer {
         std::thread::Builder::new()
             .name("writer".into())
             .spawn(move || {
-                let result = run(&connection, guard.as_ref(), &queue, &committed);
+                let log = Log::of(&mut connection, pages);
+                let result = log.and_then(|log| run(&connection, &log, guard.as_ref(), &queue, &committed));
                 // Whoever waits hears at once that it stopped.
                 drop(queue);
                 if result.is_err() {
@@ -160,8 +175,34 @@ impl Writer {
     }
 }
 
+/// The write-ahead log.
+struct Log {
+    /// In it after the last commit that has written something.
+    pages: Arc<AtomicU32>,
+    checkpoint_at: u32,
+}
+
+impl Log {
+    /// From now on it is this thread that looks after the log.
+    fn of(connection: &mut Connection, checkpoint_at: u32) -> rusqlite::Result<Self> {
+        let pages = Arc::new(AtomicU32::new(0));
+        let noted = pages.clone();
+        connection.wal_hook(Some(move |_: &mut Wal, written: i32| {
+            noted.store(written.unsigned_abs(), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        Ok(Self { pages, checkpoint_at })
+    }
+
+    /// Whether the last commit has left it long. Says so once.
+    fn has_become_long(&self) -> bool {
+        self.pages.swap(0, Ordering::Relaxed) >= self.checkpoint_at
+    }
+}
+
 fn run(
     connection: &Connection,
+    log: &Log,
     guard: Option<&Guard>,
     queue: &Receiver<Job>,
     committed: &impl Fn(),
@@ -182,6 +223,11 @@ fn run(
         in_place()?;
         committed();
         group.into_iter().for_each(|job| job.answer());
+        // Behind the answers, which are on disk in the log. If this fails nothing may be written any more: what was copied
+        // before and not synced would be taken for done, and the log be overwritten. The next process starts from the log.
+        if log.has_become_long() {
+            checkpoint(connection)?;
+        }
     }
     in_place()?;
     // In good order all of it is in the one file that people know of. Readers may still hold it back; nothing is lost then.
