@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use runtime::clock::Ticks;
+use runtime::clock::{Source, Ticks};
 use runtime::daemon::{LinkThreads, Tasks};
 use runtime::http::{Edge, Requests, Room, Tally, Tokens};
 use runtime::redis::Keys;
@@ -12,11 +12,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Serve;
-use crate::http::{App, router};
+use crate::http::{App, router, routes};
 use crate::links::consumer::{Consumer, Newcomers};
 use crate::links::presence::Presence;
 use crate::links::publisher::{Publisher, Wakes};
-use crate::links::redis_link::RedisLink;
+use crate::links::redis_link::{Heartbeats, RedisLink};
 use crate::links::seeking::Seeking;
 use crate::links::waiting::Waiting;
 use crate::operators::maintenance;
@@ -48,9 +48,12 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         changed: Arc::default(),
     };
     let requests = Requests::default();
+    let redis = RedisLink::new(client.clone());
     let app = App {
         db: clients,
-        redis: RedisLink::new(client.clone()),
+        source: Source::system(),
+        heartbeats: Heartbeats::of(redis.clone(), keys.clone()),
+        redis,
         keys: keys.clone(),
         presence: presence.clone(),
         waiting: waiting.clone(),
@@ -116,7 +119,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let room = Room::within(runtime::daemon::raise_descriptors()?);
     tasks.add(
         "http",
-        async move { Ok(runtime::http::serve(listener, router(Arc::new(app), edge), room, served).await?) },
+        async move { Ok(runtime::http::serve(listener, router(routes(), Arc::new(app), edge), room, served).await?) },
     );
     tasks.add("feed", feed.run(moved_on));
     tasks.add("webhooks", webhooks.run(stop.clone()));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use protocol::domain::allotment::Rule;
+use runtime::clock::Source;
 use runtime::daemon::{LinkThreads, Tasks};
 use runtime::http::{Edge, Requests, Room, Tally, Tokens};
 use runtime::redis::Keys;
@@ -14,7 +15,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Serve;
-use crate::http::{App, Imports, router};
+use crate::http::{App, Imports, router, routes};
 use crate::ledger;
 use crate::links::connectivity::Connectivity;
 use crate::links::publisher::Publisher;
@@ -49,6 +50,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let app = App {
         store: config.store_id.clone(),
         db: db.clone(),
+        source: Source::system(),
         connectivity: connectivity.clone(),
         started_at: runtime::clock::now(),
         expiry: reserved.clone(),
@@ -103,7 +105,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let room = Room::within(runtime::daemon::raise_descriptors()?);
     tasks.add(
         "http",
-        async move { Ok(runtime::http::serve(listener, router(Arc::new(app), edge), room, served).await?) },
+        async move { Ok(runtime::http::serve(listener, router(routes(), Arc::new(app), edge), room, served).await?) },
     );
     tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
     tasks.add_on(&link, "receiver", receiver.run(stop.clone()));

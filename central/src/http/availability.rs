@@ -81,7 +81,7 @@ struct Filter {
 
 /// `None`: no store has the product.
 async fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Option<Availability>> {
-    let now = runtime::clock::now();
+    let now = app.source.now();
     let found = app.db.read(|connection| {
         let name = products::name(connection, product)?.unwrap_or_default();
         Ok((offers::of_product(connection, product)?, name, transfers::in_transit(connection, product)?))

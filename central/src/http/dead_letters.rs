@@ -105,7 +105,7 @@ struct Replayed {
 )]
 async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Replay>) -> Result<Json<Replayed>> {
     let wakes = app.wakes.clone();
-    let now = runtime::clock::now();
+    let now = app.source.now();
     let job = move |connection: &Connection| {
         understand(connection, value.ids.as_deref(), now).map_err(Abort::<Problem>::Database)
     };

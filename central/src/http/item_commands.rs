@@ -213,7 +213,7 @@ impl App {
         key: Option<Key>,
         judge: impl Fn(&Connection) -> Outcome<(), Abort<Problem>> + Send + 'static,
     ) -> Result<Written<()>> {
-        let id = OperationId::from_uuid(uuid::Uuid::now_v7());
+        let id = OperationId::from_uuid(self.source.id());
         let target = Target { effect: Effect::Command, id: id.to_string(), store: store_id };
         let app = self.clone();
         self.write(key, target, move |connection, store, now| {

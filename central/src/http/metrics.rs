@@ -27,7 +27,7 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
 )]
 async fn metrics(State(app): Shared) -> Result<Exposition> {
     let judge = app.clone();
-    let now = runtime::clock::now();
+    let now = app.source.now();
     let from = app.applied.place();
     let read = app.db.scan(move |connection| {
         let view = |store| JobResult::Ok(judge.store_view(store, &Beside::of(connection, &store.id, now)?));

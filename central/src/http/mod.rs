@@ -29,6 +29,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::http::Method;
 use protocol::ids::StoreId;
+use runtime::clock::Source;
 use runtime::http::openapi::{Api, Description};
 use runtime::http::{Access, Code, Edge, Problem, Requests, Scopes, Served, Tally};
 use runtime::redis::Keys;
@@ -37,7 +38,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::links::consumer::Newcomers;
 use crate::links::presence::{Presence, Reading, Unavailable};
 use crate::links::publisher::Wakes;
-use crate::links::redis_link::RedisLink;
+use crate::links::redis_link::{Heartbeats, RedisLink};
 use crate::links::waiting::Waiting;
 use crate::outbound::feed::Feed;
 use crate::outbound::webhooks::Webhooks;
@@ -48,10 +49,14 @@ use crate::storage::stores::Store;
 pub struct App {
     /// The view, and what was promised.
     pub db: Db,
-    /// Asks for heartbeats.
+    /// The time, and names for what is begun.
+    pub source: Source,
+    /// What is told to stores that are restored.
     pub redis: RedisLink,
     /// How keys are named.
     pub keys: Keys,
+    /// Asks for heartbeats.
+    pub heartbeats: Heartbeats,
     /// Who is there.
     pub presence: Presence,
     /// Says when something is settled.
@@ -111,9 +116,14 @@ fn access(method: &Method, route: &str) -> Access {
     }
 }
 
-/// All routes, with the edge around them.
-pub fn router(app: Arc<App>, edge: Edge) -> Served {
-    runtime::http::finish(described().0.with_state(app), Edge { access, ..edge })
+/// All routes, which know no process yet.
+pub fn routes() -> Router<Arc<App>> {
+    described().0
+}
+
+/// The routes of a process, with the edge around them.
+pub fn router(routes: Router<Arc<App>>, app: Arc<App>, edge: Edge) -> Served {
+    runtime::http::finish(routes.with_state(app), Edge { access, ..edge })
 }
 
 /// All routes, and their description.
@@ -206,7 +216,7 @@ impl App {
         if self.presence.redis_lost_for().is_some() {
             return Err(self.unavailable(id, Unavailable::Redis, None));
         }
-        let Some(reading) = self.redis.read_store(&self.keys, id).await else {
+        let Some(reading) = self.heartbeats.read(id).await else {
             return Err(self.unavailable(id, Unavailable::Redis, None));
         };
         self.presence.note(id, &reading);
@@ -256,7 +266,12 @@ mod tests {
         let path = dir.path().join("central.db");
         let db = crate::storage::files::open(&path).expect("opens").clients;
         let feed = Feed::new(db.clone(), CancellationToken::new());
+        let redis = RedisLink::new(
+            runtime::redis::client(&runtime::redis::Options::at("redis://127.0.0.1:1")).expect("an address"),
+        );
         let app = App {
+            source: Source::system(),
+            heartbeats: Heartbeats::of(redis.clone(), Keys::new("shelf")),
             webhooks: Webhooks {
                 db: db.clone(),
                 feed: feed.clone(),
@@ -265,9 +280,7 @@ mod tests {
             },
             feed,
             db,
-            redis: RedisLink::new(
-                runtime::redis::client(&runtime::redis::Options::at("redis://127.0.0.1:1")).expect("an address"),
-            ),
+            redis,
             keys: Keys::new("shelf"),
             presence: Presence::new(Duration::from_secs(50)),
             waiting: Waiting::default(),

@@ -87,7 +87,7 @@ async fn buy(
         return app.bought(&record.target, &prefer, true).await;
     }
     let ask = PurchaseRequest {
-        id: PurchaseId::new(uuid::Uuid::now_v7()),
+        id: PurchaseId::new(app.source.id()),
         lines: Lines::one(product_id, value.quantity.0),
         customer: value.customer_id.map(|text| text.0),
         about: about(write, value.reference.map(|text| text.0)),
@@ -169,7 +169,7 @@ async fn buy_anywhere(
         return app.told(&record.target, &prefer, true).await;
     }
     let ask = PurchaseRequest {
-        id: PurchaseId::new(uuid::Uuid::now_v7()),
+        id: PurchaseId::new(app.source.id()),
         lines,
         customer: value.customer_id.map(|text| text.0),
         about: about(write, value.reference.map(|text| text.0)),
@@ -364,9 +364,9 @@ impl App {
         let headers = Headers::new(Some(prefer), is_replay, purchase.position.as_ref())
             .with(header::LOCATION, &format!("/v1/purchases/{id}"));
         Ok(match purchase.status {
-            Status::Confirmed => headers.on(Json(PurchaseView::of(&purchase, runtime::clock::now()))),
+            Status::Confirmed => headers.on(Json(PurchaseView::of(&purchase, self.source.now()))),
             Status::Pending => {
-                headers.on((StatusCode::ACCEPTED, Json(PurchaseView::of(&purchase, runtime::clock::now()))))
+                headers.on((StatusCode::ACCEPTED, Json(PurchaseView::of(&purchase, self.source.now()))))
             }
             Status::Rejected | Status::Expired | Status::Cancelled => {
                 let attempts = serde_json::to_value(Attempt::all_of(&purchase)).map_err(Problem::internal)?;
@@ -417,7 +417,7 @@ impl App {
             }
             None => BoughtItem::Gone { store_id: purchase.store.clone(), product_id },
         };
-        Ok(Bought { item, purchase: PurchaseView::of(purchase, runtime::clock::now()) })
+        Ok(Bought { item, purchase: PurchaseView::of(purchase, self.source.now()) })
     }
 
     /// The problem that a purchase ended with.
@@ -514,10 +514,9 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
         product: filter.product_id,
         since: filter.since,
     };
-    let slice = behind_number(&page)?;
+    let (slice, now) = (behind_number(&page)?, app.source.now());
     let list = app.db.scan(move |connection| {
         let rows = listed::list(connection, &wanted, &slice)?;
-        let now = runtime::clock::now();
         let list = List::cut(rows, &page, |purchase: &Purchase| encode_cursor(&[&purchase.number.to_string()]));
         Ok(Written::json(&list.map(|purchase| PurchaseView::of(&purchase, now))))
     });
@@ -533,7 +532,7 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
 async fn one(State(app): Shared, IdPath(id): IdPath, prefer: Prefer) -> Result<Response> {
     let purchase = app.await_purchase(&id, &prefer.only_if_asked()).await?;
     let headers = Headers::new(Some(&prefer), false, None);
-    Ok(headers.on(Json(PurchaseView::of(&purchase, runtime::clock::now()))))
+    Ok(headers.on(Json(PurchaseView::of(&purchase, app.source.now()))))
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -568,7 +567,7 @@ async fn cancel(
     let store = app.purchase(purchase_id).await?.store;
     let target = Target { effect: Effect::Cancel, id: purchase_id.to_string(), store };
     let about = about(write, value.reference.or(value.reason).map(|text| text.0));
-    let command = OperationId::from_uuid(uuid::Uuid::now_v7());
+    let command = OperationId::from_uuid(app.source.id());
     let act = move |connection: &Connection, store: &mut Store, now| {
         let purchase = purchases::find(connection, purchase_id)?.ok_or_else(|| Problem::new(Code::UnknownId))?;
         let mut other = None;
@@ -598,7 +597,7 @@ async fn cancel(
     if let (true, Some(rejection @ (Rejection::AlreadyPicked | Rejection::StoreRetired))) = (confirmed, &rejection) {
         return Err(Problem::from(rejection).with("purchaseId", id));
     }
-    let view = Json(PurchaseView::of(&purchase, runtime::clock::now()));
+    let view = Json(PurchaseView::of(&purchase, app.source.now()));
     let headers = Headers::new(Some(&prefer), is_replay, None);
     Ok(match purchase.status {
         Status::Pending | Status::Confirmed => {

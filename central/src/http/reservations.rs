@@ -127,7 +127,7 @@ async fn reserve(
     }
     let (_, reading) = app.sellable(&store).await?;
     let ask = ReservationRequest {
-        id: ReservationId::new(uuid::Uuid::now_v7()),
+        id: ReservationId::new(app.source.id()),
         lines: asked.lines,
         ttl_ms: asked.ttl_ms,
         about: about(write, asked.reference),
@@ -222,7 +222,7 @@ impl App {
             false => Some(self.sellable(&store).await?.1),
         };
         let about = about(write, reference);
-        let command = OperationId::from_uuid(uuid::Uuid::now_v7());
+        let command = OperationId::from_uuid(self.source.id());
         let target = Target { effect: Effect::Command, id: command.to_string(), store };
         let judge = self.clone();
         let job = move |connection: &Connection, store: &mut Store, now| {

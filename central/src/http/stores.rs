@@ -198,7 +198,7 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
     let slice = slice(&page, |after| Ok(after[0].clone()))?;
     let judge = app.clone();
-    let now = runtime::clock::now();
+    let now = app.source.now();
     let list = app.db.scan(move |connection| {
         let wanted = |store: &Store| filter.status.as_ref().is_none_or(|wanted| judge.status(store) == wanted);
         let found = stores::after(connection, slice.after.as_deref(), slice.offset, slice.limit, wanted)?;
@@ -223,7 +223,7 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     extensions(("x-problems" = json!(["unknown_store", "store_unavailable"]))),
 )]
 async fn add(State(app): Shared, StorePath(id): StorePath) -> Result<Response> {
-    let now = runtime::clock::now();
+    let now = app.source.now();
     let store = id.clone();
     let job = move |connection: &Connection| {
         let is_new = stores::find(connection, &store)?.is_none();
@@ -278,7 +278,7 @@ async fn one(State(app): Shared, StorePath(id): StorePath) -> Result<Json<StoreV
 impl App {
     async fn view_of(&self, id: &StoreId) -> Result<StoreView> {
         let store = self.known(id).await?;
-        let now = runtime::clock::now();
+        let now = self.source.now();
         let beside = self.db.read(|connection| Beside::of(connection, id, now)).await?;
         Ok(self.store_view(&store, &beside))
     }
@@ -547,7 +547,7 @@ async fn resync(State(app): Shared, StorePath(id): StorePath, write: Write) -> R
     extensions(("x-problems" = json!(["unknown_store", "store_unavailable", "store_retired", "not_caught_up"]))),
 )]
 async fn restore(State(app): Shared, StorePath(id): StorePath, Body { value, .. }: Body<Question>) -> Result<Response> {
-    let now = runtime::clock::now();
+    let now = app.source.now();
     let (store, asked) = (id.clone(), value.clone());
     let job = move |connection: &Connection| {
         if stores::find(connection, &store)?.is_some_and(|store| store.retired) {

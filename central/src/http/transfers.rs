@@ -126,14 +126,14 @@ async fn make(
     let (_, reading) = app.reachable(&asked.from).await?;
     let ask = TransferRequest {
         transfer: Reported {
-            id: TransferId::new(uuid::Uuid::now_v7()),
+            id: TransferId::new(app.source.id()),
             from: asked.from.clone(),
             to: asked.to.clone(),
             lines: asked.lines,
             names: Default::default(),
             auto_receive: asked.auto_receive,
             reference: asked.reference.clone(),
-            created_at: runtime::clock::now(),
+            created_at: app.source.now(),
             state: Sent::Shipped,
         },
         about: about(write, asked.reference),
@@ -188,7 +188,7 @@ async fn receive(
         Status::Requested | Status::Received | Status::Rejected => None,
     };
     let about = about(write, reference);
-    let command = OperationId::from_uuid(uuid::Uuid::now_v7());
+    let command = OperationId::from_uuid(app.source.id());
     let target = Target { effect: Effect::Command, id: command.to_string(), store: destination };
     let judge = app.clone();
     let written = app

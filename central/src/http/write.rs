@@ -9,6 +9,7 @@ use std::result::Result as Outcome;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use protocol::ids::StoreId;
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{About, Position};
 use runtime::http::{Code, Prefer, Problem, Result, Write, fingerprint, header_value};
@@ -85,7 +86,7 @@ impl App {
     ) -> Result<Written<T>> {
         let Target { effect, id, store: store_id } = target;
         let (wakes, waiting, written_to) = (self.wakes.clone(), self.waiting.clone(), store_id.clone());
-        let now = runtime::clock::now();
+        let now = self.source.now();
         let job = move |connection: &Connection| {
             once(connection, key.as_ref(), effect, &id, now, || {
                 let mut store = load(connection, &store_id)?;
@@ -115,7 +116,7 @@ impl App {
         act: impl Fn(&Connection, Millis) -> Outcome<T, Abort<Problem>> + Send + 'static,
         tell: impl FnOnce() + Send + 'static,
     ) -> Result<Written<T>> {
-        let now = runtime::clock::now();
+        let now = self.source.now();
         let job =
             move |connection: &Connection| once(connection, key.as_ref(), effect, &id, now, || act(connection, now));
         let (target, value) = self
@@ -141,11 +142,12 @@ fn once<T>(
 ) -> Outcome<(String, Option<T>), Abort<Problem>> {
     if let Some(key) = key
         && let Some(record) = idempotency::find(connection, &key.key)?
+        && !planted(Bug::KeyLookedForTooEarly)
     {
         return Ok((is_same(key, record)?.target, None));
     }
     let done = act()?;
-    if let Some(key) = key {
+    if let Some(key) = key.filter(|_| !planted(Bug::KeyOfPurchaseNotKept)) {
         idempotency::bind(connection, key, effect, id, now)?;
     }
     Ok((id.to_owned(), Some(done)))
@@ -153,7 +155,7 @@ fn once<T>(
 
 /// Another request under the same key is refused.
 fn is_same(key: &Key, record: Record) -> Result<Record> {
-    if record.fingerprint == key.fingerprint { Ok(record) } else { Err(Problem::new(Code::IdempotencyKeyReused)) }
+    if record.fingerprint == key.fingerprint || planted(Bug::OtherRequestAnswered) { Ok(record) } else { Err(Problem::new(Code::IdempotencyKeyReused)) }
 }
 
 /// A store that must be known.
@@ -168,7 +170,7 @@ impl Headers {
     /// `position`: where the store has answered.
     pub(super) fn new(prefer: Option<&Prefer>, is_replay: bool, position: Option<&Position>) -> Self {
         let mut headers: HeaderMap = prefer.and_then(Prefer::applied).into_iter().collect();
-        if is_replay {
+        if is_replay && !planted(Bug::RepetitionNotNamed) {
             headers.insert(HeaderName::from_static("idempotency-replayed"), HeaderValue::from_static("true"));
         }
         if let Some(position) = position {

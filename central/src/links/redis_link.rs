@@ -3,6 +3,7 @@
 //! A call that fails leaves the connection's state unknown, so it is dropped for everybody: each connection has a
 //! number, and a sender that finds a new number starts over (rules L3, L4).
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,34 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// How long a purchase waits for a heartbeat from Redis, which has it within a millisecond: one that accepts and does not
 /// answer must not hold up who wants to buy.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
+
+type Read = Pin<Box<dyn Future<Output = Option<Reading>> + Send>>;
+
+/// Reads a store's heartbeat, if Redis tells it in time. Cheap to clone.
+#[derive(Clone)]
+pub struct Heartbeats(Arc<dyn Fn(StoreId) -> Read + Send + Sync>);
+
+impl Heartbeats {
+    /// Reads them like this.
+    pub fn new<F: Future<Output = Option<Reading>> + Send + 'static>(
+        read: impl Fn(StoreId) -> F + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(move |id| Box::pin(read(id))))
+    }
+
+    /// From this Redis.
+    pub fn of(redis: RedisLink, keys: Keys) -> Self {
+        Self::new(move |id| {
+            let (redis, keys) = (redis.clone(), keys.clone());
+            async move { redis.read_store(&keys, &id).await }
+        })
+    }
+
+    /// A store's; `None`: Redis did not say it in time.
+    pub async fn read(&self, id: &StoreId) -> Option<Reading> {
+        (self.0)(id.clone()).await
+    }
+}
 
 /// A shared connection that is opened when needed. Cheap to clone.
 #[derive(Clone)]

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use protocol::planted::{Bug, planted};
 use runtime::http::Wait;
 use tokio::sync::{Notify, watch};
 
@@ -45,7 +46,7 @@ impl Waiting {
         if wanted(&found) {
             return Ok(found);
         }
-        let Some(wait) = wait() else { return Ok(found) };
+        let Some(wait) = wait().filter(|_| !planted(Bug::NotWaitedFor)) else { return Ok(found) };
         loop {
             let in_time = tokio::select! {
                 () = settled.as_mut() => true,
@@ -53,6 +54,9 @@ impl Waiting {
             };
             settled.set(waiter.wake.notified());
             settled.as_mut().enable();
+            if planted(Bug::WaitingToldOfBefore) {
+                return Ok(found);
+            }
             let found = look().await?;
             if wanted(&found) || !in_time {
                 return Ok(found);
@@ -70,7 +74,7 @@ impl Waiting {
     /// These have been settled, and that is on disk.
     pub fn settled(&self, settled: &[String]) {
         let names = self.names.lock();
-        for entry in settled.iter().filter_map(|name| names.get(name)) {
+        for entry in settled.iter().filter(|_| !planted(Bug::WaitingNotTold)).filter_map(|name| names.get(name)) {
             entry.wake.notify_waiters();
         }
     }

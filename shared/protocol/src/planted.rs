@@ -339,6 +339,26 @@ pub enum Bug {
     RebuildMissesState,
     /// A rebuild makes reservations those of an older state.
     RebuildAgesHolds,
+    /// A store does not keep what a key stands for.
+    KeyNotKept,
+    /// After a restore a store does once more what had been done under a key.
+    KnownDoneAgain,
+    /// Who asks for something else under a used key is answered as who used it.
+    OtherRequestAnswered,
+    /// A store forgets that a request is for one version of an item.
+    TagIgnored,
+    /// Central does not keep what a key stands for.
+    KeyOfPurchaseNotKept,
+    /// Central looks for a key before it writes, and not while it does.
+    KeyLookedForTooEarly,
+    /// Central's answer to who has asked before does not say so.
+    RepetitionNotNamed,
+    /// Who waits for a store's word is answered at once.
+    NotWaitedFor,
+    /// Who waits for a store's word is not told when it has come.
+    WaitingNotTold,
+    /// Who waits for a store's word is told what was known before it came.
+    WaitingToldOfBefore,
 }
 
 /// All of them.
@@ -509,6 +529,16 @@ pub const BUGS: &[Bug] = &[
     Bug::SoldBeyondAllotment,
     Bug::SoldHasDeadline,
     Bug::SoldShortageNotNamed,
+    Bug::KeyNotKept,
+    Bug::KnownDoneAgain,
+    Bug::OtherRequestAnswered,
+    Bug::TagIgnored,
+    Bug::KeyOfPurchaseNotKept,
+    Bug::KeyLookedForTooEarly,
+    Bug::RepetitionNotNamed,
+    Bug::NotWaitedFor,
+    Bug::WaitingNotTold,
+    Bug::WaitingToldOfBefore,
 ];
 
 #[cfg(debug_assertions)]

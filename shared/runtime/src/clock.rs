@@ -4,10 +4,40 @@ use std::time::Instant;
 
 use chrono::Utc;
 use protocol::time::Millis;
+use uuid::Uuid;
 
 /// The wall clock.
 pub fn now() -> Millis {
     Millis(Utc::now().timestamp_millis())
+}
+
+/// Where a server's requests have the time and new ids from.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    now: fn() -> Millis,
+    id: fn() -> Uuid,
+}
+
+impl Source {
+    /// From these.
+    pub fn new(now: fn() -> Millis, id: fn() -> Uuid) -> Self {
+        Self { now, id }
+    }
+
+    /// The wall clock, and ids in the order in which they were given.
+    pub fn system() -> Self {
+        Self::new(now, Uuid::now_v7)
+    }
+
+    /// The time.
+    pub fn now(self) -> Millis {
+        (self.now)()
+    }
+
+    /// An id that nothing else has.
+    pub fn id(self) -> Uuid {
+        (self.id)()
+    }
 }
 
 /// A clock that knows no date and is never set: for intervals. One that is measured by the wall clock lasts an hour

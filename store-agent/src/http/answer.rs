@@ -8,6 +8,7 @@ use protocol::domain::{Action, Item};
 use protocol::ids::{OperationId, ProductId, ReservationId, StoreId};
 use protocol::link::EntryId;
 use protocol::number::Epoch;
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
 use runtime::http::{Code, HEADERS, Problem, Result, Write, fingerprint, header_value};
@@ -151,9 +152,9 @@ impl App {
             fingerprint: fingerprint(&write.method, &write.path, json),
             route: format!("{} {}", write.method, write.path),
         });
-        let now = runtime::clock::now();
+        let now = self.source.now();
         let store = self.store.clone();
-        let unnamed = OperationId::from_uuid(uuid::Uuid::now_v7());
+        let unnamed = OperationId::from_uuid(self.source.id());
         let (status, body, position, replayed) = self
             .db
             .write(move |connection| {
@@ -162,19 +163,19 @@ impl App {
                     Some(key) => {
                         if let Some(record) = idempotency::find(connection, &key.key)? {
                             let Record { fingerprint, status, body, position, .. } = record;
-                            if fingerprint != key.fingerprint {
+                            if fingerprint != key.fingerprint && !planted(Bug::OtherRequestAnswered) {
                                 return Err(Abort::Refused(Problem::new(Code::IdempotencyKeyReused)));
                             }
                             return Ok((status, body, position, true));
                         }
-                        let is_known = idempotency::is_known(connection, key, now)?;
+                        let is_known = idempotency::is_known(connection, key, now)? && !planted(Bug::KnownDoneAgain);
                         Call { key: Some(key), operation: key.operation(now), is_known, now }
                     }
                 };
                 let is_known = call.is_known;
                 let Done { status, body, position } = act(connection, call)?;
                 let (status, position) = (status.as_u16(), format!("{store}:{position}"));
-                if let Some(key) = key.as_ref().filter(|_| !is_known) {
+                if let Some(key) = key.as_ref().filter(|_| !is_known && !planted(Bug::KeyNotKept)) {
                     idempotency::bind(connection, key, status, &body, &position, now)?;
                 }
                 Ok((status, body, position, is_known))

@@ -8,6 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use protocol::domain::{Action, Guard, Item};
 use protocol::ids::ProductId;
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::About;
 use runtime::http::openapi::IfMatch;
@@ -274,7 +275,7 @@ impl App {
         json: Value,
     ) -> Result<Response> {
         let Asked { operation, expected_version, reference } = asked;
-        let guard = Guard { expected_version, if_match: write.if_match.clone() };
+        let guard = Guard { expected_version, if_match: write.if_match.clone().filter(|_| !planted(Bug::TagIgnored)) };
         let about =
             About { reference, actor: write.actor.clone(), traceparent: Some(write.traceparent.clone()), occurred_at };
         let (store, of, action) = (self.store.clone(), product.clone(), operation.action());

@@ -22,6 +22,7 @@ use axum::response::Response;
 use protocol::ids::StoreId;
 use protocol::link::EntryId;
 use protocol::time::Millis;
+use runtime::clock::Source;
 use runtime::http::openapi::{Api, Description};
 use runtime::http::{Access, Edge, Requests, Says, Scopes, Served, Tally, header_value};
 use runtime::sqlite::Db;
@@ -38,6 +39,8 @@ pub struct App {
     /// Which store this is.
     pub store: StoreId,
     pub db: Db,
+    /// The time, and names for what nobody has named.
+    pub source: Source,
     pub connectivity: Connectivity,
     /// When this process started.
     pub started_at: Millis,
@@ -92,13 +95,18 @@ fn access(method: &Method, route: &str) -> Access {
     }
 }
 
-/// All routes, with the edge around them.
-pub fn router(app: Arc<App>, edge: Edge) -> Served {
+/// All routes, which know no process yet.
+pub fn routes() -> Router<Arc<App>> {
+    described().0
+}
+
+/// The routes of a process, with the edge around them.
+pub fn router(routes: Router<Arc<App>>, app: Arc<App>, edge: Edge) -> Served {
     let says = Says::new({
         let app = app.clone();
         move |answer| say_where(app.clone(), answer)
     });
-    runtime::http::finish(described().0.with_state(app), Edge { access, says: Some(says), ..edge })
+    runtime::http::finish(routes.with_state(app), Edge { access, says: Some(says), ..edge })
 }
 
 /// All routes, and their description.
@@ -170,6 +178,7 @@ mod tests {
             let app = App {
                 store,
                 db: db.clone(),
+                source: Source::system(),
                 connectivity: Connectivity::new(runtime::clock::now()),
                 started_at: runtime::clock::now(),
                 expiry: Arc::default(),
@@ -178,7 +187,7 @@ mod tests {
                 recorded: Tally::behind(EntryId::default()),
                 requests: Requests::default(),
             };
-            Self { routes: router(Arc::new(app), Edge::default()), db, _kept: (lock, dir) }
+            Self { routes: router(routes(), Arc::new(app), Edge::default()), db, _kept: (lock, dir) }
         }
 
         async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {

@@ -141,6 +141,19 @@ impl Oracle {
         self.nodes.get(&(store.into(), place)).map(|node| node.shop.clone()).unwrap_or_default()
     }
 
+    /// What was recorded behind a place of a log and up to a later one: where, of which kind, and by which operation.
+    pub fn recorded_since(&self, store: &str, from: Place, to: Place) -> Vec<(Place, Name, Name)> {
+        let (mut place, mut found) = (to, Vec::new());
+        while place != from
+            && let Some(node) = self.nodes.get(&(store.into(), place))
+        {
+            found.push((place, node.kind.clone(), node.operation.clone()));
+            place = node.before;
+        }
+        found.reverse();
+        found
+    }
+
     /// A client was told that an operation is done.
     pub fn acked(&mut self, operation: &str) {
         self.acked.insert(operation.into());

@@ -93,8 +93,8 @@ pub struct Told {
 pub enum Occasion<'a> {
     /// A new database.
     Beginning,
-    /// This operation of a till or of staff.
-    Operation(&'a str),
+    /// These operations of tills and staff.
+    Operation(&'a [&'a str]),
     /// Commands of central, when Redis's clock was last asked. `refuses`: the product of which the store's database takes
     /// no units away, by a fault.
     Commands { redis_now: i64, refuses: Option<&'a str> },
@@ -290,7 +290,7 @@ impl Shop {
             ("shortage", Occasion::Operation(_) | Occasion::Commands { .. }) if is_nobodys => {
                 self.fallen_named(told, reading)
             }
-            (_, Occasion::Operation(operation)) if *told.operation == *operation => {
+            (_, Occasion::Operation(operations)) if operations.contains(&&*told.operation) => {
                 self.fact(store, told, book, (i64::MIN, None), reading)
             }
             (_, Occasion::Commands { redis_now, refuses }) => {

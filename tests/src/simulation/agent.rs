@@ -21,8 +21,9 @@ use store_agent::operations::commands;
 use super::central::before;
 use super::redis::{self, Call, Redis};
 use super::sending::Flight;
+use super::servers::Server;
 use super::{COMMAND_BATCH, PACE};
-use crate::judge::Place;
+use crate::judge::{BoundKeys, Place};
 
 /// Between two heartbeats, ms.
 const HEARTBEAT_EVERY_MS: i64 = 10_000;
@@ -62,6 +63,10 @@ pub(super) struct Agent {
     pub(super) pruned: bool,
     /// When Redis's clock was last asked, by that clock.
     pub(super) time_asked: i64,
+    /// Its HTTP server, once somebody has asked it for something.
+    pub(super) http: Option<Server>,
+    /// What clients' keys stand for in its file.
+    pub(super) bound: BoundKeys,
     /// The production loop of the publisher.
     pub(super) uplink: Uplink,
     flight: Option<Flight<(), Events>>,
@@ -108,6 +113,8 @@ impl Agent {
             noted: Place::default(),
             pruned: false,
             time_asked: 0,
+            http: None,
+            bound: BoundKeys::default(),
             uplink: Uplink::new(PACE, HEARTBEAT_EVERY_MS),
             flight: None,
             has_published: false,
@@ -124,6 +131,7 @@ impl Agent {
 
     pub(super) fn crash(&mut self, late: bool, redis: &mut Redis) {
         self.runs = false;
+        self.http = None;
         self.follower = follower();
         self.batch.clear();
         self.cut(late, redis);

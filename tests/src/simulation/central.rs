@@ -22,9 +22,11 @@ use rusqlite::Connection;
 
 use super::reconciling::Correction;
 use super::redis::{self, Call, Redis};
+use super::servers::OfCentral;
 use super::sending::Flight;
 use super::traffic::Seek;
 use super::{EVENT_BATCH, PACE};
+use crate::judge::BoundKeys;
 
 /// How much of the streams is read at once: little, so that each bound is reached now and then.
 const BOUNDS: Bounds = Bounds {
@@ -74,6 +76,10 @@ pub(super) struct Central {
     pub(super) seek: Option<Seek>,
     /// Lists that it has compared, and is about to have corrected.
     pub(super) corrections: Vec<Correction>,
+    /// Its HTTP server, once somebody has asked it for something.
+    pub(super) http: Option<OfCentral>,
+    /// What clients' keys stand for in its file.
+    pub(super) bound: BoundKeys,
     /// Heads of the command logs as they were when their publishers were woken last.
     heads: BTreeMap<StoreId, Cursor<Commands>>,
 }
@@ -96,6 +102,8 @@ impl Central {
             flight: None,
             seek: None,
             corrections: Vec::new(),
+            http: None,
+            bound: BoundKeys::default(),
             heads: BTreeMap::new(),
         }
     }
@@ -107,6 +115,7 @@ impl Central {
     pub(super) fn crash(&mut self, late: bool, redis: &mut Redis) {
         self.disconnect(late, redis);
         self.runs = false;
+        self.http = None;
         self.logs = Publishers::new(PACE);
         self.seek = None;
         self.corrections.clear();
@@ -125,6 +134,14 @@ impl Central {
         }
         self.logs.lost();
         self.flight.take().map(|flight| flight.cut(late, redis)).is_some()
+    }
+
+    /// Tells who waits that these have ended, and that is on disk.
+    pub(super) fn settled(&self, settled: &[String]) {
+        if let Some(http) = &self.http {
+            http.waiting.settled(settled);
+            http.waiting.applied();
+        }
     }
 
     /// One step of a sweep with one store, if no round is on its way. `commit` runs a transaction, and says whether the
@@ -245,8 +262,12 @@ impl Central {
                 if !outlived {
                     return Consumed::Moved;
                 }
-                for (store, ..) in &results {
+                for (store, _, result) in &results {
                     self.batches.remove(store);
+                    if let (Ok(applied), Some(http)) = (result, &self.http) {
+                        http.waiting.settled(&applied.saved.settled);
+                        http.waiting.applied();
+                    }
                 }
                 let several = results.len() > 1;
                 fetch.reply(FetchReply::Applied(results.into_iter().map(taken).collect()));
@@ -274,13 +295,18 @@ impl Central {
             return false;
         }
         let rows = (self.budget / 2) as usize;
-        commit(&self.file, &mut |connection| {
+        let mut settled = Vec::new();
+        let outlived = commit(&self.file, &mut |connection| {
             if is_due {
-                steps::step(connection, store, rows, clock).map(|_| ())
+                settled = steps::step(connection, store, rows, clock)?.saved.settled;
+                Ok(())
             } else {
                 totals::recount_step(connection, rows).map(|_| ())
             }
         });
+        if outlived {
+            self.settled(&settled);
+        }
         true
     }
 

@@ -12,7 +12,7 @@ use store_agent::ledger;
 use super::agent::{Agent, copy};
 use super::humans;
 use super::virtual_world::{Copy, VirtualWorld};
-use crate::judge::{Name, Occasion, Place, Shop};
+use crate::judge::{BoundKeys, Name, Occasion, Place, Shop};
 use crate::unknown::record_unknown;
 
 /// Beyond anybody's clock, ms: all that is acknowledged may go.
@@ -212,6 +212,7 @@ impl VirtualWorld {
             for purchase in ended.iter().filter(|_| end == super::virtual_world::Commit::Done) {
                 self.saw(purchase, "cancelled");
             }
+            self.central.settled(&ended);
         }
         self.after_central_commit(end);
     }
@@ -259,9 +260,13 @@ impl VirtualWorld {
         let number = self.dice.below(self.agents.len() as u64 + 1) as usize;
         let copied = match self.agents.get(number) {
             Some(agent) => {
-                Copy { of: Some(agent.store.clone()), file: copy(&agent.file), pruned: agent.pruned, step: self.step }
+                let (of, bound) = (Some(agent.store.clone()), agent.bound.clone());
+                Copy { of, file: copy(&agent.file), bound, pruned: agent.pruned, step: self.step }
             }
-            None => Copy { of: None, file: copy(&self.central.file), pruned: false, step: self.step },
+            None => {
+                let (file, bound) = (copy(&self.central.file), self.central.bound.clone());
+                Copy { of: None, file, bound, pruned: false, step: self.step }
+            }
         };
         self.copies.push(copied);
     }
@@ -270,7 +275,8 @@ impl VirtualWorld {
         let fitting: Vec<usize> =
             (0..self.copies.len()).filter(|number| self.copies[*number].of.as_ref() == of).collect();
         let chosen = &self.copies[*self.dice.pick(&fitting)?];
-        Some(Copy { of: chosen.of.clone(), file: copy(&chosen.file), pruned: chosen.pruned, step: chosen.step })
+        let (of, bound) = (chosen.of.clone(), chosen.bound.clone());
+        Some(Copy { of, file: copy(&chosen.file), bound, pruned: chosen.pruned, step: chosen.step })
     }
 
     /// What is in this file and, at this moment, neither at central nor in another file of the store, is lost with it.
@@ -315,6 +321,7 @@ impl VirtualWorld {
         self.agents[number].noted = Place::of_file(&old.file).expect("a ledger has a head");
         self.agents[number].pruned = old.pruned;
         self.agents[number].file = old.file;
+        self.agents[number].bound = old.bound;
         self.happened("store's file set back");
     }
 
@@ -333,6 +340,7 @@ impl VirtualWorld {
         let (noted, pruned) = (self.agents[number].noted, self.agents[number].pruned);
         let mut agent = Agent::start(&store, file, &self.keys, process);
         (agent.noted, agent.pruned) = (noted, pruned);
+        agent.bound = self.agents[number].bound.clone();
         self.agents.push(agent);
         self.touched.insert(store);
         self.happened("store cloned");
@@ -363,6 +371,7 @@ impl VirtualWorld {
         self.give_rule(&store, &file);
         ledger::claim(&file, &store).expect("a new database becomes this store's");
         self.agents[number].file = file;
+        self.agents[number].bound = BoundKeys::default();
         self.agents[number].noted = Place::default();
         self.agents[number].pruned = false;
         self.happened("store's disk lost");
@@ -392,6 +401,7 @@ impl VirtualWorld {
         self.oracle.set_back(&self.central.file, &old.file, &logs).expect("the view can be read");
         self.touched.extend(self.stores.iter().cloned());
         self.central.file = old.file;
+        self.central.bound = old.bound;
         self.happened("central set back");
         if self.dice.chance(600) {
             self.reopen_commands();

@@ -77,7 +77,7 @@ impl VirtualWorld {
         if held.as_ref().map(drop).map_err(|code| *code) != expected {
             self.oracle.break_(format!("P4: {id} was answered {held:?}, and must be {expected:?}"));
         }
-        self.look_at(number, Occasion::Operation(&id), None);
+        self.look_at(number, Occasion::Operation(&[&id]), None);
         if let (Ok(held), Commit::Done | Commit::After) = (held, end) {
             self.count("units held");
             self.say(|| format!("agent {number}: {id} holds {:?} as {}", held.lines, held.id));
@@ -130,7 +130,7 @@ impl VirtualWorld {
         if answer != expected {
             self.oracle.break_(format!("P4: {id}, {what:?}, was answered {answer:?}, and must be {expected:?}"));
         }
-        self.look_at(number, Occasion::Operation(&id), None);
+        self.look_at(number, Occasion::Operation(&[&id]), None);
         if let (Some(after), Commit::Done | Commit::After) = (after, end) {
             self.say(|| format!("agent {number}: {id} makes {} {:?}", after.id, after.state));
             if matches!(after.state, State::Confirmed { .. }) {

@@ -187,7 +187,7 @@ impl VirtualWorld {
         if answer.map(drop) != expected {
             self.oracle.break_(format!("P4: {id}, {operation:?}, was answered {answer:?}, and must be {expected:?}"));
         }
-        self.look_at(number, Occasion::Operation(&id), None);
+        self.look_at(number, Occasion::Operation(&[&id]), None);
         let is_done = answer.is_ok() && end != Commit::Before;
         if let (Ok(delta), true) = (answer, is_done) {
             match operation {
@@ -261,7 +261,7 @@ impl VirtualWorld {
     }
 
     /// What Redis says of a store's heartbeat.
-    fn heartbeat(&self, store: &StoreId) -> Seen {
+    pub(super) fn heartbeat(&self, store: &StoreId) -> Seen {
         let redis_now = Millis(self.now);
         match self.redis.heartbeat(store, self.now) {
             Some((heartbeat, age_ms)) => Seen { heartbeat: Some(heartbeat), age_ms, redis_now },
@@ -325,6 +325,7 @@ impl VirtualWorld {
         }
         match asked {
             Ok(true) if end != Commit::Before => {
+                self.central.settled(&[seek.purchase.to_string()]);
                 self.count("purchases passed on to another store");
                 self.say(|| format!("purchase {}: {} is asked next", seek.purchase, seek.store));
             }
@@ -363,6 +364,7 @@ impl VirtualWorld {
             Ok(())
         });
         if ended && end != Commit::Before {
+            self.central.settled(&[purchase.to_string()]);
             self.count("purchases for which no store was left");
             self.say(|| format!("purchase {purchase}: no store is left"));
         }
@@ -513,6 +515,9 @@ impl VirtualWorld {
                 Err(Abort::Database(error)) => Err(error),
             }
         });
+        if end == Commit::Done {
+            self.central.settled(&[id.clone()]);
+        }
         if picked {
             self.count("cancels refused: picked");
         }
@@ -572,7 +577,7 @@ impl VirtualWorld {
         if answer != expected {
             self.oracle.break_(format!("P5: {id} of {waiting} was answered {answer:?}, and must be {expected:?}"));
         }
-        self.look_at(number, Occasion::Operation(&id), None);
+        self.look_at(number, Occasion::Operation(&[&id]), None);
         if is_picked && end != Commit::Before {
             self.say(|| format!("agent {number}: picked {waiting}"));
             if end == Commit::Done {

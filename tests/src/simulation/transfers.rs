@@ -150,7 +150,7 @@ impl VirtualWorld {
         if answer != expected {
             self.oracle.break_(format!("P4: {id} was answered {answer:?}, and must be {expected:?}"));
         }
-        self.look_at(number, Occasion::Operation(&id), None);
+        self.look_at(number, Occasion::Operation(&[&id]), None);
         if answer.is_ok() && end != Commit::Before {
             self.say(|| format!("agent {number}: {id} books in {lines:?} of {}", transfer.id));
             if lines.is_some_and(|lines| lines != transfer.lines) {

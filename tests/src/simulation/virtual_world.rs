@@ -11,6 +11,7 @@ use super::agent::{Agent, Progress, new_file};
 use super::allotments::Allotting;
 use super::carts::Carts;
 use super::central::{Central, Consumed};
+use super::clients::Clients;
 use super::rebuilding::Rebuilding;
 use super::reconciling::Reconciling;
 use super::redis::Redis;
@@ -20,7 +21,7 @@ use super::transfers::Sending;
 use super::{BUDGETS, DENSE, Outcome, holds, humans};
 use crate::Dice;
 use crate::history::{History, judge};
-use crate::judge::{Asked, Name, Occasion, Oracle, Place, Shop, Wish};
+use crate::judge::{Asked, BoundKeys, Name, Occasion, Oracle, Place, Shop, Wish};
 
 /// Virtual time at the beginning, ms: a day in 2026.
 const START: i64 = 1_790_000_000_000;
@@ -79,6 +80,7 @@ pub(super) struct VirtualWorld {
     pub(super) carts: Carts,
     pub(super) allotting: Allotting,
     pub(super) reconciling: Reconciling,
+    pub(super) clients: Clients,
     trace: Option<Vec<String>>,
     seed: u64,
 }
@@ -88,6 +90,8 @@ pub(super) struct Copy {
     /// Which store's; none: central's.
     pub(super) of: Option<StoreId>,
     pub(super) file: Connection,
+    /// What clients' keys stand for in it.
+    pub(super) bound: BoundKeys,
     /// Whether the log in it was cut.
     pub(super) pruned: bool,
     /// The step in which it was taken.
@@ -174,6 +178,7 @@ impl VirtualWorld {
             carts: Carts::new(seed),
             allotting: Allotting::new(seed),
             reconciling: Reconciling::new(seed),
+            clients: Clients::new(seed),
             trace: trace.then(Vec::new),
             seed,
             stores,
@@ -287,6 +292,7 @@ impl VirtualWorld {
             self.send_units();
             self.set_units_aside();
             self.take_stock();
+            self.serve(true);
             if self.peace {
                 if self.dice.chance(60) {
                     self.traffic()
@@ -325,6 +331,7 @@ impl VirtualWorld {
                 self.set_units_aside();
                 self.take_stock();
             }
+            self.serve(!(healed || falls_silent && step > BUSY_CALM));
             if !healed && self.dice.chance(busy) {
                 self.traffic();
             } else {

@@ -110,6 +110,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn without_threads_who_has_the_queue_commits_and_answers() {
+        let open = || Connection::open_in_memory().expect("opens");
+        let (reader, (writer, queue)) = (Reader::alone(open()), Writer::queue());
+        let (db, mut file) = (Db::new(reader.clone(), writer), open());
+        file.execute_batch("create table t (x integer) strict").expect("creates");
+        let mut write = Box::pin(db.write(insert(2)));
+        assert!(futures_util::poll!(write.as_mut()).is_pending());
+        let group = queue.run(&file).expect("runs").expect("one has queued");
+        file.execute_batch("commit").expect("commits");
+        assert!(futures_util::poll!(write.as_mut()).is_pending(), "nobody has answered");
+        group.answer();
+        assert_eq!(write.await.expect("writes"), Ok(2));
+        assert!(queue.run(&file).expect("runs").is_none());
+        reader.exchange(&mut file);
+        assert_eq!((db.read(sum).await.expect("reads"), db.scan(sum).await.expect("reads")), (2, 2));
+    }
+
+    #[tokio::test]
     async fn what_follows_from_a_write_happens_even_if_nobody_waits_and_not_if_it_was_refused() {
         let (_dir, db) = db();
         let heard = Arc::new(AtomicI64::new(0));

@@ -29,7 +29,7 @@ pub use open::{
     open_to_restore, put_in_service, read_only,
 };
 pub use reader::Reader;
-pub use writer::{Abort, Writer};
+pub use writer::{Abort, Group, Queue, Writer};
 
 /// What a job works on: a connection inside a transaction. Statements are for the floor that owns the tables; the floors
 /// above pass it on.

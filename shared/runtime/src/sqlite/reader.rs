@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, ffi};
 use tokio::sync::Semaphore;
 
-use super::read_only;
+use super::{in_transaction, read_only};
 
 /// How long a scan waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,8 +30,8 @@ pub struct Reader(Arc<Pools>);
 struct Pools {
     points: Vec<Mutex<Connection>>,
     scans: Mutex<Vec<Connection>>,
-    /// One for each connection in `scans`.
-    places: Arc<Semaphore>,
+    /// One for each connection in `scans`; `None`: there are none, and points read lists, too.
+    places: Option<Arc<Semaphore>>,
 }
 
 impl Reader {
@@ -41,8 +41,19 @@ impl Reader {
         let open = |many: usize| (0..many.max(1)).map(|_| read_only(path));
         let points = open(points).map(|opened| Ok(Mutex::new(opened?))).collect::<rusqlite::Result<_>>()?;
         let scans = open(scans).collect::<rusqlite::Result<Vec<_>>>()?;
-        let places = Arc::new(Semaphore::new(scans.len()));
+        let places = Some(Arc::new(Semaphore::new(scans.len())));
         Ok(Self(Arc::new(Pools { points, scans: Mutex::new(scans), places })))
+    }
+
+    /// Reads on one connection, lists too, always on the calling thread: for who has all of a process in one thread.
+    pub fn alone(connection: Connection) -> Self {
+        let (points, scans) = (vec![Mutex::new(connection)], Mutex::default());
+        Self(Arc::new(Pools { points, scans, places: None }))
+    }
+
+    /// Of [`alone`](Self::alone): goes on with this connection, and gives back the one that it had.
+    pub fn exchange(&self, connection: &mut Connection) {
+        std::mem::swap(&mut *self.0.points[0].lock(), connection);
     }
 
     /// Runs a short read on the calling thread: for point reads, where a hop to another thread would cost more than
@@ -61,7 +72,10 @@ impl Reader {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> rusqlite::Result<T> {
-        let place = tokio::time::timeout(PATIENCE, self.0.places.clone().acquire_owned()).await;
+        let Some(places) = &self.0.places else {
+            return self.point(|connection| in_transaction(connection, read));
+        };
+        let place = tokio::time::timeout(PATIENCE, places.clone().acquire_owned()).await;
         let Ok(Ok(place)) = place else { return Err(busy()) };
         let pools = self.0.clone();
         let task = tokio::task::spawn_blocking(move || {

@@ -86,6 +86,26 @@ where
 
 type Job = Box<dyn Queued>;
 
+/// Jobs that wait for whoever writes.
+pub struct Queue(Receiver<Job>);
+
+/// Jobs that have run in one transaction, which is not committed yet.
+pub struct Group(Vec<Job>);
+
+impl Queue {
+    /// Runs the jobs that have queued, in a transaction that it leaves open. `None`: there is none.
+    pub fn run(&self, connection: &Connection) -> rusqlite::Result<Option<Group>> {
+        self.0.try_recv().ok().map(|first| group(connection, first, &self.0)).transpose()
+    }
+}
+
+impl Group {
+    /// Tells the callers. Their jobs' effects are on disk.
+    pub fn answer(self) {
+        self.0.into_iter().for_each(|job| job.answer());
+    }
+}
+
 /// Handle to the writer thread. Cheap to clone; the thread ends when the last handle is dropped.
 #[derive(Clone)]
 pub struct Writer {
@@ -93,6 +113,12 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// Without a thread: whoever has the queue runs the jobs, commits, and answers.
+    pub fn queue() -> (Self, Queue) {
+        let (jobs, queue) = sync_channel(QUEUE);
+        (Self { jobs }, Queue(queue))
+    }
+
     /// Starts the thread. `committed` is called after each commit, before anyone is answered. The receiver resolves
     /// when the thread has ended: with an error if it had to stop.
     pub fn start(
@@ -127,7 +153,7 @@ impl Writer {
         guard: Option<Guard>,
         committed: impl Fn() + Send + 'static,
     ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
-        let (jobs, queue) = sync_channel(QUEUE);
+        let (writer, Queue(queue)) = Self::queue();
         let (ended, end) = oneshot::channel();
         std::thread::Builder::new()
             .name("writer".into())
@@ -150,7 +176,7 @@ impl Writer {
                 let _ = ended.send(result);
             })
             .expect("the system gives a thread at start");
-        (Self { jobs }, end)
+        (writer, end)
     }
 
     /// Runs a job in the next group, perhaps twice. Its effect is on disk before this returns `Ok(Ok(_))`; it had none if
@@ -222,7 +248,7 @@ fn run(
         connection.prepare_cached("commit")?.execute([])?;
         in_place()?;
         committed();
-        group.into_iter().for_each(|job| job.answer());
+        group.answer();
         // Behind the answers, which are on disk in the log. If this fails nothing may be written any more: what was copied
         // before and not synced would be taken for done, and the log be overwritten. The next process starts from the log.
         if log.has_become_long() {
@@ -238,7 +264,7 @@ fn run(
 ///
 /// Only a savepoint takes back what one job has done, and it costs every job a copy of each page that it touches. Hardly one
 /// writes and then refuses, so it is only when one has that all of the group run again, each in a savepoint of its own.
-fn group(connection: &Connection, first: Job, queue: &Receiver<Job>) -> rusqlite::Result<Vec<Job>> {
+fn group(connection: &Connection, first: Job, queue: &Receiver<Job>) -> rusqlite::Result<Group> {
     let mut group = Vec::new();
     let mut apart = false;
     connection.prepare_cached("begin immediate")?.execute([])?;
@@ -260,7 +286,7 @@ fn group(connection: &Connection, first: Job, queue: &Receiver<Job>) -> rusqlite
         }
         next = if group.len() < GROUP { queue.try_recv().ok() } else { None };
     }
-    Ok(group)
+    Ok(Group(group))
 }
 
 fn run_apart(connection: &Connection, job: &mut Job) -> rusqlite::Result<()> {
