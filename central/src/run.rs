@@ -117,10 +117,9 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let mut tasks = Tasks::new(stop.clone());
     let served = stop.clone();
     let room = Room::within(runtime::daemon::raise_descriptors()?);
-    tasks.add(
-        "http",
-        async move { Ok(runtime::http::serve(listener, router(routes(), Arc::new(app), edge), room, served).await?) },
-    );
+    tasks.add("http", async move {
+        Ok(runtime::http::serve(listener, router(routes(), Arc::new(app), edge), room, served).await?)
+    });
     tasks.add("feed", feed.run(moved_on));
     tasks.add("webhooks", webhooks.run(stop.clone()));
     tasks.add_on(&link, "consumer", consumer.run(stop.clone()));

@@ -103,10 +103,9 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let mut tasks = Tasks::new(stop.clone());
     let served = stop.clone();
     let room = Room::within(runtime::daemon::raise_descriptors()?);
-    tasks.add(
-        "http",
-        async move { Ok(runtime::http::serve(listener, router(routes(), Arc::new(app), edge), room, served).await?) },
-    );
+    tasks.add("http", async move {
+        Ok(runtime::http::serve(listener, router(routes(), Arc::new(app), edge), room, served).await?)
+    });
     tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
     tasks.add_on(&link, "receiver", receiver.run(stop.clone()));
     tasks.add_on(&link, "maintenance", maintenance::run(db.clone(), stop.clone()));

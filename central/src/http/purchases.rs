@@ -365,9 +365,7 @@ impl App {
             .with(header::LOCATION, &format!("/v1/purchases/{id}"));
         Ok(match purchase.status {
             Status::Confirmed => headers.on(Json(PurchaseView::of(&purchase, self.source.now()))),
-            Status::Pending => {
-                headers.on((StatusCode::ACCEPTED, Json(PurchaseView::of(&purchase, self.source.now()))))
-            }
+            Status::Pending => headers.on((StatusCode::ACCEPTED, Json(PurchaseView::of(&purchase, self.source.now())))),
             Status::Rejected | Status::Expired | Status::Cancelled => {
                 let attempts = serde_json::to_value(Attempt::all_of(&purchase)).map_err(Problem::internal)?;
                 headers.on(self.why_not(&purchase).await?.with("attempts", attempts))

@@ -155,7 +155,11 @@ fn once<T>(
 
 /// Another request under the same key is refused.
 fn is_same(key: &Key, record: Record) -> Result<Record> {
-    if record.fingerprint == key.fingerprint || planted(Bug::OtherRequestAnswered) { Ok(record) } else { Err(Problem::new(Code::IdempotencyKeyReused)) }
+    if record.fingerprint == key.fingerprint || planted(Bug::OtherRequestAnswered) {
+        Ok(record)
+    } else {
+        Err(Problem::new(Code::IdempotencyKeyReused))
+    }
 }
 
 /// A store that must be known.

@@ -117,7 +117,8 @@ impl Due {
                     && body["discontinued"] == item.discontinued
                     && body["lowAt"].as_i64() == item.low_at;
                 must(is_it, || format!("P2: it leaves {item:?} of {product}, and is answered {answer:?}"))?;
-                let is_same = told.as_ref().is_none_or(|(status, body)| (*status, body) == (answer.status, &answer.body));
+                let is_same =
+                    told.as_ref().is_none_or(|(status, body)| (*status, body) == (answer.status, &answer.body));
                 must(is_same, || format!("P3: it was answered {told:?} before, and now {answer:?}"))
             }
         }
@@ -153,7 +154,9 @@ impl Buying<'_> {
                 format!("P2: it has begun no purchase, and is answered {answer:?}")
             });
         };
-        must(body["purchaseId"] == *purchase, || format!("P3: its key stands for {purchase}, and it is answered {answer:?}"))?;
+        must(body["purchaseId"] == *purchase, || {
+            format!("P3: its key stands for {purchase}, and it is answered {answer:?}")
+        })?;
         let code = answer.code();
         let fits = match (answer.status, status) {
             (200, "confirmed") | (202, "pending") => body["status"] == *status,
@@ -202,7 +205,9 @@ impl Cancelling<'_> {
             _ if self.is_other => answer.status == 422 && code == "idempotency_key_reused",
             (404, None) => code == "unknown_id",
             _ if self.refusal.is_some() => Some(code) == self.refusal,
-            (200, Some(status)) => ["rejected", "expired", "cancelled"].contains(&status) && answer.body["status"] == *status,
+            (200, Some(status)) => {
+                ["rejected", "expired", "cancelled"].contains(&status) && answer.body["status"] == *status
+            }
             (202, Some(status)) => ["pending", "confirmed"].contains(&status) && answer.body["status"] == *status,
             (400.., Some("confirmed")) => code == "already_picked" || code == "store_retired",
             _ => false,

@@ -128,7 +128,8 @@ fn a_sale_is_what_was_asked_for_and_nothing_else() {
 fn nothing_happens_twice_and_nothing_is_oversold() {
     let twice = [entry("sold", "sale-2", -2, 3), entry("sold", "sale-2", -2, 1)];
     assert!(follow(Occasion::Operation(&["sale-2"]), &twice).is_err());
-    let few = go_on(stocked(), Occasion::Operation(&["sale"]), &[entry("sold", "sale", -4, 1)]).expect("there are enough");
+    let few =
+        go_on(stocked(), Occasion::Operation(&["sale"]), &[entry("sold", "sale", -4, 1)]).expect("there are enough");
     assert!(go_on(few, Occasion::Operation(&["sale-2"]), &[entry("sold", "sale-2", -2, -1)]).is_err());
 }
 

@@ -22,8 +22,8 @@ use rusqlite::Connection;
 
 use super::reconciling::Correction;
 use super::redis::{self, Call, Redis};
-use super::servers::OfCentral;
 use super::sending::Flight;
+use super::servers::OfCentral;
 use super::traffic::Seek;
 use super::{EVENT_BATCH, PACE};
 use crate::judge::BoundKeys;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use axum::body::Body;
 use axum::extract::Request;
 use central::links::presence::Reading;
-use central::storage::stores;
+use central::storage::{items, stores};
 use protocol::domain::Lines;
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::promise::policy::Policy;
@@ -23,10 +23,12 @@ use super::servers::{Answering, OfCentral, Server, Time, id_of};
 use super::virtual_world::{Commit, VirtualWorld};
 use crate::Dice;
 use crate::history::{Bought, Told};
-use crate::judge::{Answer, Asked, Bound, Buy, Buying, By, Cancel, Cancelling, Due, Name, Occasion, Place, Shop, Stands, Wish, decide};
+use crate::judge::{
+    Answer, Asked, Bound, Buy, Buying, By, Cancel, Cancelling, Due, Name, Occasion, Place, Shop, Stands, Wish, decide,
+};
 
 /// What clients remember to repeat, at most: the oldest is forgotten.
-const ASKS_MAX: usize = 12;
+const ASKS_MAX: usize = 32;
 /// A wait when nothing is said, ms.
 const WAIT_MS: i64 = 2_000;
 
@@ -37,6 +39,8 @@ pub(super) struct Clients {
     happens: bool,
     time: Option<Time>,
     asks: Vec<Ask>,
+    /// To be repeated soon.
+    again: Vec<Ask>,
     sent: Vec<Sent>,
     /// The last number that was given.
     last: u64,
@@ -124,21 +128,14 @@ impl Sent {
 impl Clients {
     pub(super) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed ^ 0x636c_6965_6e74);
-        let happens = dice.chance(250) | (seed >= DENSE && seed % 5 == 2);
-        let (asks, sent, tags) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Self { dice, happens, time: None, asks, sent, last: 0, tags }
+        let happens = dice.chance(180) | (seed >= DENSE && seed % 8 == 2);
+        let (asks, again, sent) = (Vec::new(), Vec::new(), Vec::new());
+        Self { dice, happens, time: None, asks, again, sent, last: 0, tags: BTreeMap::new() }
     }
 
     fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
-    }
-
-    fn remember(&mut self, ask: &Ask) {
-        if self.asks.len() >= ASKS_MAX {
-            self.asks.remove(0);
-        }
-        self.asks.push(ask.clone());
     }
 }
 
@@ -149,7 +146,7 @@ impl VirtualWorld {
             return;
         }
         self.forget_dead();
-        let chance = if self.calm { 30 } else { 120 };
+        let chance = if self.calm { 4 } else { 120 };
         if is_asked && self.clients.dice.chance(chance) {
             match self.clients.dice.below(10) {
                 0..=2 => self.ask_at_store(),
@@ -158,6 +155,10 @@ impl VirtualWorld {
                 6..=8 => self.repeat(),
                 _ => self.reuse(),
             }
+        }
+        if is_asked && !self.clients.again.is_empty() && self.clients.dice.chance(200) {
+            let ask = self.clients.again.remove(0);
+            self.send_ask(ask);
         }
         if self.clients.sent.is_empty() && self.clients.dice.chance(900) {
             return;
@@ -233,16 +234,19 @@ impl VirtualWorld {
         }
         let key = format!("key-{}", self.clients.number()).into();
         let ask = Ask { key, method, path, body, if_match, what: What::Item { store, product, wish } };
-        self.clients.remember(&ask);
-        self.send_ask(ask);
+        self.ask(ask);
     }
 
     /// An online buyer.
     fn ask_for_purchase(&mut self) {
         let dice = &mut self.clients.dice;
-        let (Some(store), Some(product_id)) = (dice.pick(&self.stores).cloned(), dice.pick(&self.products).cloned()) else {
-            return;
+        let mut some = || Some((dice.pick(&self.stores).cloned()?, dice.pick(&self.products).cloned()?));
+        let is_there = |(store, product): &(StoreId, ProductId)| {
+            let item = items::find(&self.central.file, store, product).expect("the view can be read");
+            item.is_some_and(|item| item.available() > 0)
         };
+        let (first, second) = (some(), some());
+        let Some((store, product_id)) = second.filter(is_there).or(first) else { return };
         let policies = [Policy::HighestAvailable, Policy::LowestLatency, Policy::RoundRobin];
         let policy = dice.chance(500).then(|| policies[dice.below(3) as usize]);
         let quantity = dice.units(1, 3);
@@ -265,8 +269,7 @@ impl VirtualWorld {
         let key = format!("key-{}", self.clients.number()).into();
         let what = What::Buy { store, lines, ttl_ms: ttl * 1_000 };
         let ask = Ask { key, method: "POST", path, body, if_match: None, what };
-        self.clients.remember(&ask);
-        self.send_ask(ask);
+        self.ask(ask);
     }
 
     fn ask_to_cancel(&mut self) {
@@ -276,8 +279,27 @@ impl VirtualWorld {
         let key = format!("key-{}", self.clients.number()).into();
         let (path, what) = (format!("/purchases/{purchase}/cancel"), What::Cancel { purchase });
         let ask = Ask { key, method: "POST", path, body: json!({}), if_match: None, what };
-        self.clients.remember(&ask);
+        self.ask(ask);
+    }
+
+    /// Asks for something new; who is impatient does it twice.
+    fn ask(&mut self, ask: Ask) {
+        if self.clients.asks.len() >= ASKS_MAX {
+            self.clients.asks.remove(0);
+        }
+        self.clients.asks.push(ask.clone());
+        if self.clients.dice.chance(150) {
+            self.send_ask(ask.clone());
+        }
         self.send_ask(ask);
+    }
+
+    /// A store is back: its tills repeat some of what they may have been told, and what the store may have forgotten.
+    pub(super) fn came_back(&mut self, store: &StoreId) {
+        let is_of_it = |ask: &&Ask| matches!(&ask.what, What::Item { store: of, .. } if of == store);
+        let of_it: Vec<Ask> = self.clients.asks.iter().filter(is_of_it).cloned().collect();
+        let again = of_it.into_iter().filter(|_| self.clients.dice.chance(500)).collect();
+        self.clients.again = again;
     }
 
     /// The same once more: no answer came, or somebody is impatient.
@@ -498,7 +520,10 @@ impl VirtualWorld {
             let What::Item { product, wish, .. } = &sent.ask.what else { continue };
             let (key, request) = (sent.ask.key.clone(), sent.ask.request());
             let operation: Name = sent.ask.operation(sent.clock).as_str().into();
-            let shop = self.oracle.shop(store.as_str(), before).without_due([product.as_str()], sent.clock.0);
+            let all = self.oracle.shop(store.as_str(), before);
+            let shop = all.without_due([product.as_str()], sent.clock.0);
+            // What ends first is a change of the item, too.
+            let ends = (all.open_holds() - shop.open_holds()) as i64;
             let own = entries.iter().position(|(_, kind, of)| *of == operation && &**kind != "low_stock");
             let done = |shop: &Shop, at: Place, is_replay, told| Due::Done {
                 status: if matches!(wish, Wish::Create { .. }) { 201 } else { 200 },
@@ -519,7 +544,7 @@ impl VirtualWorld {
                     self.count("requests repeated after a restore");
                     done(&self.oracle.shop(store.as_str(), before), before, true, None)
                 }
-                Stands::Free => match guarded(&sent.ask, epoch, versions.get(product).copied())
+                Stands::Free => match guarded(&sent.ask, epoch, versions.get(product).map(|version| version + ends))
                     .map_or_else(|| decide(shop.items.get(product.as_str()), wish, None).map(drop), Err)
                 {
                     Err(code) => Due::Refused(code),
@@ -531,11 +556,10 @@ impl VirtualWorld {
                         let place = entries[own].0;
                         let bound = Bound { request: request.clone(), effect: operation.clone(), place, told: None };
                         self.agents[number].bound.bind(key.clone(), bound);
-                        let follows = |(_, kind, _): &&(_, Name, Name)| {
-                            matches!(&**kind, "low_stock" | "allotment_changed")
-                        };
+                        let follows =
+                            |(_, kind, _): &&(_, Name, Name)| matches!(&**kind, "low_stock" | "allotment_changed");
                         before = entries[own + 1..].iter().take_while(follows).last().map_or(place, |last| last.0);
-                        *versions.entry(product.clone()).or_default() += 1;
+                        *versions.entry(product.clone()).or_default() += 1 + ends;
                         sent.due = Some(done(&self.oracle.shop(store.as_str(), place), place, false, None));
                         continue;
                     }

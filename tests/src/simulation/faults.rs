@@ -531,7 +531,8 @@ impl VirtualWorld {
                     }
                     self.say(|| format!("agent {number} is restored: {report:?}"));
                     self.agents[number].runs = true;
-                    return;
+                    let store = self.agents[number].store.clone();
+                    return self.came_back(&store);
                 }
                 (None, Some(why @ (Refusal::NeedsChoice { .. } | Refusal::CannotTell { .. }))) => {
                     self.count("restore asked a human");
