@@ -1,7 +1,7 @@
 //! Units that are set aside for online sale. How many may be is [`protocol::domain::allotment`]'s to say.
 //!
 //! **Guarantees.** What is set aside changes by an entry of its own, in the transaction of what it follows from. The names of
-//! those that nobody has asked for follow from the operation's, so that one may be known without the other.
+//! those that nobody has asked for follow from the operation's and the epoch, so that one may be known without the other.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use protocol::time::Millis;
 use protocol::wire::{About, Became, Fact, Happened, ItemAfter, PurchaseRef};
 use runtime::sqlite::{Connection, JobResult};
 
-use super::effect::{Append, Effect, Items, answered};
+use super::effect::{Append, Cause, Effect, Items, answered};
 use super::reservations::{self, Asking};
 use crate::ledger;
 
@@ -54,11 +54,11 @@ pub(super) fn cut_before(
     product: &ProductId,
     change: &Change,
     items: &mut Items,
-    operation: &OperationId,
+    cause: Cause<'_>,
     now: Millis,
 ) -> Option<(OperationId, Effect)> {
     let cut = cut(items.get(product)?, change)?;
-    named("allotment-cut", product, &cut, items, operation, now)
+    named("allotment-cut", product, &cut, items, cause, now)
 }
 
 /// Behind a change: what the store's rule sets aside. The items follow.
@@ -66,11 +66,11 @@ pub(super) fn raise_behind(
     rule: &Rule,
     product: &ProductId,
     items: &mut Items,
-    operation: &OperationId,
+    cause: Cause<'_>,
     now: Millis,
 ) -> Option<(OperationId, Effect)> {
     let raised = rule.raise(items.get(product)?)?;
-    named("allotment-rule", product, &raised, items, operation, now)
+    named("allotment-rule", product, &raised, items, cause, now)
 }
 
 /// So many units are missing of what central has sold of a line, once those that are set aside and free are taken.
@@ -104,7 +104,7 @@ pub(super) fn make_room(
     purchase: &PurchaseRef,
     holds: &[Reservation],
     items: &mut Items,
-    operation: &OperationId,
+    cause: Cause<'_>,
     now: Millis,
 ) -> Vec<(OperationId, Effect)> {
     let (mut effects, mut ended) = (Vec::new(), BTreeSet::new());
@@ -112,7 +112,7 @@ pub(super) fn make_room(
         let product = &line.product_id;
         for hold in holds.iter().filter(|hold| hold.lines.quantity_of(product) > 0) {
             if missing(purchase, line, items) > 0 && ended.insert(hold.id) {
-                effects.extend(reservations::fall_short(std::slice::from_ref(hold), product, items, operation, now));
+                effects.extend(reservations::fall_short(std::slice::from_ref(hold), product, items, cause, now));
             }
         }
         let units = missing(purchase, line, items);
@@ -128,7 +128,7 @@ pub(super) fn make_room(
             let about = About { reference: purchase.reference.clone(), ..About::default() };
             let effect = Effect::of(Fact { about, ..Fact::new(what, now) }, items);
             items.insert(product.clone(), item.item);
-            effects.push((OperationId::from_key("shortage", &format!("{operation}:{product}")), effect));
+            effects.push((cause.names("shortage", product), effect));
         }
     }
     effects
@@ -139,11 +139,11 @@ fn named(
     product: &ProductId,
     change: &Change,
     items: &mut Items,
-    operation: &OperationId,
+    cause: Cause<'_>,
     now: Millis,
 ) -> Option<(OperationId, Effect)> {
-    let own = OperationId::from_key(what, &format!("{operation}:{product}"));
-    let own = if planted(Bug::AllotmentSharesId) { operation.clone() } else { own };
+    let shares = planted(Bug::AllotmentSharesId);
+    let own = if shares { cause.operation.clone() } else { cause.names(what, product) };
     let asking = Asking { operation: own, about: About::default(), command: None };
     let effect = changed(product, change, items, &asking, now)?;
     let after = effect.appends.iter().filter_map(Append::fact).flat_map(|fact| fact.what.items());
@@ -180,6 +180,20 @@ mod tests {
         assert_eq!((counted.delta, figures(&connection)), (-6, (4, 4, None, 0)));
         let told = [("allotment_changed", 0), ("allotment_changed", 0), ("counted", -6)];
         assert_eq!(recorded(&connection, 1), told.map(|(kind, delta)| (kind.to_owned(), delta)));
+    }
+
+    #[test]
+    fn what_goes_before_an_operation_that_is_done_anew_in_another_epoch_is_something_else() {
+        let item = Item { quantity: 5, allotted: 5, ..Item::default() };
+        let cut = |epoch: u64| {
+            let change = Change::Moved(-2);
+            let operation = OperationId::parse("count").expect("valid");
+            let cause = Cause { operation: &operation, epoch: epoch.into() };
+            let mut items = Items::from([(product("tea"), item.clone())]);
+            cut_before(&product("tea"), &change, &mut items, cause, NOW).expect("something is cut").0
+        };
+        assert_eq!(cut(7), cut(7));
+        assert_ne!(cut(7), cut(8));
     }
 
     #[test]

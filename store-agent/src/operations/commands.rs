@@ -4,7 +4,6 @@
 //! are one transaction. A command seen again has no effect: its outcome is said again. Commands of an epoch that was
 //! not opened for the ledger's present epoch are never executed.
 
-use protocol::domain::allotment::Rule;
 use protocol::domain::reservation::Reservation;
 use protocol::domain::transfer::Transfer;
 use protocol::domain::{Change, Line, Rejection, decide_purchase, decide_return, decide_sold};
@@ -20,7 +19,7 @@ use runtime::redis::Received;
 use runtime::sqlite::{Connection, JobResult, in_savepoint, is_fatal};
 
 use super::batch::{self, Batch};
-use super::effect::{self, Append, Effect, Items, PurchaseChange, answered, record};
+use super::effect::{self, Append, Cause, Effect, Items, PurchaseChange, answered, record};
 use super::reservations::{self, Asking};
 use super::till::{self, Decided, Request, decide_request};
 use super::{allotment, transfers};
@@ -316,10 +315,10 @@ pub fn on_command(
     match command {
         Ok(Command::Purchase { purchase, deadline: Some(deadline), about }) => {
             let is_late = redis_now > deadline && !planted(Bug::DeadlineIgnored);
-            on_purchase(&Answer { id, about, items, now }, purchase, is_late, &known.till.rule)
+            on_purchase(&Answer { id, about, items, now }, purchase, is_late, &known.till)
         }
         Ok(Command::Purchase { purchase, deadline: None, about }) if planted(Bug::SoldIsRefused) => {
-            on_purchase(&Answer { id, about, items, now }, purchase, false, &known.till.rule)
+            on_purchase(&Answer { id, about, items, now }, purchase, false, &known.till)
         }
         Ok(Command::Purchase { purchase, deadline: None, about }) => {
             on_sold(&Answer { id, about, items, now }, purchase, &known.till)
@@ -414,7 +413,7 @@ pub fn on_command(
     }
 }
 
-fn on_purchase(answer: &Answer<'_>, purchase: PurchaseRef, is_late: bool, rule: &Rule) -> Effect {
+fn on_purchase(answer: &Answer<'_>, purchase: PurchaseRef, is_late: bool, known: &till::Known) -> Effect {
     let unchanged = answer.unchanged(purchase.lines.iter().map(|line| &line.product_id));
     if is_late {
         return answer.tell(Happened::PurchaseExpired { purchase, items: unchanged });
@@ -429,7 +428,7 @@ fn on_purchase(answer: &Answer<'_>, purchase: PurchaseRef, is_late: bool, rule: 
             if planted(Bug::OneLineTaken) {
                 changes.iter_mut().skip(1).for_each(|(_, change)| *change = Change::Moved(0));
             }
-            taken(answer, purchase, changes, rule)
+            taken(answer, purchase, changes, known)
         }
         Err(rejection) if planted(Bug::RejectedInPart) => {
             let items = answer.changed(purchase.lines.iter().filter_map(|line| take(line).ok()));
@@ -442,7 +441,8 @@ fn on_purchase(answer: &Answer<'_>, purchase: PurchaseRef, is_late: bool, rule: 
 /// B11: central has confirmed it out of the allotment, so its units are taken whatever has become of that.
 fn on_sold(answer: &Answer<'_>, purchase: PurchaseRef, known: &till::Known) -> Effect {
     let mut items = answer.items.clone();
-    let before = allotment::make_room(&purchase, &known.holds, &mut items, answer.id, answer.now);
+    let cause = Cause { operation: answer.id, epoch: known.epoch };
+    let before = allotment::make_room(&purchase, &known.holds, &mut items, cause, answer.now);
     let sold = |line: &Line| {
         let item = items.get(&line.product_id)?;
         let change = decide_sold(item, line.quantity, purchase.from_allotment(&line.product_id));
@@ -450,15 +450,16 @@ fn on_sold(answer: &Answer<'_>, purchase: PurchaseRef, known: &till::Known) -> E
     };
     let changes = purchase.lines.iter().filter_map(sold).collect();
     let answer = Answer { items: &items, about: answer.about.clone(), ..*answer };
-    Effect { before, ..taken(&answer, purchase, changes, &known.rule) }
+    Effect { before, ..taken(&answer, purchase, changes, known) }
 }
 
 /// The units of a purchase leave the shelf; the store's rule may set others aside.
-fn taken(answer: &Answer<'_>, purchase: PurchaseRef, changes: Vec<(ProductId, Change)>, rule: &Rule) -> Effect {
+fn taken(answer: &Answer<'_>, purchase: PurchaseRef, changes: Vec<(ProductId, Change)>, known: &till::Known) -> Effect {
+    let cause = Cause { operation: answer.id, epoch: known.epoch };
     let items = answer.changed(changes);
     let mut after = answer.items.clone();
     after.extend(items.iter().map(|after| (after.product_id.clone(), after.item.clone())));
-    let raised = |line: &Line| allotment::raise_behind(rule, &line.product_id, &mut after, answer.id, answer.now);
+    let raised = |line: &Line| allotment::raise_behind(&known.rule, &line.product_id, &mut after, cause, answer.now);
     let behind = purchase.lines.iter().filter_map(raised).collect();
     Effect {
         purchase: Some(PurchaseChange::Confirmed(purchase.clone(), answer.now)),

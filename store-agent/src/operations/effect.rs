@@ -6,7 +6,7 @@ use protocol::domain::reservation::Reservation;
 use protocol::domain::transfer::Transfer;
 use protocol::domain::{Change, Item, apply};
 use protocol::ids::{OperationId, ProductId, PurchaseId};
-use protocol::link::{Commands, Entry, EntryId};
+use protocol::link::{Commands, Entry, EntryId, Epoch};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{Became, Event, Fact, Happened, ItemAfter, Outcome, PurchaseRef};
@@ -16,6 +16,23 @@ use crate::ledger::{self, Head};
 
 /// Items as they were loaded.
 pub type Items = BTreeMap<ProductId, Item>;
+
+/// What an entry follows from that nobody has asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Cause<'a> {
+    /// The operation.
+    pub operation: &'a OperationId,
+    /// The epoch in which it is done: a restore may have brought back what goes before an operation, and not that. Then it is
+    /// done anew, and what goes before it now is something else.
+    pub epoch: Epoch,
+}
+
+impl Cause<'_> {
+    /// The name of what follows for this product or reservation.
+    pub fn names(&self, what: &str, of: impl std::fmt::Display) -> OperationId {
+        OperationId::from_key(what, &format!("{}:{}:{of}", self.epoch, self.operation))
+    }
+}
 
 /// What is to be recorded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use protocol::time::Millis;
 use protocol::wire::{About, Fact, Happened, ItemAfter, ReservationStep};
 use runtime::sqlite::{Abort, Connection, JobResult};
 
-use super::effect::{self, Append, Effect, Items};
+use super::effect::{self, Append, Cause, Effect, Items};
 use crate::ledger::{self, Head, reservations};
 
 /// Reservations whose end is recorded in one transaction of the sweeper's.
@@ -145,7 +145,7 @@ pub(super) fn fall_short(
     holds: &[Reservation],
     product: &ProductId,
     items: &mut Items,
-    operation: &OperationId,
+    cause: Cause<'_>,
     now: Millis,
 ) -> Vec<(OperationId, Effect)> {
     let mut effects = Vec::new();
@@ -157,7 +157,7 @@ pub(super) fn fall_short(
         if planted(Bug::FallenHoldStaysOpen) {
             decided.after.state = State::Open;
         }
-        let named = |what| OperationId::from_key(what, &format!("{operation}:{}", hold.id));
+        let named = |what| cause.names(what, hold.id);
         let about = About { reference: hold.reference.clone(), ..About::default() };
         let asking = Asking { operation: named("cancelled"), about, command: None };
         let cancelled = effect_of(ReservationStep::Cancelled, decided, items, &asking, now);

@@ -10,7 +10,7 @@ use protocol::time::Millis;
 use protocol::wire::{About, Fact, Happened, ItemAfter};
 use runtime::sqlite::{Abort, Connection, JobResult};
 
-use super::effect::{self, Effect, Items};
+use super::effect::{self, Cause, Effect, Items};
 use super::{allotment, reservations};
 use crate::ledger::{self, Head};
 
@@ -149,9 +149,9 @@ pub fn decide_request(known: &Known, request: &Request, now: Millis) -> Result<D
     let facts = Facts { epoch: known.epoch, moved_since_count };
     let change = decide(known.items.get(&request.product), &request.operation, &request.guard, facts)?;
     let mut items = known.items.clone();
-    let operation = &request.operation_id;
-    let cut = allotment::cut_before(&request.product, &change, &mut items, operation, now);
-    let fallen = reservations::fall_short(&known.holds, &request.product, &mut items, operation, now);
+    let cause = Cause { operation: &request.operation_id, epoch: known.epoch };
+    let cut = allotment::cut_before(&request.product, &change, &mut items, cause, now);
+    let fallen = reservations::fall_short(&known.holds, &request.product, &mut items, cause, now);
     let before = items.get(&request.product);
     let after = apply(before, &change, now);
     let from = if planted(Bug::DifferenceNotTold) { Some(&after) } else { before };
@@ -167,7 +167,7 @@ pub fn decide_request(known: &Known, request: &Request, now: Millis) -> Result<D
     let ended = fallen.iter().filter_map(|(_, effect)| effect.reservation.clone()).collect();
     let mut effect = Effect { before: cut.into_iter().chain(fallen).collect(), ..Effect::of(fact, &items) };
     items.insert(request.product.clone(), item.clone());
-    let raised = allotment::raise_behind(&known.rule, &request.product, &mut items, operation, now);
+    let raised = allotment::raise_behind(&known.rule, &request.product, &mut items, cause, now);
     effect.behind.extend(raised);
     let item = items.remove(&request.product).unwrap_or(item);
     Ok(Decided { item, delta, ended, effect })
