@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn what_goes_before_an_operation_that_is_done_anew_in_another_epoch_is_something_else() {
         let item = Item { quantity: 5, allotted: 5, ..Item::default() };
-        let cut = |epoch: u64| {
+        let cut = |epoch: u32| {
             let change = Change::Moved(-2);
             let operation = OperationId::parse("count").expect("valid");
             let cause = Cause { operation: &operation, epoch: epoch.into() };
