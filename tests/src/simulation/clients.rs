@@ -31,6 +31,8 @@ use crate::judge::{
 const ASKS_MAX: usize = 32;
 /// A wait when nothing is said, ms.
 const WAIT_MS: i64 = 2_000;
+/// Older than this, ms, a request waits no longer.
+const REQUEST_MS: i64 = 33_000;
 
 /// Clients of one seed.
 pub(super) struct Clients {
@@ -84,6 +86,8 @@ struct Sent {
     queued: Option<u64>,
     /// The process's clock when it was heard.
     clock: Millis,
+    /// When it was sent.
+    at: i64,
     /// How long it is willing to wait, ms.
     patience_ms: i64,
     /// At a store: how it must be answered. It is on disk.
@@ -114,13 +118,18 @@ impl Ask {
 }
 
 impl Sent {
+    /// How long it waits at most that has begun to then, ms.
+    fn waits_for(&self, since: i64) -> i64 {
+        self.patience_ms.min(self.at + REQUEST_MS - since).max(0)
+    }
+
     fn buying<'a>(&'a self, status: Option<&'a str>, now: i64) -> Buying<'a> {
         Buying {
             purchase: self.purchase.as_ref().map(|(purchase, _)| (&**purchase, status.unwrap_or("unknown"))),
             is_other: self.is_other,
             is_replay: self.is_replay,
             waited_ms: self.purchase.as_ref().map_or(0, |(_, since)| now - since),
-            patience_ms: self.patience_ms,
+            patience_ms: self.purchase.as_ref().map_or(0, |(_, since)| self.waits_for(*since)),
         }
     }
 }
@@ -140,14 +149,14 @@ impl Clients {
 }
 
 impl VirtualWorld {
-    /// One step of clients and of what serves them, now and then.
-    pub(super) fn serve(&mut self, is_asked: bool) {
+    /// One step of clients and of what serves them, now and then. `is_asked`: for something new; `repeats`: what is repeated
+    /// after a restore.
+    pub(super) fn serve(&mut self, is_asked: bool, repeats: bool) {
         if !self.clients.happens {
             return;
         }
         self.forget_dead();
-        let chance = if self.calm { 4 } else { 120 };
-        if is_asked && self.clients.dice.chance(chance) {
+        if is_asked && self.clients.dice.chance(if self.calm { 4 } else { 120 }) {
             match self.clients.dice.below(10) {
                 0..=2 => self.ask_at_store(),
                 3..=4 => self.ask_for_purchase(),
@@ -156,7 +165,7 @@ impl VirtualWorld {
                 _ => self.reuse(),
             }
         }
-        if is_asked && !self.clients.again.is_empty() && self.clients.dice.chance(200) {
+        if repeats && !self.clients.again.is_empty() && self.clients.dice.chance(200) {
             let ask = self.clients.again.remove(0);
             self.send_ask(ask);
         }
@@ -351,6 +360,7 @@ impl VirtualWorld {
             next_id: id_of(number).as_u128(),
             queued: None,
             clock: Millis(self.now),
+            at: self.now,
             patience_ms: wait,
             due: None,
             purchase: None,
@@ -792,12 +802,12 @@ impl VirtualWorld {
             is_replay: sent.is_replay,
             is_open,
             waited_ms: self.now - since,
-            patience_ms: sent.patience_ms,
+            patience_ms: sent.waits_for(since),
         };
         let judged = match &answer {
             Some(answer) => cancelling.judge(answer),
             // The cancel of somebody else is on its way, and is waited for instead.
-            None if sent.cancel.is_some() && !is_open && self.now - since < sent.patience_ms => Ok(()),
+            None if sent.cancel.is_some() && !is_open && self.now - since < sent.waits_for(since) => Ok(()),
             None if sent.cancel.is_some() => cancelling.judge_wait(),
             None => Ok(()),
         };

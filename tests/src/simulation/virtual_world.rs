@@ -292,7 +292,7 @@ impl VirtualWorld {
             self.send_units();
             self.set_units_aside();
             self.take_stock();
-            self.serve(true);
+            self.serve(true, true);
             if self.peace {
                 if self.dice.chance(60) {
                     self.traffic()
@@ -331,7 +331,7 @@ impl VirtualWorld {
                 self.set_units_aside();
                 self.take_stock();
             }
-            self.serve(!(healed || falls_silent && step > BUSY_CALM));
+            self.serve(step < BUSY_CALM, !(healed || falls_silent && step > BUSY_CALM));
             if !healed && self.dice.chance(busy) {
                 self.traffic();
             } else {
