@@ -13,6 +13,7 @@ pub mod number;
 pub mod planted;
 pub mod position;
 pub mod promise;
+pub mod restore;
 pub mod retry;
 pub mod stock;
 pub mod time;

@@ -1,13 +1,12 @@
 //! The whole log, for those who compare it with another or add it up again: restore and verify.
 
-use protocol::hash::{Digest, Hash};
+use protocol::hash::Digest;
 use protocol::ids::ProductId;
-use protocol::link::{Cursor, Entry, EntryId};
+use protocol::link::{Entry, EntryId};
 use protocol::wire::restore::Span;
 use runtime::sqlite::{DigestColumn, HashColumn, id_at, labels, number_at};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
-use super::epoch::lineage;
 use super::head::Head;
 
 /// An entry as it was recorded, with what the table says of it beside its body.
@@ -62,23 +61,6 @@ pub fn walk(connection: &Connection, mut see: impl FnMut(Kept)) -> rusqlite::Res
         });
     }
     Ok(())
-}
-
-/// Whether a cursor lies in what this database has been through, as far as it can still tell.
-pub fn contains(connection: &Connection, head: &Cursor, cursor: &Cursor) -> rusqlite::Result<bool> {
-    let mut past: Vec<Cursor> = lineage(connection)?.into_iter().map(|past| past.end).collect();
-    past.push(*head);
-    let Some(end) = past.iter().find(|end| end.epoch == cursor.epoch && end.seq >= cursor.seq) else {
-        return Ok(false);
-    };
-    if end.seq == cursor.seq {
-        return Ok(end.hash == cursor.hash);
-    }
-    let own: Option<Hash> = connection
-        .prepare_cached("select hash from ledger where epoch = ?1 and seq = ?2")?
-        .query_row(params![cursor.epoch.get(), cursor.seq.get()], |row| Ok(row.get::<_, HashColumn>(0)?.0))
-        .optional()?;
-    Ok(own.is_none_or(|own| own == cursor.hash))
 }
 
 /// An entry leaves the log: a restore has found that it is not what happened here, or records it again.

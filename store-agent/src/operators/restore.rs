@@ -10,10 +10,11 @@ pub mod ask;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use protocol::domain::Item;
-use protocol::hash::Hash;
 use protocol::ids::ProductId;
-use protocol::link::{Cursor, EntryId, Epoch, Past, Seq};
+use protocol::link::{EntryId, Epoch};
 use protocol::planted::{Bug, planted};
+pub use protocol::restore::{Choice, Refusal};
+use protocol::restore::{Own, plan};
 use protocol::time::Millis;
 use protocol::wire::restore::{Answer, Question};
 use protocol::wire::{Became, Outcome};
@@ -23,42 +24,6 @@ use self::again::fact;
 use crate::ledger::history::{self, Kept};
 use crate::ledger::idempotency;
 use crate::ledger::{self, Head};
-
-/// Which state stands when only a human can say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice {
-    Own,
-    /// Central's; what only this database knows is left out.
-    Central,
-}
-
-/// Why nothing was done.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Ask again: the epoch given out is not later than the own one.
-    #[error("central gave out epoch {0}, which is not later than the own one: ask again")]
-    AskAgain(Epoch),
-    /// Only a human can choose.
-    #[error(
-        "nothing in this database is known to central, and it is not empty ({entries} entries): say which state stands, \
-         --state own (central takes this database's) or --state central (this database's entries are left out)"
-    )]
-    NeedsChoice {
-        /// Entries of the own ledger.
-        entries: u64,
-    },
-    /// Central knows how an epoch ended, and has none of the entries with which a copy of the log could be compared: some
-    /// that this database has may be in central's state, or only here.
-    #[error(
-        "of {entries} entries in this database nobody can tell whether central's state has them: say which state stands, \
-         --state own (central takes this database's) or --state central (these entries are left out, and what is certainly \
-         missing there is recorded again)"
-    )]
-    CannotTell {
-        /// Such entries.
-        entries: u64,
-    },
-}
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,50 +55,24 @@ pub fn carry_out(
     now: Millis,
 ) -> Result<Report, Abort<Refusal>> {
     let mut head = ledger::head(connection)?;
-    if answer.epoch <= head.cursor.epoch {
-        return Err(Abort::Refused(Refusal::AskAgain(answer.epoch)));
-    }
     let own = own_entries(connection)?;
-    let Compared { shared, uncertain } = compare(&own, &ledger::lineage(connection)?, answer);
-    let in_history = answer.complete && history::contains(connection, &head.cursor, &answer.state)?;
-    let reaches_back = own.iter().any(|own| own.entry.id == answer.state.id())
-        || has_all_since(&ledger::lineage(connection)?, &head.cursor, &own, &answer.state);
-    let state = if !answer.complete {
-        Choice::Own
-    } else if shared.is_none() && uncertain.is_empty() && !own.is_empty() {
-        let entries = own.len() as u64;
-        choice
-            .or(planted(Bug::RestoreAsksNobody).then_some(Choice::Central))
-            .ok_or(Abort::Refused(Refusal::NeedsChoice { entries }))?
-    } else if in_history && !reaches_back {
-        Choice::Own
-    } else if uncertain.is_empty() {
-        Choice::Central
-    } else {
-        let entries = uncertain.len() as u64;
-        choice.ok_or(Abort::Refused(Refusal::CannotTell { entries }))?
+    let log = Own {
+        head: head.cursor,
+        lineage: ledger::lineage(connection)?,
+        entries: own.iter().map(|own| (own.entry.id, own.entry.hash)).collect(),
     };
-    // What the epoch is said to continue. In central's state there is no more of the own log than what is shared: the
-    // rest leaves it, and must not count as covered when a clone of this database asks later.
-    let own_past = match (state, in_history) {
-        (Choice::Own, _) => Some(own_past(connection, &head, None)?),
-        (Choice::Central, true) => {
-            Some(own_past(connection, &head, Some(&answer.state).filter(|_| !planted(Bug::RestoreClaimsAll)))?)
-        }
-        (Choice::Central, false) => None,
-    };
-    let past = lineage(own_past, answer);
+    let plan = plan(&log, answer, choice).map_err(Abort::Refused)?;
+    let (state, shared) = (plan.state, plan.shared);
     let mut report =
         Report { epoch: answer.epoch, state, shared, recorded_again: 0, left_out: 0, recount: BTreeSet::new() };
     if state == Choice::Own {
-        ledger::begin_epoch(connection, &mut head, answer.epoch, &past, now)?;
+        ledger::begin_epoch(connection, &mut head, answer.epoch, &plan.lineage, now)?;
         ledger::save_head(connection, &head)?;
         return Ok(report);
     }
-    let after = |id: EntryId| shared.is_none_or(|shared| id > shared);
-    let unshared: Vec<&Kept> = own.iter().filter(|own| after(own.entry.id)).collect();
+    let unshared: Vec<&Kept> = own.iter().filter(|own| plan.is_unshared(own.entry.id)).collect();
     if !own.is_empty() {
-        let theirs = answer.entries.iter().filter(|entry| after(entry.id()));
+        let theirs = answer.entries.iter().filter(|entry| plan.is_unshared(entry.id()));
         let touched = unshared.iter().filter_map(|own| own.product.as_ref());
         let touched: BTreeSet<&ProductId> =
             touched.chain(theirs.filter_map(|entry| entry.product_id.as_ref())).collect();
@@ -149,10 +88,8 @@ pub fn carry_out(
         history::drop_entry(connection, own.entry.id)?;
     }
     take_state(connection, &mut head, answer, now)?;
-    ledger::begin_epoch(connection, &mut head, answer.epoch, &past, now)?;
-    // What nobody can place a human has left out, and everything of a database of which central knows nothing at all.
-    let repeats = (shared.is_some() || !uncertain.is_empty()) && !planted(Bug::RestoreForgetsOwn);
-    let repeated = unshared.iter().filter(|own| repeats && !uncertain.contains(&own.entry.id));
+    ledger::begin_epoch(connection, &mut head, answer.epoch, &plan.lineage, now)?;
+    let repeated = unshared.iter().filter(|own| plan.repeats && !plan.uncertain.contains(&own.entry.id));
     let operations: HashSet<&str> = answer.entries.iter().map(|entry| entry.operation.as_str()).collect();
     for own in repeated {
         if (!operations.contains(own.entry.operation.as_str()) || planted(Bug::RestoreRepeatsKnown))
@@ -175,72 +112,6 @@ fn own_entries(connection: &Connection) -> JobResult<Vec<Kept>> {
     let mut own = Vec::new();
     history::walk(connection, |kept| own.push(kept))?;
     Ok(own)
-}
-
-/// What the own log and central's answer have in common.
-struct Compared {
-    /// The newest own entry that central's state has: it has all before it.
-    shared: Option<EntryId>,
-    /// Own entries behind that of which nobody can tell.
-    uncertain: HashSet<EntryId>,
-}
-
-/// An entry's hash names all that led to it, so one that both have, as an entry or as the end of an epoch, proves all
-/// before it. Where central knows only how an epoch ended, and the own log has not that end, it has forked from there, or
-/// is an older copy: what it has before such an end is proven neither way.
-fn compare(own: &[Kept], lineage: &[Past], answer: &Answer) -> Compared {
-    let known: HashMap<EntryId, Hash> = answer.entries.iter().map(|entry| (entry.id(), entry.hash)).collect();
-    let has = |end: &Cursor| {
-        let kept = own.binary_search_by_key(&end.id(), |own| own.entry.id);
-        lineage.iter().any(|past| past.end == *end) || kept.is_ok_and(|at| own[at].entry.hash == end.hash)
-    };
-    let covers = answer.covers.iter().filter(|end| has(end) || planted(Bug::RestoreIgnoresForks));
-    let common: Vec<&Cursor> = covers.chain([&answer.state].into_iter().filter(|end| has(end))).collect();
-    let is_shared = |own: &&Kept| {
-        let EntryId { epoch, seq } = own.entry.id;
-        known.get(&own.entry.id) == Some(&own.entry.hash)
-            || common.iter().any(|end| end.epoch == epoch && seq <= end.seq)
-    };
-    let shared = own.iter().rev().find(is_shared).map(|own| own.entry.id);
-    let mut uncertain = HashSet::new();
-    for end in answer.covers.iter().filter(|_| !planted(Bug::RestoreGuesses)) {
-        let before = own.iter().skip_while(|own| own.entry.id.epoch != end.epoch || shared >= Some(own.entry.id));
-        // Whatever follows an entry in whose place central has another one is not there.
-        let open = before.take_while(|own| own.entry.id < end.id() && !known.contains_key(&own.entry.id));
-        uncertain.extend(open.map(|own| own.entry.id));
-    }
-    Compared { shared, uncertain }
-}
-
-/// An opening went on exactly from this place, as after an earlier restore: if the log still has the beginnings of all
-/// epochs since, it has whatever came after it.
-fn has_all_since(past: &[Past], head: &Cursor, own: &[Kept], place: &Cursor) -> bool {
-    // Of an epoch that ended at 0 there is nothing: it was given out, and never opened.
-    let since = past.iter().map(|past| &past.end).chain([head]).filter(|end| end.epoch > place.epoch);
-    let mut opened = since.filter(|end| end.seq > Seq::ZERO).map(|end| end.epoch);
-    let begins = |epoch| own.iter().any(|own| own.entry.id == EntryId { epoch, seq: Seq::FIRST });
-    past.iter().any(|past| past.end == *place) && opened.all(begins)
-}
-
-/// The own lineage with the own head, or as it was at `end`.
-fn own_past(connection: &Connection, head: &Head, end: Option<&Cursor>) -> JobResult<Vec<Past>> {
-    let mut past = ledger::lineage(connection)?;
-    let end = end.unwrap_or(&head.cursor);
-    past.retain(|past| past.end.epoch < end.epoch);
-    if end.epoch != Epoch::NONE {
-        past.push(Past::ended(*end));
-    }
-    Ok(past)
-}
-
-/// The own past, and central's for epochs that are missing there; else central's.
-fn lineage(own: Option<Vec<Past>>, answer: &Answer) -> Vec<Past> {
-    let mut past = own.unwrap_or_default();
-    let known: HashSet<Epoch> = past.iter().map(|past| past.end.epoch).collect();
-    let missing = answer.lineage.iter().filter(|end| !known.contains(&end.epoch));
-    past.extend(missing.copied().map(Past::ended));
-    past.sort();
-    past
 }
 
 /// The state becomes central's.
@@ -298,7 +169,7 @@ mod tests {
     use protocol::domain::transfer::{self, Transfer};
     use protocol::domain::{Line, Lines, Operation, Rejection};
     use protocol::ids::{OperationId, ReservationId, TransferId};
-    use protocol::link::Entry;
+    use protocol::link::{Cursor, Entry};
     use protocol::stock::Stock;
     use protocol::wire::restore::KnownEntry;
     use protocol::wire::{About, BatchLine, Command, Event, Named, PurchaseRef, Results};
@@ -414,9 +285,13 @@ mod tests {
         restore(&first, &answer(&live, 0));
         // Meanwhile another copy was restored where there were units enough.
         act(&live, "delivery", Operation::Receive { quantity: quantity(10) });
-        restore(&old, &answer(&live, 0));
+        let heard = answer(&live, 0);
+        restore(&old, &heard);
         assert_eq!(recorded(&old), [("sold".into(), -4)]);
-        let report = restore(&first, &answer(&old, 0));
+        // Central has the entries of both.
+        let mut said = answer(&old, 0);
+        said.entries.extend(heard.entries);
+        let report = restore(&first, &said);
         assert_eq!((units(&first), report.recorded_again), (8, 0));
     }
 

@@ -216,9 +216,12 @@ impl Central {
 }
 
 /// If central knows nothing of this database a human must have chosen before central is asked. An epoch that both know is
-/// enough to share something; the answer itself has the last word.
+/// enough to share something, and so is one that this database was said to continue; the answer itself has the last word.
 async fn expect_choice(options: &Restore, own: &Connection, central: &Central) -> anyhow::Result<()> {
-    let epochs = ledger::history::spans(own)?.iter().map(|span| span.epoch).collect::<Vec<_>>();
+    let mut epochs = ledger::history::spans(own)?.iter().map(|span| span.epoch).collect::<Vec<_>>();
+    if !epochs.is_empty() {
+        epochs.extend(ledger::lineage(own)?.iter().map(|past| past.end.epoch));
+    }
     let Some(store) = central.store.as_ref().filter(|_| options.state.is_none() && !epochs.is_empty()) else {
         return Ok(());
     };

@@ -381,7 +381,8 @@ impl Oracle {
     }
 
     /// A human has left out what nobody can place: where central knows only how an epoch ended, and has no entry of it from
-    /// there on, what the log (before the restore) has before that end, and central's state lacks.
+    /// there on, what the log (before the restore) has before that end, and central's state lacks; and what is in no log, since
+    /// it came with a state of a central that was set back since.
     pub fn leave_out(
         &mut self,
         central: &Connection,
@@ -396,9 +397,10 @@ impl Oracle {
         )?;
         let mut entries = file.prepare_cached("select epoch, seq, operation_id from ledger")?;
         let mut rows = entries.query([])?;
-        let mut left_out: HashSet<Name> = HashSet::new();
+        let mut left_out: HashSet<Name> = own.done.keys().cloned().collect();
         while let Some(row) = rows.next()? {
             let (epoch, seq, operation): (u64, u64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            left_out.remove(operation.as_str());
             if known.exists(params![store, epoch, seq])? {
                 left_out.insert(operation.into());
             }

@@ -249,9 +249,9 @@ async fn what_nobody_can_place_is_asked_about_and_left_out_if_so_chosen() {
     let (code, said) = world.tool_with("store-agent", &restore, &[]).await;
     assert_eq!(code, Some(1), "{said}");
     for told in [
-        "of 1 entries in this database nobody can tell whether central's state has them",
+        "nobody can tell whether central's state has all that this database has (1 entries of its log among it)",
         "--state own (central takes this database's)",
-        "--state central (these entries are left out, and what is certainly missing there is recorded again)",
+        "--state central (that is left out, and what is certainly missing there is recorded again)",
         "The restore was begun and must be finished",
     ] {
         assert!(said.contains(told), "{told}: {said}");
