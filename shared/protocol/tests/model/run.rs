@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use stateright::{Checker, HasDiscoveries, Model};
+use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
 /// What has happened in some transition, as bits: for "sometimes", since it is steps that are asked for, not states.
 #[derive(Default)]
@@ -88,6 +88,24 @@ where
     );
     checker.assert_properties();
     assert_eq!(checker.unique_state_count(), states, "{name}");
+}
+
+/// Explores about so many unique states, nearest first; panics if a property fails in one of them.
+pub(crate) fn look_at<M>(name: &str, states: usize, model: M)
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Hash + Send + Sync + std::fmt::Debug + Clone + PartialEq + 'static,
+    M::Action: std::fmt::Debug + Clone + PartialEq + Send + Sync,
+{
+    let checker = model.checker().threads(2).finish_when(HasDiscoveries::AnyFailures);
+    // The checker counts a state as often as it comes to it.
+    let checker = checker.target_state_count(4 * states).spawn_bfs().join();
+    println!("{name}: {} unique states, depth {}", checker.unique_state_count(), checker.max_depth());
+    for property in checker.model().properties() {
+        if property.expectation == Expectation::Always {
+            checker.assert_no_discovery(property.name);
+        }
+    }
 }
 
 /// Explores until the named property fails; panics if it holds everywhere.
