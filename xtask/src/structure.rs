@@ -57,8 +57,8 @@ const HOUSES: &[House] = &[
         source: "shared/protocol/src",
         name: "protocol",
         floors: &[
-            "promise", "stock", "wire", "link", "hash", "domain", "position", "number", "ids", "time", "retry",
-            "planted",
+            "promise", "restore", "stock", "wire", "link", "hash", "domain", "position", "number", "ids", "time",
+            "retry", "planted",
         ],
         kept: &[("rusqlite", &[]), (SQL, &[]), ("redis", &[]), ("tokio", &[]), ("runtime", &[])],
     },
