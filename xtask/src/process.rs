@@ -15,17 +15,18 @@ use nix::unistd::Pid;
 
 /// Builds both daemons, with cargo's own progress, and returns where they are.
 pub(crate) fn build_daemons() -> anyhow::Result<PathBuf> {
-    build(&[], "debug")
+    build(of_workspace("build").args(["--bin", "central", "--bin", "store-agent"]), "debug")
 }
 
-/// The same, optimised.
+/// The same as packages and images have them: optimised, and with no feature that only the tests want.
 pub(crate) fn build_released_daemons() -> anyhow::Result<PathBuf> {
-    build(&["--profile", "dist"], "dist")
+    let mut build_them = Command::new(cargo());
+    build_them.args(["build", "--profile", "dist", "--package", "central", "--package", "store-agent"]);
+    build(&mut build_them, "dist")
 }
 
-fn build(profile: &[&str], folder: &str) -> anyhow::Result<PathBuf> {
-    let status = of_workspace("build").args(["--bin", "central", "--bin", "store-agent"]).args(profile).status()?;
-    if !status.success() {
+fn build(command: &mut Command, folder: &str) -> anyhow::Result<PathBuf> {
+    if !command.status()?.success() {
         bail!("the build failed");
     }
     Ok(target().join(folder))
