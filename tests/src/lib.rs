@@ -27,7 +27,7 @@ pub use dice::Dice;
 pub use endpoint::{Endpoint, Heard};
 pub use process::Process;
 pub use till::Till;
-pub use unknown::record_unknown;
+pub use unknown::{ask_unknown, record_unknown};
 pub use world::{Builder, Daemon, World, binary};
 
 use std::fmt::Debug;

@@ -1,5 +1,7 @@
-//! Entries that this version of central does not understand.
+//! Entries that this version of central, or of the agent, does not understand.
 
+use central::storage::stores;
+use protocol::ids::StoreId;
 use protocol::link::{Entry, EntryId};
 use protocol::time::Millis;
 use runtime::sqlite::{DigestColumn, HashColumn};
@@ -33,4 +35,29 @@ pub fn record_unknown(
     head.cursor = entry.cursor();
     ledger::save_head(file, &head)?;
     Ok(entry.id)
+}
+
+/// Asks a store, in central's log and in the caller's transaction, for what only a later version of central would.
+pub fn ask_unknown(file: &Connection, store: &str, kind: &str, body: &str, operation: &str) -> rusqlite::Result<()> {
+    let store = StoreId::parse(store).expect("a store's id");
+    let store = stores::find(file, &store)?.expect("central knows it");
+    let entry = Entry::follow(&store.command_head, kind, operation, body.to_owned(), None);
+    file.execute(
+        "insert into command (store_id, epoch, seq, command_id, type, body, hash, created_at) \
+         values (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
+        params![
+            store.id.as_str(),
+            entry.id.epoch.get(),
+            entry.id.seq.get(),
+            entry.operation,
+            entry.kind,
+            entry.body,
+            HashColumn(entry.hash)
+        ],
+    )?;
+    file.execute(
+        "update store set command_seq = ?2, command_hash = ?3 where store_id = ?1",
+        params![store.id.as_str(), entry.id.seq.get(), HashColumn(entry.hash)],
+    )?;
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tests::{Answer, Client, Daemon, World, until};
+use tests::{Answer, Builder, Client, Daemon, World, until};
 
 const SOON: Duration = Duration::from_secs(15);
 const TEA: &str = "/v1/inventory/tea/allotment";
@@ -13,11 +13,15 @@ const AT_CENTRAL: &str = "/v1/inventory/s1/tea/allotment";
 /// A store with ten units of tea, of which so many are set aside.
 async fn stocked(aside: i64) -> World {
     let world = World::with(&["s1"]).await;
+    stock(&world, aside).await;
+    world
+}
+
+async fn stock(world: &World, aside: i64) {
     let store = world.store("s1");
     store.post("/v1/inventory", json!({"productId": "tea", "name": "Tea", "quantity": 10})).await.expect(201);
     store.put(TEA, json!({"quantity": aside})).await.expect(200);
     world.converged(SOON).await;
-    world
 }
 
 fn refused(answer: &Answer) -> (u16, &str) {
@@ -176,5 +180,82 @@ async fn a_unit_that_was_sold_and_is_lost_is_a_shortage_that_names_its_purchase(
     assert_eq!((&told["purchaseId"], &told["delta"]), (&bought["purchase"]["purchaseId"], &json!(2)));
     world.converged(SOON).await;
     assert_eq!(figures(&tea(&store, "/v1/inventory/tea").await), [0, 0, 0]);
+    sound(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stores_rule_sets_units_aside_behind_what_comes_in_and_never_behind_a_sale() {
+    let (mut world, agent) = (World::with(&[]).await, Daemon::Store("s1".into()));
+    world.store_args = vec!["--allot-percent=50".into(), "--allot-minimum=3".into()];
+    world.add_store("s1");
+    world.up(&agent).await;
+    world.online("s1").await;
+    let (central, store) = (world.central(), world.store("s1"));
+    let now = async |product: &str| figures(&tea(&store, &format!("/v1/inventory/{product}")).await);
+    for (product, units, received, after) in [("tea", 10, 10, [20, 10, 10]), ("pot", 1, 3, [4, 3, 1])] {
+        store.post("/v1/inventory", json!({"productId": product, "quantity": units})).await.expect(201);
+        assert_eq!(now(product).await, [units, 0, units], "a new item has its count, and nothing came in");
+        store.post(&format!("/v1/inventory/{product}/receive"), json!({"quantity": received})).await.expect(200);
+        assert_eq!(now(product).await, after, "half of {product}, or three if that is more");
+    }
+    store.post("/v1/purchase/tea", json!({"quantity": 4})).await.expect(200);
+    assert_eq!(now("tea").await, [16, 10, 6]);
+    store.put("/v1/inventory/tea", json!({"quantity": 30})).await.expect(200);
+    assert_eq!(now("tea").await, [30, 15, 15]);
+    world.converged(SOON).await;
+    assert_eq!(buy(&central, "order-1", 5).await.expect(200)["purchase"]["status"], "confirmed");
+    until("of what is left half is set aside", SOON, async || match now("tea").await {
+        [25, 12, 13] => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    world.converged(SOON).await;
+    assert_eq!(figures(&tea(&central, "/v1/inventory/s1/tea").await), [25, 12, 13]);
+
+    // Without a rule nothing more is set aside.
+    assert_eq!(world.terminate(&agent), Some(0));
+    world.store_args.clear();
+    world.restart(&agent).await;
+    store.post("/v1/inventory/tea/receive", json!({"quantity": 5})).await.expect(200);
+    assert_eq!(now("tea").await, [30, 12, 18]);
+    world.converged(SOON).await;
+    sound(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_store_that_was_not_heard_of_central_sells_what_is_set_aside_only_if_it_is_told_to() {
+    let mut world = Builder { heartbeat_ms: 300, max_age_ms: 1_500, sweep_ms: 300 }.start(&["s1"]).await;
+    stock(&world, 6).await;
+    let (central, agent) = (world.central(), Daemon::Store("s1".into()));
+    world.kill(&agent);
+    until("nothing is heard of the store", SOON, async || {
+        let seen = central.get("/v1/stores/s1").await.expect(200);
+        if seen["status"] == "offline" { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    let away = buy(&central, "order-1", 4).await;
+    assert_eq!((refused(&away), &away.body["reason"]), ((503, "store_unavailable"), &json!("offline")));
+
+    assert_eq!(world.terminate(&Daemon::Central), Some(0));
+    world.central_args.push("--sell-allotment-offline".into());
+    world.restart(&Daemon::Central).await;
+    let bought = until("what is set aside is sold", SOON, async || {
+        let bought = buy(&central, "order-1", 4).await;
+        if bought.status == 200 { Ok(bought.body) } else { Err(bought) }
+    })
+    .await;
+    assert_eq!((&bought["purchase"]["status"], &bought["purchase"]["position"]), (&json!("confirmed"), &Value::Null));
+    assert_eq!((&bought["pending"], &bought["onlineAvailable"]), (&json!(4), &json!(0)));
+    let beyond = buy(&central, "order-2", 3).await;
+    assert_eq!(refused(&beyond), (503, "store_unavailable"), "two are left: {}", beyond.body);
+
+    world.restart(&agent).await;
+    let store = world.store("s1");
+    until("the store has taken them, once", SOON, async || {
+        let figures = figures(&tea(&store, "/v1/inventory/tea").await);
+        if figures == [6, 2, 4] { Ok(()) } else { Err(figures) }
+    })
+    .await;
+    world.converged(SOON).await;
     sound(&world).await;
 }

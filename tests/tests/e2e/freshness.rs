@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::{Builder, World, until};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -165,4 +165,35 @@ async fn redis_that_accepts_and_does_not_answer_holds_up_no_purchase() {
         if told.0["status"] == "ready" && told.1["status"] == "ready" { Ok(()) } else { Err(told) }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_a_stores_stock_at_a_position() {
+    let world = two_stores().await;
+    let (store, central) = (world.store("s1"), world.central());
+    store
+        .post("/v1/inventory", json!({"productId": "jam", "name": "Jam", "quantity": 3, "lowAt": 5}))
+        .await
+        .expect(201);
+    let sold = store.post("/v1/purchase/tea", json!({"quantity": 1})).await;
+    let position = sold.header("shelf-position").to_owned();
+    let tea = sold.expect(200);
+    world.converged(SOON).await;
+    let url = format!("http://127.0.0.1:{}/v1/stores/s1/snapshot", world.central_port());
+    let snapshot = reqwest::get(url).await.expect("an answer");
+    assert_eq!(
+        (snapshot.status().as_u16(), &snapshot.headers()["content-type"]),
+        (200, &"application/x-ndjson".parse().expect("a value"))
+    );
+    let text = snapshot.text().await.expect("text");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let digest = store.get("/v1/status").await.expect(200)["digest"].clone();
+    assert_eq!(lines[0], json!({"storeId": "s1", "position": position, "digest": digest}));
+    let stock: Vec<[&Value; 3]> = lines[1..]
+        .iter()
+        .map(|line| [&line["productId"], &line["item"]["quantity"], &line["item"]["version"]])
+        .collect();
+    assert_eq!(stock, [[&json!("jam"), &json!(3), &json!(1)], [&json!("tea"), &json!(9), &tea["version"]]]);
+    let unknown = central.get("/v1/stores/s9/snapshot").await;
+    assert_eq!((unknown.status, unknown.code()), (404, "unknown_store"));
 }

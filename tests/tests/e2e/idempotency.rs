@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::{Answer, Client, Daemon, World};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -146,4 +146,109 @@ async fn what_has_not_changed_is_not_sent_again() {
         assert_eq!(changed.status, 200, "{path}");
         assert_ne!(changed.header("etag"), tag);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_write_under_a_key_has_one_effect_at_both_servers() {
+    let world = stocked().await;
+    let (store, central) = (world.store("s1"), world.central());
+    let bought = central.post("/v1/purchase/s1/tea", json!({"quantity": 2})).await.expect(200);
+    let picked = format!("/v1/purchases/{}/picked", bought["purchase"]["purchaseId"].as_str().expect("an id"));
+    world.converged(SOON).await;
+    let (post, put) = (Method::POST, Method::PUT);
+    let writes = [
+        (&store, &post, "/v1/inventory", json!({"productId": "jam", "quantity": 4}), 201),
+        (&store, &post, "/v1/inventory/tea/adjust", json!({"delta": -2, "reason": "damage"}), 200),
+        (&store, &post, &*picked, json!({"reference": "shelf 4"}), 200),
+        (&central, &post, "/v1/inventory/s1", json!({"productId": "rum", "quantity": 6}), 201),
+        (&central, &put, "/v1/inventory/s1/tea", json!({"quantity": 30}), 200),
+        (&central, &post, "/v1/inventory/s1/tea/adjust", json!({"delta": 3, "reason": "found"}), 200),
+        (&central, &put, "/v1/inventory/s1/tea/allotment", json!({"quantity": 5}), 200),
+    ];
+    for (number, (client, method, path, body, status)) in writes.iter().enumerate() {
+        let key = format!("k{number}");
+        let write = async |body: &Value| {
+            let headers = [("idempotency-key", &*key), ("prefer", "wait=20")];
+            client.ask((*method).clone(), path, &headers, Some(body)).await.expect("an answer")
+        };
+        let first = write(body).await;
+        assert_eq!((first.status, is_replay(&first)), (*status, false), "{path}: {}", first.body);
+        let head = store.get("/v1/status").await.expect(200)["head"].clone();
+        let again = write(body).await;
+        assert_eq!((again.status, is_replay(&again)), (*status, true), "{path}: {}", again.body);
+        assert_eq!(store.get("/v1/status").await.expect(200)["head"], head, "{path}");
+        assert_eq!(again.header("location"), first.header("location"), "{path}");
+        for member in ["productId", "purchaseId", "quantity", "allotted", "version", "difference", "picked", "pickedAt"]
+        {
+            assert_eq!(again.body[member], first.body[member], "{path}: {member}");
+        }
+        let mut other = body.clone();
+        other["reference"] = json!("another");
+        let other = write(&other).await;
+        assert_eq!((other.status, other.code()), (422, "idempotency_key_reused"), "{path}");
+    }
+    let tea = store.get("/v1/inventory/tea").await.expect(200);
+    assert_eq!((&tea["quantity"], &tea["allotted"]), (&json!(33), &json!(5)));
+    for (product, units) in [("jam", 4), ("rum", 6)] {
+        assert_eq!(store.get(&format!("/v1/inventory/{product}")).await.expect(200)["quantity"], units);
+    }
+    let purchase = store.get(picked.trim_end_matches("/picked")).await.expect(200);
+    assert_eq!(purchase["picked"], true);
+    world.converged(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_of_an_item_that_has_changed_since_is_refused_at_both_servers() {
+    let world = stocked().await;
+    let (store, central) = (world.store("s1"), world.central());
+    for (client, item, till) in
+        [(&store, "/v1/inventory/tea", Some("/v1/purchase/tea")), (&central, "/v1/inventory/s1/tea", None)]
+    {
+        let (receive, adjust) = (format!("{item}/receive"), format!("{item}/adjust"));
+        let writes = [
+            (Method::PUT, item, json!({"quantity": 20})),
+            (Method::PATCH, item, json!({"name": "Tea"})),
+            (Method::POST, &*receive, json!({"quantity": 1})),
+            (Method::POST, &*adjust, json!({"delta": -1, "reason": "damage"})),
+        ];
+        let sale = till.map(|till| (Method::POST, till, json!({"quantity": 1})));
+        for (method, path, body) in writes.into_iter().chain(sale) {
+            let old = client.get(item).await.header("etag").to_owned();
+            store.post("/v1/inventory/tea/receive", json!({"quantity": 1})).await.expect(200);
+            world.converged(SOON).await;
+            let now = client.get(item).await;
+            let (new, version) =
+                (now.header("etag").to_owned(), now.expect(200)["version"].as_i64().expect("a number"));
+            let write = async |tags: &str| {
+                let headers = [("if-match", tags), ("prefer", "wait=20")];
+                client.ask(method.clone(), path, &headers, Some(&body)).await.expect("an answer")
+            };
+            let refused = write(&old).await;
+            assert_eq!(
+                (refused.status, refused.code()),
+                (412, "precondition_failed"),
+                "{method} {path}: {}",
+                refused.body
+            );
+            assert_eq!(refused.body["currentVersion"], version, "{method} {path}");
+            assert_eq!(write(&format!("{old}, {new}")).await.expect(200)["version"], version + 1, "{method} {path}");
+        }
+
+        // The same by what the body says; with both, the header is judged first.
+        world.converged(SOON).await;
+        let version = client.get(item).await.expect(200)["version"].as_i64().expect("a number");
+        let rename = |expected: i64| json!({"name": "Green tea", "expectedVersion": expected});
+        let other = client.patch(item, rename(version - 1)).await;
+        assert_eq!((other.status, other.code()), (409, "version_conflict"));
+        assert_eq!(other.body["currentVersion"], version);
+        let old = [("if-match", "\"1-1\"")];
+        let both = client.ask(Method::PATCH, item, &old, Some(&rename(version - 1))).await.expect("an answer");
+        assert_eq!((both.status, both.code()), (412, "precondition_failed"));
+        assert_eq!(client.patch(item, rename(version)).await.expect(200)["name"], "Green tea");
+        let nowhere = item.replace("tea", "bun");
+        let unknown = client.ask(Method::PATCH, &nowhere, &old, Some(&rename(1))).await.expect("an answer");
+        assert_eq!((unknown.status, unknown.code()), (404, "unknown_product"));
+    }
+    let bought = central.post_with("/v1/purchase/s1/tea", &[("if-match", "*")], json!({"quantity": 1})).await;
+    assert_eq!((bought.status, bought.code()), (400, "invalid_request"), "a purchase there depends on no version");
 }

@@ -1,7 +1,10 @@
 //! Finding items, watching for low stock, and taking stock in and out as CSV.
 
+use std::io::Write;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::{Answer, Builder, Client, World, until};
@@ -189,4 +192,75 @@ async fn an_import_says_how_far_it_has_come() {
     assert_eq!(report["totals"], json!({"created": 30_000, "updated": 0, "unchanged": 0, "refused": 0}));
     assert_eq!((report["lines"].as_array().expect("lines").len(), &report["linesLeftOut"]), (10_000, &json!(20_000)));
     assert_eq!(store.get("/v1/status").await.expect(200)["imports"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_packed_file_is_taken_in_and_one_that_breaks_off_says_how_far_it_came() {
+    let world = world(&["s1"]).await;
+    let store = world.store("s1");
+    let packed = |text: &str| {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+        packed.write_all(text.as_bytes()).expect("is memory");
+        packed.finish().expect("is memory")
+    };
+    let import = async |coding: &str, body: Vec<u8>| {
+        store.send(Method::POST, "/v1/import", &[CSV[0], ("content-encoding", coding)], body).await
+    };
+    let report = import("gzip", packed(STOCK)).await.expect(200);
+    assert_eq!(report["totals"], json!({"created": 4, "updated": 0, "unchanged": 0, "refused": 0}));
+
+    let mut text = String::from("productId,quantity\n");
+    (0..6_000).for_each(|number| text.push_str(&format!("p{number},{}\n", number * 7_919 % 1_000)));
+    let mut half = packed(&text);
+    half.truncate(half.len() / 2);
+    let broken = import("gzip", half).await;
+    assert_eq!((broken.status, broken.code()), (400, "invalid_request"), "{}", broken.body);
+    let created = broken.body["totals"]["created"].as_u64().expect("a number");
+    assert!((1..6_000).contains(&created), "{}", broken.body);
+    assert_eq!(found(&store, "/v1/inventory?size=1").await.1, 4 + created, "what was taken in stays");
+    let whole = import("gzip", packed(&text)).await.expect(200);
+    let totals = json!({"created": 6_000 - created, "updated": 0, "unchanged": created, "refused": 0});
+    assert_eq!(whole["totals"], totals, "and is not taken in again");
+
+    assert_eq!(import("gzip", STOCK.into()).await.code(), "invalid_request");
+    assert_eq!(import("br", packed(STOCK)).await.code(), "unsupported_media_type");
+    world.converged(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn totals_have_a_bound_and_of_what_is_no_longer_carried_nothing_comes_in() {
+    const MOST: i64 = 1_000_000_000;
+    let world = world(&["s1"]).await;
+    let (store, central) = (world.store("s1"), world.central());
+    for (client, items, product) in [(&store, "/v1/inventory", "tea"), (&central, "/v1/inventory/s1", "jam")] {
+        let item = format!("{items}/{product}");
+        let (receive, adjust) = (format!("{item}/receive"), format!("{item}/adjust"));
+        let beyond = client.post(items, json!({"productId": product, "quantity": MOST + 1})).await;
+        assert_eq!((beyond.status, &beyond.body["errors"][0]["pointer"]), (400, &json!("/quantity")));
+        client.post(items, json!({"productId": product, "quantity": MOST - 5})).await.expect(201);
+        let shelf = store.get(&format!("/v1/inventory/{product}")).await;
+        let counted_at = shelf.header("shelf-position").to_owned();
+        client.post(&receive, json!({"quantity": 5})).await.expect(200);
+        for (method, path, body) in [
+            (Method::POST, &receive, json!({"quantity": 1})),
+            (Method::POST, &adjust, json!({"delta": 1, "reason": "found"})),
+            // What was counted may be as much; what has come in since may not go on top.
+            (Method::PUT, &item, json!({"quantity": MOST - 4, "countedAt": counted_at})),
+        ] {
+            let beyond = client.ask(method, path, &[], Some(&body)).await.expect("an answer");
+            assert_eq!((beyond.status, beyond.code()), (409, "limit_exceeded"), "{path}: {}", beyond.body);
+        }
+        let beyond = client.put(&item, json!({"quantity": MOST + 1})).await;
+        assert_eq!((beyond.status, &beyond.body["errors"][0]["pointer"]), (400, &json!("/quantity")));
+        assert_eq!(client.get(&item).await.expect(200)["quantity"], MOST);
+
+        client.patch(&item, json!({"discontinued": true})).await.expect(200);
+        store.post(&format!("/v1/purchase/{product}"), json!({"quantity": 9})).await.expect(200);
+        world.converged(SOON).await;
+        let gone = client.post(&receive, json!({"quantity": 1})).await;
+        assert_eq!((gone.status, gone.code()), (409, "discontinued"), "{}", gone.body);
+        client.patch(&item, json!({"discontinued": false})).await.expect(200);
+        assert_eq!(client.post(&receive, json!({"quantity": 1})).await.expect(200)["quantity"], MOST - 8);
+    }
+    world.converged(SOON).await;
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use protocol::time::Millis;
+use protocol::wire::Command;
 use rusqlite::Connection;
-use serde_json::json;
-use tests::{Builder, Daemon, World, record_unknown, until};
+use serde_json::{Value, json};
+use tests::{Builder, Daemon, World, ask_unknown, record_unknown, until};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -117,4 +118,49 @@ async fn a_position_beyond_all_numbers_stops_no_agent() {
     assert!((400..500).contains(&at_central.status), "{at_central:?}");
     store.post("/v1/purchase/tea", json!({"quantity": 1})).await.expect(200);
     world.converged(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_parks_what_it_does_not_understand_until_people_drop_it() {
+    let mut world = world().await;
+    assert_eq!(world.terminate(&Daemon::Central), Some(0));
+    let opened = Command::Opened { for_epoch: 1.into() };
+    {
+        let file = Connection::open(world.dir().join("central.db")).expect("opens");
+        ask_unknown(&file, "s1", "teleport", "{\"productId\":\"tea\"}", "later-1").expect("writes");
+        // Understood, but where no epoch opens.
+        ask_unknown(&file, "s1", opened.kind(), &opened.encode(), "later-2").expect("writes");
+    }
+    world.restart(&Daemon::Central).await;
+    let (store, central) = (world.store("s1"), world.central());
+    let letters = async || store.get("/v1/dead-letters").await.expect(200)["items"].take();
+    let parked = until("both are parked", SOON, async || {
+        let parked = letters().await;
+        if parked.as_array().map(Vec::len) == Some(2) { Ok(parked) } else { Err(parked) }
+    })
+    .await;
+    let told = |at: usize| ["type", "operationId", "body"].map(|member| parked[at][member].as_str().expect("text"));
+    assert_eq!(told(0), [opened.kind(), "later-2", &opened.encode()], "the newest first");
+    assert_eq!(told(1), ["teleport", "later-1", "{\"productId\":\"tea\"}"]);
+    assert!(parked[1]["reason"].as_str().is_some_and(|reason| reason.contains("teleport")), "{parked}");
+    // The link goes on, and central was told.
+    world.online("s1").await;
+    central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await.expect(200);
+    world.converged(SOON).await;
+    let refusals = central.get("/v1/events?storeId=s1&type=command_refused").await.expect(200);
+    assert_eq!(refusals["items"].as_array().map(Vec::len), Some(2), "{refusals}");
+
+    // A replay drops what is understood; nothing is executed.
+    let [understood, other] = [0, 1].map(|at| parked[at]["id"].clone());
+    let one = store.post("/v1/dead-letters/replay", json!({"ids": [other]})).await.expect(200);
+    assert_eq!(one, json!({"replayed": [], "notUnderstood": [other]}));
+    let all = store.post("/v1/dead-letters/replay", json!({})).await.expect(200);
+    assert_eq!(all, json!({"replayed": [understood], "notUnderstood": [other]}));
+    assert_eq!(letters().await.as_array().map(Vec::len), Some(1));
+    let discard = format!("/v1/dead-letters/{}/discard", other.as_str().expect("an id"));
+    assert_eq!(store.post(&discard, json!({})).await.expect(200), json!({"discarded": other}));
+    let again = store.post(&discard, json!({})).await;
+    assert_eq!((again.status, again.code()), (404, "unknown_id"));
+    assert_eq!(letters().await, Value::Array(Vec::new()));
+    assert_eq!(store.get("/v1/inventory/tea").await.expect(200)["quantity"], 49);
 }

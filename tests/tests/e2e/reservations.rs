@@ -301,3 +301,184 @@ async fn what_left_after_the_shelf_was_counted_is_counted_too() {
     assert_eq!(figures(&store, "tea").await, [5, 0, 5]);
     world.converged(SOON).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn central_tells_again_what_became_of_a_hold_and_says_why_there_is_none() {
+    let world = stocked(&[("tea", 5)]).await;
+    let (central, store) = (world.central(), world.store("s1"));
+    let ask =
+        |store: &str, units: i64| json!({"storeId": store, "lines": lines(&[("tea", units)]), "ttlSeconds": 3_600});
+    let hold =
+        async |key: &str, body: Value| central.post_with("/v1/reservations", &[("idempotency-key", key)], body).await;
+    let first = hold("hold-1", ask("s1", 3)).await.expect(201);
+    let confirm = format!("{}/confirm", path(&first));
+    for status in ["open", "confirmed"] {
+        let again = hold("hold-1", ask("s1", 3)).await;
+        assert_eq!((again.status, again.header("idempotency-replayed")), (200, "true"), "{}", again.body);
+        assert_eq!((&again.body["reservationId"], &again.body["status"]), (&first["reservationId"], &json!(status)));
+        central.post(&confirm, json!({})).await.expect(200);
+    }
+    assert_eq!(figures(&store, "tea").await, [2, 0, 2]);
+    assert_eq!(refused(&hold("hold-1", ask("s1", 2)).await), (422, "idempotency_key_reused"));
+
+    // What central refuses itself leaves no record and binds no key.
+    assert_eq!(refused(&hold("hold-2", ask("s9", 1)).await), (404, "unknown_store"));
+    let short = hold("hold-2", ask("s1", 3)).await;
+    assert_eq!((refused(&short), &short.body["available"]), ((409, "insufficient_stock"), &json!(2)));
+    let list = central.get("/v1/reservations").await.expect(200);
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(1));
+
+    // What the store refuses is kept: the till has sold one that central believes to be there.
+    store.post("/v1/disconnected", json!({"abrupt": true})).await.expect(200);
+    store.post("/v1/purchase/tea", json!({"quantity": 1})).await.expect(200);
+    let now = [("idempotency-key", "hold-2"), ("prefer", "respond-async")];
+    let asked = central.post_with("/v1/reservations", &now, ask("s1", 2)).await;
+    assert_eq!((asked.status, &asked.body["status"]), (202, &json!("pending")));
+    assert_eq!(
+        ["location", "preference-applied", "retry-after"].map(|name| asked.header(name)),
+        [&*path(&asked.body), "wait=0", "1"]
+    );
+    store.post("/v1/connected", json!({})).await.expect(200);
+    let rejected = known(&world, &path(&asked.body), "rejected").await;
+    assert_eq!(rejected["code"], "insufficient_stock");
+    assert_ne!(rejected["settledAt"], Value::Null);
+    let again = hold("hold-2", ask("s1", 2)).await;
+    assert_eq!((refused(&again), again.header("idempotency-replayed")), ((409, "insufficient_stock"), "true"));
+    assert_eq!(again.body["reservationId"], rejected["reservationId"]);
+    let never = central.post(&format!("{}/confirm", path(&rejected)), json!({})).await;
+    assert_eq!((refused(&never), &never.body["state"]), ((409, "reservation_closed"), &json!("rejected")));
+
+    // A store that is away is asked for nothing; what has ended is told all the same.
+    world.converged(SOON).await;
+    store.post("/v1/disconnected", json!({})).await.expect(200);
+    let away = until("the store has left", SOON, async || {
+        let away = hold("hold-3", ask("s1", 1)).await;
+        if away.status == 503 { Ok(away) } else { Err(away) }
+    })
+    .await;
+    assert_eq!((away.code(), &away.body["reason"]), ("store_unavailable", &json!("offline")));
+    assert_eq!(away.header("retry-after"), "5");
+    assert_eq!(central.post(&confirm, json!({})).await.expect(200)["status"], "confirmed");
+    central.patch("/v1/stores/s1", json!({"retired": true})).await.expect(200);
+    assert_eq!(refused(&hold("hold-4", ask("s1", 1)).await), (409, "store_retired"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_store_has_not_answered_about_a_hold_is_a_command_until_it_has() {
+    let world = stocked(&[("tea", 9)]).await;
+    let (central, store) = (world.central(), world.store("s1"));
+    let acts = [
+        ("confirm", json!({"lines": lines(&[("tea", 1)])}), "confirmed"),
+        ("cancel", json!({}), "cancelled"),
+        ("extend", json!({"ttlSeconds": 3_600}), "open"),
+    ];
+    let mut held = Vec::new();
+    for _ in &acts {
+        let ask = json!({"storeId": "s1", "lines": lines(&[("tea", 2)]), "ttlSeconds": 600});
+        held.push(central.post("/v1/reservations", ask).await.expect(201));
+    }
+    world.converged(SOON).await;
+    store.post("/v1/disconnected", json!({"abrupt": true})).await.expect(200);
+    let mut commands = Vec::new();
+    for ((act, body, _), held) in acts.iter().zip(&held) {
+        for replayed in ["", "true"] {
+            let key = [("idempotency-key", *act), ("prefer", "respond-async")];
+            let asked = central.post_with(&format!("{}/{act}", path(held)), &key, body.clone()).await;
+            assert_eq!((asked.status, asked.header("idempotency-replayed")), (202, replayed), "{act}: {}", asked.body);
+            let command = asked.header("location").to_owned();
+            let id = asked.body["pendingCommandId"].as_str().expect("an id");
+            assert_eq!((&*command, asked.header("retry-after")), (&*format!("/v1/commands/{id}"), "1"));
+            assert_eq!(asked.body["status"], "open", "{act}: only the store decides");
+            assert_eq!(central.get(&path(held)).await.expect(200)["pendingCommandId"], id);
+            commands.push(command);
+        }
+        let [.., first, again] = &commands[..] else { panic!("two") };
+        assert_eq!(first, again, "{act}: one command");
+        let command = central.get(first).await.expect(200);
+        let operation = format!("{act}_reservation");
+        assert_eq!((&command["status"], &command["operation"]), (&json!("pending"), &json!(operation)));
+    }
+    assert_eq!(figures(&store, "tea").await, [9, 6, 3]);
+
+    store.post("/v1/connected", json!({})).await.expect(200);
+    for (at, (act, body, status)) in acts.iter().enumerate() {
+        let key = [("idempotency-key", *act), ("prefer", "wait=30")];
+        let done = central.post_with(&format!("{}/{act}", path(&held[at])), &key, body.clone()).await;
+        assert_eq!(done.header("idempotency-replayed"), "true");
+        let done = done.expect(200);
+        assert_eq!((&done["status"], done.get("pendingCommandId")), (&json!(status), None), "{act}");
+        let command = central.get(&commands[2 * at]).await.expect(200);
+        assert_eq!((&command["status"], command["reservation"].is_object()), (&json!("done"), true), "{command}");
+        let is_later = done["expiresAt"].as_str() > held[at]["expiresAt"].as_str();
+        assert_eq!(is_later, *act == "extend", "{act}: {done}");
+    }
+    world.converged(SOON).await;
+    assert_eq!(figures(&store, "tea").await, [8, 2, 6]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_is_extended_and_given_back_once_under_each_key_until_it_has_ended() {
+    let world = stocked(&[("tea", 5)]).await;
+    let (central, store) = (world.central(), world.store("s1"));
+    for (client, at) in [(&store, Value::Null), (&central, json!("s1"))] {
+        let hold = async |ttl: i64| {
+            let mut asked = json!({"lines": lines(&[("tea", 2)]), "ttlSeconds": ttl});
+            if at.is_string() {
+                asked["storeId"] = at.clone();
+            }
+            client.post("/v1/reservations", asked).await.expect(201)
+        };
+        let act = async |held: &Value, act: &str, key: &str, body: Value| {
+            let headers = [("idempotency-key", key), ("prefer", "wait=20")];
+            client.post_with(&format!("{}/{act}", path(held)), &headers, body).await
+        };
+        let ends = |held: &Value| held["expiresAt"].as_str().expect("a time").to_owned();
+        let held = hold(600).await;
+        let (hour, day) = (json!({"ttlSeconds": 3_600}), json!({"ttlSeconds": 86_400}));
+        let extended = act(&held, "extend", "extend-1", hour.clone()).await.expect(200);
+        assert!(ends(&extended) > ends(&held), "{extended}");
+        let again = act(&held, "extend", "extend-1", hour.clone()).await;
+        assert_eq!((again.status, again.header("idempotency-replayed")), (200, "true"));
+        assert_eq!(ends(&again.body), ends(&extended), "its time is not set anew");
+        assert_eq!(refused(&act(&held, "extend", "extend-1", day.clone()).await), (422, "idempotency_key_reused"));
+        let longer = act(&held, "extend", "extend-2", day).await.expect(200);
+        assert!(ends(&longer) > ends(&extended), "{longer}");
+        assert_eq!(
+            ends(&act(&held, "extend", "extend-1", hour.clone()).await.expect(200)),
+            ends(&longer),
+            "as it is now"
+        );
+        assert_eq!(figures(&store, "tea").await, [5, 2, 3]);
+
+        for (key, replayed) in [("cancel-1", ""), ("cancel-1", "true"), ("cancel-2", "")] {
+            let cancelled = act(&held, "cancel", key, json!({"reason": "changed mind"})).await;
+            assert_eq!(cancelled.header("idempotency-replayed"), replayed, "{key}");
+            assert_eq!(cancelled.expect(200)["status"], "cancelled");
+            assert_eq!(figures(&store, "tea").await, [5, 0, 5], "{key}");
+        }
+        for (late, body) in [("extend", hour.clone()), ("confirm", json!({}))] {
+            let closed = act(&held, late, "late", body).await;
+            assert_eq!((refused(&closed), &closed.body["state"]), ((409, "reservation_closed"), &json!("cancelled")));
+        }
+
+        let brief = hold(1).await;
+        until("its time is over", SOON, async || {
+            let seen = client.get(&path(&brief)).await.expect(200);
+            if seen["status"] == "expired" { Ok(()) } else { Err(seen) }
+        })
+        .await;
+        for (late, body) in [("extend", hour), ("cancel", json!({})), ("confirm", json!({}))] {
+            assert_eq!(refused(&act(&brief, late, "late", body).await), (409, "reservation_expired"), "{late}");
+        }
+        assert_eq!(figures(&store, "tea").await, [5, 0, 5]);
+    }
+
+    // The store's staff may do so with what came through central.
+    let ask = json!({"storeId": "s1", "lines": lines(&[("tea", 2)]), "ttlSeconds": 600});
+    let held = central.post("/v1/reservations", ask).await.expect(201);
+    let longer = store.post(&format!("{}/extend", path(&held)), json!({"ttlSeconds": 3_600})).await.expect(200);
+    assert!(longer["expiresAt"].as_str() > held["expiresAt"].as_str(), "{longer}");
+    store.post(&format!("{}/cancel", path(&held)), json!({})).await.expect(200);
+    assert_eq!(known(&world, &path(&held), "cancelled").await["expiresAt"], longer["expiresAt"]);
+    world.converged(SOON).await;
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tests::{Answer, Client, Daemon, Endpoint, World, until};
 
@@ -275,4 +276,26 @@ async fn nobody_is_sent_into_the_network_inside() {
     for after in [json!(-1), json!("x"), json!(1.5), Value::Null] {
         assert_eq!(central.post(&format!("{path}/replay"), json!({"after": after})).await.status, 400, "{after}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_are_a_hundred_at_most() {
+    let world = World::with(&[]).await;
+    let central = world.central();
+    let (key, hook) = ([("idempotency-key", "hook-1")], json!({"url": "https://1.1.1.1/hook"}));
+    let first = central.post_with("/v1/webhooks", &key, hook.clone()).await.expect(201);
+    for _ in 1..100 {
+        register(&central, hook.clone()).await;
+    }
+    let beyond = central.post("/v1/webhooks", hook.clone()).await;
+    assert_eq!((beyond.status, beyond.code()), (409, "limit_exceeded"), "{}", beyond.body);
+    let again = central.post_with("/v1/webhooks", &key, hook.clone()).await;
+    assert_eq!((again.status, again.header("idempotency-replayed")), (201, "true"), "it is one of them");
+    let path = format!("/v1/webhooks/{}", text(&first, "webhookId"));
+    for status in [204, 404] {
+        let deleted = central.ask(Method::DELETE, &path, &[], None).await.expect("an answer");
+        assert_eq!(deleted.status, status);
+    }
+    register(&central, hook.clone()).await;
+    assert_eq!(central.post("/v1/webhooks", hook).await.code(), "limit_exceeded");
 }
