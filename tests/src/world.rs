@@ -188,6 +188,16 @@ impl World {
         self.dir.path().join(format!("{store}.db"))
     }
 
+    /// Removes central's database with all that is beside it. Central must not run.
+    pub fn lose_database_of_central(&self) {
+        for file in std::fs::read_dir(self.dir.path()).expect("the world's files") {
+            let path = file.expect("a file").path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("central.db")) {
+                std::fs::remove_file(path).expect("removed");
+            }
+        }
+    }
+
     /// Runs one of the daemons' tools to its end: whether it succeeded, and what it said.
     pub async fn tool(&self, program: &str, args: &[&str]) -> (bool, String) {
         let (code, said) = self.tool_with(program, args, &[]).await;

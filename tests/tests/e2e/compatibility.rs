@@ -128,12 +128,7 @@ async fn opens_and_keeps_all(fixture: &Path) {
 
     let mut world = builder().start(&[]).await;
     assert_eq!(world.terminate(&Daemon::Central), Some(0));
-    for file in std::fs::read_dir(world.dir()).expect("the world's files") {
-        let path = file.expect("a file").path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("central.db")) {
-            std::fs::remove_file(path).expect("removed");
-        }
-    }
+    world.lose_database_of_central();
     put_back(&world, &contents).await;
     std::fs::write(world.dir().join("central.db"), unpacked("central.db.gz")).expect("written");
     world.restart(&Daemon::Central).await;

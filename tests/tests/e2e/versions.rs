@@ -159,12 +159,7 @@ async fn a_central_of_an_earlier_version_works_beside_these_agents() {
     let mut world = builder().start(&[]).await;
     assert_eq!(world.terminate(&Daemon::Central), Some(0));
     // It refuses the database of a later version.
-    for file in std::fs::read_dir(world.dir()).expect("the world's files") {
-        let path = file.expect("a file").path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("central.db")) {
-            std::fs::remove_file(path).expect("removed");
-        }
-    }
+    world.lose_database_of_central();
     world.earlier.insert("central");
     world.restart(&Daemon::Central).await;
     join(&mut world).await;
