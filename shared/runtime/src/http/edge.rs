@@ -258,9 +258,12 @@ fn whole(answer: Compressed) -> Response {
     answer.map(Body::new)
 }
 
-/// The routes have said how long the body would be, before it was compressed.
+/// The routes have said how long the body would be, before it was compressed; where the client has it already they have not.
 fn without_body(answer: Compressed) -> Response {
     let mut answer = whole(answer);
+    if answer.status() == StatusCode::NOT_MODIFIED {
+        answer.headers_mut().remove(header::CONTENT_LENGTH);
+    }
     let length = answer.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: u64| length >= COMPRESSED_FROM) {
         answer.headers_mut().remove(header::CONTENT_LENGTH);
