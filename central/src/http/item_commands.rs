@@ -44,7 +44,7 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     post, path = "/inventory/{storeId}", operation_id = "createItem", tag = "Stock", params(StorePath, Write, Prefer),
     request_body = Create,
     responses((status = 201, description = "The new item", body = ItemView), (status = 202, description = "The store has not answered yet: the command", body = CommandView)),
-    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "already_exists", "limit_exceeded"]))),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "already_exists"]))),
 )]
 async fn create(
     State(app): Shared,
@@ -62,7 +62,7 @@ async fn create(
     put, path = "/inventory/{storeId}/{productId}", operation_id = "countItem", tag = "Stock", params(ItemPath, Write, IfMatch, Prefer),
     request_body = Count,
     responses((status = 200, description = "The item after it", body = Commanded), (status = 202, description = "The store has not answered yet: the command", body = CommandView)),
-    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "version_conflict", "limit_exceeded"]))),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "version_conflict", "limit_exceeded"]))),
 )]
 async fn count(
     State(app): Shared,
@@ -81,7 +81,7 @@ async fn count(
     patch, path = "/inventory/{storeId}/{productId}", operation_id = "changeItem", tag = "Stock", params(ItemPath, Write, IfMatch, Prefer),
     request_body = Change,
     responses((status = 200, description = "The item after it", body = Commanded), (status = 202, description = "The store has not answered yet: the command", body = CommandView)),
-    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "version_conflict"]))),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "version_conflict"]))),
 )]
 async fn change(
     State(app): Shared,
@@ -98,7 +98,7 @@ async fn change(
     post, path = "/inventory/{storeId}/{productId}/receive", operation_id = "receiveItem", tag = "Stock", params(ItemPath, Write, IfMatch, Prefer),
     request_body = Receive,
     responses((status = 200, description = "The item after it", body = Commanded), (status = 202, description = "The store has not answered yet: the command", body = CommandView)),
-    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "discontinued", "limit_exceeded"]))),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "discontinued", "limit_exceeded"]))),
 )]
 async fn receive(
     State(app): Shared,
@@ -115,7 +115,7 @@ async fn receive(
     post, path = "/inventory/{storeId}/{productId}/adjust", operation_id = "adjustItem", tag = "Stock", params(ItemPath, Write, IfMatch, Prefer),
     request_body = Adjust,
     responses((status = 200, description = "The item after it", body = Commanded), (status = 202, description = "The store has not answered yet: the command", body = CommandView)),
-    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "insufficient_stock", "limit_exceeded"]))),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "insufficient_stock", "limit_exceeded"]))),
 )]
 async fn adjust(
     State(app): Shared,
@@ -135,7 +135,7 @@ async fn adjust(
     put, path = "/inventory/{storeId}/{productId}/allotment", operation_id = "allotItem", tag = "Stock", params(ItemPath, Write, IfMatch, Prefer),
     request_body = Allot,
     responses((status = 200, description = "The item after it", body = Commanded), (status = 202, description = "The store has not answered yet: the command; or it has not lowered it yet: the item", body = CommandOrItem)),
-    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "not_caught_up", "insufficient_stock", "discontinued", "version_conflict", "limit_exceeded"]))),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "unknown_product", "insufficient_stock", "discontinued", "version_conflict"]))),
 )]
 async fn allot(
     State(app): Shared,

@@ -111,7 +111,7 @@ struct Create {
     post, path = "/products", operation_id = "createProduct", tag = "Stock", params(Write, Prefer),
     request_body = Create,
     responses((status = 201, description = "The new item", body = ItemView), (status = 202, description = "The store has not answered yet: the command", body = CommandView)),
-    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "already_exists", "limit_exceeded"]))),
+    extensions(("x-problems" = json!(["unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "already_exists"]))),
 )]
 async fn create(
     State(app): Shared,

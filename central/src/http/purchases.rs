@@ -549,7 +549,7 @@ struct Cancel {
     post, path = "/purchases/{id}/cancel", operation_id = "cancelPurchase", tag = "Purchases", params(IdPath, Write, Prefer),
     request_body = Option<Cancel>,
     responses((status = 200, description = "It has ended, and not as `confirmed`", body = PurchaseView), (status = 202, description = "The store has not answered yet", body = PurchaseView)),
-    extensions(("x-problems" = json!(["unknown_id", "unknown_store", "already_picked", "store_retired"]))),
+    extensions(("x-problems" = json!(["unknown_id", "already_picked", "store_retired"]))),
 )]
 async fn cancel(
     State(app): Shared,

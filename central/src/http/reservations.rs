@@ -112,7 +112,7 @@ fn unknown() -> Problem {
     post, path = "/reservations", operation_id = "makeReservation", tag = "Reservations", params(Write, Prefer),
     request_body = ReserveAt,
     responses((status = 201, description = "The reservation", body = ReservationView), (status = 200, description = "The reservation", body = ReservationView), (status = 202, description = "The store has not answered yet", body = ReservationView)),
-    extensions(("x-problems" = json!(["unknown_id", "unknown_product", "insufficient_stock", "discontinued", "reservation_expired", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store"]))),
+    extensions(("x-problems" = json!(["unknown_product", "insufficient_stock", "discontinued", "reservation_expired", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store"]))),
 )]
 async fn reserve(
     State(app): Shared,
@@ -153,7 +153,7 @@ async fn reserve(
     post, path = "/reservations/{id}/confirm", operation_id = "confirmReservation", tag = "Reservations", params(IdPath, Write, Prefer),
     request_body = Option<Confirm>,
     responses((status = 200, description = "The reservation", body = ReservationView), (status = 202, description = "The store has not answered yet", body = ReservationView)),
-    extensions(("x-problems" = json!(["unknown_id", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "reservation_expired", "reservation_closed"]))),
+    extensions(("x-problems" = json!(["unknown_id", "store_retired", "store_unavailable", "unsupported_by_store", "reservation_expired", "reservation_closed"]))),
 )]
 async fn confirm(
     State(app): Shared,
@@ -170,7 +170,7 @@ async fn confirm(
     post, path = "/reservations/{id}/cancel", operation_id = "cancelReservation", tag = "Reservations", params(IdPath, Write, Prefer),
     request_body = Option<CancelReservation>,
     responses((status = 200, description = "The reservation", body = ReservationView), (status = 202, description = "The store has not answered yet", body = ReservationView)),
-    extensions(("x-problems" = json!(["unknown_id", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "reservation_expired", "reservation_closed"]))),
+    extensions(("x-problems" = json!(["unknown_id", "store_retired", "store_unavailable", "unsupported_by_store", "reservation_expired", "reservation_closed"]))),
 )]
 async fn cancel(
     State(app): Shared,
@@ -187,7 +187,7 @@ async fn cancel(
     post, path = "/reservations/{id}/extend", operation_id = "extendReservation", tag = "Reservations", params(IdPath, Write, Prefer),
     request_body = Extend,
     responses((status = 200, description = "The reservation", body = ReservationView), (status = 202, description = "The store has not answered yet", body = ReservationView)),
-    extensions(("x-problems" = json!(["unknown_id", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "reservation_expired", "reservation_closed"]))),
+    extensions(("x-problems" = json!(["unknown_id", "store_retired", "store_unavailable", "unsupported_by_store", "reservation_expired", "reservation_closed"]))),
 )]
 async fn extend(
     State(app): Shared,

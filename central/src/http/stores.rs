@@ -220,7 +220,6 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
 #[utoipa::path(
     put, path = "/stores/{storeId}", operation_id = "addStore", tag = "Stores", params(StorePath),
     responses((status = 201, description = "The store, which is new", body = StoreView), (status = 200, description = "The store, which was known", body = StoreView)),
-    extensions(("x-problems" = json!(["unknown_store", "store_unavailable"]))),
 )]
 async fn add(State(app): Shared, StorePath(id): StorePath) -> Result<Response> {
     let now = app.source.now();
@@ -544,7 +543,7 @@ async fn resync(State(app): Shared, StorePath(id): StorePath, write: Write) -> R
     post, path = "/stores/{storeId}/restore", operation_id = "restoreStore", tag = "Stores", params(StorePath),
     request_body = schema::RestoreQuestion,
     responses((status = 200, description = "The new epoch, then what is known, an object a line", body = String, content_type = "application/x-ndjson")),
-    extensions(("x-problems" = json!(["unknown_store", "store_unavailable", "store_retired", "not_caught_up"]))),
+    extensions(("x-problems" = json!(["store_retired", "not_caught_up"]))),
 )]
 async fn restore(State(app): Shared, StorePath(id): StorePath, Body { value, .. }: Body<Question>) -> Result<Response> {
     let now = app.source.now();

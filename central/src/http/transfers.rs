@@ -106,7 +106,7 @@ fn unknown() -> Problem {
     post, path = "/transfers", operation_id = "makeTransfer", tag = "Transfers", params(Write, Prefer),
     request_body = MakeTransfer,
     responses((status = 201, description = "The transfer: its units have left the source", body = TransferView), (status = 200, description = "The transfer", body = TransferView), (status = 202, description = "The source has not answered yet", body = TransferView)),
-    extensions(("x-problems" = json!(["unknown_id", "unknown_product", "insufficient_stock", "transfer_closed", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store"]))),
+    extensions(("x-problems" = json!(["unknown_product", "insufficient_stock", "transfer_closed", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store"]))),
 )]
 async fn make(
     State(app): Shared,
@@ -165,7 +165,7 @@ async fn make(
     post, path = "/transfers/{id}/receive", operation_id = "receiveTransfer", tag = "Transfers", params(IdPath, Write, Prefer),
     request_body = Option<ReceiveTransfer>,
     responses((status = 200, description = "The transfer", body = TransferView), (status = 202, description = "The destination has not answered yet", body = TransferView)),
-    extensions(("x-problems" = json!(["unknown_id", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store", "transfer_closed", "limit_exceeded"]))),
+    extensions(("x-problems" = json!(["unknown_id", "store_retired", "store_unavailable", "unsupported_by_store", "transfer_closed", "limit_exceeded"]))),
 )]
 async fn receive(
     State(app): Shared,

@@ -98,7 +98,7 @@ async fn one(State(app): Shared, ProductPath(product): ProductPath, etags: Etags
     post, path = "/inventory", operation_id = "createItem", tag = "Items", params(Write),
     request_body = Create,
     responses((status = 201, description = "The new item", body = ItemView)),
-    extensions(("x-problems" = json!(["already_exists", "limit_exceeded"]))),
+    extensions(("x-problems" = json!(["already_exists"]))),
 )]
 async fn create(State(app): Shared, write: Write, Body { value, json }: Body<Create>) -> Result<Response> {
     let (product, asked) = value.asked();
@@ -182,7 +182,7 @@ async fn adjust(
     put, path = "/inventory/{productId}/allotment", operation_id = "allotItem", tag = "Items", params(ProductPath, Write, IfMatch, Prefer),
     request_body = Allot,
     responses((status = 200, description = "The item after it", body = ItemView), (status = 202, description = "Central has not answered yet: the item, with `allotmentWanted`", body = ItemView)),
-    extensions(("x-problems" = json!(["unknown_product", "insufficient_stock", "discontinued", "version_conflict", "limit_exceeded"]))),
+    extensions(("x-problems" = json!(["unknown_product", "insufficient_stock", "discontinued", "version_conflict"]))),
 )]
 async fn allot(
     State(app): Shared,
