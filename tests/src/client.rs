@@ -1,8 +1,13 @@
 //! A thin JSON client.
 
-use reqwest::Method;
+use std::path::Path;
+use std::time::Duration;
+
 use reqwest::header::{AUTHORIZATION, HeaderMap};
+use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
+
+use crate::record::Record;
 
 /// What a server said.
 #[derive(Debug, Clone)]
@@ -37,28 +42,26 @@ impl Answer {
 pub struct Client {
     http: reqwest::Client,
     base: String,
+    record: Option<Record>,
 }
 
 impl Client {
     /// A client of `http://127.0.0.1:port`.
     pub fn new(port: u16) -> Self {
-        Self::sending(port, HeaderMap::new())
+        Self { http: http(HeaderMap::new()), base: format!("http://127.0.0.1:{port}"), record: None }
     }
 
     /// The same, which says who it is.
-    pub fn bearing(port: u16, token: &str) -> Self {
+    #[must_use]
+    pub fn bearing(self, token: &str) -> Self {
         let value = format!("Bearer {token}").parse().expect("a header's value");
-        Self::sending(port, HeaderMap::from_iter([(AUTHORIZATION, value)]))
+        Self { http: http(HeaderMap::from_iter([(AUTHORIZATION, value)])), ..self }
     }
 
-    fn sending(port: u16, headers: HeaderMap) -> Self {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(std::time::Duration::from_secs(40))
-            .default_headers(headers)
-            .build()
-            .expect("a client of plain http");
-        Self { http, base: format!("http://127.0.0.1:{port}") }
+    /// The same, of a server whose answers are written down.
+    #[must_use]
+    pub fn recorded(self, server: &'static str, world: &Path) -> Self {
+        Self { record: Some(Record::new(server, world)), ..self }
     }
 
     /// Asks; an error if there was no answer.
@@ -69,29 +72,55 @@ impl Client {
         headers: &[(&str, &str)],
         body: Option<&Value>,
     ) -> reqwest::Result<Answer> {
-        let mut request = self.http.request(method, format!("{}{path}", self.base));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
+        let json = [("content-type", "application/json")];
+        match body {
+            Some(body) => {
+                self.answer(method, path, &[&json, headers].concat(), Some(body.to_string().into_bytes())).await
+            }
+            None => self.answer(method, path, headers, None).await,
         }
-        if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body.to_string());
-        }
-        let response = request.send().await?;
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let bytes = response.bytes().await?;
-        Ok(Answer { status, headers, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
     }
 
     /// Sends a body as it is.
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
-        let mut request = self.http.request(method, format!("{}{path}", self.base)).body(body);
+        self.answer(method, path, headers, Some(body)).await.expect("an answer")
+    }
+
+    /// An answer that is not JSON, or that has no end: its status and headers are here.
+    pub async fn open(&self, path: &str, headers: &[(&str, &str)]) -> reqwest::Response {
+        let request = self.request(Method::GET, path, headers, None).timeout(Duration::from_secs(600));
+        let response = request.send().await.expect("an answer");
+        if let Some(record) = &self.record {
+            record.take(&Method::GET, path, headers, None, response.status().as_u16(), response.headers(), None);
+        }
+        response
+    }
+
+    fn request(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<Vec<u8>>) -> RequestBuilder {
+        let mut request = self.http.request(method, format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = request.send().await.expect("an answer");
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let bytes = response.bytes().await.expect("a body");
-        Answer { status, headers, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
+        body.into_iter().fold(request, RequestBuilder::body)
+    }
+
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> reqwest::Result<Answer> {
+        let response = self.request(method.clone(), path, headers, body.clone()).send().await?;
+        let (status, answered) = (response.status().as_u16(), response.headers().clone());
+        let bytes = response.bytes().await?;
+        let answer = Answer { status, headers: answered, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) };
+        if let Some(record) = &self.record {
+            // Also a purchase says with which code it has ended.
+            let code = answer.body["code"].as_str().filter(|_| status >= 400);
+            record.take(&method, path, headers, body.as_deref(), status, &answer.headers, code);
+        }
+        Ok(answer)
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -119,4 +148,14 @@ impl Client {
     pub async fn patch(&self, path: &str, body: Value) -> Answer {
         self.ask(Method::PATCH, path, &[], Some(&body)).await.expect("an answer")
     }
+}
+
+fn http(headers: HeaderMap) -> reqwest::Client {
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(40))
+        .default_headers(headers)
+        .build()
+        .expect("a client of plain http")
 }

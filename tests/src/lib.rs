@@ -15,6 +15,7 @@ pub mod history;
 pub mod judge;
 mod port;
 mod process;
+mod record;
 pub mod replay;
 pub mod simulation;
 mod till;
@@ -27,7 +28,7 @@ pub use dice::Dice;
 pub use endpoint::{Endpoint, Heard};
 pub use process::Process;
 pub use till::Till;
-pub use unknown::{ask_unknown, record_unknown};
+pub use unknown::{ask_unknown, command_head, record_unknown, rewrite_commands};
 pub use world::{Builder, Daemon, World, binary};
 
 use std::fmt::Debug;

@@ -55,7 +55,7 @@ impl Builder {
             redis: None,
             central: None,
             stores: BTreeMap::new(),
-            descriptors: None,
+            limit: None,
             central_args: Vec::new(),
             store_args: Vec::new(),
             earlier: BTreeSet::new(),
@@ -93,7 +93,8 @@ pub struct World {
     redis: Option<Process>,
     central: Option<Process>,
     stores: BTreeMap<String, (Port, Option<Process>)>,
-    descriptors: Option<u64>,
+    /// What a shell says before it becomes a daemon.
+    limit: Option<String>,
     /// More options of central, from its next start on.
     pub central_args: Vec<String>,
     /// More options of agents, from their next start on.
@@ -166,7 +167,7 @@ impl World {
 
     /// A client of central.
     pub fn central(&self) -> Client {
-        Client::new(self.central_port.number())
+        Client::new(self.central_port.number()).recorded("central", self.dir.path())
     }
 
     /// What a daemon has logged since it was started last.
@@ -180,7 +181,7 @@ impl World {
 
     /// A client of a store.
     pub fn store(&self, store: &str) -> Client {
-        Client::new(self.port_of(store))
+        Client::new(self.port_of(store)).recorded("store-agent", &self.dir.path().join(store))
     }
 
     /// A store's database file.
@@ -368,14 +369,19 @@ impl World {
 
     /// Daemons that start from now on may have so many descriptors.
     pub fn limit_descriptors(&mut self, limit: u64) {
-        self.descriptors = Some(limit);
+        self.limit = Some(format!("ulimit -n {limit}"));
+    }
+
+    /// Daemons that start from now on can write no file beyond so many bytes, as if the disk was full. `None`: they can.
+    pub fn limit_files(&mut self, bytes: Option<u64>) {
+        self.limit = bytes.map(|bytes| format!("trap '' XFSZ && ulimit -f {}", bytes / 512));
     }
 
     fn start_daemon(&self, program: &str, args: &[String], name: &str) -> Process {
         let find = if self.earlier.contains(program) { earlier_binary } else { binary };
         let (program, log) = (find(program), self.dir.path().join(format!("{name}.log")));
-        let Some(limit) = self.descriptors else { return Process::start(&program, args, &log) };
-        let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+        let Some(limit) = &self.limit else { return Process::start(&program, args, &log) };
+        let script = format!("{limit} && exec \"$0\" \"$@\"");
         let mut all = vec!["-c".to_owned(), script, program.display().to_string()];
         all.extend_from_slice(args);
         Process::start(Path::new("/bin/sh"), &all, &log)
@@ -434,11 +440,16 @@ impl World {
 
     /// Starts a daemon again and waits until it answers.
     pub async fn restart(&mut self, daemon: &Daemon) {
+        self.start(daemon);
+        self.up(daemon).await;
+    }
+
+    /// Starts a daemon again, whatever comes of it.
+    pub fn start(&mut self, daemon: &Daemon) {
         match daemon {
             Daemon::Central => self.start_central(),
             Daemon::Store(store) => self.start_store(store),
         }
-        self.up(daemon).await;
     }
 
     /// Where a daemon says on which address it serves.

@@ -1,5 +1,6 @@
 //! `cargo xtask ...`: what a developer or a visitor runs.
 
+mod answers;
 mod attack;
 mod bench;
 mod chaos;

@@ -179,8 +179,7 @@ async fn a_snapshot_is_a_stores_stock_at_a_position() {
     let position = sold.header("shelf-position").to_owned();
     let tea = sold.expect(200);
     world.converged(SOON).await;
-    let url = format!("http://127.0.0.1:{}/v1/stores/s1/snapshot", world.central_port());
-    let snapshot = reqwest::get(url).await.expect("an answer");
+    let snapshot = central.open("/v1/stores/s1/snapshot", &[]).await;
     assert_eq!(
         (snapshot.status().as_u16(), &snapshot.headers()["content-type"]),
         (200, &"application/x-ndjson".parse().expect("a value"))

@@ -154,12 +154,26 @@ async fn each_write_under_a_key_has_one_effect_at_both_servers() {
     let (store, central) = (world.store("s1"), world.central());
     let bought = central.post("/v1/purchase/s1/tea", json!({"quantity": 2})).await.expect(200);
     let picked = format!("/v1/purchases/{}/picked", bought["purchase"]["purchaseId"].as_str().expect("an id"));
+    let unwanted = central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await;
+    let cancelled = format!("{}/cancel", unwanted.header("location"));
+    let mut held = Vec::new();
+    for act in ["confirm", "cancel"] {
+        let hold = json!({"lines": [{"productId": "tea", "quantity": 1}]});
+        held.push(format!("{}/{act}", store.post("/v1/reservations", hold).await.header("location")));
+    }
     world.converged(SOON).await;
-    let (post, put) = (Method::POST, Method::PUT);
+    let (post, put, patch) = (Method::POST, Method::PUT, Method::PATCH);
     let writes = [
         (&store, &post, "/v1/inventory", json!({"productId": "jam", "quantity": 4}), 201),
         (&store, &post, "/v1/inventory/tea/adjust", json!({"delta": -2, "reason": "damage"}), 200),
+        (&store, &post, "/v1/inventory/tea/receive", json!({"quantity": 3}), 200),
+        (&store, &patch, "/v1/inventory/tea", json!({"name": "Black tea"}), 200),
+        (&store, &put, "/v1/inventory/tea", json!({"quantity": 25}), 200),
+        (&store, &put, "/v1/inventory/tea/allotment", json!({"quantity": 2}), 200),
+        (&store, &post, &*held[0], json!({}), 200),
+        (&store, &post, &*held[1], json!({}), 200),
         (&store, &post, &*picked, json!({"reference": "shelf 4"}), 200),
+        (&central, &post, &*cancelled, json!({}), 200),
         (&central, &post, "/v1/inventory/s1", json!({"productId": "rum", "quantity": 6}), 201),
         (&central, &put, "/v1/inventory/s1/tea", json!({"quantity": 30}), 200),
         (&central, &post, "/v1/inventory/s1/tea/adjust", json!({"delta": 3, "reason": "found"}), 200),
@@ -178,8 +192,18 @@ async fn each_write_under_a_key_has_one_effect_at_both_servers() {
         assert_eq!((again.status, is_replay(&again)), (*status, true), "{path}: {}", again.body);
         assert_eq!(store.get("/v1/status").await.expect(200)["head"], head, "{path}");
         assert_eq!(again.header("location"), first.header("location"), "{path}");
-        for member in ["productId", "purchaseId", "quantity", "allotted", "version", "difference", "picked", "pickedAt"]
-        {
+        for member in [
+            "productId",
+            "purchaseId",
+            "quantity",
+            "allotted",
+            "version",
+            "difference",
+            "picked",
+            "pickedAt",
+            "status",
+            "name",
+        ] {
             assert_eq!(again.body[member], first.body[member], "{path}: {member}");
         }
         let mut other = body.clone();
@@ -192,6 +216,7 @@ async fn each_write_under_a_key_has_one_effect_at_both_servers() {
     for (product, units) in [("jam", 4), ("rum", 6)] {
         assert_eq!(store.get(&format!("/v1/inventory/{product}")).await.expect(200)["quantity"], units);
     }
+    assert_eq!((&tea["reserved"], &tea["name"]), (&json!(0), &json!("Black tea")));
     let purchase = store.get(picked.trim_end_matches("/picked")).await.expect(200);
     assert_eq!(purchase["picked"], true);
     world.converged(SOON).await;
@@ -251,4 +276,89 @@ async fn a_write_of_an_item_that_has_changed_since_is_refused_at_both_servers() 
     }
     let bought = central.post_with("/v1/purchase/s1/tea", &[("if-match", "*")], json!({"quantity": 1})).await;
     assert_eq!((bought.status, bought.code()), (400, "invalid_request"), "a purchase there depends on no version");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_key_a_request_that_comes_again_is_another_one() {
+    let world = World::with(&["s1", "s2"]).await;
+    let (store, central) = (world.store("s1"), world.central());
+    for name in ["s1", "s2"] {
+        world.store(name).post("/v1/inventory", json!({"productId": "tea", "quantity": 20})).await.expect(201);
+    }
+    world.converged(SOON).await;
+    let tea = |quantity: i64| json!([{"productId": "tea", "quantity": quantity}]);
+    let held = async |client: &Client, body: Value| {
+        let answer = client.post_with("/v1/reservations", &[("prefer", "wait=20")], body).await;
+        let path = answer.header("location").to_owned();
+        answer.expect(201);
+        path
+    };
+    let [kept, freed] = [held(&store, json!({"lines": tea(1)})).await, held(&store, json!({"lines": tea(1)})).await];
+    let online = json!({"storeId": "s1", "lines": tea(1)});
+    let [online_kept, online_freed] = [held(&central, online.clone()).await, held(&central, online).await];
+    let bought = central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await.header("location").to_owned();
+    let sent = json!({"fromStoreId": "s2", "toStoreId": "s1", "lines": tea(4)});
+    let sent = central.post("/v1/transfers", sent).await.header("location").to_owned();
+    world.converged(SOON).await;
+    let (post, put, patch) = (Method::POST, Method::PUT, Method::PATCH);
+    let of = |path: &str, act: &str| format!("{path}/{act}");
+    let damage = json!({"delta": -1, "reason": "damage"});
+    let batch = json!({"operations": [{"op": "sell", "productId": "tea", "quantity": 1}]});
+    let online_batch = json!({"storeId": "s1", "operations": [{"op": "sell", "productId": "tea", "quantity": 1}]});
+    let restore = json!({"epoch": 0, "log": []});
+    let writes = [
+        (&store, &post, "/v1/inventory".to_owned(), json!({"productId": "ale"}), [201, 409], "already_exists"),
+        (&store, &patch, "/v1/inventory/tea".into(), json!({"name": "Black tea"}), [200, 200], ""),
+        (&store, &post, "/v1/inventory/tea/adjust".into(), damage.clone(), [200, 200], ""),
+        (&store, &put, "/v1/inventory/tea/allotment".into(), json!({"quantity": 2}), [200, 200], ""),
+        (&store, &post, "/v1/operations".into(), batch, [200, 200], ""),
+        (&store, &post, "/v1/reservations".into(), json!({"lines": tea(1)}), [201, 201], ""),
+        (&store, &post, of(&kept, "extend"), json!({"ttlSeconds": 600}), [200, 200], ""),
+        (&store, &post, of(&freed, "cancel"), json!({}), [200, 200], ""),
+        (&store, &post, "/v1/dead-letters/replay".into(), json!({}), [200, 200], ""),
+        (&central, &post, "/v1/inventory/s1".into(), json!({"productId": "rum"}), [201, 409], "already_exists"),
+        (
+            &central,
+            &post,
+            "/v1/products".into(),
+            json!({"productId": "gin", "name": "Gin"}),
+            [201, 409],
+            "already_exists",
+        ),
+        (&central, &patch, "/v1/inventory/s1/tea".into(), json!({"name": "Green tea"}), [200, 200], ""),
+        (&central, &post, "/v1/inventory/s1/tea/adjust".into(), damage, [200, 200], ""),
+        (&central, &post, "/v1/inventory/s1/tea/receive".into(), json!({"quantity": 2}), [200, 200], ""),
+        (&central, &post, "/v1/operations".into(), online_batch, [200, 200], ""),
+        (&central, &put, "/v1/inventory/s1/tea/allotment".into(), json!({"quantity": 3}), [200, 200], ""),
+        (&central, &post, of(&online_kept, "extend"), json!({"ttlSeconds": 600}), [200, 200], ""),
+        (&central, &post, of(&online_freed, "cancel"), json!({}), [200, 200], ""),
+        (&central, &post, of(&bought, "cancel"), json!({}), [200, 200], ""),
+        (&central, &post, of(&sent, "receive"), json!({}), [200, 409], "transfer_closed"),
+        (&central, &put, "/v1/inventory/s1/tea".into(), json!({"quantity": 30}), [200, 200], ""),
+        (&central, &post, "/v1/projections/rebuild".into(), Value::Null, [202, 202], ""),
+        (&central, &post, "/v1/dead-letters/replay".into(), json!({}), [200, 200], ""),
+        // Of a store that nobody else runs.
+        (&central, &post, "/v1/stores/s3/restore".into(), restore, [200, 200], ""),
+    ];
+    for (client, method, path, body, statuses, code) in &writes {
+        for status in statuses {
+            let body = Some(body).filter(|body| !body.is_null());
+            let answer = client.ask((*method).clone(), path, &[("prefer", "wait=20")], body).await.expect("an answer");
+            assert_eq!(answer.status, *status, "{method} {path}: {}", answer.body);
+            assert!(*status < 400 || answer.code() == *code, "{method} {path}: {}", answer.body);
+            assert!(!is_replay(&answer), "{path}");
+        }
+    }
+    world.converged(SOON).await;
+    let tea = store.get("/v1/inventory/tea").await.expect(200);
+    // The holds are the one that was kept at each server, and two that were asked for in the same words.
+    let figures = ["quantity", "reserved", "allotted", "available"].map(|name| tea[name].as_i64());
+    assert_eq!(figures, [Some(30), Some(4), Some(3), Some(23)], "{tea}");
+    let moved = async |kind: &str| {
+        let told = store.get(&format!("/v1/events?type={kind}&productId=tea")).await.expect(200);
+        told["items"].as_array().expect("a list").iter().map(|event| event["delta"].as_i64().unwrap_or(0)).sum::<i64>()
+    };
+    let sums =
+        [moved("adjusted").await, moved("received").await, moved("sold").await, moved("transfer_received").await];
+    assert_eq!(sums, [-4, 4, -4, 4], "twice at each server, twice, twice by each server's batch, once");
 }

@@ -153,6 +153,9 @@ async fn stock_goes_out_and_in_as_csv_by_the_command_line() {
     let (done, said) = world.tool("store-agent", &["export", "--to", file, "--url", &url]).await;
     assert!(!done && said.contains("cannot write"), "{said}");
     let text = std::fs::read_to_string(file).expect("was written");
+    let exported = store.open("/v1/export", &[]).await;
+    assert_eq!(exported.headers()["content-type"], "text/csv; charset=utf-8");
+    assert_eq!(exported.text().await.expect("text"), text, "the tool writes what the route answers");
     assert_eq!(
         text.lines().collect::<Vec<_>>()[..2],
         ["productId,name,quantity,version,lowAt", "creme,Crème Brûlée,3,1,"]

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::json;
-use tests::{Builder, until};
+use tests::{Builder, Client, until};
 
 const SOON: Duration = Duration::from_secs(10);
 
 /// Samples by name and labels. What is told must be explained, and stand once.
-async fn metrics(port: u16) -> BTreeMap<String, f64> {
-    let answer = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await.expect("an answer");
+async fn metrics(client: &Client) -> BTreeMap<String, f64> {
+    let answer = client.open("/metrics", &[]).await;
     assert_eq!(
         (answer.status().as_u16(), &answer.headers()["content-type"]),
         (200, &"text/plain; version=0.0.4".parse().expect("a value"))
@@ -46,7 +46,7 @@ async fn both_servers_tell_how_they_are() {
     central.post("/v1/purchase", bought).await.expect(200);
     world.converged(SOON).await;
 
-    let told = metrics(world.port_of("s1")).await;
+    let told = metrics(&world.store("s1")).await;
     let expected = [
         (r#"http_requests_total{method="POST",route="/purchase/{productId}",status="200"}"#, 3.0),
         (r#"http_requests_total{method="POST",route="/purchase/{productId}",status="409"}"#, 1.0),
@@ -63,7 +63,7 @@ async fn both_servers_tell_how_they_are() {
     let state = |name: &str| format!(r#"shelfstream_link{{state="{name}"}}"#);
     assert_eq!((told[&state("up")], told[&state("off")]), (1.0, 0.0));
 
-    let told = metrics(world.central_port()).await;
+    let told = metrics(&world.central()).await;
     let of = |name: &str, store: &str| format!(r#"shelfstream_store_{name}{{store_id="{store}"}}"#);
     assert_eq!((told["shelfstream_redis_up"], told[r#"shelfstream_stores{status="online"}"#]), (1.0, 2.0));
     assert_eq!(told[r#"shelfstream_events_total{type="sold"}"#], 3.0);
@@ -72,21 +72,21 @@ async fn both_servers_tell_how_they_are() {
     }
     assert!(told[&of("round_trip_seconds", "s1")] < 5.0 && !told.contains_key(&of("round_trip_seconds", "s2")));
     until("a heartbeat has told that all is acknowledged", SOON, async || {
-        let told = metrics(world.central_port()).await;
+        let told = metrics(&world.central()).await;
         if told.get(&of("backlog_entries", "s1")) == Some(&0.0) { Ok(()) } else { Err(told) }
     })
     .await;
     // Counted on, not counted again.
-    assert_eq!(metrics(world.central_port()).await[r#"shelfstream_events_total{type="sold"}"#], 3.0);
+    assert_eq!(metrics(&world.central()).await[r#"shelfstream_events_total{type="sold"}"#], 3.0);
 
     store.post("/v1/disconnected", json!({})).await.expect(200);
     until("one store is offline", SOON, async || {
-        let told = metrics(world.central_port()).await;
+        let told = metrics(&world.central()).await;
         let sells = (told[&of("sells", "s1")], told[&of("sells", "s2")]);
         if sells == (0.0, 1.0) && told[r#"shelfstream_stores{status="offline"}"#] == 1.0 { Ok(()) } else { Err(told) }
     })
     .await;
     store.post("/v1/purchase/tea", json!({"quantity": 1})).await.expect(200);
-    let told = metrics(world.port_of("s1")).await;
+    let told = metrics(&world.store("s1")).await;
     assert_eq!((told["shelfstream_backlog_entries"], told[&state("off")]), (1.0, 1.0));
 }

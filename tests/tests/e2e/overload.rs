@@ -50,7 +50,7 @@ impl Agent {
     }
 
     fn client(&self) -> Client {
-        Client::new(self.port)
+        Client::new(self.port).recorded("store-agent", self.dir.path())
     }
 
     fn database(&self) -> PathBuf {
@@ -147,6 +147,10 @@ async fn uploads_that_do_not_come_shut_nobody_out() {
         }
     }
     assert_eq!(refused, 36, "four imports are read at once");
+    let text = b"productId,quantity\njam,1\n".to_vec();
+    let kind = [("content-type", "text/csv")];
+    let one_more = agent.client().send(reqwest::Method::POST, "/v1/import", &kind, text).await;
+    assert_eq!((one_more.status, one_more.code(), one_more.header("retry-after")), (503, "overloaded", "1"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -184,6 +188,20 @@ async fn a_database_that_is_gone_is_not_sold_into() {
     let kept = rusqlite::Connection::open(kept).expect("opens");
     let left: i64 = kept.query_row("select quantity from item", [], |row| row.get(0)).expect("reads");
     assert!((999_996..=999_997).contains(&left), "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_read_its_database_is_not_ready() {
+    let agent = Agent::start(1_024).await;
+    let ready = async || {
+        let answer = agent.client().get("/ready").await;
+        let told = json!([answer.body["status"], answer.body["checks"]["database"]]);
+        (answer.status, told)
+    };
+    assert_eq!(ready().await, (200, json!(["degraded", "up"])));
+    let file = rusqlite::Connection::open(agent.database()).expect("opens");
+    file.execute("alter table meta rename to elsewhere", []).expect("writes");
+    assert_eq!(ready().await, (503, json!(["broken", "down"])));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

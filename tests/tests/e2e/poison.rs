@@ -47,6 +47,12 @@ async fn what_is_not_understood_is_parked_and_the_store_goes_on() {
     central.post("/v1/dead-letters/replay", json!({})).await.expect(200);
     let again = central.get("/v1/dead-letters?storeId=s1").await.expect(200);
     assert_eq!(again["items"].as_array().map(Vec::len), Some(3), "{again}");
+    let discard = format!("/v1/dead-letters/{}/discard", letters["items"][0]["id"].as_str().expect("an id"));
+    assert_eq!(central.post(&discard, json!({})).await.expect(200)["discarded"], letters["items"][0]["id"]);
+    let gone = central.post(&discard, json!({})).await;
+    assert_eq!((gone.status, gone.code()), (404, "unknown_id"));
+    let left = central.get("/v1/dead-letters?storeId=s1").await.expect(200);
+    assert_eq!(left["items"].as_array().map(Vec::len), Some(2), "{left}");
     // A resync has made the view sure of itself again.
     world.online("s1").await;
     central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await.expect(200);

@@ -97,24 +97,47 @@ async fn heard_of_too_late_it_expires_and_cancelled_in_time_it_never_runs() {
     // The agent stands still with a fresh heartbeat: purchases are accepted and wait.
     world.running(&agent).signal(Signal::SIGSTOP);
     let now = [("prefer", "respond-async")];
-    let late = central.post_with("/v1/purchase/s1/tea", &now, json!({"quantity": 1, "ttlSeconds": 1})).await;
-    assert_eq!(late.header("preference-applied"), "wait=0");
-    let late = late.expect(202);
-    let kept = central.post_with("/v1/purchase/s1/tea", &now, json!({"quantity": 2})).await.expect(202);
-    let dropped = central.post_with("/v1/purchase/s1/tea", &now, json!({"quantity": 3})).await.expect(202);
+    let (tea, cart) = ("/v1/purchase/s1/tea", "/v1/purchase");
+    let of_cart = |more: Value| {
+        let mut body = json!({"storeId": "s1", "productId": "tea", "quantity": 1});
+        body.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
+        body
+    };
+    let asked = [
+        (tea, json!({"quantity": 1, "ttlSeconds": 1}), "purchase_expired"),
+        (cart, of_cart(json!({"ttlSeconds": 1})), "purchase_expired"),
+        (tea, json!({"quantity": 3}), "purchase_cancelled"),
+        (cart, of_cart(json!({})), "purchase_cancelled"),
+    ];
+    let mut bought = Vec::new();
+    for (number, (path, body, _)) in asked.iter().enumerate() {
+        let key = format!("order-{number}");
+        let first = central.post_with(path, &[now[0], ("idempotency-key", &key)], body.clone()).await;
+        assert_eq!((first.header("preference-applied"), first.status), ("wait=0", 202), "{}", first.body);
+        bought.push((key, first.header("location").to_owned()));
+    }
+    let kept = central.post_with(tea, &now, json!({"quantity": 2})).await.expect(202);
     let seen = central.get("/v1/inventory/s1/tea").await.expect(200);
-    assert_eq!((&seen["pending"], &seen["onlineAvailable"]), (&json!(6), &json!(4)));
-    let too_much = central.post("/v1/purchase/s1/tea", json!({"quantity": 5})).await;
+    assert_eq!((&seen["pending"], &seen["onlineAvailable"]), (&json!(8), &json!(2)));
+    let too_much = central.post(tea, json!({"quantity": 3})).await;
     assert_eq!((too_much.status, too_much.code()), (409, "insufficient_stock"));
-    let path = format!("/v1/purchases/{}", dropped["purchase"]["purchaseId"].as_str().expect("an id"));
-    let asked = central.post_with(&format!("{path}/cancel"), &now, json!({})).await.expect(202);
-    assert_ne!(asked["cancelRequestedAt"], Value::Null);
-    tokio::time::sleep(Duration::from_millis(1_300)).await; // Longer than the first one's time to live.
-    assert_eq!(central.get(&path).await.expect(200)["status"], "pending", "only the store settles");
+    for (_, path) in &bought[2..] {
+        let asked = central.post_with(&format!("{path}/cancel"), &now, json!({})).await.expect(202);
+        assert_ne!(asked["cancelRequestedAt"], Value::Null);
+    }
+    tokio::time::sleep(Duration::from_millis(1_300)).await; // Longer than the first two's time to live.
+    for (_, path) in &bought {
+        assert_eq!(central.get(path).await.expect(200)["status"], "pending", "only the store settles");
+    }
     world.running(&agent).signal(Signal::SIGCONT);
-    purchase(&world, &late["purchase"]["purchaseId"], "expired").await;
     purchase(&world, &kept["purchase"]["purchaseId"], "confirmed").await;
-    purchase(&world, &dropped["purchase"]["purchaseId"], "cancelled").await;
+    // Under its key each is what it has become.
+    for ((path, body, code), (key, location)) in asked.iter().zip(&bought) {
+        let again = central.post_with(path, &[("idempotency-key", key), ("prefer", "wait=15")], body.clone()).await;
+        assert_eq!((again.status, again.code()), (409, *code), "{path}: {}", again.body);
+        assert_eq!((again.header("idempotency-replayed"), again.header("location")), ("true", &**location));
+        assert_eq!(format!("/v1/purchases/{}", again.body["purchaseId"].as_str().expect("an id")), *location);
+    }
     world.converged(SOON).await;
     assert_eq!(quantity(&world).await, 8);
 }

@@ -64,6 +64,9 @@ async fn a_store_holds_all_lines_or_none_and_confirms_a_part() {
 
     let again = store.post_with("/v1/reservations", &[("idempotency-key", "hold-1")], asked).await;
     assert_eq!(again.header("idempotency-replayed"), "true");
+    let other = json!({"lines": lines(&[("tea", 1)])});
+    let other = store.post_with("/v1/reservations", &[("idempotency-key", "hold-1")], other).await;
+    assert_eq!(refused(&other), (422, "idempotency_key_reused"));
     assert_eq!(again.expect(200)["reservationId"], held["reservationId"]);
 
     let confirm = format!("{}/confirm", path(&held));

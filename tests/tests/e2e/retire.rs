@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tests::{Builder, World, until};
 
@@ -56,7 +57,13 @@ async fn what_was_voided_is_never_executed() {
     })
     .await;
     let epoch = central.get("/v1/stores/s1").await.expect(200)["claims"][0]["epoch"].clone();
-    central.post("/v1/stores/s1/adopt", json!({"epoch": epoch})).await.expect(202);
+    for (epoch, refused) in [(json!(1), (409, "unknown_claim")), (epoch.clone(), (202, "")), (epoch, (202, ""))] {
+        let adopted =
+            central.post_with("/v1/stores/s1/adopt", &[("idempotency-key", "back")], json!({"epoch": epoch})).await;
+        assert_eq!((adopted.status, adopted.code()), refused, "{}", adopted.body);
+    }
+    let other = central.post_with("/v1/stores/s1/adopt", &[("idempotency-key", "back")], json!({"epoch": 1})).await;
+    assert_eq!((other.status, other.code()), (422, "idempotency_key_reused"));
     world.online("s1").await;
     world.converged(SOON).await;
     assert_eq!(store.get("/v1/inventory/tea").await.expect(200)["quantity"], 10);
@@ -79,6 +86,16 @@ async fn a_purchase_of_a_retired_store_cannot_be_cancelled() {
         if products == Value::Array(Vec::new()) { Ok(()) } else { Err(products) }
     })
     .await;
+    let epoch = central.get("/v1/stores/s1").await.expect(200)["claims"][0]["epoch"].clone();
+    central.post("/v1/stores/s1/adopt", json!({"epoch": epoch})).await.expect(202);
+    let again = central.post("/v1/stores/s1/adopt", json!({"epoch": epoch})).await;
+    assert_eq!((again.status, again.code()), (409, "unknown_claim"), "it is granted");
+    world.store("s1").post("/v1/connected", json!({})).await.expect(200);
+    world.online("s1").await;
+    let cancelled = central.post_with(&path, &[("prefer", "wait=15")], json!({})).await;
+    assert_eq!(cancelled.expect(200)["status"], "cancelled");
+    world.converged(SOON).await;
+    assert_eq!(world.store("s1").get("/v1/inventory/tea").await.expect(200)["quantity"], 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,4 +108,51 @@ async fn a_paused_store_is_still_looked_after() {
     let received = central.post("/v1/inventory/s1/tea/receive", json!({"quantity": 5})).await.expect(200);
     assert_eq!(received["quantity"], 15);
     central.put("/v1/inventory/s1/tea", json!({"quantity": 9})).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_operator_asks_twice_under_a_key_is_done_once() {
+    let world = stocked().await;
+    let central = world.central();
+    let ask = async |method: Method, path: &str, key: &str, body: Value| {
+        let key = [("idempotency-key", key)];
+        let headers = if key[0].1.is_empty() { &key[..0] } else { &key[..] };
+        let body = Some(&body).filter(|body| !body.is_null());
+        let answer = central.ask(method, path, headers, body).await.expect("an answer");
+        (answer.status, answer.header("idempotency-replayed").to_owned(), answer)
+    };
+    let store = "/v1/stores/s1";
+    let (pause, resume) = (json!({"onlineSale": false}), json!({"onlineSale": true}));
+    let (status, replayed, paused) = ask(Method::PATCH, store, "pause", pause.clone()).await;
+    assert_eq!((status, &*replayed, &paused.body["status"]), (200, "", &json!("paused")));
+    for _ in 0..2 {
+        assert_eq!(ask(Method::PATCH, store, "", resume.clone()).await.2.expect(200)["onlineSale"], true);
+    }
+    let (status, replayed, again) = ask(Method::PATCH, store, "pause", pause).await;
+    assert_eq!((status, &*replayed, &again.body["onlineSale"]), (200, "true", &json!(true)), "as it is now");
+    let (status, _, other) = ask(Method::PATCH, store, "pause", resume).await;
+    assert_eq!((status, other.code()), (422, "idempotency_key_reused"));
+    let (status, _, online) = ask(Method::PATCH, store, "", json!({"retired": true})).await;
+    assert_eq!((status, online.code()), (409, "store_online"));
+
+    let resync = "/v1/stores/s1/resync";
+    let asked = async || {
+        let list = central.get("/v1/commands?storeId=s1&size=100").await.expect(200);
+        list["items"].as_array().expect("a list").iter().filter(|one| one["operation"] == "resync").count()
+    };
+    let before = asked().await;
+    for replayed in ["", "true"] {
+        let (status, told, _) = ask(Method::POST, resync, "resync", Value::Null).await;
+        assert_eq!((status, &*told), (202, replayed));
+        world.converged(SOON).await;
+        assert_eq!(asked().await, before + 1);
+    }
+    for _ in 0..2 {
+        assert_eq!(ask(Method::POST, resync, "", Value::Null).await.0, 202);
+    }
+    for path in [resync, "/v1/projections/rebuild"] {
+        let (status, _, other) = ask(Method::POST, path, "pause", Value::Null).await;
+        assert_eq!((status, other.code()), (422, "idempotency_key_reused"));
+    }
+    world.converged(SOON).await;
 }

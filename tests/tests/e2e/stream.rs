@@ -25,11 +25,9 @@ struct Follower {
 
 impl Follower {
     async fn open(world: &World, query: &str, last: Option<&str>) -> Self {
-        let client = reqwest::Client::builder().no_proxy().build().expect("a client of plain http");
-        let url = format!("http://127.0.0.1:{}/v1/events/stream{query}", world.central_port());
-        let request = client.get(url).header("accept-encoding", "gzip");
-        let request = last.into_iter().fold(request, |request, id| request.header("last-event-id", id));
-        let response = request.send().await.expect("an answer");
+        let mut headers = vec![("accept-encoding", "gzip")];
+        headers.extend(last.map(|id| ("last-event-id", id)));
+        let response = world.central().open(&format!("/v1/events/stream{query}"), &headers).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         Self { response, text: String::new(), comments: 0 }

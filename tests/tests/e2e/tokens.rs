@@ -41,8 +41,7 @@ impl Guarded {
         let (made, said) = self.world.tool("store-agent", &args).await;
         assert!(made, "{said}");
         let token = said.lines().find(|line| line.starts_with("shelf_")).expect("a token").to_owned();
-        for port in [self.world.port_of("s1"), self.world.central_port()] {
-            let client = Client::bearing(port, &token);
+        for client in [self.store(&token), self.central(&token)] {
             until("the token is known", SOON, async || match client.get("/v1/nowhere").await {
                 answer if answer.status == 404 => Ok(()),
                 answer => Err(answer.body),
@@ -53,11 +52,11 @@ impl Guarded {
     }
 
     fn store(&self, token: &str) -> Client {
-        Client::bearing(self.world.port_of("s1"), token)
+        self.world.store("s1").bearing(token)
     }
 
     fn central(&self, token: &str) -> Client {
-        Client::bearing(self.world.central_port(), token)
+        self.world.central().bearing(token)
     }
 
     /// A file with a token, for the tools.
@@ -160,8 +159,7 @@ async fn callers_have_keys_of_their_own() {
 async fn a_token_that_is_taken_back_is_unknown_and_one_that_is_misspelt_changes_nothing() {
     let guarded = Guarded::start().await;
     let (kept, lost) = (guarded.token("kept", "read").await, guarded.token("lost", "read").await);
-    let stream = format!("http://127.0.0.1:{}/v1/events/stream", guarded.world.central_port());
-    let follows = reqwest::Client::new().get(stream).bearer_auth(&lost).send().await.expect("an answer");
+    let follows = guarded.central(&lost).open("/v1/events/stream", &[]).await;
     assert_eq!(follows.status(), 200);
     let text = std::fs::read_to_string(&guarded.file).expect("reads");
     let without: String =

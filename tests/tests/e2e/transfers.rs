@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use rusqlite::Connection;
 use serde_json::{Value, json};
-use tests::{Answer, Client, Daemon, World, until};
+use tests::{Answer, Client, Daemon, World, command_head, rewrite_commands, until};
 
 const SOON: Duration = Duration::from_secs(15);
 const PATH: &str = "/v1/transfers";
@@ -111,6 +112,8 @@ async fn units_leave_one_store_and_arrive_at_the_other() {
         assert_eq!(booked.expect(200)["status"], "received");
         assert_eq!((units(&destination, "tea").await, units(&destination, "jam").await), (Some(5), Some(2)));
     }
+    let other = destination.post_with(&receive, &note, json!({"reference": "note 2"})).await;
+    assert_eq!(refused(&other), (422, "idempotency_key_reused"));
     let closed = destination.post(&receive, json!({})).await;
     assert_eq!((refused(&closed), &closed.body["state"]), ((409, "transfer_closed"), &json!("received")));
     let jam = destination.get("/v1/inventory/jam").await.expect(200);
@@ -225,5 +228,92 @@ async fn a_transfer_survives_kills_and_a_restored_disk_does_not_receive_it_twice
     assert_eq!(units(&store, "tea").await, Some(5));
     known(&world, &path(&next), "received").await;
     world.converged(SOON).await;
+    sound(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_source_has_not_answered_is_requested_until_it_ships_or_rejects_it() {
+    let mut world = stocked().await;
+    let (central, source) = (world.central(), world.store("s1"));
+    let file = world.dir().join("central.db");
+    let head = || command_head(&Connection::open(&file).expect("opens"), "s1").expect("reads");
+    // Cut off with a fresh heartbeat; the till sells on.
+    source.post("/v1/disconnected", json!({"abrupt": true})).await.expect(200);
+    source.post("/v1/purchase/jam", json!({"quantity": 1})).await.expect(200);
+    let ask = async |key: &str, of: &[(&str, i64)], wait: &str| {
+        central.post_with(PATH, &[("idempotency-key", key), ("prefer", wait)], from_s1(of)).await
+    };
+    let wanted: [(&str, &[(&str, i64)]); 3] =
+        [("ships", &[("tea", 2)]), ("short", &[("jam", 2)]), ("late", &[("tea", 3)])];
+    let (mut paths, mut before) = (Vec::new(), head());
+    for (key, of) in wanted {
+        before = head();
+        let asked = ask(key, of, "respond-async").await;
+        assert_eq!((asked.header("location"), asked.header("retry-after")), (&*path(&asked.body), "1"));
+        assert_eq!(asked.clone().expect(202)["status"], "requested");
+        let receive = central.post(&format!("{}/receive", path(&asked.body)), json!({})).await;
+        assert_eq!((refused(&receive), &receive.body["state"]), ((409, "transfer_closed"), &json!("requested")));
+        paths.push(path(&asked.body));
+    }
+    // The last one is heard of when its time is over.
+    world.kill(&Daemon::Central);
+    rewrite_commands(&Connection::open(&file).expect("opens"), "s1", before, |kind, body| {
+        let mut body: Value = serde_json::from_str(&body).expect("JSON");
+        assert!(body["deadline"].is_string(), "{body}");
+        body["deadline"] = json!("1970-01-01T00:00:00.000Z");
+        (kind, body.to_string())
+    })
+    .expect("writes");
+    world.flush_redis().await;
+    world.restart(&Daemon::Central).await;
+    source.post("/v1/connected", json!({})).await.expect(200);
+    let ended = [("", "shipped"), ("insufficient_stock", "rejected"), ("transfer_closed", "rejected")];
+    for (((key, of), path), (code, status)) in wanted.iter().zip(&paths).zip(ended) {
+        let record = until(&format!("{key} ends"), SOON, async || {
+            let record = central.get(path).await.expect(200);
+            if record["status"] == "requested" { Err(record) } else { Ok(record) }
+        })
+        .await;
+        let said = (record["status"].as_str(), record["code"].as_str().unwrap_or_default());
+        assert_eq!(said, (Some(status), code), "{record}");
+        let again = ask(key, of, "wait=15").await;
+        assert_eq!((again.header("idempotency-replayed"), again.code()), ("true", code), "{}", again.body);
+        let id = path.rsplit('/').next();
+        assert_eq!((again.status == 200, again.body["transferId"].as_str()), (code.is_empty(), id));
+    }
+    let shipped = central.get("/v1/transfers?status=shipped").await.expect(200);
+    assert_eq!(shipped["items"].as_array().map(Vec::len), Some(1));
+    assert_eq!((units(&source, "tea").await, units(&source, "jam").await), (Some(7), Some(1)));
+    world.converged(SOON).await;
+    sound(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_received_by_itself_waits_for_a_destination_that_is_away() {
+    let mut world = stocked().await;
+    let (central, agent) = (world.central(), Daemon::Store("s2".into()));
+    assert_eq!(world.terminate(&agent), Some(0));
+    let mut asked = from_s1(&[("tea", 2)]);
+    asked["autoReceive"] = true.into();
+    let first = central.post(PATH, asked.clone()).await.expect(201);
+    // Without a key it is another one.
+    let second = central.post(PATH, asked).await.expect(201);
+    assert_ne!(first["transferId"], second["transferId"]);
+    until("the destination is away", SOON, async || {
+        let away = central.post(&format!("{}/receive", path(&first)), json!({})).await;
+        if refused(&away) == (503, "store_unavailable") { Ok(()) } else { Err(away.body) }
+    })
+    .await;
+    for transfer in [&first, &second] {
+        assert_eq!(central.get(&path(transfer)).await.expect(200)["status"], "shipped");
+    }
+    assert_eq!(in_transit(&world, "tea").await, 4);
+    world.restart(&agent).await;
+    for transfer in [&first, &second] {
+        known(&world, &path(transfer), "received").await;
+    }
+    assert_eq!(units(&world.store("s2"), "tea").await, Some(5));
+    world.converged(SOON).await;
+    assert_eq!(in_transit(&world, "tea").await, 0);
     sound(&world).await;
 }

@@ -299,3 +299,129 @@ async fn there_are_a_hundred_at_most() {
     register(&central, hook.clone()).await;
     assert_eq!(central.post("/v1/webhooks", hook).await.code(), "limit_exceeded");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_of_a_webhook_is_done_once_under_a_key() {
+    let world = world(&["s1"]).await;
+    let (central, endpoint) = (world.central(), Endpoint::start().await);
+    let ask = async |method: Method, path: &str, key: &str, body: Option<Value>| {
+        let key = [("idempotency-key", key)];
+        let headers = if key[0].1.is_empty() { &key[..0] } else { &key[..] };
+        central.ask(method, path, headers, body.as_ref()).await.expect("an answer")
+    };
+    let hook = json!({"url": endpoint.url, "types": ["sold"]});
+    let mut made = Vec::new();
+    for (key, replayed, secret) in [("made", "", true), ("made", "true", false), ("", "", true), ("", "", true)] {
+        let answer = ask(Method::POST, "/v1/webhooks", key, Some(hook.clone())).await;
+        assert_eq!((answer.status, answer.header("idempotency-replayed")), (201, replayed));
+        assert_eq!(answer.body["secret"].is_string(), secret, "it is told once");
+        assert_eq!(answer.header("location"), format!("/v1/webhooks/{}", text(&answer.body, "webhookId")));
+        made.push(text(&answer.body, "webhookId").to_owned());
+    }
+    assert!(made[0] == made[1] && made[1] != made[2] && made[2] != made[3], "{made:?}");
+    let other = ask(Method::POST, "/v1/webhooks", "made", Some(json!({"url": endpoint.url}))).await;
+    assert_eq!((other.status, other.code()), (422, "idempotency_key_reused"));
+
+    let path = format!("/v1/webhooks/{}", made[0]);
+    let rotate = format!("{path}/secret");
+    let mut secrets = BTreeSet::new();
+    for (key, replayed, told) in [("rotated", "", true), ("rotated", "true", false), ("", "", true), ("", "", true)] {
+        let answer = ask(Method::POST, &rotate, key, None).await;
+        assert_eq!((answer.status, answer.header("idempotency-replayed")), (200, replayed), "{}", answer.body);
+        assert_eq!(answer.body["secret"].is_string(), told);
+        secrets.extend(answer.body["secret"].as_str().map(str::to_owned));
+    }
+    assert_eq!(secrets.len(), 3, "each was another one");
+
+    sell(&world, "s1", 2).await;
+    heard(&endpoint, 2 * 3).await;
+    let of_it = async || {
+        let list = central.get(&format!("{path}/deliveries?size=1000")).await.expect(200);
+        list["items"].as_array().expect("a list").len()
+    };
+    let replay = format!("{path}/replay");
+    // Under its key it is replayed once: two sales are delivered twice.
+    for (key, replayed, deliveries) in [("again", "", 4), ("again", "true", 4), ("", "", 6), ("", "", 8)] {
+        let answer = ask(Method::POST, &replay, key, Some(json!({"after": "0"}))).await;
+        assert_eq!((answer.status, answer.header("idempotency-replayed")), (200, replayed), "{}", answer.body);
+        until("it is delivered", SOON, async || match of_it().await {
+            many if many == deliveries => Ok(()),
+            other => Err(other),
+        })
+        .await;
+    }
+    let test = format!("{path}/test");
+    for _ in 0..2 {
+        let tested = ask(Method::POST, &test, "tested", None).await;
+        assert_eq!(tested.header("idempotency-replayed"), "", "a key means nothing");
+        assert_eq!(tested.expect(200)["statusCode"], 200);
+    }
+    ask(Method::POST, &test, "", None).await.expect(200);
+    ask(Method::POST, &test, "", None).await.expect(200);
+
+    for (path, used) in [(&rotate, "again"), (&replay, "rotated"), (&path, "made")] {
+        let (method, body) =
+            if *path == *replay { (Method::POST, Some(json!({"after": 0}))) } else { (Method::POST, None) };
+        let method = if path.ends_with(&made[0]) { Method::DELETE } else { method };
+        let other = ask(method, path, used, body).await;
+        assert_eq!((other.status, other.code()), (422, "idempotency_key_reused"), "{path}");
+    }
+    for replayed in ["", "true"] {
+        let deleted = ask(Method::DELETE, &path, "deleted", None).await;
+        assert_eq!((deleted.status, deleted.header("idempotency-replayed")), (204, replayed), "{}", deleted.body);
+    }
+    assert_eq!(ask(Method::DELETE, &path, "", None).await.code(), "unknown_id");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asked_for_low_stock_hears_of_nothing_else() {
+    let world = world(&["s1"]).await;
+    let (central, endpoint) = (world.central(), Endpoint::start().await);
+    register(&central, json!({"url": endpoint.url, "types": ["low_stock"]})).await;
+    let till = world.store("s1");
+    till.post("/v1/inventory", json!({"productId": "jam", "quantity": 3, "lowAt": 2})).await.expect(201);
+    sell(&world, "s1", 2).await;
+    till.post("/v1/purchase/jam", json!({"quantity": 1})).await.expect(200);
+    till.post("/v1/purchase/jam", json!({"quantity": 1})).await.expect(200);
+    heard(&endpoint, 1).await;
+    let told = endpoint.heard();
+    let event = &told[0].body;
+    assert_eq!((told.len(), text(event, "type"), text(&event["data"], "productId")), (1, "low_stock", "jam"));
+    assert_eq!((&event["data"]["storeId"], &event["data"]["quantity"]), (&json!("s1"), &json!(2)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_takes_nothing_for_three_days_is_parked_until_it_is_replayed() {
+    let mut world = world(&["s1"]).await;
+    let endpoint = Endpoint::start().await;
+    endpoint.says(|_| 500);
+    let webhook = register(&world.central(), json!({"url": endpoint.url, "types": ["sold"]})).await;
+    let path = format!("/v1/webhooks/{}", text(&webhook, "webhookId"));
+    sell(&world, "s1", 2).await;
+    let seen = async |world: &World, what: &str, is_it: fn(&Value) -> bool| {
+        until(what, SOON, async || {
+            let webhook = world.central().get(&path).await.expect(200);
+            if is_it(&webhook) { Ok(webhook) } else { Err(webhook) }
+        })
+        .await
+    };
+    seen(&world, "it fails", |webhook| webhook["heldStores"] == 1).await;
+    // Three days go by, and the next attempt is due.
+    world.kill(&Daemon::Central);
+    let file = rusqlite::Connection::open(world.dir().join("central.db")).expect("opens");
+    file.execute("update webhook set failing_since = failing_since - 3 * 86400000", []).expect("writes");
+    file.execute("update webhook_held set next_at = 0", []).expect("writes");
+    drop(file);
+    world.restart(&Daemon::Central).await;
+    seen(&world, "it is parked", |webhook| webhook["status"] == "parked").await;
+    let tried = endpoint.heard().len();
+    sell(&world, "s1", 1).await;
+    world.converged(SOON).await;
+    endpoint.says(|_| 200);
+    assert_eq!(endpoint.heard().len(), tried, "nothing is sent to who is parked");
+    let cursor = seen(&world, "it is parked", |webhook| webhook["status"] == "parked").await["cursor"].clone();
+    let replayed = world.central().post(&format!("{path}/replay"), json!({"after": cursor})).await.expect(200);
+    assert_eq!((text(&replayed, "status"), &replayed["failingSince"]), ("active", &Value::Null));
+    heard(&endpoint, 3).await;
+    assert_in_order(&endpoint, "s1");
+}
