@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use futures_util::future::{join, join_all};
-use runtime::sqlite::{Abort, Error, Schema, Writer, memory, open_on};
+use runtime::sqlite::{Abort, Error, Schema, Writer, memory, open_beside, open_on};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use tokio::runtime::Runtime;
@@ -279,7 +279,10 @@ impl<D: Daemon> Machine<'_, D> {
         // Production's is 4,000 pages, which hardly any of these short lives would fill.
         let pages = self.dice.pick(&[None, Some(1), Some(4), Some(16), Some(64)]).copied().flatten();
         let (writer, ended) = match pages {
-            Some(pages) => Writer::start_checkpointing(connection, pages, || {}),
+            Some(pages) => {
+                let beside = open_beside(self.mount, Path::new(PATH)).expect("the power is on");
+                Writer::start_checkpointing(connection, beside, pages, || {})
+            }
             None => Writer::start(connection, || {}),
         };
         // Someone who reads keeps checkpoints from finishing and the log from starting over.

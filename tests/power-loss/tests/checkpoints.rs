@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use power_loss::{Dice, Disk, Fault, Mount, Syncs};
-use runtime::sqlite::{Abort, Error, Schema, Writer, checkpoint_at, open_on};
+use runtime::sqlite::{Abort, Error, Schema, Writer, checkpoint_at, open_beside, open_on};
 use rusqlite::{Connection, OpenFlags};
 
 const PATH: &str = "/data/a.db";
@@ -52,7 +52,8 @@ fn is_lost(mount: &Mount, how: How, seed: u64) -> bool {
     match how {
         How::Production => {
             let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-            let (writer, ended) = Writer::start_checkpointing(connection, 1, || {});
+            let beside = open_beside(mount, Path::new(PATH)).expect("opens");
+            let (writer, ended) = Writer::start_checkpointing(connection, beside, 1, || {});
             fail();
             let job = move |connection: &Connection| Ok::<_, Abort<()>>(insert(connection, "late")?);
             runtime.block_on(writer.write(job, |()| {})).expect("is in the log").expect("is not refused");

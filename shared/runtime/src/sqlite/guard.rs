@@ -24,6 +24,11 @@ impl Guard {
         Ok(Self { path: path.into(), files: files.collect::<std::io::Result<_>>()? })
     }
 
+    /// The database.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// An error that ends the process if one of them is no longer at its place.
     pub(super) fn check(&self) -> rusqlite::Result<()> {
         for (file, device, inode) in &self.files {

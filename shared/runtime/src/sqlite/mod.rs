@@ -13,6 +13,7 @@ mod files;
 mod guard;
 mod inspection;
 pub mod labels;
+mod log;
 mod open;
 mod reader;
 mod writer;
@@ -25,8 +26,8 @@ pub use files::{Files, System};
 pub use guard::Guard;
 pub use inspection::inspect_daily;
 pub use open::{
-    FileLock, OpenError, Schema, check, checkpoint_at, lock, memory, note_damage, open, open_file, open_on,
-    open_to_restore, put_in_service, read_only,
+    FileLock, OpenError, Schema, check, checkpoint_at, lock, memory, note_damage, open, open_beside, open_file,
+    open_on, open_to_restore, put_in_service, read_only,
 };
 pub use reader::Reader;
 pub use writer::{Abort, Group, Queue, Writer};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
-use rusqlite::{Connection, OpenFlags, ffi};
+use rusqlite::{Connection, OpenFlags, Row, ffi};
 
 use super::{Files, System};
 
@@ -323,18 +323,34 @@ pub fn checkpoint_at(connection: &mut Connection, pages: u32) -> rusqlite::Resul
     ))
 }
 
-/// Copies the log into the database as far as nobody reads there.
-pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
-    unless_put_off(connection.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(())))
+/// Copies the log into the database as far as nobody reads there. Says how many of its pages are copied by now.
+pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<u32> {
+    // -1 of what has no log.
+    let copied = |row: &Row<'_>| Ok(u32::try_from(row.get::<_, i64>(2)?).unwrap_or_default());
+    unless_put_off(connection.query_row("pragma wal_checkpoint(passive)", [], copied))
 }
 
 /// A reader or a full disk puts a checkpoint off: all of it is still in the log.
-fn unless_put_off(checkpoint: rusqlite::Result<()>) -> rusqlite::Result<()> {
+fn unless_put_off<T: Default>(checkpoint: rusqlite::Result<T>) -> rusqlite::Result<T> {
     use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
     checkpoint.or_else(|error| match error.sqlite_error_code() {
-        Some(DatabaseBusy | DatabaseLocked | DiskFull) => Ok(()),
+        Some(DatabaseBusy | DatabaseLocked | DiskFull) => Ok(T::default()),
         _ => Err(error),
     })
+}
+
+/// One more connection to a database that a [writer](super::Writer) has open: it copies the log and does nothing else.
+pub fn open_beside(files: &dyn Files, path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = match files.vfs() {
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
+        None => Connection::open_with_flags(path, flags),
+    }?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    // A copying that has failed is not tried again when it is closed.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(connection)
 }
 
 fn settle(connection: &Connection) -> rusqlite::Result<()> {

@@ -1,18 +1,16 @@
 //! The one thread that writes: it drains what has queued, runs the jobs in one transaction, commits once, then answers
 //! everybody.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ffi};
 use tokio::sync::oneshot;
 
-use super::open::{CHECKPOINT_AT, checkpoint};
-use super::{Error, Guard, is_fatal};
+use super::log::{Lengths, Log};
+use super::open::open_beside;
+use super::{Error, Guard, System, is_fatal};
 
 /// Jobs waiting, at most; beyond it callers are told that the process is overloaded.
 const QUEUE: usize = 4_096;
@@ -125,31 +123,37 @@ impl Writer {
         connection: Connection,
         committed: impl Fn() + Send + 'static,
     ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
-        Self::start_on(connection, CHECKPOINT_AT, None, committed)
+        Self::start_on(connection, || Ok(None), Lengths::USUAL, None, committed)
     }
 
-    /// The same, with a checkpoint whenever the log has so many pages: for lives that are too short for those of production.
+    /// The same, with a log that is copied, by this [other connection](open_beside) first, whenever it has so many pages: for
+    /// lives that are too short for those of production. Nothing is written meanwhile.
     pub fn start_checkpointing(
         connection: Connection,
+        beside: Connection,
         pages: u32,
         committed: impl Fn() + Send + 'static,
     ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
-        Self::start_on(connection, pages, None, committed)
+        let lengths = Lengths { copied: pages, most: pages };
+        Self::start_on(connection, || Ok(Some(beside)), lengths, None, committed)
     }
 
     /// The same for a database whose files people can reach: when one of them is deleted or replaced the thread stops,
-    /// and nobody is told of a write that is not in the file at that path.
+    /// and nobody is told of a write that is not in the file at that path. Its log is copied beside the commits.
     pub fn start_guarded(
         connection: Connection,
         guard: Guard,
         committed: impl Fn() + Send + 'static,
     ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
-        Self::start_on(connection, CHECKPOINT_AT, Some(guard), committed)
+        let path = guard.path().to_owned();
+        let beside = move || open_beside(&System, &path).map(Some);
+        Self::start_on(connection, beside, Lengths::USUAL, Some(guard), committed)
     }
 
     fn start_on(
         mut connection: Connection,
-        pages: u32,
+        beside: impl FnOnce() -> rusqlite::Result<Option<Connection>> + Send + 'static,
+        lengths: Lengths,
         guard: Option<Guard>,
         committed: impl Fn() + Send + 'static,
     ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
@@ -158,8 +162,8 @@ impl Writer {
         std::thread::Builder::new()
             .name("writer".into())
             .spawn(move || {
-                let log = Log::of(&mut connection, pages);
-                let result = log.and_then(|log| run(&connection, &log, guard.as_ref(), &queue, &committed));
+                let log = beside().and_then(|beside| Log::of(&mut connection, beside, lengths));
+                let result = log.and_then(|log| run(&connection, log, guard.as_ref(), &queue, &committed));
                 // Whoever waits hears at once that it stopped.
                 drop(queue);
                 if result.is_err() {
@@ -201,63 +205,48 @@ impl Writer {
     }
 }
 
-/// The write-ahead log.
-struct Log {
-    /// In it after the last commit that has written something.
-    pages: Arc<AtomicU32>,
-    checkpoint_at: u32,
-}
-
-impl Log {
-    /// From now on it is this thread that looks after the log.
-    fn of(connection: &mut Connection, checkpoint_at: u32) -> rusqlite::Result<Self> {
-        let pages = Arc::new(AtomicU32::new(0));
-        let noted = pages.clone();
-        connection.wal_hook(Some(move |_: &mut Wal, written: i32| {
-            noted.store(written.unsigned_abs(), Ordering::Relaxed);
-            Ok(())
-        }))?;
-        Ok(Self { pages, checkpoint_at })
-    }
-
-    /// Whether the last commit has left it long. Says so once.
-    fn has_become_long(&self) -> bool {
-        self.pages.swap(0, Ordering::Relaxed) >= self.checkpoint_at
-    }
-}
-
 fn run(
     connection: &Connection,
-    log: &Log,
+    mut log: Log,
+    guard: Option<&Guard>,
+    queue: &Receiver<Job>,
+    committed: &impl Fn(),
+) -> rusqlite::Result<()> {
+    let written = write(connection, &mut log, guard, queue, committed);
+    // Who copies beside does so no more, whatever else comes.
+    written.and(log.end())?;
+    if let Some(guard) = guard {
+        guard.check()?;
+    }
+    // In good order all of it is in the one file that people know of. Readers may still hold it back; nothing is lost then.
+    connection.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()))
+}
+
+/// Until nobody has a handle any more.
+fn write(
+    connection: &Connection,
+    log: &mut Log,
     guard: Option<&Guard>,
     queue: &Receiver<Job>,
     committed: &impl Fn(),
 ) -> rusqlite::Result<()> {
     let in_place = || guard.map_or(Ok(()), Guard::check);
     loop {
-        let first = match queue.recv_timeout(LOOK_EVERY) {
-            Ok(job) => job,
-            Err(RecvTimeoutError::Timeout) => {
+        match queue.recv_timeout(LOOK_EVERY) {
+            Ok(first) => {
+                let group = group(connection, first, queue)?;
+                // If this fails nobody is answered, and the process starts again from what is on disk.
+                connection.prepare_cached("commit")?.execute([])?;
                 in_place()?;
-                continue;
+                committed();
+                // Answered first: what they did is on disk, in the log.
+                group.answer();
             }
-            Err(RecvTimeoutError::Disconnected) => break,
-        };
-        let group = group(connection, first, queue)?;
-        // If this fails nobody is answered, and the process starts again from what is on disk.
-        connection.prepare_cached("commit")?.execute([])?;
-        in_place()?;
-        committed();
-        group.answer();
-        // Behind the answers, which are on disk in the log. If this fails nothing may be written any more: what was copied
-        // before and not synced would be taken for done, and the log be overwritten. The next process starts from the log.
-        if log.has_become_long() {
-            checkpoint(connection)?;
+            Err(RecvTimeoutError::Timeout) => in_place()?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
+        log.look_after(connection)?;
     }
-    in_place()?;
-    // In good order all of it is in the one file that people know of. Readers may still hold it back; nothing is lost then.
-    connection.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()))
 }
 
 /// Runs a job and those that have queued behind it, in a transaction that it leaves open.
@@ -435,6 +424,28 @@ mod tests {
             let least: i64 = kept.query_row("select count(*) from t", [], |row| row.get(0)).expect("reads");
             assert!(least >= 1, "{why}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_log_stays_short_while_commits_follow_one_another() {
+        const COMMITS: i64 = 1_500;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.db");
+        let schema = Schema { application_id: 7, migrations: &["create table t (x integer primary key) strict"] };
+        let (connection, _lock) = crate::sqlite::open(&path, schema).expect("opens");
+        connection.pragma_update(None, "synchronous", "off").expect("is no test of a disk");
+        let beside = open_beside(&System, &path).expect("opens");
+        let lengths = Lengths { copied: 50, most: 200 };
+        let (writer, end) = Writer::start_on(connection, || Ok(Some(beside)), lengths, None, || {});
+        for x in 0..COMMITS {
+            write(&writer, insert(x)).await.expect("writes").expect("not refused");
+        }
+        // A commit writes a page or more, each with a header.
+        let longest = std::fs::metadata(path.with_extension("db-wal")).expect("is there").len();
+        assert!(longest < (200 + 10) * 4_120, "{longest}");
+        assert_eq!(rows(&writer).await, COMMITS);
+        drop(writer);
+        assert!(end.await.expect("tells").is_ok());
     }
 
     #[tokio::test]
