@@ -13,7 +13,7 @@ use protocol::time::Millis;
 use protocol::wire::FORMAT;
 
 /// Names and values of an entry.
-pub(super) type Fields = Vec<(String, Vec<u8>)>;
+pub(super) type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 pub(super) fn raw_entry(value: Value) -> Option<(String, Fields)> {
     let Value::Array(parts) = value else { return None };
@@ -27,8 +27,7 @@ pub(super) fn raw_entry(value: Value) -> Option<(String, Fields)> {
     let mut pairs = Vec::with_capacity(fields.len() / 2);
     let mut fields = fields.into_iter();
     while let (Some(key), Some(value)) = (fields.next(), fields.next()) {
-        let key = String::from_utf8_lossy(&bytes(key)).into_owned();
-        pairs.push((key, bytes(value)));
+        pairs.push((bytes(key), bytes(value)));
     }
     Some((id, pairs))
 }
@@ -41,8 +40,14 @@ fn bytes(value: Value) -> Vec<u8> {
     }
 }
 
-pub(super) fn field<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str> {
-    fields.iter().find(|(key, _)| key == name).and_then(|(_, value)| std::str::from_utf8(value).ok())
+pub(super) fn field<'a>(fields: &'a [(Vec<u8>, Vec<u8>)], name: &str) -> Option<&'a str> {
+    fields.iter().find(|(key, _)| key == name.as_bytes()).and_then(|(_, value)| std::str::from_utf8(value).ok())
+}
+
+/// The same, which is not there any more.
+fn take(fields: &mut [(Vec<u8>, Vec<u8>)], name: &str) -> Option<String> {
+    let (_, value) = fields.iter_mut().find(|(key, _)| key == name.as_bytes())?;
+    String::from_utf8(std::mem::take(value)).ok()
 }
 
 /// An entry that cannot be read as one of this protocol.
@@ -136,25 +141,21 @@ pub(super) fn time_of(reply: Value) -> RedisResult<Millis> {
 
 /// Reads one stream entry. Only what the protocol's own writer can have written is an [`Entry`].
 pub fn decode_entry<L: Link>(value: Value) -> Received<L> {
-    let Some((id, fields)) = raw_entry(value) else {
+    let Some((id, mut fields)) = raw_entry(value) else {
         return Err(Garbage { id: String::new(), why: "not a stream entry".into() });
     };
     let garbage = |why: &str| Garbage { id: id.clone(), why: why.into() };
-    let text =
-        |name: &str| field(&fields, name).ok_or_else(|| garbage(&format!("field {name} is missing or not UTF-8")));
-    if text("v")? != FORMAT.to_string() {
+    let missing = |name: &str| garbage(&format!("field {name} is missing or not UTF-8"));
+    if field(&fields, "v").ok_or_else(|| missing("v"))? != FORMAT.to_string() {
         return Err(garbage("unknown format"));
     }
     let digest = match field(&fields, "d") {
         None => None,
         Some(text) => Some(text.parse::<Digest>().map_err(|_| garbage("field d is not a digest"))?),
     };
-    Ok(Entry {
-        id: id.parse().map_err(|_| garbage("the id is not <epoch>-<seq>"))?,
-        kind: text("t")?.to_owned(),
-        operation: text("i")?.to_owned(),
-        body: text("b")?.to_owned(),
-        digest,
-        hash: text("c")?.parse().map_err(|_| garbage("field c is not a hash"))?,
-    })
+    let hash = field(&fields, "c").ok_or_else(|| missing("c"))?;
+    let hash = hash.parse().map_err(|_| garbage("field c is not a hash"))?;
+    let at = id.parse().map_err(|_| garbage("the id is not <epoch>-<seq>"))?;
+    let mut text = |name: &str| take(&mut fields, name).ok_or_else(|| missing(name));
+    Ok(Entry { id: at, kind: text("t")?, operation: text("i")?, body: text("b")?, digest, hash })
 }
