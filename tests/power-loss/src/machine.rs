@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
 use futures_util::future::{join, join_all};
 use runtime::sqlite::{Abort, Error, Schema, Writer, memory, open_beside, open_on};
@@ -79,6 +81,8 @@ pub struct Setup {
     pub syncs: Syncs,
     /// Another `synchronous` than production's.
     pub synchronous: Option<&'static str>,
+    /// The log is copied again and again while others commit. Then a seed is not the same run again.
+    pub beside: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -219,6 +223,32 @@ struct Machine<'a, D: Daemon> {
     report: Report,
 }
 
+/// Copies the log as often as it can, until it is dropped or the power goes.
+struct Copying {
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Copying {
+    fn start(mount: &Mount) -> Self {
+        let connection = open_beside(mount, Path::new(PATH)).expect("the power is on");
+        let ends = Arc::new(AtomicBool::new(false));
+        let asked = ends.clone();
+        let copy = move || {
+            let copied = || connection.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(())).is_ok();
+            while !asked.load(Ordering::Relaxed) && copied() {}
+        };
+        Self { ends, thread: Some(std::thread::spawn(copy)) }
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        self.thread.take().map(JoinHandle::join).transpose().expect("it does not panic");
+    }
+}
+
 /// What a writer said to a group.
 type Answers = Vec<Result<Result<Vec<String>, String>, Error>>;
 
@@ -285,6 +315,7 @@ impl<D: Daemon> Machine<'_, D> {
             }
             None => Writer::start(connection, || {}),
         };
+        let copying = self.setup.beside.then(|| Copying::start(self.mount));
         // Someone who reads keeps checkpoints from finishing and the log from starting over.
         let mut reader = self.dice.chance(300).then(|| self.reader());
         // What a repeated request is answered out of a log that is not on disk goes with the next few writes, or never.
@@ -320,6 +351,7 @@ impl<D: Daemon> Machine<'_, D> {
                 self.disk.free();
             }
         };
+        drop(copying);
         // One that ends because of its disk ends in its own way, whoever reads.
         let result = if stops || !self.disk.is_on() {
             drop((reader, writer));

@@ -11,8 +11,10 @@ use power_loss::machine::{Daemon, End, Report, Setup, play};
 use power_loss::{Disk, Mount, Syncs};
 
 /// As in production: an honest disk, and the pragmas of `runtime::sqlite`.
-const PRODUCTION: Setup = Setup { cuts: 8, ends: &[End::Cut], syncs: Syncs::Honest, synchronous: None };
+const PRODUCTION: Setup = Setup { cuts: 8, ends: &[End::Cut], syncs: Syncs::Honest, synchronous: None, beside: false };
 
+/// The log is copied all the while, by somebody else.
+const COPIED: Setup = Setup { ends: &[End::Kill, End::Cut, End::Cut], beside: true, ..PRODUCTION };
 /// Processes that are killed; the power goes now and then, too.
 const KILLED: Setup = Setup { ends: &[End::Kill, End::Kill, End::Cut], ..PRODUCTION };
 /// A disk that is full now and then.
@@ -64,6 +66,22 @@ fn what_an_agent_answered_outlives_a_power_cut() {
 #[test]
 fn what_central_answered_outlives_a_power_cut() {
     is_survived(&all("central", seeds(150), PRODUCTION, Central::new), &["event", "purchase", "request", "key"]);
+}
+
+#[test]
+fn what_was_answered_outlives_a_cut_beside_a_copying_of_the_log() {
+    let agent = all("agent, copied beside", seeds(50), COPIED, Agent::new);
+    let central = all("central, copied beside", seeds(50), COPIED, Central::new);
+    for report in [agent, central] {
+        assert_eq!((report.losses, report.lost), (0, 0), "{report}");
+        assert!(
+            report.cuts >= 100 && report.groups >= 100 || std::env::var_os("POWER_LOSS_SEEDS").is_some(),
+            "{report}"
+        );
+    }
+    let lying = Setup { syncs: Syncs::Lying, ..COPIED };
+    let lost = all("agent, copied beside, syncs lie", 0..25, lying, Agent::new);
+    assert!(lost.losses >= 15 && lost.lost > 0, "{lost}");
 }
 
 /// Whether each of these ends was hit so often at least.
