@@ -197,6 +197,16 @@ mod tests {
     }
 
     #[test]
+    fn a_digest_tells_no_threshold_and_no_wish_from_any() {
+        let product = ProductId::parse("a").expect("valid");
+        let digest = |item: Item| Digest::default().replace(&product, None, Some(&item));
+        for number in [0, 1] {
+            assert_ne!(digest(Item { low_at: Some(number), ..Item::default() }), digest(Item::default()));
+            assert_ne!(digest(Item { allotment_wanted: Some(number), ..Item::default() }), digest(Item::default()));
+        }
+    }
+
+    #[test]
     fn a_digest_does_not_depend_on_the_order() {
         let a = ProductId::parse("a").expect("valid");
         let b = ProductId::parse("b").expect("valid");

@@ -237,6 +237,16 @@ mod tests {
     }
 
     #[test]
+    fn an_operations_id_is_short_and_visible() {
+        for good in ["a", "00000000-0000-0000-0000-000000000007:1", "b/3", &"x".repeat(100)] {
+            assert!(OperationId::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", " ", "a b", "ä", "a\n", &"x".repeat(101)] {
+            assert!(OperationId::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_key_names_one_operation() {
         let id = OperationId::from_key("till", "receipt-1");
         assert_eq!(id, OperationId::from_key("till", "receipt-1"));

@@ -274,6 +274,17 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_continues_what_is_shared_and_leaves_what_is_behind_it() {
+        let (before, present) = (log(1, 5, 9, ""), log(3, 4, 1, "restored"));
+        let copy = own(&before[4..], &[before.clone(), present.clone()]);
+        let again = plan(&copy, &answer(&[before.clone(), present[..2].to_vec()]), None).expect("needs nobody");
+        assert_eq!((again.state, again.shared), (Choice::Central, Some(present[1].id())));
+        assert_eq!(again.lineage, [before[4], present[1]].map(Past::ended));
+        assert!(!again.is_unshared(before[4].id()) && !again.is_unshared(present[1].id()));
+        assert!(again.is_unshared(present[2].id()));
+    }
+
+    #[test]
     fn a_human_is_asked_if_only_the_own_state_has_what_came_with_another() {
         let (copy, theirs) = restored();
         let elsewhere = answer(&[log(1, 5, 5, "another life")]);

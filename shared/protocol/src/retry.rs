@@ -49,4 +49,11 @@ mod tests {
         backoff.succeeded();
         assert!(backoff.failed(u64::MAX) <= Duration::from_millis(100));
     }
+
+    #[test]
+    fn the_dice_say_how_long_within_the_bound() {
+        let wait = |dice| Backoff::new(Duration::from_millis(100), Duration::from_secs(2)).failed(dice);
+        assert_eq!((wait(0), wait(45_000)), (Duration::from_millis(10), Duration::from_millis(55)));
+        assert_eq!(Backoff::new(Duration::ZERO, Duration::ZERO).failed(1), Duration::ZERO, "there may be no wait");
+    }
 }

@@ -223,6 +223,35 @@ mod tests {
     }
 
     #[test]
+    fn a_purchase_is_short_of_what_is_neither_set_aside_nor_on_the_shelf() {
+        let held = Item { reserved: 1, allotted: 2, ..item(5) };
+        let bought = |units| Change::Bought { units, of_allotment: 2 };
+        assert_eq!([4, 5, 6].map(|units| shortage(&held, &bought(units))), [0, 1, 2]);
+        let online = |most| decide_purchase(Some(&held), units(most), 9);
+        assert_eq!(online(4), Ok(bought(4)), "all there is, which is no more than is set aside and on the shelf");
+        assert!(matches!(online(5), Err(Rejection::InsufficientStock { requested: 5, available: 2, .. })));
+    }
+
+    #[test]
+    fn no_item_has_more_units_than_one_may_have() {
+        let full = item(TOTAL_MAX - 1);
+        let receive = |most| given(Some(&full), &Operation::Receive { quantity: units(most) });
+        let adjust = |delta| given(Some(&full), &Operation::Adjust { delta, reason: Reason::Found, note: None });
+        assert_eq!((receive(1), adjust(1)), (Ok(Change::Moved(1)), Ok(Change::Moved(1))));
+        assert_eq!((receive(2), adjust(2)), (Err(Rejection::LimitExceeded), Err(Rejection::LimitExceeded)));
+    }
+
+    #[test]
+    fn an_expected_version_is_the_present_one_or_a_conflict() {
+        let guarded = |version| {
+            let guard = Guard { expected_version: Some(version), ..Guard::default() };
+            decide(Some(&item(1)), &Operation::Sell { quantity: units(1) }, &guard, Facts::default())
+        };
+        assert_eq!(guarded(1), Ok(Change::Moved(-1)));
+        assert_eq!(guarded(2), Err(Rejection::VersionConflict { current_version: 1 }));
+    }
+
+    #[test]
     fn nothing_but_create_makes_an_item() {
         assert_eq!(given(None, &Operation::Receive { quantity: units(1) }), Err(Rejection::UnknownProduct));
         let create = Operation::Create { name: "Tea".into(), quantity: 0, low_at: None };

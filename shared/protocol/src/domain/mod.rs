@@ -224,3 +224,16 @@ pub enum IfMatch {
     /// One of these (epoch, version).
     Versions(Vec<(Epoch, i64)>),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_is_called_what_clients_call_it() {
+        let change = Operation::Change { name: None, discontinued: None, low_at: None };
+        let called =
+            [Operation::Sell { quantity: Quantity::ONE }, Operation::Receive { quantity: Quantity::ONE }, change];
+        assert_eq!(called.map(|operation| operation.action().as_str()), ["sell", "receive", "change"]);
+    }
+}

@@ -237,6 +237,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_asked_of_a_reservation_is_called_what_clients_call_it() {
+        let called = [Act::Confirm { lines: None }, Act::Cancel, Act::Extend { ttl_ms: 1 }].map(|act| act.name());
+        assert_eq!(called, ["confirm_reservation", "cancel_reservation", "extend_reservation"]);
+    }
+
+    #[test]
     fn all_lines_are_held_or_none() {
         let mut stock = stock(&[("ale", 5), ("tea", 2)]);
         let refused = hold(&lines(&[("ale", 1), ("tea", 3)]), |product| stock.get(product));

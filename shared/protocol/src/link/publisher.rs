@@ -298,3 +298,112 @@ impl<L: Link> Publisher<L> {
         self.sender.is_window_full(head)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log with two entries.
+    struct Two;
+
+    impl Log for Two {
+        fn head(&self) -> Cursor {
+            Cursor { epoch: 7.into(), seq: 2.into(), hash: Hash([2; 16]) }
+        }
+        fn hash_at(&self, seq: Seq) -> Option<Hash> {
+            (seq <= Seq::from(2)).then_some(Hash([seq.get() as u8; 16]))
+        }
+        fn continues(&self, receiver: &Cursor) -> bool {
+            receiver.epoch == 5.into()
+        }
+    }
+
+    fn next(publisher: &mut Publisher, now: i64) -> Step {
+        let needs = publisher.needs();
+        publisher.next(now, &Excerpt::of(&Two, &needs))
+    }
+
+    fn place(seq: u32) -> EntryId {
+        EntryId { epoch: 7.into(), seq: seq.into() }
+    }
+
+    /// The next round, whatever comes before it.
+    fn round(publisher: &mut Publisher, now: i64) -> Round {
+        loop {
+            let reply = match next(publisher, now) {
+                Step::Publish(round) => return round,
+                Step::ReadAck => Reply::Ack(Some(Ack::default())),
+                Step::Clear => Reply::Cleared,
+                Step::StoreAcked(_) => Reply::Stored(true),
+                step @ (Step::OpenEpoch { .. } | Step::Wait(_)) => panic!("{step:?}"),
+            };
+            publisher.reply(now, reply, 0);
+        }
+    }
+
+    fn answer(publisher: &mut Publisher, now: i64, acked: u32) {
+        let cursor = Cursor { epoch: 7.into(), seq: acked.into(), hash: Hash([acked as u8; 16]) };
+        let reply = RoundReply { ack: Some(Ack { cursor, fenced: 0.into() }), stream: None };
+        publisher.reply(now, Reply::Round { added_to: 2.into(), reply }, 0);
+    }
+
+    #[test]
+    fn a_refused_epoch_is_followed_by_another_if_the_log_goes_on_from_the_receiver() {
+        for (epoch, goes_on) in [(5, true), (6, false)] {
+            let mut publisher = Publisher::new(Pace::default());
+            assert_eq!(next(&mut publisher, 0), Step::ReadAck);
+            let cursor = Cursor { epoch: epoch.into(), ..Cursor::default() };
+            publisher.reply(0, Reply::Ack(Some(Ack { cursor, fenced: 7.into() })), 0);
+            let opens = Step::OpenEpoch { judged: Two.head(), proven: Some(cursor) };
+            assert_eq!(next(&mut publisher, 0) == opens, goes_on);
+            assert_eq!(publisher.stopped(), (!goes_on).then_some(Stopped::Fenced));
+        }
+    }
+
+    #[test]
+    fn a_round_that_is_lost_halves_the_next_and_one_that_is_answered_lets_it_grow() {
+        let mut publisher = Publisher::new(Pace::default());
+        let kib = |publisher: &mut Publisher, now| round(publisher, now).bytes >> 10;
+        for (lost, expected) in (0..).zip([512, 256, 128, 64, 32, 16, 16]) {
+            assert_eq!(kib(&mut publisher, lost * 10_000), expected);
+            publisher.reply(lost * 10_000, Reply::Lost, 0);
+        }
+        for (answered, expected) in (8..).zip([16, 32, 48]) {
+            assert_eq!(kib(&mut publisher, answered * 10_000), expected);
+            answer(&mut publisher, answered * 10_000, 0);
+        }
+        for answered in 11..50 {
+            round(&mut publisher, answered * 10_000);
+            answer(&mut publisher, answered * 10_000, 0);
+        }
+        assert_eq!(kib(&mut publisher, 500_000), 512, "and no further");
+    }
+
+    #[test]
+    fn an_ack_is_stored_when_the_last_was_stored_long_enough_ago() {
+        let mut publisher = Publisher::new(Pace::default());
+        assert_eq!(publisher.acked(), None);
+        round(&mut publisher, 5_000);
+        assert_eq!(publisher.acked(), Some(place(0)), "stored at 5,000");
+        answer(&mut publisher, 5_100, 1);
+        round(&mut publisher, 5_100);
+        answer(&mut publisher, 5_200, 1);
+        assert_eq!((next(&mut publisher, 5_200), publisher.acked()), (Step::Wait(6_000), Some(place(1))));
+        assert_eq!(next(&mut publisher, 6_000), Step::StoreAcked(place(1)));
+        publisher.reply(6_000, Reply::Stored(false), 0);
+        assert_eq!(next(&mut publisher, 6_999), Step::Wait(7_000));
+        assert_eq!(next(&mut publisher, 7_000), Step::StoreAcked(place(1)), "it could not be");
+        publisher.reply(7_000, Reply::Stored(true), 0);
+        assert!(!matches!(next(&mut publisher, 8_000), Step::StoreAcked(_)));
+    }
+
+    #[test]
+    fn a_window_is_full_of_what_is_not_acknowledged() {
+        let mut publisher = Publisher::new(Pace { window: 1, ..Pace::default() });
+        assert_eq!(round(&mut publisher, 0).add_to, Seq::from(1));
+        let reply = RoundReply { ack: Some(Ack::default()), stream: None };
+        publisher.reply(0, Reply::Round { added_to: 1.into(), reply }, 0);
+        next(&mut publisher, 0);
+        assert!(publisher.is_window_full(2.into()) && !publisher.is_window_full(1.into()));
+    }
+}

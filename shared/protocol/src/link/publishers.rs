@@ -175,6 +175,8 @@ mod tests {
         let said = steps(&mut logs, 0);
         assert!(matches!(said[..], [("b", Step::Wait(1..)), ("a", Step::Wait(1..))]), "{said:?}");
         assert!(logs.logs["a"].publisher.is_live());
+        let ("b", Step::Wait(first)) = said[0] else { panic!("{said:?}") };
+        assert_eq!(logs.next_due(), Some(first));
         let said = steps(&mut logs, 200);
         assert_eq!(said, [("b", Step::ReadAck)], "it tries again");
     }

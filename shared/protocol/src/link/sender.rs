@@ -522,6 +522,15 @@ mod tests {
     }
 
     #[test]
+    fn a_round_has_the_entries_that_fit_and_one_in_any_case() {
+        let log = Memory::with(7, 3);
+        let Step::Publish(round) = live(&log, 0).next(0, log.head()) else { panic!("publishes") };
+        let fitting = |bytes| round.fitting(log.0.clone(), bytes).len();
+        assert_eq!([0, 2, 3, 4, 5, 6].map(fitting), [1, 1, 1, 2, 2, 3], "of two bytes each");
+        assert_eq!(Round { bytes: 4, ..round }.fitting(log.0.clone(), 9).len(), 2);
+    }
+
+    #[test]
     fn the_window_bounds_what_is_unacknowledged() {
         let log = Memory::with(7, 9);
         let mut sender = live(&log, 2);
@@ -544,6 +553,7 @@ mod tests {
         };
         let reply = RoundReply { ack: ack(log.at(4)), stream: Some(Found::Entries(ends)) };
         assert_eq!(sender.round_done(2_000, &round, &reply, &log), Some(4.into()));
+        assert_eq!(sender.acked(), Seq::from(4));
         let Step::Publish(round) = sender.next(2_000, log.head()) else { panic!("goes on") };
         assert_eq!(
             (round.trim_below.map(|id| id.seq), round.add_from, round.add_to),
@@ -629,7 +639,8 @@ mod tests {
             let Step::Publish(round) = sender.next(10_000, log.head()) else { panic!("looks") };
             assert!(round.audit && round.add_to < round.add_from);
             sender.round_done(10_000, &round, &RoundReply { ack: ack(log.at(3)), stream: Some(found) }, &log);
-            assert_eq!(sender.next(10_000, log.head()) != Step::ReadAck, well, "{found:?}");
+            let again = if well { Step::Wait(10_000 + 2_000 * IDLE_TICKS) } else { Step::ReadAck };
+            assert_eq!(sender.next(10_000, log.head()), again, "{found:?}");
         }
     }
 
@@ -700,6 +711,8 @@ mod tests {
             sender.failed();
             assert_eq!(sender.stopped(), expected, "an error in Redis does not free a stopped one");
         }
+        let named = [Stopped::Fenced, Stopped::Superseded, Stopped::Diverged].map(Stopped::as_str);
+        assert_eq!(named, ["fenced", "superseded", "diverged"]);
     }
 
     #[test]

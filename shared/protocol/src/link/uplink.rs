@@ -246,6 +246,36 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_says_for_how_long_nobody_has_answered() {
+        let mut uplink = connected();
+        let silence = |uplink: &mut Uplink, now| {
+            assert_eq!(tell(uplink, now, UplinkReply::Link(Reply::Ack(None))), UplinkStep::Announce);
+            tell(uplink, now, UplinkReply::Announced)
+        };
+        assert_eq!(silence(&mut uplink, 1_000), UplinkStep::Claim { why: None, for_ms: 0 });
+        uplink.reply(1_000, UplinkReply::Claimed, 0);
+        assert_eq!(next(&mut uplink, 5_000), UplinkStep::Link(Step::ReadAck));
+        assert_eq!(silence(&mut uplink, 5_000), UplinkStep::Claim { why: None, for_ms: 4_000 });
+    }
+
+    #[test]
+    fn waits_grow_until_redis_has_answered_something() {
+        let mut uplink = Uplink::new(Pace::default(), 10_000);
+        let mut now = 0;
+        let mut wait = |answers: &[UplinkReply]| {
+            assert_eq!(next(&mut uplink, now), UplinkStep::Connect);
+            answers.iter().for_each(|answer| uplink.reply(now, *answer, 0));
+            let UplinkStep::Wait(until) = tell(&mut uplink, now, UplinkReply::Lost) else { panic!("rests") };
+            let wait = until - now;
+            now = until;
+            wait
+        };
+        let (connected, announced) = (UplinkReply::Connected, UplinkReply::Announced);
+        assert_eq!((wait(&[]), wait(&[connected]), wait(&[connected, announced])), (10, 20, 40));
+        assert_eq!(wait(&[connected, announced, UplinkReply::HeartbeatSet]), 10);
+    }
+
+    #[test]
     fn a_heartbeat_that_is_gone_is_set_at_once_and_the_store_announced() {
         let mut uplink = live();
         assert_eq!(tell(&mut uplink, 0, UplinkReply::HeartbeatFound(true)), UplinkStep::Wait(2_000));

@@ -360,6 +360,23 @@ mod tests {
     }
 
     #[test]
+    fn what_another_attempt_says_of_a_pick_changes_nothing() {
+        for life in [Life::PENDING, CONFIRMED] {
+            assert_eq!(life.on_reply(Reply::Picked, true), Transition::Picked);
+            assert_eq!(life.on_reply(Reply::Picked, false), Transition::Stands);
+        }
+        let sold = Life::PENDING.after(Transition::Sold);
+        assert_eq!(sold.after(Transition::Taken { picked: true }), CONFIRMED.after(Transition::Picked));
+    }
+
+    #[test]
+    fn who_has_taken_the_units_does_not_lose_them_to_a_refusal() {
+        for refused in [Reply::Rejected, Reply::Expired] {
+            assert_eq!(CONFIRMED.on_reply(refused, true), Transition::Stands);
+        }
+    }
+
+    #[test]
     fn a_confirmation_waits_for_the_cancel_that_follows_it() {
         let cancelling = Life { cancel_requested: true, ..Life::PENDING };
         assert_eq!(cancelling.on_reply(TAKEN, true), Transition::Stands);

@@ -113,11 +113,14 @@ mod tests {
         let why = LineResult::Refused(&Rejection::UnknownProduct);
         assert_eq!(results.each().collect::<Vec<_>>(), [LineResult::Done, why, LineResult::Done]);
         assert_eq!((results.applied(), results.check()), (2, Ok(())));
+        let two = Results { lines: 3, undone: false, refused: vec![refused(0), refused(2)] };
+        assert_eq!((two.applied(), two.check()), (1, Ok(())));
         let undone = Results { undone: true, ..results };
         assert_eq!(undone.each().collect::<Vec<_>>(), [LineResult::NotExecuted, why, LineResult::NotExecuted]);
         assert_eq!(undone.applied(), 0);
-        for (lines, refused) in [(0, vec![]), (1_001, vec![]), (2, vec![refused(2)]), (3, vec![refused(1), refused(0)])]
-        {
+        let twice = vec![refused(1), refused(1)];
+        let backwards = vec![refused(1), refused(0)];
+        for (lines, refused) in [(0, vec![]), (1_001, vec![]), (2, vec![refused(2)]), (3, backwards), (3, twice)] {
             assert!(Results { lines, undone: false, refused }.check().is_err());
         }
     }

@@ -158,14 +158,71 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::reservation::State;
+    use crate::domain::{Lines, Quantity, Reason};
+    use crate::ids::{OperationId, PurchaseId, ReservationId};
     use crate::link::Cursor;
     use crate::time::Millis;
-    use crate::wire::{Happened, ItemAfter};
+    use crate::wire::{Became, Happened, ItemAfter, PurchaseRef};
 
     fn sold(quantity: i64) -> Event {
         let item = Item { quantity, version: 2, ..Item::default() };
         let after = ItemAfter { product_id: ProductId::parse("tea").expect("valid"), delta: -1, item };
         Event::Fact(Fact::new(Happened::Sold(after), Millis(1)))
+    }
+
+    #[test]
+    fn what_is_a_fact_is_named_by_its_type_and_a_correction_alone_has_a_reason() {
+        assert!(Event::is_fact("sold") && !Event::is_fact(OPENED) && !Event::is_fact("teleported"));
+        let item = ItemAfter::unchanged(ProductId::parse("tea").expect("valid"), Item::default());
+        let adjusted = Happened::Adjusted { item: item.clone(), reason: Reason::Damage, note: None };
+        assert_eq!((Happened::Sold(item).reason(), adjusted.reason()), (None, Some(Reason::Damage)));
+    }
+
+    #[test]
+    fn of_several_items_the_one_that_is_asked_for_is_told_and_else_the_first() {
+        let after = |name| ItemAfter::unchanged(ProductId::parse(name).expect("valid"), Item::default());
+        let purchase = PurchaseRef {
+            purchase_id: PurchaseId::new(uuid::Uuid::nil()),
+            attempt: OperationId::parse("a").expect("valid"),
+            lines: Lines::one(ProductId::parse("ale").expect("valid"), Quantity::ONE),
+            from_allotment: None,
+            reference: None,
+            created_at: Millis(1),
+            expires_at: Millis(2),
+        };
+        let bought = Happened::PurchaseConfirmed { purchase, items: vec![after("ale"), after("tea")] };
+        let of = |product| bought.item_of(product).map(|item| item.product_id.as_str());
+        assert_eq!([of(Some("tea")), of(Some("bun")), of(None)], [Some("tea"), Some("ale"), Some("ale")]);
+    }
+
+    #[test]
+    fn a_page_counts_its_records_beside_the_items() {
+        let outcome =
+            Outcome { command: OperationId::parse("a").expect("valid"), at: Millis(1), became: Became::Resynced };
+        let reservation = Reservation {
+            id: ReservationId::new(uuid::Uuid::nil()),
+            lines: Lines::one(ProductId::parse("tea").expect("valid"), Quantity::ONE),
+            expires_at: Millis(2),
+            created_at: Millis(1),
+            reference: None,
+            state: State::Open,
+        };
+        let outcomes = vec![outcome.clone(), outcome];
+        let page = SnapshotPage { outcomes, reservations: vec![reservation], ..SnapshotPage::default() };
+        assert_eq!((SnapshotPage::default().records(), page.records()), (0, 3));
+    }
+
+    #[test]
+    fn a_page_of_too_many_items_is_not_understood() {
+        let named =
+            Named { product_id: ProductId::parse("tea").expect("valid"), item: Item { version: 1, ..Item::default() } };
+        let read = |items| {
+            let page =
+                Event::SnapshotPage(SnapshotPage { items: vec![named.clone(); items], ..SnapshotPage::default() });
+            Event::decode(page.kind(), &page.encode())
+        };
+        assert!(read(PAGE_MAX).is_ok() && read(PAGE_MAX + 1).is_err());
     }
 
     #[test]

@@ -135,6 +135,20 @@ mod tests {
     }
 
     #[test]
+    fn no_more_comes_out_of_the_allotment_than_is_bought() {
+        let taken = |product: &str, units| {
+            let allotment = format!(r#""fromAllotment":[{{"productId":"{product}","quantity":{units}}}]"#);
+            read(&format!(r#""productId":"tea","quantity":2,{allotment}"#))
+        };
+        for units in [1, 2] {
+            let bought = taken("tea", units).expect("is understood");
+            let of = |product| bought.from_allotment(&ProductId::parse(product).expect("valid"));
+            assert_eq!((of("tea"), of("ale")), (units, 0));
+        }
+        assert!(taken("tea", 3).is_err() && taken("ale", 1).is_err());
+    }
+
+    #[test]
     fn what_is_not_understood_in_full_is_not_understood() {
         for refused in [
             r#""productId":"tea""#,
