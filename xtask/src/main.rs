@@ -8,6 +8,7 @@ mod data;
 mod demo;
 mod http;
 mod http_file;
+mod mutation;
 mod openapi;
 mod pages;
 mod process;
@@ -39,6 +40,8 @@ enum Command {
     Simulate(simulation::Simulate),
     /// Plant each known bug in turn and see that the simulation finds it.
     Mutants(simulation::Mutants),
+    /// Change the code in a sample of the ways that `cargo mutants` knows, and see that a test or a seed fails.
+    Mutation(mutation::Options),
     /// Let everything go wrong that can, with real processes, and see that every promise is kept.
     Chaos(chaos::Options),
     /// Attack a small chain with hostile clients, stores and contents of Redis, and see that every bound is held.
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Simulate(options) => simulation::simulate(&options),
         Command::Mutants(options) => simulation::mutants(&options),
+        Command::Mutation(options) => mutation::run(&options),
         Command::Chaos(options) => chaos::run(&options),
         Command::Attack(options) => attack::run(&options),
         Command::Bench(options) => bench::run(&options),
