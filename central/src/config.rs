@@ -106,7 +106,7 @@ pub struct Backup {
 #[derive(Debug, Clone, Args)]
 pub struct Status {
     /// Address of central.
-    #[arg(long, env = "CENTRAL_URL", default_value = "http://127.0.0.1:8081")]
+    #[arg(long, env = "CENTRAL_URL", default_value = "http://127.0.0.1:8081", value_parser = options::url)]
     pub url: String,
     /// What it is asked with.
     #[command(flatten)]
@@ -173,13 +173,13 @@ pub struct Serve {
     #[arg(long, env = "KEY_PREFIX", default_value = "shelf", value_parser = options::key_prefix)]
     pub key_prefix: String,
     /// A store whose heartbeat is older gets no remote purchases, ms.
-    #[arg(long, env = "HEARTBEAT_MAX_AGE_MS", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(100..))]
+    #[arg(long, env = "HEARTBEAT_MAX_AGE_MS", default_value_t = 50_000, value_parser = options::ms::<100>)]
     pub heartbeat_max_age_ms: u64,
     /// Sell what a store has set aside for online sale although nothing was heard of it for too long; nothing else.
     #[arg(long, env = "SELL_ALLOTMENT_OFFLINE")]
     pub sell_allotment_offline: bool,
     /// How often all known stores are looked at even when nobody rang, ms.
-    #[arg(long, env = "SWEEP_INTERVAL_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(10..))]
+    #[arg(long, env = "SWEEP_INTERVAL_MS", default_value_t = 2_000, value_parser = options::ms::<10>)]
     pub sweep_interval_ms: u64,
     /// Look for no new stores: those there are were added by `central stores add`.
     #[arg(long, env = "STORES_KNOWN_ONLY")]

@@ -109,7 +109,7 @@ pub struct Backup {
 #[derive(Debug, Clone, Args)]
 pub struct Status {
     /// Address of the agent.
-    #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082")]
+    #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082", value_parser = options::url)]
     pub url: String,
     /// What the agent is asked with.
     #[command(flatten)]
@@ -128,7 +128,7 @@ pub struct Import {
     #[arg(long)]
     pub dry_run: bool,
     /// Address of the agent.
-    #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082")]
+    #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082", value_parser = options::url)]
     pub url: String,
     /// What the agent is asked with.
     #[command(flatten)]
@@ -142,7 +142,7 @@ pub struct Export {
     #[arg(long)]
     pub to: Option<PathBuf>,
     /// Address of the agent.
-    #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082")]
+    #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082", value_parser = options::url)]
     pub url: String,
     /// What the agent is asked with.
     #[command(flatten)]
@@ -175,7 +175,7 @@ pub struct Serve {
     #[arg(long, env = "KEY_PREFIX", default_value = "shelf", value_parser = options::key_prefix)]
     pub key_prefix: String,
     /// Between two heartbeats, ms.
-    #[arg(long, env = "HEARTBEAT_INTERVAL_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(10..))]
+    #[arg(long, env = "HEARTBEAT_INTERVAL_MS", default_value_t = 30_000, value_parser = options::ms::<10>)]
     pub heartbeat_interval_ms: u64,
     /// Behind what is received, a count and an online purchase, so much of an item's quantity is set aside for online sale, percent.
     #[arg(long, env = "ALLOT_PERCENT", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=100))]

@@ -132,7 +132,7 @@ fn checked(filter: &Filter) -> Result<()> {
 #[utoipa::path(
     get, path = "/availability/{productId}", operation_id = "getAvailability", tag = "Stock", params(ProductPath, Prefer, Filter),
     responses((status = 200, description = "What each store has", body = Availability, headers(("X-Projection-Lag-ms" = String, description = "Age of the oldest entry that is known to exist and is not in this answer, 0 if there is none.")))),
-    extensions(("x-problems" = json!(["unknown_product", "store_unavailable", "not_caught_up"]))),
+    extensions(("x-problems" = json!(["unknown_product", "unknown_store", "store_unavailable", "not_caught_up"]))),
 )]
 async fn one(
     State(app): Shared,
@@ -142,8 +142,15 @@ async fn one(
 ) -> Result<Response> {
     checked(&filter)?;
     app.caught_up(&filter.min_position, &prefer).await?;
+    let wanted = match &filter.store_id {
+        Some(store) => Some(app.known(store).await?),
+        None => None,
+    };
     let Some(found) = gather(&app, &product, &filter).await? else {
-        return Err(Problem::new(Code::UnknownProduct).with("productId", product.as_str()));
+        return Err(match wanted {
+            Some(store) => app.unknown_product(&store, &product).await,
+            None => app.unknown_everywhere(&product).await?,
+        });
     };
     if found.stores.is_empty() {
         return Err(Problem::new(Code::StoreUnavailable)
@@ -180,6 +187,7 @@ struct Availabilities {
 #[utoipa::path(
     get, path = "/availability", operation_id = "listAvailability", tag = "Stock", params(Wanted),
     responses((status = 200, description = "In one piece", body = Availabilities, headers(("X-Projection-Lag-ms" = String, description = "Age of the oldest entry that is known to exist and is not in this answer, 0 if there is none.")))),
+    extensions(("x-problems" = json!(["store_unavailable"]))),
 )]
 async fn many(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Response> {
     if !(1..=100).contains(&wanted.product_id.len()) {
@@ -193,6 +201,7 @@ async fn many(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Respon
                 lag = lag.max(availability.stores.iter().map(|store| store.lag_ms).max().unwrap_or(0));
                 items.push(availability);
             }
+            None if app.is_starting() => return Err(app.unknown_everywhere(&product).await?),
             None => unknown.push(product),
         }
     }

@@ -108,7 +108,11 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
         };
         let part = events::list(connection, &wanted, start, size)?;
         let next_cursor = part.next.map(|place| place.to_string());
-        Ok(Written::json(&List { items: part.events, next_cursor }.map(EventView::from)))
+        let shown = |recorded| {
+            let event = EventView::from(recorded);
+            wanted.product.as_deref().and_then(|product| event.as_of(product)).unwrap_or(event)
+        };
+        Ok(Written::json(&List { items: part.events, next_cursor }.map(shown)))
     });
     Ok(list.await?)
 }

@@ -20,6 +20,7 @@ use utoipa_axum::routes;
 
 use super::views::{ItemView, LAG, slice};
 use super::{App, Shared};
+use crate::links::presence::Unavailable;
 use crate::storage::queries::items as listed;
 use crate::storage::queries::offers::{self, Shown};
 use crate::storage::stores::{self, Store};
@@ -84,7 +85,6 @@ async fn of_store(
     }
     app.known(&store).await?;
     filter.store_id = Some(store);
-    filter.retired = Some(true);
     list(app, prefer, filter).await
 }
 
@@ -155,15 +155,34 @@ impl App {
         if store.opening || !store.complete {
             return Problem::new(Code::NotCaughtUp).detail("the store's state has not arrived in full");
         }
-        let other = self.db.read(|connection| listed::other_case(connection, &store.id, product)).await;
-        let problem = Problem::new(Code::UnknownProduct)
-            .detail(format!("{} has no product {product}", store.id))
-            .with("storeId", store.id.as_str())
+        self.naming(Problem::new(Code::UnknownProduct), &store.id, product).await
+    }
+
+    /// The problem of a product that the store does not have, with what there is to tell of that.
+    pub(super) async fn naming(&self, problem: Problem, store: &StoreId, product: &ProductId) -> Problem {
+        let other = self.db.read(|connection| listed::other_case(connection, store, product)).await;
+        let problem = problem
+            .detail(format!("{store} has no product {product}"))
+            .with("storeId", store.as_str())
             .with("productId", product.as_str());
         match other {
             Ok(Some(other)) => problem.with("didYouMean", other),
             _ => problem,
         }
+    }
+
+    /// Why a product is at no store: 404, or 503 while it is not known which stores there are.
+    pub(super) async fn unknown_everywhere(&self, product: &ProductId) -> Result<Problem> {
+        if self.is_starting() {
+            let why = Unavailable::Starting;
+            return Ok(Problem::new(Code::StoreUnavailable).detail(why.words()).with("reason", why.as_str()));
+        }
+        let wanted = product.clone();
+        let other = self.db.scan(move |connection| listed::other_case_anywhere(connection, &wanted)).await?;
+        let problem = Problem::new(Code::UnknownProduct)
+            .detail(format!("no store has a product {product}"))
+            .with("productId", product.as_str());
+        Ok(other.into_iter().fold(problem, |problem, other| problem.with("didYouMean", other)))
     }
 
     /// Waits until the view has reached all these positions.
@@ -206,5 +225,30 @@ impl App {
                 return Err(behind());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::tests::app;
+    use crate::storage::{Abort, Connection};
+    use crate::testing::{Agent, product};
+
+    #[tokio::test]
+    async fn that_no_store_has_a_product_is_known_once_the_stores_are() {
+        let (_dir, mut app) = app();
+        let settle = |connection: &Connection| {
+            Agent::settled("s1", connection);
+            Ok::<_, Abort<()>>(())
+        };
+        app.db.write(settle).await.expect("writes").expect("is not refused");
+        let unknown = app.unknown_everywhere(&product("TEA")).await.expect("reads");
+        assert_eq!((unknown.code(), &unknown.to_json()["didYouMean"]), (Code::UnknownProduct, &"tea".into()));
+        app.had_view = false;
+        let starting = app.unknown_everywhere(&product("TEA")).await.expect("reads");
+        assert_eq!((starting.code(), &starting.to_json()["reason"]), (Code::StoreUnavailable, &"starting".into()));
+        app.presence.note_swept();
+        assert_eq!(app.unknown_everywhere(&product("x")).await.expect("reads").code(), Code::UnknownProduct);
     }
 }

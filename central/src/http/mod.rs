@@ -38,7 +38,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::links::consumer::Newcomers;
 use crate::links::presence::{Presence, Reading, Unavailable};
 use crate::links::publisher::Wakes;
-use crate::links::redis_link::{Heartbeats, RedisLink};
+use crate::links::redis_link::{Heartbeats, LOOK_TIMEOUT, RedisLink};
 use crate::links::waiting::Waiting;
 use crate::outbound::feed::Feed;
 use crate::outbound::webhooks::Webhooks;
@@ -213,14 +213,23 @@ impl App {
             return Err(Problem::new(Code::StoreRetired).with("storeId", id.as_str()));
         }
         // Known to be away: the consumer hears when it is back.
-        if self.presence.redis_lost_for().is_some() {
+        if self.presence.redis_lost_for().is_some() || self.presence.is_silent() {
             return Err(self.unavailable(id, Unavailable::Redis, None));
         }
+        let asked_at = Instant::now();
         let Some(reading) = self.heartbeats.read(id).await else {
+            if asked_at.elapsed() >= LOOK_TIMEOUT {
+                self.presence.note_silent();
+            }
             return Err(self.unavailable(id, Unavailable::Redis, None));
         };
         self.presence.note(id, &reading);
         Ok((store, reading))
+    }
+
+    /// Central began with an empty database and has not heard yet which stores there are.
+    fn is_starting(&self) -> bool {
+        !self.presence.has_swept() && !self.had_view
     }
 
     /// A store that central has heard of.
@@ -228,7 +237,7 @@ impl App {
         if let Some(store) = self.db.read(|connection| crate::storage::stores::find(connection, id)).await? {
             return Ok(store);
         }
-        if !self.presence.has_swept() && !self.had_view {
+        if self.is_starting() {
             return Err(self.unavailable(id, Unavailable::Starting, None));
         }
         let mut problem = Problem::new(Code::UnknownStore).with("storeId", id.as_str());

@@ -58,7 +58,8 @@ async fn run(
         return Err(Problem::invalid("If-Match", "is of one item: a line of a batch has expectedVersion"));
     }
     if json.to_string().len() > BATCH_BYTES {
-        return Err(Problem::new(Code::BodyTooLarge).with("limitBytes", BATCH_BYTES));
+        let detail = format!("the body is larger than {BATCH_BYTES} bytes, without white space");
+        return Err(Problem::new(Code::BodyTooLarge).detail(detail).with("limitBytes", BATCH_BYTES));
     }
     let (store, lines, atomic) = value.asked()?;
     let key = key_of(&write, &json);

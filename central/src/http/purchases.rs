@@ -317,8 +317,7 @@ impl App {
         for (line, offers) in lines.iter().zip(&each) {
             let product = &line.product_id;
             if offers.is_empty() {
-                let problem = Problem::new(Code::UnknownProduct).detail(format!("no store has a product {product}"));
-                return Ok(problem.with("productId", product.as_str()));
+                return self.unknown_everywhere(product).await;
             }
             if offers.iter().all(|offer| offer.item.discontinued) {
                 return Ok(Problem::from(Rejection::Discontinued).with("productId", product.as_str()));
@@ -443,14 +442,18 @@ impl App {
     }
 
     /// The problem, with the line that it is about as far as the view tells.
-    async fn with_line(&self, problem: Problem, store: &StoreId, lines: &Lines) -> Result<Problem> {
+    pub(super) async fn with_line(&self, problem: Problem, store: &StoreId, lines: &Lines) -> Result<Problem> {
         let of_line: fn(Option<&(Item, i64)>) -> bool = match problem.code() {
             Code::Discontinued => |known| known.is_some_and(|(item, _)| item.discontinued),
             Code::UnknownProduct => |known| known.is_none(),
             _ => return Ok(problem),
         };
-        let line = self.first_line(store, lines, of_line).await?;
-        Ok(line.into_iter().fold(problem, |problem, product| problem.with("productId", product.as_str())))
+        let is_unknown = problem.code() == Code::UnknownProduct;
+        Ok(match self.first_line(store, lines, of_line).await? {
+            Some(product) if is_unknown => self.naming(problem, store, &product).await,
+            Some(product) => problem.with("productId", product.as_str()),
+            None => problem,
+        })
     }
 
     /// The first of these products of whose item in the view this is true.

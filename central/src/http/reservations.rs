@@ -133,6 +133,7 @@ async fn reserve(
         about: about(write, asked.reference),
         redis_now: reading.redis_now,
     };
+    let (of, lines) = (store.clone(), ask.lines.clone());
     let target = Target { effect: Effect::Command, id: ask.command().to_string(), store };
     let judge = app.clone();
     let written = app
@@ -144,7 +145,11 @@ async fn reserve(
             begin(connection, store, &ask, now)?;
             Ok(Done::with(()))
         })
-        .await?;
+        .await;
+    let written = match written {
+        Ok(written) => written,
+        Err(problem) => return Err(app.with_line(problem, &of, &lines).await?),
+    };
     app.held(&written.target, &prefer, written.value.is_none()).await
 }
 
@@ -267,7 +272,10 @@ impl App {
             .with(header::LOCATION, &format!("/v1/reservations/{id}"));
         let status = match reservation.status {
             Status::Pending => StatusCode::ACCEPTED,
-            Status::Rejected => return Ok(headers.on(why_not(id, &reservation, &request))),
+            Status::Rejected => {
+                let problem = why_not(id, &reservation, &request);
+                return Ok(headers.on(self.with_line(problem, &reservation.store, &reservation.lines).await?));
+            }
             Status::Open | Status::Confirmed | Status::Cancelled | Status::Expired if is_replay => StatusCode::OK,
             Status::Open | Status::Confirmed | Status::Cancelled | Status::Expired => StatusCode::CREATED,
         };

@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 
 use super::{App, Shared};
 use crate::outbound::event::Wanted;
-use crate::outbound::feed::Follower;
+use crate::outbound::feed::{Follower, Rendered};
 
 /// Between two signs of life when nothing happens.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
@@ -103,10 +103,15 @@ fn events(
         }
     });
     parts.flat_map(move |part| {
-        let wanted = part.events.into_iter().filter(|event| event.event.is(&wanted)).collect::<Vec<_>>();
-        stream::iter(wanted.into_iter().map(|shown| {
+        let events = part.events.iter().filter(|shown| shown.event.is(&wanted));
+        let told = events.map(|shown| {
             let event = Event::default().id(shown.event.chain_seq().to_string()).event(shown.event.kind());
-            Ok(event.data(&shown.json))
-        }))
+            let of_product = wanted.product.as_deref().and_then(|product| shown.event.as_of(product));
+            Ok(match of_product {
+                Some(of_product) => event.data(Rendered::from(of_product).json),
+                None => event.data(&shown.json),
+            })
+        });
+        stream::iter(told.collect::<Vec<_>>())
     })
 }

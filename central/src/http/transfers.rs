@@ -139,6 +139,7 @@ async fn make(
         about: about(write, asked.reference),
         redis_now: reading.redis_now,
     };
+    let (of, lines) = (asked.from.clone(), ask.transfer.lines.clone());
     let target = Target { effect: Effect::Command, id: ask.command().to_string(), store: asked.from };
     let judge = app.clone();
     let written = app
@@ -154,7 +155,11 @@ async fn make(
             begin(connection, source, &ask, now)?;
             Ok(Done::with(()))
         })
-        .await?;
+        .await;
+    let written = match written {
+        Ok(written) => written,
+        Err(problem) => return Err(app.with_line(problem, &of, &lines).await?),
+    };
     app.sent(&written.target, &prefer, written.value.is_none()).await
 }
 
@@ -235,8 +240,9 @@ impl App {
             Status::Rejected => {
                 let known = || transfer.code.as_deref().and_then(Code::from_name).unwrap_or(Code::TransferClosed);
                 let problem = request.rejection().map_or_else(|| Problem::new(known()), Problem::from);
-                let source = transfer.transfer.from.as_str();
-                return Ok(headers.on(problem.with("transferId", id.to_string()).with("storeId", source)));
+                let source = &transfer.transfer.from;
+                let problem = problem.with("transferId", id.to_string()).with("storeId", source.as_str());
+                return Ok(headers.on(self.with_line(problem, source, &transfer.transfer.lines).await?));
             }
             Status::Shipped | Status::Received if is_replay => StatusCode::OK,
             Status::Shipped | Status::Received => StatusCode::CREATED,

@@ -9,7 +9,7 @@ use protocol::number::Epoch;
 use protocol::promise::policy::Policy;
 use protocol::promise::purchase::Status;
 use protocol::time::Millis;
-use protocol::wire::{LineResult, Results};
+use protocol::wire::{LineResult, RefusedLine, Results};
 use runtime::http::openapi::schema;
 use runtime::http::{Code, Page, Problem, Result};
 use serde::Serialize;
@@ -298,7 +298,12 @@ impl LineView {
         let line = |(index, line)| {
             let (status, problem) = match line {
                 LineResult::Done => ("done", None),
-                LineResult::Refused(rejection) => ("refused", Some(Problem::from(rejection).to_json().into())),
+                LineResult::Refused(RefusedLine { product_id, rejection, .. }) => {
+                    let problem = Problem::from(rejection);
+                    let problem =
+                        product_id.iter().fold(problem, |problem, product| problem.with("productId", product.as_str()));
+                    ("refused", Some(problem.to_json().into()))
+                }
                 LineResult::NotExecuted => ("not_executed", None),
             };
             Self { index, status, problem }

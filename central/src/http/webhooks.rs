@@ -188,7 +188,7 @@ struct Register {
 async fn register(State(app): Shared, write: Write, Body { value: asked, json }: Body<Register>) -> Result<Response> {
     let types = asked.types.unwrap_or_default();
     if let Some(at) = types.iter().position(|name| !is_type(name)) {
-        return Err(Problem::invalid(format!("/types/{at}"), "must be a type of events"));
+        return Err(Problem::invalid(format!("/types/{at}"), "must be a type of events, such as sold or low_stock"));
     }
     let reach = app.webhooks.sender.reach();
     let refused = |why: String| Problem::invalid("/url", why);

@@ -30,7 +30,7 @@ pub(super) fn key_of(write: &Write, json: &Value) -> Option<Key> {
 
 /// What a write says about itself to the store.
 pub(super) fn about(write: Write, reference: Option<String>) -> About {
-    About { reference, actor: write.actor, traceparent: Some(write.traceparent), occurred_at: None }
+    About { reference, actor: write.actor, traceparent: Some(write.traceparent), ..About::default() }
 }
 
 /// What a write has effect on, known before it is done.

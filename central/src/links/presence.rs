@@ -19,6 +19,9 @@ pub use runtime::redis::Reading;
 const ALTERNATION: Duration = Duration::from_secs(120);
 /// A store that announces entries of which nothing has come for so long gets no purchase: it would not execute it.
 const STANDSTILL: Duration = Duration::from_secs(10);
+/// After a heartbeat was waited for in vain nobody else waits for one, unless Redis is heard again, for so long: by then the
+/// consumer knows that it is silent.
+const IN_VAIN: Duration = Duration::from_secs(2);
 /// One of two agents that was not heard for so long is gone: also an idle agent sends a heartbeat every 10 s.
 const SILENCE: Duration = Duration::from_secs(15);
 
@@ -60,7 +63,7 @@ impl Unavailable {
     /// In words, for a shop.
     pub fn words(self) -> &'static str {
         match self {
-            Self::Offline => "the store has not been heard of for too long",
+            Self::Offline => "the store is not there: it has left, or was not heard of for too long",
             Self::NeverSeen => "the store has never been heard of",
             Self::CatchingUp => "what is known of the store's stock is not up to date yet",
             Self::Paused => "the store's online sale is paused",
@@ -135,6 +138,8 @@ pub struct Presence {
 struct Health {
     redis_since: Option<Instant>,
     lost_at: Option<Instant>,
+    /// A heartbeat was waited for in vain, and nothing was read since.
+    silent_at: Option<Instant>,
     swept: bool,
 }
 
@@ -179,8 +184,21 @@ impl Presence {
         Self { sells_offline, ..self }
     }
 
+    /// Redis was asked for a heartbeat and did not answer in time.
+    pub fn note_silent(&self) {
+        self.health.write().silent_at = Some(Instant::now());
+    }
+
+    /// Whether to wait for a heartbeat would be in vain.
+    pub fn is_silent(&self) -> bool {
+        self.health.read().silent_at.is_some_and(|at| at.elapsed() < IN_VAIN)
+    }
+
     /// Remembers a reading.
     pub fn note(&self, store: &StoreId, reading: &Reading) {
+        if self.is_silent() {
+            self.health.write().silent_at = None;
+        }
         let mut stores = self.stores.write();
         let known = stores.entry(store.clone()).or_default();
         let Some(heartbeat) = &reading.heartbeat else {
@@ -524,6 +542,18 @@ mod tests {
         assert!(report.gone && report.heartbeat_age_ms.is_some_and(|age| (100..10_000).contains(&age)), "{report:?}");
         presence.note(&store, &reading(1));
         assert!(!presence.report(&store).gone);
+    }
+
+    #[test]
+    fn a_redis_that_is_silent_is_waited_for_again_once_it_was_heard() {
+        let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
+        assert!(!presence.is_silent());
+        presence.note_silent();
+        assert!(presence.is_silent());
+        presence.note(&store, &reading(1));
+        assert!(!presence.is_silent());
+        presence.health.write().silent_at = Instant::now().checked_sub(IN_VAIN);
+        assert!(!presence.is_silent(), "it may have come back to an idle chain");
     }
 
     #[test]

@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a purchase waits for a heartbeat from Redis, which has it within a millisecond: one that accepts and does not
 /// answer must not hold up who wants to buy.
-const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
+pub const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
 
 type Read = Pin<Box<dyn Future<Output = Option<Reading>> + Send>>;
 

@@ -72,7 +72,7 @@ impl Reach {
         if text.len() > URL {
             return Err(format!("must have at most {URL} bytes"));
         }
-        let url = Url::parse(text).map_err(|error| format!("must be a URL: {error}"))?;
+        let url = Url::parse(text).map_err(|_| "must be a URL, such as https://shop.example/events".to_owned())?;
         let schemes: &[&str] = if self.private { &["https", "http"] } else { &["https"] };
         if !schemes.contains(&url.scheme()) {
             return Err("must begin with https://".to_owned());
@@ -98,7 +98,7 @@ impl Reach {
         let found = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host, port))).await;
         let found = found.map_err(|_| "must have a name that is resolved in time".to_owned())?;
         let found: Vec<SocketAddr> =
-            found.map_err(|error| format!("must have a name that can be resolved: {error}"))?.collect();
+            found.map_err(|_| format!("must have a name that can be resolved: {host} cannot"))?.collect();
         self.allowed(&found)
     }
 

@@ -1,10 +1,11 @@
 //! An event as clients see it: in lists, streams and webhooks alike.
 
-use protocol::domain::{Item, Lines, Reason};
-use protocol::ids::{ProductId, PurchaseId, ReservationId, TransferId};
+use protocol::domain::{Lines, Reason};
+use protocol::ids::{PurchaseId, ReservationId, TransferId};
 use protocol::time::Millis;
-use protocol::wire::{Event, Fact, ItemAfter};
+use protocol::wire::{Event, Fact};
 use runtime::http::openapi::schema;
+use runtime::http::{EventItem, EventUnits};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -43,7 +44,7 @@ pub struct Wanted {
 }
 
 /// Something that happened in a store
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Event, example = json!({
     "eventId": "store-1:1769860800000-17", "storeId": "store-1", "position": "store-1:1769860800000-17",
@@ -60,7 +61,7 @@ pub struct EventView {
     /// Its place in the chain: what `after` takes.
     chain_seq: i64,
     r#type: String,
-    /// `null`: it is about no product.
+    /// `null`: it is about no product. Of several the one that was asked for, else the first.
     product_id: Option<String>,
     /// By so many units more, or fewer.
     delta: i64,
@@ -70,17 +71,18 @@ pub struct EventView {
     /// Absent of what is about no product.
     #[serde(flatten)]
     fact: Option<FactView>,
-    /// Products whose items it names: it may be several, and the event shows the one that it is filed under.
-    #[serde(skip)]
-    products: Vec<ProductId>,
 }
 
 /// What only entries about a product say.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct FactView {
     #[serde(flatten)]
-    item: Option<UnitsView>,
+    item: Option<EventUnits>,
+    /// Of what is about several products: each of them, `productId` among them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    items: Vec<EventItem>,
     /// `store`, or `command` if central asked for it.
     cause: &'static str,
     /// Of an adjustment.
@@ -106,15 +108,6 @@ struct FactView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Id>)]
     transfer_id: Option<TransferId>,
-}
-
-/// The item after it.
-#[derive(Debug, Serialize, ToSchema)]
-struct UnitsView {
-    quantity: i64,
-    reserved: i64,
-    allotted: i64,
-    version: i64,
 }
 
 impl EventView {
@@ -146,7 +139,7 @@ impl EventView {
         let fact = self.fact.as_ref();
         let is = |wanted: &Option<String>, said: Option<&str>| wanted.is_none() || wanted.as_deref() == said;
         is(&wanted.store, Some(&self.store_id))
-            && (is(&wanted.product, self.product_id.as_deref()) || self.has_item_of(wanted.product.as_deref()))
+            && wanted.product.as_deref().is_none_or(|product| self.is_about(product))
             && is(&wanted.kind, Some(&self.r#type))
             && is(&wanted.reference, fact.and_then(|fact| fact.reference.as_deref()))
             && is(&wanted.actor, fact.and_then(|fact| fact.actor.as_deref()))
@@ -154,19 +147,26 @@ impl EventView {
             && wanted.until.is_none_or(|until| self.recorded_at() < until)
     }
 
-    fn has_item_of(&self, product: Option<&str>) -> bool {
-        self.products.iter().any(|one| Some(one.as_str()) == product)
+    fn is_about(&self, product: &str) -> bool {
+        self.product_id.as_deref() == Some(product) || self.item_of(product).is_some()
+    }
+
+    fn item_of(&self, product: &str) -> Option<&EventItem> {
+        self.fact.iter().flat_map(|fact| &fact.items).find(|item| item.product() == product)
+    }
+
+    /// As whoever asks for a product sees it, if that is not how everybody does: with the figures of that one.
+    pub fn as_of(&self, product: &str) -> Option<Self> {
+        let item = self.item_of(product).filter(|_| self.product_id.as_deref() != Some(product))?;
+        let fact = self.fact.clone().map(|fact| FactView { item: Some(item.units().clone()), ..fact });
+        Some(Self { product_id: Some(product.to_owned()), delta: item.delta(), fact, ..self.clone() })
     }
 }
 
 impl From<Recorded> for EventView {
     fn from(recorded: Recorded) -> Self {
-        let mut products = Vec::new();
         let fact = match Event::decode(&recorded.kind, &recorded.body) {
-            Ok(Event::Fact(fact)) => {
-                products.extend(fact.what.items().iter().map(|after| after.product_id.clone()));
-                Some(FactView::of(fact, recorded.product.as_deref()))
-            }
+            Ok(Event::Fact(fact)) => Some(FactView::of(fact, recorded.product.as_deref())),
             Ok(
                 Event::OutcomeRepeated(_)
                 | Event::Opened { .. }
@@ -190,20 +190,16 @@ impl From<Recorded> for EventView {
             operation_id: recorded.operation,
             received_at: recorded.received_at,
             fact,
-            products,
         }
     }
 }
 
 impl FactView {
     fn of(fact: Fact, product: Option<&str>) -> Self {
-        let units = |ItemAfter { item, .. }: &ItemAfter| {
-            let &Item { quantity, reserved, allotted, version, .. } = item;
-            UnitsView { quantity, reserved, allotted, version }
-        };
         Self {
-            item: fact.what.item_of(product).map(units),
-            cause: if fact.command.is_some() { "command" } else { "store" },
+            item: fact.what.item_of(product).map(EventUnits::from),
+            items: EventItem::several(&fact.what),
+            cause: if fact.is_asked_by_central() { "command" } else { "store" },
             reason: fact.what.reason(),
             reference: fact.about.reference,
             actor: fact.about.actor,
@@ -215,5 +211,62 @@ impl FactView {
             reservation_id: fact.what.reservation_id(),
             transfer_id: fact.what.transfer_id(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::domain::reservation::{Reservation, State};
+    use protocol::domain::{Item, Line, Quantity};
+    use protocol::link::EntryId;
+    use protocol::wire::{Happened, ItemAfter, ReservationStep};
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{NOW, held, product};
+
+    fn confirmed() -> EventView {
+        let line = |name: &str| Line { product_id: product(name), quantity: Quantity::ONE };
+        let lines = Lines::new([line("ale"), line("tea")]).expect("are lines");
+        let state = State::Confirmed { confirmed_lines: Lines::one(product("tea"), Quantity::ONE) };
+        let after = |name: &str, delta| ItemAfter {
+            product_id: product(name),
+            delta,
+            item: Item { quantity: 10 + delta, version: 3, ..Item::default() },
+        };
+        let what = Happened::Reservation {
+            step: ReservationStep::Confirmed,
+            reservation: Reservation { lines, state, ..held().0 },
+            items: vec![after("ale", 0), after("tea", -1)],
+        };
+        let event = Event::Fact(Fact::new(what, NOW));
+        EventView::from(Recorded {
+            chain_seq: 1,
+            store: "s1".into(),
+            at: EntryId::default(),
+            kind: event.kind().into(),
+            operation: "o".into(),
+            product: Some("ale".into()),
+            delta: 0,
+            received_at: NOW,
+            body: event.encode(),
+        })
+    }
+
+    #[test]
+    fn what_is_about_several_products_tells_of_each_and_is_shown_as_of_the_one_that_is_asked_for() {
+        let (event, of) = (confirmed(), |event: &EventView| {
+            let json = serde_json::to_value(event).expect("serialises");
+            (json["productId"].clone(), json["delta"].clone(), json["quantity"].clone(), json["items"].clone())
+        });
+        let each = json!([
+            {"productId": "ale", "delta": 0, "quantity": 10, "reserved": 0, "allotted": 0, "version": 3},
+            {"productId": "tea", "delta": -1, "quantity": 9, "reserved": 0, "allotted": 0, "version": 3},
+        ]);
+        assert_eq!(of(&event), (json!("ale"), json!(0), json!(10), each.clone()));
+        assert_eq!(of(&event.as_of("tea").expect("is another")), (json!("tea"), json!(-1), json!(9), each));
+        assert!(event.as_of("ale").is_none() && event.as_of("milk").is_none());
+        let wanted = |name: &str| Wanted { product: Some(name.into()), ..Wanted::default() };
+        assert_eq!(["ale", "tea", "milk"].map(|name| event.is(&wanted(name))), [true, true, false]);
     }
 }

@@ -614,7 +614,7 @@ mod tests {
             append(&connection, &mut store, &id, &batch(), NOW).expect("writes");
             let asked = find(&connection, name).expect("reads").expect("is there");
             assert_eq!((asked.status, asked.operation.as_str(), asked.product), (Status::Pending, "batch", None));
-            let refused = vec![RefusedLine { index: 1, rejection: Rejection::UnknownProduct }];
+            let refused = vec![RefusedLine { index: 1, product_id: None, rejection: Rejection::UnknownProduct }];
             let results = Results { lines: 3, undone, refused };
             let outcome = Outcome { command: id.clone(), at: NOW, became: Became::Batch(results.clone()) };
             let told = agent.entry(&Event::OutcomeRepeated(outcome.clone()));

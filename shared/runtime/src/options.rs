@@ -70,6 +70,20 @@ pub fn rate(text: &str) -> Result<NonZeroU32, String> {
     number.ok_or_else(|| "must be a whole number from 1 to 1,000,000".to_owned())
 }
 
+/// Where a server is asked.
+pub fn url(text: &str) -> Result<String, String> {
+    match text.split_once("://") {
+        Some(("http" | "https", host)) if !host.is_empty() => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err("must begin with http:// or https://, as in http://127.0.0.1:8081".to_owned()),
+    }
+}
+
+/// Milliseconds, so many at least.
+pub fn ms<const LEAST: u64>(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number >= LEAST);
+    number.ok_or_else(|| format!("must be a whole number of milliseconds, {LEAST} or more"))
+}
+
 /// A host's name, without scheme and port.
 pub fn host_name(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
@@ -126,6 +140,18 @@ mod tests {
         assert_eq!(rate("1000000").map(NonZeroU32::get), Ok(MOST_A_SECOND));
         for bad in ["", "0", "-1", "1.5", "1000001", "10/s"] {
             assert!(rate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_and_no_time_is_said_in_words() {
+        assert_eq!(url("http://localhost:8081/").as_deref(), Ok("http://localhost:8081"));
+        for bad in ["", "localhost:8081", "http://", "redis://a"] {
+            assert!(url(bad).is_err(), "{bad}");
+        }
+        assert_eq!((ms::<100>("100"), ms::<100>("5000")), (Ok(100), Ok(5_000)));
+        for bad in ["", "99", "-1", "abc", "1.5"] {
+            assert_eq!(ms::<100>(bad), Err("must be a whole number of milliseconds, 100 or more".to_owned()), "{bad}");
         }
     }
 

@@ -7,9 +7,9 @@ use protocol::domain::{Lines, Reason};
 use protocol::ids::{PurchaseId, ReservationId, StoreId, TransferId};
 use protocol::link::{EntryId, OPENED};
 use protocol::time::Millis;
-use protocol::wire::{Event, Fact, ItemAfter};
+use protocol::wire::{Event, Fact};
 use runtime::http::openapi::schema;
-use runtime::http::{Code, List, Page, Problem, Query, Result, Written};
+use runtime::http::{Code, EventItem, EventUnits, List, Page, Problem, Query, Result, Written};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -120,7 +120,7 @@ struct EventView<'a> {
     store_id: &'a StoreId,
     position: String,
     r#type: String,
-    /// `null`: it is about no product.
+    /// `null`: it is about no product. Of several the one that was asked for, else the first.
     product_id: Option<String>,
     /// By so many units more, or fewer.
     delta: i64,
@@ -137,7 +137,11 @@ struct EventView<'a> {
 #[serde(rename_all = "camelCase")]
 struct FactView {
     #[serde(flatten)]
-    item: Option<UnitsView>,
+    item: Option<EventUnits>,
+    /// Of what is about several products: each of them, `productId` among them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    items: Vec<EventItem>,
     /// `store`, or `command` if central asked for it.
     cause: &'static str,
     /// Of an adjustment.
@@ -161,15 +165,6 @@ struct FactView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Id>)]
     transfer_id: Option<TransferId>,
-}
-
-/// The item after it.
-#[derive(Debug, Serialize, ToSchema)]
-struct UnitsView {
-    quantity: i64,
-    reserved: i64,
-    allotted: i64,
-    version: i64,
 }
 
 impl<'a> EventView<'a> {
@@ -205,15 +200,10 @@ impl<'a> EventView<'a> {
 impl FactView {
     /// A fact as this product's entry tells it.
     fn of(product: Option<&str>, fact: Fact) -> Self {
-        let units = |ItemAfter { item, .. }: &ItemAfter| UnitsView {
-            quantity: item.quantity,
-            reserved: item.reserved,
-            allotted: item.allotted,
-            version: item.version,
-        };
         Self {
-            item: fact.what.item_of(product).map(units),
-            cause: if fact.command.is_some() { "command" } else { "store" },
+            item: fact.what.item_of(product).map(EventUnits::from),
+            items: EventItem::several(&fact.what),
+            cause: if fact.is_asked_by_central() { "command" } else { "store" },
             reason: fact.what.reason(),
             reference: fact.about.reference,
             actor: fact.about.actor,

@@ -82,7 +82,7 @@ async fn import(
     let dry_run = options.dry_run.unwrap_or(false);
     let progress = app.imports.begin(dry_run);
     let progress = progress.ok_or_else(|| Problem::new(Code::Overloaded).detail("too many imports at once"))?;
-    let about = About { reference: None, actor: write.actor, traceparent: Some(write.traceparent), occurred_at: None };
+    let about = About { actor: write.actor, traceparent: Some(write.traceparent), ..About::default() };
     let reader = StreamReader::new(patient(body.into_data_stream(), SLOW_UPLOAD, Instant::now() + DEADLINE));
     let handle = Handle::current();
     // A little gzip can be many lines: nobody works on when the client or the server has gone.
@@ -233,14 +233,17 @@ impl Header {
             let name = name.value().trim();
             let known = COLUMNS.iter().position(|column| *column == name);
             let place = known.ok_or_else(|| {
-                Problem::invalid("/1", format!("must not have the column {name:?}: there are {}", COLUMNS.join(", ")))
+                Problem::invalid(
+                    "/1",
+                    format!("(the header) must not have the column {name:?}: there are {}", COLUMNS.join(", ")),
+                )
             })?;
             if places[place].replace(at).is_some() {
-                return Err(Problem::invalid("/1", format!("must have the column {name:?} once")));
+                return Err(Problem::invalid("/1", format!("(the header) must have the column {name:?} once")));
             }
         }
         if places[0].is_none() {
-            return Err(Problem::invalid("/1", "must have the column productId"));
+            return Err(Problem::invalid("/1", "(the header) must have the column productId"));
         }
         Ok(Self { places, columns: names.len() })
     }

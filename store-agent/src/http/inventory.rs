@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use protocol::domain::{Action, Guard, Item};
+use protocol::domain::{Action, Guard, Item, Lines};
 use protocol::ids::ProductId;
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
@@ -227,6 +227,23 @@ impl App {
         }
     }
 
+    /// The same of the first of several that the store does not have.
+    pub(super) async fn unknown_line(&self, problem: Problem, lines: &Lines) -> Result<Problem> {
+        let unknown = self.db.read(|connection| {
+            for line in lines.iter() {
+                if ledger::find_item(connection, &line.product_id)?.is_none() {
+                    return Ok(Some(line.product_id.clone()));
+                }
+            }
+            Ok(None)
+        });
+        Ok(match unknown.await? {
+            Some(product) => self.unknown(&product).await,
+            // It has come in the meantime.
+            None => problem,
+        })
+    }
+
     /// Fewer units are to be set aside: waits until central has agreed, and says how it is then. `asked`: the answer if
     /// nobody waits.
     async fn released(&self, product: &ProductId, prefer: &Prefer, asked: Response) -> Result<Response> {
@@ -276,8 +293,13 @@ impl App {
     ) -> Result<Response> {
         let Asked { operation, expected_version, reference } = asked;
         let guard = Guard { expected_version, if_match: write.if_match.clone().filter(|_| !planted(Bug::TagIgnored)) };
-        let about =
-            About { reference, actor: write.actor.clone(), traceparent: Some(write.traceparent.clone()), occurred_at };
+        let about = About {
+            reference,
+            actor: write.actor.clone(),
+            traceparent: Some(write.traceparent.clone()),
+            occurred_at,
+            ..About::default()
+        };
         let (store, of, action) = (self.store.clone(), product.clone(), operation.action());
         let done = self
             .write(&write, &json, move |connection, Call { operation: operation_id, is_known, now, .. }| {

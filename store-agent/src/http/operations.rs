@@ -89,7 +89,8 @@ async fn run(State(app): Shared, caller: Caller, write: Write, Body { value, jso
             }
             Line::Known(item) => done(index, ItemView::of(&store, &asked.product_id, &item).json()),
             Line::Refused(rejection) => {
-                json!({"index": index, "status": "refused", "problem": Problem::from(rejection).to_json()})
+                let problem = Problem::from(rejection).with("productId", asked.product_id.as_str());
+                json!({"index": index, "status": "refused", "problem": problem.to_json()})
             }
         };
         let refused = judged.iter().filter(|line| matches!(line, Line::Refused(_))).count();

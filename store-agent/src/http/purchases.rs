@@ -172,7 +172,7 @@ async fn picked(
         reference: value.reference.map(|text| text.0),
         actor: write.actor.clone(),
         traceparent: Some(write.traceparent.clone()),
-        occurred_at: None,
+        ..About::default()
     };
     let store = app.store.clone();
     app.write(&write, &json, move |connection, Call { operation, now, .. }| {

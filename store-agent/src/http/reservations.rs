@@ -91,7 +91,7 @@ fn unknown() -> Problem {
 }
 
 fn about(write: &Write, reference: Option<String>) -> About {
-    About { reference, actor: write.actor.clone(), traceparent: Some(write.traceparent.clone()), occurred_at: None }
+    About { reference, actor: write.actor.clone(), traceparent: Some(write.traceparent.clone()), ..About::default() }
 }
 
 /// Hold units for a while
@@ -106,7 +106,7 @@ fn about(write: &Write, reference: Option<String>) -> About {
 async fn hold(State(app): Shared, write: Write, Body { value, json }: Body<Reserve>) -> Result<Response> {
     let asked = value.asked()?;
     let about = about(&write, asked.reference);
-    let store = app.store.clone();
+    let (store, lines) = (app.store.clone(), asked.lines.clone());
     let answer = app
         .write(&write, &json, move |connection, Call { operation, is_known, now, .. }| {
             // The same key is the same operation, and the same reservation, also after a restore.
@@ -118,7 +118,13 @@ async fn hold(State(app): Shared, write: Write, Body { value, json }: Body<Reser
             let held = reserve(connection, id, &asked.lines, asked.ttl_ms, &asking, now)?;
             done(connection, &store, StatusCode::CREATED, &held.reservation, held.position)
         })
-        .await?;
+        .await;
+    let answer = match answer {
+        Err(problem) if problem.code() == Code::UnknownProduct => {
+            return Err(app.unknown_line(problem, &lines).await?);
+        }
+        answer => answer?,
+    };
     app.expiry.notify_one();
     app.at_present(answer).await
 }

@@ -100,7 +100,7 @@ async fn receive(
         reference,
         actor: write.actor.clone(),
         traceparent: Some(write.traceparent.clone()),
-        occurred_at: None,
+        ..About::default()
     };
     let store = app.store.clone();
     let answer = app

@@ -102,12 +102,15 @@ fn perform_line(
 
 impl Judged {
     /// As it is told to central.
-    pub fn results(self) -> Results {
-        let refused = |(index, line)| match line {
-            Line::Refused(rejection) => Some(RefusedLine { index, rejection }),
+    pub fn results(self, asked: &[BatchLine]) -> Results {
+        let refused = |(index, (line, asked)): (usize, (Line, &BatchLine))| match line {
+            Line::Refused(rejection) => {
+                Some(RefusedLine { index, product_id: Some(asked.product_id.clone()), rejection })
+            }
             Line::Done(_) | Line::Known(_) => None,
         };
         let (lines, undone) = (self.lines.len(), self.undone);
-        Results { lines, undone, refused: self.lines.into_iter().enumerate().filter_map(refused).collect() }
+        let judged = self.lines.into_iter().zip(asked).enumerate();
+        Results { lines, undone, refused: judged.filter_map(refused).collect() }
     }
 }

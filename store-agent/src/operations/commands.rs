@@ -149,7 +149,8 @@ fn execute(
     if let Ok(Command::Batch { lines, atomic, about }) = &command
         && (known.outcome.is_none() || planted(Bug::NoDedupeByCommand))
     {
-        let batch = Batch { id: &id, lines, atomic: *atomic, about };
+        let about = About { is_line: true, ..about.clone() };
+        let batch = Batch { id: &id, lines, atomic: *atomic, about: &about };
         known.results = do_lines(connection, head, &batch, now)?;
     }
     let effect = on_command(&id, entry, command, &known, redis_now, now);
@@ -166,7 +167,7 @@ fn do_lines(connection: &Connection, head: &mut Head, batch: &Batch<'_>, now: Mi
     };
     let judged = batch::perform(connection, batch, is_known, now)?;
     *head = ledger::head(connection)?;
-    Ok(judged.results())
+    Ok(judged.results(batch.lines))
 }
 
 /// Holds whose time is over block nothing that a command is about.
@@ -898,6 +899,7 @@ mod tests {
         let (kind, body) = ledger::testing::last(connection);
         let Ok(Event::OutcomeRepeated(outcome)) = Event::decode(&kind, &body) else { panic!("{kind} {body}") };
         let results = outcome.became.results().expect("of a batch").clone();
+        assert!(results.refused.iter().all(|line| line.product_id.is_some()), "{body}");
         (results.applied(), results.refused.iter().map(|line| line.index).collect())
     }
 
@@ -911,8 +913,15 @@ mod tests {
         }
         let recorded = ledger::testing::recorded(&world.connection, "ale");
         assert_eq!(recorded[1..], [("sold".into(), -2), ("sold".into(), -3)]);
-        let named = "select count(*) from ledger where operation_id in ('b/0', 'b/3')";
-        assert_eq!(world.connection.query_row(named, [], |row| row.get::<_, i64>(0)), Ok(2));
+        let named = "select type, body from ledger where operation_id in ('b/0', 'b/3')";
+        let mut lines = world.connection.prepare(named).expect("reads");
+        let lines = lines.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
+        let lines: Vec<_> = lines.expect("reads").map(|line| line.expect("reads")).collect();
+        assert_eq!(lines.len(), 2);
+        for (kind, body) in lines {
+            let Ok(Event::Fact(fact)) = Event::decode(&kind, &body) else { panic!("{kind} {body}") };
+            assert!(fact.is_asked_by_central() && fact.outcome().is_none(), "{body}");
+        }
     }
 
     #[test]

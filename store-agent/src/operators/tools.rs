@@ -320,7 +320,8 @@ pub async fn status(options: &Status) -> anyhow::Result<ExitCode> {
         .send()
         .await
         .with_context(|| format!("no agent answers at {url}"))?
-        .error_for_status()?
+        .error_for_status()
+        .with_context(|| format!("what answers at {} is no store's agent, or does not let you in", options.url))?
         .json()
         .await?;
     if options.json {

@@ -1,5 +1,7 @@
 //! A client's mistake is a 4xx problem with a reason, never a 500, on both servers (P9), and changes nothing.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::json;
 use tests::{Client, World};
@@ -338,4 +340,43 @@ async fn a_page_of_an_allowed_origin_reads_every_header() {
     assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), ours);
     let foreign = central.ask(Method::GET, "/v1/inventory/s1/tea", &[("origin", "http://evil.example")], None).await;
     assert_eq!(foreign.expect("an answer").header("access-control-allow-origin"), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_products_the_one_that_is_unknown_is_named() {
+    let world = World::with(&["s1", "s2"]).await;
+    let (store, central) = (world.store("s1"), world.central());
+    store.post("/v1/inventory", json!({"productId": "tea", "quantity": 10})).await.expect(201);
+    world.converged(Duration::from_secs(30)).await;
+    let lines = json!([{"productId": "tea", "quantity": 1}, {"productId": "TEA", "quantity": 1}]);
+    let transfer = json!({"fromStoreId": "s1", "toStoreId": "s2", "lines": lines});
+    for unknown in [
+        store.post("/v1/reservations", json!({"lines": lines})).await,
+        central.post("/v1/reservations", json!({"storeId": "s1", "lines": lines})).await,
+        central.post("/v1/purchase", json!({"storeId": "s1", "lines": lines})).await,
+        central.post("/v1/purchase", json!({"lines": lines})).await,
+        central.post("/v1/transfers", transfer).await,
+        central.get("/v1/availability/TEA").await,
+        central.get("/v1/availability/TEA?storeId=s1").await,
+    ] {
+        assert_eq!((unknown.status, unknown.code()), (404, "unknown_product"), "{}", unknown.body);
+        let named = (&unknown.body["productId"], &unknown.body["didYouMean"]);
+        assert_eq!(named, (&json!("TEA"), &json!("tea")), "{}", unknown.body);
+    }
+    let nowhere = central.get("/v1/availability/tea?storeId=nope").await;
+    assert_eq!((nowhere.status, nowhere.code()), (404, "unknown_store"));
+    let sales = json!([{"op": "receive", "productId": "tea", "quantity": 1}, {"op": "receive", "productId": "zzz", "quantity": 1}]);
+    for refused in [
+        store.post("/v1/operations", json!({"operations": sales})).await,
+        central.post("/v1/operations", json!({"storeId": "s1", "operations": sales})).await,
+    ] {
+        assert_eq!((refused.status, refused.code()), (409, "batch_refused"), "{}", refused.body);
+        assert_eq!(refused.body["results"][1]["problem"]["productId"], "zzz", "{}", refused.body);
+    }
+    let batch = json!({"storeId": "s1", "operations": [{"op": "receive", "productId": "tea", "quantity": 1}]});
+    central.post("/v1/operations", batch).await.expect(200);
+    for client in [&store, &central] {
+        let received = client.get("/v1/events?type=received").await.expect(200)["items"][0].clone();
+        assert_eq!(received["cause"], "command", "{received}");
+    }
 }

@@ -206,7 +206,12 @@ async fn before_it_has_looked_for_stores_central_knows_of_none_that_there_is_non
     .await;
     let checks = json!({"database": "up", "redis": "down", "storesRead": false});
     assert_eq!((starting.status, &starting.body), (503, &json!({"status": "starting", "checks": checks})));
-    for request in commands("s1").iter().chain(&about("s1")) {
+    let of_no_store = [
+        (Method::GET, "/v1/availability/tea".into(), Value::Null),
+        (Method::GET, "/v1/availability?productId=tea".into(), Value::Null),
+        post("/v1/purchase", json!({"productId": "tea", "quantity": 1})),
+    ];
+    for request in commands("s1").iter().chain(&about("s1")).chain(&of_no_store) {
         let answer = ask(&central, request, &[]).await;
         assert_eq!(refused(&answer), (503, "store_unavailable"), "{request:?}");
         assert_eq!((&answer.body["reason"], answer.header("retry-after")), (&json!("starting"), "5"), "{request:?}");

@@ -156,3 +156,15 @@ async fn what_an_operator_asks_twice_under_a_key_is_done_once() {
     }
     world.converged(SOON).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_items_of_a_retired_store_leave_its_list_too() {
+    let world = stocked().await;
+    let central = world.central();
+    world.store("s1").post("/v1/disconnected", json!({})).await.expect(200);
+    retire(&world).await;
+    for (filter, found) in [("", 0), ("?retired=false", 0), ("?retired=true", 1)] {
+        let list = central.get(&format!("/v1/inventory/s1{filter}")).await.expect(200);
+        assert_eq!(list["items"].as_array().map(Vec::len), Some(found), "{filter}");
+    }
+}

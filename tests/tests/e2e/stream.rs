@@ -182,3 +182,37 @@ async fn a_stream_shows_that_it_lives_and_refuses_what_is_no_place() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_of_several_products_tells_of_each_in_lists_and_streams_alike() {
+    let world = World::with(&["s1"]).await;
+    let (store, central) = (world.store("s1"), world.central());
+    for product in ["ma", "mb"] {
+        store.post("/v1/inventory", json!({"productId": product, "quantity": 10})).await.expect(201);
+    }
+    let lines = json!([{"productId": "ma", "quantity": 2}, {"productId": "mb", "quantity": 3}]);
+    let held = json!({"lines": lines, "reference": "order-1"});
+    store.post("/v1/reservations", held).await.expect(201);
+    world.converged(SOON).await;
+    let each = json!([
+        {"productId": "ma", "delta": 0, "quantity": 10, "reserved": 2, "allotted": 0, "version": 2},
+        {"productId": "mb", "delta": 0, "quantity": 10, "reserved": 3, "allotted": 0, "version": 2},
+    ]);
+    for client in [&store, &central] {
+        for (filter, product, reserved) in [
+            ("type=reserved", "ma", 2),
+            ("type=reserved&productId=mb", "mb", 3),
+            ("type=reserved&productId=mb&reference=order-1", "mb", 3),
+        ] {
+            let list = client.get(&format!("/v1/events?{filter}")).await.expect(200);
+            let event = &list["items"][0];
+            assert_eq!((&event["productId"], &event["reserved"]), (&json!(product), &json!(reserved)), "{filter}");
+            assert_eq!(event["items"], each, "{filter}");
+        }
+    }
+    for filter in ["type=reserved", "type=reserved&productId=mb"] {
+        let list = central.get(&format!("/v1/events?{filter}")).await.expect(200);
+        let mut follower = Follower::open(&world, &format!("?after=0&{filter}"), None).await;
+        assert_eq!(follower.take(1).await[0].data, list["items"][0], "{filter}");
+    }
+}

@@ -152,6 +152,15 @@ fn search(
         .query(connection, |rows| labels::sift(rows, count, part, is_meant, read))
 }
 
+/// One look into the index of each store.
+const OTHER_CASE_ANYWHERE: &str = "select item.product_id from store cross join item on item.stock = store.stock \
+     where not store.retired and item.product_id = ?1 collate nocase limit 1";
+
+/// A product of any store whose id differs in case only; retired ones do not count.
+pub fn other_case_anywhere(connection: &Connection, product: &ProductId) -> rusqlite::Result<Option<String>> {
+    connection.prepare_cached(OTHER_CASE_ANYWHERE)?.query_row([product.as_str()], |row| row.get(0)).optional()
+}
+
 /// A product of the store whose id differs in case only.
 pub fn other_case(connection: &Connection, store: &StoreId, product: &ProductId) -> rusqlite::Result<Option<String>> {
     connection.prepare_cached(OTHER_CASE)?.query_row([store.as_str(), product.as_str()], |row| row.get(0)).optional()

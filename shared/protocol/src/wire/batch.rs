@@ -50,6 +50,9 @@ pub struct Results {
 pub struct RefusedLine {
     /// Which, from 0.
     pub index: usize,
+    /// Of which product; an agent of 0.1.0 does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product_id: Option<ProductId>,
     /// Why.
     pub rejection: Rejection,
 }
@@ -60,7 +63,7 @@ pub enum LineResult<'a> {
     /// It was done.
     Done,
     /// It was refused.
-    Refused(&'a Rejection),
+    Refused(&'a RefusedLine),
     /// It was not, because another line was refused.
     NotExecuted,
 }
@@ -77,7 +80,7 @@ impl Results {
         let other = if self.undone { LineResult::NotExecuted } else { LineResult::Done };
         (0..self.lines).map(move |index| {
             let refused = refused.next_if(|line| line.index == index);
-            refused.map_or(other, |line| LineResult::Refused(&line.rejection))
+            refused.map_or(other, LineResult::Refused)
         })
     }
 
@@ -108,13 +111,16 @@ mod tests {
 
     #[test]
     fn what_became_of_each_line_follows_from_what_was_refused() {
-        let refused = |index| RefusedLine { index, rejection: Rejection::UnknownProduct };
+        let refused = |index| RefusedLine { index, product_id: None, rejection: Rejection::UnknownProduct };
         let results = Results { lines: 3, undone: false, refused: vec![refused(1)] };
-        let why = LineResult::Refused(&Rejection::UnknownProduct);
+        let line = refused(1);
+        let why = LineResult::Refused(&line);
         assert_eq!(results.each().collect::<Vec<_>>(), [LineResult::Done, why, LineResult::Done]);
         assert_eq!((results.applied(), results.check()), (2, Ok(())));
         let two = Results { lines: 3, undone: false, refused: vec![refused(0), refused(2)] };
         assert_eq!((two.applied(), two.check()), (1, Ok(())));
+        let of_an_earlier_agent = r#"{"lines":3,"refused":[{"index":1,"rejection":{"code":"unknown_product"}}]}"#;
+        assert_eq!(serde_json::from_str::<Results>(of_an_earlier_agent).expect("reads"), results);
         let undone = Results { undone: true, ..results };
         assert_eq!(undone.each().collect::<Vec<_>>(), [LineResult::NotExecuted, why, LineResult::NotExecuted]);
         assert_eq!(undone.applied(), 0);

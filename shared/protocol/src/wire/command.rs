@@ -30,6 +30,9 @@ pub struct About {
     /// When it happened, if the caller said so. Informative: order is epoch and seq.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub occurred_at: Option<Millis>,
+    /// Central asked for it as a line of a batch, which it does not answer (B9). 0.1.0 does not say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_line: bool,
 }
 
 /// What central asks.

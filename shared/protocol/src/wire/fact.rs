@@ -19,7 +19,7 @@ pub struct Fact {
     pub recorded_at: Millis,
     /// Who asked, and what for.
     pub about: About,
-    /// The command that caused it; none: something in the store did.
+    /// The command that it answers.
     pub command: Option<OperationId>,
     /// Recorded again by a restore (L10).
     pub replayed: bool,
@@ -434,6 +434,11 @@ impl Fact {
     /// Something that happened by itself, asked for by nobody.
     pub fn new(what: Happened, recorded_at: Millis) -> Self {
         Self { what, recorded_at, about: About::default(), command: None, replayed: false }
+    }
+
+    /// Whether central asked for it; else something in the store did.
+    pub fn is_asked_by_central(&self) -> bool {
+        self.command.is_some() || self.about.is_line
     }
 
     /// The outcome of the command that it answers, if it answers one.

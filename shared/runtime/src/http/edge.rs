@@ -340,6 +340,10 @@ async fn around(within: Arc<Within>, mut request: Request) -> Result<Response, I
         Err(problem) => problem.into_response(),
         Ok(()) => limited(context, &asked, request, route).await,
     };
+    if !context.edge.cors_origins.is_empty() {
+        // Whoever it is that asks: a cache may answer others with it.
+        response.headers_mut().append(header::VARY, HeaderValue::from_static("Origin"));
+    }
     if preflight && response.status() == StatusCode::METHOD_NOT_ALLOWED {
         response = allowed_methods(&response);
     }
@@ -547,7 +551,6 @@ fn complete(response: &mut Response, path: &str, trace: Trace) {
 
 fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue, preflight: bool) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.append(header::VARY, HeaderValue::from_static("Origin"));
     let exposed = "Allow, ETag, Idempotency-Replayed, Location, Preference-Applied, RateLimit-Limit, \
                    RateLimit-Remaining, RateLimit-Reset, Retry-After, Shelf-Position, Shelf-Warning, X-Projection-Lag-ms, X-Trace-Id";
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed));
@@ -678,6 +681,8 @@ mod tests {
         assert_eq!(ask("POST", "/a", &from("http://localhost:1")).await.0, 200);
         assert_eq!(ask("POST", "/a", &from("http://evil.example")).await.0, 403);
         assert_eq!(ask("GET", "/a", &from("http://evil.example")).await.0, 200);
+        let (_, headers, _) = ask("GET", "/a", &[]).await;
+        assert!(headers.get_all("vary").iter().any(|vary| vary == "Origin"), "a cache may answer others with it");
         let (status, headers, _) = ask("POST", "/a", &from("http://shop.example")).await;
         assert_eq!(
             (status.as_u16(), headers["access-control-allow-origin"].to_str().expect("text")),

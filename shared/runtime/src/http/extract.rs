@@ -140,7 +140,7 @@ fn announced(headers: &HeaderMap) -> Option<usize> {
 }
 
 fn too_large(limit: usize) -> Problem {
-    Problem::new(Code::BodyTooLarge).with("limitBytes", limit)
+    Problem::new(Code::BodyTooLarge).detail(format!("the body is larger than {limit} bytes")).with("limitBytes", limit)
 }
 
 /// 415 that says what was sent and what is read.

@@ -6,6 +6,7 @@
 mod budget;
 mod credentials;
 mod edge;
+mod events;
 mod extract;
 mod headers;
 mod metrics;
@@ -26,6 +27,7 @@ mod written;
 
 pub use credentials::{AddToken, Secret, TokensCommand};
 pub use edge::{Edge, NoEffect, Says, Served, Wait, finish};
+pub use events::{EventItem, EventUnits};
 pub use extract::{Body, IdPath, ItemPath, LargeBody, OptionalBody, ProductPath, StorePath, Upload, refuse_body_type};
 pub use headers::{Etags, Prefer, Write, not_modified};
 pub use metrics::{Exposition, Requests, Tally};

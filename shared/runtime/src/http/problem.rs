@@ -61,7 +61,7 @@ codes! {
     UnknownRoute "unknown_route" 404 "Unknown Route" false "There is nothing at this path. Paths are case-sensitive and have no slash at the end.";
     Unauthorized "unauthorized" 401 "Unauthorized" false "The server wants to know who asks: send `Authorization: Bearer <token>` with a token that it knows.";
     UnknownStore "unknown_store" 404 "Unknown Store" false "Central has never heard of this store.";
-    UnknownProduct "unknown_product" 404 "Product Not Found" false "The store has no such product. Ids are case-sensitive: `didYouMean` names one that differs in case only.";
+    UnknownProduct "unknown_product" 404 "Product Not Found" false "There is no such product, `productId`, at the store or, if none was named, at any. Ids are case-sensitive: `didYouMean` names one that differs in case only.";
     UnknownId "unknown_id" 404 "Not Found" false "There is no record with this id, or it is past its retention.";
     MethodNotAllowed "method_not_allowed" 405 "Method Not Allowed" false "The path exists, but not with this method. `Allow` lists those it has.";
     BodyTooLarge "body_too_large" 413 "Body Too Large" false "The body is larger than `limitBytes`.";

@@ -170,16 +170,38 @@ fn pointer(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     pointer
 }
 
-/// Recognises a request that comes again: method, decoded path without `/v1`, and the body as a JSON value.
+/// The one member that `null` takes away, in the PATCH of an item: it does not mean the same as to leave it out.
+const TAKEN_AWAY: &str = "lowAt";
+
+/// Recognises a request that comes again: method, decoded path without `/v1`, and the body as a JSON value, in which a
+/// member that is `null` is as good as none.
 pub fn fingerprint(method: &str, path: &str, body: &Value) -> [u8; 16] {
+    let mut said = without_nulls(body);
+    if method == "PATCH"
+        && body.get(TAKEN_AWAY).is_some_and(Value::is_null)
+        && let Value::Object(members) = &mut said
+    {
+        members.insert(TAKEN_AWAY.to_owned(), Value::Null);
+    }
     let mut hasher = blake3::Hasher::new();
     // `Map` keeps its keys sorted, so equal values have equal text.
-    for text in [method, path, &body.to_string()] {
+    for text in [method, path, &said.to_string()] {
         hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     }
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     bytes
+}
+
+fn without_nulls(json: &Value) -> Value {
+    match json {
+        Value::Object(members) => {
+            let said = members.iter().filter(|(_, value)| !value.is_null());
+            Value::Object(said.map(|(name, value)| (name.clone(), without_nulls(value))).collect())
+        }
+        Value::Array(list) => Value::Array(list.iter().map(without_nulls).collect()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => json.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -300,5 +322,14 @@ mod tests {
         assert_eq!(of(r#"{"a":1,"b":2}"#), of(r#"{ "b": 2, "a": 1 }"#));
         assert_ne!(of(r#"{"a":1}"#), of(r#"{"a":2}"#));
         assert_ne!(fingerprint("POST", "/x", &Value::Null), fingerprint("PUT", "/x", &Value::Null));
+    }
+
+    #[test]
+    fn a_member_that_is_null_is_as_good_as_none_but_where_it_takes_something_away() {
+        let of = |method: &str, text: &str| fingerprint(method, "/x", &serde_json::from_str(text).expect("JSON"));
+        assert_eq!(of("POST", r#"{"a":1}"#), of("POST", r#"{"a":1,"reference":null,"lowAt":null}"#));
+        assert_eq!(of("POST", r#"{"a":[{"b":1}]}"#), of("POST", r#"{"a":[{"b":1,"reference":null}]}"#));
+        assert_eq!(of("PATCH", r#"{"name":"x"}"#), of("PATCH", r#"{"name":"x","reference":null}"#));
+        assert_ne!(of("PATCH", r#"{"name":"x"}"#), of("PATCH", r#"{"name":"x","lowAt":null}"#));
     }
 }

@@ -84,6 +84,9 @@ impl<const MIN: usize, const MAX: usize> Text<MIN, MAX> {
         if !(MIN..=MAX).contains(&length) || text.chars().any(is_hidden) {
             return Err(format!("must be a text of {MIN} to {MAX} characters without control or invisible ones"));
         }
+        if MIN > 0 && text.trim().is_empty() {
+            return Err("must have a character that can be seen".to_owned());
+        }
         Ok(Self(text.to_owned()))
     }
 }
@@ -106,11 +109,12 @@ fn is_hidden(character: char) -> bool {
     HIDDEN.iter().any(|range| range.contains(&character))
 }
 
-/// A regular expression of the texts that have no hidden character.
-pub(super) fn visible() -> String {
+/// A regular expression of the texts that have no hidden character, and one that can be seen if they must.
+pub(super) fn visible(must_be_seen: bool) -> String {
     let escaped = |character: char| format!("\\u{:04x}", u32::from(character));
     let ranges = HIDDEN.iter().map(|range| format!("{}-{}", escaped(*range.start()), escaped(*range.end())));
-    format!("^[^{}]*$", ranges.collect::<String>())
+    let hidden: String = ranges.collect();
+    if must_be_seen { format!("^[^{hidden}]*[^{hidden}\\s][^{hidden}]*$") } else { format!("^[^{hidden}]*$") }
 }
 
 impl<'de, const MIN: usize, const MAX: usize> Deserialize<'de> for Text<MIN, MAX> {
@@ -137,6 +141,14 @@ mod tests {
             assert!(Text::<0, 64>::parse(&format!("a{hidden}b")).is_err(), "{hidden:?}");
         }
         assert!(('\0'..=char::MAX).filter(|character| character.is_control()).all(is_hidden));
-        assert!(visible().starts_with(r"^[^\u0000-\u001f\u007f-\u009f\u00ad-\u00ad"));
+        assert!(visible(false).starts_with(r"^[^\u0000-\u001f\u007f-\u009f\u00ad-\u00ad"));
+    }
+
+    #[test]
+    fn a_name_has_a_character_that_can_be_seen() {
+        assert!(Name::parse(" x ").is_ok() && Text::<0, 100>::parse("  ").is_ok());
+        for blank in ["", " ", "\u{a0} ", "\u{3000}"] {
+            assert!(Name::parse(blank).is_err(), "{blank:?}");
+        }
     }
 }

@@ -13,7 +13,7 @@ pub(super) fn predicate(error: &str) -> String {
     }
     if error.starts_with("unknown field ") {
         return match listed(error) {
-            names if names.is_empty() => "is not known: there are none".to_owned(),
+            names if names.is_empty() => "is not known: no names are taken here".to_owned(),
             names => format!("is not known: there are {}", names.join(", ")),
         };
     }
@@ -80,7 +80,7 @@ mod tests {
                 "unknown field `colour`, expected `quantity` or `reference`",
                 "is not known: there are quantity, reference",
             ),
-            ("unknown field `x`, there are no fields", "is not known: there are none"),
+            ("unknown field `x`, there are no fields", "is not known: no names are taken here"),
             (
                 "unknown variant `whim`, expected one of `theft`, `expiry`, `other`",
                 "must be one of theft, expiry, other",

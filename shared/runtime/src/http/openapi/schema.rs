@@ -153,7 +153,7 @@ impl ToSchema for Delta {}
 
 impl<const MIN: usize, const MAX: usize> PartialSchema for Text<MIN, MAX> {
     fn schema() -> RefOr<Schema> {
-        schema(json!({"type": "string", "minLength": MIN, "maxLength": MAX, "pattern": visible()}))
+        schema(json!({"type": "string", "minLength": MIN, "maxLength": MAX, "pattern": visible(MIN > 0)}))
     }
 }
 
