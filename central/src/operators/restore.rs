@@ -522,6 +522,32 @@ mod tests {
         assert_eq!(answer.reservations, [held]);
     }
 
+    /// As after a human's choice: the units of such a purchase are in the books of the state that was chosen.
+    #[test]
+    fn an_outcome_that_a_later_state_does_not_name_is_not_told() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let attempt = agent.buy(&connection, 1);
+        let purchase = purchases::find(&connection, purchase_id(1)).expect("reads").expect("is there").attempt_ref();
+        let confirmed = Happened::PurchaseConfirmed { purchase, items: vec![agent.take_one()] };
+        let confirmed = Event::Fact(Fact { command: Some(attempt.clone()), ..Fact::new(confirmed, NOW) });
+        let confirmed = agent.entry(&confirmed);
+        agent.tell(&connection, &[confirmed]);
+        let asked = Question { epoch: agent.head.epoch, log: Vec::new() };
+        let answer = ask(&connection, &agent, &asked);
+        let told: Vec<_> = answer.outcomes.iter().map(|outcome| outcome.command.clone()).collect();
+        assert_eq!(told, [attempt]);
+        for (named, told) in [(answer.outcomes, 1), (Vec::new(), 0)] {
+            let Answer { epoch, lineage, .. } = ask(&connection, &agent, &asked);
+            let opened = agent.open(epoch, &lineage).remove(0);
+            agent.head = opened.as_ref().expect("an entry").cursor();
+            let state: Vec<_> = [opened].into_iter().chain(agent.state(named)).collect();
+            agent.tell(&connection, &state);
+            agent.settle_in(&connection);
+            assert_eq!(ask(&connection, &agent, &asked).outcomes.len(), told);
+        }
+    }
+
     #[test]
     fn a_reservation_is_told_only_as_its_store_said_it() {
         let connection = database();

@@ -10,15 +10,15 @@ use crate::projection::settle::Settling;
 use crate::projection::touched::{Needs, Saved, Touched};
 use crate::promises::{reservations as promises, transfers};
 use crate::storage::reservations::{self, Status};
-use crate::storage::stocks;
 use crate::storage::stores::Store;
 use crate::storage::{Connection, JobResult};
+use crate::storage::{outcomes, stocks};
 
 /// How many rows settling one outcome is worth.
 pub(super) const ROWS_AN_OUTCOME: u64 = 5;
 
 /// Settles the next outcomes that came with the state that is shown since it has arrived, where its `snapshot_end`
-/// stands. Says how many rows that was worth. Only after the switch: what they took is out of its items already, so that for
+/// stands, then forgets those that it does not name (L7). Says how many rows that was worth. Only after the switch: what they took is out of its items already, so that for
 /// a moment too little is on offer, and never too much.
 pub(super) fn install(
     connection: &Connection,
@@ -29,7 +29,10 @@ pub(super) fn install(
 ) -> JobResult<u64> {
     let next = stocks::outcomes(connection, store.stock, outcomes)?;
     if next.is_empty() {
-        return hold(connection, store, outcomes, now, news);
+        return match outcomes::forget_unnamed(connection, &store.id, store.generation, outcomes as usize)? {
+            0 => hold(connection, store, outcomes, now, news),
+            forgotten => Ok(forgotten as u64),
+        };
     }
     let said: Vec<&Outcome> = next.iter().filter_map(|(_, said)| said.as_ref()).collect();
     match settle(connection, store, &said, now) {

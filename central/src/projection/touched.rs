@@ -161,7 +161,7 @@ pub(super) struct Touched {
     pub(super) transfers: BTreeMap<TransferId, (Transfer, bool)>,
     /// Transfers that their destinations are to hear of.
     pub(super) shipped: Vec<Reported>,
-    /// The stock that reservations and transfers are reported with.
+    /// The stock that outcomes, reservations and transfers are reported with.
     pub(super) generation: i64,
     /// Unanswered cancels of these purchases, at this store.
     pub(super) cancels: BTreeMap<PurchaseId, BTreeSet<OperationId>>,
@@ -282,7 +282,7 @@ impl Touched {
             }
         }
         for command in &self.outcomes_changed {
-            outcomes::keep(connection, &store.id, &self.outcomes[command], now)?;
+            outcomes::keep(connection, &store.id, self.generation, &self.outcomes[command], now)?;
         }
         for (id, answered) in &self.requests {
             if let Some((status, outcome, position)) = &answered.answer {

@@ -790,11 +790,11 @@ fn the_last_outcome_of_a_command_is_kept(connection: &Connection) {
     let found = |store: &StoreId, command: &str| outcomes::find(connection, store, &operation(command)).expect("reads");
     assert_eq!(found(&one, "a"), None);
     for command in ["b", "a", "c"] {
-        outcomes::keep(connection, &one, &outcome(command), NOW).expect("writes");
+        outcomes::keep(connection, &one, 1, &outcome(command), NOW).expect("writes");
     }
-    outcomes::keep(connection, &two, &outcome("a"), NOW).expect("writes");
+    outcomes::keep(connection, &two, 1, &outcome("a"), NOW).expect("writes");
     let later = Outcome { at: NOW.plus(1), ..outcome("a") };
-    outcomes::keep(connection, &one, &later, NOW).expect("writes");
+    outcomes::keep(connection, &one, 2, &later, NOW).expect("writes");
     assert_eq!((found(&one, "a"), found(&two, "a")), (Some(later), Some(outcome("a"))));
     assert_eq!(found(&one, "b"), Some(outcome("b")));
     let behind = |command, rows| {
@@ -802,6 +802,11 @@ fn the_last_outcome_of_a_command_is_kept(connection: &Connection) {
         behind.into_iter().map(|outcome| outcome.command.to_string()).collect::<Vec<_>>()
     };
     assert_eq!((behind("", 2), behind("a", 9)), (vec!["a".to_owned(), "b".into()], vec!["b".to_owned(), "c".into()]));
+    // Those that were not said again since the second stock.
+    let has_older = || outcomes::has_older(connection, &one, 2).expect("reads");
+    let forget = || outcomes::forget_unnamed(connection, &one, 2, 1).expect("writes");
+    assert_eq!((forget(), has_older(), forget(), has_older(), forget()), (1, true, 1, false, 0));
+    assert_eq!((behind("", 9), found(&two, "a")), (vec!["a".to_owned()], Some(outcome("a"))));
 }
 
 fn key(key: &str) -> Key {
@@ -881,7 +886,7 @@ fn what_is_old_is_forgotten_and_what_is_needed_stays(connection: &Connection) {
     }
     let (done, said) = (operation("answered"), outcome("answered"));
     commands::save_answer(connection, &done, request::Status::Done, &said, None, NOW).expect("writes");
-    outcomes::keep(connection, &store.id, &said, NOW).expect("writes");
+    outcomes::keep(connection, &store.id, store.generation, &said, NOW).expect("writes");
     for (number, status, picked_at) in [
         (1, purchase::Status::Rejected, None),
         (2, purchase::Status::Confirmed, None),
@@ -892,7 +897,7 @@ fn what_is_old_is_forgotten_and_what_is_needed_stays(connection: &Connection) {
         let purchase = Purchase { status, picked_at, settled_at, ..asked(number, "s1") };
         purchases::insert(connection, &purchase).expect("writes");
         let attempt = Outcome { command: purchase.attempt, ..outcome("x") };
-        outcomes::keep(connection, &store.id, &attempt, NOW).expect("writes");
+        outcomes::keep(connection, &store.id, store.generation, &attempt, NOW).expect("writes");
     }
     let entry = log(connection, &store.id, 7, 1).remove(0);
     ledger::park(connection, &store.id, &entry, "unknown", NOW).expect("writes");

@@ -5,13 +5,41 @@ use protocol::time::Millis;
 use protocol::wire::Outcome;
 use rusqlite::{Connection, OptionalExtension, params};
 
-/// Keeps what a store says of a command.
-pub fn keep(connection: &Connection, store: &StoreId, outcome: &Outcome, now: Millis) -> rusqlite::Result<()> {
+const UNNAMED: &str = "delete from outcome where (store_id, command_id) in \
+     (select store_id, command_id from outcome where store_id = ?1 and stock < ?2 limit ?3)";
+
+/// Keeps what a store says of a command, with the stock of this generation or since.
+pub fn keep(
+    connection: &Connection,
+    store: &StoreId,
+    generation: i64,
+    outcome: &Outcome,
+    now: Millis,
+) -> rusqlite::Result<()> {
     let body = serde_json::to_string(outcome).expect("an outcome serialises");
     connection
-        .prepare_cached("insert or replace into outcome (store_id, command_id, body, at) values (?1, ?2, ?3, ?4)")?
-        .execute(params![store.as_str(), outcome.command.as_str(), body, now.0])?;
+        .prepare_cached(
+            "insert or replace into outcome (store_id, command_id, body, at, stock) values (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![store.as_str(), outcome.command.as_str(), body, now.0, generation])?;
     Ok(())
+}
+
+/// Forgets those of older generations, at most so many: the state that came since does not name them. Says how many.
+pub fn forget_unnamed(
+    connection: &Connection,
+    store: &StoreId,
+    generation: i64,
+    rows: usize,
+) -> rusqlite::Result<usize> {
+    connection.prepare_cached(UNNAMED)?.execute(params![store.as_str(), generation, rows])
+}
+
+/// Whether there are any of older generations.
+pub fn has_older(connection: &Connection, store: &StoreId, generation: i64) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("select exists (select 1 from outcome where store_id = ?1 and stock < ?2)")?
+        .query_row(params![store.as_str(), generation], |row| row.get(0))
 }
 
 /// What a store has said of a command.

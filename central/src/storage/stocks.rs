@@ -15,9 +15,9 @@ use protocol::wire::{Outcome, SnapshotEnd, SnapshotPage};
 use runtime::sqlite::{DigestColumn, id_at, labels};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::storage::items;
 use crate::storage::store::Store;
 use crate::storage::totals;
+use crate::storage::{items, outcomes};
 use crate::storage::{reservations, transfers};
 
 /// The stock of a store that has just become known: empty, and counted.
@@ -138,6 +138,7 @@ pub fn switch(connection: &Connection, store: &mut Store, at: EntryId, end: &Sna
     store.installing = arrived.outcomes > 0
         || arrived.reservations > 0
         || arrived.transfers > 0
+        || outcomes::has_older(connection, &store.id, store.generation)?
         || !reservations::open_of_older_stock(connection, &store.id, store.generation, 1)?.is_empty()
         || !transfers::unnamed(connection, &store.id, store.generation, 1)?.is_empty();
     Ok(true)

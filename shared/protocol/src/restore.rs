@@ -164,7 +164,14 @@ impl Own {
         match ends.find(|end| end.epoch == cursor.epoch && end.seq >= cursor.seq) {
             None => false,
             Some(end) if end.seq == cursor.seq => end.hash == cursor.hash,
-            Some(_) => self.hash_at(cursor.id()).is_none_or(|own| own == cursor.hash),
+            Some(_) => match self.hash_at(cursor.id()) {
+                Some(own) => own == cursor.hash,
+                // It was pruned, if the log goes on from there. What came with a state proves nothing of what was before.
+                None => {
+                    let first = self.entries.iter().find(|(id, _)| id.epoch == cursor.epoch);
+                    first.is_some_and(|(id, _)| id.seq > cursor.seq)
+                }
+            },
         }
     }
 
@@ -239,6 +246,7 @@ mod tests {
             hash: at.hash,
             operation: String::new(),
             product_id: None,
+            also: Vec::new(),
         };
         let state = **entries.last().expect("there are some");
         Answer {
@@ -291,8 +299,13 @@ mod tests {
         assert_eq!(plan(&copy, &elsewhere, None), Err(Refusal::CannotTell { entries: 0 }));
         let choose = |choice| plan(&copy, &elsewhere, Some(choice)).expect("is said").state;
         assert_eq!((choose(Choice::Own), choose(Choice::Central)), (Choice::Own, Choice::Central));
-        let known = plan(&copy, &answer(&[theirs]), None).expect("needs nobody");
+        let known = plan(&copy, &answer(&[theirs.clone()]), None).expect("needs nobody");
         assert_eq!((known.state, known.repeats), (Choice::Central, true), "central has it as well");
+        // What it took over went on behind its own log, and nobody knows whether from where central is.
+        let older = own(&theirs[4..], &[theirs[..3].to_vec(), log(3, 4, 1, "restored")]);
+        for place in [log(1, 4, 4, "another life"), theirs[..4].to_vec()] {
+            assert_eq!(plan(&older, &answer(&[place]), None), Err(Refusal::CannotTell { entries: 0 }));
+        }
     }
 
     #[test]

@@ -65,32 +65,36 @@ pub fn carry_out(
     let (state, shared) = (plan.state, plan.shared);
     let mut report =
         Report { epoch: answer.epoch, state, shared, recorded_again: 0, left_out: 0, recount: BTreeSet::new() };
+    let unshared: Vec<&Kept> = own.iter().filter(|own| plan.is_unshared(own.entry.id)).collect();
+    // A database that central is merely behind has seen all that there is.
+    if !own.is_empty() && (state == Choice::Central || choice.is_some()) {
+        let theirs = answer.entries.iter().filter(|entry| plan.is_unshared(entry.id()));
+        let mut touched: BTreeSet<ProductId> = unshared.iter().flat_map(|own| products(own)).collect();
+        touched.extend(theirs.flat_map(|entry| entry.product_id.iter().chain(&entry.also).cloned()));
+        let said: HashMap<&ProductId, &Item> =
+            answer.items.iter().map(|named| (&named.product_id, &named.item)).collect();
+        for product in touched {
+            if ledger::find_item(connection, &product)?.as_ref() != said.get(&product).copied() {
+                report.recount.insert(product);
+            }
+        }
+    }
     if state == Choice::Own {
         ledger::begin_epoch(connection, &mut head, answer.epoch, &plan.lineage, now)?;
         ledger::save_head(connection, &head)?;
         return Ok(report);
-    }
-    let unshared: Vec<&Kept> = own.iter().filter(|own| plan.is_unshared(own.entry.id)).collect();
-    if !own.is_empty() {
-        let theirs = answer.entries.iter().filter(|entry| plan.is_unshared(entry.id()));
-        let touched = unshared.iter().filter_map(|own| own.product.as_ref());
-        let touched: BTreeSet<&ProductId> =
-            touched.chain(theirs.filter_map(|entry| entry.product_id.as_ref())).collect();
-        let said: HashMap<&ProductId, &Item> =
-            answer.items.iter().map(|named| (&named.product_id, &named.item)).collect();
-        for product in touched {
-            if ledger::find_item(connection, product)?.as_ref() != said.get(product).copied() {
-                report.recount.insert(product.clone());
-            }
-        }
     }
     for own in &unshared {
         history::drop_entry(connection, own.entry.id)?;
     }
     take_state(connection, &mut head, answer, now)?;
     ledger::begin_epoch(connection, &mut head, answer.epoch, &plan.lineage, now)?;
-    let repeated = unshared.iter().filter(|own| plan.repeats && !plan.uncertain.contains(&own.entry.id));
     let operations: HashSet<&str> = answer.entries.iter().map(|entry| entry.operation.as_str()).collect();
+    let repeated = unshared.iter().filter(|own| plan.repeats && !plan.uncertain.contains(&own.entry.id));
+    if !plan.repeats {
+        // What it knows has not happened: who asks for it again must not be told that it has.
+        idempotency::clear(connection)?;
+    }
     for own in repeated {
         if (!operations.contains(own.entry.operation.as_str()) || planted(Bug::RestoreRepeatsKnown))
             && again::record(connection, &mut head, &own.entry, now)?
@@ -106,6 +110,12 @@ pub fn carry_out(
     report.left_out = of_items - report.recorded_again;
     ledger::save_head(connection, &head)?;
     Ok(report)
+}
+
+/// The products that an own entry is about.
+fn products(own: &Kept) -> Vec<ProductId> {
+    let items = fact(&own.entry).map(|fact| fact.what.items().iter().map(|after| after.product_id.clone()).collect());
+    own.product.iter().cloned().chain(items.unwrap_or_else(Vec::new)).collect()
 }
 
 fn own_entries(connection: &Connection) -> JobResult<Vec<Kept>> {
@@ -220,6 +230,7 @@ mod tests {
             hash: entry.hash,
             operation: entry.operation.clone(),
             product_id: filed(entry),
+            also: Vec::new(),
         });
         let named = |(product, item): (&ProductId, &Item)| Named { product_id: product.clone(), item: item.clone() };
         let past = ledger::lineage(known).expect("reads").into_iter().map(|past| past.end).collect::<Vec<_>>();
@@ -591,6 +602,41 @@ mod tests {
     }
 
     #[test]
+    fn a_cancel_gives_back_nothing_if_what_took_the_units_is_left_out() {
+        let live = store();
+        let old = copy(&live);
+        for id in ["a-1", "a-2", "a-3"] {
+            act(&live, id, Operation::Sell { quantity: quantity(1) });
+        }
+        // A `ready`, the purchase, and in the place of the end that central knows its cancel.
+        let purchase =
+            Command::Purchase { purchase: attempt(), deadline: Some(NOW.plus(60_000)), about: About::default() };
+        let cancel = Command::Cancel { purchase: attempt(), forced: true, about: About::default() };
+        execute(&old, &[("attempt", purchase), ("cancel", cancel)]);
+        let said = Answer { outcomes: Vec::new(), ..answer_from_behind(&live) };
+        let report = carry_out(&old, &said, Some(Choice::Central), NOW.plus(10)).expect("is carried out");
+        assert_eq!((report.recorded_again, report.left_out), (1, 1));
+        assert_eq!((units(&old), recorded(&old)), (2, vec![("purchase_cancelled".into(), 0)]));
+    }
+
+    #[test]
+    fn keys_of_a_database_that_is_left_out_are_free_again() {
+        let key = |name: &str| idempotency::Key { key: name.into(), fingerprint: [1; 16], route: String::new() };
+        let (live, stranger) = (store(), testing::store(&[("ale", 7)]));
+        idempotency::bind(&stranger, &key("k"), 200, "{}", "s1:1-3", NOW).expect("binds");
+        let operation = key("known").operation(NOW);
+        idempotency::remember_known(&stranger, [operation.as_str()], NOW).expect("writes");
+        let own = copy(&stranger);
+        for (database, choice, left) in [(stranger, Choice::Central, false), (own, Choice::Own, true)] {
+            let report = carry_out(&database, &answer(&live, 0), Some(choice), NOW.plus(10)).expect("is carried out");
+            assert!(report.recount.contains(&ale()), "{choice:?}");
+            let is_bound = idempotency::find(&database, "k").expect("reads").is_some();
+            let is_known = idempotency::is_known(&database, &key("known"), NOW).expect("reads");
+            assert_eq!((is_bound, is_known), (left, left), "{choice:?}");
+        }
+    }
+
+    #[test]
     fn a_log_that_has_the_end_of_an_epoch_has_all_before_it() {
         let live = store();
         act(&live, "both", Operation::Sell { quantity: quantity(1) });
@@ -618,6 +664,19 @@ mod tests {
         assert_eq!(recorded(&again).last(), Some(&("purchase_rejected".into(), 0)));
         let report = restore(&again, &answer(&first, 0));
         assert!(report.recount.is_empty(), "{:?}", report.recount);
+    }
+
+    #[test]
+    fn each_product_of_an_entry_is_to_be_counted() {
+        let old = store();
+        let live = copy(&old);
+        let two = |name: &str| Line { product_id: testing::product(name), quantity: quantity(2) };
+        let cart = PurchaseRef { lines: Lines::new(["ale", "bun"].map(two)).expect("are lines"), ..attempt() };
+        let cart = Command::Purchase { purchase: cart, deadline: Some(NOW.plus(60_000)), about: About::default() };
+        execute(&old, &[("attempt", cart)]);
+        testing::act(&live, "bun-1", "bun", Operation::Sell { quantity: quantity(1) }, NOW);
+        let report = restore(&old, &answer(&live, 0));
+        assert_eq!(report.recount.iter().map(ProductId::as_str).collect::<Vec<_>>(), ["ale", "bun"]);
     }
 
     #[test]

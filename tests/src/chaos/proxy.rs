@@ -4,8 +4,8 @@
 //! for ever at one end, and the other is told nothing. *One way*: bytes of one direction are held back, and delivered
 //! when the way is free again, even if the sender has given up meanwhile: the late command of an old connection.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -51,7 +51,30 @@ pub struct Proxy {
     state: watch::Sender<State>,
     accepted: Arc<AtomicU64>,
     hindered: Arc<AtomicU64>,
+    sought: Arc<Sought>,
     listener: JoinHandle<()>,
+}
+
+/// Bytes that Redis is to send to the daemon; none: nothing is looked for.
+#[derive(Default)]
+struct Sought {
+    mark: Mutex<Vec<u8>>,
+    is_found: watch::Sender<bool>,
+}
+
+impl Sought {
+    /// Looks at what has gone over a connection. `before`: the end of what went before it.
+    fn look_at(&self, before: &mut Vec<u8>, chunk: &[u8]) {
+        let mark = self.mark.lock().expect("nobody panics with it");
+        if mark.is_empty() {
+            return before.clear();
+        }
+        before.extend_from_slice(chunk);
+        if before.windows(mark.len()).any(|bytes| *bytes == **mark) {
+            self.is_found.send_replace(true);
+        }
+        before.drain(..before.len().saturating_sub(mark.len() - 1));
+    }
 }
 
 impl Proxy {
@@ -62,7 +85,8 @@ impl Proxy {
         let state = watch::Sender::new(State { weather: Weather::Clear, era: 0 });
         let accepted = Arc::new(AtomicU64::new(0));
         let hindered = Arc::new(AtomicU64::new(0));
-        let (seen, count, harm) = (state.subscribe(), accepted.clone(), hindered.clone());
+        let sought = Arc::new(Sought::default());
+        let (seen, count, harm, marks) = (state.subscribe(), accepted.clone(), hindered.clone(), sought.clone());
         let listener = tokio::spawn(async move {
             loop {
                 // An accept that fails (no descriptors) is tried again when the next client comes.
@@ -71,10 +95,10 @@ impl Proxy {
                     continue;
                 };
                 count.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(carry(client, to, seen.clone(), harm.clone()));
+                tokio::spawn(carry(client, to, seen.clone(), harm.clone(), marks.clone()));
             }
         });
-        Ok(Self { port, state, accepted, hindered, listener })
+        Ok(Self { port, state, accepted, hindered, sought, listener })
     }
 
     /// Where the daemon finds Redis.
@@ -90,6 +114,13 @@ impl Proxy {
     /// How often the weather has done something to a connection: cut it, or lost, held back or slowed what went over it.
     pub fn hindered(&self) -> u64 {
         self.hindered.load(Ordering::Relaxed)
+    }
+
+    /// Tells when Redis has sent the daemon these bytes, from now on.
+    pub fn look_for(&self, mark: &[u8]) -> watch::Receiver<bool> {
+        *self.sought.mark.lock().expect("nobody panics with it") = mark.to_vec();
+        self.sought.is_found.send_replace(false);
+        self.sought.is_found.subscribe()
     }
 
     /// Changes the weather. What was dead stays dead.
@@ -110,7 +141,13 @@ impl Drop for Proxy {
 }
 
 /// One connection, until both ends are done with it or it is cut.
-async fn carry(client: TcpStream, to: u16, mut state: watch::Receiver<State>, hindered: Arc<AtomicU64>) {
+async fn carry(
+    client: TcpStream,
+    to: u16,
+    mut state: watch::Receiver<State>,
+    hindered: Arc<AtomicU64>,
+    sought: Arc<Sought>,
+) {
     let born = *state.borrow_and_update();
     let hinder = || {
         hindered.fetch_add(1, Ordering::Relaxed);
@@ -124,8 +161,10 @@ async fn carry(client: TcpStream, to: u16, mut state: watch::Receiver<State>, hi
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let up = pump(from_client, to_server, state.clone(), born.era, Direction::Up, &hinder);
-    let down = pump(from_server, to_client, state.clone(), born.era, Direction::Down, &hinder);
+    let mut before = Vec::new();
+    let look = |chunk: &[u8]| sought.look_at(&mut before, chunk);
+    let up = pump(from_client, to_server, state.clone(), born.era, Direction::Up, &hinder, |_| {});
+    let down = pump(from_server, to_client, state.clone(), born.era, Direction::Down, &hinder, look);
     let cut = async {
         // An error: the proxy itself is gone.
         let _ = state.wait_for(|state| state.weather == Weather::Cut).await;
@@ -150,6 +189,7 @@ async fn pump(
     era: u64,
     direction: Direction,
     hinder: &impl Fn(),
+    mut carried: impl FnMut(&[u8]),
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 16 << 10];
     loop {
@@ -184,6 +224,7 @@ async fn pump(
                 return to.shutdown().await;
             }
             to.write_all(&buffer[..length]).await?;
+            carried(&buffer[..length]);
             break;
         }
     }
@@ -246,5 +287,18 @@ mod tests {
         hindered(harm);
         proxy.set(Weather::Clear);
         assert_eq!(ask(&mut connect().await).await.expect("passes again"), 7);
+    }
+
+    #[test]
+    fn a_mark_is_found_wherever_a_chunk_ends() {
+        let sought = Sought { mark: Mutex::new(b"mark".to_vec()), ..Sought::default() };
+        let found = |chunks: &[&str]| {
+            sought.is_found.send_replace(false);
+            let mut before = Vec::new();
+            chunks.iter().for_each(|chunk| sought.look_at(&mut before, chunk.as_bytes()));
+            *sought.is_found.borrow()
+        };
+        assert!(found(&["a mark"]) && found(&["a m", "ar", "k"]) && found(&["mar", "mark"]));
+        assert!(!found(&["a mar", "", "j"]) && !found(&[]));
     }
 }

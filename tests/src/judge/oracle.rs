@@ -56,6 +56,9 @@ pub struct Oracle {
     retired: HashSet<Name>,
     /// Operations whose effect came with a state, because a fault had cut the log that had their entry.
     carried: HashSet<Name>,
+    /// Operations that central's ledger had when it was set back to before them: what stands in no log that is still told comes
+    /// with a state, too.
+    cut: HashSet<Name>,
     /// Purchases that were open when an operator last said that central was set back.
     closed: HashSet<Name>,
     /// Purchases and commands of which a human's choice has forgotten the store's word.
@@ -426,17 +429,7 @@ impl Oracle {
             let mut left: Vec<Rc<Shop>> = files.iter().map(|(_, place)| self.shop(store, *place)).collect();
             left.push(stands.clone());
             self.lose(&gone, &left);
-            for operation in stands.lacks(&gone) {
-                let mut in_a_log = false;
-                for (file, place) in files {
-                    in_a_log |= file
-                        .prepare_cached("select 1 from ledger where operation_id = ?1 and epoch = ?2")?
-                        .exists(params![&**operation, place.epoch])?;
-                }
-                if !in_a_log {
-                    self.carried.insert(operation.clone());
-                }
-            }
+            self.cut.extend(stands.lacks(&gone).cloned());
         }
         self.closed.clear();
         self.retired = Self::retired(old)?;
@@ -818,8 +811,13 @@ impl Oracle {
             let asked = self.book.items.get(operation).filter(|asked| asked.by == By::Store);
             if let (Some(asked), Some(done)) = (asked, shop.done.get(operation)) {
                 let is = (Some(&*asked.product), Some(done.delta));
-                let differs = entries.iter().find(|(_, product, delta)| (product.as_deref(), *delta) != is);
-                if let Some((_, product, delta)) = differs {
+                // What stands in an epoch before one that a human has chosen is not what the chosen state has.
+                let of_store = self.chosen.iter().filter(|(of, _)| of == store);
+                let chosen = of_store.map(|(_, epoch)| *epoch).max().unwrap_or(0);
+                let mut counted = entries.iter().filter(|(epoch, ..)| is_counted(*epoch) && *epoch >= chosen);
+                if let Some((_, product, delta)) =
+                    counted.find(|(_, product, delta)| (product.as_deref(), *delta) != is)
+                {
                     found.push(format!("P6: {operation} is {is:?}, and {product:?} {delta:?} in central's ledger"));
                 }
             }
@@ -833,7 +831,13 @@ impl Oracle {
             if times > 1 {
                 found.push(format!("P3: {operation} stands {times} times in central's ledger"));
             }
-            if entries.is_empty() && !self.carried.contains(operation) {
+            let comes_with_a_state = || -> rusqlite::Result<bool> {
+                let Some((_, file)) = stores.iter().find(|(name, _)| name == store) else { return Ok(false) };
+                let mut told = file.prepare_cached("select 1 from ledger where operation_id = ?1 and epoch = ?2")?;
+                let is_told = told.exists(params![&**operation, Place::of_file(file)?.epoch])?;
+                Ok(self.carried.contains(operation) || self.cut.contains(operation) && !is_told)
+            };
+            if entries.is_empty() && !comes_with_a_state()? {
                 found.push(format!("P2: {operation} is not in central's ledger"));
             }
         }

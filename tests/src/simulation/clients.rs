@@ -158,8 +158,8 @@ impl VirtualWorld {
         self.forget_dead();
         if is_asked && self.clients.dice.chance(if self.calm { 4 } else { 120 }) {
             match self.clients.dice.below(10) {
-                0..=2 => self.ask_at_store(),
-                3..=4 => self.ask_for_purchase(),
+                0..=1 => self.ask_at_store(),
+                2..=4 => self.ask_for_purchase(),
                 5 => self.ask_to_cancel(),
                 6..=8 => self.repeat(),
                 _ => self.reuse(),
@@ -259,7 +259,7 @@ impl VirtualWorld {
         let policies = [Policy::HighestAvailable, Policy::LowestLatency, Policy::RoundRobin];
         let policy = dice.chance(500).then(|| policies[dice.below(3) as usize]);
         let quantity = dice.units(1, 3);
-        let ttl = if dice.chance(200) { 1 } else { 60 };
+        let ttl = if dice.chance(400) { 1 } else { 60 };
         let lines = Lines::one(product_id.clone(), quantity);
         let mut body = json!({"quantity": quantity.get(), "ttlSeconds": ttl});
         let (path, store) = match policy {

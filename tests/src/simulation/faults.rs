@@ -577,7 +577,11 @@ impl VirtualWorld {
             let transfers: Vec<serde_json::Value> = (answer.transfers.iter())
                 .map(|transfer| serde_json::to_value(transfer).expect("a transfer serialises"))
                 .collect();
-            return self.look_at(number, occasion, Some(Rc::new(theirs.knowing(&transfers))));
+            self.look_at(number, occasion, Some(Rc::new(theirs.knowing(&transfers))));
+            if replaces {
+                self.agents[number].bound = BoundKeys::default();
+            }
+            return;
         }
         self.oracle.carry(&own);
         self.look_at(number, Occasion::Replacement, Some(own.clone()));

@@ -1,10 +1,10 @@
 //! The ledger of all stores: what happened in the chain, and what a store that is restored is told of its own.
 
-use protocol::ids::StoreId;
+use protocol::ids::{ProductId, StoreId};
 use protocol::link::{EntryId, Epoch, Seq};
 use protocol::time::Millis;
 use protocol::wire::restore::{KnownEntry, Span};
-use protocol::wire::{About, Position};
+use protocol::wire::{About, Event, Position};
 use runtime::sqlite::{HashColumn, NumberColumn, id_at, number_at, parsed};
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use serde::Deserialize;
@@ -277,7 +277,9 @@ pub fn opening(connection: &Connection, store: &StoreId, epoch: Epoch) -> rusqli
 
 const LAST: &str = "select max(seq) from event where store_id = ?1 and epoch = ?2";
 const RECEIVED: &str = "select received_at from event where store_id = ?1 and epoch = ?2 and seq = ?3";
-const ENTRIES: &str = "select seq, hash, operation_id, product_id from event \
+// An entry about items, by its kind, is about one.
+const ENTRIES: &str = "select seq, hash, operation_id, product_id, type, \
+     case when type in ('sold', 'received', 'adjusted', 'counted', 'item_created', 'item_changed') then '' else body end from event \
      where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq limit ?5";
 
 const IS_WHOLE: &str =
@@ -325,15 +327,43 @@ pub fn known(connection: &Connection, store: &StoreId, span: &Span, rows: usize)
                 hash: row.get::<_, HashColumn>(1)?.0,
                 operation: row.get(2)?,
                 product_id: if row.get_ref(3)?.as_str_or_null()?.is_some() { Some(parsed(row, 3)?) } else { None },
+                also: further(row.get_ref(4)?.as_str()?, row.get_ref(5)?.as_str()?),
             })
         })?
         .collect()
 }
 
+/// The products that an entry is about, but for the first.
+fn further(kind: &str, body: &str) -> Vec<ProductId> {
+    match Event::decode(kind, body) {
+        Ok(Event::Fact(fact)) => fact.what.items().iter().skip(1).map(|after| after.product_id.clone()).collect(),
+        _ => Vec::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Agent, NOW, database, plan};
+    use crate::testing::{Agent, NOW, database, held, plan, product};
+    use protocol::domain::Item;
+    use protocol::wire::{Fact, Happened, ReservationStep};
+
+    #[test]
+    fn a_restore_is_told_of_each_product_of_an_entry() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let bun = agent.becomes(product("bun"), Item::default());
+        let (reservation, _) = held();
+        let items = vec![agent.take_one(), bun];
+        let reserved = Happened::Reservation { step: ReservationStep::Reserved, reservation, items };
+        let reserved = agent.entry(&Event::Fact(Fact::new(reserved, NOW)));
+        let sale = agent.sale();
+        agent.tell(&connection, &[reserved, sale]);
+        let span = Span { epoch: agent.head.epoch, first: 1.into(), last: agent.head.seq };
+        let told = known(&connection, &agent.id, &span, 9).expect("reads");
+        let also: Vec<_> = told.iter().rev().map(|entry| entry.also.clone()).take(2).collect();
+        assert_eq!(also, [vec![], vec![product("bun")]]);
+    }
 
     #[test]
     fn a_time_is_found_in_the_chain_without_reading_all_of_it() {

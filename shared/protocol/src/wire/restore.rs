@@ -46,6 +46,9 @@ pub struct KnownEntry {
     /// The product it is about, if it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product_id: Option<ProductId>,
+    /// The others, if it is about several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<ProductId>,
 }
 
 impl KnownEntry {
@@ -222,8 +225,14 @@ mod tests {
 
     #[test]
     fn an_answer_that_broke_off_is_none() {
-        let entry =
-            KnownEntry { epoch: 7.into(), seq: 1.into(), hash: Hash::ZERO, operation: "a".into(), product_id: None };
+        let entry = KnownEntry {
+            epoch: 7.into(),
+            seq: 1.into(),
+            hash: Hash::ZERO,
+            operation: "a".into(),
+            product_id: None,
+            also: Vec::new(),
+        };
         let header = Header { store_id: "s1".into(), epoch: 9.into(), ..Header::default() };
         let end = Line::End(Counts { entries: 2, ..Counts::default() });
         let entries = || Line::Entries(vec![entry.clone()]);

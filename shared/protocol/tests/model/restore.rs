@@ -61,6 +61,8 @@ pub(crate) struct Bugs {
     pub(crate) known_recorded_again: bool,
     /// The store does not keep the names of the operations that central told of.
     pub(crate) known_forgotten: bool,
+    /// Central keeps outcomes that a new state does not name.
+    pub(crate) unnamed_outcomes_kept: bool,
 }
 
 /// Bounds, and bugs to plant.
@@ -365,7 +367,7 @@ impl Restore {
             state.agents[0].mode = Mode::Down;
         }
         while !state.agents[0].serves() {
-            state.central.install();
+            state.central.install(&self.bounds.bugs);
             if state.agents[0].mode == Mode::Down && !self.ask(state, 0) {
                 return;
             }
@@ -381,10 +383,10 @@ impl Restore {
         for _ in 0..12 {
             let done = self.send(state, 0);
             while !state.held.is_empty() || self.read(state) {
-                state.central.install();
+                state.central.install(&self.bounds.bugs);
                 self.apply(state);
             }
-            state.central.install();
+            state.central.install(&self.bounds.bugs);
             tell(state);
             state.redis.ack = Some(state.central.ack());
             state.commands.clone_from(&state.central.commands);
@@ -456,7 +458,9 @@ fn agrees(bounds: &Bounds, state: &State) -> bool {
         };
         same && outcome == central.outcomes.get(&Id::Buy(*number))
     };
+    let is_told = |(id, became): (&Id, &Became)| id.purchase().is_none() || store.outcomes.get(id) == Some(became);
     store.units == central.units
+        && central.outcomes.iter().all(is_told)
         && store.units.adds_up(bounds.units)
         && (!state.excused || bounds.may_ask())
         && (state.excused || state.acknowledged & !store.units.done == 0 && central.purchases.iter().all(matches))
@@ -646,7 +650,7 @@ impl Model for Restore {
                 self.apply(&mut state);
             }
             Action::Install => {
-                state.central.install();
+                state.central.install(&self.bounds.bugs);
                 tell(&mut state);
             }
             Action::Sweep => state.redis.ack = Some(last.central.ack()),
@@ -735,7 +739,7 @@ impl Model for Restore {
                     let agrees = |store: &Store| {
                         (0..model.bounds.purchases).all(|p| store.units.agrees(p, store.outcomes.get(&Id::Buy(p))))
                     };
-                    state.excused || state.agents.iter().all(|agent| agrees(&agent.store))
+                    state.agents.iter().all(|agent| agrees(&agent.store))
                 },
             ),
             Property::always("nothing acknowledged is lost", |_, state: &State| {

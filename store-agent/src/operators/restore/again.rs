@@ -131,9 +131,9 @@ fn decide(original: Fact, known: Known, now: Millis) -> Option<Again> {
             Happened::PurchaseExpired { purchase, items }
         }
         Happened::PurchaseCancelled { purchase, items } => {
-            // One that found no units taken when it was recorded first; central knows that they were.
-            let found_none = is_taken == Some(true);
-            let items = today.given_back(&purchase.lines, &items, found_none);
+            // By what is known today: what found no units taken gives them back if central knows that they were, and what gave
+            // some back does not if whatever took them is left out.
+            let items = today.given_back(&purchase.lines, &items, is_taken == Some(true));
             purchase_change = Some(PurchaseChange::Cancelled(purchase.purchase_id, now));
             let attempt = purchase.attempt.clone();
             let what = Happened::PurchaseCancelled { purchase, items };
@@ -399,15 +399,11 @@ impl Today {
         then.into_iter().map(|then| self.moved(then)).collect()
     }
 
-    /// The items of a cancelled purchase. `was_taken`: what had found no units taken then gives them back now.
-    fn given_back(&mut self, lines: &Lines, then: &[ItemAfter], was_taken: bool) -> Vec<ItemAfter> {
+    /// The items of a cancelled purchase, which are given back if they are taken.
+    fn given_back(&mut self, lines: &Lines, then: &[ItemAfter], is_taken: bool) -> Vec<ItemAfter> {
         let mut items = self.unchanged(lines.iter().map(|line| &line.product_id), then);
         for (number, item) in items.iter_mut().enumerate() {
-            let then = then.iter().find(|then| then.product_id == item.product_id);
-            item.delta = match then.map_or(0, |then| then.delta) {
-                0 if was_taken => lines.quantity_of(&item.product_id),
-                delta => delta,
-            };
+            item.delta = if is_taken { lines.quantity_of(&item.product_id) } else { 0 };
             if number > 0 && planted(Bug::RestoredCancelInPart) {
                 item.delta = 0;
             }

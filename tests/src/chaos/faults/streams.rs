@@ -57,7 +57,8 @@ pub(super) fn stream(rig: &Rig, plan: &mut Plan) -> String {
     if plan.dice.chance(700) { rig.keys.events(id) } else { rig.keys.commands(id) }
 }
 
-/// Changes, loses or punches entries that central has not read: its network is held back until there are some.
+/// Changes, loses or punches entries that central has not read: its network is held back until there are some. What is changed
+/// is marked, and has to have come to central.
 pub(super) async fn damaged_stream(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {
     let script = match plan.kind {
         Kind::EntryCorrupted => {
@@ -67,7 +68,8 @@ pub(super) async fn damaged_stream(rig: &Rig, plan: &mut Plan) -> anyhow::Result
              for n, entry in ipairs(all) do \
                local fields = entry[2] \
                if n == 2 then for f = 1, #fields, 2 do \
-                 if fields[f] == ARGV[1] then fields[f + 1] = ARGV[2] end end end \
+                 if fields[f] == ARGV[1] then fields[f + 1] = ARGV[2] end end \
+                 table.insert(fields, 'm') table.insert(fields, ARGV[3]) end \
                redis.call('XADD', KEYS[1], entry[1], unpack(fields)) \
              end return 1"
         }
@@ -90,7 +92,9 @@ pub(super) async fn damaged_stream(rig: &Rig, plan: &mut Plan) -> anyhow::Result
     let _network = rig.central.network.lock().await;
     rig.central.proxy.set(Weather::DownHeld);
     let mut command = redis::cmd("EVAL");
-    command.arg(script).arg(1).arg(&key).arg(field).arg(value);
+    let mark = format!("mark-{}", plan.dice.roll());
+    let mut seen = rig.central.proxy.look_for(mark.as_bytes());
+    command.arg(script).arg(1).arg(&key).arg(field).arg(value).arg(&mark);
     let done = rig
         .wait("the stream has entries", READY_WITHIN, async || match rig.redis(&command).await {
             Ok(redis::Value::Int(1)) => Ok(()),
@@ -98,7 +102,12 @@ pub(super) async fn damaged_stream(rig: &Rig, plan: &mut Plan) -> anyhow::Result
         })
         .await;
     rig.central.proxy.set(Weather::Clear);
-    done.map(|()| key)
+    done?;
+    if plan.kind == Kind::EntryCorrupted {
+        let came = tokio::time::timeout(READY_WITHIN, seen.wait_for(|seen| *seen)).await;
+        came.context("central had read that entry before, or the agent has mended it first")??;
+    }
+    Ok(key)
 }
 
 pub(super) async fn foreign_entry(rig: &Rig, plan: &mut Plan) -> anyhow::Result<String> {

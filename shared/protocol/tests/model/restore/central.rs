@@ -37,6 +37,7 @@ impl Told {
             hash: *hash,
             operation: format!("{operation:?}"),
             product_id: None,
+            also: Vec::new(),
         };
         Answer {
             store_id: String::new(),
@@ -202,7 +203,8 @@ impl Central {
                 let Some(arrived) = self.staged.take() else { return };
                 (self.opening, self.complete) = (false, true);
                 self.units = arrived.units;
-                self.installing = Some(arrived.outcomes).filter(|outcomes| !outcomes.is_empty());
+                let changes = !arrived.outcomes.is_empty() || !self.outcomes.is_empty();
+                self.installing = Some(arrived.outcomes).filter(|_| changes);
             }
             Said::Ready(epoch) => {
                 self.ready = *epoch;
@@ -218,9 +220,13 @@ impl Central {
         }
     }
 
-    /// The outcomes that came with the state settle.
-    pub(crate) fn install(&mut self) {
-        for (id, became) in self.installing.take().unwrap_or_default() {
+    /// The outcomes that came with the state settle; what it does not name it does not know.
+    pub(crate) fn install(&mut self, bugs: &Bugs) {
+        let Some(named) = self.installing.take() else { return };
+        if !bugs.unnamed_outcomes_kept {
+            self.outcomes.retain(|id, _| named.contains_key(id));
+        }
+        for (id, became) in named {
             self.outcome(id, became, None);
         }
     }

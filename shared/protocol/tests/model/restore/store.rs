@@ -285,8 +285,8 @@ impl Store {
                 self.happened(Deed::Taken(purchase), Operation::ShortOfPurchase(purchase));
                 fact.what
             }
-            What::Cancelled(purchase, given_back) => {
-                let given_back = given_back || is_taken == Some(true);
+            What::Cancelled(purchase, _) => {
+                let given_back = is_taken == Some(true);
                 if given_back {
                     self.units.happened(Deed::GivenBack(purchase));
                 }
