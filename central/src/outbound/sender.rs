@@ -113,6 +113,10 @@ impl Sender {
     pub fn new(reach: Reach) -> Self {
         let mut roots = RootCertStore::empty();
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        Self::trusting(roots, reach)
+    }
+
+    fn trusting(roots: RootCertStore, reach: Reach) -> Self {
         let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -199,6 +203,9 @@ async fn exchange(
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
     use super::*;
 
@@ -228,15 +235,21 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/hook?a=b", listener.local_addr().expect("an address"));
         let heard = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.expect("comes");
-            let mut heard = Vec::new();
-            while !heard.ends_with(b"{\"a\":1}") {
-                assert!(stream.read_buf(&mut heard).await.expect("reads") > 0);
-            }
-            stream.write_all(answer.as_bytes()).await.expect("writes");
-            String::from_utf8(heard).expect("text")
+            let (stream, _) = listener.accept().await.expect("comes");
+            exchanged(stream, answer).await
         });
         (url, heard)
+    }
+
+    /// Reads a request's head and body, and answers.
+    async fn exchanged(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str) -> String {
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"{\"a\":1}") {
+            assert!(stream.read_buf(&mut heard).await.expect("reads") > 0);
+        }
+        stream.write_all(answer.as_bytes()).await.expect("writes");
+        stream.flush().await.expect("writes");
+        String::from_utf8(heard).expect("text")
     }
 
     async fn sent(answer: &'static str) -> (Attempt, String) {
@@ -266,6 +279,47 @@ mod tests {
             assert!(heard.starts_with("POST /hook?a=b HTTP/1.1\r\nhost: 127.0.0.1:"), "{heard}");
             let signatures = heard.lines().find_map(|line| line.strip_prefix("webhook-signature: "));
             assert_eq!(signatures.expect("is signed").split(' ').count(), 2);
+        }
+    }
+
+    #[tokio::test]
+    async fn over_tls_nothing_is_said_to_whom_no_trusted_certificate_names() {
+        for (named, is_trusted) in [("127.0.0.1", true), ("127.0.0.1", false), ("127.0.0.2", true)] {
+            let own = rcgen::generate_simple_self_signed([named.to_owned()]).expect("a certificate");
+            let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+            let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+            let config = ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .expect("the provider speaks TLS")
+                .with_no_client_auth()
+                .with_single_cert(vec![own.cert.der().clone()], key.into())
+                .expect("they belong together");
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let url = format!("https://{}/hook", listener.local_addr().expect("an address"));
+            let heard = tokio::spawn(async move {
+                let (stream, _) = listener.accept().await.expect("comes");
+                let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.ok()?;
+                Some(exchanged(stream, "HTTP/1.1 204 No Content\r\n\r\n").await)
+            });
+            let reach = Reach { private: true };
+            let sender = if is_trusted {
+                let mut roots = RootCertStore::empty();
+                roots.add(own.cert.der().clone()).expect("a certificate");
+                Sender::trusting(roots, reach)
+            } else {
+                Sender::new(reach)
+            };
+            let message = Message { id: "m".into(), body: "{\"a\":1}".into() };
+            let attempt = sender.send(&url, &[Secret(vec![1; 32])], &message).await;
+            let heard = heard.await.expect("ends");
+            if named == "127.0.0.1" && is_trusted {
+                assert_eq!(attempt.answer, Ok(204));
+                assert!(heard.expect("was sent").contains("\r\nwebhook-signature: v1,"));
+            } else {
+                let why = attempt.answer.expect_err("is refused");
+                assert!(why.starts_with("no TLS: invalid peer certificate"), "{why}");
+                assert_eq!(heard, None, "{why}");
+            }
         }
     }
 
