@@ -496,13 +496,15 @@ mod tests {
     use protocol::domain::{Item, Lines, Quantity, Rejection};
     use protocol::ids::ReservationId;
     use protocol::promise::purchase::Status;
-    use protocol::wire::{About, Fact, Happened, ItemAfter, Outcome, Position, PurchaseRef, Subject};
+    use protocol::wire::{
+        About, Fact, Happened, ItemAfter, Outcome, Position, PurchaseRef, SnapshotEnd, SnapshotPage, Subject,
+    };
 
     use super::*;
     use crate::promises::reservations::ReservationRequest;
     use crate::promises::{self, purchases::cancel, stores::retire};
     use crate::storage::{purchases, reservations};
-    use crate::testing::{Agent, NOW, database, product, purchase_id};
+    use crate::testing::{Agent, NOW, database, held, product, purchase_id};
 
     struct Dice(u64);
 
@@ -621,6 +623,115 @@ mod tests {
         agent.tell(&connection, &[refused]);
         let found = reservations::find(&connection, id).expect("reads").expect("is there");
         assert_eq!((found.status.as_str(), found.code.as_deref()), ("rejected", Some("unsupported_by_store")));
+    }
+
+    #[test]
+    fn a_full_disk_ends_the_transaction_and_leaves_no_reservation_of_a_state_out() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let mut state = agent.state(Vec::new());
+        state.pop();
+        agent.head = state.last().expect("a page").as_ref().expect("an entry").cursor();
+        let page = SnapshotPage { reservations: vec![held().0], ..SnapshotPage::default() };
+        state.push(agent.entry(&Event::SnapshotPage(page)));
+        state.push(agent.entry(&Event::SnapshotEnd(SnapshotEnd { pages: 2, count: 1 })));
+        agent.tell(&connection, &state);
+        let full = "create table much (bytes blob); pragma max_page_count = 1;
+             create temp trigger full before insert on main.reservation begin
+               insert into much values (zeroblob(1000000));
+             end";
+        connection.execute_batch(full).expect("is valid");
+        let taken_in = receive(&connection, &agent.id, &[], NOW, &mut Budget::new(u64::MAX));
+        assert!(taken_in.is_err_and(|error| is_fatal(&error)));
+    }
+
+    #[test]
+    fn while_an_opening_arrives_the_view_stands_where_the_last_epoch_left_it() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let sale = agent.sale();
+        let last = agent.head;
+        let mut batch = vec![sale];
+        batch.extend(agent.open(9, &[last]).into_iter().take(1));
+        let applied = agent.tell(&connection, &batch);
+        let store = agent.store(&connection);
+        assert_eq!((applied.entries, store.opening, store.state), (2, true, last));
+    }
+
+    #[test]
+    fn what_is_picked_is_kept_with_the_outcome_of_its_attempt() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let attempt = agent.buy(&connection, 1);
+        let purchase = purchases::find(&connection, purchase_id(1)).expect("reads").expect("is there").attempt_ref();
+        let confirmed = Happened::PurchaseConfirmed { purchase: purchase.clone(), items: vec![agent.take_one()] };
+        let confirmed = Fact { command: Some(attempt), ..Fact::new(confirmed, NOW) };
+        let picked = Fact::new(Happened::PurchasePicked { purchase, items: Vec::new() }, NOW);
+        for fact in [confirmed, picked] {
+            let told = agent.entry(&Event::Fact(fact));
+            agent.tell(&connection, &[told]);
+        }
+        let kept: String = connection.query_row("select body from outcome", [], |row| row.get(0)).expect("one is kept");
+        assert!(kept.contains(r#""picked":true"#), "{kept}");
+    }
+
+    #[test]
+    fn a_request_keeps_its_first_answer() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let attempt = agent.buy(&connection, 1);
+        let purchase = purchases::find(&connection, purchase_id(1)).expect("reads").expect("is there").attempt_ref();
+        let confirmed = Happened::PurchaseConfirmed { purchase, items: vec![agent.take_one()] };
+        let (subject, rejection) = (Subject::Store, Rejection::UnknownProduct);
+        for what in [confirmed, Happened::CommandRefused { subject, rejection, items: Vec::new() }] {
+            let told = agent.entry(&Event::Fact(Fact { command: Some(attempt.clone()), ..Fact::new(what, NOW) }));
+            agent.tell(&connection, &[told]);
+            let sql = "select status from request where command_id = ?1";
+            let status: String = connection.query_row(sql, [attempt.as_str()], |row| row.get(0)).expect("reads");
+            assert_eq!(status, "done");
+        }
+    }
+
+    #[test]
+    fn a_view_is_sound_if_its_rows_are_what_its_digest_and_the_store_say() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let sale = agent.sale();
+        agent.tell(&connection, &[sale]);
+        let mut store = agent.store(&connection);
+        let unsound = || unsound(&connection, &agent.id).expect("reads");
+        assert_eq!(unsound(), None);
+        agent.damage(&connection, "tea");
+        assert_eq!(unsound(), Some(store.stock));
+        store.digest = items::digest(&connection, store.stock).expect("reads");
+        store.save_events(&connection).expect("writes");
+        assert_eq!(unsound(), Some(store.stock), "the store has said something else");
+        stores::mark_different(&connection, &mut store).expect("writes");
+        assert_eq!(unsound(), None, "that is known, and its state was asked for");
+    }
+
+    #[test]
+    fn an_epoch_that_is_refused_is_fenced_though_nothing_was_applied() {
+        let connection = database();
+        let agent = Agent::settled("s1", &connection);
+        let mut stranger = Agent::new("s1");
+        let opening = stranger.open(9, &[]);
+        let applied = stranger.tell(&connection, &opening);
+        assert_eq!((applied.entries, applied.stuck.is_some()), (0, true));
+        assert_eq!(agent.store(&connection).fenced, Epoch::from(9));
+    }
+
+    #[test]
+    fn entries_are_paid_out_of_the_budget_which_is_low_below_a_quarter() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let batch: Vec<Received> = (0..3).map(|_| agent.sale()).collect();
+        let mut budget = Budget::new(Budget::FULL / 4 + 5);
+        receive(&connection, &agent.id, &batch[..2], NOW, &mut budget).expect("applies");
+        assert!(!budget.is_low());
+        receive(&connection, &agent.id, &batch[2..], NOW, &mut budget).expect("applies");
+        assert!(budget.is_low());
+        assert!(!Budget::new(Budget::FULL / 4).is_low());
     }
 
     /// Every row of every table, as text.

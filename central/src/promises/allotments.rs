@@ -113,6 +113,28 @@ mod tests {
         agent.tell(connection, &[told]);
     }
 
+    #[test]
+    fn who_waits_for_fewer_units_to_be_set_aside_hears_of_that_item() {
+        let connection = database();
+        let mut agent = store(&connection, 6, Some(2));
+        let before = agent.item(&product("tea"));
+        let after = Item { allotted: 2, allotment_wanted: None, version: before.version + 1, ..before };
+        let what = Happened::AllotmentChanged { item: agent.becomes(product("tea"), after), by: -4 };
+        let told = agent.entry(&Event::Fact(Fact::new(what, NOW)));
+        let heard = agent.tell(&connection, &[told]).saved.settled;
+        assert_eq!(heard, [settled(&agent.id, &product("tea"))]);
+        assert_ne!(settled(&agent.id, &product("tea")), settled(&agent.id, &product("milk")));
+    }
+
+    #[test]
+    fn a_retired_store_is_not_asked_to_release_anything() {
+        let connection = database();
+        let agent = store(&connection, 6, Some(2));
+        retire(&connection, &mut agent.store(&connection), NOW).expect("retires");
+        let asked = release_forgotten(&connection, std::slice::from_ref(&agent.id), NOW).expect("looks");
+        assert_eq!((asked, units(&connection, &agent)), (vec![], vec![]));
+    }
+
     fn releases(connection: &Connection, agent: &Agent) -> Vec<(OperationId, i64)> {
         let asked = commands::unanswered(connection, &agent.id).expect("reads");
         let asked = asked.into_iter().filter(|asked| asked.kind == "release");

@@ -366,7 +366,7 @@ mod tests {
         let ask = PurchaseRequest {
             id: purchase_id(1),
             lines: tea(),
-            customer: None,
+            customer: Some("ada".into()),
             about: About { reference: Some("order-1".into()), actor: Some("shop".into()), ..About::default() },
             ttl_ms: 60_000,
             redis_now: NOW.plus(7),
@@ -410,6 +410,7 @@ mod tests {
         let [mut one, mut two] = stores(&connection);
         let asked = begin_at(&connection, &one);
         assert_eq!(asked.attempt, OperationId::attempt_at(&asked.id, &one.id));
+        assert_eq!(asked.customer.as_deref(), Some("ada"));
         assert!(!ask_next(&connection, &two), "the first has not answered");
         let seeking = refuse(&connection, &mut one, &asked);
         assert!((seeking.life().seeking, seeking.status, seeking.code) == (true, Status::Pending, None));

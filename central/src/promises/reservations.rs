@@ -178,3 +178,20 @@ pub(crate) fn rejected(before: &Reservation, rejection: &Rejection, position: &P
 pub(crate) fn voided(before: &Reservation, status: Status, code: &str, now: Millis) -> Reservation {
     Reservation { status, code: Some(code.to_owned()), settled_at: Some(now), ..before.clone() }
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::link::EntryId;
+
+    use super::*;
+    use crate::testing::{NOW, held};
+
+    #[test]
+    fn what_ends_without_its_stores_word_ends_now() {
+        let position = Position { store: StoreId::parse("s1").expect("valid"), at: EntryId::default() };
+        let open = reported(None, &position.store, &held().0, &position, 1, NOW);
+        let ended = voided(&open, Status::Expired, "reservation_expired", NOW.plus(5));
+        assert_eq!((open.settled_at, ended.settled_at), (None, Some(NOW.plus(5))));
+        assert_eq!((ended.status, ended.code.as_deref()), (Status::Expired, Some("reservation_expired")));
+    }
+}

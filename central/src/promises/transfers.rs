@@ -275,6 +275,8 @@ mod tests {
         let refused = source.entry(&refused);
         source.tell(&connection, &[refused]);
         assert_eq!((known(&connection), asked_for(&connection, &destination, "announce")), ((Status::Rejected, 0), 0));
+        let rejected = transfers::find(&connection, id()).expect("reads").expect("is known");
+        assert_eq!((rejected.code.as_deref(), rejected.settled_at), (Some("unknown_product"), Some(NOW)));
 
         let (connection, mut source, destination, ask) = asked();
         retire(&connection, &mut source.store(&connection), NOW).expect("retires");
@@ -326,6 +328,16 @@ mod tests {
         assert!(adopt(&connection, &mut destination.store(&connection), epoch, NOW).expect("adopts"));
         assert_eq!((known(&connection), asked_for(&connection, &destination, "announce")), ((Status::Shipped, 2), 2));
         assert_eq!((listed("shipped"), listed("received")), (1, 0));
+    }
+
+    #[test]
+    fn what_a_purchase_waits_for_does_not_leave_for_another_store() {
+        let (connection, source, _, ask) = asked();
+        source.buy_some(&connection, 1, 7);
+        let lines = Lines::one(product("tea"), Quantity::try_from(4).expect("in range"));
+        let transfer = Reported { id: TransferId::new(uuid::Uuid::from_u128(2)), lines, ..ask.transfer };
+        let refused = begin(&connection, &mut source.store(&connection), &TransferRequest { transfer, ..ask }, NOW);
+        assert!(matches!(refused, Err(Abort::Refused(Rejection::InsufficientStock { requested: 4, .. }))));
     }
 
     #[test]

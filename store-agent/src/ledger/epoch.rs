@@ -201,6 +201,16 @@ fn named(text: &str) -> OperationId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_database_that_is_only_claimed_is_not_served() {
+        let store = StoreId::parse("s1").expect("valid");
+        let claimed = runtime::sqlite::memory(crate::ledger::SCHEMA).expect("opens");
+        assert!(claim(&claimed, &store).expect("is nobody's"));
+        assert!(matches!(initialise(&claimed, &store, testing::NOW), Err(InitialiseError::Unfinished)));
+        assert!(!initialise(&testing::store(&[]), &store, testing::NOW).expect("has an epoch"), "it is not new");
+    }
 
     #[test]
     fn a_page_ends_by_number_or_by_bytes() {

@@ -179,6 +179,7 @@ mod tests {
         let (mut place, mut seen) = (EntryId::default(), Vec::new());
         loop {
             let part = list(&connection, &all, Start::Behind(place), 3).expect("reads");
+            assert!(part.entries.len() <= 3);
             if part.entries.is_empty() {
                 assert_eq!(part.next, Some(head), "what comes next is read from there");
                 break;
@@ -209,6 +210,18 @@ mod tests {
         };
         let part = list(&connection, &one, Start::End, 3).expect("reads");
         assert_eq!((seqs(&part), part.next), (vec![(head.seq - 1).get(), (head.seq - 2).get()], None));
+    }
+
+    #[test]
+    fn a_filter_that_finds_little_says_how_far_it_has_looked() {
+        let connection = testing::ledger(0);
+        let many = "insert into ledger (epoch, seq, type, operation_id, body, digest, hash, recorded_at) \
+                    with recursive behind (place) as (select 3 union all select place + 1 from behind where place <= ?1) \
+                    select epoch, place, 'sold', '', '', digest, hash, 0 from meta, behind";
+        connection.execute(many, [LOOK]).expect("writes");
+        let none = Filter { kind: Some("counted".into()), ..Filter::default() };
+        let part = list(&connection, &none, Start::Behind(EntryId::default()), 3).expect("reads");
+        assert_eq!((seqs(&part), part.next.expect("goes on").seq.get()), (vec![], LOOK as u64));
     }
 
     #[test]

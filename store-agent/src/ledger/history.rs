@@ -91,3 +91,17 @@ pub fn damage(connection: &Connection) -> rusqlite::Result<Option<String>> {
     let report: String = connection.pragma_query_value(None, "integrity_check", |row| row.get(0))?;
     Ok((report != "ok").then_some(report))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_log_without_holes_has_as_many_entries_as_it_spans() {
+        let connection = testing::ledger(4);
+        let spans = spans(&connection).expect("reads");
+        let [span] = spans[..] else { panic!("one epoch: {spans:?}") };
+        assert_eq!(count(&connection).expect("reads"), span.last - span.first + 1);
+    }
+}

@@ -219,10 +219,12 @@ fn move_units(connection: &Connection, product: &ProductId, after: &Item) -> rus
 
 #[cfg(test)]
 mod tests {
+    use protocol::domain::Operation;
+
     use super::*;
     use crate::ledger;
     use crate::ledger::testing::plan;
-    use crate::testing::{product, store};
+    use crate::testing::{NOW, act, product, store};
 
     #[test]
     fn an_id_in_another_case_is_found_without_reading_all_items() {
@@ -253,6 +255,20 @@ mod tests {
         let second = ItemFilter { limit: 1, after: Some("a_b".into()), ..matching("a") };
         assert_eq!(found(&connection, &second), (vec!["axb".into()], 2));
         assert_eq!(found(&connection, &ItemFilter { limit: 1, offset: 1, ..matching("a") }), (vec!["axb".into()], 2));
+    }
+
+    #[test]
+    fn what_is_neither_carried_nor_there_is_shown_to_who_asks_for_it() {
+        let connection = store(&[("tea", 1), ("tea-bag", 0), ("tea-cup", 0)]);
+        for name in ["tea", "tea-bag"] {
+            let discontinued = Operation::Change { name: None, discontinued: Some(true), low_at: None };
+            act(&connection, &format!("end-{name}"), name, discontinued, NOW);
+        }
+        for searched in [ItemFilter { limit: 10, ..ItemFilter::default() }, matching("tea")] {
+            assert_eq!(found(&connection, &searched), (vec!["tea".into(), "tea-cup".into()], 2));
+            let all = ItemFilter { with_discontinued: true, ..searched };
+            assert_eq!(found(&connection, &all).1, 3);
+        }
     }
 
     #[test]

@@ -199,6 +199,22 @@ mod tests {
     }
 
     #[test]
+    fn an_earlier_epoch_continues_what_it_contains_unless_the_present_one_says_so() {
+        let connection = testing::ledger(5);
+        let log = Log::new(&connection).expect("reads");
+        let at = |seq: u32| Cursor { seq: seq.into(), hash: log.hash_at(seq.into()).expect("is kept"), ..log.head() };
+        let continues = |place: &Cursor| Log::new(&connection).expect("reads").continues(place);
+        let (third, fourth) = (at(3), at(4));
+        assert!(!continues(&third), "it has not ended");
+        ledger::open_epoch(&connection, None, testing::NOW).expect("opens");
+        assert!(continues(&third) && continues(&fourth));
+        assert!(!continues(&Cursor { hash: fourth.hash, ..third }), "another life's");
+        ledger::open_epoch(&connection, Some(third), testing::NOW).expect("opens");
+        assert!(!continues(&third), "central has refused that");
+        assert!(continues(&fourth));
+    }
+
+    #[test]
     fn a_round_ends_by_bytes_but_has_one_entry_in_any_case() {
         let connection = testing::ledger(5);
         let head = ledger::head(&connection).expect("reads").cursor;

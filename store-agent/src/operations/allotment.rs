@@ -175,6 +175,7 @@ mod tests {
     fn what_is_lost_is_not_set_aside_any_more() {
         let connection = store(&[("tea", 10)]);
         act(&connection, "allot", "tea", Operation::Allot { quantity: 6 }, NOW);
+        assert!(ledger::testing::last(&connection).1.contains(r#""allottedBy":6"#), "as many more");
         let count = Operation::Count { quantity: 4, counted_at: None, count_ref: None };
         let counted = act(&connection, "count", "tea", count, NOW);
         assert_eq!((counted.delta, figures(&connection)), (-6, (4, 4, None, 0)));

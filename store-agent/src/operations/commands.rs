@@ -853,18 +853,34 @@ mod tests {
             act("allot", Operation::Allot { quantity: allotted });
             let told = world.send("attempt", &sold());
             let item = ledger::find_item(&world.connection, &ale()).expect("reads").expect("an ale");
-            let short: i64 = ledger::testing::recorded(&world.connection, "ale")
-                .iter()
-                .filter(|(kind, _)| kind == "shortage")
-                .map(|(_, delta)| delta)
-                .sum();
+            let recorded = ledger::testing::recorded(&world.connection, "ale").into_iter();
+            let short: Vec<i64> = recorded.filter(|(kind, _)| kind == "shortage").map(|(_, delta)| delta).collect();
             (told, (item.quantity, item.allotted, item.available()), short)
         };
-        let taken = |figures, short| ("purchase_confirmed".to_owned(), figures, short);
-        assert_eq!(at(3, 4), taken((5, 1, 4), 0));
-        assert_eq!(at(1, 4), taken((3, 0, 3), 0));
-        assert_eq!(at(0, 1), taken((0, 0, 0), 1));
-        assert_eq!(at(0, 0), taken((0, 0, 0), 2));
+        let taken = |figures, short: &[i64]| ("purchase_confirmed".to_owned(), figures, short.to_vec());
+        assert_eq!(at(3, 4), taken((5, 1, 4), &[]));
+        assert_eq!(at(1, 4), taken((3, 0, 3), &[]));
+        assert_eq!(at(0, 1), taken((0, 0, 0), &[1]));
+        assert_eq!(at(0, 0), taken((0, 0, 0), &[2]));
+    }
+
+    #[test]
+    fn a_hold_of_two_products_ends_once_for_what_central_has_sold_of_both() {
+        let mut world = world_with_tea();
+        let hold = Command::Reserve {
+            reservation_id: ReservationId::new(uuid::Uuid::from_u128(1)),
+            lines: cart(&[("ale", 5), ("tea", 3)]).lines,
+            ttl_ms: 60_000,
+            deadline: NOW.plus(60_000),
+            about: About::default(),
+        };
+        assert_eq!(world.send("hold", &hold), "reserved");
+        let head = |world: &World| ledger::head(&world.connection).expect("reads").cursor.seq;
+        let before = head(&world);
+        let purchase = cart(&[("ale", 2), ("tea", 3)]);
+        let sold = Command::Purchase { purchase, deadline: None, about: About::default() };
+        assert_eq!(world.send("attempt", &sold), "purchase_confirmed");
+        assert_eq!((units_of(&world), head(&world) - before), ([3, 0], 3), "it ends, goes without, and they are taken");
     }
 
     #[test]
@@ -1030,10 +1046,13 @@ mod tests {
 
     #[test]
     fn a_purchase_is_confirmed_rejected_or_expired() {
-        let late = NOW.plus(60_001);
-        for (units, at, name, delta) in
-            [(2, NOW, "purchase_confirmed", -2), (1, NOW, "purchase_rejected", 0), (2, late, "purchase_expired", 0)]
-        {
+        let (deadline, late) = (NOW.plus(60_000), NOW.plus(60_001));
+        for (units, at, name, delta) in [
+            (2, NOW, "purchase_confirmed", -2),
+            (2, deadline, "purchase_confirmed", -2),
+            (1, NOW, "purchase_rejected", 0),
+            (2, late, "purchase_expired", 0),
+        ] {
             let effect = given("attempt", purchase(), &ales(units), at);
             assert_eq!(said(&effect), (vec![(name, delta)], vec!["attempt"]));
             assert!(agrees(&effect));
@@ -1089,6 +1108,17 @@ mod tests {
     }
 
     #[test]
+    fn a_purchase_that_is_not_understood_is_rejected_and_its_cancel_refused() {
+        for (command, told) in [(purchase(), "purchase_rejected"), (cancel(), "command_refused")] {
+            let at = Cursor { epoch: 7.into(), seq: 1.into(), ..Cursor::default() };
+            let entry = Entry::follow(&at, command.kind(), "t", command.encode(), None);
+            let later = Err(NotUnderstood("it says more".into()));
+            let effect = on_command(&operation_id(&entry), &entry, later, &ales(9), NOW, NOW);
+            assert_eq!(said(&effect), (vec![(told, 0)], vec!["t"]));
+        }
+    }
+
+    #[test]
     fn a_batch_with_a_line_that_is_not_understood_is_not_done_in_part() {
         let mut world = World::new();
         let batch = sales(false, &[("ale", 1), ("ale", 1)]).encode();
@@ -1099,5 +1129,7 @@ mod tests {
         let (kind, body) = ledger::testing::last(&world.connection);
         assert_eq!((kind.as_str(), world.units()), ("command_refused", 5));
         assert!(body.contains("unsupported_by_store"), "{body}");
+        let parked = ledger::dead_letters::all(&world.connection).expect("reads");
+        assert_eq!(parked.iter().map(|letter| letter.operation.as_str()).collect::<Vec<_>>(), ["b"]);
     }
 }

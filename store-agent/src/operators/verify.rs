@@ -163,6 +163,10 @@ mod tests {
             ),
             ("delete from ledger where seq = 4", "does not follow"),
             ("update meta set seq = 9", "the ledger ends at"),
+            (
+                "pragma ignore_check_constraints = on; update item set quantity = -1; pragma ignore_check_constraints = off",
+                "the file is damaged",
+            ),
         ] {
             let found = found(sql);
             assert!(found.iter().any(|difference| difference.contains(what)), "{sql}: {found:?}");
