@@ -3,13 +3,14 @@
 use anyhow::ensure;
 use runtime::redis::Keys;
 use runtime::redis::acl::{self, Joining};
+use runtime::say;
 
 use crate::config::{Acl, StoreAcl};
 
 const CENTRAL: &str = "central";
 
 pub fn of_central(options: &Acl) -> anyhow::Result<()> {
-    println!("{}", line(options, CENTRAL, &acl::of_central(&Keys::new(&options.key_prefix), joining(options)))?);
+    say!("{}", line(options, CENTRAL, &acl::of_central(&Keys::new(&options.key_prefix), joining(options)))?);
     Ok(())
 }
 
@@ -21,7 +22,7 @@ pub fn of_store(options: &StoreAcl) -> anyhow::Result<()> {
         "{store} is the name of another user in Redis: give this one --user"
     );
     let rules = acl::of_store(&Keys::new(&options.key_prefix), store, joining(options));
-    println!("{}", line(options, store.as_str(), &rules)?);
+    say!("{}", line(options, store.as_str(), &rules)?);
     Ok(())
 }
 

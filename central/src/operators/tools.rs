@@ -9,6 +9,7 @@ use protocol::ids::StoreId;
 use protocol::number::CommandEpoch;
 use runtime::daemon::NEEDS_ATTENTION;
 use runtime::redis::{Channel, Keys};
+use runtime::say;
 
 use crate::config::{Backup, Database, OneStore, Report, Restore, Status};
 use crate::operators::restore as question;
@@ -22,21 +23,21 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     let now = runtime::clock::now();
     let (database, kept) = ToRestore::open(&options.database.database_path, options.from.as_deref(), now)?;
     if let Some(kept) = kept {
-        println!("The database as it was is kept in {}.", kept.display());
+        say!("The database as it was is kept in {}.", kept.display());
     }
     let known: Vec<StoreId> = database.read(stores::all)?.into_iter().map(|store| store.id).collect();
     let acked = acknowledged(&client, &Keys::new(&options.key_prefix), &known).await;
     if acked.is_none() {
-        println!("Redis does not answer: epochs go by this machine's clock, so be sure that it is right.");
+        say!("Redis does not answer: epochs go by this machine's clock, so be sure that it is right.");
     }
     let acked = acked.unwrap_or_default();
     let now = runtime::clock::now();
     let reopened = database.put_in_service(|connection| {
         question::reopen(connection, |store| acked.get(store).copied().unwrap_or_default(), now)
     })?;
-    println!("{} stores get a new command epoch, and tell again what this copy does not know.", reopened.len());
-    println!("Purchases and keys of after the backup that no store has heard of are forgotten.");
-    println!("Done. Start central now.");
+    say!("{} stores get a new command epoch, and tell again what this copy does not know.", reopened.len());
+    say!("Purchases and keys of after the backup that no store has heard of are forgotten.");
+    say!("Done. Start central now.");
     Ok(())
 }
 
@@ -58,7 +59,7 @@ async fn acknowledged(
 /// `central backup`: one consistent copy, compact, on disk when this returns.
 pub fn backup(options: &Backup) -> anyhow::Result<()> {
     files::back_up(&options.database.database_path, &options.to)?;
-    println!("{} is written. It goes back only by `central restore --from`.", options.to.display());
+    say!("{} is written. It goes back only by `central restore --from`.", options.to.display());
     Ok(())
 }
 
@@ -66,17 +67,20 @@ pub fn backup(options: &Backup) -> anyhow::Result<()> {
 pub fn verify(database: &Database) -> anyhow::Result<()> {
     let report = files::read(&database.database_path, auditor::verify)?;
     for difference in &report.differences {
-        println!("DIFFERENCE  {difference}");
+        say!("DIFFERENCE  {difference}");
     }
-    println!(
+    say!(
         "{} entries of {} stores, {} items and {} purchases looked at.",
-        report.entries, report.stores, report.items, report.purchases
+        report.entries,
+        report.stores,
+        report.items,
+        report.purchases
     );
     if report.forgotten_pages > 0 {
-        println!("{} pages of replaced states are forgotten: their hashes are taken as given.", report.forgotten_pages);
+        say!("{} pages of replaced states are forgotten: their hashes are taken as given.", report.forgotten_pages);
     }
     if report.differences.is_empty() {
-        println!("All is well: view, totals, hashes, digests and purchases are what the ledgers add up to.");
+        say!("All is well: view, totals, hashes, digests and purchases are what the ledgers add up to.");
         Ok(())
     } else {
         bail!("{} differences", report.differences.len())
@@ -134,10 +138,10 @@ fn print_newcomers(newcomers: &serde_json::Value) {
         newcomers["names"].as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect();
     if let Some(count @ 1..) = newcomers["count"].as_u64() {
         let more = if count > names.len() as u64 { ", ..." } else { "" };
-        println!("{count} ids were entered in Redis and are no stores: {}{more}", names.join(", "));
+        say!("{count} ids were entered in Redis and are no stores: {}{more}", names.join(", "));
     }
     if let Some(why) = newcomers["heldBack"].as_str() {
-        println!("New stores wait: {why}");
+        say!("New stores wait: {why}");
     }
 }
 
@@ -145,7 +149,7 @@ fn print_newcomers(newcomers: &serde_json::Value) {
 pub async fn list_stores(options: &Status) -> anyhow::Result<()> {
     let (stores, newcomers) = Central::at(options)?.stores().await?;
     for store in &stores {
-        println!("{:<20} {}", store["storeId"].as_str().unwrap_or("-"), store["status"].as_str().unwrap_or("-"));
+        say!("{:<20} {}", store["storeId"].as_str().unwrap_or("-"), store["status"].as_str().unwrap_or("-"));
     }
     print_newcomers(&newcomers);
     Ok(())
@@ -156,7 +160,7 @@ pub async fn add_store(options: &OneStore) -> anyhow::Result<()> {
     let (id, central) = (&options.store, Central::at(&options.central)?);
     let (status, _) = central.ask(reqwest::Method::PUT, &format!("{}/{id}", central.stores)).await?;
     let known = if status == reqwest::StatusCode::CREATED { "is known now" } else { "was known before" };
-    println!("{id} {known}.");
+    say!("{id} {known}.");
     Ok(())
 }
 
@@ -164,7 +168,7 @@ pub async fn add_store(options: &OneStore) -> anyhow::Result<()> {
 pub async fn forget_store(options: &OneStore) -> anyhow::Result<()> {
     let (id, central) = (&options.store, Central::at(&options.central)?);
     central.ask(reqwest::Method::DELETE, &format!("{}/{id}", central.stores)).await?;
-    println!("{id} is forgotten.");
+    say!("{id} is forgotten.");
     Ok(())
 }
 
@@ -176,17 +180,22 @@ pub async fn status(options: &Report) -> anyhow::Result<ExitCode> {
     let code = if all_well { ExitCode::SUCCESS } else { NEEDS_ATTENTION.into() };
     if options.json {
         let told = serde_json::json!({"stores": stores, "newcomers": newcomers});
-        println!("{}", serde_json::to_string_pretty(&told)?);
+        say!("{}", serde_json::to_string_pretty(&told)?);
         return Ok(code);
     }
-    println!(
+    say!(
         "{:<20} {:<12} {:>12} {:>10} {:>8} {:>6}  digest",
-        "store", "status", "heartbeat ms", "lag ms", "backlog", "open"
+        "store",
+        "status",
+        "heartbeat ms",
+        "lag ms",
+        "backlog",
+        "open"
     );
     for store in &stores {
         let text = |name: &str| store[name].as_str().unwrap_or("-").to_owned();
         let number = |name: &str| store[name].as_i64().map_or("-".to_owned(), |number| number.to_string());
-        println!(
+        say!(
             "{:<20} {:<12} {:>12} {:>10} {:>8} {:>6}  {}",
             text("storeId"),
             text("status"),
@@ -197,12 +206,12 @@ pub async fn status(options: &Report) -> anyhow::Result<ExitCode> {
             text("digest")
         );
         for warning in store["warnings"].as_array().into_iter().flatten().filter_map(|warning| warning.as_str()) {
-            println!("    {warning}");
+            say!("    {warning}");
         }
         for claim in store["claims"].as_array().into_iter().flatten() {
             match claim["items"].as_u64() {
-                Some(items) => println!("    an agent claims epoch {}, with {items} items", claim["epoch"]),
-                None => println!("    an agent has claimed epoch {}", claim["epoch"]),
+                Some(items) => say!("    an agent claims epoch {}, with {items} items", claim["epoch"]),
+                None => say!("    an agent has claimed epoch {}", claim["epoch"]),
             }
         }
     }

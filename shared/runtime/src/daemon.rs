@@ -1,7 +1,7 @@
 //! What both daemons need around their work: descriptors, threads, logs, signals, and tasks that live and die together.
 
 use std::future::Future;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -100,6 +100,19 @@ pub fn start_log(format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Json => log.json().init(),
     }
     Ok(())
+}
+
+/// Prints a line. Whoever reads may have seen enough and closed the pipe: that is no failure.
+#[macro_export]
+macro_rules! say {
+    ($($said:tt)*) => { $crate::daemon::print(format_args!("{}\n", format_args!($($said)*))) };
+}
+
+/// Prints to standard output, if it is still read.
+pub fn print(text: std::fmt::Arguments<'_>) {
+    if let Err(error) = std::io::stdout().write_fmt(text) {
+        assert!(error.kind() == std::io::ErrorKind::BrokenPipe, "standard output cannot be written: {error}");
+    }
 }
 
 fn filter(text: &str) -> anyhow::Result<EnvFilter> {

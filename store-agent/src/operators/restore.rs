@@ -615,14 +615,17 @@ mod tests {
         execute(&old, &[("attempt", purchase), ("cancel", cancel)]);
         let said = Answer { outcomes: Vec::new(), ..answer_from_behind(&live) };
         let report = carry_out(&old, &said, Some(Choice::Central), NOW.plus(10)).expect("is carried out");
-        assert_eq!((report.recorded_again, report.left_out), (1, 1));
+        // The purchase, and what created ale and bun.
+        assert_eq!((report.recorded_again, report.left_out), (1, 3));
         assert_eq!((units(&old), recorded(&old)), (2, vec![("purchase_cancelled".into(), 0)]));
     }
 
     #[test]
     fn keys_of_a_database_that_is_left_out_are_free_again() {
         let key = |name: &str| idempotency::Key { key: name.into(), fingerprint: [1; 16], route: String::new() };
-        let (live, stranger) = (store(), testing::store(&[("ale", 7)]));
+        let (live, stranger) = (store(), runtime::sqlite::memory(ledger::SCHEMA).expect("opens"));
+        ledger::initialise(&stranger, &"s1".parse().expect("valid"), NOW.plus(7)).expect("is new");
+        act(&stranger, "create", Operation::Create { name: "Ale".into(), quantity: 7, low_at: None });
         idempotency::bind(&stranger, &key("k"), 200, "{}", "s1:1-3", NOW).expect("binds");
         let operation = key("known").operation(NOW);
         idempotency::remember_known(&stranger, [operation.as_str()], NOW).expect("writes");

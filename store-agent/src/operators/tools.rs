@@ -12,6 +12,7 @@ use protocol::number::Epoch;
 use protocol::wire::Position;
 use runtime::daemon::NEEDS_ATTENTION;
 use runtime::redis::{Channel, Keys};
+use runtime::say;
 use runtime::sqlite::{
     Abort, Connection, OpenError, System, copy, copy_aside, in_transaction, open_file, prepare, replace,
 };
@@ -54,7 +55,7 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
             let now = ledger::cursor(&connection)?;
             let is_same = |kept: &Connection| Ok(ledger::cursor(kept)? == now);
             let kept = copy_aside(&connection, &path, runtime::clock::now(), is_same)?;
-            println!("The database as it was is kept in {}.", kept.display());
+            say!("The database as it was is kept in {}.", kept.display());
             connection
         }
         Found::Backup(backup) => {
@@ -70,7 +71,7 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     let question = restore::question(&connection)?;
     let (store, headers) = (&options.database.store_id, options.secret.headers()?);
     let answer = restore::ask::ask(&options.central, headers, store, &question).await?;
-    println!(
+    say!(
         "Central gave out epoch {}. {}",
         answer.epoch,
         if answer.complete {
@@ -90,7 +91,7 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     });
     match done {
         Ok(report) => {
-            print!("{}", render(&report));
+            runtime::daemon::print(format_args!("{}", render(&report)));
             Ok(())
         }
         Err(Abort::Refused(refusal)) => bail!(
@@ -109,8 +110,8 @@ fn inspect(path: &Path, options: &Restore) -> anyhow::Result<Found> {
     }
     match runtime::sqlite::open_to_restore(&System, path, ledger::SCHEMA) {
         Err(OpenError::Corrupt { report, .. }) => {
-            println!("The database is damaged ({}).", report.lines().next().unwrap_or_default());
-            println!("What it had not sent cannot be read.");
+            say!("The database is damaged ({}).", report.lines().next().unwrap_or_default());
+            say!("What it had not sent cannot be read.");
             Ok(Found::Nothing)
         }
         Err(error) => Err(error.into()),
@@ -125,7 +126,7 @@ fn inspect(path: &Path, options: &Restore) -> anyhow::Result<Found> {
 fn put_in_place(database: &Connection, path: &Path) -> anyhow::Result<Connection> {
     prepare(&System, database, path)?;
     if let Some(kept) = replace(&System, path, runtime::clock::now())? {
-        println!("The database as it was is kept in {}.", kept.display());
+        say!("The database as it was is kept in {}.", kept.display());
     }
     Ok(runtime::sqlite::open_to_restore(&System, path, ledger::SCHEMA)?)
 }
@@ -244,7 +245,7 @@ async fn clear_stream(options: &Restore, client: &runtime::redis::Client) {
         Channel::events(&keys, &options.database.store_id).clear(&mut connection).await
     };
     if let Err(error) = deleted.await {
-        println!("Redis does not answer ({error}); that is no hindrance.");
+        say!("Redis does not answer ({error}); that is no hindrance.");
     }
 }
 
@@ -282,10 +283,7 @@ pub fn backup(options: &Backup) -> anyhow::Result<()> {
     let connection = open_to_read(&options.database)?;
     copy(&System, &connection, &options.to)?;
     let head = ledger::cursor(&open_file(&options.to)?)?.id();
-    println!(
-        "{} holds the store up to {head}. It goes back only by `store-agent restore --from`.",
-        options.to.display()
-    );
+    say!("{} holds the store up to {head}. It goes back only by `store-agent restore --from`.", options.to.display());
     Ok(())
 }
 
@@ -293,17 +291,17 @@ pub fn backup(options: &Backup) -> anyhow::Result<()> {
 pub fn verify(database: &Database) -> anyhow::Result<()> {
     let report = in_transaction(&open_to_read(database)?, auditor::verify)?;
     for difference in &report.differences {
-        println!("DIFFERENCE  {difference}");
+        say!("DIFFERENCE  {difference}");
     }
-    println!("{} entries and {} items of {} looked at.", report.entries, report.items, database.store_id);
+    say!("{} entries and {} items of {} looked at.", report.entries, report.items, database.store_id);
     if report.unproven > 0 {
-        println!("{} items lie before what is kept of the ledger: their stock is taken as it is.", report.unproven);
+        say!("{} items lie before what is kept of the ledger: their stock is taken as it is.", report.unproven);
     }
     if report.not_understood > 0 {
-        println!("{} entries were written by a later version.", report.not_understood);
+        say!("{} entries were written by a later version.", report.not_understood);
     }
     if report.differences.is_empty() {
-        println!("All is well: stock, sums, hashes and digest are what the ledger adds up to.");
+        say!("All is well: stock, sums, hashes and digest are what the ledger adds up to.");
         Ok(())
     } else {
         bail!("{} differences", report.differences.len())
@@ -325,13 +323,13 @@ pub async fn status(options: &Status) -> anyhow::Result<ExitCode> {
         .json()
         .await?;
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
+        say!("{}", serde_json::to_string_pretty(&answer)?);
     } else {
         for (name, value) in &answer {
             match value {
                 serde_json::Value::Null => {}
-                serde_json::Value::String(text) => println!("{name:<16}{text}"),
-                other => println!("{name:<16}{other}"),
+                serde_json::Value::String(text) => say!("{name:<16}{text}"),
+                other => say!("{name:<16}{other}"),
             }
         }
     }
@@ -367,11 +365,11 @@ pub async fn import(options: &Import) -> anyhow::Result<()> {
         bail!("{}", report["detail"].as_str().unwrap_or("the file was refused"));
     }
     for line in report["lines"].as_array().into_iter().flatten().filter(|line| line["result"] == "refused") {
-        println!("line {}: {}", line["line"], line["problem"]["detail"].as_str().unwrap_or_default());
+        say!("line {}: {}", line["line"], line["problem"]["detail"].as_str().unwrap_or_default());
     }
     let totals = |result: &str| report["totals"][result].as_u64().unwrap_or_default();
     let refused = totals("refused");
-    println!(
+    say!(
         "{}{} created, {} updated, {} unchanged, {refused} refused.",
         if options.dry_run { "Nothing was changed. It would be: " } else { "" },
         totals("created"),

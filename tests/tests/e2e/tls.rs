@@ -110,7 +110,7 @@ async fn what_cannot_be_right_is_said_at_the_start() {
         (world.redis_url_of("s1"), vec![client, format!("--redis-key-file={}", path("server-key.pem"))], "do not fit"),
         (world.plain_redis_url_of("s1"), vec![], "must begin with rediss://"),
         (world.redis_url_of("s1") + "#insecure", vec![], "certificates are always checked"),
-        ("what:secret-of-s1".to_owned(), vec![], "REDIS_URL is not an address of Redis"),
+        ("what:secret-of-s1".to_owned(), vec![], "REDIS_URL must be an address of Redis"),
     ];
     for (number, (url, options, reason)) in cases.iter().enumerate() {
         for program in ["store-agent", "central"] {

@@ -345,15 +345,18 @@ fn further(kind: &str, body: &str) -> Vec<ProductId> {
 mod tests {
     use super::*;
     use crate::testing::{Agent, NOW, database, held, plan, product};
-    use protocol::domain::Item;
+    use protocol::domain::reservation::Reservation;
+    use protocol::domain::{Item, Line, Lines, Quantity};
     use protocol::wire::{Fact, Happened, ReservationStep};
 
     #[test]
     fn a_restore_is_told_of_each_product_of_an_entry() {
         let connection = database();
         let mut agent = Agent::settled("s1", &connection);
-        let bun = agent.becomes(product("bun"), Item::default());
-        let (reservation, _) = held();
+        let bun = agent.becomes(product("bun"), Item { version: 1, ..Item::default() });
+        let line = |name: &str| Line { product_id: product(name), quantity: Quantity::ONE };
+        let lines = Lines::new(["tea", "bun"].map(line)).expect("are lines");
+        let reservation = Reservation { lines, ..held().0 };
         let items = vec![agent.take_one(), bun];
         let reserved = Happened::Reservation { step: ReservationStep::Reserved, reservation, items };
         let reserved = agent.entry(&Event::Fact(Fact::new(reserved, NOW)));

@@ -68,7 +68,9 @@ impl fmt::Debug for Options {
 
 /// A client, with `TCP_NODELAY`. Files are read now; one that is replaced later counts from the next start on.
 pub fn client(options: &Options) -> anyhow::Result<Client> {
-    let info = options.url.as_str().into_connection_info().context("REDIS_URL is not an address of Redis")?;
+    // What the library says of one that is none is its own words.
+    let info = options.url.as_str().into_connection_info().ok();
+    let info = info.context("REDIS_URL must be an address of Redis, such as redis://127.0.0.1:6379")?;
     // `CLIENT SETINFO` tells nothing that is needed, and an ACL user would need the right to it.
     let mut settings = info.redis_settings().clone().set_skip_set_lib_name();
     if let Some(file) = &options.password_file {
