@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(plan(&copy, &elsewhere, None), Err(Refusal::CannotTell { entries: 0 }));
         let choose = |choice| plan(&copy, &elsewhere, Some(choice)).expect("is said").state;
         assert_eq!((choose(Choice::Own), choose(Choice::Central)), (Choice::Own, Choice::Central));
-        let known = plan(&copy, &answer(&[theirs.clone()]), None).expect("needs nobody");
+        let known = plan(&copy, &answer(std::slice::from_ref(&theirs)), None).expect("needs nobody");
         assert_eq!((known.state, known.repeats), (Choice::Central, true), "central has it as well");
         // What it took over went on behind its own log, and nobody knows whether from where central is.
         let older = own(&theirs[4..], &[theirs[..3].to_vec(), log(3, 4, 1, "restored")]);

@@ -114,8 +114,9 @@ pub fn carry_out(
 
 /// The products that an own entry is about.
 fn products(own: &Kept) -> Vec<ProductId> {
-    let items = fact(&own.entry).map(|fact| fact.what.items().iter().map(|after| after.product_id.clone()).collect());
-    own.product.iter().cloned().chain(items.unwrap_or_else(Vec::new)).collect()
+    let fact = fact(&own.entry);
+    let items = fact.iter().flat_map(|fact| fact.what.items()).map(|after| after.product_id.clone());
+    own.product.iter().cloned().chain(items).collect()
 }
 
 fn own_entries(connection: &Connection) -> JobResult<Vec<Kept>> {
