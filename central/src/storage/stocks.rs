@@ -193,7 +193,7 @@ pub fn outcomes(connection: &Connection, stock: i64, rows: u64) -> rusqlite::Res
         .collect()
 }
 
-/// One of [`outcomes`] is settled.
+/// One of [`outcomes()`] is settled.
 pub fn forget_outcome(connection: &Connection, stock: i64, number: i64) -> rusqlite::Result<()> {
     connection
         .prepare_cached("delete from staged_outcome where stock = ?1 and number = ?2")?
