@@ -1,19 +1,10 @@
 //! What HTTP says of any route, shown on a few of each server.
 
-use std::time::Duration;
-
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::World;
 
-const SOON: Duration = Duration::from_secs(10);
-
-async fn stocked() -> World {
-    let world = World::with(&["s1"]).await;
-    world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 20})).await.expect(201);
-    world.converged(SOON).await;
-    world
-}
+use crate::idempotency::stocked;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn head_is_what_get_is_without_a_body() {

@@ -18,7 +18,7 @@ fn is_replay(answer: &Answer) -> bool {
     answer.header("idempotency-replayed") == "true"
 }
 
-async fn stocked() -> World {
+pub(crate) async fn stocked() -> World {
     let world = World::with(&["s1"]).await;
     world.store("s1").post("/v1/inventory", json!({"productId": "tea", "quantity": 20})).await.expect(201);
     world.converged(SOON).await;
