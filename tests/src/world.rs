@@ -1,6 +1,6 @@
 //! Redis, central and stores of one test.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ impl Builder {
             limit: None,
             central_args: Vec::new(),
             store_args: Vec::new(),
-            earlier: BTreeSet::new(),
+            earlier: Vec::new(),
             dir,
         };
         world.start_redis().await;
@@ -83,6 +83,16 @@ pub enum Daemon {
     Store(String),
 }
 
+impl Daemon {
+    /// What its files are called by.
+    fn name(&self) -> &str {
+        match self {
+            Self::Central => "central",
+            Self::Store(store) => store,
+        }
+    }
+}
+
 /// Redis, central and stores. All of it stops when it is dropped.
 pub struct World {
     options: Builder,
@@ -99,8 +109,8 @@ pub struct World {
     pub central_args: Vec<String>,
     /// More options of agents, from their next start on.
     pub store_args: Vec<String>,
-    /// Programs that are of an earlier version, from their next start on.
-    pub earlier: BTreeSet<&'static str>,
+    /// Daemons that are of an earlier version, from their next start on, with their tools.
+    pub earlier: Vec<Daemon>,
     dir: TempDir,
 }
 
@@ -172,11 +182,7 @@ impl World {
 
     /// What a daemon has logged since it was started last.
     pub fn log(&self, daemon: &Daemon) -> String {
-        let name = match daemon {
-            Daemon::Central => "central",
-            Daemon::Store(store) => store,
-        };
-        std::fs::read_to_string(self.dir.path().join(format!("{name}.log"))).expect("it has a log")
+        std::fs::read_to_string(self.dir.path().join(format!("{}.log", daemon.name()))).expect("it has a log")
     }
 
     /// A client of a store.
@@ -189,11 +195,12 @@ impl World {
         self.dir.path().join(format!("{store}.db"))
     }
 
-    /// Removes central's database with all that is beside it. Central must not run.
-    pub fn lose_database_of_central(&self) {
+    /// Removes a daemon's database with all that is beside it. It must not run.
+    pub fn lose_database(&self, daemon: &Daemon) {
+        let database = format!("{}.db", daemon.name());
         for file in std::fs::read_dir(self.dir.path()).expect("the world's files") {
             let path = file.expect("a file").path();
-            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("central.db")) {
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&database)) {
                 std::fs::remove_file(path).expect("removed");
             }
         }
@@ -207,7 +214,9 @@ impl World {
 
     /// The same with more variables; the exit status.
     pub async fn tool_with(&self, program: &str, args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
-        let output = tokio::process::Command::new(binary(program))
+        let daemon =
+            if program == "central" { Daemon::Central } else { Daemon::Store(user_of(program, args).to_owned()) };
+        let output = tokio::process::Command::new(self.binary_of(&daemon))
             .args(args)
             .env("REDIS_URL", self.redis_url_of(user_of(program, args)))
             .envs(self.tls.iter().flat_map(|(_, certificates)| certificates.variables()))
@@ -364,7 +373,7 @@ impl World {
         ];
         args.extend(self.tls_options());
         replace(&mut args, &self.central_args);
-        self.central = Some(self.start_daemon("central", &args, "central"));
+        self.central = Some(self.start_daemon(&Daemon::Central, &args));
     }
 
     /// Daemons that start from now on may have so many descriptors.
@@ -377,9 +386,14 @@ impl World {
         self.limit = bytes.map(|bytes| format!("trap '' XFSZ && ulimit -f {}", bytes / 512));
     }
 
-    fn start_daemon(&self, program: &str, args: &[String], name: &str) -> Process {
-        let find = if self.earlier.contains(program) { earlier_binary } else { binary };
-        let (program, log) = (find(program), self.dir.path().join(format!("{name}.log")));
+    /// The program of the version that a daemon is to have.
+    fn binary_of(&self, daemon: &Daemon) -> PathBuf {
+        let find = if self.earlier.contains(daemon) { earlier_binary } else { binary };
+        find(if *daemon == Daemon::Central { "central" } else { "store-agent" })
+    }
+
+    fn start_daemon(&self, daemon: &Daemon, args: &[String]) -> Process {
+        let (program, log) = (self.binary_of(daemon), self.dir.path().join(format!("{}.log", daemon.name())));
         let Some(limit) = &self.limit else { return Process::start(&program, args, &log) };
         let script = format!("{limit} && exec \"$0\" \"$@\"");
         let mut all = vec!["-c".to_owned(), script, program.display().to_string()];
@@ -399,7 +413,7 @@ impl World {
         ];
         args.extend(self.tls_options());
         replace(&mut args, &self.store_args);
-        let process = self.start_daemon("store-agent", &args, store);
+        let process = self.start_daemon(&Daemon::Store(store.to_owned()), &args);
         self.stores.get_mut(store).expect("a store of this world").1 = Some(process);
     }
 
@@ -454,10 +468,7 @@ impl World {
 
     /// Where a daemon says on which address it serves.
     fn address_file(&self, daemon: &Daemon) -> PathBuf {
-        self.dir.path().join(match daemon {
-            Daemon::Central => "central.address".to_owned(),
-            Daemon::Store(store) => format!("{store}.address"),
-        })
+        self.dir.path().join(format!("{}.address", daemon.name()))
     }
 
     /// Waits until a daemon answers: the one that was started, and nobody else on its port.

@@ -128,7 +128,7 @@ async fn opens_and_keeps_all(fixture: &Path) {
 
     let mut world = builder().start(&[]).await;
     assert_eq!(world.terminate(&Daemon::Central), Some(0));
-    world.lose_database_of_central();
+    world.lose_database(&Daemon::Central);
     put_back(&world, &contents).await;
     std::fs::write(world.dir().join("central.db"), unpacked("central.db.gz")).expect("written");
     world.restart(&Daemon::Central).await;

@@ -198,7 +198,7 @@ async fn before_it_has_looked_for_stores_central_knows_of_none_that_there_is_non
     let central = world.central();
     world.kill_redis();
     world.kill(&Daemon::Central);
-    world.lose_database_of_central();
+    world.lose_database(&Daemon::Central);
     world.start(&Daemon::Central);
     let starting = until("central answers", SOON, async || {
         central.ask(Method::GET, "/ready", &[], None).await.map_err(|error| error.to_string())

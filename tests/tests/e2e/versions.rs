@@ -22,6 +22,23 @@ fn store(name: &str) -> Daemon {
     Daemon::Store(name.into())
 }
 
+/// A store's agent is lost with its disk, and comes back out of what central knows.
+async fn lost_and_restored(world: &mut World, name: &str) {
+    world.kill(&store(name));
+    world.lose_database(&store(name));
+    let (done, said) = world.tool("store-agent", &["restore", "--store-id", name]).await;
+    assert!(done, "{said}");
+    world.restart(&store(name)).await;
+    world.online(name).await;
+}
+
+/// Which stores a purchase has asked, and what each has said.
+fn attempts(answer: &Answer) -> Vec<(&str, &str)> {
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let attempts = answer.body["attempts"].as_array().expect("a list").iter();
+    attempts.map(|one| (one["storeId"].as_str().expect("a store"), one["code"].as_str().expect("a code"))).collect()
+}
+
 fn refused(answer: &Answer) -> (u16, &str) {
     (answer.status, answer.code())
 }
@@ -123,7 +140,7 @@ async fn ask_for_what_is_new(world: &World, turn: &str) -> Vec<(String, Answer)>
 #[ignore = "needs an earlier version: cargo xtask versions"]
 async fn agents_of_an_earlier_version_work_beside_this_central() {
     let mut world = builder().start(&[]).await;
-    world.earlier.insert("store-agent");
+    world.earlier = STORES.map(store).into();
     join(&mut world).await;
     trade(&mut world).await;
     world.store("s1").post("/v1/inventory", json!({"productId": "pot", "quantity": 9})).await.expect(201);
@@ -155,12 +172,86 @@ async fn agents_of_an_earlier_version_work_beside_this_central() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs an earlier version: cargo xtask versions"]
-async fn a_central_of_an_earlier_version_works_beside_these_agents() {
+async fn an_agent_of_an_earlier_version_works_beside_a_new_one() {
+    let mut world = builder().start(&[]).await;
+    world.earlier = vec![store("s1")];
+    join(&mut world).await;
+    trade(&mut world).await;
+    lost_and_restored(&mut world, "s1").await;
+    for (name, units) in [("s1", 20), ("s2", 9)] {
+        let pots = json!({"productId": "pot", "quantity": units});
+        world.store(name).post("/v1/inventory", pots).await.expect(201);
+    }
+    world.converged(SOON).await;
+    assert_eq!([tea(&world, "s1").await, tea(&world, "s2").await], [[49, 49], [54, 54]]);
+
+    // Of one product whoever has most sells it; of several whoever knows how.
+    let central = world.central();
+    let one = json!({"productId": "pot", "quantity": 1});
+    let several = json!({"lines": [{"productId": "tea", "quantity": 1}, {"productId": "pot", "quantity": 1}]});
+    let sold = central.post_with("/v1/purchase", &WAIT, one.clone()).await;
+    assert_eq!(attempts(&sold), [("s1", "confirmed")]);
+    let sold = central.post_with("/v1/purchase", &WAIT, several).await;
+    assert_eq!(attempts(&sold), [("s1", "unsupported_by_store"), ("s2", "confirmed")]);
+    for name in STORES {
+        let mut there = one.clone();
+        there["storeId"] = json!(name);
+        central.post_with("/v1/purchase", &WAIT, there).await.expect(200);
+    }
+
+    // What the earlier agent is sent waits for its upgrade.
+    let lines = json!([{"productId": "tea", "quantity": 4}]);
+    let from = |from: &str, to: &str| json!({"fromStoreId": from, "toStoreId": to, "lines": lines});
+    let away = central.post_with("/v1/transfers", &WAIT, from("s1", "s2")).await;
+    assert_eq!(refused(&away), (409, "unsupported_by_store"), "{}", away.body);
+    let sent = central.post_with("/v1/transfers", &WAIT, from("s2", "s1")).await.expect(201);
+    assert_eq!(sent["status"], "shipped", "{sent}");
+    let receive = format!("/v1/transfers/{}/receive", sent["transferId"].as_str().expect("an id"));
+    let received = central.post_with(&receive, &WAIT, json!({})).await;
+    assert_eq!(refused(&received), (409, "unsupported_by_store"), "{}", received.body);
+    for (path, asked) in [
+        ("/v1/reservations", json!({"lines": lines})),
+        ("/v1/operations", json!({"operations": [{"op": "receive", "productId": "tea", "quantity": 2}]})),
+    ] {
+        for (name, expected) in [("s1", 409), ("s2", 201)] {
+            let mut there = asked.clone();
+            there["storeId"] = json!(name);
+            let answer = central.post_with(path, &WAIT, there).await;
+            assert!(answer.status == expected || (expected, answer.status) == (201, 200), "{path}: {}", answer.body);
+        }
+    }
+    world.converged(SOON).await;
+    let chain = central.get("/v1/availability/tea").await.expect(200);
+    assert_eq!(
+        ["quantity", "reserved", "inTransit"].map(|name| chain[name].as_i64()),
+        [100, 4, 4].map(Some),
+        "{chain}"
+    );
+
+    world.earlier.clear();
+    assert_eq!(world.terminate(&store("s1")), Some(0));
+    world.restart(&store("s1")).await;
+    world.online("s1").await;
+    world.central().post("/v1/stores/s1/resync", json!({})).await.expect(202);
+    until("the transfer is announced again", SOON, async || {
+        let here = world.store("s1").get("/v1/transfers?direction=in").await.expect(200);
+        if here["items"][0]["status"] == "shipped" { Ok(()) } else { Err(here) }
+    })
+    .await;
+    world.store("s1").post(&receive, json!({})).await.expect(200);
+    verified(&mut world).await;
+    assert_eq!([tea(&world, "s1").await, tea(&world, "s2").await], [[53, 53], [51, 51]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs an earlier version: cargo xtask versions"]
+async fn a_central_of_an_earlier_version_works_beside_agents_of_both() {
     let mut world = builder().start(&[]).await;
     assert_eq!(world.terminate(&Daemon::Central), Some(0));
     // It refuses the database of a later version.
-    world.lose_database_of_central();
-    world.earlier.insert("central");
+    world.lose_database(&Daemon::Central);
+    // One agent of each version.
+    world.earlier = vec![Daemon::Central, store("s2")];
     world.restart(&Daemon::Central).await;
     join(&mut world).await;
     trade(&mut world).await;
@@ -179,8 +270,10 @@ async fn a_central_of_an_earlier_version_works_beside_these_agents() {
     world.central().post("/v1/purchase/s2/tea", json!({"quantity": 1})).await.expect(200);
 
     world.earlier.clear();
-    assert_eq!(world.terminate(&Daemon::Central), Some(0));
-    world.restart(&Daemon::Central).await;
+    for daemon in [Daemon::Central, store("s2")] {
+        assert_eq!(world.terminate(&daemon), Some(0));
+        world.restart(&daemon).await;
+    }
     world.central().post("/v1/dead-letters/replay", json!({})).await.expect(200);
     verified(&mut world).await;
     let item = world.central().get("/v1/inventory/s1/tea").await.expect(200);
