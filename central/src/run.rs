@@ -26,12 +26,13 @@ use crate::outbound::feed::Feed;
 use crate::outbound::sender::Sender;
 use crate::outbound::webhooks::Webhooks;
 use crate::storage::files::{self, Opened};
+use crate::storage::items::COUNTED;
 
 /// Serves until `stop`, or until a part fails: then an error says which.
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let client = runtime::redis::client(&config.redis)?;
     let path = config.database_path;
-    let Opened { clients, followers, links, writer_ended, known, events, lock: _lock } = files::open(&path)?;
+    let Opened { clients, followers, links, writer_ended, known, items, events, lock: _lock } = files::open(&path)?;
     // What clients ask for keeps the link from nothing: it has threads and connections of its own.
     let link = LinkThreads::start()?;
     let wakes = Wakes::default();
@@ -104,9 +105,11 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
             "this database knows no store: right for a new chain; else stop central and check DATABASE_PATH"
         );
     }
+    let items = if items > COUNTED { format!("more than {COUNTED}") } else { items.to_string() };
     tracing::info!(
         database = %path.display(),
         stores = known,
+        %items,
         events,
         version = env!("CARGO_PKG_VERSION"),
         "listening on http://{address}"

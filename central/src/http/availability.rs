@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use protocol::ids::{ProductId, StoreId};
 use runtime::http::openapi::schema;
-use runtime::http::{Code, List, Prefer, Problem, ProductPath, Query, Result, header_value};
+use runtime::http::{Bounded, Code, List, Prefer, Problem, ProductPath, Query, Result, header_value};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -35,6 +35,8 @@ struct StoreItem {
 
 /// Why a store is left out: what is known of it is older than the request allows.
 const STALE: &str = "stale";
+/// Who asks for more asks for all stores.
+const STALENESS_MS_MAX: i64 = 1_000_000_000_000;
 
 /// A store of which too little is known.
 #[derive(Debug, Serialize, ToSchema)]
@@ -73,8 +75,8 @@ struct Filter {
     #[param(value_type = Option<schema::StoreId>)]
     store_id: Option<StoreId>,
     /// Leaves out stores of which nothing is known that is younger.
-    #[param(minimum = 0)]
-    max_staleness_ms: Option<i64>,
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 1_000_000_000_000i64)]
+    max_staleness_ms: Option<Bounded<0, STALENESS_MS_MAX>>,
     #[param(value_type = Vec<schema::Position>)]
     min_position: Vec<String>,
 }
@@ -106,7 +108,7 @@ async fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Optio
         }
         let view = ItemView::of(app, store, product.clone(), &offer.item, offer.pending);
         let age_ms = now.since(view.as_of);
-        if filter.max_staleness_ms.is_some_and(|most| age_ms > most) {
+        if filter.max_staleness_ms.is_some_and(|most| age_ms > most.0) {
             all.left_out.push(LeftOut { store_id: store.id.clone(), reason: STALE });
             continue;
         }
@@ -121,18 +123,11 @@ async fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Optio
     Ok((!all.stores.is_empty() || !all.left_out.is_empty()).then_some(all))
 }
 
-fn checked(filter: &Filter) -> Result<()> {
-    if filter.max_staleness_ms.is_some_and(|most| most < 0) {
-        return Err(Problem::invalid("?maxStalenessMs", "must be a whole number of milliseconds, not below 0"));
-    }
-    Ok(())
-}
-
 /// Where a product can be had
 #[utoipa::path(
     get, path = "/availability/{productId}", operation_id = "getAvailability", tag = "Stock", params(ProductPath, Prefer, Filter),
     responses((status = 200, description = "What each store has", body = Availability, headers(("X-Projection-Lag-ms" = String, description = "Age of the oldest entry that is known to exist and is not in this answer, 0 if there is none.")))),
-    extensions(("x-problems" = json!(["unknown_product", "unknown_store", "store_unavailable", "not_caught_up"]))),
+    extensions(("x-problems" = json!(["unknown_product", "unknown_store", "store_retired", "store_unavailable", "not_caught_up"]))),
 )]
 async fn one(
     State(app): Shared,
@@ -140,7 +135,6 @@ async fn one(
     prefer: Prefer,
     Query(filter): Query<Filter>,
 ) -> Result<Response> {
-    checked(&filter)?;
     app.caught_up(&filter.min_position, &prefer).await?;
     let wanted = match &filter.store_id {
         Some(store) => Some(app.known(store).await?),
@@ -148,6 +142,7 @@ async fn one(
     };
     let Some(found) = gather(&app, &product, &filter).await? else {
         return Err(match wanted {
+            Some(store) if store.retired => Problem::new(Code::StoreRetired).with("storeId", store.id.as_str()),
             Some(store) => app.unknown_product(&store, &product).await,
             None => app.unknown_everywhere(&product).await?,
         });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use runtime::http::{IdPath, List, Page, Prefer, Query, Result, Written, encode_cursor};
+use runtime::http::{IdPath, List, Page, PageNumber, PageSize, Prefer, Query, Result, Written, encode_cursor};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -25,8 +25,8 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
 struct Filter {
     store_id: Option<String>,
     status: Option<String>,
-    page: Option<i64>,
-    size: Option<i64>,
+    page: Option<PageNumber>,
+    size: Option<PageSize>,
     cursor: Option<String>,
 }
 

@@ -47,9 +47,6 @@ fn file(name: &str) -> Result<Response> {
     let file = found.ok_or_else(|| Problem::new(Code::UnknownRoute))?;
     let mut response = ([(header::CONTENT_TYPE, file.content_type)], file.bytes.into_owned()).into_response();
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY);
-    if file.gzpipped {
-        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    }
     Ok(response)
 }
 

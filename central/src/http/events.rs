@@ -6,7 +6,7 @@ use axum::extract::State;
 use protocol::time::Millis;
 use protocol::wire::Position;
 use runtime::http::openapi::schema;
-use runtime::http::{List, Page, Problem, Query, Result, Written};
+use runtime::http::{List, Page, PageSize, Problem, Query, Result, Written};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -37,7 +37,7 @@ struct Filter {
     since: Option<Millis>,
     #[param(value_type = Option<schema::Time>)]
     until: Option<Millis>,
-    size: Option<i64>,
+    size: Option<PageSize>,
 }
 
 /// Where a list begins, as asked.

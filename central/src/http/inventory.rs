@@ -10,8 +10,8 @@ use protocol::ids::{ProductId, StoreId};
 use protocol::wire::Position;
 use runtime::http::openapi::schema;
 use runtime::http::{
-    Code, Counted, Etags, ItemPath, Page, Prefer, Problem, Query, Result, StorePath, Written, encode_cursor,
-    header_value, not_modified, words,
+    Code, Counted, Etags, ItemPath, Page, PageNumber, PageSize, Prefer, Problem, Query, Result, StorePath, Written,
+    encode_cursor, header_value, not_modified, words,
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -38,8 +38,8 @@ struct Filter {
     #[param(value_type = Option<schema::ProductId>)]
     product_id: Option<ProductId>,
     q: Option<String>,
-    page: Option<i64>,
-    size: Option<i64>,
+    page: Option<PageNumber>,
+    size: Option<PageSize>,
     cursor: Option<String>,
     low: Option<bool>,
     discontinued: Option<bool>,

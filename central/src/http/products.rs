@@ -11,8 +11,8 @@ use protocol::wire::Command;
 use runtime::http::openapi::schema;
 use runtime::http::requests::{Asked, Reference};
 use runtime::http::{
-    Body, Code, CountQuantity, Counted, Name, Page, Prefer, Problem, Query, Result, Write, Written, encode_cursor,
-    words,
+    Body, Code, CountQuantity, Counted, Name, Page, PageNumber, PageSize, Prefer, Problem, Query, Result, Write,
+    Written, encode_cursor, words,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -39,8 +39,8 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
 #[into_params(parameter_in = Query)]
 struct Filter {
     q: Option<String>,
-    page: Option<i64>,
-    size: Option<i64>,
+    page: Option<PageNumber>,
+    size: Option<PageSize>,
     cursor: Option<String>,
 }
 

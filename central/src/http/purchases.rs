@@ -14,8 +14,8 @@ use protocol::time::Millis;
 use runtime::http::openapi::schema;
 use runtime::http::requests::{LineBody, Reference, lines};
 use runtime::http::{
-    Body, Bounded, Code, IdPath, ItemPath, List, OptionalBody, Page, Prefer, Problem, Quantity, Query, Result, Text,
-    Write, Written, encode_cursor,
+    Body, Bounded, Code, IdPath, ItemPath, List, OptionalBody, Page, PageNumber, PageSize, Prefer, Problem, Quantity,
+    Query, Result, Text, Write, Written, encode_cursor,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -446,8 +446,10 @@ impl App {
         let of_line: fn(Option<&(Item, i64)>) -> bool = match problem.code() {
             Code::Discontinued => |known| known.is_some_and(|(item, _)| item.discontinued),
             Code::UnknownProduct => |known| known.is_none(),
+            Code::InsufficientStock => return Ok(problem.with("storeId", store.as_str())),
             _ => return Ok(problem),
         };
+        let problem = problem.with("storeId", store.as_str());
         let is_unknown = problem.code() == Code::UnknownProduct;
         Ok(match self.first_line(store, lines, of_line).await? {
             Some(product) if is_unknown => self.naming(problem, store, &product).await,
@@ -493,8 +495,8 @@ struct Filter {
     product_id: Option<String>,
     #[param(value_type = Option<schema::Time>)]
     since: Option<Millis>,
-    page: Option<i64>,
-    size: Option<i64>,
+    page: Option<PageNumber>,
+    size: Option<PageSize>,
     cursor: Option<String>,
 }
 

@@ -12,7 +12,8 @@ use protocol::time::Millis;
 use runtime::http::openapi::schema;
 use runtime::http::requests::{ActAsked, CancelReservation, Confirm, Extend, ReserveAt};
 use runtime::http::{
-    Body, Code, IdPath, List, OptionalBody, Page, Prefer, Problem, Query, Result, Write, Written, encode_cursor,
+    Body, Code, IdPath, List, OptionalBody, Page, PageSize, Prefer, Problem, Query, Result, Write, Written,
+    encode_cursor,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -346,7 +347,7 @@ struct Filter {
     status: Option<String>,
     product_id: Option<String>,
     reference: Option<String>,
-    size: Option<i64>,
+    size: Option<PageSize>,
     cursor: Option<String>,
 }
 

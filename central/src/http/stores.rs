@@ -13,7 +13,10 @@ use protocol::number::{Epoch, Seq};
 use protocol::time::Millis;
 use protocol::wire::restore::Question;
 use runtime::http::openapi::schema;
-use runtime::http::{Body, Code, List, Page, Problem, Query, Result, StorePath, Write, Written, encode_cursor};
+use runtime::http::{
+    Body, Code, List, Page, PageNumber, PageSize, Problem, Query, Result, StorePath, Write, Written, encode_cursor,
+    header_value,
+};
 use runtime::redis::Claim;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -57,8 +60,8 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
 #[into_params(parameter_in = Query)]
 struct Filter {
     status: Option<String>,
-    page: Option<i64>,
-    size: Option<i64>,
+    page: Option<PageNumber>,
+    size: Option<PageSize>,
     cursor: Option<String>,
 }
 
@@ -112,8 +115,9 @@ pub(super) struct StoreView {
     /// The last one that the view has.
     #[schema(value_type = schema::Seq)]
     applied: Seq,
-    #[schema(value_type = schema::Time)]
-    as_of: Millis,
+    /// `null`: it has never been heard of.
+    #[schema(value_type = Option<schema::Time>)]
+    as_of: Option<Millis>,
     /// `equal`, `different` or `unknown`: the view's stock and the store's.
     pub(super) digest: &'static str,
     digest_value: String,
@@ -233,8 +237,12 @@ async fn add(State(app): Shared, StorePath(id): StorePath) -> Result<Response> {
     if is_new {
         tracing::info!(store = %id, "an operator adds a store");
     }
-    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(app.view_of(&id).await?)).into_response())
+    let store = Json(app.view_of(&id).await?);
+    if !is_new {
+        return Ok(store.into_response());
+    }
+    let place = [(header::LOCATION, header_value(format!("/v1/stores/{id}")))];
+    Ok((StatusCode::CREATED, place, store).into_response())
 }
 
 /// A store that is unknown again
@@ -364,7 +372,7 @@ impl App {
             epoch: store.cursor.epoch,
             head,
             applied: store.cursor.seq,
-            as_of: super::views::as_of(self, store),
+            as_of: Some(super::views::as_of(self, store)).filter(|at| at.0 > 0),
             digest: digest.as_str(),
             digest_value: store.digest.to_string(),
             open_purchases: beside.open,
@@ -413,7 +421,10 @@ impl App {
             Ok(Done { value: (), settled: change(connection, store, now)? })
         };
         let written = self.write(key_of(&write, &json), target, act).await?;
-        let headers = Headers::new(None, written.value.is_none(), None);
+        let mut headers = Headers::new(None, written.value.is_none(), None);
+        if status == StatusCode::ACCEPTED {
+            headers = headers.with(header::LOCATION, &format!("/v1/stores/{id}"));
+        }
         Ok(headers.on((status, Json(self.view_of(id).await?))))
     }
 }

@@ -12,8 +12,8 @@ use protocol::time::Millis;
 use runtime::http::openapi::schema;
 use runtime::http::requests::{MakeTransfer, ReceiveTransfer};
 use runtime::http::{
-    Body, Code, IdPath, List, OptionalBody, Page, Prefer, Problem, Query, Result, TransferLine, Write, Written,
-    encode_cursor,
+    Body, Code, IdPath, List, OptionalBody, Page, PageSize, Prefer, Problem, Query, Result, TransferLine, Write,
+    Written, encode_cursor,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -291,7 +291,7 @@ struct Filter {
     /// From or to this store.
     store_id: Option<String>,
     status: Option<String>,
-    size: Option<i64>,
+    size: Option<PageSize>,
     cursor: Option<String>,
 }
 

@@ -77,6 +77,8 @@ pub struct EventView {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct FactView {
+    #[schema(value_type = schema::Time)]
+    recorded_at: Millis,
     #[serde(flatten)]
     item: Option<EventUnits>,
     /// Of what is about several products: each of them, `productId` among them.
@@ -92,8 +94,6 @@ struct FactView {
     actor: Option<String>,
     #[schema(value_type = schema::Time)]
     occurred_at: Millis,
-    #[schema(value_type = schema::Time)]
-    recorded_at: Millis,
     traceparent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Id>)]

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::storage::database::SCHEMA;
 use crate::storage::queries::events;
-use crate::storage::stores;
+use crate::storage::{items, stores};
 
 /// Scans of the loops at once: consumer, publisher, maintenance and the steps scan one thing at a time each, and none of
 /// them waits for another.
@@ -33,6 +33,8 @@ pub struct Opened {
     pub writer_ended: oneshot::Receiver<rusqlite::Result<()>>,
     /// Stores that it knew when it was opened.
     pub known: usize,
+    /// Items of their views, as far as they are counted.
+    pub items: i64,
     /// Events that it had.
     pub events: i64,
     /// Keeps another process out for as long as it lives.
@@ -43,6 +45,7 @@ pub struct Opened {
 pub fn open(path: &Path) -> anyhow::Result<Opened> {
     let (connection, lock) = runtime::sqlite::open(path, SCHEMA)?;
     let known = stores::all(&connection)?.len();
+    let items = items::count(&connection)?;
     let events = events::last_place(&connection)?;
     let guard = Guard::of(path).context("the database's files cannot be looked at")?;
     let (writer, writer_ended) = Writer::start_guarded(connection, guard, || {});
@@ -52,7 +55,7 @@ pub fn open(path: &Path) -> anyhow::Result<Opened> {
     let clients = Db::new(reader(threads, (threads / 2).max(2))?, writer.clone());
     let followers = Db::new(reader(1, FOLLOWING_SCANS)?, writer.clone());
     let links = Db::new(reader(2, LINK_SCANS)?, writer);
-    Ok(Opened { clients, followers, links, writer_ended, known, events, lock })
+    Ok(Opened { clients, followers, links, writer_ended, known, items, events, lock })
 }
 
 /// Runs a job that only reads, on one consistent state, also while the daemon runs.

@@ -37,6 +37,16 @@ pub fn read_item(row: &Row<'_>, first: usize) -> rusqlite::Result<Item> {
 pub const OTHER_CASE: &str = "select product_id from store join item on item.stock = store.stock \
      where store.store_id = ?1 and item.product_id = ?2 collate nocase limit 1";
 
+/// Items that [`count`] counts.
+pub const COUNTED: i64 = 10_000;
+
+/// How many items the view has; one more than are counted if there are more.
+pub fn count(connection: &Connection) -> rusqlite::Result<i64> {
+    let shown = "select 1 from store join item on item.stock = store.stock";
+    let counted = format!("select count(*) from ({shown} limit {})", COUNTED + 1);
+    connection.query_row(&counted, [], |row| row.get(0))
+}
+
 /// One item of the view.
 pub fn find(connection: &Connection, store: &StoreId, product: &ProductId) -> rusqlite::Result<Option<Item>> {
     connection.prepare_cached(&FIND)?.query_row([store.as_str(), product.as_str()], |row| read_item(row, 0)).optional()

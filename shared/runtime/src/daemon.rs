@@ -124,7 +124,8 @@ fn filter(text: &str) -> anyhow::Result<EnvFilter> {
     for word in words {
         word.parse::<LevelFilter>().ok().filter(|_| !word.is_empty()).with_context(shape)?;
     }
-    EnvFilter::try_new(text).with_context(shape)
+    // The library's error has itself as its cause.
+    EnvFilter::try_new(text).map_err(|error| anyhow::anyhow!("{}: {error}", shape()))
 }
 
 /// The command line. What `serve` takes is meant if no command is named, and stands in the help of the program itself.

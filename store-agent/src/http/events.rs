@@ -9,7 +9,7 @@ use protocol::link::{EntryId, OPENED};
 use protocol::time::Millis;
 use protocol::wire::{Event, Fact};
 use runtime::http::openapi::schema;
-use runtime::http::{Code, EventItem, EventUnits, List, Page, Problem, Query, Result, Written};
+use runtime::http::{Code, EventItem, EventUnits, List, Page, PageSize, Problem, Query, Result, Written};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -38,7 +38,7 @@ struct Filter {
     since: Option<Millis>,
     #[param(value_type = Option<schema::Time>)]
     until: Option<Millis>,
-    size: Option<i64>,
+    size: Option<PageSize>,
 }
 
 /// What an epoch's first entry is called here, and on the wire.

@@ -7,7 +7,7 @@
 //! **Guarantees.** Memory stays the same however long the file is and whatever it holds; a client that is slow or falls
 //! silent holds nothing for long; and a sale waits for one batch of each import at most, of which there are few.
 
-use std::io::{BufRead, BufReader, Cursor, Read};
+use std::io::{BufRead, BufReader, Cursor, ErrorKind, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,8 +134,18 @@ where
     Box::pin(stream)
 }
 
-fn unreadable(error: impl std::fmt::Display) -> Problem {
-    Problem::invalid("", format!("The file cannot be read: {error}"))
+fn unreadable(why: impl std::fmt::Display) -> Problem {
+    Problem::invalid("", format!("The file cannot be read: {why}"))
+}
+
+/// Why nothing more comes of a file, in words.
+fn in_words(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::InvalidInput | ErrorKind::InvalidData => "it is no gzip, or damaged".to_owned(),
+        ErrorKind::UnexpectedEof => "the gzip ends before its end".to_owned(),
+        ErrorKind::TimedOut => error.to_string(),
+        _ => "it broke off".to_owned(),
+    }
 }
 
 /// What became of a record.
@@ -282,11 +292,11 @@ fn run(
     gone: &CancellationToken,
 ) -> Result<Rendered> {
     let mut first = Vec::new();
-    (&mut *text).take(RECORD as u64).read_until(b'\n', &mut first).map_err(unreadable)?;
+    (&mut *text).take(RECORD as u64).read_until(b'\n', &mut first).map_err(|error| unreadable(in_words(&error)))?;
     let header = first.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&first).to_vec();
     let delimiter = [b',', b';', b'\t'].into_iter().max_by_key(|d| header.iter().filter(|byte| *byte == d).count());
     let mut records = Records::new(Cursor::new(header).chain(text), delimiter.unwrap_or(b','));
-    let header = records.next().map_err(unreadable)?.unwrap_or_default();
+    let header = records.next().map_err(|error| unreadable(in_words(&error)))?.unwrap_or_default();
     if let Some(fault) = header.fault {
         return Err(Problem::invalid("", fault));
     }
@@ -298,7 +308,7 @@ fn run(
         // What was taken in before stays: it is told.
         let record = records.next().map_err(|error| {
             let line = records.line();
-            unreadable(format!("{error}, near line {line}")).with("totals", json!(report.totals))
+            unreadable(format!("{}, near line {line}", in_words(&error))).with("totals", json!(report.totals))
         })?;
         let is_last = record.is_none();
         if let Some(record) = record {

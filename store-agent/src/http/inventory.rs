@@ -14,8 +14,8 @@ use protocol::wire::About;
 use runtime::http::openapi::IfMatch;
 use runtime::http::requests::{Adjust, Allot, Asked, Change, Count, Create, Receive, Sell};
 use runtime::http::{
-    Body, Code, Counted, Etags, Page, Prefer, Problem, ProductPath, Query, Result, Write, Written, encode_cursor,
-    header_value, not_modified, words,
+    Body, Code, Counted, Etags, Page, PageNumber, PageSize, Prefer, Problem, ProductPath, Query, Result, Write,
+    Written, encode_cursor, header_value, not_modified, words,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -45,8 +45,8 @@ type Items = Counted<ItemView<'static>>;
 #[into_params(parameter_in = Query)]
 struct Filter {
     q: Option<String>,
-    page: Option<i64>,
-    size: Option<i64>,
+    page: Option<PageNumber>,
+    size: Option<PageSize>,
     cursor: Option<String>,
     low: Option<bool>,
     discontinued: Option<bool>,

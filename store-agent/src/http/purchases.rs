@@ -12,7 +12,8 @@ use protocol::time::Millis;
 use protocol::wire::About;
 use runtime::http::openapi::schema;
 use runtime::http::{
-    Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, Text, Write, Written, encode_cursor,
+    Code, IdPath, List, OptionalBody, Page, PageNumber, PageSize, Problem, Query, Result, Text, Write, Written,
+    encode_cursor,
 };
 use runtime::sqlite::Abort;
 use serde::{Deserialize, Serialize};
@@ -96,8 +97,8 @@ struct Filter {
     /// Those with a line of this product.
     product_id: Option<String>,
     reference: Option<String>,
-    page: Option<i64>,
-    size: Option<i64>,
+    page: Option<PageNumber>,
+    size: Option<PageSize>,
     cursor: Option<String>,
 }
 

@@ -13,7 +13,7 @@ use protocol::wire::About;
 use runtime::http::openapi::schema;
 use runtime::http::requests::{ActAsked, CancelReservation, Confirm, Extend, Reserve};
 use runtime::http::{
-    Body, Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, Write, Written, encode_cursor,
+    Body, Code, IdPath, List, OptionalBody, Page, PageSize, Problem, Query, Result, Write, Written, encode_cursor,
 };
 use runtime::sqlite::{Abort, Connection};
 use serde::{Deserialize, Serialize};
@@ -253,7 +253,7 @@ struct Filter {
     status: Option<String>,
     product_id: Option<String>,
     reference: Option<String>,
-    size: Option<i64>,
+    size: Option<PageSize>,
     cursor: Option<String>,
 }
 

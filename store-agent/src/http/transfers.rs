@@ -13,7 +13,8 @@ use protocol::wire::About;
 use runtime::http::openapi::schema;
 use runtime::http::requests::ReceiveTransfer;
 use runtime::http::{
-    Code, IdPath, List, OptionalBody, Page, Problem, Query, Result, TransferLine, Write, Written, encode_cursor,
+    Code, IdPath, List, OptionalBody, Page, PageSize, Problem, Query, Result, TransferLine, Write, Written,
+    encode_cursor,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -29,7 +30,7 @@ use crate::operations::reservations::Asking;
 use crate::operations::transfers::receive as book_in;
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(receive))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(one)).routes(routes!(receive))
 }
 
 /// Units that go from one store to another
@@ -132,13 +133,26 @@ impl App {
     }
 }
 
+/// Read a transfer
+#[utoipa::path(
+    get, path = "/transfers/{id}", operation_id = "getTransfer", tag = "Transfers", params(IdPath),
+    responses((status = 200, description = "The transfer", body = View)),
+    extensions(("x-problems" = json!(["unknown_id"]))),
+)]
+async fn one(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Value>> {
+    let unknown = || Problem::new(Code::UnknownId);
+    let id: TransferId = id.parse().map_err(|_| unknown())?;
+    let found = app.db.read(|connection| transfers::find(connection, id)).await?.ok_or_else(unknown)?;
+    Ok(Json(view(&app.store, &found)))
+}
+
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 struct Filter {
     direction: Option<String>,
     status: Option<String>,
-    size: Option<i64>,
+    size: Option<PageSize>,
     cursor: Option<String>,
 }
 

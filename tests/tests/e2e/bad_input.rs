@@ -110,6 +110,8 @@ async fn mistakes_are_problems_on_both_servers() {
         let key = "k".repeat(256);
         let refused = client.post_with(sell, &[("idempotency-key", &key)], json!({"quantity": 1})).await;
         assert_eq!((refused.status, refused.code()), (400, "invalid_request"));
+        let unless = client.post_with(sell, &[("if-none-match", "*")], json!({"quantity": 1})).await;
+        assert_eq!((unless.status, &unless.body["errors"][0]["pointer"]), (400, &json!("If-None-Match")));
         let foreign = client.post_with(sell, &[("origin", "http://evil.example")], json!({"quantity": 1})).await;
         assert_eq!((foreign.status, foreign.code()), (403, "forbidden"));
         let rebound = client.ask(Method::GET, "/v1/inventory", &[("host", "evil.example")], None).await;
@@ -260,7 +262,7 @@ async fn both_servers_say_in_the_same_plain_words_what_is_wrong() {
             ),
             ("POST", create, r#"{"productId":"a b"}"#, id),
             ("GET", "/v1/inventory?size=0", "", "size must be a whole number from 1 to 1,000"),
-            ("GET", "/v1/inventory?size=ten", "", "size must be a whole number"),
+            ("GET", "/v1/inventory?size=ten", "", "size must be a whole number from 1 to 1,000"),
             ("GET", "/v1/inventory?size=1&size=2", "", "size must be sent only once"),
             (
                 "GET",

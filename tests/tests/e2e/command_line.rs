@@ -35,6 +35,7 @@ async fn the_programs_help_tells_the_options_and_bad_ones_are_refused() {
             let (code, said) = world.tool_with(program, id, &[("RUST_LOG", bad)]).await;
             assert_eq!(code, Some(1), "{said}");
             assert!(said.contains("RUST_LOG") && said.contains(bad), "{said}");
+            assert!(said.matches("level filter").count() <= 1, "it says it once: {said}");
         }
     }
 }
@@ -56,11 +57,13 @@ async fn the_log_tells_how_it_began_and_why_it_ended() {
     let mut world = World::with(&["s1"]).await;
     let agent = Daemon::Store("s1".into());
     let store = world.store("s1");
+    store.post("/v1/inventory", json!({"productId": "tea"})).await.expect(201);
+    world.converged(SOON).await;
     for switch in ["/v1/disconnected", "/v1/disconnected", "/v1/connected"] {
         store.post(switch, json!({})).await.expect(200);
     }
     assert_eq!((world.terminate(&agent), world.terminate(&Daemon::Central)), (Some(0), Some(0)));
-    for (daemon, database, found) in [(&agent, "s1.db", "items=0"), (&Daemon::Central, "central.db", "stores=0")] {
+    for (daemon, database, found) in [(&agent, "s1.db", "items=0"), (&Daemon::Central, "central.db", "items=0")] {
         let log = world.log(daemon);
         for told in [database, found, "listening on", env!("CARGO_PKG_VERSION"), "Redis answers", "signal=\"SIGTERM\""]
         {
@@ -70,6 +73,10 @@ async fn the_log_tells_how_it_began_and_why_it_ended() {
     let log = world.log(&agent);
     let count = |text: &str| log.matches(text).count();
     assert_eq!((count("disconnected on request"), count(" connected on request")), (1, 1), "{log}");
+    for daemon in [&agent, &Daemon::Central] {
+        world.restart(daemon).await;
+        assert!(world.log(daemon).contains("items=1"), "{}", world.log(daemon));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

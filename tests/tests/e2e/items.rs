@@ -218,6 +218,8 @@ async fn a_packed_file_is_taken_in_and_one_that_breaks_off_says_how_far_it_came(
     half.truncate(half.len() / 2);
     let broken = import("gzip", half).await;
     assert_eq!((broken.status, broken.code()), (400, "invalid_request"), "{}", broken.body);
+    let detail = broken.body["detail"].as_str().expect("a text");
+    assert!(detail.starts_with("The file cannot be read: the gzip ends before its end, near line "), "{detail}");
     let created = broken.body["totals"]["created"].as_u64().expect("a number");
     assert!((1..6_000).contains(&created), "{}", broken.body);
     assert_eq!(found(&store, "/v1/inventory?size=1").await.1, 4 + created, "what was taken in stays");
@@ -225,7 +227,15 @@ async fn a_packed_file_is_taken_in_and_one_that_breaks_off_says_how_far_it_came(
     let totals = json!({"created": 6_000 - created, "updated": 0, "unchanged": created, "refused": 0});
     assert_eq!(whole["totals"], totals, "and is not taken in again");
 
-    assert_eq!(import("gzip", STOCK.into()).await.code(), "invalid_request");
+    let mut damaged = packed(&text);
+    let middle = damaged.len() / 2;
+    damaged[middle..middle + 8].fill(0xff);
+    for bad in [damaged, STOCK.into()] {
+        let refused = import("gzip", bad).await;
+        assert_eq!((refused.status, refused.code()), (400, "invalid_request"));
+        let detail = refused.body["detail"].as_str().expect("a text");
+        assert!(detail.starts_with("The file cannot be read: it is no gzip, or damaged"), "{detail}");
+    }
     assert_eq!(import("br", packed(STOCK)).await.code(), "unsupported_media_type");
     world.converged(SOON).await;
 }

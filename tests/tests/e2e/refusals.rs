@@ -229,8 +229,11 @@ async fn a_store_is_made_known_and_forgotten_unless_it_has_told_of_something() {
     let ask = async |method: Method, store: &str| {
         central.ask(method, &format!("/v1/stores/{store}"), &[], None).await.expect("an answer")
     };
-    for status in [201, 200] {
-        assert_eq!(ask(Method::PUT, "s7").await.expect(status)["status"], "new");
+    for (status, place) in [(201, "/v1/stores/s7"), (200, "")] {
+        let answer = ask(Method::PUT, "s7").await;
+        assert_eq!(answer.header("location"), place);
+        let store = answer.expect(status);
+        assert_eq!((&store["status"], &store["asOf"]), (&json!("new"), &Value::Null));
     }
     assert_eq!(ask(Method::DELETE, "s7").await.expect(200), json!({"forgotten": "s7"}));
     for method in [Method::DELETE, Method::GET] {

@@ -115,7 +115,7 @@ async fn central_asks_a_store_to_hold_confirm_extend_and_cancel() {
     assert_eq!(store.get(&path(&first)).await.expect(200)["status"], "open", "one id at both ends");
 
     let rejected = central.post("/v1/reservations", ask(&[("tea", 3)])).await;
-    assert_eq!(refused(&rejected), (409, "insufficient_stock"));
+    assert_eq!((refused(&rejected), &rejected.body["storeId"]), ((409, "insufficient_stock"), &json!("s1")));
     let extended = central.post(&format!("{}/extend", path(&first)), json!({"ttlSeconds": 3_600})).await.expect(200);
     assert!(extended["expiresAt"].as_str() > first["expiresAt"].as_str(), "{extended}");
     let confirm = format!("{}/confirm", path(&first));

@@ -142,8 +142,9 @@ async fn what_an_operator_asks_twice_under_a_key_is_done_once() {
     };
     let before = asked().await;
     for replayed in ["", "true"] {
-        let (status, told, _) = ask(Method::POST, resync, "resync", Value::Null).await;
+        let (status, told, answer) = ask(Method::POST, resync, "resync", Value::Null).await;
         assert_eq!((status, &*told), (202, replayed));
+        assert_eq!((answer.header("location"), answer.header("retry-after")), ("/v1/stores/s1", "1"));
         world.converged(SOON).await;
         assert_eq!(asked().await, before + 1);
     }
@@ -167,4 +168,9 @@ async fn the_items_of_a_retired_store_leave_its_list_too() {
         let list = central.get(&format!("/v1/inventory/s1{filter}")).await.expect(200);
         assert_eq!(list["items"].as_array().map(Vec::len), Some(found), "{filter}");
     }
+    let there = central.get("/v1/availability/tea?storeId=s1").await;
+    assert_eq!((there.status, there.code(), &there.body["storeId"]), (409, "store_retired", &json!("s1")));
+    let anywhere = central.get("/v1/availability/tea").await;
+    assert_eq!((anywhere.status, anywhere.code()), (404, "unknown_product"));
+    assert_eq!(central.get("/v1/inventory/s1/tea").await.expect(200)["storeOnline"], false);
 }

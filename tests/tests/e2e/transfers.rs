@@ -98,6 +98,7 @@ async fn units_leave_one_store_and_arrive_at_the_other() {
     assert_eq!(units(&source, "tea").await, Some(5), "it was asked for once");
     let out = source.get("/v1/transfers?direction=out").await.expect(200);
     assert_eq!(out["items"][0]["transferId"], made["transferId"]);
+    assert_eq!(source.get(&path(&made)).await.expect(200), out["items"][0]);
 
     // The destination books it in without a connection, and tells of it afterwards.
     expected(&destination, &made).await;
@@ -178,14 +179,20 @@ async fn what_cannot_leave_is_refused() {
         (ask("s1", "s2", &[("tea", 1), ("bun", 1)]), 404, "unknown_product"),
         (ask("s1", "s2", &[("tea", 1), ("jam", 3)]), 409, "insufficient_stock"),
     ] {
-        assert_eq!(refused(&central.post(PATH, asked.clone()).await), (status, code), "{asked}");
+        let answer = central.post(PATH, asked.clone()).await;
+        assert_eq!(refused(&answer), (status, code), "{asked}");
+        if !["invalid_request", "unknown_store"].contains(&code) {
+            assert_eq!(answer.body["storeId"], "s1", "{asked}");
+        }
     }
     assert_eq!(units(&source, "tea").await, Some(9));
     for client in [&central, &source] {
         let none = client.post(&format!("{PATH}/00000000-0000-0000-0000-000000000001/receive"), json!({})).await;
         assert_eq!(refused(&none), (404, "unknown_id"));
     }
-    assert_eq!(refused(&central.get(&format!("{PATH}/nothing")).await), (404, "unknown_id"));
+    for client in [&central, &source] {
+        assert_eq!(refused(&client.get(&format!("{PATH}/nothing")).await), (404, "unknown_id"));
+    }
     source.post("/v1/disconnected", json!({})).await.expect(200);
     until("the source is away", SOON, async || {
         let answer = central.post(PATH, from_s1(&[("tea", 1)])).await;

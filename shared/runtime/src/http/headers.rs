@@ -41,6 +41,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Write {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let headers = &parts.headers;
+        if headers.contains_key(header::IF_NONE_MATCH) {
+            return Err(Problem::invalid("If-None-Match", "must be left out: it is for reads"));
+        }
         let key = text(headers, "idempotency-key")?;
         if key.as_ref().is_some_and(|key| !(1..=255).contains(&key.len()) || !key.bytes().all(|b| b.is_ascii_graphic()))
         {

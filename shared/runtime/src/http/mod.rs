@@ -31,7 +31,7 @@ pub use events::{EventItem, EventUnits};
 pub use extract::{Body, IdPath, ItemPath, LargeBody, OptionalBody, ProductPath, StorePath, Upload, refuse_body_type};
 pub use headers::{Etags, Prefer, Write, not_modified};
 pub use metrics::{Exposition, Requests, Tally};
-pub use page::{Counted, List, Page, PageQuery, decode_cursor, encode_cursor, words};
+pub use page::{Counted, List, Page, PageNumber, PageQuery, PageSize, decode_cursor, encode_cursor, words};
 pub use patience::Patience;
 pub use problem::{__path_describe, Code, Problem, describe};
 pub use query::Query;

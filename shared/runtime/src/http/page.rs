@@ -7,8 +7,8 @@ use serde_json::json;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-use super::Problem;
 use super::openapi::schema::{json_of, schema};
+use super::{Bounded, Problem};
 use crate::search::{Found, Searched, Words};
 
 pub(super) const SIZE_DEFAULT: i64 = 50;
@@ -127,15 +127,20 @@ pub fn words(q: Option<&str>) -> Result<Option<Words>, Problem> {
     words.map(Some).ok_or_else(|| Problem::invalid("?q", "must have a character that can be searched for"))
 }
 
+/// `page` of a list.
+pub type PageNumber = Bounded<0, REACH>;
+/// `size` of a page.
+pub type PageSize = Bounded<1, SIZE_MOST>;
+
 /// `page`, `size` and `cursor` as sent.
 #[derive(Debug, Default, Clone, Deserialize, IntoParams)]
 #[serde(default)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
     /// Number of the page, from 0.
-    pub page: Option<i64>,
+    pub page: Option<PageNumber>,
     /// Records on it.
-    pub size: Option<i64>,
+    pub size: Option<PageSize>,
     /// Where it begins.
     pub cursor: Option<String>,
 }
@@ -153,19 +158,17 @@ pub struct Page {
 
 impl Page {
     /// Checks what was sent. `keys`: how many parts this list's cursor has.
-    pub fn of(page: Option<i64>, size: Option<i64>, cursor: Option<&str>, keys: usize) -> Result<Self, Problem> {
-        let size = size.unwrap_or(SIZE_DEFAULT);
-        if !(1..=SIZE_MOST).contains(&size) {
-            return Err(Problem::invalid("?size", "must be a whole number from 1 to 1,000"));
-        }
+    pub fn of(
+        page: Option<PageNumber>,
+        size: Option<PageSize>,
+        cursor: Option<&str>,
+        keys: usize,
+    ) -> Result<Self, Problem> {
+        let size = size.map_or(SIZE_DEFAULT, |size| size.0);
         if page.is_some() && cursor.is_some() {
             return Err(Problem::invalid("?page", "must not be sent together with cursor"));
         }
-        let page = page.unwrap_or(0);
-        if page < 0 {
-            return Err(Problem::invalid("?page", "must be a whole number, not below 0"));
-        }
-        let offset = page.saturating_mul(size);
+        let offset = page.map_or(0, |page| page.0) * size;
         if offset > REACH {
             return Err(Problem::invalid(
                 "?page",
@@ -224,11 +227,10 @@ mod tests {
 
     #[test]
     fn pages_are_bounded() {
-        assert!(Page::of(None, Some(0), None, 1).is_err());
-        assert!(Page::of(Some(-1), None, None, 1).is_err());
-        assert!(Page::of(Some(101), Some(1_000), None, 1).is_err());
-        assert!(Page::of(Some(i64::MAX), Some(1_000), None, 1).is_err());
-        assert!(Page::of(Some(0), None, Some("61"), 1).is_err());
-        assert_eq!(Page::of(Some(2), Some(10), None, 1).expect("valid").offset, 20);
+        let page = |page, size, cursor| Page::of(Some(Bounded(page)), Some(Bounded(size)), cursor, 1);
+        assert!(page(101, 1_000, None).is_err());
+        assert!(page(REACH, SIZE_MOST, None).is_err());
+        assert!(page(0, SIZE_DEFAULT, Some("61")).is_err());
+        assert_eq!(page(2, 10, None).expect("valid").offset, 20);
     }
 }

@@ -66,7 +66,7 @@ codes! {
     MethodNotAllowed "method_not_allowed" 405 "Method Not Allowed" false "The path exists, but not with this method. `Allow` lists those it has.";
     BodyTooLarge "body_too_large" 413 "Body Too Large" false "The body is larger than `limitBytes`.";
     UnsupportedMediaType "unsupported_media_type" 415 "Unsupported Media Type" false "The body's Content-Type or encoding is not one that this route reads.";
-    InsufficientStock "insufficient_stock" 409 "Insufficient Stock" false "Fewer units may be taken than were asked for. The members say how many there are and why; of several lines `lines` names each that is short. `alternatives` names stores that have enough of all.";
+    InsufficientStock "insufficient_stock" 409 "Insufficient Stock" false "Fewer units may be taken than were asked for. The members say how many there are and why; of several lines `lines` names each that is short. Of a purchase `alternatives` names stores that would sell all of it.";
     BatchRefused "batch_refused" 409 "Batch Refused" false "A line of the batch was refused, so nothing of it was done. `results` has all lines and why; send `atomic: false` to have those done that can be.";
     AlreadyExists "already_exists" 409 "Product Already Exists" false "The store has this product already.";
     VersionConflict "version_conflict" 409 "Version Conflict" false "`expectedVersion` is not the item's version. Read it again and decide anew.";

@@ -116,11 +116,12 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+    use crate::http::{Bounded, PageSize};
 
     #[derive(Debug, Default, PartialEq, Deserialize)]
     #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
     struct Filter {
-        size: Option<i64>,
+        size: Option<PageSize>,
         low: Option<bool>,
         product_id: Vec<String>,
         q: Option<String>,
@@ -136,7 +137,12 @@ mod tests {
         let filter = read::<Filter>("size=5&low=true&productId=a&productId=b&q=a%20b").expect("valid");
         assert_eq!(
             filter,
-            Filter { size: Some(5), low: Some(true), product_id: vec!["a".into(), "b".into()], q: Some("a b".into()) }
+            Filter {
+                size: Some(Bounded(5)),
+                low: Some(true),
+                product_id: vec!["a".into(), "b".into()],
+                q: Some("a b".into())
+            }
         );
     }
 
@@ -153,7 +159,10 @@ mod tests {
     #[test]
     fn it_says_in_plain_words_what_is_wrong() {
         for (query, words) in [
-            ("size=x", "size must be a whole number"),
+            ("size=x", "size must be a whole number from 1 to 1,000"),
+            ("size=0", "size must be a whole number from 1 to 1,000"),
+            ("size=1001", "size must be a whole number from 1 to 1,000"),
+            ("size=99999999999999999999", "size must be a whole number from 1 to 1,000"),
             ("low=yes", "low must be true or false"),
             ("size=1&size=1", "size must be sent only once"),
             ("sise=1", "sise is not known: there are size, low, productId, q"),

@@ -183,8 +183,9 @@ pub fn fingerprint(method: &str, path: &str, body: &Value) -> [u8; 16] {
     {
         members.insert(TAKEN_AWAY.to_owned(), Value::Null);
     }
+    // Then equal values have equal text.
+    said.sort_all_objects();
     let mut hasher = blake3::Hasher::new();
-    // `Map` keeps its keys sorted, so equal values have equal text.
     for text in [method, path, &said.to_string()] {
         hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
     }

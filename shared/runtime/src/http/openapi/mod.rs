@@ -213,7 +213,7 @@ fn named<'a>(schema: &Value, schemas: &'a Map<String, Value>) -> Option<&'a Valu
 fn flattened(schema: &Value, schemas: &Map<String, Value>) -> Value {
     let Some(parts) = schema["allOf"].as_array() else { return schema.clone() };
     let mut whole = schema.as_object().cloned().unwrap_or_default();
-    whole.remove("allOf");
+    whole.shift_remove("allOf");
     let mut properties = Map::new();
     let mut required = Vec::new();
     for part in parts {
@@ -235,7 +235,7 @@ fn flattened(schema: &Value, schemas: &Map<String, Value>) -> Value {
         .filter_map(Value::as_str)
         .any(|name| whole.get("example").is_some_and(|one| one.get(name).is_none()))
     {
-        whole.remove("example");
+        whole.shift_remove("example");
     }
     whole.insert("type".into(), "object".into());
     whole.insert("properties".into(), properties.into());
@@ -254,7 +254,7 @@ fn is_scalar(schema: &Value) -> bool {
 fn inline(value: &mut Value, scalars: &Map<String, Value>) {
     if let Some(scalar) = named(value, scalars) {
         let mut own = taken(value);
-        own.remove("$ref");
+        own.shift_remove("$ref");
         let mut whole = scalar.as_object().cloned().unwrap_or_default();
         whole.extend(own);
         *value = whole.into();
@@ -274,7 +274,7 @@ fn inline(value: &mut Value, scalars: &Map<String, Value>) {
         values.push(Value::Null);
     }
     let mut own = taken(value);
-    own.remove("oneOf");
+    own.shift_remove("oneOf");
     whole.extend(own);
     *value = whole.into();
 }
@@ -367,7 +367,7 @@ impl Refusals {
             names.extend((matches!(&**status, "200" | "304") && (is_versioned || is_compared)).then_some("ETag"));
             match status.as_str() {
                 "201" => names.push("Location"),
-                "202" if waits => names.extend(["Location", "Retry-After"]),
+                "202" => names.extend(["Location", "Retry-After"]),
                 _ => {}
             }
             self.carry(response, &names);
@@ -447,7 +447,7 @@ fn complete_parameter(parameter: &mut Value) {
         }
     }
     if let Some(schema) = parameter["schema"].as_object_mut() {
-        schema.remove("description");
+        schema.shift_remove("description");
     }
 }
 
