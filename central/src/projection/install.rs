@@ -8,7 +8,7 @@ use runtime::sqlite::{in_savepoint, is_fatal};
 
 use crate::projection::settle::Settling;
 use crate::projection::touched::{Needs, Saved, Touched};
-use crate::promises::{reservations as promises, transfers};
+use crate::promises::{purchases, reservations as promises, transfers};
 use crate::storage::reservations::{self, Status};
 use crate::storage::stores::Store;
 use crate::storage::{Connection, JobResult};
@@ -29,9 +29,9 @@ pub(super) fn install(
 ) -> JobResult<u64> {
     let next = stocks::outcomes(connection, store.stock, outcomes)?;
     if next.is_empty() {
-        return match outcomes::forget_unnamed(connection, &store.id, store.generation, outcomes as usize)? {
+        return match forget_unnamed(connection, store, outcomes, now)? {
             0 => hold(connection, store, outcomes, now, news),
-            forgotten => Ok(forgotten as u64),
+            forgotten => Ok(forgotten * ROWS_AN_OUTCOME),
         };
     }
     let said: Vec<&Outcome> = next.iter().filter_map(|(_, said)| said.as_ref()).collect();
@@ -57,6 +57,33 @@ pub(super) fn install(
     }
     store.installing = !planted(Bug::OutcomesHalfSettled);
     Ok(next.len() as u64 * ROWS_AN_OUTCOME)
+}
+
+/// Forgets the next outcomes that the state does not name, and asks the store to take what buyers were promised by them. Says
+/// how many it has forgotten. What the database refuses of that stays until the next state, which is asked for (L11).
+fn forget_unnamed(connection: &Connection, store: &mut Store, rows: u64, now: Millis) -> JobResult<u64> {
+    let mut forgotten = 0;
+    for (command, said) in outcomes::unnamed(connection, &store.id, store.generation, rows as usize)? {
+        let mut after = store.clone();
+        let saved = in_savepoint(connection, || {
+            if let Some(said) = said.filter(|_| !planted(Bug::ForgottenNotAskedAgain)) {
+                purchases::ask_again(connection, &mut after, &said, now)?;
+            }
+            outcomes::forget(connection, &after.id, &command)
+        });
+        match saved {
+            Ok(()) => {
+                *store = after;
+                forgotten += 1;
+            }
+            Err(error) if is_fatal(&error) => return Err(error),
+            Err(error) => {
+                tracing::error!(store = %store.id, %command, %error, "a purchase is not asked for again");
+                store.want_state();
+            }
+        }
+    }
+    Ok(forgotten)
 }
 
 /// Takes in the next reservations that came with the state; once there are no more, those that it does not name are over.

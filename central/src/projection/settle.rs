@@ -147,6 +147,7 @@ impl<'a> Settling<'a> {
             | Transition::Sold
             | Transition::Taken { .. }
             | Transition::Failed
+            | Transition::AskedAgain
             | Transition::Picked
             | Transition::Proven
             | Transition::CancelRequested

@@ -11,13 +11,14 @@ use protocol::planted::{Bug, planted};
 use protocol::promise::policy::Policy;
 use protocol::promise::purchase::{Cancelling, Status, Transition};
 use protocol::time::Millis;
-use protocol::wire::{About, Command, Position, PurchaseRef};
+use protocol::wire::{About, Became, Command, Outcome, Position, PurchaseRef};
 use runtime::sqlite::Abort;
 
 use crate::promises::allotments;
 use crate::storage::commands;
 use crate::storage::items;
 use crate::storage::purchases::{self, Attempt, Choice, Purchase};
+use crate::storage::retention::COMMANDS_MS;
 use crate::storage::stores::Store;
 use crate::storage::{Connection, JobResult};
 
@@ -100,11 +101,7 @@ pub fn ask_elsewhere(
         return Ok(false);
     }
     judge(connection, &store.id, &purchase.lines)?.map_err(Abort::Refused)?;
-    let about = match commands::command(connection, &purchase.attempt)? {
-        Some(Command::Purchase { about, .. }) => about,
-        // The request is forgotten sooner than the purchase.
-        Some(_) | None => About { reference: purchase.reference.clone(), ..About::default() },
-    };
+    let about = asked_about(connection, &purchase)?;
     let deadline = choice.deadline;
     if !planted(Bug::NextStoreNotNoted) {
         purchase.attempt = OperationId::attempt_at(&id, &store.id);
@@ -126,6 +123,43 @@ pub fn ask_elsewhere(
     }
     note_turn(connection, &purchase, now)?;
     Ok(true)
+}
+
+/// Who asked for it, and in which trace.
+fn asked_about(connection: &Connection, purchase: &Purchase) -> JobResult<About> {
+    Ok(match commands::command(connection, &purchase.attempt)? {
+        Some(Command::Purchase { about, .. }) => about,
+        // The request is forgotten sooner than the purchase.
+        Some(_) | None => About { reference: purchase.reference.clone(), ..About::default() },
+    })
+}
+
+/// L10: the state that the store has now does not know of this outcome, by which it had taken units for a buyer. While they
+/// wait to be picked it is asked to take them, under the same name, so that it does so once whichever of its states it has; it
+/// does not refuse that (B11). What is as old as what a store forgets by itself may have been picked at one that central has
+/// not heard of.
+pub(crate) fn ask_again(connection: &Connection, store: &mut Store, forgotten: &Outcome, now: Millis) -> JobResult<()> {
+    let Became::Confirmed { purchase, .. } = &forgotten.became else { return Ok(()) };
+    let Some(mut purchase) = purchases::find(connection, purchase.purchase_id)? else { return Ok(()) };
+    let is_present = purchase.store == store.id && purchase.attempt == forgotten.command;
+    let transition = purchase.life().on_forgotten();
+    if !is_present || transition == Transition::Stands || forgotten.at.plus(COMMANDS_MS) < now {
+        return Ok(());
+    }
+    let about = asked_about(connection, &purchase)?;
+    change(&mut purchase, transition, &Basis::NONE, now);
+    if store.retired {
+        // It is told nothing.
+        let transition = purchase.life().on_retire();
+        change(&mut purchase, transition, &Basis::NONE, now);
+        return purchases::save_transition(connection, &purchase);
+    }
+    purchases::save_transition(connection, &purchase)?;
+    let from_allotment = allotments::cover(connection, store, &purchase.lines)?;
+    let purchase = PurchaseRef { from_allotment, ..purchase.attempt_ref() };
+    let attempt = purchase.attempt.clone();
+    commands::forget(connection, &attempt)?;
+    commands::append(connection, store, &attempt, &Command::Purchase { purchase, deadline: None, about }, now)
 }
 
 /// B6: no other store can be asked: the last refusal is the answer. Says whether it still sought one.
@@ -312,6 +346,7 @@ pub(crate) fn change(purchase: &mut Purchase, transition: Transition, basis: &Ba
         Transition::AskedElsewhere => purchase.position = None,
         Transition::Sold => (purchase.code, purchase.settled_at, purchase.position) = (None, Some(now), None),
         Transition::Taken { .. } => purchase.position = basis.position.cloned(),
+        Transition::AskedAgain => purchase.position = None,
         Transition::Failed => {
             purchase.code = basis.rejection.map(|rejection| rejection.code().to_owned());
             (purchase.settled_at, purchase.position) = (Some(now), basis.position.cloned());
@@ -529,6 +564,145 @@ mod tests {
         assert_eq!(known.choice.expect("central had chosen").policy, None);
         let bought = take(&connection, &mut two, &forgotten);
         assert_eq!((bought.status, &bought.store), (Status::Confirmed, &two.id));
+    }
+
+    /// A unit of tea was bought, taken, and picked if that is said; by the store's clock at this time.
+    fn bought(connection: &Connection, agent: &mut Agent, number: u128, picked: bool, at: Millis) -> Purchase {
+        begin(connection, &mut agent.store(connection), &ask(number, tea(), None), false, NOW).expect("begins");
+        let find = || purchases::find(connection, purchase_id(number)).expect("reads").expect("is there");
+        let purchase = find().attempt_ref();
+        let taken = Happened::PurchaseConfirmed { purchase: purchase.clone(), items: vec![agent.take_one()] };
+        let taken = Fact { command: Some(purchase.attempt.clone()), ..Fact::new(taken, at) };
+        let mut told = vec![agent.entry(&Event::Fact(taken))];
+        if picked {
+            let picked = Happened::PurchasePicked { purchase, items: Vec::new() };
+            told.push(agent.entry(&Event::Fact(Fact::new(picked, at))));
+        }
+        agent.tell(connection, &told);
+        find()
+    }
+
+    /// An epoch with the store's stock, and these outcomes, as after a human's choice.
+    fn choose(connection: &Connection, agent: &mut Agent, outcomes: Vec<Outcome>) {
+        let (epoch, lineage) = (agent.head.epoch.next(NOW), [agent.head]);
+        let opened = agent.open(epoch, &lineage).remove(0);
+        agent.head = opened.as_ref().expect("an entry").cursor();
+        let state: Vec<_> = [opened].into_iter().chain(agent.state(outcomes)).collect();
+        agent.tell(connection, &state);
+        agent.settle_in(connection);
+        agent.get_ready(connection);
+    }
+
+    /// What the store was asked and has not answered, of purchases: which, and what of it comes out of the allotment.
+    fn asked_again(connection: &Connection, agent: &Agent) -> Vec<(PurchaseId, Option<Lines>)> {
+        let unanswered = commands::unanswered(connection, &agent.id).expect("reads");
+        let purchase = |asked: commands::Unanswered| match Command::decode(&asked.kind, &asked.body) {
+            Ok(Command::Purchase { purchase, deadline: None, about }) => {
+                assert_eq!((&purchase.attempt, about.actor.as_deref()), (&asked.id, None));
+                (purchase.purchase_id, purchase.from_allotment)
+            }
+            other => panic!("{other:?}"),
+        };
+        unanswered.into_iter().filter(|asked| asked.kind == "purchase").map(purchase).collect()
+    }
+
+    #[test]
+    fn what_a_chosen_state_has_forgotten_is_asked_for_again_until_it_is_taken() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let old = NOW.plus(-COMMANDS_MS - 1);
+        let waits = bought(&connection, &mut agent, 1, false, NOW);
+        bought(&connection, &mut agent, 2, true, NOW);
+        bought(&connection, &mut agent, 3, false, old);
+        let named = bought(&connection, &mut agent, 4, false, NOW);
+        let item = Some(agent.item(&product("tea")));
+        let became = Became::Confirmed { purchase: named.attempt_ref(), item, picked: false };
+        let named = Outcome { command: named.attempt, at: NOW, became };
+        for _ in 0..2 {
+            choose(&connection, &mut agent, vec![named.clone()]);
+            assert_eq!(asked_again(&connection, &agent), [(waits.id, None)], "once, however often it is forgotten");
+            let asked = found(&connection);
+            assert!((asked.status, asked.life().sold) == (Status::Confirmed, true), "{asked:?}");
+            assert_eq!((asked.settled_at, asked.position), (waits.settled_at, None));
+        }
+        let taken = take_again(&connection, &mut agent, &waits);
+        assert!(taken.life() == waits.life() && taken.position != waits.position, "{taken:?}");
+        assert_eq!(asked_again(&connection, &agent), []);
+        choose(&connection, &mut agent, vec![named]);
+        assert_eq!(asked_again(&connection, &agent), [(waits.id, None)], "another choice has forgotten that, too");
+    }
+
+    /// The store has taken what it was asked for again.
+    fn take_again(connection: &Connection, agent: &mut Agent, purchase: &Purchase) -> Purchase {
+        let (command, purchase) = (Some(purchase.attempt.clone()), purchase.attempt_ref());
+        let what = Happened::PurchaseConfirmed { purchase, items: vec![agent.take_one()] };
+        let told = agent.entry(&Event::Fact(Fact { command, ..Fact::new(what, NOW) }));
+        agent.tell(connection, &[told]);
+        found(connection)
+    }
+
+    #[test]
+    fn what_is_asked_for_again_may_be_cancelled_behind_that_and_ends_with_its_store() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let waits = bought(&connection, &mut agent, 1, false, NOW);
+        choose(&connection, &mut agent, Vec::new());
+        let id = OperationId::parse("cancel").expect("valid");
+        let mut store = agent.store(&connection);
+        let asked = cancel(&connection, &mut store, &found(&connection), id.clone(), &About::default(), NOW);
+        assert!(matches!(asked, Ok(Cancelled::Asked(_))));
+        let unanswered = || commands::unanswered(&connection, &agent.id).expect("reads");
+        assert_eq!(unanswered().iter().map(|one| one.id.clone()).collect::<Vec<_>>(), [waits.attempt.clone(), id]);
+        retire(&connection, &mut agent.store(&connection), NOW).expect("retires");
+        let ended = found(&connection);
+        assert!((ended.status, ended.life().voided) == (Status::Cancelled, true), "{ended:?}");
+        assert!(unanswered().is_empty());
+    }
+
+    #[test]
+    fn what_a_state_has_forgotten_of_a_store_that_was_retired_meanwhile_ends() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        bought(&connection, &mut agent, 1, false, NOW);
+        let lineage = [agent.head];
+        let opening = agent.open(9, &lineage);
+        agent.tell(&connection, &opening);
+        retire(&connection, &mut agent.store(&connection), NOW).expect("retires");
+        agent.settle_in(&connection);
+        let ended = found(&connection);
+        assert!((ended.status, ended.life().voided) == (Status::Cancelled, true), "{ended:?}");
+        assert_eq!(asked_again(&connection, &agent), []);
+    }
+
+    #[test]
+    fn what_is_asked_for_again_comes_out_of_what_is_set_aside() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        for number in 1..=2 {
+            bought(&connection, &mut agent, number, false, NOW);
+        }
+        let before = agent.item(&product("tea"));
+        agent.becomes(product("tea"), Item { allotted: 1, ..before });
+        choose(&connection, &mut agent, Vec::new());
+        let covered: Vec<_> = asked_again(&connection, &agent).into_iter().map(|(_, lines)| lines).collect();
+        assert_eq!(covered, [Some(tea()), None], "as far as nobody else has it");
+    }
+
+    #[test]
+    fn what_the_database_refuses_of_asking_again_is_asked_with_the_next_state() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        bought(&connection, &mut agent, 1, false, NOW);
+        let refusal =
+            "create temp trigger refusal before update on main.purchase begin select raise(abort, 'refused'); end";
+        connection.execute_batch(refusal).expect("a trigger is created");
+        choose(&connection, &mut agent, Vec::new());
+        assert!(agent.store(&connection).wants_resync() && asked_again(&connection, &agent).is_empty());
+        connection.execute_batch("drop trigger temp.refusal").expect("a trigger is dropped");
+        let state = agent.state(Vec::new());
+        agent.tell(&connection, &state);
+        agent.settle_in(&connection);
+        assert_eq!(asked_again(&connection, &agent).len(), 1);
     }
 
     fn cart(of: &[(&str, i64)]) -> Lines {

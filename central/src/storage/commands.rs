@@ -121,6 +121,12 @@ pub fn append(
     save_head(connection, store)
 }
 
+/// Forgets a request that was answered: it is to be asked anew.
+pub(crate) fn forget(connection: &Connection, id: &OperationId) -> rusqlite::Result<()> {
+    connection.prepare_cached("delete from request where command_id = ?1")?.execute([id.as_str()])?;
+    Ok(())
+}
+
 /// What a client calls it.
 fn name(command: &Command) -> &'static str {
     match command {

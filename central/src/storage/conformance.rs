@@ -804,8 +804,15 @@ fn the_last_outcome_of_a_command_is_kept(connection: &Connection) {
     assert_eq!((behind("", 2), behind("a", 9)), (vec!["a".to_owned(), "b".into()], vec!["b".to_owned(), "c".into()]));
     // Those that were not said again since the second stock.
     let has_older = || outcomes::has_older(connection, &one, 2).expect("reads");
-    let forget = || outcomes::forget_unnamed(connection, &one, 2, 1).expect("writes");
-    assert_eq!((forget(), has_older(), forget(), has_older(), forget()), (1, true, 1, false, 0));
+    let unnamed = |rows| {
+        let unnamed = outcomes::unnamed(connection, &one, 2, rows).expect("reads");
+        unnamed.into_iter().map(|(command, said)| (said == Some(outcome(&command)), command)).collect::<Vec<_>>()
+    };
+    assert_eq!((unnamed(9), unnamed(1).len()), (vec![(true, "b".to_owned()), (true, "c".into())], 1));
+    for left in [true, false] {
+        outcomes::forget(connection, &one, &unnamed(1)[0].1).expect("writes");
+        assert_eq!(has_older(), left);
+    }
     assert_eq!((behind("", 9), found(&two, "a")), (vec!["a".to_owned()], Some(outcome("a"))));
 }
 

@@ -5,8 +5,7 @@ use protocol::time::Millis;
 use protocol::wire::Outcome;
 use rusqlite::{Connection, OptionalExtension, params};
 
-const UNNAMED: &str = "delete from outcome where (store_id, command_id) in \
-     (select store_id, command_id from outcome where store_id = ?1 and stock < ?2 limit ?3)";
+const UNNAMED: &str = "select command_id, body from outcome where store_id = ?1 and stock < ?2 limit ?3";
 
 /// Keeps what a store says of a command, with the stock of this generation or since.
 pub fn keep(
@@ -25,14 +24,28 @@ pub fn keep(
     Ok(())
 }
 
-/// Forgets those of older generations, at most so many: the state that came since does not name them. Says how many.
-pub fn forget_unnamed(
+/// Those of older generations, at most so many: the state that came since does not name them. What cannot be read any more is
+/// named alone.
+pub fn unnamed(
     connection: &Connection,
     store: &StoreId,
     generation: i64,
     rows: usize,
-) -> rusqlite::Result<usize> {
-    connection.prepare_cached(UNNAMED)?.execute(params![store.as_str(), generation, rows])
+) -> rusqlite::Result<Vec<(String, Option<Outcome>)>> {
+    connection
+        .prepare_cached(UNNAMED)?
+        .query_map(params![store.as_str(), generation, rows], |row| {
+            Ok((row.get(0)?, serde_json::from_str(row.get_ref(1)?.as_str()?).ok()))
+        })?
+        .collect()
+}
+
+/// Forgets what a store has said of a command.
+pub fn forget(connection: &Connection, store: &StoreId, command: &str) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("delete from outcome where store_id = ?1 and command_id = ?2")?
+        .execute([store.as_str(), command])?;
+    Ok(())
 }
 
 /// Whether there are any of older generations.

@@ -53,6 +53,8 @@ pub enum Bug {
     TotalsNeverRecounted,
     /// Of the outcomes that came with a state only those of the first step are settled.
     OutcomesHalfSettled,
+    /// Units that a buyer was promised are not asked for again of a store whose state has forgotten them.
+    ForgottenNotAskedAgain,
     /// The store executes a command again that it has executed.
     NoDedupeByCommand,
     /// The store forgets what became of a batch.
@@ -386,6 +388,7 @@ pub const BUGS: &[Bug] = &[
     Bug::TotalsNotMoved,
     Bug::TotalsNeverRecounted,
     Bug::OutcomesHalfSettled,
+    Bug::ForgottenNotAskedAgain,
     Bug::NoDedupeByCommand,
     Bug::BatchOutcomeNotKept,
     Bug::AtomicBatchHalfDone,

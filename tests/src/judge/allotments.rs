@@ -259,7 +259,10 @@ impl Shop {
         let said = lines(&told.body["purchase"]["fromAllotment"]).unwrap_or_default();
         let asked = book.covers.get(command).into_iter().flatten();
         let mut like: Vec<&Cover> = asked.filter(|cover| cover.lines == said).collect();
-        like.sort_by_key(|cover| cover.sold);
+        // It may have been asked both ways: for what a human's choice has undone it is asked once more, and not refused.
+        let code = &told.body["rejection"]["code"];
+        let is_as_sold = &*told.kind == "purchase_confirmed" || *code == "unsupported_by_store";
+        like.sort_by_key(|cover| cover.sold == is_as_sold);
         must(!like.is_empty() || said.is_empty(), || {
             format!("P5: {command} takes {said:?} out of the allotment, and was never asked so")
         })?;

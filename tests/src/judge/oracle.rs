@@ -63,6 +63,9 @@ pub struct Oracle {
     closed: HashSet<Name>,
     /// Purchases and commands of which a human's choice has forgotten the store's word.
     unsaid: HashSet<Name>,
+    /// Purchases, and the stores that had taken their units, which waited to be picked when a human chose a state that does not
+    /// know of them: the store is to be asked for them again.
+    owed: HashSet<(Name, Name)>,
     /// Operations in central's ledger that a human's choice has undone, and the latest epoch that was chosen without them: what
     /// asks for them still, as a command of central, is done once more.
     undone: HashMap<Name, u64>,
@@ -317,6 +320,24 @@ impl Oracle {
         self.lose(other, std::slice::from_ref(stands));
     }
 
+    /// Central has accepted an epoch that a human has chosen. `view`: what it had of the store; `stands`: what that has become.
+    fn owe(&mut self, store: &str, view: &Shop, stands: &Shop) {
+        let owed = view.attempts.iter().filter(|(purchase, attempt)| {
+            &*attempt.kind == "purchase_confirmed" && !attempt.picked && !stands.attempts.contains_key(*purchase)
+        });
+        self.owed.extend(owed.map(|(purchase, _)| (purchase.clone(), store.into())));
+        // What these took of the allotment was answered.
+        let is_owed = |command: &Name| self.is_owed(command, store);
+        let claims = self.claims.iter().filter(|(command, (of, ..))| **of != *store || !is_owed(command));
+        self.claims = claims.cloned().collect();
+    }
+
+    /// Whether a store is to be asked again for what a command asked it for.
+    fn is_owed(&self, command: &str, store: &str) -> bool {
+        let purchase = Book::purchase_of(command);
+        purchase.is_some_and(|purchase| self.owed.contains(&(purchase.into(), store.into())))
+    }
+
     /// Central has accepted an epoch that a human has chosen: what stands in its ledger and not in that state is undone.
     fn undo(&mut self, central: &Connection, store: &str, epoch: u64, stands: &Shop) -> rusqlite::Result<()> {
         let mut told =
@@ -556,6 +577,7 @@ impl Oracle {
             }
             if is_chosen {
                 self.disown(&view, &shop);
+                self.owe(&store, &view, &shop);
                 self.undo(central, &store, place.epoch, &shop)?;
                 continue;
             }
@@ -646,12 +668,17 @@ impl Oracle {
         let body: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
         let cover = Cover::of_command(&body);
         let view = self.shop(store, Place::of_view(central, store)?);
+        let is_owed = cover.sold && self.is_owed(command, store);
+        if is_owed {
+            self.claims.retain(|(of, _)| **of != *command);
+        }
         for (product, units) in &cover.lines {
-            // Of what a human's choice has unsaid central has had the answer.
+            // Of what a human's choice has unsaid central has had the answer, unless it has asked again.
+            let is_open = |command: &str| !self.is_unsaid(command) || self.is_owed(command, store);
             let of_it = self
                 .claims
                 .iter()
-                .filter(|(command, (of, claimed, _))| **of == *store && claimed == product && !self.is_unsaid(command));
+                .filter(|(command, (of, claimed, _))| **of == *store && claimed == product && is_open(command));
             let taken = view.taken(of_it.map(|(command, (_, _, units))| (command, *units)));
             let aside = view.items.get(product).map_or(0, |item| item.allotted);
             if units + taken > aside {
@@ -663,7 +690,7 @@ impl Oracle {
             self.claims.push((command.into(), (store.into(), product.clone(), *units)));
         }
         let buy = Book::purchase_of(command).and_then(|purchase| self.book.buys.get(purchase));
-        if cover.sold && buy.is_some_and(|buy| buy.lines != cover.lines) {
+        if cover.sold && !is_owed && buy.is_some_and(|buy| buy.lines != cover.lines) {
             self.break_(format!("P4: central has confirmed {command}, and only {:?} of it is set aside", cover.lines));
         }
         self.book.covers.entry(command.into()).or_default().push(cover);
@@ -872,9 +899,10 @@ impl Oracle {
         let cancelled: HashSet<&Name> = self.book.cancels.values().map(|cancel| &cancel.purchase).collect();
         for (purchase, buy) in &self.book.buys {
             let has_all = buy.attempts.keys().all(|store| shops.contains_key(store));
-            if !has_all || self.unsaid.contains(purchase) {
+            if !has_all {
                 continue;
             }
+            let is_unsaid = self.unsaid.contains(purchase);
             let word = |store: &str| shops.get(store).and_then(|shop| shop.attempts.get(purchase));
             let words: Vec<_> = buy.attempts.keys().map(|store| (store, word(store))).collect();
             let known = row.query_row([&**purchase], |row| {
@@ -882,7 +910,7 @@ impl Oracle {
                 Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?, (row.get(2)?, row.get(3)?, row.get(6)?), store))
             });
             let Some((status, picked, of, (store, attempt))) = known.optional()? else {
-                if words.iter().any(|(_, word)| word.is_some()) || !forgotten(purchase) {
+                if !is_unsaid && (words.iter().any(|(_, word)| word.is_some()) || !forgotten(purchase)) {
                     found.push(format!("P2: central does not know purchase {purchase}, which came to {words:?}"));
                 }
                 continue;
@@ -905,12 +933,20 @@ impl Oracle {
             let is_between = kind == Some("rejected") && buy.is_chosen && cancelled.contains(purchase);
             // Its database did not take what central had sold.
             let has_failed = kind == Some("rejected") && self.is_sold(&attempt);
+            // A human has chosen a state that does not know what the store had said before. Whoever was promised units has them,
+            // unless that state has refused them; what was picked has left.
+            let stands = match &*status {
+                "confirmed" => picked || matches!(kind, Some("rejected" | "expired")),
+                _ => never_taken,
+            };
             let agrees = kind == Some(&*status)
-                || status == "cancelled" && never_taken && (voided(purchase) || is_between || has_failed);
+                || status == "cancelled" && never_taken && (voided(purchase) || is_between || has_failed)
+                || is_unsaid && stands;
             if !agrees {
                 found.push(format!("P5: purchase {purchase} is {status} at {store} for central; stores: {words:?}"));
             }
-            if status == "confirmed" && picked != here.is_some_and(|word| word.picked) {
+            let is_picked = here.is_some_and(|word| word.picked);
+            if status == "confirmed" && picked != is_picked && !(is_unsaid && picked) {
                 found.push(format!("P5: purchase {purchase}: picked is {picked} at central; stores: {words:?}"));
             }
             let has_units = |(of, word): &&(&Name, Option<&Attempt>)| {

@@ -26,6 +26,9 @@ use crate::judge::{Asked, BoundKeys, Name, Occasion, Oracle, Place, Shop, Wish};
 /// Virtual time at the beginning, ms: a day in 2026.
 const START: i64 = 1_790_000_000_000;
 const PASSED_ON: &str = "select count(*) from purchase where status = 'confirmed' and json_array_length(refused) > 0";
+/// Taken in a state that was given up, and in the one that was chosen.
+const TAKEN_AGAIN: &str = "select count(*) from (select 1 from event where type = 'purchase_confirmed' \
+     group by store_id, operation_id having count(*) > 1)";
 const RECEIVED_AS_ANNOUNCED: &str =
     "select count(*) from event where type = 'transfer_received' and operation_id like '%:announce:%'";
 const RECONCILED: &str = "select count(*) from request where command_id like 'reconciliation-%' and status = 'done'";
@@ -737,6 +740,7 @@ impl VirtualWorld {
             ("purchases expired", "select count(*) from purchase where status = 'expired'"),
             ("purchases cancelled", "select count(*) from purchase where status = 'cancelled'"),
             ("purchases confirmed by a later store", PASSED_ON),
+            ("purchases taken again out of a chosen state", TAKEN_AGAIN),
             ("units asked back", "select count(*) from request where command_id like '%:back:%'"),
             ("shortage", "select count(*) from event where type = 'shortage' and delta > 0"),
             ("holds ended for want of units", "select count(*) from event where type = 'shortage' and delta = 0"),

@@ -204,6 +204,54 @@ async fn an_empty_agent_with_a_known_id_is_refused_until_someone_chooses() {
     audited(&world).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_buyers_were_promised_is_taken_out_of_the_state_that_somebody_chooses() {
+    let mut world = world().await;
+    let (central, store) = (world.central(), world.store("s1"));
+    let mut bought = Vec::new();
+    for quantity in [3, 1, 1] {
+        let answer = central.post("/v1/purchase/s1/tea", json!({"quantity": quantity})).await.expect(200);
+        bought.push(answer["purchase"]["purchaseId"].as_str().expect("an id").to_owned());
+    }
+    let [waits, picked, cancelled] = bought.as_slice() else { panic!("three") };
+    world.converged(SOON).await;
+    store.post(&format!("/v1/purchases/{picked}/picked"), json!({})).await.expect(200);
+    world.converged(SOON).await;
+
+    // A machine that was set up anew with what is on the shelf, less than was promised.
+    assert_eq!(world.terminate(&agent()), Some(0));
+    remove(&world, "s1");
+    world.restart(&agent()).await;
+    store.post("/v1/inventory", json!({"productId": "tea", "name": "Tea", "quantity": 2})).await.expect(201);
+    assert_eq!(world.terminate(&agent()), Some(0));
+    restored(&world, &["--state", "own"]).await;
+    world.restart(&agent()).await;
+    world.converged(SOON).await;
+    world.online("s1").await;
+
+    assert_eq!(store.get("/v1/inventory/tea").await.expect(200)["quantity"], 0, "2 and 2 that are missing, less 4");
+    let short = central.get("/v1/events?type=shortage").await.expect(200);
+    let short = short["items"].as_array().expect("a list");
+    assert_eq!(short.iter().filter_map(|event| event["delta"].as_i64()).sum::<i64>(), 2, "{short:?}");
+    assert!(short.iter().all(|event| [waits, cancelled].contains(&&event["purchaseId"].as_str().unwrap_or("").into())));
+    let asked = central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await;
+    assert_eq!(asked.status, 409, "nothing is on offer");
+    let to_pick = store.get("/v1/purchases?picked=false").await.expect(200);
+    assert_eq!(to_pick["items"].as_array().map(Vec::len), Some(2), "{to_pick}");
+    let path = format!("/v1/purchases/{cancelled}/cancel");
+    central.post_with(&path, &[("prefer", "wait=10")], json!({})).await.expect(200);
+    store.post(&format!("/v1/purchases/{waits}/picked"), json!({})).await.expect(200);
+    world.converged(SOON).await;
+    assert_eq!(store.get("/v1/inventory/tea").await.expect(200)["quantity"], 1, "what was cancelled is back");
+    for (id, status, picked) in
+        [(waits, "confirmed", true), (picked, "confirmed", true), (cancelled, "cancelled", false)]
+    {
+        let known = central.get(&format!("/v1/purchases/{id}")).await.expect(200);
+        assert_eq!((&known["status"], &known["picked"]), (&json!(status), &json!(picked)), "{known}");
+    }
+    audited(&world).await;
+}
+
 /// Stops a store's agent, and puts a copy by hand in the place of its database.
 fn put_copy(world: &mut World, copy: &std::path::Path) {
     assert_eq!(world.terminate(&agent()), Some(0));

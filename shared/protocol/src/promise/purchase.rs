@@ -112,7 +112,8 @@ pub struct Life {
     pub is_chosen: bool,
     /// The store has refused, and no other one is asked yet.
     pub seeking: bool,
-    /// Central has confirmed it out of the store's allotment, and the store has not said so yet.
+    /// The store is asked for units that the buyer was promised: central has confirmed it out of the allotment, or a state of
+    /// the store has forgotten that they were taken. It has not said yet that they are.
     pub sold: bool,
 }
 
@@ -141,6 +142,8 @@ pub enum Transition {
     },
     /// The store cannot do what central has sold: its version or its database does not take it.
     Failed,
+    /// The store's state no longer has the units as taken: it is asked to take them, as if central had sold them.
+    AskedAgain,
     /// Staff has picked it.
     Picked,
     /// Retiring the store had ended it; the store has said now that it holds nothing of it.
@@ -276,6 +279,17 @@ impl Life {
         Ok(if has_pending_cancel { Cancelling::Asked } else { Cancelling::Ask { forced } })
     }
 
+    /// L10: a human has chosen a state of its store that does not know what the store had said of it.
+    pub fn on_forgotten(&self) -> Transition {
+        match self.status {
+            Status::Confirmed if !self.picked && !self.sold => Transition::AskedAgain,
+            // What was picked has left with its buyer, as what a till sold.
+            Status::Confirmed | Status::Pending | Status::Rejected | Status::Expired | Status::Cancelled => {
+                Transition::Stands
+            }
+        }
+    }
+
     /// B5: its store is retired; every request that is open with it ends without an answer.
     pub fn on_retire(&self) -> Transition {
         match self.status {
@@ -308,6 +322,7 @@ impl Life {
             Transition::Sold => Self { status: Status::Confirmed, sold: true, seeking: false, ..self },
             Transition::Taken { picked } => Self { sold: false, picked: self.picked || picked, ..self },
             Transition::Failed => Self { status: Status::Cancelled, sold: false, ..self },
+            Transition::AskedAgain => Self { sold: true, ..self },
             Transition::Picked => Self { picked: true, ..self },
             Transition::Proven => Self { voided: false, ..self },
             Transition::CancelRequested => Self { cancel_requested: true, ..self },
@@ -415,6 +430,23 @@ mod tests {
         assert_eq!((voided.status, voided.voided, voided.sold), (Status::Cancelled, true, false));
         assert_eq!(voided.on_reply(TAKEN, true), Transition::Compensate, "the store had heard of it");
         assert_eq!(CONFIRMED.on_retire(), Transition::Stands, "the store has the units");
+    }
+
+    #[test]
+    fn what_a_state_has_forgotten_is_taken_again_unless_it_was_picked() {
+        let cancelling = Life { cancel_requested: true, ..CONFIRMED };
+        for life in [CONFIRMED, cancelling] {
+            let again = life.after(life.on_forgotten());
+            assert_eq!(again, Life { sold: true, ..life });
+            assert_eq!(again.after(again.on_reply(TAKEN, true)), life);
+            assert_eq!(again.after(again.on_reply(Reply::Cancelled, true)).status, Status::Cancelled);
+            assert_eq!(again.on_forgotten(), Transition::Stands, "it is asked");
+        }
+        let ended = [Status::Pending, Status::Rejected, Status::Expired, Status::Cancelled];
+        let others = ended.map(|status| Life { status, ..Life::PENDING });
+        for life in others.into_iter().chain([Life { picked: true, ..CONFIRMED }]) {
+            assert_eq!(life.on_forgotten(), Transition::Stands);
+        }
     }
 
     #[test]

@@ -79,6 +79,7 @@ fn every_restore_within_bounds_holds() {
     let cloned = restore::Bounds { faults: 0, cloned: true, ..selling };
     let behind = restore::Bounds { backups: true, ..selling };
     let anew = restore::Bounds { cancels: 1, disks: true, adopts: true, ..buying };
+    let promised = restore::Bounds { units: 1, sales: 1, adopts: true, ..buying };
     run::exhaust("restore, a lost disk, twice", 126_558, Restore::new(disks));
     run::exhaust("restore, a lost disk, picks and cancels", 27_985, Restore::new(picks));
     run::exhaust("restore, a lost disk, goods and crashes", 116_835, Restore::new(goods));
@@ -86,7 +87,8 @@ fn every_restore_within_bounds_holds() {
     run::exhaust("restore, an older copy, cancels", 45_831, Restore::new(copies));
     run::exhaust("restore, a clone", 136_719, Restore::new(cloned));
     run::exhaust("restore, central put back", 53_278, Restore::new(behind));
-    run::exhaust("restore, set up anew", 103_046, Restore::new(anew));
+    run::exhaust("restore, set up anew", 121_555, Restore::new(anew));
+    run::exhaust("restore, set up anew, the last unit was promised", 135_688, Restore::new(promised));
 }
 
 /// The same with wider bounds. The last ones are looked at as far as their bound on states goes, nearest states first.
@@ -263,6 +265,14 @@ mod planted {
         let bugs = restore::Bugs { unnamed_outcomes_kept: true, ..Default::default() };
         let bounds = restore::Bounds { purchases: 1, cancels: 1, adopts: true, ..restored(bugs) };
         run::refute(ONCE, Restore::new(bounds));
+    }
+
+    /// A human has chosen a state that never had the purchase: its units are on offer once more, and its buyer gets none.
+    #[test]
+    fn what_was_promised_must_be_asked_for_again_of_a_state_that_has_forgotten_it() {
+        let bugs = restore::Bugs { forgotten_not_asked_again: true, ..Default::default() };
+        let bounds = restore::Bounds { purchases: 1, adopts: true, ..restored(bugs) };
+        run::refute(AGREES, Restore::new(bounds));
     }
 
     #[test]

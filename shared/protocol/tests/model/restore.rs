@@ -63,6 +63,8 @@ pub(crate) struct Bugs {
     pub(crate) known_forgotten: bool,
     /// Central keeps outcomes that a new state does not name.
     pub(crate) unnamed_outcomes_kept: bool,
+    /// Central does not ask again for what a state has forgotten of units that were promised.
+    pub(crate) forgotten_not_asked_again: bool,
 }
 
 /// Bounds, and bugs to plant.
@@ -229,6 +231,8 @@ const BEHIND: u8 = 18;
 const EPOCH_BY_NEED: u8 = 19;
 const STALE_COMMANDS: u8 = 20;
 const REPEATED_SALE: u8 = 21;
+const ASKED_AGAIN: u8 = 22;
+const SHORT_OF_PROMISED: u8 = 23;
 
 /// The configuration.
 pub(crate) struct Restore {
@@ -279,6 +283,13 @@ impl Restore {
         store.execute(&batch, &self.bounds.bugs);
         if store.rows[before..].iter().any(|row| matches!(row.payload, Said::Repeated { .. })) {
             self.seen.note(COMMAND_AGAIN);
+        }
+        let is_promised = |row: &Row<Command>| matches!(row.payload, Command::Do { id: Id::Buy(_), forced: true });
+        if store.rows.len() > before && batch.iter().any(is_promised) {
+            self.seen.note(ASKED_AGAIN);
+            if store.rows[before..].iter().any(|row| matches!(row.payload, Said::Fact(fact) if fact.is_shortage())) {
+                self.seen.note(SHORT_OF_PROMISED);
+            }
         }
         if store.rows.len() == before && !batch.is_empty() {
             self.seen.note(STALE_COMMANDS);
@@ -458,11 +469,21 @@ fn agrees(bounds: &Bounds, state: &State) -> bool {
         };
         same && outcome == central.outcomes.get(&Id::Buy(*number))
     };
+    // Whatever a human has chosen: who was promised a unit has it, or has picked it, unless the chosen state has refused it.
+    let is_kept = |(number, purchase): (&u8, &central::Purchase)| {
+        let has_left = matches!(store.outcomes.get(&Id::Buy(*number)), Some(Became::Confirmed { .. }));
+        let is_refused = store.outcomes.get(&Id::Buy(*number)) == Some(&Became::Rejected);
+        match purchase.life.status {
+            Status::Confirmed => has_left || purchase.life.picked || is_refused,
+            Status::Pending | Status::Rejected | Status::Expired | Status::Cancelled => !has_left,
+        }
+    };
     let is_told = |(id, became): (&Id, &Became)| id.purchase().is_none() || store.outcomes.get(id) == Some(became);
     store.units == central.units
         && central.outcomes.iter().all(is_told)
         && store.units.adds_up(bounds.units)
         && (!state.excused || bounds.may_ask())
+        && central.purchases.iter().all(is_kept)
         && (state.excused || state.acknowledged & !store.units.done == 0 && central.purchases.iter().all(matches))
 }
 
@@ -802,6 +823,16 @@ impl Model for Restore {
             (bounds.adopts, sees::<ADOPTED>, "an operator has an epoch adopted"),
             (bounds.adopts, sees::<NEEDS_CHOICE>, "a human has to choose"),
             (bounds.adopts, sees::<OWN_STATE>, "a human has chosen the own state"),
+            (
+                bounds.adopts && bounds.purchases > 0,
+                sees::<ASKED_AGAIN>,
+                "a chosen state is asked for what was promised",
+            ),
+            (
+                bounds.adopts && bounds.purchases > 0 && bounds.units == 1 && bounds.sales > 0,
+                sees::<SHORT_OF_PROMISED>,
+                "what was promised is missing in the chosen state",
+            ),
         ];
         let asked = seen.iter().filter(|(applies, ..)| *applies);
         properties.extend(asked.map(|(_, condition, name)| Property::sometimes(name, *condition)));

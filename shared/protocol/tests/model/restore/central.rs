@@ -223,11 +223,27 @@ impl Central {
     /// The outcomes that came with the state settle; what it does not name it does not know.
     pub(crate) fn install(&mut self, bugs: &Bugs) {
         let Some(named) = self.installing.take() else { return };
-        if !bugs.unnamed_outcomes_kept {
-            self.outcomes.retain(|id, _| named.contains_key(id));
-        }
+        let unnamed: Vec<Id> = self.outcomes.keys().filter(|id| !named.contains_key(id)).copied().collect();
         for (id, became) in named {
             self.outcome(id, became, None);
+        }
+        for id in unnamed.into_iter().filter(|_| !bugs.unnamed_outcomes_kept) {
+            let forgotten = self.outcomes.remove(&id);
+            if let (Some(Became::Confirmed { .. }), Id::Buy(purchase)) = (forgotten, id)
+                && !bugs.forgotten_not_asked_again
+            {
+                self.ask_again(purchase, id);
+            }
+        }
+    }
+
+    /// L10: what a human has chosen does not know of units that a buyer was promised.
+    fn ask_again(&mut self, purchase: u8, attempt: Id) {
+        let Some(known) = self.purchases.get_mut(&purchase) else { return };
+        let transition = known.life.on_forgotten();
+        known.life = known.life.after(transition);
+        if transition == Transition::AskedAgain {
+            self.ask(attempt, true);
         }
     }
 

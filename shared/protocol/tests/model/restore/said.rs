@@ -34,8 +34,14 @@ impl Id {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Command {
-    Opened { for_epoch: Epoch },
-    Do { id: Id, forced: bool },
+    Opened {
+        for_epoch: Epoch,
+    },
+    /// `forced`: a cancel gives back what was picked, too; what is bought was promised, and is not refused.
+    Do {
+        id: Id,
+        forced: bool,
+    },
 }
 
 impl Payload for Command {
