@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::Response;
 use protocol::domain::{Action, Guard, Operation};
 use protocol::ids::{OperationId, ProductId, StoreId};
+use protocol::planted::{Bug, planted};
 use protocol::promise::request::Status;
 use protocol::wire::{Became, Command};
 use runtime::http::openapi::IfMatch;
@@ -301,6 +302,13 @@ impl App {
             let request = self.db.read(|connection| commands::find(connection, id)).await?;
             request.ok_or_else(|| Problem::new(Code::UnknownId))
         };
-        self.waiting.until(id, || prefer.wait(), look, |request| request.status != Status::Pending).await
+        self.waiting
+            .until(
+                id,
+                || prefer.wait().filter(|_| !planted(Bug::CommandNotWaitedFor)),
+                look,
+                |request| request.status != Status::Pending,
+            )
+            .await
     }
 }

@@ -8,6 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::Response;
 use protocol::domain::Lines;
 use protocol::ids::{OperationId, ReservationId, StoreId};
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
 use runtime::http::requests::{ActAsked, CancelReservation, Confirm, Extend, ReserveAt};
@@ -272,6 +273,7 @@ impl App {
         let headers = Headers::new(Some(prefer), is_replay, reservation.position.as_ref())
             .with(header::LOCATION, &format!("/v1/reservations/{id}"));
         let status = match reservation.status {
+            Status::Pending if planted(Bug::PendingReservationMade) => StatusCode::CREATED,
             Status::Pending => StatusCode::ACCEPTED,
             Status::Rejected => {
                 let problem = why_not(id, &reservation, &request);
@@ -292,7 +294,11 @@ impl App {
         is_replay: bool,
     ) -> Result<Response> {
         let request = match command {
-            Some(command) => Some(self.await_command(command, prefer).await?),
+            Some(command) => match self.await_command(command, prefer).await {
+                // What its key stands for asked no store: the reservation had ended as it was to. Or it is past its retention.
+                Err(problem) if problem.code() == Code::UnknownId => None,
+                found => Some(found?),
+            },
             None => None,
         };
         let is_pending = request.as_ref().is_some_and(|request| request.settled_at.is_none());

@@ -8,6 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::Response;
 use protocol::domain::transfer::{State as Sent, Transfer as Reported};
 use protocol::ids::{OperationId, StoreId, TransferId};
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
 use runtime::http::requests::{MakeTransfer, ReceiveTransfer};
@@ -131,7 +132,7 @@ async fn make(
             to: asked.to.clone(),
             lines: asked.lines,
             names: Default::default(),
-            auto_receive: asked.auto_receive,
+            auto_receive: asked.auto_receive && !planted(Bug::AutoReceiveForgotten),
             reference: asked.reference.clone(),
             created_at: app.source.now(),
             state: Sent::Shipped,

@@ -147,7 +147,9 @@ fn once<T>(
         return Ok((is_same(key, record)?.target, None));
     }
     let done = act()?;
-    if let Some(key) = key.filter(|_| !planted(Bug::KeyOfPurchaseNotKept)) {
+    let is_forgotten =
+        planted(Bug::KeyOfPurchaseNotKept) || effect == Effect::Command && planted(Bug::KeyOfCommandNotKept);
+    if let Some(key) = key.filter(|_| !is_forgotten) {
         idempotency::bind(connection, key, effect, id, now)?;
     }
     Ok((id.to_owned(), Some(done)))

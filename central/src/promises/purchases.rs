@@ -216,7 +216,11 @@ pub(crate) fn would_sell(line: &Line, known: Option<&(Item, i64)>) -> Result<(),
         return Err(Rejection::Discontinued);
     }
     let (requested, available) = (line.quantity.get(), items::online_available(item, *pending));
-    if requested <= available { Ok(()) } else { Err(Rejection::insufficient(item, requested, available)) }
+    match requested <= available {
+        true => Ok(()),
+        false if planted(Bug::ShortCalledDiscontinued) => Err(Rejection::Discontinued),
+        false => Err(Rejection::insufficient(item, requested, available)),
+    }
 }
 
 /// As B3 makes it known again. If central had chosen the store, others may have been asked: one that took the units says so
@@ -272,7 +276,11 @@ pub fn cancel(
 ) -> Result<Cancelled, Abort<Rejection>> {
     // Another store may have been asked for units that it took besides.
     let asked = commands::unanswered_cancels(connection, &store.id, purchase.id)?.into_iter().next();
-    let forced = match purchase.life().on_cancel(store.retired, asked.is_some()).map_err(Abort::Refused)? {
+    let forced = match purchase
+        .life()
+        .on_cancel(store.retired, asked.is_some() && !planted(Bug::CancelAskedAgain))
+        .map_err(Abort::Refused)?
+    {
         Cancelling::Ended => return Ok(Cancelled::Ended),
         Cancelling::AtOnce => {
             let mut purchase = purchase.clone();

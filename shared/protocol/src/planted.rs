@@ -361,6 +361,40 @@ pub enum Bug {
     WaitingNotTold,
     /// Who waits for a store's word is told what was known before it came.
     WaitingToldOfBefore,
+    /// A store does not keep what a key of a reservation stands for.
+    KeyOfReservationNotKept,
+    /// A store does not keep what a key of a batch stands for.
+    KeyOfBatchNotKept,
+    /// A store keeps a refusal under its key, and repeats it.
+    RefusalKept,
+    /// A store says of a line of a batch that it was done, and it was refused.
+    RefusedLineDone,
+    /// A store says of a batch of which nothing is done that it was done.
+    UndoneBatchDone,
+    /// Who asks again for a reservation is told how it was first.
+    FirstReservationRepeated,
+    /// A reservation of which a part is confirmed is confirmed as a whole.
+    PartConfirmedAsWhole,
+    /// Central does not keep what a key of a command stands for.
+    KeyOfCommandNotKept,
+    /// Central says of a reservation that its store has not answered that it was made.
+    PendingReservationMade,
+    /// Who waits for the answer to a command is answered at once.
+    CommandNotWaitedFor,
+    /// A transfer that is to be booked in by its announcement is not.
+    AutoReceiveForgotten,
+    /// The cursor of a page of events leads past the one that comes next.
+    EventPassedOver,
+    /// The cursor of a page of events leads back to its last one.
+    EventToldAgain,
+    /// Central asks a store for a cancel that it has asked for, and that is not answered.
+    CancelAskedAgain,
+    /// Central refuses a purchase for want of units as one of what is not carried any more.
+    ShortCalledDiscontinued,
+    /// The tag of an item is that of the version before.
+    TagOfBefore,
+    /// A store does not show what is set aside of an item.
+    AllottedNotShown,
 }
 
 /// All of them.
@@ -542,6 +576,23 @@ pub const BUGS: &[Bug] = &[
     Bug::NotWaitedFor,
     Bug::WaitingNotTold,
     Bug::WaitingToldOfBefore,
+    Bug::KeyOfReservationNotKept,
+    Bug::KeyOfBatchNotKept,
+    Bug::RefusalKept,
+    Bug::RefusedLineDone,
+    Bug::UndoneBatchDone,
+    Bug::FirstReservationRepeated,
+    Bug::PartConfirmedAsWhole,
+    Bug::KeyOfCommandNotKept,
+    Bug::PendingReservationMade,
+    Bug::CommandNotWaitedFor,
+    Bug::AutoReceiveForgotten,
+    Bug::EventPassedOver,
+    Bug::EventToldAgain,
+    Bug::CancelAskedAgain,
+    Bug::ShortCalledDiscontinued,
+    Bug::TagOfBefore,
+    Bug::AllottedNotShown,
 ];
 
 #[cfg(debug_assertions)]

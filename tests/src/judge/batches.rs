@@ -154,16 +154,33 @@ impl Shop {
         book: &Book,
         refused: &Refused,
     ) -> Result<(), Broken> {
-        let mut shop = self.clone();
+        let codes = self.foresee(&told.operation, lines, |index| told.line_moved(index), clock, book)?;
+        for (index, code) in codes.into_iter().enumerate() {
+            let said = refused.iter().find(|(of, _)| *of == index).map(|(_, code)| &**code);
+            must(said == code, || {
+                format!("P4: line {index} of {} is refused as {said:?}, and must be as {code:?}", told.operation)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What the lines of a batch would come to, each behind those before it: none, or the code of its refusal. Fewer of them
+    /// than there are if reservations would end for want of units, and free those of other products, which only a log tells.
+    pub fn foresee(
+        &self,
+        command: &str,
+        lines: usize,
+        moved: impl Fn(usize) -> Option<i64>,
+        clock: i64,
+        book: &Book,
+    ) -> Result<Vec<Option<&'static str>>, Broken> {
+        let (mut shop, mut codes) = (self.clone(), Vec::new());
         for index in 0..lines {
-            let name = line(&told.operation, index);
+            let name = line(command, index);
             let asked = book.items.get(&name).ok_or_else(|| format!("P3: nobody asked for {name}"))?;
             shop = shop.without_due([&*asked.product], clock);
-            let code = match decide(shop.items.get(&asked.product), &asked.wish, told.line_moved(index)) {
-                Ok(after) if after.cut().available() < 0 => {
-                    // Reservations would end for want of units, and free those of other products: the log tells of none.
-                    return Ok(());
-                }
+            codes.push(match decide(shop.items.get(&asked.product), &asked.wish, moved(index)) {
+                Ok(after) if after.cut().available() < 0 => return Ok(codes),
                 Ok(after) => {
                     shop.items.insert(asked.product.clone(), after.cut());
                     if matches!(asked.wish, Wish::Receive(_) | Wish::Count { .. })
@@ -175,11 +192,9 @@ impl Shop {
                     None
                 }
                 Err(code) => Some(code),
-            };
-            let said = refused.iter().find(|(of, _)| *of == index).map(|(_, code)| &**code);
-            must(said == code, || format!("P4: {name} is refused as {said:?}, and must be as {code:?}"))?;
+            });
         }
-        Ok(())
+        Ok(codes)
     }
 
     /// The database took nothing away, by a fault: nothing of the batch is done.

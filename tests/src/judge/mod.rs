@@ -1,10 +1,11 @@
 //! The judge of the simulation. It writes down what was asked before it is sent ([`book`]), works out for itself what must
 //! come of it ([`shop`], [`holds`], [`transfers`], [`allotments`], [`batches`],
-//! [`reconciliations`], [`keys`]), and compares ([`oracle`]).
+//! [`reconciliations`], [`keys`], [`events`]), and compares ([`oracle`]).
 
 pub mod allotments;
 pub mod batches;
 pub mod book;
+pub mod events;
 pub mod holds;
 pub mod keys;
 pub mod oracle;
@@ -16,9 +17,12 @@ pub mod transfers;
 mod tests;
 
 pub use allotments::{Cover, Release, Rule};
+pub use batches::line;
 pub use book::{Act, Acted, Asked, Batch, Book, Buy, By, Cancel, Hold, Lines, Name, Pick, Receipt, Transfer, Wish};
-pub use holds::Held;
-pub use keys::{Answer, Bound, BoundKeys, Buying, Cancelling, Due, Stands};
+pub use events::Reader;
+pub use holds::{Held, State};
+pub use keys::{Answer, Bound, BoundKeys, Buying, Cancelling, Due, Left, Line, Ordering, Says, Stands, code_of};
 pub use oracle::{Oracle, Place};
 pub use reconciliations::{Different, List, Report};
 pub use shop::{Occasion, Shop, decide};
+pub use transfers::Sent;

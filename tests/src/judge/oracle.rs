@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::allotments::{Cover, Release};
 use super::batches::word;
 use super::book::{Asked, Book, By, Cancel, Name, Wish};
+use super::events::Applied;
 use super::holds::{Held, lines as lines_of};
 use super::shop::{Attempt, Broken, Item, Occasion, Reading, Shop, Told};
 use super::transfers::Sent;
@@ -66,6 +67,8 @@ pub struct Oracle {
     /// Purchases, and the stores that had taken their units, which waited to be picked when a human chose a state that does not
     /// know of them: the store is to be asked for them again.
     owed: HashSet<(Name, Name)>,
+    /// Transfers of which a human's choice has forgotten the store's word.
+    unsent: HashSet<Name>,
     /// Operations in central's ledger that a human's choice has undone, and the latest epoch that was chosen without them: what
     /// asks for them still, as a command of central, is done once more.
     undone: HashMap<Name, u64>,
@@ -77,7 +80,9 @@ pub struct Oracle {
     /// Commands of central that count something, or may, and of which store; of a store that was retired since none.
     pub(super) counting: Vec<(Name, Name)>,
     /// Stores of which the view was damaged, by a fault.
-    pub(super) damaged: HashSet<Name>,
+    pub damaged: HashSet<Name>,
+    /// What central has applied, in its order.
+    pub(super) chain: Vec<Applied>,
     /// Up to where central's ledger and requests were looked at.
     events_seen: i64,
     requests_seen: i64,
@@ -158,6 +163,23 @@ impl Oracle {
         }
         found.reverse();
         found
+    }
+
+    /// The versions of items that the entry at a place states.
+    pub fn versions(&self, store: &str, place: Place) -> Vec<(Name, i64)> {
+        let Some(node) = self.nodes.get(&(store.into(), place)) else { return Vec::new() };
+        let body: serde_json::Value = serde_json::from_str(&node.body).unwrap_or_default();
+        let more = body["more"].as_array().into_iter().flatten();
+        let stated =
+            |named: &serde_json::Value| Some((named["productId"].as_str()?.into(), named["item"]["version"].as_i64()?));
+        std::iter::once(&body).chain(more).filter_map(stated).collect()
+    }
+
+    /// Whether the entry at a place says that more units are set aside.
+    pub fn is_raise(&self, store: &str, place: Place) -> bool {
+        let node = self.nodes.get(&(store.into(), place));
+        let body = node.and_then(|node| serde_json::from_str::<serde_json::Value>(&node.body).ok());
+        body.is_some_and(|body| body["allottedBy"].as_i64() > Some(0))
     }
 
     /// A client was told that an operation is done.
@@ -317,6 +339,8 @@ impl Oracle {
         self.unsaid.extend(stands.unsays(other).cloned());
         let unanswered = other.answers.iter().filter(|(command, kind)| stands.answers.get(*command) != Some(kind));
         self.unsaid.extend(unanswered.map(|(command, _)| command.clone()));
+        let differs = |transfer: &&Name| other.sent.get(*transfer) != stands.sent.get(*transfer);
+        self.unsent.extend(other.sent.keys().chain(stands.sent.keys()).filter(differs).cloned());
         self.lose(other, std::slice::from_ref(stands));
     }
 
@@ -461,6 +485,7 @@ impl Oracle {
         self.counting.retain(|(command, _)| is_known(command));
         self.events_seen = old.query_row("select coalesce(max(chain_seq), 0) from event", [], |row| row.get(0))?;
         self.requests_seen = old.query_row("select coalesce(max(number), 0) from request", [], |row| row.get(0))?;
+        self.cut_chain(self.events_seen);
         Ok(())
     }
 
@@ -551,6 +576,13 @@ impl Oracle {
             let (store, kind, operation, body): (String, String, String, String) =
                 (row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?);
             self.events_seen = number;
+            self.chain.push(Applied {
+                number,
+                store: store.as_str().into(),
+                place,
+                kind: kind.as_str().into(),
+                operation: operation.as_str().into(),
+            });
             let Some(node) = self.nodes.get(&(store.as_str().into(), place)) else {
                 self.break_(format!(
                     "P3: central applied {store} {}-{} {kind}, which no file ever had",
@@ -719,7 +751,7 @@ impl Oracle {
         let (transfer, from, is_for_it) = (transfer.clone(), asked.from.clone(), *asked.to == *store);
         // Entries count from when they are applied, whether or not the state that they follow could be taken in.
         let source = self.shop(&from, Place::last_before(central, &from, i64::MAX)?.unwrap_or_default());
-        if !is_for_it || !(source.sent.contains_key(&transfer) || self.has_chosen(&from)) {
+        if !is_for_it || !(source.sent.contains_key(&transfer) || self.unsent.contains(&transfer)) {
             self.break_(format!("P5: central announces {transfer} to {store}, and it has not left {from} for it"));
         }
         self.book.announces.insert(command.into(), (store.into(), transfer));
@@ -732,19 +764,19 @@ impl Oracle {
     }
 
     /// Whether a human's choice has forgotten the store's word about a command, or about the purchase that it is for.
-    fn is_unsaid(&self, command: &str) -> bool {
+    pub fn is_unsaid(&self, command: &str) -> bool {
         let purchase = Book::purchase_of(command);
         self.unsaid.contains(command) || purchase.is_some_and(|purchase| self.unsaid.contains(purchase))
     }
 
     /// Whether a human has ever said which of a store's states stands.
-    pub(super) fn has_chosen(&self, store: &str) -> bool {
+    pub fn has_chosen(&self, store: &str) -> bool {
         self.chosen.iter().any(|(of, _)| **of == *store)
     }
 
     /// Of each transfer, when all has healed: what has left one store has arrived at the other, or is expected there; what
     /// central shows is what they say.
-    fn conclude_transfers(
+    pub(super) fn conclude_transfers(
         &self,
         central: &Connection,
         shops: &BTreeMap<Name, Rc<Shop>>,
@@ -756,7 +788,7 @@ impl Oracle {
             let (left, expected) = (source.sent.get(transfer), there.sent.get(transfer));
             let known = row.query_row([&**transfer], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
             let known = known.optional()?;
-            if self.has_chosen(&asked.from) || self.has_chosen(&asked.to) {
+            if self.unsent.contains(transfer) {
                 // Its word may be gone; but what is on its way is on its way to somebody who knows.
                 if expected.is_none() && known.as_ref().is_some_and(|(status, _)| status == "shipped") {
                     found.push(format!("P6: {transfer} is on its way, and {} has not heard of it", asked.to));

@@ -590,3 +590,53 @@ fn units_leave_in_time_and_arrive_once_and_never_more_of_them() {
     let elsewhere = book_in(&announced, "another", 2, 7).expect("is on its way");
     assert!(restored(&elsewhere, 2, 9).is_err(), "another copy has booked it in");
 }
+
+#[test]
+fn a_human_s_choice_excuses_the_transfers_of_which_it_has_forgotten_something_and_no_other() {
+    let central = rusqlite::Connection::open_in_memory().expect("a database in memory");
+    central.execute_batch("create table transfer (transfer_id text, status text, body text)").expect("is valid");
+    let sent = Sent { lines: vec![(name("ale"), 2)], received: None };
+    let shop = |known: &[&str]| {
+        let sent = known.iter().map(|transfer| (name(transfer), sent.clone())).collect();
+        std::rc::Rc::new(Shop { sent, ..Shop::default() })
+    };
+    // It is on its way to the other store, and has not left this one.
+    let shops = std::collections::BTreeMap::from([(name(STORE), shop(&[])), (name("s1"), shop(&["out"]))]);
+    central.execute("insert into transfer values ('out', 'shipped', '{}')", []).expect("writes");
+    let mut oracle = Oracle::default();
+    oracle.book = transfers();
+    oracle.book.transfers.remove("in");
+    oracle.choose(STORE, 7);
+    let found = |oracle: &Oracle| {
+        let mut found = Vec::new();
+        oracle.conclude_transfers(&central, &shops, &mut found).expect("can be read");
+        found
+    };
+    assert_eq!(found(&oracle).len(), 1, "nothing of it was forgotten");
+    oracle.disown(&shop(&["out"]), &shop(&[]));
+    assert_eq!(found(&oracle), [] as [String; 0], "it had left in the state that was given up");
+}
+
+#[test]
+fn a_purchase_is_refused_for_a_reason_that_there_was_and_told_as_the_store_has_said() {
+    let answer = |status: u16, code: &str, purchase: Option<&str>| {
+        let body = json!({"code": code, "purchaseId": purchase});
+        Answer { status, is_replay: false, position: None, etag: None, body }
+    };
+    let refusals = [name("insufficient_stock")];
+    let buying = Buying {
+        purchase: None,
+        code: None,
+        refusals: &refusals,
+        is_other: false,
+        is_replay: false,
+        waited_ms: 0,
+        patience_ms: 0,
+    };
+    assert!(buying.judge(&answer(409, "insufficient_stock", None)).is_ok());
+    assert!(buying.judge(&answer(503, "store_unavailable", None)).is_err(), "the store could be asked");
+    assert!(buying.judge(&answer(404, "insufficient_stock", None)).is_err(), "a code has one status");
+    let told = |code| Buying { purchase: Some((PURCHASE, "rejected")), code: Some(code), ..buying };
+    assert!(told("discontinued").judge(&answer(409, "discontinued", Some(PURCHASE))).is_ok());
+    assert!(told("discontinued").judge(&answer(409, "insufficient_stock", Some(PURCHASE))).is_err());
+}

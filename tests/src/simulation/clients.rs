@@ -2,7 +2,7 @@
 //! reason, wait or do not, and hang up. That happens in a part of the seeds and by dice of their own, so that the others play as
 //! if there were no such thing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -19,12 +19,13 @@ use store_agent::ledger::idempotency::Key;
 
 use super::DENSE;
 use super::holds::written;
+use super::orders::{Order, Written};
 use super::servers::{Answering, OfCentral, Server, Time, id_of};
 use super::virtual_world::{Commit, VirtualWorld};
 use crate::Dice;
 use crate::history::{Bought, Told};
 use crate::judge::{
-    Answer, Asked, Bound, Buy, Buying, By, Cancel, Cancelling, Due, Name, Occasion, Place, Shop, Stands, Wish, decide,
+    Answer, Asked, Bound, Buy, Buying, By, Cancel, Cancelling, Due, Name, Occasion, Place, Says, Stands, Wish, decide,
 };
 
 /// What clients remember to repeat, at most: the oldest is forgotten.
@@ -36,14 +37,16 @@ const REQUEST_MS: i64 = 33_000;
 
 /// Clients of one seed.
 pub(super) struct Clients {
-    dice: Dice,
-    /// Whether there are any.
-    happens: bool,
-    time: Option<Time>,
+    pub(super) dice: Dice,
+    /// Whether there are any who sell, buy and cancel.
+    trades: bool,
+    /// Whether there are any who order something else of stores.
+    orders: bool,
+    pub(super) time: Option<Time>,
     asks: Vec<Ask>,
     /// To be repeated soon.
     again: Vec<Ask>,
-    sent: Vec<Sent>,
+    pub(super) sent: Vec<Sent>,
     /// The last number that was given.
     last: u64,
     /// Version of an item as a client was told last.
@@ -52,66 +55,74 @@ pub(super) struct Clients {
 
 /// Something that a client asks for, under one key.
 #[derive(Clone)]
-struct Ask {
-    key: Name,
-    method: &'static str,
-    path: String,
-    body: Value,
-    if_match: Option<(u64, i64)>,
-    what: What,
+pub(super) struct Ask {
+    pub(super) key: Name,
+    pub(super) method: &'static str,
+    pub(super) path: String,
+    pub(super) body: Value,
+    pub(super) if_match: Option<(u64, i64)>,
+    pub(super) what: What,
 }
 
 #[derive(Clone)]
-enum What {
+pub(super) enum What {
     /// Of an item of a store.
     Item { store: StoreId, product: ProductId, wish: Wish },
     /// Of central. None: it chooses the store by a policy.
     Buy { store: Option<StoreId>, lines: Lines, ttl_ms: i64 },
     /// Of central.
     Cancel { purchase: String },
+    /// Of a store, there or through central.
+    Order { store: StoreId, by: By, order: Order },
 }
 
 /// A request on its way.
-struct Sent {
+pub(super) struct Sent {
     /// No other has it.
-    number: u64,
-    ask: Ask,
+    pub(super) number: u64,
+    pub(super) ask: Ask,
     /// The server that has it.
     server: u64,
     /// None: the client has hung up.
-    answering: Option<Answering>,
+    pub(super) answering: Option<Answering>,
     /// What it names next.
     next_id: u128,
     /// In which turn it queued to be written.
-    queued: Option<u64>,
+    pub(super) queued: Option<u64>,
     /// The process's clock when it was heard.
-    clock: Millis,
+    pub(super) clock: Millis,
     /// When it was sent.
     at: i64,
     /// How long it is willing to wait, ms.
     patience_ms: i64,
     /// At a store: how it must be answered. It is on disk.
-    due: Option<Due>,
+    pub(super) due: Option<Due>,
     /// At central: the purchase that its key stands for, and since when it waits for that.
     purchase: Option<(Name, i64)>,
-    is_other: bool,
-    is_replay: bool,
+    pub(super) is_other: bool,
+    pub(super) is_replay: bool,
     /// A cancel that came before is asked for once more.
     is_second: bool,
     /// A cancel that was asked for, and the refusal if it could not be: since when it waits.
     cancel: Option<(Option<&'static str>, i64)>,
     /// The heartbeat that central has read for it last.
-    looked: Option<(StoreId, Reading)>,
+    pub(super) looked: Option<(StoreId, Reading)>,
+    /// At a store: its operations that its transaction has recorded.
+    pub(super) recorded: Vec<Name>,
+    /// An order through central: the command that its key stands for, and since when it waits for that.
+    pub(super) command: Option<(Name, i64)>,
+    /// Why nothing may be asked of the store.
+    pub(super) refusals: Vec<Name>,
 }
 
 impl Ask {
     /// What makes it another request.
-    fn request(&self) -> Name {
+    pub(super) fn request(&self) -> Name {
         format!("{} {} {}", self.method, self.path, self.body).into()
     }
 
     /// Of a store: the name that it has for ever.
-    fn operation(&self, clock: Millis) -> OperationId {
+    pub(super) fn operation(&self, clock: Millis) -> OperationId {
         let fingerprint = runtime::http::fingerprint(self.method, &self.path, &self.body);
         Key { key: self.key.to_string(), fingerprint, route: String::new() }.operation(clock)
     }
@@ -119,13 +130,15 @@ impl Ask {
 
 impl Sent {
     /// How long it waits at most that has begun to then, ms.
-    fn waits_for(&self, since: i64) -> i64 {
+    pub(super) fn waits_for(&self, since: i64) -> i64 {
         self.patience_ms.min(self.at + REQUEST_MS - since).max(0)
     }
 
-    fn buying<'a>(&'a self, status: Option<&'a str>, now: i64) -> Buying<'a> {
+    fn buying<'a>(&'a self, status: Option<&'a str>, code: Option<&'a str>, now: i64) -> Buying<'a> {
         Buying {
             purchase: self.purchase.as_ref().map(|(purchase, _)| (&**purchase, status.unwrap_or("unknown"))),
+            code,
+            refusals: &self.refusals,
             is_other: self.is_other,
             is_replay: self.is_replay,
             waited_ms: self.purchase.as_ref().map_or(0, |(_, since)| now - since),
@@ -137,12 +150,13 @@ impl Sent {
 impl Clients {
     pub(super) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed ^ 0x636c_6965_6e74);
-        let happens = dice.chance(180) | (seed >= DENSE && seed % 8 == 2);
+        let trades = dice.chance(180) | (seed >= DENSE && seed % 8 == 2);
+        let orders = Dice::new(seed ^ 0x6f72_6465_7273).chance(120) | (seed >= DENSE && seed % 8 == 6);
         let (asks, again, sent) = (Vec::new(), Vec::new(), Vec::new());
-        Self { dice, happens, time: None, asks, again, sent, last: 0, tags: BTreeMap::new() }
+        Self { dice, trades, orders, time: None, asks, again, sent, last: 0, tags: BTreeMap::new() }
     }
 
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
     }
@@ -152,16 +166,19 @@ impl VirtualWorld {
     /// One step of clients and of what serves them, now and then. `is_asked`: for something new; `repeats`: what is repeated
     /// after a restore.
     pub(super) fn serve(&mut self, is_asked: bool, repeats: bool) {
-        if !self.clients.happens {
+        if !self.clients.trades && !self.clients.orders {
             return;
         }
         self.forget_dead();
         if is_asked && self.clients.dice.chance(if self.calm { 4 } else { 120 }) {
-            match self.clients.dice.below(10) {
-                0..=1 => self.ask_at_store(),
-                2..=4 => self.ask_for_purchase(),
-                5 => self.ask_to_cancel(),
-                6..=8 => self.repeat(),
+            let orders = self.clients.orders && (!self.clients.trades || self.clients.dice.chance(600));
+            match (self.clients.dice.below(10), orders) {
+                (0..=2, true) => self.order_at_store(),
+                (3..=5, true) => self.order_through_central(),
+                (0..=1, false) => self.ask_at_store(),
+                (2..=4, false) => self.ask_for_purchase(),
+                (5, false) => self.ask_to_cancel(),
+                (6..=8, _) => self.repeat(),
                 _ => self.reuse(),
             }
         }
@@ -292,7 +309,7 @@ impl VirtualWorld {
     }
 
     /// Asks for something new; who is impatient does it twice.
-    fn ask(&mut self, ask: Ask) {
+    pub(super) fn ask(&mut self, ask: Ask) {
         if self.clients.asks.len() >= ASKS_MAX {
             self.clients.asks.remove(0);
         }
@@ -305,7 +322,7 @@ impl VirtualWorld {
 
     /// A store is back: its tills repeat some of what they may have been told, and what the store may have forgotten.
     pub(super) fn came_back(&mut self, store: &StoreId) {
-        let is_of_it = |ask: &&Ask| matches!(&ask.what, What::Item { store: of, .. } if of == store);
+        let is_of_it = |ask: &&Ask| matches!(&ask.what, What::Item { store: of, .. } | What::Order { store: of, by: By::Store, .. } if of == store);
         let of_it: Vec<Ask> = self.clients.asks.iter().filter(is_of_it).cloned().collect();
         let again = of_it.into_iter().filter(|_| self.clients.dice.chance(500)).collect();
         self.clients.again = again;
@@ -321,7 +338,13 @@ impl VirtualWorld {
     /// By mistake something else is asked for under a key that was used.
     fn reuse(&mut self) {
         let Some(mut ask) = self.clients.dice.pick(&self.clients.asks).cloned() else { return };
-        ask.body["reference"] = format!("other {}", self.clients.number()).into();
+        match &mut ask.what {
+            What::Order { order: Order::Batch { atomic, .. }, .. } => {
+                *atomic = !*atomic;
+                ask.body["atomic"] = (*atomic).into();
+            }
+            _ => ask.body["reference"] = format!("other {}", self.clients.number()).into(),
+        }
         self.count("keys used for something else");
         self.send_ask(ask);
     }
@@ -369,14 +392,17 @@ impl VirtualWorld {
             is_second: false,
             cancel: None,
             looked: None,
+            recorded: Vec::new(),
+            command: None,
+            refusals: Vec::new(),
         };
         self.count("requests sent");
         match &sent.ask.what {
-            What::Item { store, .. } => {
+            What::Item { store, .. } | What::Order { store, by: By::Store, .. } => {
                 let store = store.clone();
                 self.send_to_store(sent, &store, request)
             }
-            What::Buy { .. } | What::Cancel { .. } => self.send_to_central(sent, request),
+            What::Buy { .. } | What::Cancel { .. } | What::Order { .. } => self.send_to_central(sent, request),
         }
     }
 
@@ -385,14 +411,23 @@ impl VirtualWorld {
             .filter(|number| self.agents[*number].store == *store && self.agents[*number].runs)
             .collect();
         let Some(number) = self.clients.dice.pick(&of_store).copied() else { return };
+        // What a human has chosen may have come to central without a word of how it came about: nobody knows the keys of that.
+        if self.oracle.has_chosen(store.as_str()) {
+            return;
+        }
         let new = self.clients.number();
         let agent = &mut self.agents[number];
         let http = agent.http.get_or_insert_with(|| Server::of_agent(new, store));
         (sent.server, sent.clock) = (http.number, Millis(self.now + agent.skew));
-        let What::Item { product, wish, .. } = &sent.ask.what else { return };
         let operation: Name = sent.ask.operation(sent.clock).as_str().into();
-        let (store, product) = (store.as_str().into(), product.as_str().into());
-        self.oracle.book.items.insert(operation, Asked { store, product, wish: wish.clone(), by: By::Store });
+        match &sent.ask.what {
+            What::Item { product, wish, .. } => {
+                let (store, product) = (store.as_str().into(), product.as_str().into());
+                self.oracle.book.items.insert(operation, Asked { store, product, wish: wish.clone(), by: By::Store });
+            }
+            What::Order { order, .. } => order.write_down(&mut self.oracle.book, store, &operation),
+            What::Buy { .. } | What::Cancel { .. } => {}
+        }
         sent.answering = Some(http.ask(request));
         if let Some(answer) = self.go_on(&mut sent) {
             let key = &sent.ask.key;
@@ -413,6 +448,7 @@ impl VirtualWorld {
         sent.clock = self.central.clock(self.now);
         sent.answering = Some(self.central.http.as_ref().expect("it serves").server.ask(request));
         self.key_stands(&mut sent);
+        self.note_refusals(&mut sent);
         let answer = self.go_on(&mut sent);
         self.after_go_on(sent, answer);
     }
@@ -422,6 +458,9 @@ impl VirtualWorld {
         match self.central.bound.find(&sent.ask.key, &sent.ask.request()) {
             Stands::Free => {}
             Stands::Same(_) if matches!(sent.ask.what, What::Cancel { .. }) => sent.is_replay = true,
+            Stands::Same(bound) if matches!(sent.ask.what, What::Order { .. }) => {
+                (sent.command, sent.is_replay) = (Some((bound.effect, self.now)), true);
+            }
             Stands::Same(bound) => {
                 (sent.purchase, sent.is_replay) = (Some((bound.effect, self.now)), true);
             }
@@ -430,7 +469,7 @@ impl VirtualWorld {
     }
 
     /// Its server goes on with it.
-    fn go_on(&mut self, sent: &mut Sent) -> Option<Answer> {
+    pub(super) fn go_on(&mut self, sent: &mut Sent) -> Option<Answer> {
         let time = self.clients.time.get_or_insert_with(|| Time::start(self.now));
         time.advance(self.now);
         let answering = sent.answering.as_mut()?;
@@ -474,7 +513,7 @@ impl VirtualWorld {
         let server = http.number;
         let Some((end, group)) = http.write(&agent.file, &mut self.clients.dice, risk) else { return };
         let mut written = self.take_queued(server);
-        let names: Vec<Name> = written.iter().map(|sent| sent.ask.operation(sent.clock).as_str().into()).collect();
+        let names: Vec<Name> = written.iter().flat_map(operations_of).collect();
         let operations: Vec<&str> = names.iter().map(|name| &**name).collect();
         self.look_at(number, Occasion::Operation(&operations), None);
         if written.len() > 1 {
@@ -483,7 +522,24 @@ impl VirtualWorld {
         if end == Commit::Before {
             return self.after_commit(number, end);
         }
-        self.judge_written(number, from, (epoch, versions), &mut written);
+        let entries = self.oracle.recorded_since(self.agents[number].store.as_str(), from, self.agents[number].noted);
+        let mut log = Written::of(number, &self.agents[number], entries, from, (epoch, versions));
+        for sent in &mut written {
+            sent.due = match &sent.ask.what {
+                What::Item { .. } => self.judge_item(&mut log, sent),
+                What::Order { .. } => self.judge_order(&mut log, sent),
+                What::Buy { .. } | What::Cancel { .. } => None,
+            };
+        }
+        for sent in &written {
+            let is_taken = |operation: &Name| written.iter().any(|other| other.recorded.contains(operation));
+            let left = operations_of(sent).into_iter().find(|operation| log.names(operation) && !is_taken(operation));
+            if let Some(left) = left {
+                let (key, request, due) = (&sent.ask.key, sent.ask.request(), &sent.due);
+                self.oracle
+                    .break_(format!("P3: {left} is recorded, and must be answered as {due:?} ({key} {request})"));
+            }
+        }
         if end == Commit::After {
             return self.after_commit(number, end);
         }
@@ -514,77 +570,51 @@ impl VirtualWorld {
         queued
     }
 
-    /// Works out what requests that were written together must have done, one after another, and how each must be answered.
-    fn judge_written(
-        &mut self,
-        number: usize,
-        from: Place,
-        (epoch, mut versions): (u64, BTreeMap<ProductId, i64>),
-        written: &mut [Sent],
-    ) {
-        let store = self.agents[number].store.clone();
-        let to = self.agents[number].noted;
-        let entries = self.oracle.recorded_since(store.as_str(), from, to);
-        let mut before = from;
-        for sent in written {
-            let What::Item { product, wish, .. } = &sent.ask.what else { continue };
-            let (key, request) = (sent.ask.key.clone(), sent.ask.request());
-            let operation: Name = sent.ask.operation(sent.clock).as_str().into();
-            let all = self.oracle.shop(store.as_str(), before);
-            let shop = all.without_due([product.as_str()], sent.clock.0);
-            // What ends first is a change of the item, too.
-            let ends = (all.open_holds() - shop.open_holds()) as i64;
-            let own = entries.iter().position(|(_, kind, of)| *of == operation && &**kind != "low_stock");
-            let done = |shop: &Shop, at: Place, is_replay, told| Due::Done {
-                status: if matches!(wish, Wish::Create { .. }) { 201 } else { 200 },
-                product: product.as_str().into(),
-                item: shop.items.get(product.as_str()).cloned().unwrap_or_default(),
-                position: format!("{store}:{}-{}", at.epoch, at.seq),
-                is_replay,
-                told,
-            };
-            let due = match self.agents[number].bound.find(&key, &request) {
-                Stands::Other => Due::Refused("idempotency_key_reused"),
-                Stands::Same(bound) => {
-                    let then = self.oracle.shop(store.as_str(), bound.place);
-                    done(&then, bound.place, true, bound.told)
-                }
-                // It came back with central's state, and its answer did not.
-                Stands::Free if shop.done.contains_key(&operation) => {
-                    self.count("requests repeated after a restore");
-                    done(&self.oracle.shop(store.as_str(), before), before, true, None)
-                }
-                Stands::Free => match guarded(&sent.ask, epoch, versions.get(product).map(|version| version + ends))
-                    .map_or_else(|| decide(shop.items.get(product.as_str()), wish, None).map(drop), Err)
-                {
-                    Err(code) => Due::Refused(code),
-                    Ok(()) => {
-                        let Some(own) = own else {
-                            self.oracle.break_(format!("P4: {key} {request} must be done, and is not recorded"));
-                            continue;
-                        };
-                        let place = entries[own].0;
-                        let bound = Bound { request: request.clone(), effect: operation.clone(), place, told: None };
-                        self.agents[number].bound.bind(key.clone(), bound);
-                        let follows =
-                            |(_, kind, _): &&(_, Name, Name)| matches!(&**kind, "low_stock" | "allotment_changed");
-                        before = entries[own + 1..].iter().take_while(follows).last().map_or(place, |last| last.0);
-                        *versions.entry(product.clone()).or_default() += 1 + ends;
-                        sent.due = Some(done(&self.oracle.shop(store.as_str(), place), place, false, None));
-                        continue;
-                    }
-                },
-            };
-            if own.is_some_and(|own| entries[own].0.seq > before.seq) {
-                self.oracle.break_(format!("P3: {key} {request} is recorded, and must be answered as {due:?}"));
+    /// Works out what a request about an item must have done, and how it must be answered.
+    fn judge_item(&mut self, log: &mut Written, sent: &mut Sent) -> Option<Due> {
+        let What::Item { product, wish, .. } = &sent.ask.what else { return None };
+        let (key, request, product): (_, _, Name) = (sent.ask.key.clone(), sent.ask.request(), product.as_str().into());
+        let operation: Name = sent.ask.operation(sent.clock).as_str().into();
+        let all = self.oracle.shop(&log.store, log.before);
+        let shop = all.without_due([&*product], sent.clock.0);
+        // What ends first is a change of the item, too.
+        let ends = (all.open_holds() - shop.open_holds()) as i64;
+        let status = if matches!(wish, Wish::Create { .. }) { 201 } else { 200 };
+        match self.agents[log.number].bound.find(&key, &request) {
+            Stands::Other => Some(Due::refused("idempotency_key_reused")),
+            Stands::Same(Bound { place, says, told, .. }) => {
+                let (position, is_replay) = (log.position(place), true);
+                says.map(|says| Due::Done { status, says: *says, position, is_replay, told })
             }
-            sent.due = Some(due);
+            // It came back with central's state, and its answer did not.
+            Stands::Free if shop.done.contains_key(&operation) => {
+                self.count("requests repeated after a restore");
+                let (says, position) = (Says::Item(log.left(&self.oracle, &product)), log.position(log.before));
+                Some(Due::Done { status, says, position, is_replay: true, told: None })
+            }
+            Stands::Free => {
+                let version = log.versions.get(&product).map(|version| version + ends);
+                let refused = guarded(&sent.ask, log.epoch, version);
+                if let Err(code) = refused.map_or_else(|| decide(shop.items.get(&product), wish, None).map(drop), Err) {
+                    return Some(Due::refused(code));
+                }
+                let Some(place) = log.take(&self.oracle, &operation) else {
+                    self.oracle.break_(format!("P4: {key} {request} must be done, and is not recorded"));
+                    return None;
+                };
+                sent.recorded.push(operation.clone());
+                // What a rule sets aside because of it is in the answer.
+                let says = Says::Item(log.left(&self.oracle, &product));
+                let bound = Bound { request, effect: operation, place, says: Some(says.clone().into()), told: None };
+                self.agents[log.number].bound.bind(key, bound);
+                Some(Due::Done { status, says, position: log.position(place), is_replay: false, told: None })
+            }
         }
     }
 
     /// A store's answer goes to its client, unless it is lost on the way.
     fn hear_store(&mut self, number: usize, sent: &Sent, answer: &Answer) {
-        let What::Item { store, product, .. } = &sent.ask.what else { return };
+        let store = self.agents[number].store.clone();
         let agent = &mut self.agents[number];
         if let Some(Due::Done { .. }) = sent.due
             && let Stands::Same(_) = agent.bound.find(&sent.ask.key, &sent.ask.request())
@@ -594,7 +624,7 @@ impl VirtualWorld {
         if self.clients.dice.chance(150) {
             return self.count("answers lost");
         }
-        let (key, operation) = (&sent.ask.key, sent.ask.operation(sent.clock));
+        let key = &sent.ask.key;
         let (status, replay) = (answer.status, if answer.is_replay { ", again" } else { "" });
         self.say(|| format!("{store}/{number}: {key} {} is answered {status}{replay}", sent.ask.request()));
         self.count(match answer.code() {
@@ -603,8 +633,9 @@ impl VirtualWorld {
             _ if answer.is_replay => "answers repeated",
             _ => "requests answered",
         });
+        let What::Item { product, .. } = &sent.ask.what else { return self.count_ordered(sent, answer) };
         if answer.status < 300 {
-            self.oracle.acked(operation.as_str());
+            self.oracle.acked(sent.ask.operation(sent.clock).as_str());
         }
         let tag = answer.etag.as_deref().and_then(|tag| tag.trim_matches('"').split_once('-'));
         if let Some((Ok(epoch), Ok(version))) = tag.map(|(epoch, version)| (epoch.parse(), version.parse())) {
@@ -617,11 +648,13 @@ impl VirtualWorld {
         self.tell_heartbeats();
         let risk = self.risk();
         let Some(http) = &self.central.http else { return };
-        let queued: Vec<usize> = (0..self.clients.sent.len())
+        let mut queued: Vec<usize> = (0..self.clients.sent.len())
             .filter(|at| self.clients.sent[*at].queued.is_some() && self.clients.sent[*at].server == http.server.number)
             .collect();
-        let (mut allowed, mut cancels) = (BTreeMap::new(), BTreeMap::new());
+        queued.sort_by_key(|at| self.clients.sent[*at].queued);
+        let (mut allowed, mut cancels, mut cancelled) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         for at in queued {
+            self.note_refusals_of(at);
             let sent = &self.clients.sent[at];
             if let (What::Buy { lines, ttl_ms, store }, Some((asked, reading))) = (&sent.ask.what, &sent.looked) {
                 let id = PurchaseId::new(id_of(sent.number));
@@ -640,7 +673,18 @@ impl VirtualWorld {
             }
             if let What::Cancel { purchase } = &sent.ask.what {
                 let (number, purchase) = (sent.number, purchase.clone());
-                cancels.insert(number, self.note_cancel(number, &purchase));
+                let may_ask = match self.central.bound.find(&sent.ask.key, &sent.ask.request()) {
+                    Stands::Free => true,
+                    // It asks once more for what has come before, and finds that on its way, or ended.
+                    Stands::Same(_) => sent.is_second,
+                    Stands::Other => false,
+                };
+                let may_ask = may_ask && cancelled.insert(purchase.clone());
+                cancels.insert(number, self.note_cancel(number, &purchase, may_ask));
+            }
+            if let What::Order { .. } = &self.clients.sent[at].ask.what {
+                let is_allowed = self.note_order(at);
+                allowed.insert(self.clients.sent[at].number, is_allowed);
             }
         }
         let http = self.central.http.as_ref().expect("it serves");
@@ -651,9 +695,11 @@ impl VirtualWorld {
             self.count("requests written in one transaction");
         }
         for sent in &mut written {
+            let allowed = allowed.remove(&sent.number).unwrap_or(Ok(()));
             match cancels.remove(&sent.number) {
                 Some(asked) => self.judge_cancel(sent, end, asked),
-                None => self.judge_begun(sent, end, allowed.remove(&sent.number).unwrap_or(Ok(()))),
+                None if matches!(sent.ask.what, What::Order { .. }) => self.judge_ordered(sent, end, allowed),
+                None => self.judge_begun(sent, end, allowed),
             }
         }
         self.after_central_commit(end);
@@ -669,7 +715,7 @@ impl VirtualWorld {
     }
 
     /// P8, as the judge sees it.
-    fn may_sell_as_looked(&self, store: &StoreId, reading: &Reading) -> Result<(), String> {
+    pub(super) fn may_sell_as_looked(&self, store: &StoreId, reading: &Reading) -> Result<(), String> {
         let known = stores::find(&self.central.file, store).expect("the view can be read");
         let (Some(known), Some(http)) = (known, &self.central.http) else { return Ok(()) };
         let beat = reading.heartbeat.as_ref().map(|beat| (beat.epoch.get(), reading.age_ms));
@@ -678,8 +724,8 @@ impl VirtualWorld {
         self.oracle.may_sell(&self.central.file, store.as_str(), beat).expect("the view can be read")
     }
 
-    /// Writes down that a purchase is to be cancelled. Says whether it is pending, and why it cannot be cancelled.
-    fn note_cancel(&mut self, number: u64, purchase: &str) -> (bool, Option<&'static str>) {
+    /// Writes down that a purchase is to be cancelled, if its store may be asked to: once until it has answered. Says whether it is pending, and why it cannot be cancelled.
+    fn note_cancel(&mut self, number: u64, purchase: &str, may_ask: bool) -> (bool, Option<&'static str>) {
         let sql = "select status, store_id, picked_at is not null, coalesce(seeking, 0), \
                    (select retired from store where store_id = purchase.store_id) from purchase where purchase_id = ?1";
         let known = self.central.file.query_row(sql, [purchase], |row| {
@@ -690,13 +736,23 @@ impl VirtualWorld {
         };
         let is_pending = status == "pending";
         let cancel = Cancel { store: store.into(), purchase: purchase.into(), forced: is_pending };
-        self.oracle.book.cancels.insert(id_of(number).to_string().into(), cancel);
+        if may_ask && !self.is_cancel_open(purchase) {
+            self.oracle.book.cancels.insert(id_of(number).to_string().into(), cancel);
+        }
         let refusal = match status.as_str() {
             "confirmed" if picked => Some("already_picked"),
             "confirmed" | "pending" if retired && !seeking => Some("store_retired"),
             _ => None,
         };
         (is_pending, refusal)
+    }
+
+    /// Whether the store of a purchase has a cancel of it to answer.
+    pub(super) fn is_cancel_open(&self, purchase: &str) -> bool {
+        let sql = "select 1 from request join purchase using (purchase_id, store_id) \
+                   where purchase_id = ?1 and type = 'cancel' and request.status = 'pending'";
+        let open = self.central.file.prepare_cached(sql).and_then(|mut open| open.exists([purchase]));
+        open.expect("the view can be read")
     }
 
     /// What a request to cancel has come to, in a transaction that is over.
@@ -719,7 +775,7 @@ impl VirtualWorld {
         }
         if stands == Stands::Free {
             let effect: Name = purchase.as_str().into();
-            let bound = Bound { request, effect, place: Place::default(), told: None };
+            let bound = Bound { request, effect, place: Place::default(), says: None, told: None };
             self.central.bound.bind(key.clone(), bound);
         }
         self.say(|| format!("{key}: cancel of {purchase}"));
@@ -738,6 +794,7 @@ impl VirtualWorld {
         let id = PurchaseId::new(id_of(sent.number)).to_string();
         let (key, request) = (sent.ask.key.clone(), sent.ask.request());
         let row = self.purchase_row(&id);
+        self.note_refusals(sent);
         let stands = self.central.bound.find(&key, &request);
         match (&row, stands) {
             (Some((store, status)), Stands::Free) => {
@@ -745,7 +802,7 @@ impl VirtualWorld {
                     self.oracle.break_(broken);
                 }
                 let effect: Name = id.as_str().into();
-                let bound = Bound { request, effect: effect.clone(), place: Place::default(), told: None };
+                let bound = Bound { request, effect: effect.clone(), place: Place::default(), says: None, told: None };
                 self.central.bound.bind(key.clone(), bound);
                 sent.purchase = Some((effect, self.now));
                 self.told_at.insert(id.clone(), self.step);
@@ -785,6 +842,12 @@ impl VirtualWorld {
         let sql = "select store_id, status from purchase where purchase_id = ?1";
         let row = self.central.file.query_row(sql, [id], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)));
         row.ok().map(|(store, status)| (StoreId::parse(&store).expect("an id"), status))
+    }
+
+    /// Why a purchase has ended, in central's table.
+    fn purchase_code(&self, id: &str) -> Option<String> {
+        let sql = "select code from purchase where purchase_id = ?1";
+        self.central.file.query_row(sql, [id], |row| row.get(0)).ok().flatten()
     }
 
     /// A request to cancel was answered, waits to be written, or waits for a store.
@@ -832,14 +895,17 @@ impl VirtualWorld {
 
     /// A request at central was answered, waits to be written, or waits for a store.
     fn after_go_on(&mut self, mut sent: Sent, answer: Option<Answer>) {
-        if let What::Cancel { purchase } = sent.ask.what.clone() {
-            return self.after_go_on_cancel(sent, answer, &purchase);
+        match sent.ask.what.clone() {
+            What::Cancel { purchase } => return self.after_go_on_cancel(sent, answer, &purchase),
+            What::Order { .. } => return self.after_go_on_order(sent, answer),
+            What::Item { .. } | What::Buy { .. } => {}
         }
         let status = sent.purchase.as_ref().and_then(|(id, _)| self.purchase_row(id)).map(|(_, status)| status);
+        let code = sent.purchase.as_ref().and_then(|(id, _)| self.purchase_code(id));
         let Some(answer) = answer else {
             sent.queued = None;
             if sent.purchase.is_some() || sent.is_other {
-                if let Err(broken) = sent.buying(status.as_deref(), self.now).judge_wait() {
+                if let Err(broken) = sent.buying(status.as_deref(), None, self.now).judge_wait() {
                     self.oracle.break_(format!("{broken} ({} {})", sent.ask.key, sent.ask.request()));
                 }
             } else {
@@ -848,7 +914,7 @@ impl VirtualWorld {
             return self.clients.sent.push(sent);
         };
         let key = sent.ask.key.clone();
-        if let Err(broken) = sent.buying(status.as_deref(), self.now).judge(&answer) {
+        if let Err(broken) = sent.buying(status.as_deref(), code.as_deref(), self.now).judge(&answer) {
             self.oracle.break_(format!("{broken} ({key} {})", sent.ask.request()));
         }
         if self.clients.dice.chance(150) {
@@ -908,11 +974,20 @@ fn guarded(ask: &Ask, epoch: u64, version: Option<i64>) -> Option<&'static str> 
     expected.is_some_and(|expected| expected != version).then_some("version_conflict")
 }
 
+/// The operations that a request at a store may record.
+fn operations_of(sent: &Sent) -> Vec<Name> {
+    let operation: Name = sent.ask.operation(sent.clock).as_str().into();
+    match &sent.ask.what {
+        What::Order { order, .. } => order.operations(&operation),
+        What::Item { .. } | What::Buy { .. } | What::Cancel { .. } => vec![operation],
+    }
+}
+
 /// Versions of the items that there are.
-fn versions(file: &Connection, products: &[ProductId]) -> BTreeMap<ProductId, i64> {
+fn versions(file: &Connection, products: &[ProductId]) -> BTreeMap<Name, i64> {
     let of = |product: &ProductId| {
         let item = ledger::find_item(file, product).expect("stock can be read")?;
-        Some((product.clone(), item.version))
+        Some((product.as_str().into(), item.version))
     };
     products.iter().filter_map(of).collect()
 }

@@ -399,6 +399,7 @@ impl VirtualWorld {
             logs.entry(agent.store.as_str().into()).or_default().push((&agent.file, agent.noted));
         }
         self.oracle.set_back(&self.central.file, &old.file, &logs).expect("the view can be read");
+        self.readers_set_back();
         self.touched.extend(self.stores.iter().cloned());
         self.central.file = old.file;
         self.central.bound = old.bound;

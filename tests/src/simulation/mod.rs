@@ -15,6 +15,8 @@ mod clients;
 mod faults;
 mod holds;
 mod humans;
+mod orders;
+mod readers;
 mod rebuilding;
 mod reconciling;
 mod redis;
@@ -203,6 +205,30 @@ pub const MUST_OCCUR: &[&str] = &[
     "cancels answered",
     "cancels answered before the store has",
     "cancels refused",
+    "reservations made under a key",
+    "reservations confirmed under a key",
+    "reservations confirmed in part under a key",
+    "reservations extended under a key",
+    "reservations cancelled under a key",
+    "reservations found as they were to be",
+    "batches done under a key",
+    "batches done in part under a key",
+    "batches refused as a whole",
+    "orders repeated",
+    "orders repeated after a restore",
+    "batches repeated after a restore",
+    "orders refused by a store",
+    "reservations asked through central under a key",
+    "commands to reservations under a key",
+    "reservations found by central as they were to be",
+    "batches asked through central under a key",
+    "transfers asked for under a key",
+    "orders waited for",
+    "orders answered before the store has",
+    "orders refused by central",
+    "pages of events read",
+    "readers that went back",
+    "readers whose central was set back",
 ];
 
 /// From this seed on all rare faults happen in every seed, and every other one is about copies: to hunt for what is rarer still.

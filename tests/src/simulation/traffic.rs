@@ -495,7 +495,9 @@ impl VirtualWorld {
         let known = self.central.file.query_row(sql, [&id], |row| Ok((row.get(0)?, row.get(1)?)));
         let Ok((status, store)): Result<(String, String), _> = known else { return };
         let asked = Cancel { store: store.into(), purchase: id.as_str().into(), forced: status == "pending" };
-        self.oracle.book.cancels.insert(command.as_str().into(), asked);
+        if !self.is_cancel_open(&id) {
+            self.oracle.book.cancels.insert(command.as_str().into(), asked);
+        }
         let (clock, risk) = (self.central.clock(self.now), self.risk());
         let (mut was_pending, mut was_seeking) = (false, false);
         let mut picked = false;

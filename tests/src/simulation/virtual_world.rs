@@ -12,6 +12,7 @@ use super::allotments::Allotting;
 use super::carts::Carts;
 use super::central::{Central, Consumed};
 use super::clients::Clients;
+use super::readers::Readers;
 use super::rebuilding::Rebuilding;
 use super::reconciling::Reconciling;
 use super::redis::Redis;
@@ -84,6 +85,7 @@ pub(super) struct VirtualWorld {
     pub(super) allotting: Allotting,
     pub(super) reconciling: Reconciling,
     pub(super) clients: Clients,
+    pub(super) readers: Readers,
     trace: Option<Vec<String>>,
     seed: u64,
 }
@@ -182,6 +184,7 @@ impl VirtualWorld {
             allotting: Allotting::new(seed),
             reconciling: Reconciling::new(seed),
             clients: Clients::new(seed),
+            readers: Readers::new(seed),
             trace: trace.then(Vec::new),
             seed,
             stores,
@@ -296,6 +299,7 @@ impl VirtualWorld {
             self.set_units_aside();
             self.take_stock();
             self.serve(true, true);
+            self.read_events();
             if self.peace {
                 if self.dice.chance(60) {
                     self.traffic()
@@ -335,6 +339,7 @@ impl VirtualWorld {
                 self.take_stock();
             }
             self.serve(step < BUSY_CALM, !(healed || falls_silent && step > BUSY_CALM));
+            self.read_events();
             if !healed && self.dice.chance(busy) {
                 self.traffic();
             } else {
@@ -705,6 +710,7 @@ impl VirtualWorld {
         if !healed {
             violations.push(format!("P6: not healed in time: {}", self.what_is_open()));
         }
+        self.read_all_events();
         self.tell_ledgers();
         if !self.is_broken() {
             let stores: Vec<(StoreId, &Connection)> =

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use protocol::domain::reservation::Act;
 use protocol::domain::{Line, Lines, LowAt, Operation, Reason};
 use protocol::ids::{ProductId, StoreId};
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{BATCH_MAX, BatchLine, Position};
 use serde::de::DeserializeOwned;
@@ -444,7 +445,8 @@ pub struct Confirm {
 impl Confirm {
     /// What is asked.
     pub fn asked(self) -> Result<ActAsked> {
-        let act = Act::Confirm { lines: self.lines.map(lines).transpose()? };
+        let part = self.lines.filter(|_| !planted(Bug::PartConfirmedAsWhole));
+        let act = Act::Confirm { lines: part.map(lines).transpose()? };
         Ok(ActAsked { act, reference: self.reference.map(|text| text.0) })
     }
 }
