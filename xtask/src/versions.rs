@@ -26,6 +26,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut tests = process::of_workspace("test");
     tests.args(["--workspace", "--test", "e2e", "--", "versions::", "--ignored"]);
     tests.env("SHELFSTREAM_REDIS_SERVER", server).env("SHELFSTREAM_BIN_DIR", binaries);
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        // They wait far more than they compute.
+        tests.env("RUST_TEST_THREADS", "4");
+    }
     if !tests.env("SHELFSTREAM_EARLIER_BIN_DIR", earlier).status()?.success() {
         bail!("{} and this version do not get on", options.revision);
     }
