@@ -108,6 +108,7 @@ pub(super) const SEEDS: &[Seed] = &[
     (Agent, "POST", "/v1/reservations/018f3c8e-0000-7000-8000-000000000001/cancel", JSON, r#"{"reference":"r"}"#),
     (Agent, "POST", "/v1/reservations/018f3c8e-0000-7000-8000-000000000001/extend", JSON, r#"{"ttlSeconds":60}"#),
     (Agent, "GET", "/v1/transfers?direction=in&status=shipped&page=0&size=5", "", ""),
+    (Agent, "GET", "/v1/transfers/018f3c8e-0000-7000-8000-000000000002", "", ""),
     (
         Agent,
         "POST",
