@@ -67,8 +67,6 @@ pub enum Bug {
     RejectedInPart,
     /// The cancel of a purchase gives one line back.
     OneLineGivenBack,
-    /// A cancel that a restore records again gives one line back.
-    RestoredCancelInPart,
     /// The lines of a purchase that has ended are still left out of what is sold.
     PendingLinesLeft,
     /// A transfer's units leave the source however late it hears of that.
@@ -541,7 +539,6 @@ pub const BUGS: &[Bug] = &[
     Bug::OneLineTaken,
     Bug::RejectedInPart,
     Bug::OneLineGivenBack,
-    Bug::RestoredCancelInPart,
     Bug::PendingLinesLeft,
     Bug::ShipDeadlineIgnored,
     Bug::ReceivedTwice,

@@ -118,9 +118,20 @@ fn hunt(bug: Bug, known: Option<u64>, most: u64) -> Caught {
     Caught { bug, seed, by }
 }
 
+/// What a seed shows of a bug: nothing if it shows as much without one.
 fn play(bug: Bug, seed: u64) -> Shown {
+    match play_with(Some(bug), seed) {
+        Shown::Nothing => Shown::Nothing,
+        by => match play_with(None, seed) {
+            Shown::Nothing => by,
+            Shown::Assertion(_) | Shown::Broken(_) => Shown::Nothing,
+        },
+    }
+}
+
+fn play_with(bug: Option<Bug>, seed: u64) -> Shown {
     let played = std::panic::catch_unwind(|| {
-        plant(Some(bug));
+        plant(bug);
         let outcome = simulation::run(seed, false);
         plant(None);
         outcome

@@ -402,11 +402,8 @@ impl Today {
     /// The items of a cancelled purchase, which are given back if they are taken.
     fn given_back(&mut self, lines: &Lines, then: &[ItemAfter], is_taken: bool) -> Vec<ItemAfter> {
         let mut items = self.unchanged(lines.iter().map(|line| &line.product_id), then);
-        for (number, item) in items.iter_mut().enumerate() {
+        for item in &mut items {
             item.delta = if is_taken { lines.quantity_of(&item.product_id) } else { 0 };
-            if number > 0 && planted(Bug::RestoredCancelInPart) {
-                item.delta = 0;
-            }
         }
         self.all_moved(items)
     }
