@@ -4,9 +4,13 @@
 //! **Guarantees.** What is judged is the address that is connected to, at each delivery, whatever the name resolved to
 //! before; a literal address is judged like one that a name resolves to.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use ipnet::{Ipv4Net, Ipv6Net};
 use reqwest::Url;
 
@@ -95,10 +99,9 @@ impl Reach {
             return self.allowed(&[SocketAddr::new(address, port)]);
         }
         let host = url.host_str().unwrap_or_default();
-        let found = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host, port))).await;
+        let found = tokio::time::timeout(RESOLVE_TIMEOUT, LOOKUPS.of(host, port)).await;
         let found = found.map_err(|_| "must have a name that is resolved in time".to_owned())?;
-        let found: Vec<SocketAddr> =
-            found.map_err(|_| format!("must have a name that can be resolved: {host} cannot"))?.collect();
+        let found = found.ok_or_else(|| format!("must have a name that can be resolved: {host} cannot"))?;
         self.allowed(&found)
     }
 
@@ -108,6 +111,38 @@ impl Reach {
             return Err("must have a public address".to_owned());
         }
         Ok(allowed)
+    }
+}
+
+/// Look-ups that run, one for each name: the system's cannot be stopped, and each has a thread of those that read for everybody
+/// until it ends, which may be long after nobody waits for it any more.
+static LOOKUPS: LazyLock<Lookups> = LazyLock::new(Lookups::default);
+
+#[derive(Default)]
+struct Lookups(Mutex<HashMap<(String, u16), Lookup>>);
+
+/// `None`: there is no such name.
+type Lookup = Shared<BoxFuture<'static, Option<Vec<SocketAddr>>>>;
+
+impl Lookups {
+    /// The addresses of a name: by the look-up that runs, or by a new one.
+    async fn of(&'static self, host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+        let name = (host.to_owned(), port);
+        let start = || {
+            let name = name.clone();
+            let look = tokio::spawn(async move {
+                let found = tokio::net::lookup_host((&*name.0, name.1)).await.map(Iterator::collect);
+                self.running().remove(&name);
+                found.ok()
+            });
+            look.map(|found| found.ok().flatten()).boxed().shared()
+        };
+        let look = self.running().entry(name.clone()).or_insert_with(start).clone();
+        look.await
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<(String, u16), Lookup>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,6 +157,15 @@ mod tests {
     use super::*;
 
     const PUBLIC: Reach = Reach { private: false };
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_once_at_a_time() {
+        let lookups: &Lookups = Box::leak(Box::default());
+        let look = || lookups.of("localhost", 1);
+        let (one, other, running) = tokio::join!(look(), look(), async { lookups.running().len() });
+        assert_eq!((one.as_ref().is_some_and(|found| !found.is_empty()), &one, running), (true, &other, 1));
+        assert!(lookups.running().is_empty());
+    }
 
     #[test]
     fn addresses_of_networks_inside_are_not_public() {

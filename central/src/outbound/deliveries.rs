@@ -215,7 +215,8 @@ impl Deliveries {
                 let since = *self.failing_since.get_or_insert(now);
                 if answer == Answer::Gone {
                     self.status = Status::Disabled;
-                } else if now.since(since) >= PARKED_AFTER_MS {
+                } else if now.since(since) >= PARKED_AFTER_MS && before.failures as usize >= RETRIES_MS.len() {
+                    // Not by a clock that was set forward.
                     self.status = Status::Parked;
                 }
             }
@@ -423,6 +424,15 @@ mod tests {
         assert!(world.now.since(NOW) > PARKED_AFTER_MS + begun_again, "{}", world.now.since(NOW));
         assert_eq!(world.machine.next(world.now), Step::Rest { until: None });
         assert_eq!((world.kept.delivered_to(), world.taken.as_slice()), (0, [2, 3].as_slice()));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_forward_parks_nothing() {
+        let mut world = World::given(&["a"]);
+        let again = world.settle(fails_for("a")).expect("it is tried again");
+        world.now = again.plus(PARKED_AFTER_MS);
+        world.settle(fails_for("a"));
+        assert!(world.machine.is_active());
     }
 
     #[test]

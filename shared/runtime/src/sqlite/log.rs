@@ -1,6 +1,7 @@
 //! The write-ahead log, which is copied into the database beside the commits.
 //!
 //! **Guarantees.** While commits follow one another the log stays below a fixed length, unless somebody reads an old state.
+//! What has gathered behind such a reader is copied beside the commits like the rest, however long that takes.
 //! The writer knows that a copying has failed before anything can overwrite what it was to copy.
 //!
 //! A thread with a connection of its own copies what has been committed, while more is. It never catches up with a writer
@@ -39,6 +40,8 @@ pub(super) struct Log {
     /// In it after the last commit that has written something.
     pages: Arc<AtomicU32>,
     lengths: Lengths,
+    /// Of these, in the database as far as is known.
+    copied: u32,
     beside: Option<Beside>,
 }
 
@@ -52,7 +55,7 @@ impl Log {
             noted.store(written.unsigned_abs(), Ordering::Relaxed);
             Ok(())
         }))?;
-        Ok(Self { pages, lengths, beside: beside.map(Beside::start) })
+        Ok(Self { pages, lengths, copied: 0, beside: beside.map(Beside::start) })
     }
 
     /// What is to be done between commits. If it fails nothing may be written any more: what was copied before and not
@@ -62,17 +65,22 @@ impl Log {
         let (is_long, is_too_long) = (pages >= self.lengths.copied, pages >= self.lengths.most);
         if let Some(beside) = &mut self.beside {
             if is_long {
-                beside.begin();
+                beside.begin(pages.saturating_sub(self.copied));
             }
-            match beside.copied(is_too_long)? {
+            match beside.copied(is_too_long, self.lengths.most)? {
                 None => return Ok(()),
-                Some(copied) if pages.saturating_sub(copied) > FEW && !is_too_long => return Ok(()),
-                Some(_) => {}
+                // A log that is shorter than that has begun anew.
+                Some(copied) => self.copied = if copied > pages { 0 } else { copied },
+            }
+            let left = pages - self.copied;
+            if left > FEW && !(is_too_long && left <= self.lengths.most) {
+                return Ok(());
             }
         }
         if is_long {
             // Once for each commit that has left it long: a reader may keep it from being copied.
             self.pages.store(0, Ordering::Relaxed);
+            self.copied = 0;
             checkpoint(writer)?;
         }
         Ok(())
@@ -88,7 +96,8 @@ impl Log {
 struct Beside {
     begin: Sender<()>,
     copied: Receiver<rusqlite::Result<u32>>,
-    is_copying: bool,
+    /// The pages that it copies now, at most.
+    copying: Option<u32>,
     thread: JoinHandle<()>,
 }
 
@@ -106,29 +115,29 @@ impl Beside {
                 }
             })
             .expect("the system gives a thread at start");
-        Self { begin, copied, is_copying: false, thread }
+        Self { begin, copied, copying: None, thread }
     }
 
-    /// Copies the log as it is now, unless it is being copied.
-    fn begin(&mut self) {
-        if !self.is_copying {
+    /// Copies the log as it is now, `pages` at most, unless it is being copied.
+    fn begin(&mut self, pages: u32) {
+        if self.copying.is_none() {
             // If it has ended, which nothing but a panic makes it do, the next look at it says so.
-            self.is_copying = self.begin.send(()).is_ok();
+            self.copying = self.begin.send(()).is_ok().then_some(pages);
         }
     }
 
-    /// So many pages of the log are in the database, once a copying has come to its end; `waits`: for that.
-    fn copied(&mut self, waits: bool) -> rusqlite::Result<Option<u32>> {
-        if !self.is_copying {
-            return Ok(None);
-        }
+    /// So many pages of the log are in the database, once a copying has come to its end; `waits`: for that, unless it is of
+    /// more than `most`, which have gathered behind a reader: to wait for them would take as long as they are many.
+    fn copied(&mut self, waits: bool, most: u32) -> rusqlite::Result<Option<u32>> {
+        let Some(pages) = self.copying else { return Ok(None) };
+        let waits = waits && pages <= most;
         let copied = match self.copied.try_recv() {
             Err(TryRecvError::Empty) if !waits => return Ok(None),
             Err(TryRecvError::Empty) => self.copied.recv().unwrap_or_else(|_| Err(panicked())),
             Err(TryRecvError::Disconnected) => Err(panicked()),
             Ok(copied) => copied,
         };
-        self.is_copying = false;
+        self.copying = None;
         copied.map(Some)
     }
 
@@ -143,4 +152,26 @@ impl Beside {
 fn panicked() -> rusqlite::Error {
     let why = "the thread that copies the log has panicked".to_owned();
     rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERNAL), Some(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_what_has_gathered_behind_a_reader() {
+        let (open, gate) = channel::<()>();
+        let gate = Mutex::new(gate);
+        let mut connection = Connection::open_in_memory().expect("opens");
+        let closed = move || gate.lock().expect("is held by nobody else").recv().is_ok();
+        connection.progress_handler(1, Some(closed)).expect("is called for each step of a statement");
+        let mut beside = Beside::start(connection);
+        beside.begin(201);
+        assert!(matches!(beside.copied(true, 200), Ok(None)));
+        drop(open);
+        assert!(matches!(beside.copied(true, 201), Ok(Some(_))));
+        beside.end().expect("ends");
+    }
 }
