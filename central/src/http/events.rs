@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 use super::{App, Shared};
 use crate::outbound::event::{EventView, sent_type};
 use crate::storage::queries::events::{self, Start};
+use crate::storage::{Connection, JobResult};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(list))
@@ -96,13 +97,17 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     };
     let list = app.db.scan(move |connection| {
         let start = match &begin {
+            Begin::Chain(Start::Behind(place)) => match refuse_beyond(connection, "?after", *place)? {
+                Err(problem) => return Ok(Err(problem)),
+                Ok(()) => Start::Behind(*place),
+            },
             Begin::Chain(start) => *start,
             Begin::Store(position) => match events::place_of(connection, position)? {
                 Some(place) => Start::Behind(place),
                 // Nothing is behind a place that central has yet to reach.
                 None => {
                     let list = List::<EventView> { items: Vec::new(), next_cursor: filter.after.clone() };
-                    return Ok(Written::json(&list));
+                    return Ok(Ok(Written::json(&list)));
                 }
             },
         };
@@ -112,7 +117,17 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
             let event = EventView::from(recorded);
             wanted.product.as_deref().and_then(|product| event.as_of(product)).unwrap_or(event)
         };
-        Ok(Written::json(&List { items: part.events, next_cursor }.map(shown)))
+        Ok(Ok(Written::json(&List { items: part.events, next_cursor }.map(shown))))
     });
-    Ok(list.await?)
+    list.await?
+}
+
+/// Who has read further than the chain goes would miss what comes until it goes so far: this database is older than the one
+/// that he read.
+pub(super) fn refuse_beyond(connection: &Connection, pointer: &str, place: i64) -> JobResult<Result<()>> {
+    let last = events::last_place(connection)?;
+    Ok(match place > last {
+        true => Err(Problem::invalid(pointer, format!("must not be beyond the last event, which is {last}"))),
+        false => Ok(()),
+    })
 }

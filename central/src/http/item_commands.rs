@@ -14,7 +14,7 @@ use protocol::promise::request::Status;
 use protocol::wire::{Became, Command};
 use runtime::http::openapi::IfMatch;
 use runtime::http::requests::{Adjust, Allot, Asked, Change, Count, Create, Receive};
-use runtime::http::{Body, Code, ItemPath, Prefer, Problem, Result, StorePath, Write};
+use runtime::http::{Body, Code, ItemPath, ItemWrite, Prefer, Problem, Result, StorePath, Write};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -55,7 +55,7 @@ async fn create(
     Body { value, json }: Body<Create>,
 ) -> Result<Response> {
     let (product, asked) = value.asked();
-    app.command(store, product, asked, write, prefer, json).await
+    app.command(store, product, asked, write.into(), prefer, json).await
 }
 
 /// Set what was counted
@@ -68,7 +68,7 @@ async fn create(
 async fn count(
     State(app): Shared,
     ItemPath { store_id, product_id }: ItemPath,
-    write: Write,
+    write: ItemWrite,
     prefer: Prefer,
     Body { value, json }: Body<Count>,
 ) -> Result<Response> {
@@ -87,7 +87,7 @@ async fn count(
 async fn change(
     State(app): Shared,
     ItemPath { store_id, product_id }: ItemPath,
-    write: Write,
+    write: ItemWrite,
     prefer: Prefer,
     Body { value, json }: Body<Change>,
 ) -> Result<Response> {
@@ -104,7 +104,7 @@ async fn change(
 async fn receive(
     State(app): Shared,
     ItemPath { store_id, product_id }: ItemPath,
-    write: Write,
+    write: ItemWrite,
     prefer: Prefer,
     Body { value, json }: Body<Receive>,
 ) -> Result<Response> {
@@ -121,7 +121,7 @@ async fn receive(
 async fn adjust(
     State(app): Shared,
     ItemPath { store_id, product_id }: ItemPath,
-    write: Write,
+    write: ItemWrite,
     prefer: Prefer,
     Body { value, json }: Body<Adjust>,
 ) -> Result<Response> {
@@ -141,7 +141,7 @@ async fn adjust(
 async fn allot(
     State(app): Shared,
     ItemPath { store_id, product_id }: ItemPath,
-    write: Write,
+    write: ItemWrite,
     prefer: Prefer,
     Body { value, json }: Body<Allot>,
 ) -> Result<Response> {
@@ -170,11 +170,11 @@ struct Commanded {
 }
 
 /// What asks a store for an operation.
-pub(super) fn operate(product_id: ProductId, asked: Asked, write: Write) -> Command {
+pub(super) fn operate(product_id: ProductId, asked: Asked, ItemWrite { write, if_match }: ItemWrite) -> Command {
     Command::Operate {
         product_id,
         operation: asked.operation,
-        guard: Guard { expected_version: asked.expected_version, if_match: write.if_match.clone() },
+        guard: Guard { expected_version: asked.expected_version, if_match },
         about: about(write, asked.reference),
     }
 }
@@ -186,11 +186,11 @@ impl App {
         store_id: StoreId,
         product_id: ProductId,
         asked: Asked,
-        write: Write,
+        write: ItemWrite,
         prefer: Prefer,
         json: Value,
     ) -> Result<Response> {
-        let key = key_of(&write, &json);
+        let key = key_of(&write.write, &json);
         if let Some(record) = self.replay(key.as_ref()).await? {
             return self.commanded(&record.target, &prefer, true).await;
         }

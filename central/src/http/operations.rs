@@ -54,9 +54,6 @@ async fn run(
     prefer: Prefer,
     Body { value, json }: Body<BatchAt>,
 ) -> Result<Response> {
-    if write.if_match.is_some() {
-        return Err(Problem::invalid("If-Match", "is of one item: a line of a batch has expectedVersion"));
-    }
     if json.to_string().len() > BATCH_BYTES {
         let detail = format!("the body is larger than {BATCH_BYTES} bytes, without white space");
         return Err(Problem::new(Code::BodyTooLarge).detail(detail).with("limitBytes", BATCH_BYTES));

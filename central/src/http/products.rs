@@ -127,7 +127,7 @@ async fn create(
     let operation =
         Operation::Create { name: name.0, quantity: quantity.map_or(0, |quantity| quantity.0), low_at: None };
     let asked = Asked { operation, expected_version: None, reference: reference.map(|text| text.0) };
-    let command = operate(product_id.clone(), asked, write);
+    let command = operate(product_id.clone(), asked, write.into());
     let asking = match store_id {
         Some(store) => app.create_at(store, &product_id, &command, key).await?,
         None => app.create_anywhere(&product_id, &command, key).await?,

@@ -32,6 +32,7 @@ use crate::links::seeking::candidates;
 use crate::promises::purchases::{
     self as promised, Cancelled, PurchaseRequest, begin, cancel as ask_to_cancel, would_sell,
 };
+use crate::storage::commands::Request;
 use crate::storage::idempotency::{Effect, Key};
 use crate::storage::purchases::{self, Purchase};
 use crate::storage::queries::offers::{self, OfferOfAll, Shown};
@@ -81,7 +82,6 @@ async fn buy(
     prefer: Prefer,
     Body { value, json }: Body<Buy>,
 ) -> Result<Response> {
-    refuse_if_match(&write)?;
     let key = key_of(&write, &json);
     if let Some(record) = app.replay(key.as_ref()).await? {
         return app.bought(&record.target, &prefer, true).await;
@@ -159,7 +159,6 @@ async fn buy_anywhere(
     prefer: Prefer,
     Body { mut value, json }: Body<BuyAnywhere>,
 ) -> Result<Response> {
-    refuse_if_match(&write)?;
     let lines = value.wanted()?;
     if value.store_id.is_some() && value.policy.is_some() {
         return Err(Problem::invalid("/policy", "must be left out where storeId names the store"));
@@ -194,14 +193,6 @@ pub(super) fn is_of_the_store(problem: &Problem) -> bool {
             problem.to_json().get("reason").and_then(Value::as_str) != Some(Unavailable::Redis.as_str())
         }
         _ => false,
-    }
-}
-
-/// A purchase takes units whatever the item's version, and stores judge no version for it.
-fn refuse_if_match(write: &Write) -> Result<()> {
-    match write.if_match {
-        Some(_) => Err(Problem::invalid("If-Match", "must be left out: purchases depend on no version")),
-        None => Ok(()),
     }
 }
 
@@ -563,7 +554,6 @@ async fn cancel(
     prefer: Prefer,
     OptionalBody { value, json }: OptionalBody<Cancel>,
 ) -> Result<Response> {
-    refuse_if_match(&write)?;
     let key = key_of(&write, &json);
     app.replay(key.as_ref()).await?;
     let purchase_id: PurchaseId = id.parse().map_err(|_| Problem::new(Code::UnknownId))?;
@@ -576,7 +566,8 @@ async fn cancel(
         let mut other = None;
         // Another store may have been asked meanwhile.
         let store = if purchase.store == store.id { store } else { other.insert(load(connection, &purchase.store)?) };
-        let value = ask_to_cancel(connection, store, &purchase, command.clone(), &about, now)?;
+        let value = ask_to_cancel(connection, store, &purchase, command.clone(), &about, now)
+            .map_err(|abort| abort.map(|refused| Problem::from(refused).with("purchaseId", purchase_id.to_string())))?;
         // One that sought a store has ended with it.
         Ok(Done { value: (store.id.clone(), value), settled: vec![purchase_id.to_string()] })
     };
@@ -586,22 +577,23 @@ async fn cancel(
         // A repetition asks again: it finds the cancel that is on its way, or that the purchase has ended.
         written = app.write(None, target, act).await?;
     }
-    let rejection = match written.value {
+    let answered = match written.value {
         Some((store, Cancelled::Asked(command))) => {
             app.wakes.wake(&store);
-            app.await_command(command.as_str(), &prefer).await?.outcome
+            Some(app.await_command(command.as_str(), &prefer).await?)
         }
         Some((_, Cancelled::Ended)) | None => None,
     };
-    let rejection = rejection.and_then(|outcome| outcome.became.rejection().cloned());
+    let rejection = answered.as_ref().and_then(Request::rejection);
     let purchase = app.purchase(purchase_id).await?;
     // Retiring the store has ended a pending purchase, too: then the cancel has its way.
     let confirmed = purchase.status == Status::Confirmed;
-    if let (true, Some(rejection @ (Rejection::AlreadyPicked | Rejection::StoreRetired))) = (confirmed, &rejection) {
-        return Err(Problem::from(rejection).with("purchaseId", id));
+    let position = answered.as_ref().and_then(|request| request.position.as_ref()).or(purchase.position.as_ref());
+    let headers = Headers::new(Some(&prefer), is_replay, position);
+    if let (true, Some(rejection @ (Rejection::AlreadyPicked | Rejection::StoreRetired))) = (confirmed, rejection) {
+        return Ok(headers.on(Problem::from(rejection).with("purchaseId", id)));
     }
     let view = Json(PurchaseView::of(&purchase, app.source.now()));
-    let headers = Headers::new(Some(&prefer), is_replay, None);
     Ok(match purchase.status {
         Status::Pending | Status::Confirmed => {
             let headers = headers.with(header::LOCATION, &format!("/v1/purchases/{}", purchase.id));

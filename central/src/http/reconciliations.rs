@@ -205,9 +205,6 @@ async fn reconcile(
     prefer: Prefer,
     LargeBody { value, json, place: _place }: LargeBody<Reconcile>,
 ) -> Result<Response> {
-    if write.if_match.is_some() {
-        return Err(Problem::invalid("If-Match", "is of one item"));
-    }
     let Reconcile { store_id, lines: List(list), source, counted_at, dry_run } = value;
     if counted_at.as_ref().is_some_and(|position| position.store != store_id) {
         return Err(not_a_position());

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use protocol::domain::Lines;
+use protocol::domain::{Lines, Rejection};
 use protocol::ids::{OperationId, ReservationId, StoreId};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
@@ -226,7 +226,8 @@ impl App {
         // What has ended is answered by what is known, wherever its store is.
         let reading = match reservation.status.has_ended() {
             true => None,
-            false => Some(self.sellable(&store).await?.1),
+            // What is held is held whether or not the store gets new orders.
+            false => Some(self.reachable(&store).await?.1),
         };
         let about = about(write, reference);
         let command = OperationId::from_uuid(self.source.id());
@@ -235,12 +236,14 @@ impl App {
         let job = move |connection: &Connection, store: &mut Store, now| {
             let reservation = reservations::find(connection, id)?.ok_or_else(unknown)?;
             if let Some(reading) = &reading {
-                judge.still_sellable(store, reading)?;
+                judge.still_reachable(store, reading)?;
             }
             if commands::is_full(connection, &store.id)? {
                 return Err(Problem::new(Code::Overloaded).into());
             }
-            Ok(Done::with(act(connection, store, &reservation, &what, command.clone(), &about, now)?))
+            let asked = act(connection, store, &reservation, &what, command.clone(), &about, now);
+            let of_it = |refused: Rejection| Problem::from(refused).with("reservationId", id.to_string());
+            Ok(Done::with(asked.map_err(|abort| abort.map(of_it))?))
         };
         let written = self.write(key, target, job).await?;
         match written.value {

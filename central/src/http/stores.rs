@@ -102,7 +102,7 @@ pub(super) struct StoreView {
     pub(super) last_beat_age_ms: Option<i64>,
     /// Age of the oldest entry that is known to exist and is not applied.
     pub(super) lag_ms: Option<i64>,
-    /// Entries that it has not sent.
+    /// Entries that it had not sent at its last heartbeat.
     pub(super) backlog: Option<u64>,
     pub(super) oldest_unsent_ms: Option<i64>,
     /// How long it takes to answer: the median of its last 20 commands; `null`: it has answered none of them.

@@ -17,6 +17,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::events::refuse_beyond;
 use super::{App, Shared};
 use crate::outbound::event::Wanted;
 use crate::outbound::feed::{Follower, Rendered};
@@ -72,12 +73,13 @@ async fn follow(
         reference: filter.reference,
         actor: filter.actor,
     };
-    let seen = headers.get("last-event-id").map(|id| place("Last-Event-ID", id.to_str().unwrap_or_default()));
-    let after = match seen {
-        Some(seen) => Some(seen?),
-        None => filter.after.map(|after| place("?after", &after)).transpose()?,
-    };
-    let follower = app.feed.follow(after).await?;
+    let seen = headers.get("last-event-id").map(|id| ("Last-Event-ID", id.to_str().unwrap_or_default()));
+    let after = seen.or_else(|| filter.after.as_deref().map(|after| ("?after", after)));
+    let after = after.map(|(name, text)| Result::Ok((name, place(name, text)?))).transpose()?;
+    if let Some((name, place)) = after {
+        app.db.read(|connection| refuse_beyond(connection, name, place)).await??;
+    }
+    let follower = app.feed.follow(after.map(|(_, place)| place)).await?;
     let shown = events(follower, wanted).take_until(caller.revoked());
     Ok(Sse::new(shown).keep_alive(KeepAlive::new().interval(ALIVE_EVERY)))
 }

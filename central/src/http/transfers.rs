@@ -206,7 +206,8 @@ async fn receive(
             if commands::is_full(connection, &destination.id)? {
                 return Err(Problem::new(Code::Overloaded).into());
             }
-            ask_to_receive(connection, destination, &transfer, (&command, lines.as_ref(), &about), now)?;
+            ask_to_receive(connection, destination, &transfer, (&command, lines.as_ref(), &about), now)
+                .map_err(|abort| abort.map(|refused| Problem::from(refused).with("transferId", id.to_string())))?;
             Ok(Done::with(()))
         })
         .await?;
@@ -292,6 +293,7 @@ struct Filter {
     /// From or to this store.
     store_id: Option<String>,
     status: Option<String>,
+    reference: Option<String>,
     size: Option<PageSize>,
     cursor: Option<String>,
 }
@@ -305,7 +307,7 @@ type Transfers = List<TransferView>;
 )]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(None, filter.size, filter.cursor.as_deref(), 1)?;
-    let wanted = listed::Filter { store: filter.store_id, status: filter.status };
+    let wanted = listed::Filter { store: filter.store_id, status: filter.status, reference: filter.reference };
     let slice = behind_number(&page)?;
     let list = app.db.scan(move |connection| {
         let rows = listed::list(connection, &wanted, &slice)?;

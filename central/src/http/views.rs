@@ -1,8 +1,6 @@
 //! What clients see of items, purchases, commands and stores.
 
 use axum::http::HeaderName;
-use protocol::domain::reservation::Reservation;
-use protocol::domain::transfer::Transfer;
 use protocol::domain::{Item, Lines};
 use protocol::ids::{ProductId, StoreId};
 use protocol::number::Epoch;
@@ -11,9 +9,9 @@ use protocol::promise::purchase::Status;
 use protocol::time::Millis;
 use protocol::wire::{LineResult, RefusedLine, Results};
 use runtime::http::openapi::schema;
-use runtime::http::{Code, Page, Problem, Result};
+use runtime::http::{Code, Page, Problem, Result, StoreReservation, StoreTransfer};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, to_value};
 use utoipa::ToSchema;
 
 use super::App;
@@ -98,7 +96,11 @@ impl ItemView {
 
     /// Weak: it says what may be shown, not the item's bytes.
     pub(super) fn etag(&self, epoch: Epoch) -> String {
-        format!("W/\"{epoch}-{}-{}-{}\"", self.version, self.pending, self.online_available)
+        let Self { version, pending, online_available, .. } = self;
+        match self.store_online {
+            true => format!("W/\"{epoch}-{version}-{pending}-{online_available}\""),
+            false => format!("W/\"{epoch}-{version}-{pending}-off\""),
+        }
     }
 }
 
@@ -226,14 +228,14 @@ pub(super) struct CommandView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::StoreItem>)]
     item: Option<Item>,
-    /// As it was then.
+    /// As it was then at the store.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<schema::StoreReservation>)]
-    reservation: Option<Reservation>,
-    /// As it was then.
+    #[schema(inline, value_type = Option<StoreReservation<'static>>)]
+    reservation: Option<Value>,
+    /// As it was then at the store.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<schema::StoreTransfer>)]
-    transfer: Option<Transfer>,
+    #[schema(inline, value_type = Option<StoreTransfer<'static>>)]
+    transfer: Option<Value>,
     /// Of a batch: what became of each line. Left out of lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     results: Option<Vec<LineView>>,
@@ -255,6 +257,9 @@ impl CommandView {
         let results = outcome.and_then(|outcome| outcome.became.results());
         let undone = results.filter(|results| results.undone).map(|_| Problem::new(Code::BatchRefused));
         let problem = rejection.map(Problem::from).or(undone);
+        let reservation = outcome.and_then(|outcome| outcome.became.reservation());
+        let transfer = outcome.and_then(|outcome| outcome.became.transfer());
+        let shown = |value: serde_json::Result<Value>| value.expect("what a store shows serialises");
         Self {
             command_id: request.id.to_string(),
             store_id: request.store.clone(),
@@ -262,8 +267,8 @@ impl CommandView {
             product_id: request.product.clone(),
             status: request.status.as_str(),
             item: outcome.filter(|_| problem.is_none()).and_then(|outcome| outcome.became.item().cloned()),
-            reservation: outcome.and_then(|outcome| outcome.became.reservation().cloned()),
-            transfer: outcome.and_then(|outcome| outcome.became.transfer().cloned()),
+            reservation: reservation.map(|one| shown(to_value(StoreReservation::of(&request.store, one)))),
+            transfer: transfer.map(|one| shown(to_value(StoreTransfer::of(&request.store, one)))),
             results: results.map(LineView::all_of),
             problem: problem.map(|problem| Value::Object(problem.to_json())),
             created_at: request.created_at,

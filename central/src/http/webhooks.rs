@@ -18,6 +18,7 @@ use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::events::refuse_beyond;
 use super::views::behind_number;
 use super::write::{Headers, key_of};
 use super::{App, Shared};
@@ -25,7 +26,6 @@ use crate::outbound::event::is_type;
 use crate::outbound::sender::{Message, Secret};
 use crate::outbound::webhooks::{attempted_of, payload, secrets};
 use crate::storage::idempotency::Effect;
-use crate::storage::queries::events::last_place;
 use crate::storage::webhooks::{self, Delivery, NewWebhook, Webhook};
 use crate::storage::{Abort, Connection};
 
@@ -332,9 +332,7 @@ async fn replay(
     Body { value: Replay { after: Place(after) }, json }: Body<Replay>,
 ) -> Result<Response> {
     let act = move |connection: &Connection, id: &str, _| {
-        if after > last_place(connection)? {
-            return Err(Problem::invalid("/after", "must be a place that the chain has reached").into());
-        }
+        refuse_beyond(connection, "/after", after)??;
         Ok(webhooks::replay(connection, id, after)?)
     };
     let is_replay = app.decide(&write, &json, &id, act).await?;

@@ -16,6 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{App, Shared};
+use crate::ledger;
 use crate::ledger::events::{self, Recorded, Start};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
@@ -90,18 +91,23 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     };
     let store = app.store.clone();
     let list = app.db.scan(move |connection| {
-        if let Start::Behind(place) = start
-            && let Some(oldest) = events::lost_behind(connection, place)?
-        {
-            return Ok(Err(oldest));
+        if let Start::Behind(place) = start {
+            if let Some(oldest) = events::lost_behind(connection, place)? {
+                let oldest = format!("{store}:{oldest}");
+                return Ok(Err(Problem::new(Code::CursorExpired).with("oldest", oldest)));
+            }
+            let last = ledger::head(connection)?.cursor.id();
+            if place > last {
+                let text = format!("must not be beyond the last event, which is {store}:{last}");
+                return Ok(Err(Problem::invalid("?after", text)));
+            }
         }
         let part = events::list(connection, &wanted, start, size)?;
         let next_cursor = part.next.map(|place| format!("{store}:{place}"));
         let list = List { items: part.entries, next_cursor };
         Ok(Ok(Written::json(&list.map(|recorded| EventView::of(&store, recorded)))))
     });
-    let gone = |oldest| Problem::new(Code::CursorExpired).with("oldest", format!("{}:{oldest}", app.store));
-    list.await?.map_err(gone)
+    list.await?
 }
 
 /// Something that happened

@@ -14,8 +14,8 @@ use protocol::wire::About;
 use runtime::http::openapi::IfMatch;
 use runtime::http::requests::{Adjust, Allot, Asked, Change, Count, Create, Receive, Sell};
 use runtime::http::{
-    Body, Code, Counted, Etags, Page, PageNumber, PageSize, Prefer, Problem, ProductPath, Query, Result, Write,
-    Written, encode_cursor, header_value, not_modified, words,
+    Body, Code, Counted, Etags, ItemWrite, Page, PageNumber, PageSize, Prefer, Problem, ProductPath, Query, Result,
+    Write, Written, encode_cursor, header_value, not_modified, words,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -102,7 +102,7 @@ async fn one(State(app): Shared, ProductPath(product): ProductPath, etags: Etags
 )]
 async fn create(State(app): Shared, write: Write, Body { value, json }: Body<Create>) -> Result<Response> {
     let (product, asked) = value.asked();
-    app.act(product, asked, None, write, json).await
+    app.act(product, asked, None, write.into(), json).await
 }
 
 /// Set what was counted
@@ -118,7 +118,7 @@ async fn create(State(app): Shared, write: Write, Body { value, json }: Body<Cre
 async fn count(
     State(app): Shared,
     ProductPath(product): ProductPath,
-    write: Write,
+    write: ItemWrite,
     Body { value, json }: Body<Count>,
 ) -> Result<Response> {
     app.act(product, value.asked(), None, write, json).await
@@ -136,7 +136,7 @@ async fn count(
 async fn change(
     State(app): Shared,
     ProductPath(product): ProductPath,
-    write: Write,
+    write: ItemWrite,
     Body { value, json }: Body<Change>,
 ) -> Result<Response> {
     app.act(product, value.asked()?, None, write, json).await
@@ -152,7 +152,7 @@ async fn change(
 async fn receive(
     State(app): Shared,
     ProductPath(product): ProductPath,
-    write: Write,
+    write: ItemWrite,
     Body { value, json }: Body<Receive>,
 ) -> Result<Response> {
     app.act(product, value.asked(), None, write, json).await
@@ -168,7 +168,7 @@ async fn receive(
 async fn adjust(
     State(app): Shared,
     ProductPath(product): ProductPath,
-    write: Write,
+    write: ItemWrite,
     Body { value, json }: Body<Adjust>,
 ) -> Result<Response> {
     app.act(product, value.asked(), None, write, json).await
@@ -187,7 +187,7 @@ async fn adjust(
 async fn allot(
     State(app): Shared,
     ProductPath(product): ProductPath,
-    write: Write,
+    write: ItemWrite,
     prefer: Prefer,
     Body { value, json }: Body<Allot>,
 ) -> Result<Response> {
@@ -207,7 +207,7 @@ async fn allot(
 async fn sell(
     State(app): Shared,
     ProductPath(product): ProductPath,
-    write: Write,
+    write: ItemWrite,
     Body { value, json }: Body<Sell>,
 ) -> Result<Response> {
     let (asked, occurred_at) = value.asked();
@@ -288,11 +288,12 @@ impl App {
         product: ProductId,
         asked: Asked,
         occurred_at: Option<Millis>,
-        write: Write,
+        write: ItemWrite,
         json: Value,
     ) -> Result<Response> {
         let Asked { operation, expected_version, reference } = asked;
-        let guard = Guard { expected_version, if_match: write.if_match.clone().filter(|_| !planted(Bug::TagIgnored)) };
+        let ItemWrite { write, if_match } = write;
+        let guard = Guard { expected_version, if_match: if_match.filter(|_| !planted(Bug::TagIgnored)) };
         let about = About {
             reference,
             actor: write.actor.clone(),

@@ -65,9 +65,6 @@ struct LineResult {
     extensions(("x-problems" = json!(["batch_refused"]))),
 )]
 async fn run(State(app): Shared, caller: Caller, write: Write, Body { value, json }: Body<Batch>) -> Result<Response> {
-    if write.if_match.is_some() {
-        return Err(Problem::invalid("If-Match", "is of one item: a line of a batch has expectedVersion"));
-    }
     let (lines, is_atomic) = value.asked()?;
     for line in &lines {
         let sells = line.operation.action() == Action::Sell;

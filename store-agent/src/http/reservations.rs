@@ -6,20 +6,20 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use protocol::domain::reservation::{Reservation, State as Held};
+use protocol::domain::reservation::Reservation;
 use protocol::ids::{ReservationId, StoreId};
 use protocol::link::EntryId;
 use protocol::planted::{Bug, planted};
 use protocol::wire::About;
-use runtime::http::openapi::schema;
 use runtime::http::requests::{ActAsked, CancelReservation, Confirm, Extend, Reserve};
 use runtime::http::{
-    Body, Code, IdPath, List, OptionalBody, Page, PageSize, Problem, Query, Result, Write, Written, encode_cursor,
+    Body, Code, IdPath, List, OptionalBody, Page, PageSize, Problem, Query, Result, StoreReservation, Write, Written,
+    encode_cursor,
 };
 use runtime::sqlite::{Abort, Connection};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -38,53 +38,10 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(extend))
 }
 
-/// Units held for a while
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = Reservation, example = json!({
-    "reservationId": "0197a1b2-0000-7000-8000-000000000002", "storeId": "store-1", "status": "open",
-    "lines": [{"productId": "coffee", "quantity": 2}], "createdAt": "2026-01-31T12:00:00.000Z",
-    "expiresAt": "2026-01-31T12:15:00.000Z", "reference": "order 17",
-}))]
-struct View<'a> {
-    #[schema(value_type = schema::Id)]
-    reservation_id: ReservationId,
-    #[schema(value_type = schema::StoreId)]
-    store_id: &'a StoreId,
-    /// `open`, `confirmed`, `cancelled` or `expired`.
-    status: &'static str,
-    #[schema(value_type = schema::Lines)]
-    lines: &'a protocol::domain::Lines,
-    /// What was sold of it, once it is confirmed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<schema::Lines>)]
-    confirmed_lines: Option<&'a protocol::domain::Lines>,
-    #[schema(value_type = schema::Time)]
-    created_at: protocol::time::Millis,
-    /// From then on it holds nothing.
-    #[schema(value_type = schema::Time)]
-    expires_at: protocol::time::Millis,
-    reference: Option<&'a str>,
-}
+type Reservations = List<StoreReservation<'static>>;
 
-type Reservations = List<View<'static>>;
-
-fn view(store_id: &StoreId, reservation: &Reservation) -> Value {
-    let confirmed_lines = match &reservation.state {
-        Held::Confirmed { confirmed_lines } => Some(confirmed_lines),
-        Held::Open | Held::Cancelled | Held::Expired => None,
-    };
-    let view = View {
-        reservation_id: reservation.id,
-        store_id,
-        status: reservation.state.as_str(),
-        lines: &reservation.lines,
-        confirmed_lines,
-        created_at: reservation.created_at,
-        expires_at: reservation.expires_at,
-        reference: reservation.reference.as_deref(),
-    };
-    serde_json::to_value(view).expect("a reservation serialises")
+fn view(store: &StoreId, reservation: &Reservation) -> Value {
+    serde_json::to_value(StoreReservation::of(store, reservation)).expect("a reservation serialises")
 }
 
 fn unknown() -> Problem {
@@ -101,7 +58,7 @@ fn about(write: &Write, reference: Option<String>) -> About {
 #[utoipa::path(
     post, path = "/reservations", operation_id = "makeReservation", tag = "Reservations", params(Write),
     request_body = Reserve,
-    responses((status = 201, description = "The reservation", body = View), (status = 200, description = "What has become of it: the key came before", body = View)),
+    responses((status = 201, description = "The reservation", body = StoreReservation), (status = 200, description = "What has become of it: the key came before", body = StoreReservation)),
     extensions(("x-problems" = json!(["unknown_product", "insufficient_stock"]))),
 )]
 async fn hold(State(app): Shared, write: Write, Body { value, json }: Body<Reserve>) -> Result<Response> {
@@ -135,7 +92,7 @@ async fn hold(State(app): Shared, write: Write, Body { value, json }: Body<Reser
 #[utoipa::path(
     post, path = "/reservations/{id}/confirm", operation_id = "confirmReservation", tag = "Reservations", params(IdPath, Write),
     request_body = Option<Confirm>,
-    responses((status = 200, description = "The reservation", body = View)),
+    responses((status = 200, description = "The reservation", body = StoreReservation)),
     extensions(("x-problems" = json!(["unknown_id", "reservation_expired", "reservation_closed"]))),
 )]
 async fn confirm(
@@ -151,7 +108,7 @@ async fn confirm(
 #[utoipa::path(
     post, path = "/reservations/{id}/cancel", operation_id = "cancelReservation", tag = "Reservations", params(IdPath, Write),
     request_body = Option<CancelReservation>,
-    responses((status = 200, description = "The reservation", body = View)),
+    responses((status = 200, description = "The reservation", body = StoreReservation)),
     extensions(("x-problems" = json!(["unknown_id", "reservation_expired", "reservation_closed"]))),
 )]
 async fn cancel(
@@ -167,7 +124,7 @@ async fn cancel(
 #[utoipa::path(
     post, path = "/reservations/{id}/extend", operation_id = "extendReservation", tag = "Reservations", params(IdPath, Write),
     request_body = Extend,
-    responses((status = 200, description = "The reservation", body = View)),
+    responses((status = 200, description = "The reservation", body = StoreReservation)),
     extensions(("x-problems" = json!(["unknown_id", "reservation_expired", "reservation_closed"]))),
 )]
 async fn extend(
@@ -239,7 +196,7 @@ impl App {
 /// Read a reservation
 #[utoipa::path(
     get, path = "/reservations/{id}", operation_id = "getReservation", tag = "Reservations", params(IdPath),
-    responses((status = 200, description = "The reservation", body = View)),
+    responses((status = 200, description = "The reservation", body = StoreReservation)),
     extensions(("x-problems" = json!(["unknown_id"]))),
 )]
 async fn one(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Value>> {

@@ -8,17 +8,15 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use protocol::domain::transfer::Transfer;
 use protocol::ids::{StoreId, TransferId};
-use protocol::time::Millis;
 use protocol::wire::About;
-use runtime::http::openapi::schema;
 use runtime::http::requests::ReceiveTransfer;
 use runtime::http::{
-    Code, IdPath, List, OptionalBody, Page, PageSize, Problem, Query, Result, TransferLine, Write, Written,
+    Code, IdPath, List, OptionalBody, Page, PageSize, Problem, Query, Result, StoreTransfer, Write, Written,
     encode_cursor,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -33,51 +31,10 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(one)).routes(routes!(receive))
 }
 
-/// Units that go from one store to another
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = Transfer, example = json!({
-    "transferId": "0197a1b2-0000-7000-8000-000000000004", "fromStoreId": "store-1", "toStoreId": "store-2",
-    "direction": "in", "status": "shipped",
-    "lines": [{"productId": "coffee", "name": "Coffee, 500 g", "quantity": 2, "received": null}],
-    "discrepancy": false, "autoReceive": false, "createdAt": "2026-01-31T12:00:00.000Z", "reference": "refill 17",
-}))]
-struct View<'a> {
-    #[schema(value_type = schema::Id)]
-    transfer_id: TransferId,
-    #[schema(value_type = schema::StoreId)]
-    from_store_id: &'a StoreId,
-    #[schema(value_type = schema::StoreId)]
-    to_store_id: &'a StoreId,
-    /// `in` or `out`.
-    direction: &'static str,
-    /// `shipped` or `received`. What has left this store stays `shipped` here: central knows what becomes of it.
-    status: &'static str,
-    lines: Vec<TransferLine>,
-    /// Less has arrived than was shipped.
-    discrepancy: bool,
-    auto_receive: bool,
-    #[schema(value_type = schema::Time)]
-    created_at: Millis,
-    reference: Option<&'a str>,
-}
-
-type Transfers = List<View<'static>>;
+type Transfers = List<StoreTransfer<'static>>;
 
 fn view(here: &StoreId, transfer: &Transfer) -> Value {
-    let view = View {
-        transfer_id: transfer.id,
-        from_store_id: &transfer.from,
-        to_store_id: &transfer.to,
-        direction: if transfer.to == *here { "in" } else { "out" },
-        status: transfer.state.as_str(),
-        lines: TransferLine::all_of(transfer),
-        discrepancy: transfer.has_discrepancy(),
-        auto_receive: transfer.auto_receive,
-        created_at: transfer.created_at,
-        reference: transfer.reference.as_deref(),
-    };
-    serde_json::to_value(view).expect("a transfer serialises")
+    serde_json::to_value(StoreTransfer::of(here, transfer)).expect("a transfer serialises")
 }
 
 /// Book in a transfer that has arrived
@@ -86,7 +43,7 @@ fn view(here: &StoreId, transfer: &Transfer) -> Value {
 #[utoipa::path(
     post, path = "/transfers/{id}/receive", operation_id = "receiveTransfer", tag = "Transfers", params(IdPath, Write),
     request_body = Option<ReceiveTransfer>,
-    responses((status = 200, description = "The transfer", body = View)),
+    responses((status = 200, description = "The transfer", body = StoreTransfer)),
     extensions(("x-problems" = json!(["unknown_id", "transfer_closed", "limit_exceeded"]))),
 )]
 async fn receive(
@@ -136,7 +93,7 @@ impl App {
 /// Read a transfer
 #[utoipa::path(
     get, path = "/transfers/{id}", operation_id = "getTransfer", tag = "Transfers", params(IdPath),
-    responses((status = 200, description = "The transfer", body = View)),
+    responses((status = 200, description = "The transfer", body = StoreTransfer)),
     extensions(("x-problems" = json!(["unknown_id"]))),
 )]
 async fn one(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Value>> {
@@ -152,6 +109,7 @@ async fn one(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Value>> {
 struct Filter {
     direction: Option<String>,
     status: Option<String>,
+    reference: Option<String>,
     size: Option<PageSize>,
     cursor: Option<String>,
 }
@@ -169,6 +127,7 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     let filter = transfers::Filter {
         direction: filter.direction,
         status: filter.status,
+        reference: filter.reference,
         before: before.transpose()?,
         limit: page.limit(),
     };

@@ -74,6 +74,7 @@ pub struct Filter {
     pub direction: Option<String>,
     /// `shipped` or `received`; another text finds nothing.
     pub status: Option<String>,
+    pub reference: Option<String>,
     /// Numbered below this.
     pub before: Option<i64>,
     /// At most so many.
@@ -84,7 +85,11 @@ pub struct Filter {
 pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Recorded>> {
     let mut sql = format!("select {COLUMNS} from transfer where true");
     let mut values: Vec<&dyn ToSql> = Vec::new();
-    for (condition, wanted) in [("direction = ?", &filter.direction), ("status = ?", &filter.status)] {
+    for (condition, wanted) in [
+        ("direction = ?", &filter.direction),
+        ("status = ?", &filter.status),
+        ("body ->> 'reference' = ?", &filter.reference),
+    ] {
         if let Some(wanted) = wanted {
             sql.push_str(&format!(" and {condition}"));
             values.push(wanted);

@@ -266,6 +266,7 @@ mod tests {
             let filter = transfers::Filter {
                 direction: direction.map(str::to_owned),
                 status: status.map(str::to_owned),
+                reference: None,
                 before: None,
                 limit: 9,
             };

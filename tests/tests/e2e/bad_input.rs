@@ -119,6 +119,10 @@ async fn mistakes_are_problems_on_both_servers() {
         let options = client.send(Method::OPTIONS, sell, &[], Vec::new()).await;
         assert_eq!((options.status, options.header("allow")), (204, "POST"));
     }
+    for (method, path) in [(Method::PUT, "/v1/stores/s1"), (Method::DELETE, "/v1/stores/s1")] {
+        let unless = central.ask(method, path, &[("if-none-match", "*")], None).await.expect("an answer");
+        assert_eq!((unless.status, &unless.body["errors"][0]["pointer"]), (400, &json!("If-None-Match")));
+    }
     let matched = central.post_with("/v1/purchase/s1/tea", &[("if-match", "\"1-1\"")], json!({"quantity": 1})).await;
     assert_eq!((matched.status, &matched.body["errors"][0]["pointer"]), (400, &json!("If-Match")));
     let beyond = r#"{"quantity":1,"occurredAt":"9999-12-31T23:59:59-01:00"}"#;
@@ -128,11 +132,25 @@ async fn mistakes_are_problems_on_both_servers() {
             ("POST", "/v1/purchase/tea", JSON, beyond, 400, "invalid_request", "/occurredAt"),
             ("GET", "/v1/events?after=s1:5-18446744073709551615", "", "", 400, "invalid_request", "?after"),
             ("GET", "/v1/events?after=9223372036854775808-1", "", "", 400, "invalid_request", "?after"),
+            (
+                "GET",
+                "/v1/events?after=s1:4611686018427387904-4611686018427387904",
+                "",
+                "",
+                400,
+                "invalid_request",
+                "?after",
+            ),
         ],
     )
     .await;
-    let last = store.get("/v1/events?after=s1:4611686018427387904-4611686018427387904").await.expect(200);
-    assert_eq!(last["items"], json!([]));
+    let cursor = store.get("/v1/events?cursor=s1:4611686018427387904-4611686018427387904").await.expect(200);
+    assert_eq!(cursor["nextCursor"], json!(null), "older ones are behind it");
+    for (client, create) in [(&store, "/v1/inventory"), (&central, "/v1/inventory/s1"), (&central, "/v1/products")] {
+        let body = json!({"productId": "new", "quantity": 1});
+        let tagged = client.post_with(create, &[("if-match", "*")], body).await;
+        assert_eq!((tagged.status, &tagged.body["errors"][0]["pointer"]), (400, &json!("If-Match")), "{create}");
+    }
     check(
         &central,
         &[

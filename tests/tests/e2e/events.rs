@@ -77,6 +77,22 @@ async fn both_servers_list_events_back_to_the_first_and_forward_without_a_gap() 
     let waits = central.get(&format!("/v1/events?storeId=s1&after={ahead}")).await.expect(200);
     assert_eq!((&waits["items"], &waits["nextCursor"]), (&json!([]), &json!(ahead)));
 
+    // A place that nothing has reached is one of a database that was set back: it is refused, not waited for.
+    let last: u64 = forward(&central, "", "0".into()).await.1.parse().expect("a place in the chain");
+    for (client, beyond, said) in
+        [(&store, &ahead, own.last().expect("events")), (&central, &(last + 1).to_string(), &last.to_string())]
+    {
+        let refused = client.get(&format!("/v1/events?after={beyond}")).await;
+        assert_eq!(
+            (refused.status, &refused.body["errors"][0]["pointer"]),
+            (400, &json!("?after")),
+            "{}",
+            refused.body
+        );
+        assert!(refused.body["errors"][0]["detail"].to_string().contains(said), "{}", refused.body);
+        assert_eq!(client.get(&format!("/v1/events?after={said}")).await.expect(200)["items"], json!([]));
+    }
+
     // What happens next is found from the stored place, by a filter that does not find it, too.
     let (_, sales) = forward(&central, "&type=sold", "0".into()).await;
     let (_, at_store) = forward(&store, "", "0".into()).await;

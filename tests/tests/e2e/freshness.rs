@@ -104,14 +104,39 @@ async fn a_paused_store_sells_nothing_online_and_is_looked_after_as_ever() {
             (&json!(if online { "online" } else { "paused" }), &json!(online))
         );
     };
+    let patient = [("prefer", "wait=20")];
+    let hold = json!({"storeId": "s1", "lines": [{"productId": "tea", "quantity": 1}]});
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let made = central.post_with("/v1/reservations", &patient, hold.clone()).await.expect(201);
+        held.push(format!("/v1/reservations/{}", made["reservationId"].as_str().expect("an id")));
+    }
+    let item = "/v1/inventory/s1/tea";
+    world.converged(SOON).await;
+    let selling = central.get(item).await.header("etag").to_owned();
     pause(false).await;
     pause(false).await;
+    assert_eq!(
+        central.ask(Method::GET, item, &[("if-none-match", &selling)], None).await.expect("an answer").status,
+        200
+    );
     let refused = central.post("/v1/purchase/s1/tea", json!({"quantity": 1})).await;
     assert_eq!((refused.status, &refused.body["reason"]), (503, &json!("paused")));
     assert_eq!(refused.body["detail"], "the store's online sale is paused");
+    // Nobody holds more, and who holds units may buy them, keep them or let them go.
+    let more = central.post("/v1/reservations", hold).await;
+    assert_eq!((more.status, &more.body["reason"]), (503, &json!("paused")));
+    for (path, act, body, status) in [
+        (&held[0], "confirm", json!({}), "confirmed"),
+        (&held[1], "cancel", json!({}), "cancelled"),
+        (&held[2], "extend", json!({"ttlSeconds": 900}), "open"),
+        (&held[2], "cancel", json!({}), "cancelled"),
+    ] {
+        let done = central.post_with(&format!("{path}/{act}"), &patient, body).await.expect(200);
+        assert_eq!(done["status"], status, "{act}");
+    }
     let tea = central.get("/v1/availability/tea").await.expect(200);
-    assert_eq!((&tea["available"], &tea["onlineAvailable"]), (&json!(20), &json!(10)));
-    let patient = [("prefer", "wait=20")];
+    assert_eq!((&tea["available"], &tea["onlineAvailable"]), (&json!(19), &json!(10)));
     central.post_with("/v1/inventory/s1/tea/receive", &patient, json!({"quantity": 5})).await.expect(200);
     pause(true).await;
     central.post_with("/v1/purchase/s1/tea", &patient, json!({"quantity": 1})).await.expect(200);

@@ -46,7 +46,7 @@ async fn confirmed_picked_and_then_it_cannot_be_cancelled() {
     })
     .await;
     let refused = world.central().post(&format!("{path}/cancel"), json!({})).await;
-    assert_eq!((refused.status, refused.code()), (409, "already_picked"));
+    assert_eq!((refused.status, refused.code(), &refused.body["purchaseId"]), (409, "already_picked", &id));
     assert_eq!(quantity(&world).await, 7);
     let list = world.central().get("/v1/purchases?reference=o-1").await.expect(200);
     assert_eq!(list["items"].as_array().map(Vec::len), Some(1));
@@ -61,7 +61,10 @@ async fn a_confirmed_one_is_cancelled_once_and_its_units_come_back() {
         let key = [("idempotency-key", "cancel-1")];
         let cancelled = world.central().post_with(&format!("{path}/cancel"), &key, json!({})).await;
         assert_eq!(cancelled.header("idempotency-replayed"), replayed);
-        assert_eq!(cancelled.expect(200)["status"], "cancelled");
+        let position = cancelled.header("shelf-position").to_owned();
+        let cancelled = cancelled.expect(200);
+        assert_eq!((&cancelled["status"], &cancelled["position"]), (&json!("cancelled"), &json!(position)));
+        assert_ne!(cancelled["position"], body["purchase"]["position"]);
     }
     assert_eq!(quantity(&world).await, 10);
     world.converged(SOON).await;

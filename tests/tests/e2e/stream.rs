@@ -168,13 +168,16 @@ async fn a_stream_shows_that_it_lives_and_refuses_what_is_no_place() {
     let world = Builder::default().start(&[]).await;
     let mut quiet = Follower::open(&world, "", None).await;
     let central = world.central();
-    for query in ["?after=x", "?after=-1", "?since=yesterday", "?size=5", "?colour=red"] {
+    for query in ["?after=x", "?after=-1", "?after=1000", "?since=yesterday", "?size=5", "?colour=red"] {
         let answer = central.get(&format!("/v1/events/stream{query}")).await;
         assert_eq!((answer.status, answer.code()), (400, "invalid_request"), "{query}");
     }
-    let get = "GET".parse().expect("a method");
-    let bad = central.ask(get, "/v1/events/stream", &[("last-event-id", "x")], None).await.expect("an answer");
-    assert_eq!(bad.body["errors"][0]["pointer"], "Last-Event-ID");
+    let get = reqwest::Method::GET;
+    for id in ["x", "1000"] {
+        let headers = [("last-event-id", id)];
+        let bad = central.ask(get.clone(), "/v1/events/stream", &headers, None).await.expect("an answer");
+        assert_eq!((bad.status, &bad.body["errors"][0]["pointer"]), (400, &json!("Last-Event-ID")), "{id}");
+    }
     until("there is a sign of life", SOON, async || {
         let next = tokio::time::timeout(Duration::from_millis(200), quiet.next()).await;
         assert!(!matches!(next, Ok(Some(_))), "nothing has happened");

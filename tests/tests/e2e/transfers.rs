@@ -125,7 +125,13 @@ async fn units_leave_one_store_and_arrive_at_the_other() {
     assert_eq!((&received["discrepancy"], &received["lines"][1]["received"]), (&json!(false), &json!(4)));
     assert_eq!(in_transit(&world, "tea").await, 0);
     let late = central.post(&receive, json!({})).await;
-    assert_eq!(refused(&late), (409, "transfer_closed"));
+    assert_eq!((refused(&late), &late.body["transferId"]), ((409, "transfer_closed"), &made["transferId"]));
+    for client in [&central, &source, &destination] {
+        for (reference, found) in [("refill-1", 1), ("refill-2", 0)] {
+            let list = client.get(&format!("/v1/transfers?reference={reference}")).await.expect(200);
+            assert_eq!(list["items"].as_array().map(Vec::len), Some(found), "{reference}");
+        }
+    }
 
     world.converged(SOON).await;
     for (kind, delta) in [("transfer_shipped", -4), ("transfer_received", 4)] {

@@ -12,6 +12,8 @@ pub struct Filter {
     pub store: Option<String>,
     /// With this status. What is on its way to a retired store is shown as received, with nothing that has arrived.
     pub status: Option<String>,
+    /// With this reference.
+    pub reference: Option<String>,
 }
 
 /// The newest first; a slice's key is the transfer's number.
@@ -39,6 +41,7 @@ fn select(filter: &Filter, slice: &Slice<i64>) -> Select {
         ),
         status => select.and_equal("status", status),
     }
+    select.and_equal("body ->> 'reference'", filter.reference.as_deref());
     if let Some(number) = slice.after {
         select.and("number < ?", [number.into()]);
     }
@@ -59,6 +62,7 @@ mod tests {
             Filter { status: text(), ..Filter::default() },
             Filter { status: received, ..Filter::default() },
             Filter { store: text(), ..Filter::default() },
+            Filter { reference: text(), ..Filter::default() },
         ];
         for filter in filters {
             let sql = select(&filter, &Slice { after: None, offset: 0, limit: 51 }).sql;

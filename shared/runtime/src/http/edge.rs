@@ -454,9 +454,12 @@ async fn limited(context: &Arc<Context>, asked: &Uri, mut request: Request, rout
     let reads = is_read(request.method());
     // Their bodies are of any length and look after themselves.
     let streams = matches!(path, "/import" | "/export") || path.ends_with("/snapshot");
-    let sells = path.starts_with("/purchase/") && !reads;
+    let sells = !reads && sells(path);
     // Nobody has said who asks for them.
     let has_body = !reads && request.method() != Method::OPTIONS;
+    if has_body && request.headers().contains_key(header::IF_NONE_MATCH) {
+        return Problem::invalid("If-None-Match", "must be left out: it is for reads").into_response();
+    }
     let (limit, bodies) = match path {
         "/reconciliations" => (LARGE_JSON_BYTES, &context.largest_bodies),
         _ => (JSON_BYTES, &context.large_bodies),
@@ -491,6 +494,11 @@ async fn limited(context: &Arc<Context>, asked: &Uri, mut request: Request, rout
         // It may have had its effect: nothing may be promised.
         Err(_) => Problem::internal("a write took too long").into_response(),
     }
+}
+
+/// Whether a write there takes units for a customer: a till's sale, a purchase at a store that is named or by a policy.
+fn sells(path: &str) -> bool {
+    path.strip_prefix("/purchase").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// What the route answers, also if it panics.
@@ -552,7 +560,8 @@ fn complete(response: &mut Response, path: &str, trace: Trace) {
 fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue, preflight: bool) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     let exposed = "Allow, ETag, Idempotency-Replayed, Location, Preference-Applied, RateLimit-Limit, \
-                   RateLimit-Remaining, RateLimit-Reset, Retry-After, Shelf-Position, Shelf-Warning, X-Projection-Lag-ms, X-Trace-Id";
+                   RateLimit-Remaining, RateLimit-Reset, Retry-After, Shelf-Position, Shelf-Warning, WWW-Authenticate, X-Projection-Lag-ms, \
+                   X-Trace-Id";
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed));
     if preflight {
         let methods = headers.get(header::ALLOW).cloned();
@@ -607,6 +616,12 @@ mod tests {
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.expect("reads").to_bytes();
         (parts.status, parts.headers, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    #[test]
+    fn whatever_takes_units_for_a_customer_has_places_of_its_own() {
+        let all = ["/purchase", "/purchase/tea", "/purchase/s1/tea", "/purchases", "/purchases/x/cancel", "/inventory"];
+        assert_eq!(all.map(sells), [true, true, true, false, false, false]);
     }
 
     #[tokio::test]

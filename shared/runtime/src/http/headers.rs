@@ -26,8 +26,6 @@ pub struct Write {
     pub key: Option<String>,
     /// The token's name, else `Shelf-Actor`.
     pub actor: Option<String>,
-    /// `If-Match`.
-    pub if_match: Option<IfMatch>,
     /// `traceparent`, the caller's or a new one.
     pub traceparent: String,
     /// Decoded path without `/v1`.
@@ -40,10 +38,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Write {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let headers = &parts.headers;
-        if headers.contains_key(header::IF_NONE_MATCH) {
-            return Err(Problem::invalid("If-None-Match", "must be left out: it is for reads"));
+        if parts.headers.contains_key(header::IF_MATCH) {
+            return Err(Problem::invalid("If-Match", "must be left out: it is for writes of one item"));
         }
+        Self::read(parts)
+    }
+}
+
+impl Write {
+    fn read(parts: &Parts) -> Result<Self, Problem> {
+        let headers = &parts.headers;
         let key = text(headers, "idempotency-key")?;
         if key.as_ref().is_some_and(|key| !(1..=255).contains(&key.len()) || !key.bytes().all(|b| b.is_ascii_graphic()))
         {
@@ -61,7 +65,31 @@ impl<S: Send + Sync> FromRequestParts<S> for Write {
         let path = percent_decode_str(parts.uri.path()).decode_utf8_lossy().into_owned();
         let actor = caller.name().map(str::to_owned).or(actor);
         let key = key.map(|key| caller.own_key(&key));
-        Ok(Self { key, actor, if_match: if_match(headers), traceparent, path, method: parts.method.to_string() })
+        Ok(Self { key, actor, traceparent, path, method: parts.method.to_string() })
+    }
+}
+
+/// What a write of one item that exists may say about itself.
+#[derive(Debug, Clone)]
+pub struct ItemWrite {
+    /// What every write may.
+    pub write: Write,
+    /// `If-Match`.
+    pub if_match: Option<IfMatch>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for ItemWrite {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Ok(Self { write: Write::read(parts)?, if_match: if_match(&parts.headers) })
+    }
+}
+
+impl From<Write> for ItemWrite {
+    /// Whatever the item's version.
+    fn from(write: Write) -> Self {
+        Self { write, if_match: None }
     }
 }
 

@@ -68,17 +68,17 @@ codes! {
     UnsupportedMediaType "unsupported_media_type" 415 "Unsupported Media Type" false "The body's Content-Type or encoding is not one that this route reads.";
     InsufficientStock "insufficient_stock" 409 "Insufficient Stock" false "Fewer units may be taken than were asked for. The members say how many there are and why; of several lines `lines` names each that is short. Of a purchase `alternatives` names stores that would sell all of it.";
     BatchRefused "batch_refused" 409 "Batch Refused" false "A line of the batch was refused, so nothing of it was done. `results` has all lines and why; send `atomic: false` to have those done that can be.";
-    AlreadyExists "already_exists" 409 "Product Already Exists" false "The store has this product already.";
+    AlreadyExists "already_exists" 409 "Product Already Exists" false "The store has this product already, or was asked to create it.";
     VersionConflict "version_conflict" 409 "Version Conflict" false "`expectedVersion` is not the item's version. Read it again and decide anew.";
     Discontinued "discontinued" 409 "Discontinued" false "The item is no longer carried: tills sell what is left, nothing else.";
-    LimitExceeded "limit_exceeded" 409 "Limit Exceeded" false "The quantity would exceed 1,000,000,000, or more of a transfer was to be received than was shipped.";
+    LimitExceeded "limit_exceeded" 409 "Limit Exceeded" false "More than there may be: of units (1,000,000,000), of a transfer than was shipped, of webhooks (100), of products whose count differs (1,000). `detail` says which.";
     UnsupportedByStore "unsupported_by_store" 409 "Unsupported By Store" false "The store's agent is older than this command. Upgrade it.";
     PurchaseExpired "purchase_expired" 409 "Purchase Expired" false "The store heard of the purchase after its time to live. Nothing was taken; a new attempt takes a new key.";
     PurchaseCancelled "purchase_cancelled" 409 "Purchase Cancelled" false "The purchase was cancelled; its units are back.";
     AlreadyPicked "already_picked" 409 "Already Picked" false "Staff has picked the purchase: it can no longer be cancelled.";
     ReservationExpired "reservation_expired" 409 "Reservation Expired" false "The reservation's time was over: its units are free again.";
     ReservationClosed "reservation_closed" 409 "Reservation Closed" false "The reservation has ended; `state` says how.";
-    TransferClosed "transfer_closed" 409 "Transfer Closed" false "The transfer has ended; `state` says how.";
+    TransferClosed "transfer_closed" 409 "Transfer Closed" false "The transfer has ended, or has not left its source yet (`requested`: ask again once it is `shipped`), or the source heard of it too late. `state` says where it is.";
     StoreOnline "store_online" 409 "Store Online" false "The store's heartbeat is fresh: stop its agent before retiring it.";
     StoreRetired "store_retired" 409 "Store Retired" false "The store was retired. It comes back by adopting its epoch.";
     UnknownClaim "unknown_claim" 409 "Unknown Claim" false "No agent claims this epoch for the store: see the store's `claims`.";
@@ -276,10 +276,7 @@ impl From<Problem> for crate::sqlite::Abort<Problem> {
 /// A refusal of the domain as clients see it.
 impl From<crate::sqlite::Abort<Rejection>> for crate::sqlite::Abort<Problem> {
     fn from(abort: crate::sqlite::Abort<Rejection>) -> Self {
-        match abort {
-            crate::sqlite::Abort::Refused(rejection) => Self::Refused(rejection.into()),
-            crate::sqlite::Abort::Database(error) => Self::Database(error),
-        }
+        abort.map(Problem::from)
     }
 }
 

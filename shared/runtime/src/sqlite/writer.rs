@@ -30,6 +30,16 @@ pub enum Abort<R> {
     Database(#[from] rusqlite::Error),
 }
 
+impl<R> Abort<R> {
+    /// Says a refusal in other words.
+    pub fn map<S>(self, say: impl FnOnce(R) -> S) -> Abort<S> {
+        match self {
+            Self::Refused(refusal) => Abort::Refused(say(refusal)),
+            Self::Database(error) => Abort::Database(error),
+        }
+    }
+}
+
 /// What a job said, when it ran last.
 enum Ran {
     Done,

@@ -83,25 +83,6 @@ words! {
             "version": {"type": "integer"}, "updatedAt": json_of::<Time>(),
         },
     });
-    /// A reservation as its store told of it.
-    StoreReservation json!({
-        "type": "object", "required": ["id", "lines", "expiresAt", "createdAt", "status"],
-        "properties": {
-            "id": json_of::<Id>(), "lines": json_of::<Lines>(), "expiresAt": json_of::<Time>(),
-            "createdAt": json_of::<Time>(), "reference": {"type": "string"}, "status": {"type": "string"},
-            "confirmedLines": json_of::<Lines>(),
-        },
-    });
-    /// A transfer as a store told of it.
-    StoreTransfer json!({
-        "type": "object", "required": ["id", "from", "to", "lines", "createdAt", "status"],
-        "properties": {
-            "id": json_of::<Id>(), "from": json_of::<StoreId>(), "to": json_of::<StoreId>(),
-            "lines": json_of::<Lines>(), "names": {"type": "object"}, "autoReceive": {"type": "boolean"},
-            "reference": {"type": "string"}, "createdAt": json_of::<Time>(), "status": {"type": "string"},
-            "receivedLines": json_of::<Lines>(),
-        },
-    });
     /// What an agent that restores its store has of it.
     RestoreQuestion json!({
         "type": "object", "required": ["epoch", "log"], "additionalProperties": false,
@@ -167,10 +148,8 @@ impl<const MIN: usize, const MAX: usize> ToSchema for Text<MIN, MAX> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use protocol::domain::reservation::{Reservation, State};
     use protocol::domain::{self, Item};
     use protocol::ids;
-    use protocol::time::Millis;
     use serde::de::DeserializeOwned;
 
     use super::super::super::CountQuantity;
@@ -231,19 +210,5 @@ mod tests {
         let item = Item { allotment_wanted: Some(1), low_at: Some(1), ..Item::default() };
         let told = serde_json::to_value(item).expect("serialises");
         assert_eq!(members(&told), members(&json_of::<StoreItem>()["properties"]));
-        let lines = domain::Lines::one(
-            ids::ProductId::parse("coffee").expect("valid"),
-            domain::Quantity::try_from(1).expect("valid"),
-        );
-        let reservation = Reservation {
-            id: ids::ReservationId::of(&ids::OperationId::parse("o").expect("valid")),
-            lines: lines.clone(),
-            expires_at: Millis(1),
-            created_at: Millis(0),
-            reference: Some("r".into()),
-            state: State::Confirmed { confirmed_lines: lines },
-        };
-        let told = serde_json::to_value(reservation).expect("serialises");
-        assert_eq!(members(&told), members(&json_of::<StoreReservation>()["properties"]));
     }
 }
