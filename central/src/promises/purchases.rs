@@ -686,14 +686,18 @@ mod tests {
     fn what_is_asked_for_again_comes_out_of_what_is_set_aside() {
         let connection = database();
         let mut agent = Agent::settled("s1", &connection);
-        for number in 1..=2 {
-            bought(&connection, &mut agent, number, false, NOW);
-        }
+        bought(&connection, &mut agent, 1, false, NOW);
+        let other = bought(&connection, &mut agent, 2, false, NOW);
         let before = agent.item(&product("tea"));
         agent.becomes(product("tea"), Item { allotted: 1, ..before });
         choose(&connection, &mut agent, Vec::new());
         let covered: Vec<_> = asked_again(&connection, &agent).into_iter().map(|(_, lines)| lines).collect();
         assert_eq!(covered, [Some(tea()), None], "as far as nobody else has it");
+        let id = agent.id.clone();
+        let pending = || items::pending(&connection, &id, &product("tea"));
+        assert_eq!(pending(), Ok(2), "both are sold, set aside or not");
+        take_again(&connection, &mut agent, &other);
+        assert_eq!(pending(), Ok(1));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use rusqlite::{Connection, params};
 use crate::storage::stores::Store;
 use runtime::sqlite::parsed;
 
-/// A command takes so many units, of which so many are sold for certain.
+/// A command takes so many units of what is set aside, and so many are sold for certain, of these and of others.
 pub(crate) fn take(
     connection: &Connection,
     store: &StoreId,

@@ -111,10 +111,14 @@ pub fn append(
         allotments::take(connection, &store.id, product_id, id, (*units, 0))?;
     }
     if let Command::Purchase { purchase, deadline, .. } = command {
-        for line in purchase.from_allotment.iter().flat_map(Lines::iter) {
-            let units = line.quantity.get();
-            let sold = if deadline.is_none() { units } else { 0 };
-            allotments::take(connection, &store.id, &line.product_id, id, (units, sold))?;
+        for line in purchase.lines.iter() {
+            let mut covered = purchase.from_allotment.iter().flat_map(Lines::iter);
+            let covered = covered.find(|covered| covered.product_id == line.product_id);
+            let units = covered.map_or(0, |covered| covered.quantity.get());
+            let sold = if deadline.is_none() { line.quantity.get() } else { 0 };
+            if units + sold > 0 {
+                allotments::take(connection, &store.id, &line.product_id, id, (units, sold))?;
+            }
         }
     }
     log(connection, store, id.as_str(), command.kind(), body, now)?;

@@ -19,6 +19,7 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0011_allotment.sql"),
         include_str!("../../migrations/0012_outcomes.sql"),
         include_str!("../../migrations/0013_transfer_references.sql"),
+        include_str!("../../migrations/0014_sold.sql"),
     ],
 };
 
