@@ -1,6 +1,7 @@
 //! What a reader of central's events must get: each event that central has applied once and in its order, from behind the
 //! cursor that he has stored, whatever happens to central meanwhile.
 
+use rusqlite::{Connection, Row};
 use serde_json::Value;
 
 use super::book::Name;
@@ -85,9 +86,17 @@ impl Oracle {
         self.chain.last().is_none_or(|last| last.number <= reader.place())
     }
 
-    /// Central was set back: what it had applied since is not in its ledger.
-    pub(super) fn cut_chain(&mut self, to: i64) {
-        self.chain.retain(|applied| applied.number <= to);
+    /// Central was set back: its ledger is that of an older file, which may be a copy from before it was set back another time.
+    pub(super) fn set_chain_back(&mut self, old: &Connection) -> rusqlite::Result<()> {
+        let sql = "select epoch, seq, hash, chain_seq, store_id, type, operation_id from event order by chain_seq";
+        let mut statement = old.prepare_cached(sql)?;
+        let text = |row: &Row<'_>, column| Ok::<Name, rusqlite::Error>(row.get::<_, String>(column)?.into());
+        let applied = statement.query_map([], |row| {
+            let (place, number) = (Place::read(row, 0)?, row.get(3)?);
+            Ok(Applied { number, store: text(row, 4)?, place, kind: text(row, 5)?, operation: text(row, 6)? })
+        })?;
+        self.chain = applied.collect::<rusqlite::Result<_>>()?;
+        Ok(())
     }
 
     /// Who has read beyond the end of the chain goes on behind an earlier cursor. Says whether he had.

@@ -91,7 +91,7 @@ pub struct Oracle {
 }
 
 impl Place {
-    fn read(row: &Row<'_>, from: usize) -> rusqlite::Result<Self> {
+    pub(super) fn read(row: &Row<'_>, from: usize) -> rusqlite::Result<Self> {
         Ok(Self { epoch: row.get(from)?, seq: row.get(from + 1)?, hash: row.get(from + 2)? })
     }
 
@@ -485,8 +485,7 @@ impl Oracle {
         self.counting.retain(|(command, _)| is_known(command));
         self.events_seen = old.query_row("select coalesce(max(chain_seq), 0) from event", [], |row| row.get(0))?;
         self.requests_seen = old.query_row("select coalesce(max(number), 0) from request", [], |row| row.get(0))?;
-        self.cut_chain(self.events_seen);
-        Ok(())
+        self.set_chain_back(old)
     }
 
     /// P8: whether a store may be sold for. `beat`: the epoch that its heartbeat names, and its age by Redis's clock, ms.
