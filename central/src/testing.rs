@@ -57,12 +57,14 @@ pub(crate) struct Agent {
     pub(crate) head: Cursor,
     stock: BTreeMap<ProductId, Item>,
     digest: Digest,
+    /// Operations that its states name.
+    pub(crate) operations: Vec<OperationId>,
 }
 
 impl Agent {
     pub(crate) fn new(id: &str) -> Self {
         let id = StoreId::parse(id).expect("valid");
-        Self { id, head: Cursor::default(), stock: BTreeMap::new(), digest: Digest::default() }
+        Self { id, head: Cursor::default(), stock: BTreeMap::new(), digest: Digest::default(), operations: Vec::new() }
     }
 
     /// With ten units of tea, known to central and ready for commands.
@@ -115,7 +117,9 @@ impl Agent {
         let items = items.chunks(PAGE).map(|items| SnapshotPage { items: items.to_vec(), ..SnapshotPage::default() });
         let outcomes =
             outcomes.chunks(PAGE).map(|page| SnapshotPage { outcomes: page.to_vec(), ..SnapshotPage::default() });
-        let mut state: Vec<Event> = items.chain(outcomes).map(Event::SnapshotPage).collect();
+        let names: Vec<_> = self.operations.chunks(PAGE).map(<[_]>::to_vec).collect();
+        let names = names.into_iter().map(|operations| SnapshotPage { operations, ..SnapshotPage::default() });
+        let mut state: Vec<Event> = items.chain(outcomes).chain(names).map(Event::SnapshotPage).collect();
         state.push(Event::SnapshotEnd(SnapshotEnd { pages: state.len() as u64, count }));
         state.iter().map(|event| self.entry(event)).collect()
     }

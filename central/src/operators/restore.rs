@@ -27,7 +27,7 @@ use crate::promises::purchases::FORGOTTEN_MS;
 use crate::storage::queries::events;
 use crate::storage::stores::{self, Store};
 use crate::storage::{
-    Abort, Connection, JobResult, items, outcomes, purchases, reservations, stocks, totals, transfers,
+    Abort, Connection, JobResult, items, operations, outcomes, purchases, reservations, stocks, totals, transfers,
 };
 
 /// How far back entries are told even if the asker has nothing there, ms: the store's own retention.
@@ -98,6 +98,8 @@ enum Step {
     Replayed(Box<Store>, Arc<[Line]>, usize),
     /// Writes outcomes behind a command.
     Outcomes(Box<Store>, String),
+    /// Writes operations that came with the state, behind one.
+    Operations(Box<Store>, String),
     /// Writes entries of these spans.
     Entries(Box<Store>, VecDeque<Span>),
     /// Writes reservations behind a number.
@@ -151,8 +153,15 @@ impl AnswerWriter {
             }
             Step::Replayed(store, lines, told) => match lines.get(told).cloned() {
                 Some(line) => (Step::Replayed(store, lines, told + 1), Some(self.count(line))),
-                None => (self.entries(connection, store)?, None),
+                None => (Step::Operations(store, String::new()), None),
             },
+            Step::Operations(store, after) => {
+                let next = operations::behind(connection, store.generation, &after, PART)?;
+                match next.last().map(ToString::to_string) {
+                    Some(last) => (Step::Operations(store, last), Some(self.count(Line::Operations(next)))),
+                    None => (self.entries(connection, store)?, None),
+                }
+            }
             Step::Transfers(store, behind, said) => {
                 let next = transfers::behind(connection, &self.id, behind, PART)?;
                 match next.last().map(|(number, _)| *number) {
@@ -239,6 +248,7 @@ impl AnswerWriter {
             Line::Outcomes(part) => self.written.outcomes += part.len() as u64,
             Line::Reservations(part) => self.written.reservations += part.len() as u64,
             Line::Transfers(part) => self.written.transfers += part.len() as u64,
+            Line::Operations(part) => self.written.operations += part.len() as u64,
             Line::Entries(part) => self.written.entries += part.len() as u64,
             Line::Header(_) | Line::End(_) => {}
         }
@@ -319,6 +329,7 @@ fn wanted(connection: &Connection, store: &Store, asked: &[Span], now: Millis) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::projection::rebuild;
     use crate::promises::reservations as promised;
     use crate::promises::stores::retire;
     use crate::testing::{Agent, NOW, database, held, product, purchase_id};
@@ -546,6 +557,55 @@ mod tests {
             agent.settle_in(&connection);
             assert_eq!(ask(&connection, &agent, &asked).outcomes.len(), told);
         }
+    }
+
+    #[test]
+    fn operations_are_told_that_the_state_has_named_until_another_one_has_come_in_full() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let asked = |epoch| Question { epoch, log: Vec::new() };
+        let told = |agent: &Agent| -> Vec<String> {
+            let answer = ask(&connection, agent, &asked(agent.head.epoch));
+            answer.operations.iter().map(ToString::to_string).collect()
+        };
+        let mut open = |names: std::ops::Range<usize>, is_whole: bool| {
+            agent.operations = names.map(|number| format!("o-{number:04}").parse().expect("valid")).collect();
+            let Answer { epoch, lineage, .. } = ask(&connection, &agent, &asked(agent.head.epoch));
+            let mut opening = agent.open(epoch, &lineage);
+            if !is_whole {
+                opening.pop();
+            }
+            agent.tell(&connection, &opening);
+            agent.settle_in(&connection);
+            told(&agent)
+        };
+        let named = open(0..1_200, true);
+        assert_eq!((named.len(), &*named[0], &*named[1_199]), (1_200, "o-0000", "o-1199"));
+        assert_eq!(open(7..9, false), named, "that state never came");
+        assert_eq!(open(7..9, true), ["o-0007", "o-0008"]);
+        let left: i64 =
+            connection.query_row("select count(*) from named_operation", [], |row| row.get(0)).expect("reads");
+        assert_eq!(left, 2, "the others are removed in steps");
+        let later = NOW.plus(8 * 24 * 60 * 60 * 1_000 + 1);
+        crate::storage::retention::prune(&connection, later).expect("prunes");
+        assert_eq!(told(&agent), [""; 0]);
+    }
+
+    #[test]
+    fn a_view_that_is_built_anew_is_of_the_same_state() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        agent.operations = vec!["o-1".parse().expect("valid")];
+        let state = agent.state(Vec::new());
+        agent.tell(&connection, &state);
+        agent.settle_in(&connection);
+        let before = agent.store(&connection).stock;
+        rebuild::begin(&connection, NOW).expect("begins");
+        while !rebuild::step(&connection, 100, NOW).expect("can be done").is_over {}
+        agent.settle_in(&connection);
+        assert_ne!(agent.store(&connection).stock, before);
+        let answer = ask(&connection, &agent, &Question { epoch: agent.head.epoch, log: Vec::new() });
+        assert_eq!(answer.operations, agent.operations);
     }
 
     #[test]

@@ -132,6 +132,7 @@ mod tests {
         let mut agent = Agent::settled("s1", &connection);
         let mut meter = Meter::new(&connection);
         agent.stock_up(20_000);
+        agent.operations = (0..5_000).map(|number| outcome_of(number).command).collect();
         let state = agent.state((0..5_000).map(outcome_of).collect());
         meter.tell(&agent, &state);
         meter.steps(&agent);

@@ -24,6 +24,7 @@ use crate::promises::commands::open_epoch;
 use crate::storage::commands;
 use crate::storage::items;
 use crate::storage::ledger;
+use crate::storage::operations;
 use crate::storage::stocks;
 use crate::storage::stores::{self, DigestState, Store};
 use crate::storage::{Connection, JobError, JobResult};
@@ -349,7 +350,10 @@ fn apply_state(
     let mut done = Done::default();
     store.cursor = entry.cursor();
     match stock::effect(event) {
-        Effect::Stage(page) => done.staged = stocks::stage(connection, store, entry.id, page)?,
+        Effect::Stage(page) => {
+            done.staged = stocks::stage(connection, store, entry.id, page)?;
+            operations::name(connection, store.staged, &page.operations, now)?;
+        }
         Effect::Install(end) if stocks::switch(connection, store, entry.id, end)? => {
             store.opening = false;
             store.complete = true;

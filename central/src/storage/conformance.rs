@@ -22,8 +22,8 @@ use super::queries::{self, Slice, dead_letters, offers};
 use super::rebuild::{self, AtWork, Reason};
 use super::stores::{DigestState, Store};
 use super::{
-    Connection, allotments, commands, idempotency, items, ledger, outcomes, purchases, retention, stocks, stores,
-    totals,
+    Connection, allotments, commands, idempotency, items, ledger, operations, outcomes, purchases, retention, stocks,
+    stores, totals,
 };
 
 const NOW: Millis = Millis(1_800_000_000_000);
@@ -68,7 +68,8 @@ conforms!(
     dead_letters_stay_until_they_are_removed,
     a_list_of_dead_letters_ends_at_a_thousand,
     a_rebuild_is_as_it_was_saved,
-    a_stock_that_is_built_aside_is_shown_at_once
+    a_stock_that_is_built_aside_is_shown_at_once,
+    what_a_state_has_named_goes_with_it
 );
 
 fn store_id(id: &str) -> StoreId {
@@ -1061,4 +1062,18 @@ fn a_stock_that_is_built_aside_is_shown_at_once(connection: &Connection) {
         (shown(), store.digest),
         (vec!["a".into(), "b".into()], items::digest(connection, store.stock).expect("reads"))
     );
+}
+
+fn what_a_state_has_named_goes_with_it(connection: &Connection) {
+    let store = discovered(connection, "s1");
+    let (shown, other) = (store.generation, store.generation + 1);
+    for stock in [shown, other] {
+        operations::name(connection, stock, &["c", "a", "b", "a"].map(operation), NOW).expect("writes");
+    }
+    let named = |stock, behind, rows| operations::behind(connection, stock, behind, rows).expect("reads");
+    assert_eq!(named(other, "", 2), ["a", "b"].map(operation));
+    assert_eq!(named(other, "b", 2), ["c"].map(operation));
+    let forget = |stock| operations::forget_step(connection, &store.id, stock, 2).expect("writes");
+    assert_eq!([forget(other), forget(other), forget(other), forget(shown)], [true, true, false, false]);
+    assert_eq!((named(other, "", 9).len(), named(shown, "", 9).len()), (0, 3), "those of the state that is shown stay");
 }

@@ -20,6 +20,7 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0012_outcomes.sql"),
         include_str!("../../migrations/0013_transfer_references.sql"),
         include_str!("../../migrations/0014_sold.sql"),
+        include_str!("../../migrations/0015_operations.sql"),
     ],
 };
 

@@ -10,6 +10,7 @@ pub mod files;
 pub mod idempotency;
 pub mod items;
 pub mod ledger;
+pub mod operations;
 pub mod outcomes;
 pub mod purchases;
 pub mod queries;

@@ -16,6 +16,8 @@ const PURCHASES_MS: i64 = 400 * 24 * 60 * 60 * 1_000;
 const RESERVATIONS_MS: i64 = COMMANDS_MS;
 /// The same of transfers.
 const TRANSFERS_MS: i64 = COMMANDS_MS;
+/// How long it is known which operations a state has named, ms: eight days, as long as a store knows them.
+const OPERATIONS_MS: i64 = 8 * 24 * 60 * 60 * 1_000;
 /// How long a dead letter is kept, ms: 90 days. The entry itself stays in the ledger.
 const DEAD_LETTERS_MS: i64 = 90 * 24 * 60 * 60 * 1_000;
 /// Rows of a table looked at in one transaction.
@@ -34,6 +36,8 @@ const RESERVATIONS: &str = "delete from reservation where number in (select numb
      indexed by reservation_by_age where settled_at < ?1 limit ?2)";
 const TRANSFERS: &str = "delete from transfer where number in (select number from transfer \
      indexed by transfer_by_age where settled_at < ?1 limit ?2)";
+const OPERATIONS: &str = "delete from named_operation where (stock, operation_id) in (select stock, operation_id \
+     from named_operation indexed by named_operation_by_age where at < ?1 limit ?2)";
 // As long ago it does not matter who was asked last.
 const TURNS: &str = "delete from policy_turn where products in (select products from policy_turn \
      indexed by policy_turn_by_age where at < ?1 limit ?2)";
@@ -53,6 +57,7 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
         (PURCHASES, PURCHASES_MS),
         (RESERVATIONS, RESERVATIONS_MS),
         (TRANSFERS, TRANSFERS_MS),
+        (OPERATIONS, OPERATIONS_MS),
         (TURNS, COMMANDS_MS),
         (DEAD_LETTERS, DEAD_LETTERS_MS),
     ] {
@@ -127,9 +132,9 @@ mod tests {
     #[test]
     fn a_batch_reads_no_whole_table() {
         let connection = database();
-        for sql in [KEYS, OUTCOMES, REQUESTS, COMMANDS, PURCHASES, RESERVATIONS, TRANSFERS] {
+        for sql in [KEYS, OUTCOMES, REQUESTS, COMMANDS, PURCHASES, RESERVATIONS, TRANSFERS, OPERATIONS] {
             let plan = plan(&connection, sql);
-            for table in ["idempotency", "outcome", "request", "command", "purchase"] {
+            for table in ["idempotency", "outcome", "request", "command", "purchase", "named_operation"] {
                 assert!(!plan.contains(&format!("SCAN {table}")) && !plan.contains("TEMP"), "{sql}: {plan}");
             }
         }

@@ -17,7 +17,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::storage::store::Store;
 use crate::storage::totals;
-use crate::storage::{items, outcomes};
+use crate::storage::{items, operations, outcomes};
 use crate::storage::{reservations, transfers};
 
 /// The stock of a store that has just become known: empty, and counted.
@@ -277,6 +277,9 @@ pub fn remove_step(connection: &Connection, store: &StoreId, rows: usize) -> rus
         if connection.prepare_cached(&sql)?.execute(params![stock, rows])? > 0 {
             return Ok(true);
         }
+    }
+    if operations::forget_step(connection, store, stock, rows)? {
+        return Ok(true);
     }
     connection.prepare_cached("delete from stock where stock = ?1")?.execute([stock])?;
     if digest != Digest::default() {

@@ -141,10 +141,14 @@ pub enum Bug {
     RestoreForgetsOwn,
     /// A restore records again what central has.
     RestoreRepeatsKnown,
+    /// A whole state does not name the operations that are in it.
+    OperationsNotNamed,
+    /// The state that a restore opens with names what is recorded again behind it.
+    RepeatedNamed,
+    /// A restore records again what central knows by its name alone.
+    NamedRecordedAgain,
     /// A restore takes for shared what came before the end of an epoch, whether its log has that end or not.
     RestoreIgnoresForks,
-    /// A restore records again what nobody can place.
-    RestoreGuesses,
     /// A restore does not take over what waits to be picked and what was answered.
     RestoreWithoutOutcomes,
     /// A restored ledger claims entries that left its log.
@@ -436,8 +440,10 @@ pub const BUGS: &[Bug] = &[
     Bug::SellOneMore,
     Bug::RestoreForgetsOwn,
     Bug::RestoreRepeatsKnown,
+    Bug::OperationsNotNamed,
+    Bug::RepeatedNamed,
+    Bug::NamedRecordedAgain,
     Bug::RestoreIgnoresForks,
-    Bug::RestoreGuesses,
     Bug::RestoreWithoutOutcomes,
     Bug::RestoreClaimsAll,
     Bug::UnsettledNotRepeated,

@@ -12,10 +12,12 @@ use serde::Serialize;
 
 use super::head::{Head, append, head, save_head};
 use super::items::all_items;
-use super::{outcomes, reservations, transfers};
+use super::{idempotency, outcomes, reservations, transfers};
 
 /// Items or outcomes on one page, at most.
 const PAGE: usize = 200;
+/// Names of operations on one page, at most.
+const NAMES: usize = 500;
 /// Their JSON on one page, bytes, at most: an entry is the least that a round can carry.
 const PAGE_BYTES: usize = 32 << 10;
 
@@ -109,6 +111,7 @@ pub(crate) fn begin_epoch(
     connection.prepare_cached("update meta set acked = 0")?.execute([])?;
     let opened = Event::Opened { lineage: past.to_vec() };
     append(connection, head, &named(&format!("opened:{epoch}")), &opened, now)?;
+    idempotency::remember_earlier(connection, epoch, now)?;
     write_pages(connection, head, now)
 }
 
@@ -150,22 +153,28 @@ fn first_kept(connection: &Connection, epoch: Epoch) -> rusqlite::Result<Seq> {
         .query_row([epoch.get()], |row| number_at(row, 0))
 }
 
-/// The whole state as pages: behind `opened`, and in answer to a resync. The caller saves the head.
+/// The whole state as pages: behind `opened`, and in answer to a resync. They name the operations of earlier epochs, too:
+/// central may have no entry of these (L9). The caller saves the head.
 pub fn write_pages(connection: &Connection, head: &mut Head, now: Millis) -> rusqlite::Result<()> {
     let items = if planted(Bug::OpeningWithoutState) { Vec::new() } else { all_items(connection)? };
     let outcomes = if planted(Bug::OutcomesLeftOut) { Vec::new() } else { outcomes::all(connection)? };
     let count = items.len() as u64;
-    let items = cut(items.into_iter().map(|(product_id, item)| Named { product_id, item }));
+    let items = cut(PAGE, items.into_iter().map(|(product_id, item)| Named { product_id, item }));
     let items = items.into_iter().map(|items| SnapshotPage { items, ..SnapshotPage::default() });
-    let outcomes = cut(outcomes).into_iter().map(|outcomes| SnapshotPage { outcomes, ..SnapshotPage::default() });
+    let outcomes = cut(PAGE, outcomes).into_iter().map(|outcomes| SnapshotPage { outcomes, ..SnapshotPage::default() });
     let reservations = if planted(Bug::HoldsLeftOut) { Vec::new() } else { reservations::all(connection)? };
-    let reservations = cut(reservations);
+    let reservations = cut(PAGE, reservations);
     let reservations =
         reservations.into_iter().map(|reservations| SnapshotPage { reservations, ..SnapshotPage::default() });
     let transfers = if planted(Bug::TransfersLeftOut) { Vec::new() } else { transfers::all(connection)? };
-    let transfers = cut(transfers).into_iter().map(|transfers| SnapshotPage { transfers, ..SnapshotPage::default() });
+    let transfers = cut(PAGE, transfers);
+    let transfers = transfers.into_iter().map(|transfers| SnapshotPage { transfers, ..SnapshotPage::default() });
+    let operations =
+        if planted(Bug::OperationsNotNamed) { Vec::new() } else { idempotency::all_known(connection, now)? };
+    let operations = cut(NAMES, operations);
+    let operations = operations.into_iter().map(|operations| SnapshotPage { operations, ..SnapshotPage::default() });
     let mut pages = 0;
-    for page in items.chain(outcomes).chain(reservations).chain(transfers) {
+    for page in items.chain(outcomes).chain(reservations).chain(transfers).chain(operations) {
         pages += 1;
         append(connection, head, &named("snapshot"), &Event::SnapshotPage(page), now)?;
     }
@@ -174,14 +183,14 @@ pub fn write_pages(connection: &Connection, head: &mut Head, now: Millis) -> rus
     Ok(())
 }
 
-/// Cuts a list into pages; each has one member at least.
-fn cut<T: Serialize>(list: impl IntoIterator<Item = T>) -> Vec<Vec<T>> {
+/// Cuts a list into pages of so many members at most; each has one at least.
+fn cut<T: Serialize>(most: usize, list: impl IntoIterator<Item = T>) -> Vec<Vec<T>> {
     let mut pages: Vec<Vec<T>> = Vec::new();
     let mut bytes = 0;
     for member in list {
         let size = serde_json::to_string(&member).expect("what goes on a page serialises").len();
         match pages.last_mut() {
-            Some(page) if page.len() < PAGE && bytes + size <= PAGE_BYTES => {
+            Some(page) if page.len() < most && bytes + size <= PAGE_BYTES => {
                 page.push(member);
                 bytes += size;
             }
@@ -214,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_page_ends_by_number_or_by_bytes() {
-        let lengths = |list: Vec<String>| cut(list).iter().map(Vec::len).collect::<Vec<_>>();
+        let lengths = |list: Vec<String>| cut(PAGE, list).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(lengths(Vec::new()), [0; 0]);
         assert_eq!(lengths(vec!["x".into(); 401]), [200, 200, 1]);
         assert_eq!(lengths(vec!["x".repeat(10_000); 7]), [3, 3, 1]);

@@ -2,6 +2,7 @@
 
 use protocol::hash::Hash;
 use protocol::ids::OperationId;
+use protocol::link::Epoch;
 use protocol::time::Millis;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -10,7 +11,7 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 const RETENTION_DAYS: i64 = 7;
 /// The same in ms.
 pub const RETENTION_MS: i64 = RETENTION_DAYS * DAY_MS;
-/// How long an operation stays known after a restore, ms: no key that is older can name it.
+/// How long an operation of an earlier epoch stays known, ms: no key that is older can name it.
 pub const KNOWN_MS: i64 = RETENTION_MS + DAY_MS;
 
 /// A key and the request it came with.
@@ -70,6 +71,26 @@ fn any_known(connection: &Connection, now: Millis, named: impl Fn(i64) -> Operat
     Ok(false)
 }
 
+/// Operations of the log's earlier epochs are known, too: their effects came with the state that the present one opened
+/// with. `epoch`: the present one.
+pub fn remember_earlier(connection: &Connection, epoch: Epoch, now: Millis) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "insert or ignore into known_operation (id, at) select operation_id, recorded_at from ledger \
+             where epoch < ?1 and recorded_at > ?2 and product_id is not null",
+        )?
+        .execute(params![epoch.get(), now.0 - KNOWN_MS])?;
+    Ok(())
+}
+
+/// All that are known of earlier epochs.
+pub fn all_known(connection: &Connection, now: Millis) -> rusqlite::Result<Vec<OperationId>> {
+    let mut statement = connection.prepare_cached("select id from known_operation where at > ?1 order by id")?;
+    let ids = statement.query_map([now.0 - KNOWN_MS], |row| row.get::<_, String>(0))?;
+    // Central tells ids as it has heard them, and what is none here is no operation of a key.
+    ids.filter_map(|id| id.map(|id| OperationId::parse(&id).ok()).transpose()).collect()
+}
+
 /// Keeps the ids of operations whose effects a restore takes in.
 pub fn remember_known<'a>(
     connection: &Connection,
@@ -83,9 +104,25 @@ pub fn remember_known<'a>(
     Ok(())
 }
 
-/// Forgets all keys, and all operations of before a restore.
+/// Operations are no longer known.
+pub fn forget_known<'a>(connection: &Connection, ids: impl IntoIterator<Item = &'a str>) -> rusqlite::Result<()> {
+    let mut delete = connection.prepare_cached("delete from known_operation where id = ?1")?;
+    for id in ids {
+        delete.execute([id])?;
+    }
+    Ok(())
+}
+
+/// Forgets all keys.
 pub fn clear(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch("delete from idempotency; delete from known_operation;")
+    connection.execute("delete from idempotency", [])?;
+    Ok(())
+}
+
+/// Forgets all operations of before a restore.
+pub fn clear_known(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("delete from known_operation", [])?;
+    Ok(())
 }
 
 /// The first answer.
@@ -138,8 +175,11 @@ pub fn bind(
 
 #[cfg(test)]
 mod tests {
+    use protocol::domain::Operation;
+
     use super::*;
-    use crate::ledger::SCHEMA;
+    use crate::ledger::{self, SCHEMA};
+    use crate::testing;
 
     fn key(key: &str, fingerprint: u8) -> Key {
         Key { key: key.into(), fingerprint: [fingerprint; 16], route: String::new() }
@@ -160,5 +200,22 @@ mod tests {
         assert_ne!(key("k", 1).operation(first.plus(RETENTION_MS)), id);
         assert!(!known(key("k", 2), first), "another request");
         assert!(!known(key("l", 1), first), "another key");
+    }
+
+    #[test]
+    fn operations_of_earlier_epochs_are_known_for_as_long_as_a_key_can_name_them() {
+        let connection = testing::store(&[("tea", 5)]);
+        let sell = |id: &str, at| {
+            testing::act(&connection, id, "tea", Operation::Sell { quantity: testing::quantity(1) }, at);
+        };
+        let now = testing::NOW.plus(KNOWN_MS + 5);
+        sell("old", testing::NOW.plus(5));
+        sell("young", testing::NOW.plus(6));
+        let epoch = ledger::open_epoch(&connection, None, now).expect("opens").epoch;
+        sell("present", now);
+        remember_earlier(&connection, epoch, now).expect("writes");
+        let known = all_known(&connection, now).expect("reads");
+        assert_eq!(known.iter().map(OperationId::as_str).collect::<Vec<_>>(), ["young"]);
+        assert_eq!(all_known(&connection, now.plus(1)).expect("reads"), []);
     }
 }

@@ -10,7 +10,7 @@ pub mod ask;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use protocol::domain::Item;
-use protocol::ids::ProductId;
+use protocol::ids::{OperationId, ProductId};
 use protocol::link::{EntryId, Epoch};
 use protocol::planted::{Bug, planted};
 pub use protocol::restore::{Choice, Refusal};
@@ -86,26 +86,37 @@ pub fn carry_out(
     }
     for own in &unshared {
         history::drop_entry(connection, own.entry.id)?;
+        // It is not in the state, be it known because an earlier restore had recorded it again.
+        let operation = Some(own.entry.operation.as_str()).filter(|_| !planted(Bug::RepeatedNamed));
+        idempotency::forget_known(connection, operation)?;
     }
     take_state(connection, &mut head, answer, now)?;
-    ledger::begin_epoch(connection, &mut head, answer.epoch, &plan.lineage, now)?;
-    let operations: HashSet<&str> = answer.entries.iter().map(|entry| entry.operation.as_str()).collect();
-    let repeated = unshared.iter().filter(|own| plan.repeats && !plan.uncertain.contains(&own.entry.id));
     if !plan.repeats {
         // What it knows has not happened: who asks for it again must not be told that it has.
         idempotency::clear(connection)?;
     }
+    if !plan.repeats || choice == Some(Choice::Central) {
+        // Nor what came with a state that an earlier restore had taken over.
+        idempotency::clear_known(connection)?;
+    }
+    let of_entries = answer.entries.iter().map(|entry| entry.operation.as_str());
+    let named = answer.operations.iter().map(OperationId::as_str);
+    let operations: HashSet<&str> = of_entries.chain(named).collect();
+    idempotency::remember_known(connection, operations.iter().copied(), now)?;
+    ledger::begin_epoch(connection, &mut head, answer.epoch, &plan.lineage, now)?;
+    let repeated = unshared.iter().filter(|own| plan.repeats && !plan.uncertain.contains(&own.entry.id));
     for own in repeated {
-        if (!operations.contains(own.entry.operation.as_str()) || planted(Bug::RestoreRepeatsKnown))
-            && again::record(connection, &mut head, &own.entry, now)?
-        {
+        let is_known = operations.contains(own.entry.operation.as_str())
+            && !planted(Bug::RestoreRepeatsKnown)
+            && !(planted(Bug::NamedRecordedAgain)
+                && answer.operations.iter().any(|named| *named.as_str() == *own.entry.operation));
+        if !is_known && again::record(connection, &mut head, &own.entry, now)? {
             report.recorded_again += 1;
             // A command's batch whose answer central does not have comes again.
             let named = Some(own.entry.operation.as_str()).filter(|_| !planted(Bug::BatchLineForgotten));
             idempotency::remember_known(connection, named, now)?;
         }
     }
-    idempotency::remember_known(connection, operations.iter().copied(), now)?;
     let of_items = unshared.iter().filter(|own| fact(&own.entry).is_some()).count() as u64;
     report.left_out = of_items - report.recorded_again;
     ledger::save_head(connection, &head)?;
@@ -179,7 +190,7 @@ mod tests {
     use protocol::domain::reservation::{Act, State};
     use protocol::domain::transfer::{self, Transfer};
     use protocol::domain::{Line, Lines, Operation, Rejection};
-    use protocol::ids::{OperationId, ReservationId, TransferId};
+    use protocol::ids::{ReservationId, TransferId};
     use protocol::link::{Cursor, Entry};
     use protocol::stock::Stock;
     use protocol::wire::restore::KnownEntry;
@@ -219,10 +230,13 @@ mod tests {
         let state = EntryId { seq: head.seq - but, ..head.id() };
         let own: Vec<Entry> = own.into_iter().map(|own| own.entry).filter(|entry| entry.id <= state).collect();
         let state = own.last().expect("an entry").cursor();
-        let mut stock = Stock::default();
+        let (mut stock, mut operations) = (Stock::default(), Vec::new());
         for entry in own.iter().filter(|entry| entry.id.epoch == head.epoch) {
             let event = Event::decode(&entry.kind, &entry.body).expect("is understood");
             assert!(stock.apply(&event).is_empty());
+            if let Event::SnapshotPage(page) = event {
+                operations.extend(page.operations);
+            }
         }
         let filed = |entry: &Entry| fact(entry).map(|fact| fact.filed_under());
         let entries = own.iter().map(|entry| KnownEntry {
@@ -246,6 +260,7 @@ mod tests {
             outcomes: ledger::outcomes::all(known).expect("reads"),
             reservations: ledger::reservations::all(known).expect("reads"),
             transfers: ledger::transfers::all(known).expect("reads"),
+            operations,
             entries: entries.collect(),
         }
     }
@@ -288,6 +303,9 @@ mod tests {
         // As an entry that central hears of: another copy of the old file would sell it once more.
         assert_eq!((report.state, report.recorded_again, units(&old)), (Choice::Central, 1, 7));
         assert_eq!(recorded(&old), [("sold".into(), -4)]);
+        // Nor is it in the state, which central may have without it.
+        let named = answer(&old, 0).operations;
+        assert_eq!(["other", "sale"].map(|id| named.contains(&operation(id))), [true, false]);
     }
 
     #[test]
@@ -575,6 +593,37 @@ mod tests {
         let mut said = answer(live, 0);
         said.entries.retain(|entry| entry.epoch == unheard.epoch);
         Answer { epoch: unheard.epoch.next(NOW.plus(1_000)), ..said }
+    }
+
+    #[test]
+    fn what_a_state_has_named_is_known_to_whoever_takes_it_over_and_is_named_by_it_again() {
+        let key = |name: &str| idempotency::Key { key: name.into(), fingerprint: [1; 16], route: String::new() };
+        let sale = key("till").operation(NOW);
+        let sell = |connection: &Connection, id: &str| act(connection, id, Operation::Sell { quantity: quantity(1) });
+        let live = store();
+        sell(&live, "both");
+        let clone = copy(&live);
+        sell(&live, sale.as_str());
+        let said = answer_from_behind(&live);
+        assert!(!said.entries.iter().any(|entry| entry.operation == sale.as_str()), "no entry tells of it");
+        let is_known = |connection: &Connection| idempotency::is_known(connection, &key("till"), NOW).expect("reads");
+        // The clone was asked for the same, behind the place of which nobody can tell.
+        ["b-1", sale.as_str(), "b-3"].into_iter().for_each(|id| sell(&clone, id));
+        let report = carry_out(&clone, &said, Some(Choice::Central), NOW.plus(10)).expect("is carried out");
+        assert_eq!((report.recorded_again, units(&clone), is_known(&clone)), (2, 1, true), "b-1 and b-3");
+        let mut told = said;
+        for epoch in 3_000..3_003 {
+            let new = runtime::sqlite::memory(ledger::SCHEMA).expect("opens");
+            ledger::claim(&new, &"s1".parse().expect("an id")).expect("is new");
+            told.epoch = told.epoch.next(NOW.plus(epoch));
+            restore(&new, &told);
+            assert!(is_known(&new) && told.operations.contains(&sale));
+            // With the whole state it is named, too.
+            execute(&new, &[(&format!("resync-{epoch}"), Command::Resync)]);
+            told = answer(&new, 0);
+            told.entries.clear();
+            assert_eq!(told.operations.iter().filter(|named| **named == sale).count(), 2);
+        }
     }
 
     #[test]

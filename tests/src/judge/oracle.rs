@@ -69,7 +69,7 @@ pub struct Oracle {
     owed: HashSet<(Name, Name)>,
     /// Transfers of which a human's choice has forgotten the store's word.
     unsent: HashSet<Name>,
-    /// Operations in central's ledger that a human's choice has undone, and the latest epoch that was chosen without them: what
+    /// Operations that central had, and that a human's choice has undone, and the latest epoch that was chosen without them: what
     /// asks for them still, as a command of central, is done once more.
     undone: HashMap<Name, u64>,
     /// Epochs of stores of which central's database refused a part of a whole state, by a fault.
@@ -362,8 +362,16 @@ impl Oracle {
         purchase.is_some_and(|purchase| self.owed.contains(&(purchase.into(), store.into())))
     }
 
-    /// Central has accepted an epoch that a human has chosen: what stands in its ledger and not in that state is undone.
-    fn undo(&mut self, central: &Connection, store: &str, epoch: u64, stands: &Shop) -> rusqlite::Result<()> {
+    /// Central has accepted an epoch that a human has chosen: what stands in its ledger, or was in its view, and is not in that
+    /// state is undone.
+    fn undo(
+        &mut self,
+        central: &Connection,
+        store: &str,
+        epoch: u64,
+        (view, stands): (&Shop, &Shop),
+    ) -> rusqlite::Result<()> {
+        self.undone.extend(stands.lacks(view).map(|operation| (operation.clone(), epoch)));
         let mut told =
             central.prepare_cached("select distinct operation_id from event where store_id = ?1 and epoch < ?2")?;
         let mut rows = told.query(params![store, epoch])?;
@@ -609,7 +617,7 @@ impl Oracle {
             if is_chosen {
                 self.disown(&view, &shop);
                 self.owe(&store, &view, &shop);
-                self.undo(central, &store, place.epoch, &shop)?;
+                self.undo(central, &store, place.epoch, (&view, &shop))?;
                 continue;
             }
             let mut gone: Vec<String> = shop.lacks(&view).map(|operation| format!("operation {operation}")).collect();
@@ -766,6 +774,11 @@ impl Oracle {
     pub fn is_unsaid(&self, command: &str) -> bool {
         let purchase = Book::purchase_of(command);
         self.unsaid.contains(command) || purchase.is_some_and(|purchase| self.unsaid.contains(purchase))
+    }
+
+    /// Whether central had an operation, and a human's choice has undone it.
+    pub fn is_undone(&self, operation: &str) -> bool {
+        self.undone.contains_key(operation)
     }
 
     /// Whether a human has ever said which of a store's states stands.

@@ -411,14 +411,15 @@ impl VirtualWorld {
             .filter(|number| self.agents[*number].store == *store && self.agents[*number].runs)
             .collect();
         let Some(number) = self.clients.dice.pick(&of_store).copied() else { return };
-        // What a human has chosen may have come to central without a word of how it came about: nobody knows the keys of that.
-        if self.oracle.has_chosen(store.as_str()) {
-            return;
-        }
         let new = self.clients.number();
         let agent = &mut self.agents[number];
+        sent.clock = Millis(self.now + agent.skew);
+        // What a human has given up counts as done for whoever is restored (RELIABILITY, "Known and open").
+        if operations_of(&sent).iter().any(|operation| self.oracle.is_undone(operation)) {
+            return;
+        }
         let http = agent.http.get_or_insert_with(|| Server::of_agent(new, store));
-        (sent.server, sent.clock) = (http.number, Millis(self.now + agent.skew));
+        sent.server = http.number;
         let operation: Name = sent.ask.operation(sent.clock).as_str().into();
         match &sent.ask.what {
             What::Item { product, wish, .. } => {

@@ -1,10 +1,10 @@
 //! What goes wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use protocol::hash::Hash;
-use protocol::ids::{ProductId, StoreId};
+use protocol::ids::{OperationId, ProductId, StoreId};
 use protocol::number::{CommandEpoch, Epoch};
 use protocol::time::Millis;
 use store_agent::ledger;
@@ -153,6 +153,9 @@ impl VirtualWorld {
         let mut pruned = false;
         for agent in &mut self.agents {
             let before = entries(agent);
+            // What goes is young here. In life no key can ask for it any more, and it need not be known.
+            let epoch = ledger::head(&agent.file).expect("a ledger has a head").cursor.epoch.next(later);
+            ledger::idempotency::remember_earlier(&agent.file, epoch, Millis(self.now)).expect("it can be kept");
             ledger::prune_entries(&agent.file, later).expect("pruning works");
             let is_cut = entries(agent) < before;
             agent.pruned |= is_cut;
@@ -524,6 +527,12 @@ impl VirtualWorld {
             match (report, refusal) {
                 (Some(report), _) => {
                     self.count("restore carried out");
+                    let of_entries: BTreeSet<&str> =
+                        answer.entries.iter().map(|entry| entry.operation.as_str()).collect();
+                    let is_alone = |named: &OperationId| !of_entries.contains(named.as_str());
+                    if report.state == Choice::Central && answer.operations.iter().any(is_alone) {
+                        self.count("restore told of operations by their names alone");
+                    }
                     if report.recorded_again > 0 {
                         self.count("restore recorded entries again");
                     }

@@ -145,6 +145,7 @@ pub const MUST_OCCUR: &[&str] = &[
     "restore recorded entries again",
     "restore kept its own state",
     "restore asked a human",
+    "restore told of operations by their names alone",
     "central set back",
     "window full",
     "stream started over",

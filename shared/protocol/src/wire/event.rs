@@ -7,7 +7,7 @@ use super::{Fact, NotUnderstood, Outcome, encode};
 use crate::domain::Item;
 use crate::domain::reservation::Reservation;
 use crate::domain::transfer::Transfer;
-use crate::ids::ProductId;
+use crate::ids::{OperationId, ProductId};
 use crate::link::{OPENED, Past};
 use crate::number::CommandEpoch;
 
@@ -37,12 +37,15 @@ pub struct SnapshotPage {
     /// Transfers from or to this store: on their way to it, or shipped or received within the retention.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub transfers: Vec<Transfer>,
+    /// Operations of the last days that are in this state and in no entry of its epoch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<OperationId>,
 }
 
 impl SnapshotPage {
     /// Records that it names beside items.
     pub fn records(&self) -> usize {
-        self.outcomes.len() + self.reservations.len() + self.transfers.len()
+        self.outcomes.len() + self.reservations.len() + self.transfers.len() + self.operations.len()
     }
 }
 
@@ -160,7 +163,7 @@ mod tests {
     use super::*;
     use crate::domain::reservation::State;
     use crate::domain::{Lines, Quantity, Reason};
-    use crate::ids::{OperationId, PurchaseId, ReservationId};
+    use crate::ids::{PurchaseId, ReservationId};
     use crate::link::Cursor;
     use crate::time::Millis;
     use crate::wire::{Became, Happened, ItemAfter, PurchaseRef};
@@ -209,8 +212,9 @@ mod tests {
             state: State::Open,
         };
         let outcomes = vec![outcome.clone(), outcome];
-        let page = SnapshotPage { outcomes, reservations: vec![reservation], ..SnapshotPage::default() };
-        assert_eq!((SnapshotPage::default().records(), page.records()), (0, 3));
+        let operations = vec![OperationId::parse("b").expect("valid")];
+        let page = SnapshotPage { outcomes, reservations: vec![reservation], operations, ..SnapshotPage::default() };
+        assert_eq!((SnapshotPage::default().records(), page.records()), (0, 4));
     }
 
     #[test]

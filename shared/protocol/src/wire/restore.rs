@@ -6,7 +6,7 @@ use super::{Named, Outcome};
 use crate::domain::reservation::Reservation;
 use crate::domain::transfer::Transfer;
 use crate::hash::Hash;
-use crate::ids::ProductId;
+use crate::ids::{OperationId, ProductId};
 use crate::link::{Cursor, EntryId, Epoch, Seq};
 
 /// Which entries of an epoch a log still has.
@@ -81,6 +81,8 @@ pub struct Answer {
     pub reservations: Vec<Reservation>,
     /// Transfers from and to the store, as it is to know them.
     pub transfers: Vec<Transfer>,
+    /// Operations that came with the state and may stand in no entry that central has.
+    pub operations: Vec<OperationId>,
     /// Entries up to the state's cursor, within the retention or within the spans that were asked about.
     pub entries: Vec<KnownEntry>,
 }
@@ -111,6 +113,9 @@ pub struct Counts {
     /// Transfers.
     #[serde(default)]
     pub transfers: u64,
+    /// Operations.
+    #[serde(default)]
+    pub operations: u64,
     /// Entries.
     pub entries: u64,
 }
@@ -130,6 +135,8 @@ pub enum Line {
     Reservations(Vec<Reservation>),
     /// Some transfers.
     Transfers(Vec<Transfer>),
+    /// Some operations.
+    Operations(Vec<OperationId>),
     /// Some entries.
     Entries(Vec<KnownEntry>),
     /// The last.
@@ -155,6 +162,7 @@ pub struct AnswerReader {
     outcomes: Vec<Outcome>,
     reservations: Vec<Reservation>,
     transfers: Vec<Transfer>,
+    operations: Vec<OperationId>,
     entries: Vec<KnownEntry>,
     end: Option<Counts>,
 }
@@ -172,6 +180,7 @@ impl AnswerReader {
             Line::Outcomes(outcomes) => self.outcomes.extend(outcomes),
             Line::Reservations(reservations) => self.reservations.extend(reservations),
             Line::Transfers(transfers) => self.transfers.extend(transfers),
+            Line::Operations(operations) => self.operations.extend(operations),
             Line::Entries(entries) => self.entries.extend(entries),
             Line::End(counts) => self.end = Some(counts),
         }
@@ -180,15 +189,14 @@ impl AnswerReader {
 
     /// The answer, if all of it was read.
     pub fn finish(self) -> Result<Answer, Unusable> {
-        let Self { header: Some(header), items, outcomes, reservations, transfers, entries, end: Some(end) } = self
-        else {
-            return Err(Unusable::Incomplete);
-        };
+        let Self { header, items, outcomes, reservations, transfers, operations, entries, end } = self;
+        let (Some(header), Some(end)) = (header, end) else { return Err(Unusable::Incomplete) };
         let read = Counts {
             items: items.len() as u64,
             outcomes: outcomes.len() as u64,
             reservations: reservations.len() as u64,
             transfers: transfers.len() as u64,
+            operations: operations.len() as u64,
             entries: entries.len() as u64,
         };
         if end != read {
@@ -206,6 +214,7 @@ impl AnswerReader {
             outcomes,
             reservations,
             transfers,
+            operations,
             entries,
         })
     }
@@ -234,17 +243,21 @@ mod tests {
             also: Vec::new(),
         };
         let header = Header { store_id: "s1".into(), epoch: 9.into(), ..Header::default() };
-        let end = Line::End(Counts { entries: 2, ..Counts::default() });
+        let end = Line::End(Counts { entries: 2, operations: 1, ..Counts::default() });
         let entries = || Line::Entries(vec![entry.clone()]);
-        let whole = [Line::Header(header.clone()), entries(), entries(), end.clone()];
+        let named = || Line::Operations(vec![OperationId::parse("b").expect("valid")]);
+        let head = || Line::Header(header.clone());
+        let whole = [head(), named(), entries(), entries(), end.clone()];
         let answer = read(&whole).expect("is complete");
         assert_eq!((answer.epoch, answer.entries), (9.into(), vec![entry.clone(), entry.clone()]));
+        assert_eq!(answer.operations, [OperationId::parse("b").expect("valid")]);
         for broken in [
-            &whole[..3],
+            &whole[..4],
             &whole[1..],
-            &[Line::Header(header.clone()), entries(), end.clone()],
-            &[Line::Header(header.clone()), Line::Header(header.clone()), entries(), entries(), end.clone()],
-            &[Line::Header(header.clone()), entries(), entries(), end.clone(), entries()],
+            &[head(), named(), entries(), end.clone()],
+            &[head(), entries(), entries(), end.clone()],
+            &[head(), head(), named(), entries(), entries(), end.clone()],
+            &[head(), named(), entries(), entries(), end.clone(), entries()],
         ] {
             assert!(read(broken).is_err(), "{broken:?}");
         }

@@ -80,6 +80,8 @@ fn every_restore_within_bounds_holds() {
     let behind = restore::Bounds { backups: true, ..selling };
     let anew = restore::Bounds { cancels: 1, disks: true, adopts: true, ..buying };
     let promised = restore::Bounds { units: 1, sales: 1, adopts: true, ..buying };
+    let named =
+        restore::Bounds { sales: 2, repeats: true, chosen: true, disks: true, copies: true, questions: 2, ..one };
     run::exhaust("restore, a lost disk, twice", 126_558, Restore::new(disks));
     run::exhaust("restore, a lost disk, picks and cancels", 27_985, Restore::new(picks));
     run::exhaust("restore, a lost disk, goods and crashes", 116_835, Restore::new(goods));
@@ -88,7 +90,8 @@ fn every_restore_within_bounds_holds() {
     run::exhaust("restore, a clone", 136_719, Restore::new(cloned));
     run::exhaust("restore, central put back", 53_278, Restore::new(behind));
     run::exhaust("restore, set up anew", 121_555, Restore::new(anew));
-    run::exhaust("restore, set up anew, the last unit was promised", 135_688, Restore::new(promised));
+    run::exhaust("restore, set up anew, the last unit was promised", 133_711, Restore::new(promised));
+    run::exhaust("restore, a chosen state, a till repeats itself", 300_007, Restore::new(named));
 }
 
 /// The same with wider bounds. The last ones are looked at as far as their bound on states goes, nearest states first.
@@ -279,5 +282,21 @@ mod planted {
     fn a_till_that_repeats_itself_after_a_restore_must_be_known() {
         let bugs = restore::Bugs { known_forgotten: true, ..Default::default() };
         run::refute(ONCE, Restore::new(restore::Bounds { sales: 1, repeats: true, ..restored(bugs) }));
+    }
+
+    /// Central has the name, and not the entry behind that state; then the file is put back once more.
+    #[test]
+    fn what_is_recorded_again_is_not_in_the_state_that_it_is_recorded_behind() {
+        let bugs = restore::Bugs { repeated_named: true, ..Default::default() };
+        let bounds = restore::Bounds { sales: 1, purchases: 1, questions: 2, ..restored(bugs) };
+        run::refute("a restore loses nothing that its database has", Restore::new(bounds));
+    }
+
+    /// A human has chosen a state of which central has no entries; then the disk is lost.
+    #[test]
+    fn a_till_that_repeats_itself_must_be_known_though_its_sale_came_with_a_state() {
+        let bugs = restore::Bugs { named_not_told: true, ..Default::default() };
+        let bounds = restore::Bounds { sales: 1, repeats: true, chosen: true, ..restored(bugs) };
+        run::refute(ONCE, Restore::new(bounds));
     }
 }

@@ -65,6 +65,10 @@ pub(crate) struct Bugs {
     pub(crate) unnamed_outcomes_kept: bool,
     /// Central does not ask again for what a state has forgotten of units that were promised.
     pub(crate) forgotten_not_asked_again: bool,
+    /// Central tells the operations of entries, and not those that a state has named.
+    pub(crate) named_not_told: bool,
+    /// A state that is taken over names what is recorded again behind it.
+    pub(crate) repeated_named: bool,
 }
 
 /// Bounds, and bugs to plant.
@@ -89,6 +93,8 @@ pub(crate) struct Bounds {
     pub(crate) copies: bool,
     /// Begins with an agent and a clone of it.
     pub(crate) cloned: bool,
+    /// Begins with a state that a human has chosen, with a sale of which central has no entry, and a copy from before that.
+    pub(crate) chosen: bool,
     /// Whether central's file may be put back.
     pub(crate) backups: bool,
     /// Whether logs are pruned as far as they are acknowledged.
@@ -233,6 +239,7 @@ const STALE_COMMANDS: u8 = 20;
 const REPEATED_SALE: u8 = 21;
 const ASKED_AGAIN: u8 = 22;
 const SHORT_OF_PROMISED: u8 = 23;
+const KNOWN_BY_NAME: u8 = 24;
 
 /// The configuration.
 pub(crate) struct Restore {
@@ -344,12 +351,15 @@ impl Restore {
     fn carry_out(&self, state: &mut State, number: usize, choice: Option<Choice>) -> Result<(), Refusal> {
         let agent = &mut state.agents[number];
         let Mode::Told(told) = &agent.mode else { return Ok(()) };
-        let (before, entries) = (agent.store.units.done, agent.store.rows.len());
+        let (before, entries, told_of) = (agent.store.units.done, agent.store.rows.len(), told.of_entries());
         let (plan, recorded) = agent.store.carry_out(told, choice, &self.bounds.bugs)?;
         self.seen.note(RESTORED);
         self.seen.note(if entries == 0 { OF_EMPTY } else { OF_OLDER });
         if recorded > 0 {
             self.seen.note(RECORDED_AGAIN);
+        }
+        if plan.state == Choice::Central && told.state.named & !told_of != 0 {
+            self.seen.note(KNOWN_BY_NAME);
         }
         if plan.state == Choice::Own && told.complete {
             self.seen.note(if choice.is_some() { OWN_STATE } else { BEHIND });
@@ -358,7 +368,9 @@ impl Restore {
             self.seen.note(SHORTAGE);
         }
         let kept = (0..4).map(Deed::Sale).chain((0..2).map(Deed::Receipt)).map(Deed::bit).sum::<u16>();
-        state.lost_by_restore |= choice.is_none() && before & kept & !agent.store.units.done != 0;
+        // What a human has given up counts as known, and is not recorded again though it was done anew since.
+        let given_up = if state.excused { told_of } else { 0 };
+        state.lost_by_restore |= choice.is_none() && before & kept & !given_up & !agent.store.units.done != 0;
         state.excused |= choice.is_some();
         agent.mode = Mode::Serving;
         if number > 0 {
@@ -523,6 +535,19 @@ impl Model for Restore {
         assert!(settled(&state), "it begins with a store that has opened: {state:?}");
         if self.bounds.cloned {
             state.agents.push(state.agents[0].clone());
+        }
+        if self.bounds.chosen {
+            let own = Action::CarryOut(0, Some(Choice::Own));
+            for action in [Action::SetUpAnew, Action::CopyStore, Action::Sell(0), Action::Ask(0), Action::Tell(0), own]
+            {
+                state = clean.next_state(&state, action).expect("it can be done");
+            }
+            for _ in 0..4 {
+                clean.cycle(&mut state);
+            }
+            assert!(settled(&state), "central has the chosen state: {state:?}");
+            let Bounds { questions, faults, .. } = self.bounds;
+            (state.questions_left, state.faults_left, state.excused) = (questions, faults, false);
         }
         vec![state]
     }
@@ -809,7 +834,7 @@ impl Model for Restore {
             ),
             (bounds.copies || bounds.cloned, sees::<OF_OLDER>, "an older copy is restored"),
             (bounds.copies || bounds.cloned, sees::<SUPERSEDED>, "an agent is superseded"),
-            (bounds.copies || bounds.cloned, sees::<DIVERGED>, "an agent diverges"),
+            (bounds.copies && !bounds.chosen || bounds.cloned, sees::<DIVERGED>, "an agent diverges"),
             (bounds.cloned, sees::<OF_CLONE>, "a clone is restored"),
             (bounds.copies && bounds.units == 1, sees::<SHORTAGE>, "what is recorded again was sold elsewhere"),
             (bounds.backups, sees::<OVERTAKEN>, "the answer comes too late"),
@@ -820,6 +845,7 @@ impl Model for Restore {
                 "a log opens an epoch because it does not reach back",
             ),
             (bounds.repeats, sees::<REPEATED_SALE>, "a till repeats itself, and is not known"),
+            (bounds.chosen, sees::<KNOWN_BY_NAME>, "what a restore takes over is known by its name alone"),
             (bounds.adopts, sees::<ADOPTED>, "an operator has an epoch adopted"),
             (bounds.adopts, sees::<NEEDS_CHOICE>, "a human has to choose"),
             (bounds.adopts, sees::<OWN_STATE>, "a human has chosen the own state"),

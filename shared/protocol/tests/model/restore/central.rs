@@ -29,6 +29,11 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    /// Sales that stand in entries.
+    pub(crate) fn of_entries(&self) -> u16 {
+        self.entries.iter().fold(0, |sales, (_, _, operation)| sales | operation.sale())
+    }
+
     /// As production wants to see it; stock and outcomes are the model's affair.
     pub(crate) fn answer(&self) -> Answer {
         let known = |(id, hash, operation): &(EntryId, Hash, Operation)| KnownEntry {
@@ -50,6 +55,7 @@ impl Told {
             outcomes: Vec::new(),
             reservations: Vec::new(),
             transfers: Vec::new(),
+            operations: Vec::new(),
             entries: self.entries.iter().map(known).collect(),
         }
     }
@@ -89,6 +95,8 @@ pub(crate) struct Central {
     /// Outcomes that came with the state, and are not settled yet.
     pub(crate) installing: Option<Outcomes>,
     pub(crate) outcomes: Outcomes,
+    /// Sales that the state has named.
+    named: u16,
     pub(crate) purchases: BTreeMap<u8, Purchase>,
     /// Asked and not answered, in order.
     pub(crate) requests: Vec<Command>,
@@ -117,6 +125,7 @@ impl Central {
             staged: None,
             installing: None,
             outcomes: Outcomes::new(),
+            named: 0,
             purchases: BTreeMap::new(),
             requests: Vec::new(),
             commands: Vec::new(),
@@ -202,7 +211,7 @@ impl Central {
                 self.ledger.entry(row.id.epoch).or_default().whole = true;
                 let Some(arrived) = self.staged.take() else { return };
                 (self.opening, self.complete) = (false, true);
-                self.units = arrived.units;
+                (self.units, self.named) = (arrived.units, arrived.named);
                 let changes = !arrived.outcomes.is_empty() || !self.outcomes.is_empty();
                 self.installing = Some(arrived.outcomes).filter(|_| changes);
             }
@@ -422,7 +431,9 @@ impl Central {
             }
         }
         let staged = self.staged.as_ref().filter(|_| bugs.staged_told);
-        let state = staged.cloned().unwrap_or(Whole { units: self.units, outcomes: self.outcomes.clone() });
+        let named = if bugs.named_not_told { 0 } else { self.named };
+        let shown = Whole { units: self.units, outcomes: self.outcomes.clone(), named };
+        let state = staged.map_or(shown, |staged| Whole { named, ..staged.clone() });
         let (lineage, complete, at) = (self.lineage.clone(), self.complete, self.state);
         Some(Told { epoch, lineage, complete, at, covers, entries, state })
     }

@@ -180,6 +180,16 @@ pub(crate) enum Operation {
     Link,
 }
 
+impl Operation {
+    /// The bit of the [`Deed`] that a till may repeat; of others none.
+    pub(crate) fn sale(self) -> u16 {
+        match self {
+            Self::Sale(number) => Deed::Sale(number).bit(),
+            Self::Command(_) | Self::Pick(_) | Self::ShortOfSale(_) | Self::ShortOfPurchase(_) | Self::Link => 0,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum What {
     Sold(u8),
@@ -235,6 +245,8 @@ impl Fact {
 pub(crate) struct Whole {
     pub(crate) units: Units,
     pub(crate) outcomes: Outcomes,
+    /// Sales in it that a till may repeat, as bits: it names them.
+    pub(crate) named: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

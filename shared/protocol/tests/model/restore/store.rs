@@ -72,7 +72,7 @@ impl Store {
     /// A new store with goods on its shelf.
     pub(crate) fn new(units: i64, epoch: Epoch) -> Self {
         let mut new = Self { units: Units::new(units), ..Self::empty() };
-        new.begin_epoch(epoch, Vec::new());
+        new.begin_epoch(epoch, Vec::new(), 0);
         new
     }
 
@@ -91,12 +91,12 @@ impl Store {
     }
 
     /// L9: `opened`, then the whole state. The command cursor is closed until a command epoch names this one.
-    fn begin_epoch(&mut self, epoch: Epoch, lineage: Vec<Past>) {
+    fn begin_epoch(&mut self, epoch: Epoch, lineage: Vec<Past>, named: u16) {
         self.head = Cursor { epoch, ..Cursor::default() };
         self.acked = Seq::ZERO;
         self.lineage.clone_from(&lineage);
         self.append(Said::Opened(lineage));
-        self.append(Said::Page(Whole { units: self.units, outcomes: self.outcomes.clone() }));
+        self.append(Said::Page(Whole { units: self.units, outcomes: self.outcomes.clone(), named }));
         self.append(Said::End);
     }
 
@@ -108,7 +108,7 @@ impl Store {
         for past in lineage.iter_mut().filter(|past| proven.is_some_and(|proven| proven.epoch == past.end.epoch)) {
             past.proven = proven;
         }
-        self.begin_epoch(epoch, lineage);
+        self.begin_epoch(epoch, lineage, self.known);
     }
 
     /// L1: what is old enough, and acknowledged, goes.
@@ -234,7 +234,7 @@ impl Store {
         let answer = told.answer();
         let plan = plan(&own, &answer, choice)?;
         if plan.state == Choice::Own {
-            self.begin_epoch(told.epoch, plan.lineage.clone());
+            self.begin_epoch(told.epoch, plan.lineage.clone(), self.known);
             return Ok((plan, 0));
         }
         let unshared: Vec<Row<Said>> = self.rows.extract_if(.., |row| plan.is_unshared(row.id)).collect();
@@ -249,18 +249,24 @@ impl Store {
         if bugs.outcomes_forgotten {
             self.outcomes.clear();
         }
-        self.begin_epoch(told.epoch, plan.lineage.clone());
+        if !plan.repeats {
+            self.known = 0;
+        }
+        // What is recorded again is not in the state, nor, if a human has chosen, what came with an earlier one.
+        let kept = if choice.is_none() { self.known & !sales(&unshared) } else { sales(&self.rows) };
+        let told_of = told.of_entries() | told.state.named;
+        if !bugs.known_forgotten {
+            self.known |= told_of;
+        }
+        let named = if bugs.repeated_named { self.known } else { kept | told_of };
+        self.begin_epoch(told.epoch, plan.lineage.clone(), named);
         let mut recorded = 0;
         for row in unshared.iter().filter(|row| plan.repeats && !plan.uncertain.contains(&row.id)) {
             let Said::Fact(fact) = row.payload else { continue };
-            let is_known = told.entries.iter().any(|(_, _, operation)| *operation == fact.operation);
+            let is_known = told.entries.iter().any(|(_, _, operation)| *operation == fact.operation)
+                || fact.operation.sale() & told.state.named != 0;
             if (!is_known || bugs.known_recorded_again) && self.record_again(&fact) {
                 recorded += 1;
-            }
-        }
-        for (_, _, operation) in &told.entries {
-            if let (Operation::Sale(number), false) = (operation, bugs.known_forgotten) {
-                self.known |= Deed::Sale(*number).bit();
             }
         }
         Ok((plan, recorded))
@@ -320,6 +326,11 @@ impl Store {
             self.append(Said::Fact(Fact { operation: missing, what: What::Shortage, command: None, after: raised }));
         }
     }
+}
+
+/// Sales that these entries are.
+fn sales(rows: &[Row<Said>]) -> u16 {
+    rows.iter().fold(0, |sales, row| sales | row.payload.operation().sale())
 }
 
 impl Row<Said> {
