@@ -60,10 +60,8 @@ fn is_survived(report: &Report, kinds: &[&str]) {
 
 #[test]
 fn what_an_agent_answered_outlives_a_power_cut() {
-    let report = all("agent", seeds(150), PRODUCTION, Agent::new);
-    is_survived(&report, &["ledger", "key", "outcome", "picked"]);
-    // Central's commits have more pages, all of which a cut leaves too seldom: a kill does.
-    assert!(report.found > 0 || report.cuts < 1_000, "{report}");
+    // A commit has so many pages that a cut hardly ever leaves all of them unsynced and there: a kill and a sync that fails do.
+    is_survived(&all("agent", seeds(150), PRODUCTION, Agent::new), &["ledger", "key", "outcome", "picked"]);
 }
 
 #[test]

@@ -359,11 +359,12 @@ async fn central_tells_again_what_became_of_a_hold_and_says_why_there_is_none() 
     // A store that is away is asked for nothing; what has ended is told all the same.
     world.converged(SOON).await;
     store.post("/v1/disconnected", json!({})).await.expect(200);
-    let away = until("the store has left", SOON, async || {
-        let away = hold("hold-3", ask("s1", 1)).await;
-        if away.status == 503 { Ok(away) } else { Err(away) }
+    until("the store has left", SOON, async || {
+        let seen = central.get("/v1/stores/s1").await.expect(200);
+        if seen["status"] == "offline" { Ok(()) } else { Err(seen) }
     })
     .await;
+    let away = hold("hold-3", ask("s1", 1)).await;
     assert_eq!((away.code(), &away.body["reason"]), ("store_unavailable", &json!("offline")));
     assert_eq!(away.header("retry-after"), "5");
     assert_eq!(central.post(&confirm, json!({})).await.expect(200)["status"], "confirmed");

@@ -28,11 +28,13 @@ pub(super) struct Lengths {
     pub(super) copied: u32,
     /// Then nothing more is committed until it was.
     pub(super) most: u32,
+    /// Unless so many are left to copy: they have gathered behind a reader, and to wait for them would take as long as they are many.
+    pub(super) unless: u32,
 }
 
 impl Lengths {
     /// At most 48 MiB, and what one commit adds: some more.
-    pub(super) const USUAL: Self = Self { copied: CHECKPOINT_AT, most: 12_000 };
+    pub(super) const USUAL: Self = Self { copied: CHECKPOINT_AT, most: 12_000, unless: 12_000 };
 }
 
 /// The log of the database that a writer has open.
@@ -67,13 +69,13 @@ impl Log {
             if is_long {
                 beside.begin(pages.saturating_sub(self.copied));
             }
-            match beside.copied(is_too_long, self.lengths.most)? {
+            match beside.copied(is_too_long, self.lengths.unless)? {
                 None => return Ok(()),
                 // A log that is shorter than that has begun anew.
                 Some(copied) => self.copied = if copied > pages { 0 } else { copied },
             }
             let left = pages - self.copied;
-            if left > FEW && !(is_too_long && left <= self.lengths.most) {
+            if left > FEW && !(is_too_long && left < self.lengths.unless) {
                 return Ok(());
             }
         }
@@ -126,11 +128,11 @@ impl Beside {
         }
     }
 
-    /// So many pages of the log are in the database, once a copying has come to its end; `waits`: for that, unless it is of
-    /// more than `most`, which have gathered behind a reader: to wait for them would take as long as they are many.
-    fn copied(&mut self, waits: bool, most: u32) -> rusqlite::Result<Option<u32>> {
+    /// So many pages of the log are in the database, once a copying has come to its end; `waits`: for that, unless it is
+    /// of so many.
+    fn copied(&mut self, waits: bool, unless: u32) -> rusqlite::Result<Option<u32>> {
         let Some(pages) = self.copying else { return Ok(None) };
-        let waits = waits && pages <= most;
+        let waits = waits && pages < unless;
         let copied = match self.copied.try_recv() {
             Err(TryRecvError::Empty) if !waits => return Ok(None),
             Err(TryRecvError::Empty) => self.copied.recv().unwrap_or_else(|_| Err(panicked())),
@@ -168,7 +170,7 @@ mod tests {
         let closed = move || gate.lock().expect("is held by nobody else").recv().is_ok();
         connection.progress_handler(1, Some(closed)).expect("is called for each step of a statement");
         let mut beside = Beside::start(connection);
-        beside.begin(201);
+        beside.begin(200);
         assert!(matches!(beside.copied(true, 200), Ok(None)));
         drop(open);
         assert!(matches!(beside.copied(true, 201), Ok(Some(_))));

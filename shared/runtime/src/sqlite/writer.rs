@@ -144,7 +144,7 @@ impl Writer {
         pages: u32,
         committed: impl Fn() + Send + 'static,
     ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
-        let lengths = Lengths { copied: pages, most: pages };
+        let lengths = Lengths { copied: pages, most: pages, unless: u32::MAX };
         Self::start_on(connection, || Ok(Some(beside)), lengths, None, committed)
     }
 
@@ -445,7 +445,7 @@ mod tests {
         let (connection, _lock) = crate::sqlite::open(&path, schema).expect("opens");
         connection.pragma_update(None, "synchronous", "off").expect("is no test of a disk");
         let beside = open_beside(&System, &path).expect("opens");
-        let lengths = Lengths { copied: 50, most: 200 };
+        let lengths = Lengths { copied: 50, most: 200, unless: 1_000 };
         let (writer, end) = Writer::start_on(connection, || Ok(Some(beside)), lengths, None, || {});
         for x in 0..COMMITS {
             write(&writer, insert(x)).await.expect("writes").expect("not refused");
