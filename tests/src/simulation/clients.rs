@@ -156,6 +156,11 @@ impl Clients {
         Self { dice, trades, orders, time: None, asks, again, sent, last: 0, tags: BTreeMap::new() }
     }
 
+    /// Whether a request has asked for a transaction that has yet to be committed.
+    pub(super) fn is_writing(&self) -> bool {
+        self.sent.iter().any(|sent| sent.queued.is_some())
+    }
+
     pub(super) fn number(&mut self) -> u64 {
         self.last += 1;
         self.last

@@ -117,7 +117,9 @@ impl VirtualWorld {
                     self.happened("central cut off");
                 }
             }
-            _ => self.now += if self.dice.chance(150) { 55_000 } else { self.dice.between(500, 3_000) },
+            // Not while a write waits for its transaction: it would be answered as one that took too long.
+            _ if self.dice.chance(150) => self.now += if self.clients.is_writing() { 0 } else { 55_000 },
+            _ => self.now += self.dice.between(500, 3_000),
         }
     }
 

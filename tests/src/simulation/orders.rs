@@ -502,9 +502,11 @@ impl VirtualWorld {
         if is_begun {
             self.count("batches repeated after a restore");
         }
-        if atomic && !is_begun && !names.iter().any(|name| log.has(name)) {
-            let codes = shop.foresee(&operation, asked.len(), |_| None, clock, &self.oracle.book);
-            let codes = codes.unwrap_or_default();
+        let is_recorded = names.iter().any(|name| log.has(name));
+        let codes = shop.foresee(&operation, asked.len(), |_| None, clock, &self.oracle.book).unwrap_or_default();
+        // Of two requests under one key the earlier may be refused, and the later be done in the same transaction.
+        let is_refused = codes.iter().any(Option::is_some);
+        if atomic && !is_begun && (is_refused || !is_recorded) {
             if codes.len() < asked.len() {
                 return Some(Due::refused("batch_refused"));
             }
