@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 use protocol::ids::{ProductId, StoreId};
-use protocol::link::EntryId;
 use runtime::redis::Keys;
 use rusqlite::Connection;
 
@@ -318,21 +317,11 @@ impl VirtualWorld {
         self.calm = true;
         self.say(|| "--- calm".into());
         self.end_faults();
-        let (mut until, mut due, mut healed) = (self.patience(), self.heads(), false);
-        let (mut step, mut falls_silent) = (0, self.dice.chance(300));
-        loop {
+        let (mut until, mut healed) = (self.patience(), false);
+        let (mut step, falls_silent) = (0, self.dice.chance(300));
+        while self.now < until {
             if self.is_broken() {
                 return self.finish(true);
-            }
-            if self.now >= until {
-                // Where central writes an entry at a time traffic may make as many, so that no look finds all at rest. Then
-                // whatever was there has been applied, and the rest has to be once nobody asks for more.
-                let is_slowest = self.central.budget == BUDGETS[0];
-                if healed || falls_silent || !is_slowest || !self.has_applied(&due) {
-                    return self.finish(false);
-                }
-                (falls_silent, until) = (true, self.patience());
-                self.count("traffic as fast as central");
             }
             self.step += 1;
             step += 1;
@@ -363,7 +352,7 @@ impl VirtualWorld {
                 } else {
                     self.set_back()
                 }
-                (until, due) = (self.patience(), self.heads());
+                until = self.patience();
             }
             if step > FIRST_LOOK && step % 20 == 0 && self.has_healed() {
                 if healed {
@@ -376,20 +365,7 @@ impl VirtualWorld {
                 humans::look_after(&mut self);
             }
         }
-    }
-
-    /// How far each file's log goes.
-    fn heads(&self) -> Vec<(StoreId, EntryId)> {
-        let head = |agent: &Agent| store_agent::ledger::head(&agent.file).expect("a ledger has a head").cursor.id();
-        self.agents.iter().map(|agent| (agent.store.clone(), head(agent))).collect()
-    }
-
-    /// Whether central has come as far, be it in a later epoch.
-    fn has_applied(&self, heads: &[(StoreId, EntryId)]) -> bool {
-        heads.iter().all(|(store, head)| {
-            let seen = central::storage::stores::find(&self.central.file, store).expect("the view can be read");
-            seen.is_some_and(|seen| seen.cursor.id() >= *head)
-        })
+        self.finish(false)
     }
 
     /// Until when all must have healed if the faults end now. A command that waits is an entry to come: its answer.
