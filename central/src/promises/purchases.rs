@@ -535,7 +535,8 @@ mod tests {
         let [mut one, mut two] = stores(&connection);
         let asked = begin_at(&connection, &one);
         refuse(&connection, &mut one, &asked);
-        retire(&connection, &mut one.store(&connection), NOW).expect("retires");
+        let ended = retire(&connection, &mut one.store(&connection), NOW).expect("retires");
+        assert!(!ended.contains(&asked.id.to_string()), "{ended:?}");
         assert!(found(&connection).life().seeking, "it waits for nothing of that store");
         let id = OperationId::parse("cancel").expect("valid");
         let mut store = one.store(&connection);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use protocol::domain::Rejection;
 use protocol::ids::PurchaseId;
 use protocol::number::Epoch;
-use protocol::promise::purchase::Transition;
+use protocol::promise::purchase::{Status as Bought, Transition};
 use protocol::promise::request::Status;
 use protocol::time::Millis;
 use protocol::wire::{Became, Outcome, Subject};
@@ -30,7 +30,7 @@ pub fn retire(connection: &Connection, store: &mut Store, now: Millis) -> JobRes
     }
     let requests = commands::unanswered(connection, &store.id)?;
     let pending = purchases::pending(connection, &store.id)?;
-    let mut ended: Vec<String> = pending.iter().map(|purchase| purchase.id.to_string()).collect();
+    let mut ended = Vec::new();
     let mut touched: BTreeMap<PurchaseId, Purchase> = pending.into_iter().map(|one| (one.id, one)).collect();
     // Also those that it was never told of, though they are confirmed.
     let is_of_purchase = |request: &&Unanswered| matches!(request.kind.as_str(), "cancel" | "purchase");
@@ -45,7 +45,7 @@ pub fn retire(connection: &Connection, store: &mut Store, now: Millis) -> JobRes
     for purchase in touched.values_mut() {
         let transition = purchase.life().on_retire();
         if transition != Transition::Stands && !planted(Bug::RetiringLeavesPending) {
-            if purchase.life().sold {
+            if purchase.status == Bought::Pending || purchase.life().sold {
                 ended.push(purchase.id.to_string());
             }
             change(purchase, transition, &Basis::NONE, now);
