@@ -59,7 +59,7 @@ pub(super) struct Central {
     /// Its clock's error, ms.
     pub(super) skew: i64,
     /// Rows that it writes in one transaction, about.
-    budget: u64,
+    pub(super) budget: u64,
     keys: Keys,
     /// The production loop of a round.
     fetch: Option<Fetch<StoreId>>,
