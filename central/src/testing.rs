@@ -59,12 +59,21 @@ pub(crate) struct Agent {
     digest: Digest,
     /// Operations that its states name.
     pub(crate) operations: Vec<OperationId>,
+    /// Since when its state names all of them.
+    pub(crate) named_since: Option<Millis>,
 }
 
 impl Agent {
     pub(crate) fn new(id: &str) -> Self {
         let id = StoreId::parse(id).expect("valid");
-        Self { id, head: Cursor::default(), stock: BTreeMap::new(), digest: Digest::default(), operations: Vec::new() }
+        Self {
+            id,
+            head: Cursor::default(),
+            stock: BTreeMap::new(),
+            digest: Digest::default(),
+            operations: Vec::new(),
+            named_since: None,
+        }
     }
 
     /// With ten units of tea, known to central and ready for commands.
@@ -120,7 +129,7 @@ impl Agent {
         let names: Vec<_> = self.operations.chunks(PAGE).map(<[_]>::to_vec).collect();
         let names = names.into_iter().map(|operations| SnapshotPage { operations, ..SnapshotPage::default() });
         let mut state: Vec<Event> = items.chain(outcomes).chain(names).map(Event::SnapshotPage).collect();
-        state.push(Event::SnapshotEnd(SnapshotEnd { pages: state.len() as u64, count }));
+        state.push(Event::SnapshotEnd(SnapshotEnd { pages: state.len() as u64, count, named_since: self.named_since }));
         state.iter().map(|event| self.entry(event)).collect()
     }
 

@@ -132,6 +132,7 @@ impl AnswerWriter {
                     complete: store.complete,
                     state: store.state,
                     covers: covers(connection, &store)?,
+                    named_since: store.named_since,
                 };
                 (Step::Check(store.into(), String::new(), Digest::default()), Some(Line::Header(header)))
             }
@@ -192,7 +193,7 @@ impl AnswerWriter {
             }
             Step::Entries(store, mut spans) => match spans.pop_front() {
                 Some(span) => {
-                    let next = events::known(connection, &self.id, &span, PART)?;
+                    let next = events::known(connection, &store, &span, PART)?;
                     if let Some(last) = next.last().filter(|last| last.seq < span.last) {
                         spans.push_front(Span { first: last.seq.next(), ..span });
                     }
@@ -334,8 +335,8 @@ mod tests {
     use crate::promises::stores::retire;
     use crate::testing::{Agent, NOW, database, held, product, purchase_id};
     use protocol::domain::{Lines, Quantity};
-    use protocol::ids::ReservationId;
-    use protocol::wire::restore::{Answer, AnswerReader};
+    use protocol::ids::{OperationId, ReservationId};
+    use protocol::wire::restore::{Answer, AnswerReader, KnownEntry};
     use protocol::wire::{About, Fact, Happened};
 
     #[test]
@@ -589,6 +590,38 @@ mod tests {
         let later = NOW.plus(8 * 24 * 60 * 60 * 1_000 + 1);
         crate::storage::retention::prune(&connection, later).expect("prunes");
         assert_eq!(told(&agent), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_state_would_name_and_does_not_a_human_has_given_up() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let sales = [agent.sale(), agent.sale()];
+        agent.tell(&connection, &sales);
+        let asked = Question { epoch: agent.head.epoch, log: Vec::new() };
+        let sales: Vec<KnownEntry> =
+            ask(&connection, &agent, &asked).entries.split_off(agent.head.seq.get() as usize - 2);
+        let given_up = |agent: &Agent| -> Vec<bool> {
+            let answer = ask(&connection, agent, &asked);
+            let is = |sale: &KnownEntry| {
+                answer.entries.iter().find(|told| told.id() == sale.id()).expect("is told").given_up
+            };
+            sales.iter().map(is).collect()
+        };
+        agent.operations = vec![OperationId::parse(&sales[0].operation).expect("valid")];
+        let mut open = |named_since| {
+            agent.named_since = named_since;
+            let Answer { epoch, lineage, .. } = ask(&connection, &agent, &asked);
+            let opening = agent.open(epoch, &lineage);
+            agent.tell(&connection, &opening);
+            agent.settle_in(&connection);
+            given_up(&agent)
+        };
+        assert_eq!(open(None), [false, false], "nobody knows");
+        assert_eq!(open(Some(NOW.plus(1))), [false, false], "that was before");
+        assert_eq!(open(Some(NOW)), [false, true]);
+        crate::storage::retention::prune(&connection, NOW.plus(8 * 24 * 60 * 60 * 1_000 + 1)).expect("prunes");
+        assert_eq!(given_up(&agent), [false, false], "the names are forgotten");
     }
 
     #[test]

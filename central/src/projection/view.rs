@@ -638,7 +638,7 @@ mod tests {
         agent.head = state.last().expect("a page").as_ref().expect("an entry").cursor();
         let page = SnapshotPage { reservations: vec![held().0], ..SnapshotPage::default() };
         state.push(agent.entry(&Event::SnapshotPage(page)));
-        state.push(agent.entry(&Event::SnapshotEnd(SnapshotEnd { pages: 2, count: 1 })));
+        state.push(agent.entry(&Event::SnapshotEnd(SnapshotEnd { pages: 2, count: 1, named_since: None })));
         agent.tell(&connection, &state);
         let full = "create table much (bytes blob); pragma max_page_count = 1;
              create temp trigger full before insert on main.reservation begin

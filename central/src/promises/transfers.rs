@@ -298,7 +298,7 @@ mod tests {
             destination.head = state.last().expect("a page").as_ref().expect("an entry").cursor();
             let page = SnapshotPage { transfers: named, ..SnapshotPage::default() };
             state.push(destination.entry(&Event::SnapshotPage(page)));
-            state.push(destination.entry(&Event::SnapshotEnd(SnapshotEnd { pages: 2, count: 1 })));
+            state.push(destination.entry(&Event::SnapshotEnd(SnapshotEnd { pages: 2, count: 1, named_since: None })));
             destination.tell(&connection, &state);
             destination.tell(&connection, &[]);
             destination.settle_in(&connection);

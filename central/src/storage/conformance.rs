@@ -283,7 +283,7 @@ fn a_state_is_shown_as_a_whole_or_not_at_all(connection: &Connection) {
     stocks::stage(connection, &mut store, at(2), &page(&["a", "b"])).expect("writes");
     store.save_events(connection).expect("writes");
     assert_eq!(shown(&store), ["old"]);
-    let missing = SnapshotEnd { pages: 2, count: 3 };
+    let missing = SnapshotEnd { pages: 2, count: 3, named_since: None };
     assert!(!stocks::switch(connection, &mut store, at(3), &missing).expect("can be judged"), "a page is missing");
     store.save_events(connection).expect("writes");
     assert_eq!((shown(&store), store.staged), (vec!["old".to_owned()], 0));
@@ -296,7 +296,10 @@ fn a_state_is_shown_as_a_whole_or_not_at_all(connection: &Connection) {
         5,
         "rows written, a name among them"
     );
-    assert!(stocks::switch(connection, &mut store, at(6), &SnapshotEnd { pages: 2, count: 3 }).expect("is shown"));
+    assert!(
+        stocks::switch(connection, &mut store, at(6), &SnapshotEnd { pages: 2, count: 3, named_since: None })
+            .expect("is shown")
+    );
     store.save_events(connection).expect("writes");
     assert_eq!(shown(&store), ["b", "c", "d"], "nothing of the old one, nothing of the one that was given up");
     assert_eq!((store.base, store.digest), (at(4), items::digest(connection, store.stock).expect("reads")));
@@ -338,7 +341,8 @@ fn a_new_product_goes_where_fewest_units_are(connection: &Connection) {
     assert_eq!(order(), ["s1", "s3", "s2"], "what arrives is not shown yet");
     let with = |id| offers::a_store_with(connection, &product(id)).expect("reads").map(|store| store.to_string());
     assert_eq!((with("a"), with("tea")), (None, Some("s1".to_owned())));
-    stocks::switch(connection, &mut store, place(7, 4), &SnapshotEnd { pages: 2, count: 3 }).expect("is shown");
+    stocks::switch(connection, &mut store, place(7, 4), &SnapshotEnd { pages: 2, count: 3, named_since: None })
+        .expect("is shown");
     store.save_events(connection).expect("writes");
     let units: i64 = items::of_store(connection, &store.id).expect("reads").iter().map(|(_, item)| item.quantity).sum();
     assert_eq!((find(connection, "s2").units, with("a")), (units, Some("s2".to_owned())));
@@ -402,7 +406,7 @@ fn a_ledger_is_read_in_its_order(connection: &Connection) {
     let since = |ms| events::first_since(connection, &store.id, 7.into(), 6.into(), NOW.plus(ms)).expect("reads").get();
     assert_eq!((since(0), since(2_000), since(2_001), since(6_001)), (1, 2, 3, 7));
     let span = Span { epoch: 7.into(), first: 3.into(), last: 5.into() };
-    let known = events::known(connection, &store.id, &span, 2).expect("reads");
+    let known = events::known(connection, &store, &span, 2).expect("reads");
     let places: Vec<_> = known.iter().map(|entry| (entry.seq.get(), entry.hash, entry.product_id.clone())).collect();
     assert_eq!(places, [(3, entries[2].hash, Some(product("milk"))), (4, entries[3].hash, Some(product("tea")))]);
     let delta = |seq| events::delta(connection, &Position { store: store.id.clone(), at: at(seq) }).expect("reads");
@@ -417,7 +421,7 @@ fn a_ledger_is_read_in_its_order(connection: &Connection) {
     assert!(ledger::forget_pages(connection, &store, 9).expect("writes"));
     assert!(!ledger::forget_pages(connection, &store, 9).expect("writes"), "each is forgotten once");
     let span = Span { epoch: 7.into(), first: 2.into(), last: 2.into() };
-    let page = events::known(connection, &store.id, &span, 9).expect("reads");
+    let page = events::known(connection, &store, &span, 9).expect("reads");
     assert_eq!(page[0].hash, entries[1].hash, "place and hash of a page stay");
 
     let double = ledger::append(connection, &store.id, &entries[3], None, NOW);
@@ -1043,7 +1047,8 @@ fn a_stock_that_is_built_aside_is_shown_at_once(connection: &Connection) {
     let mut built = Store { stock: aside, digest: Digest::default(), units: 0, ..store.clone() };
     stocks::stage(connection, &mut built, place(7, 2), &page(&["a", "b"])).expect("writes");
     assert!(
-        stocks::switch(connection, &mut built, place(7, 3), &SnapshotEnd { pages: 1, count: 2 }).expect("is whole")
+        stocks::switch(connection, &mut built, place(7, 3), &SnapshotEnd { pages: 1, count: 2, named_since: None })
+            .expect("is whole")
     );
     stocks::hide(connection, built.stock).expect("writes");
     let shown = || {

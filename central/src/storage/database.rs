@@ -21,6 +21,7 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0013_transfer_references.sql"),
         include_str!("../../migrations/0014_sold.sql"),
         include_str!("../../migrations/0015_operations.sql"),
+        include_str!("../../migrations/0016_named_since.sql"),
     ],
 };
 

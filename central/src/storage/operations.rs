@@ -1,5 +1,6 @@
 //! Operations that came with a store's state, as its pages named them: central may have no entry of these, so that a store
-//! which is restored could not tell without them what was done under a key.
+//! which is restored could not tell without them what was done under a key. What central has an entry of in an earlier epoch,
+//! and the state would name and does not, a human has given up.
 
 use protocol::ids::{OperationId, StoreId};
 use protocol::time::Millis;
@@ -30,6 +31,13 @@ pub fn behind(
         )?
         .query_map(params![generation, operation, rows], |row| parsed(row, 0))?
         .collect()
+}
+
+/// Whether the state of this generation has named it.
+pub fn is_named(connection: &Connection, generation: i64, operation: &str) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("select 1 from named_operation where stock = ?1 and operation_id = ?2")?
+        .exists(params![generation, operation])
 }
 
 /// Forgets what a stock has named that is removed, at most so many; unless a rebuild alone has taken its place: then the

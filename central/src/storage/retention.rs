@@ -1,6 +1,8 @@
 //! Forgetting what is no longer needed, in small batches, so that nobody's write waits for it. How long what is kept
 //! stands in OPERATIONS.md, "Retention".
 
+use std::collections::BTreeSet;
+
 use protocol::ids::StoreId;
 use protocol::time::Millis;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -37,7 +39,7 @@ const RESERVATIONS: &str = "delete from reservation where number in (select numb
 const TRANSFERS: &str = "delete from transfer where number in (select number from transfer \
      indexed by transfer_by_age where settled_at < ?1 limit ?2)";
 const OPERATIONS: &str = "delete from named_operation where (stock, operation_id) in (select stock, operation_id \
-     from named_operation indexed by named_operation_by_age where at < ?1 limit ?2)";
+     from named_operation indexed by named_operation_by_age where at < ?1 limit ?2) returning stock";
 // As long ago it does not matter who was asked last.
 const TURNS: &str = "delete from policy_turn where products in (select products from policy_turn \
      indexed by policy_turn_by_age where at < ?1 limit ?2)";
@@ -50,14 +52,13 @@ const COMMANDS: &str = "delete from command where store_id = ?1 and (epoch, seq)
 
 /// One batch of each table. Says whether there may be more.
 pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
-    let mut more = prune_outcomes(connection, now)?;
+    let mut more = prune_outcomes(connection, now)? | prune_operations(connection, now)?;
     for (sql, kept_ms) in [
         (KEYS, idempotency::RETENTION_MS),
         (REQUESTS, COMMANDS_MS),
         (PURCHASES, PURCHASES_MS),
         (RESERVATIONS, RESERVATIONS_MS),
         (TRANSFERS, TRANSFERS_MS),
-        (OPERATIONS, OPERATIONS_MS),
         (TURNS, COMMANDS_MS),
         (DEAD_LETTERS, DEAD_LETTERS_MS),
     ] {
@@ -85,6 +86,18 @@ fn prune_outcomes(connection: &Connection, now: Millis) -> rusqlite::Result<bool
         }
     }
     Ok(old.len() == BATCH)
+}
+
+/// A state that has lost some of its names no longer has those of any time.
+fn prune_operations(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
+    let stocks: Vec<i64> = connection
+        .prepare_cached(OPERATIONS)?
+        .query_map(params![now.0 - OPERATIONS_MS, BATCH], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for stock in stocks.iter().collect::<BTreeSet<_>>() {
+        connection.prepare_cached("update store set named_since = null where generation = ?1")?.execute([stock])?;
+    }
+    Ok(stocks.len() == BATCH)
 }
 
 /// One batch of a store's commands that were appended before a time and lie below the acknowledged one. That one always

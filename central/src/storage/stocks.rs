@@ -133,7 +133,7 @@ pub fn switch(connection: &Connection, store: &mut Store, at: EntryId, end: &Sna
     }
     let built = Store { stock: store.staged, digest: arrived.digest, units: arrived.units, ..store.clone() };
     show(connection, store, &built)?;
-    (store.generation, store.staged) = (store.stock, 0);
+    (store.generation, store.named_since, store.staged) = (store.stock, end.named_since, 0);
     store.base = arrived.first;
     store.installing = arrived.outcomes > 0
         || arrived.reservations > 0

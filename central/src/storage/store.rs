@@ -75,6 +75,8 @@ pub struct Store {
     pub stock: i64,
     /// The stock as which the last installed state was first shown; a rebuild shows another one with the same state.
     pub generation: i64,
+    /// Since when that state names all operations of earlier epochs that are in it, by the store's clock.
+    pub named_since: Option<Millis>,
     /// The stock that is arriving; 0: none.
     pub staged: i64,
     /// Outcomes that came with the stock are still to be settled; entries wait until then.
@@ -91,9 +93,9 @@ pub(super) const COLUMNS: &str = "store.store_id, store.first_seen_at, store.epo
      store.state_hash, store.as_of, store.command_epoch, store.command_seq, store.command_hash, \
      store.command_acked, store.ready_epoch, store.suspect, store.resync_at, store.online_sale, \
      store.retired, store.stock, store.staged, store.installing, store.steps, store.base_epoch, store.base_seq, \
-     store.units, store.generation";
+     store.units, store.generation, store.named_since";
 /// How many they are.
-pub(super) const WIDTH: usize = 32;
+pub(super) const WIDTH: usize = 33;
 
 impl Store {
     pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -124,6 +126,7 @@ impl Store {
             retired: row.get(23)?,
             stock: row.get(24)?,
             generation: row.get(31)?,
+            named_since: row.get::<_, Option<i64>>(32)?.map(Millis),
             staged: row.get(25)?,
             installing: row.get(26)?,
             steps: row.get(27)?,
@@ -184,7 +187,7 @@ impl Store {
                 "update store set epoch = ?2, seq = ?3, hash = ?4, fenced = ?5, digest = ?6, digest_state = ?7, \
                  opening = ?8, complete = ?9, state_epoch = ?10, state_seq = ?11, state_hash = ?12, \
                  ready_epoch = ?13, suspect = ?14, stock = ?15, staged = ?16, installing = ?17, steps = steps or ?18, \
-                 base_epoch = ?19, base_seq = ?20, units = ?21, generation = ?22 where store_id = ?1",
+                 base_epoch = ?19, base_seq = ?20, units = ?21, generation = ?22, named_since = ?23 where store_id = ?1",
             )?
             .execute(params![
                 self.id.as_str(),
@@ -209,6 +212,7 @@ impl Store {
                 self.base.seq.get(),
                 self.units,
                 self.generation,
+                self.named_since.map(|since| since.0),
             ])?;
         Ok(())
     }

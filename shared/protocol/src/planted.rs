@@ -147,6 +147,10 @@ pub enum Bug {
     RepeatedNamed,
     /// A restore records again what central knows by its name alone.
     NamedRecordedAgain,
+    /// A restore is told of operations that a human has given up as of those that are in the state.
+    GivenUpTold,
+    /// A restore takes operations for known that a human has given up, because its log has them.
+    GivenUpRemembered,
     /// A restore takes for shared what came before the end of an epoch, whether its log has that end or not.
     RestoreIgnoresForks,
     /// A restore does not take over what waits to be picked and what was answered.
@@ -443,6 +447,8 @@ pub const BUGS: &[Bug] = &[
     Bug::OperationsNotNamed,
     Bug::RepeatedNamed,
     Bug::NamedRecordedAgain,
+    Bug::GivenUpTold,
+    Bug::GivenUpRemembered,
     Bug::RestoreIgnoresForks,
     Bug::RestoreWithoutOutcomes,
     Bug::RestoreClaimsAll,

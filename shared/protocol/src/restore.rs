@@ -247,6 +247,7 @@ mod tests {
             operation: String::new(),
             product_id: None,
             also: Vec::new(),
+            given_up: false,
         };
         let state = **entries.last().expect("there are some");
         Answer {
@@ -256,6 +257,7 @@ mod tests {
             complete: true,
             state,
             covers: Vec::new(),
+            named_since: None,
             items: Vec::new(),
             outcomes: Vec::new(),
             reservations: Vec::new(),

@@ -230,7 +230,7 @@ mod tests {
     }
 
     fn end(pages: u64) -> Event {
-        Event::SnapshotEnd(SnapshotEnd { pages, count: pages })
+        Event::SnapshotEnd(SnapshotEnd { pages, count: pages, named_since: None })
     }
 
     fn fact(name: &str, delta: i64, after: i64) -> Event {

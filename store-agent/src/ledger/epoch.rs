@@ -87,6 +87,7 @@ pub fn open_epoch(connection: &Connection, proven: Option<Cursor>, now: Millis) 
         past.proven = proven;
     }
     let epoch = head.cursor.epoch.next(now);
+    idempotency::remember_ended(connection, head.cursor.epoch, now)?;
     begin_epoch(connection, &mut head, epoch, &past, now)?;
     save_head(connection, &head)?;
     Ok(head.cursor)
@@ -111,7 +112,6 @@ pub(crate) fn begin_epoch(
     connection.prepare_cached("update meta set acked = 0")?.execute([])?;
     let opened = Event::Opened { lineage: past.to_vec() };
     append(connection, head, &named(&format!("opened:{epoch}")), &opened, now)?;
-    idempotency::remember_earlier(connection, epoch, now)?;
     write_pages(connection, head, now)
 }
 
@@ -178,7 +178,8 @@ pub fn write_pages(connection: &Connection, head: &mut Head, now: Millis) -> rus
         pages += 1;
         append(connection, head, &named("snapshot"), &Event::SnapshotPage(page), now)?;
     }
-    let end = Event::SnapshotEnd(SnapshotEnd { pages, count });
+    let named_since = Some(idempotency::named_since(connection, now)?);
+    let end = Event::SnapshotEnd(SnapshotEnd { pages, count, named_since });
     append(connection, head, &named("snapshot"), &end, now)?;
     Ok(())
 }

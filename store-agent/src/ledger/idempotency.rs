@@ -3,6 +3,7 @@
 use protocol::hash::Hash;
 use protocol::ids::OperationId;
 use protocol::link::Epoch;
+use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -71,16 +72,50 @@ fn any_known(connection: &Connection, now: Millis, named: impl Fn(i64) -> Operat
     Ok(false)
 }
 
-/// Operations of the log's earlier epochs are known, too: their effects came with the state that the present one opened
-/// with. `epoch`: the present one.
-pub fn remember_earlier(connection: &Connection, epoch: Epoch, now: Millis) -> rusqlite::Result<()> {
+/// An epoch ends, and the next one opens with what it has come to: its operations stay known. Those of the epochs before it
+/// have been remembered by then, or are not in the state (L10).
+pub fn remember_ended(connection: &Connection, epoch: Epoch, now: Millis) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "insert or ignore into known_operation (id, at) select operation_id, recorded_at from ledger \
-             where epoch < ?1 and recorded_at > ?2 and product_id is not null",
+             where epoch = ?1 and recorded_at > ?2 and product_id is not null",
         )?
         .execute(params![epoch.get(), now.0 - KNOWN_MS])?;
+    forgotten_before(connection, Millis(now.0 - KNOWN_MS + 1))
+}
+
+/// A restore takes over a state, which has the operations that are `told`, and of those recorded since `named_since` no other
+/// ones, though the log may have them: a human has given them up. Of those from before then it has what the log still has.
+pub fn take_over<'a>(
+    connection: &Connection,
+    told: impl IntoIterator<Item = &'a str>,
+    named_since: Option<Millis>,
+    now: Millis,
+) -> rusqlite::Result<()> {
+    let before = named_since.filter(|_| !planted(Bug::GivenUpRemembered)).map_or(i64::MAX, |since| since.0);
+    connection.prepare_cached("delete from known_operation where at >= ?1")?.execute([before])?;
+    connection
+        .prepare_cached(
+            "insert or ignore into known_operation (id, at) select operation_id, recorded_at from ledger \
+             where recorded_at > ?1 and recorded_at < ?2 and product_id is not null",
+        )?
+        .execute(params![now.0 - KNOWN_MS, before])?;
+    remember_known(connection, told, now)?;
+    let since = named_since.unwrap_or(now);
+    connection.prepare_cached("update meta set named_since = ?1")?.execute([since.0])?;
     Ok(())
+}
+
+/// Operations recorded before this may be in the state and not be known any more.
+pub(super) fn forgotten_before(connection: &Connection, at: Millis) -> rusqlite::Result<()> {
+    connection.prepare_cached("update meta set named_since = max(named_since, ?1)")?.execute([at.0])?;
+    Ok(())
+}
+
+/// Since when [`all_known`] has every operation of earlier epochs that is in the state.
+pub fn named_since(connection: &Connection, now: Millis) -> rusqlite::Result<Millis> {
+    let since: i64 = connection.prepare_cached("select named_since from meta")?.query_row([], |row| row.get(0))?;
+    Ok(Millis(since.max(now.0 - KNOWN_MS + 1)))
 }
 
 /// All that are known of earlier epochs.
@@ -211,11 +246,53 @@ mod tests {
         let now = testing::NOW.plus(KNOWN_MS + 5);
         sell("old", testing::NOW.plus(5));
         sell("young", testing::NOW.plus(6));
-        let epoch = ledger::open_epoch(&connection, None, now).expect("opens").epoch;
+        ledger::open_epoch(&connection, None, now).expect("opens");
         sell("present", now);
-        remember_earlier(&connection, epoch, now).expect("writes");
         let known = all_known(&connection, now).expect("reads");
         assert_eq!(known.iter().map(OperationId::as_str).collect::<Vec<_>>(), ["young"]);
         assert_eq!(all_known(&connection, now.plus(1)).expect("reads"), []);
+        let since = |now| named_since(&connection, now).expect("reads");
+        assert_eq!((since(now), since(now.plus(1))), (testing::NOW.plus(6), testing::NOW.plus(7)));
+        assert_eq!(since(now.plus(-DAY_MS)), testing::NOW.plus(6), "whatever the clock says now");
+    }
+
+    #[test]
+    fn a_state_that_is_taken_over_has_what_is_told_and_of_before_that_what_the_log_has() {
+        let connection = testing::store(&[]);
+        let at = |ms| testing::NOW.plus(ms);
+        let create = |id: &str, at| {
+            let new = Operation::Create { name: "Tea".into(), quantity: 1, low_at: None };
+            testing::act(&connection, id, id, new, at);
+        };
+        create("old", at(1));
+        create("young", at(5));
+        for (since, known) in [(None, "old told young"), (Some(at(5)), "old told"), (Some(at(1)), "told")] {
+            clear_known(&connection).expect("writes");
+            remember_known(&connection, ["young"], at(6)).expect("writes");
+            take_over(&connection, ["told"], since, at(9)).expect("writes");
+            let all = all_known(&connection, at(9)).expect("reads");
+            assert_eq!(all.iter().map(OperationId::as_str).collect::<Vec<_>>().join(" "), known, "{since:?}");
+            assert_eq!(named_since(&connection, at(9)).expect("reads"), since.unwrap_or(at(9)));
+        }
+    }
+
+    #[test]
+    fn what_is_pruned_may_be_in_the_state_and_is_not_named() {
+        let connection = testing::ledger(6);
+        let since = || named_since(&connection, testing::NOW).expect("reads");
+        let head = ledger::head(&connection).expect("reads").cursor;
+        ledger::store_acked(&connection, head.epoch, head.seq - 1).expect("writes");
+        let before = since();
+        ledger::prune_entries(&connection, testing::NOW).expect("prunes");
+        assert_eq!(since(), before, "nothing is old enough");
+        ledger::prune_entries(&connection, testing::NOW.plus(5)).expect("prunes");
+        assert_eq!(
+            since(),
+            testing::NOW.plus(4),
+            "that of the last but one, and the last one is acknowledged and stays"
+        );
+        remember_known(&connection, ["a"], testing::NOW.plus(7)).expect("writes");
+        crate::ledger::prune(&connection, testing::NOW.plus(8 + KNOWN_MS)).expect("prunes");
+        assert_eq!(since(), testing::NOW.plus(8));
     }
 }

@@ -46,5 +46,6 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0007_lines.sql"),
         include_str!("../../migrations/0008_allotment.sql"),
         include_str!("../../migrations/0009_transfer_references.sql"),
+        include_str!("../../migrations/0010_named_since.sql"),
     ],
 };

@@ -56,7 +56,11 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
         (TRANSFERS, RETENTION_MS),
         (LETTERS, RETENTION_MS),
     ] {
-        more |= connection.prepare_cached(sql)?.execute(params![now.0 - kept_ms, BATCH])? == BATCH;
+        let forgotten = connection.prepare_cached(sql)?.execute(params![now.0 - kept_ms, BATCH])?;
+        if sql == KNOWN && forgotten > 0 {
+            idempotency::forgotten_before(connection, Millis(now.0 - kept_ms))?;
+        }
+        more |= forgotten == BATCH;
     }
     let newest: i64 =
         connection.prepare_cached("select coalesce(max(id), 0) from dead_letter")?.query_row([], |row| row.get(0))?;
@@ -87,6 +91,8 @@ pub fn prune_entries(connection: &Connection, before: Millis) -> rusqlite::Resul
         (last_old, _) => last_old,
     };
     let Some((place, ..)) = last else { return Ok(false) };
+    let newest = passed.iter().filter(|(id, ..)| id <= place).map(|(_, at, _)| at.plus(1)).max();
+    idempotency::forgotten_before(connection, newest.unwrap_or(before))?;
     connection.prepare_cached(PASSED_ITEMS)?.execute(params![place.epoch.get(), place.seq.get()])?;
     let deleted = connection.prepare_cached(PASSED)?.execute(params![place.epoch.get(), place.seq.get()])?;
     Ok(deleted == BATCH)

@@ -10,7 +10,7 @@ pub mod ask;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use protocol::domain::Item;
-use protocol::ids::{OperationId, ProductId};
+use protocol::ids::ProductId;
 use protocol::link::{EntryId, Epoch};
 use protocol::planted::{Bug, planted};
 pub use protocol::restore::{Choice, Refusal};
@@ -80,6 +80,7 @@ pub fn carry_out(
         }
     }
     if state == Choice::Own {
+        idempotency::remember_ended(connection, head.cursor.epoch, now)?;
         ledger::begin_epoch(connection, &mut head, answer.epoch, &plan.lineage, now)?;
         ledger::save_head(connection, &head)?;
         return Ok(report);
@@ -99,10 +100,8 @@ pub fn carry_out(
         // Nor what came with a state that an earlier restore had taken over.
         idempotency::clear_known(connection)?;
     }
-    let of_entries = answer.entries.iter().map(|entry| entry.operation.as_str());
-    let named = answer.operations.iter().map(OperationId::as_str);
-    let operations: HashSet<&str> = of_entries.chain(named).collect();
-    idempotency::remember_known(connection, operations.iter().copied(), now)?;
+    let operations: HashSet<&str> = answer.done().collect();
+    idempotency::take_over(connection, operations.iter().copied(), answer.named_since, now)?;
     ledger::begin_epoch(connection, &mut head, answer.epoch, &plan.lineage, now)?;
     let repeated = unshared.iter().filter(|own| plan.repeats && !plan.uncertain.contains(&own.entry.id));
     for own in repeated {
@@ -190,7 +189,7 @@ mod tests {
     use protocol::domain::reservation::{Act, State};
     use protocol::domain::transfer::{self, Transfer};
     use protocol::domain::{Line, Lines, Operation, Rejection};
-    use protocol::ids::{ReservationId, TransferId};
+    use protocol::ids::{OperationId, ReservationId, TransferId};
     use protocol::link::{Cursor, Entry};
     use protocol::stock::Stock;
     use protocol::wire::restore::KnownEntry;
@@ -246,6 +245,7 @@ mod tests {
             operation: entry.operation.clone(),
             product_id: filed(entry),
             also: Vec::new(),
+            given_up: false,
         });
         let named = |(product, item): (&ProductId, &Item)| Named { product_id: product.clone(), item: item.clone() };
         let past = ledger::lineage(known).expect("reads").into_iter().map(|past| past.end).collect::<Vec<_>>();
@@ -256,6 +256,7 @@ mod tests {
             complete: true,
             state,
             covers: past,
+            named_since: None,
             items: stock.items().map(named).collect(),
             outcomes: ledger::outcomes::all(known).expect("reads"),
             reservations: ledger::reservations::all(known).expect("reads"),
@@ -624,6 +625,37 @@ mod tests {
             told.entries.clear();
             assert_eq!(told.operations.iter().filter(|named| **named == sale).count(), 2);
         }
+    }
+
+    #[test]
+    fn what_a_human_has_given_up_is_not_known_and_is_recorded_again_if_it_was_done_anew() {
+        let key = idempotency::Key { key: "till".into(), fingerprint: [1; 16], route: String::new() };
+        let sale = key.operation(NOW);
+        let sell = |connection: &Connection| act(connection, sale.as_str(), Operation::Sell { quantity: quantity(1) });
+        let is_known = |connection: &Connection| idempotency::is_known(connection, &key, NOW).expect("reads");
+        let live = store();
+        let other = copy(&live);
+        sell(&live);
+        let heard = answer(&live, 0);
+        assert_eq!(
+            restore(&other, &Answer { complete: false, ..heard.clone() }).state,
+            Choice::Own,
+            "as if it were chosen"
+        );
+        let mut said = Answer { named_since: Some(Millis(0)), ..answer(&other, 0) };
+        let given_up = heard.entries.into_iter().filter(|entry| entry.operation == sale.as_str());
+        said.entries.extend(given_up.map(|entry| KnownEntry { given_up: true, ..entry }));
+        // It was done anew in the chosen state, and central has not heard of it.
+        sell(&other);
+        let report = restore(&other, &said);
+        assert_eq!((report.state, report.recorded_again, units(&other)), (Choice::Central, 1, 4));
+        assert!(is_known(&other));
+        // The one that was given up takes the chosen state over.
+        let report = restore(&live, &said);
+        assert_eq!((report.state, report.recorded_again, units(&live)), (Choice::Central, 0, 5));
+        assert!(!is_known(&live) && !answer(&live, 0).operations.contains(&sale));
+        ledger::open_epoch(&live, None, NOW.plus(20)).expect("opens");
+        assert!(!is_known(&live), "the log has it");
     }
 
     #[test]

@@ -720,7 +720,8 @@ impl Oracle {
                 .filter(|(command, (of, claimed, _))| **of == *store && claimed == product && is_open(command));
             let taken = view.taken(of_it.map(|(command, (_, _, units))| (command, *units)));
             let aside = view.items.get(product).map_or(0, |item| item.allotted);
-            if units + taken > aside {
+            // A view that a fault has damaged may want more of a purchase than there is: the store takes the rest as of any other.
+            if units + taken > aside && (cover.sold || !self.damaged.contains(store)) {
                 self.break_(format!(
                     "P4: central takes {units} of {product} out of the allotment of {store} for {command}; {aside} are \
                      set aside, and {taken} are taken"
@@ -774,11 +775,6 @@ impl Oracle {
     pub fn is_unsaid(&self, command: &str) -> bool {
         let purchase = Book::purchase_of(command);
         self.unsaid.contains(command) || purchase.is_some_and(|purchase| self.unsaid.contains(purchase))
-    }
-
-    /// Whether central had an operation, and a human's choice has undone it.
-    pub fn is_undone(&self, operation: &str) -> bool {
-        self.undone.contains_key(operation)
     }
 
     /// Whether a human has ever said which of a store's states stands.
@@ -990,7 +986,9 @@ impl Oracle {
                 found.push(format!("P5: purchase {purchase} is {status} at {store} for central; stores: {words:?}"));
             }
             let is_picked = here.is_some_and(|word| word.picked);
-            if status == "confirmed" && picked != is_picked && !(is_unsaid && picked) {
+            // What was picked has left: a state that was chosen without it is not asked for it again.
+            let has_left = is_unsaid && picked && kind != Some("confirmed");
+            if status == "confirmed" && picked != is_picked && !has_left {
                 found.push(format!("P5: purchase {purchase}: picked is {picked} at central; stores: {words:?}"));
             }
             let has_units = |(of, word): &&(&Name, Option<&Attempt>)| {

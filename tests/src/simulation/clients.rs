@@ -419,10 +419,6 @@ impl VirtualWorld {
         let new = self.clients.number();
         let agent = &mut self.agents[number];
         sent.clock = Millis(self.now + agent.skew);
-        // What a human has given up counts as done for whoever is restored (RELIABILITY, "Known and open").
-        if operations_of(&sent).iter().any(|operation| self.oracle.is_undone(operation)) {
-            return;
-        }
         let http = agent.http.get_or_insert_with(|| Server::of_agent(new, store));
         sent.server = http.number;
         let operation: Name = sent.ask.operation(sent.clock).as_str().into();

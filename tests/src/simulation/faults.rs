@@ -156,9 +156,13 @@ impl VirtualWorld {
         for agent in &mut self.agents {
             let before = entries(agent);
             // What goes is young here. In life no key can ask for it any more, and it need not be known.
-            let epoch = ledger::head(&agent.file).expect("a ledger has a head").cursor.epoch.next(later);
-            ledger::idempotency::remember_earlier(&agent.file, epoch, Millis(self.now)).expect("it can be kept");
-            ledger::prune_entries(&agent.file, later).expect("pruning works");
+            let (file, now) = (&agent.file, Millis(self.now));
+            let epoch = ledger::head(file).expect("a ledger has a head").cursor.epoch;
+            ledger::idempotency::remember_ended(file, epoch, now).expect("it can be kept");
+            let since = "select named_since from meta";
+            let since: i64 = file.query_row(since, [], |row| row.get(0)).expect("there is one");
+            ledger::prune_entries(file, later).expect("pruning works");
+            file.execute("update meta set named_since = ?1", [since]).expect("all of them are known");
             let is_cut = entries(agent) < before;
             agent.pruned |= is_cut;
             pruned |= is_cut;
@@ -534,6 +538,9 @@ impl VirtualWorld {
                     let is_alone = |named: &OperationId| !of_entries.contains(named.as_str());
                     if report.state == Choice::Central && answer.operations.iter().any(is_alone) {
                         self.count("restore told of operations by their names alone");
+                    }
+                    if answer.entries.iter().any(|entry| entry.given_up && entry.product_id.is_some()) {
+                        self.count("restore told of what a human has given up");
                     }
                     if report.recorded_again > 0 {
                         self.count("restore recorded entries again");

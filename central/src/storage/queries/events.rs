@@ -11,6 +11,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use serde::Deserialize;
 
 use super::Select;
+use crate::storage::operations;
+use crate::storage::stores::Store;
 
 /// Entries that one list looks at, at most: one whose filter finds little does not hold a connection for long, and says
 /// how far it has come.
@@ -281,7 +283,8 @@ const LAST: &str = "select max(seq) from event where store_id = ?1 and epoch = ?
 const RECEIVED: &str = "select received_at from event where store_id = ?1 and epoch = ?2 and seq = ?3";
 // An entry about items, by its kind, is about one.
 const ENTRIES: &str = "select seq, hash, operation_id, product_id, type, \
-     case when type in ('sold', 'received', 'adjusted', 'counted', 'item_created', 'item_changed') then '' else body end from event \
+     case when type in ('sold', 'received', 'adjusted', 'counted', 'item_created', 'item_changed') then '' else body end, \
+     case when ?6 and json_valid(body) then coalesce(body ->> 'recordedAt', body ->> 'at') end from event \
      where store_id = ?1 and epoch = ?2 and seq between ?3 and ?4 order by seq limit ?5";
 
 const IS_WHOLE: &str =
@@ -318,20 +321,30 @@ pub fn first_since(
     Ok(first)
 }
 
-/// The next entries of a span, at most so many.
-pub fn known(connection: &Connection, store: &StoreId, span: &Span, rows: usize) -> rusqlite::Result<Vec<KnownEntry>> {
+/// The next entries of a span, at most so many. Of an epoch before the one that the store's state is in, those are given up
+/// that the state would name and does not.
+pub fn known(connection: &Connection, store: &Store, span: &Span, rows: usize) -> rusqlite::Result<Vec<KnownEntry>> {
+    let named_since = store.named_since.filter(|_| span.epoch < store.state.epoch && !planted(Bug::GivenUpTold));
+    let is_earlier = named_since.is_some();
     connection
         .prepare_cached(ENTRIES)?
-        .query_map(params![store.as_str(), span.epoch.get(), span.first.get(), span.last.get(), rows], |row| {
-            Ok(KnownEntry {
-                epoch: span.epoch,
-                seq: number_at(row, 0)?,
-                hash: row.get::<_, HashColumn>(1)?.0,
-                operation: row.get(2)?,
-                product_id: if row.get_ref(3)?.as_str_or_null()?.is_some() { Some(parsed(row, 3)?) } else { None },
-                also: further(row.get_ref(4)?.as_str()?, row.get_ref(5)?.as_str()?),
-            })
-        })?
+        .query_map(
+            params![store.id.as_str(), span.epoch.get(), span.first.get(), span.last.get(), rows, is_earlier],
+            |row| {
+                let recorded_at = row.get_ref(6)?.as_str_or_null()?.and_then(Millis::parse);
+                let (operation, is_fact) = (row.get::<_, String>(2)?, row.get_ref(3)?.as_str_or_null()?.is_some());
+                let would_be_named = named_since.is_some_and(|since| recorded_at >= Some(since));
+                Ok(KnownEntry {
+                    epoch: span.epoch,
+                    seq: number_at(row, 0)?,
+                    hash: row.get::<_, HashColumn>(1)?.0,
+                    product_id: if is_fact { Some(parsed(row, 3)?) } else { None },
+                    also: further(row.get_ref(4)?.as_str()?, row.get_ref(5)?.as_str()?),
+                    given_up: would_be_named && !operations::is_named(connection, store.generation, &operation)?,
+                    operation,
+                })
+            },
+        )?
         .collect()
 }
 
@@ -365,7 +378,7 @@ mod tests {
         let sale = agent.sale();
         agent.tell(&connection, &[reserved, sale]);
         let span = Span { epoch: agent.head.epoch, first: 1.into(), last: agent.head.seq };
-        let told = known(&connection, &agent.id, &span, 9).expect("reads");
+        let told = known(&connection, &agent.store(&connection), &span, 9).expect("reads");
         let also: Vec<_> = told.iter().rev().map(|entry| entry.also.clone()).take(2).collect();
         assert_eq!(also, [vec![], vec![product("bun")]]);
     }

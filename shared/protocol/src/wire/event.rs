@@ -10,6 +10,7 @@ use crate::domain::transfer::Transfer;
 use crate::ids::{OperationId, ProductId};
 use crate::link::{OPENED, Past};
 use crate::number::CommandEpoch;
+use crate::time::Millis;
 
 /// An item and what it is an item of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +58,10 @@ pub struct SnapshotEnd {
     pub pages: u64,
     /// Number of items in them.
     pub count: u64,
+    /// The pages name every operation of earlier epochs that is in the state and was recorded then or later, by the clock
+    /// that recorded it. `None`: nobody knows of which time that can be said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named_since: Option<Millis>,
 }
 
 /// What happened in a store.
@@ -241,7 +246,7 @@ mod tests {
                 }],
             },
             Event::SnapshotPage(SnapshotPage::default()),
-            Event::SnapshotEnd(SnapshotEnd { pages: 2, count: 300 }),
+            Event::SnapshotEnd(SnapshotEnd { pages: 2, count: 300, named_since: Some(Millis(5)) }),
             Event::Ready { command_epoch: 5.into() },
         ];
         for event in events {

@@ -8,6 +8,7 @@ use crate::domain::transfer::Transfer;
 use crate::hash::Hash;
 use crate::ids::{OperationId, ProductId};
 use crate::link::{Cursor, EntryId, Epoch, Seq};
+use crate::time::Millis;
 
 /// Which entries of an epoch a log still has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,9 @@ pub struct KnownEntry {
     /// The others, if it is about several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<ProductId>,
+    /// A human has chosen a state without it: its operation has not happened, as far as the state is concerned.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
 }
 
 impl KnownEntry {
@@ -73,6 +77,8 @@ pub struct Answer {
     pub state: Cursor,
     /// Lineage of the opening that the state grew from: what it covers came with that opening.
     pub covers: Vec<Cursor>,
+    /// Of what was recorded since then every operation that is in the state is told. `None`: of no time that can be said.
+    pub named_since: Option<Millis>,
     /// The stock there.
     pub items: Vec<Named>,
     /// Outcomes of commands within the retention.
@@ -87,6 +93,14 @@ pub struct Answer {
     pub entries: Vec<KnownEntry>,
 }
 
+impl Answer {
+    /// The operations that are in the state, as far as that is told.
+    pub fn done(&self) -> impl Iterator<Item = &str> {
+        let of_entries = self.entries.iter().filter(|entry| !entry.given_up).map(|entry| entry.operation.as_str());
+        of_entries.chain(self.operations.iter().map(OperationId::as_str))
+    }
+}
+
 /// What the answer begins with; the members are those of [`Answer`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -98,6 +112,8 @@ pub struct Header {
     pub complete: bool,
     pub state: Cursor,
     pub covers: Vec<Cursor>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named_since: Option<Millis>,
 }
 
 /// What the lines before the last one had, in all.
@@ -202,7 +218,7 @@ impl AnswerReader {
         if end != read {
             return Err(Unusable::Incomplete);
         }
-        let Header { store_id, epoch, lineage, complete, state, covers } = header;
+        let Header { store_id, epoch, lineage, complete, state, covers, named_since } = header;
         Ok(Answer {
             store_id,
             epoch,
@@ -210,6 +226,7 @@ impl AnswerReader {
             complete,
             state,
             covers,
+            named_since,
             items,
             outcomes,
             reservations,
@@ -241,6 +258,7 @@ mod tests {
             operation: "a".into(),
             product_id: None,
             also: Vec::new(),
+            given_up: false,
         };
         let header = Header { store_id: "s1".into(), epoch: 9.into(), ..Header::default() };
         let end = Line::End(Counts { entries: 2, operations: 1, ..Counts::default() });

@@ -32,7 +32,7 @@ use protocol::time::Millis;
 use stateright::{Model, Property};
 
 use self::central::{Central, Told};
-use self::said::{Became, Command, Deed, Id, Said};
+use self::said::{Became, Command, Deed, Id, Operation, Said};
 use self::store::Store;
 use crate::publisher::{Done, Publisher, Wiring};
 use crate::redis::{Redis, Row};
@@ -67,6 +67,8 @@ pub(crate) struct Bugs {
     pub(crate) forgotten_not_asked_again: bool,
     /// Central tells the operations of entries, and not those that a state has named.
     pub(crate) named_not_told: bool,
+    /// Central tells operations that a human has given up like any others.
+    pub(crate) given_up_told: bool,
     /// A state that is taken over names what is recorded again behind it.
     pub(crate) repeated_named: bool,
 }
@@ -240,6 +242,7 @@ const REPEATED_SALE: u8 = 21;
 const ASKED_AGAIN: u8 = 22;
 const SHORT_OF_PROMISED: u8 = 23;
 const KNOWN_BY_NAME: u8 = 24;
+const GIVEN_UP: u8 = 25;
 
 /// The configuration.
 pub(crate) struct Restore {
@@ -351,15 +354,24 @@ impl Restore {
     fn carry_out(&self, state: &mut State, number: usize, choice: Option<Choice>) -> Result<(), Refusal> {
         let agent = &mut state.agents[number];
         let Mode::Told(told) = &agent.mode else { return Ok(()) };
-        let (before, entries, told_of) = (agent.store.units.done, agent.store.rows.len(), told.of_entries());
-        let (plan, recorded) = agent.store.carry_out(told, choice, &self.bounds.bugs)?;
+        let told = told.clone();
+        let (before, rows) = (agent.store.units.done, agent.store.rows.clone());
+        let (plan, recorded) = agent.store.carry_out(&told, choice, &self.bounds.bugs)?;
         self.seen.note(RESTORED);
-        self.seen.note(if entries == 0 { OF_EMPTY } else { OF_OLDER });
+        self.seen.note(if rows.is_empty() { OF_EMPTY } else { OF_OLDER });
         if recorded > 0 {
             self.seen.note(RECORDED_AGAIN);
         }
-        if plan.state == Choice::Central && told.state.named & !told_of != 0 {
-            self.seen.note(KNOWN_BY_NAME);
+        let of_entries = || told.entries.iter().map(|(_, _, operation)| *operation);
+        if plan.state == Choice::Central {
+            let by_name = |named: &Operation| !of_entries().any(|operation| operation == *named);
+            if told.state.named.iter().any(by_name) {
+                self.seen.note(KNOWN_BY_NAME);
+            }
+            let done = told.done(&self.bounds.bugs);
+            if of_entries().any(|operation| operation != Operation::Link && !done.contains(&operation)) {
+                self.seen.note(GIVEN_UP);
+            }
         }
         if plan.state == Choice::Own && told.complete {
             self.seen.note(if choice.is_some() { OWN_STATE } else { BEHIND });
@@ -368,8 +380,10 @@ impl Restore {
             self.seen.note(SHORTAGE);
         }
         let kept = (0..4).map(Deed::Sale).chain((0..2).map(Deed::Receipt)).map(Deed::bit).sum::<u16>();
-        // What a human has given up counts as known, and is not recorded again though it was done anew since.
-        let given_up = if state.excused { told_of } else { 0 };
+        // What it has otherwise than by an entry that only its log has a human may have given up meanwhile.
+        let unshared = rows.iter().filter(|row| plan.is_unshared(row.id));
+        let only_here = unshared.filter_map(|row| row.payload.deed()).fold(0, |only, deed| only | deed.bit());
+        let given_up = if state.excused { !only_here } else { 0 };
         state.lost_by_restore |= choice.is_none() && before & kept & !given_up & !agent.store.units.done != 0;
         state.excused |= choice.is_some();
         agent.mode = Mode::Serving;
@@ -846,6 +860,11 @@ impl Model for Restore {
             ),
             (bounds.repeats, sees::<REPEATED_SALE>, "a till repeats itself, and is not known"),
             (bounds.chosen, sees::<KNOWN_BY_NAME>, "what a restore takes over is known by its name alone"),
+            (
+                bounds.adopts && bounds.sales > 0,
+                sees::<GIVEN_UP>,
+                "a restore takes over a state without what a human has given up",
+            ),
             (bounds.adopts, sees::<ADOPTED>, "an operator has an epoch adopted"),
             (bounds.adopts, sees::<NEEDS_CHOICE>, "a human has to choose"),
             (bounds.adopts, sees::<OWN_STATE>, "a human has chosen the own state"),

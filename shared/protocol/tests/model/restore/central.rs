@@ -13,7 +13,7 @@ use protocol::time::Millis;
 use protocol::wire::restore::{Answer, KnownEntry};
 
 use super::Bugs;
-use super::said::{Became, Command, Fact, Id, Operation, Outcomes, Said, Units, What, Whole};
+use super::said::{Became, Command, Fact, Id, Operation, Operations, Outcomes, Said, Units, What, Whole};
 use crate::redis::Row;
 
 /// What a restore is told, in a form that can be kept in a state.
@@ -29,9 +29,13 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// Sales that stand in entries.
-    pub(crate) fn of_entries(&self) -> u16 {
-        self.entries.iter().fold(0, |sales, (_, _, operation)| sales | operation.sale())
+    /// The operations that are in the state: those that it names, and those of entries behind it. An entry of an earlier epoch
+    /// that it does not name a human has given up.
+    pub(crate) fn done(&self, bugs: &Bugs) -> Operations {
+        let is_given_up = |id: &EntryId| id.epoch < self.at.epoch && !bugs.given_up_told && !bugs.named_not_told;
+        let of_entries = self.entries.iter().filter(|(id, ..)| !is_given_up(id)).map(|(_, _, operation)| *operation);
+        let named = self.state.named.iter().copied();
+        of_entries.chain(named).filter(|operation| *operation != Operation::Link).collect()
     }
 
     /// As production wants to see it; stock and outcomes are the model's affair.
@@ -43,6 +47,7 @@ impl Told {
             operation: format!("{operation:?}"),
             product_id: None,
             also: Vec::new(),
+            given_up: false,
         };
         Answer {
             store_id: String::new(),
@@ -51,6 +56,7 @@ impl Told {
             complete: self.complete,
             state: self.at,
             covers: self.covers.clone(),
+            named_since: None,
             items: Vec::new(),
             outcomes: Vec::new(),
             reservations: Vec::new(),
@@ -95,8 +101,8 @@ pub(crate) struct Central {
     /// Outcomes that came with the state, and are not settled yet.
     pub(crate) installing: Option<Outcomes>,
     pub(crate) outcomes: Outcomes,
-    /// Sales that the state has named.
-    named: u16,
+    /// Operations that the state has named.
+    named: Operations,
     pub(crate) purchases: BTreeMap<u8, Purchase>,
     /// Asked and not answered, in order.
     pub(crate) requests: Vec<Command>,
@@ -125,7 +131,7 @@ impl Central {
             staged: None,
             installing: None,
             outcomes: Outcomes::new(),
-            named: 0,
+            named: Operations::new(),
             purchases: BTreeMap::new(),
             requests: Vec::new(),
             commands: Vec::new(),
@@ -431,8 +437,8 @@ impl Central {
             }
         }
         let staged = self.staged.as_ref().filter(|_| bugs.staged_told);
-        let named = if bugs.named_not_told { 0 } else { self.named };
-        let shown = Whole { units: self.units, outcomes: self.outcomes.clone(), named };
+        let named = if bugs.named_not_told { Operations::new() } else { self.named.clone() };
+        let shown = Whole { units: self.units, outcomes: self.outcomes.clone(), named: named.clone() };
         let state = staged.map_or(shown, |staged| Whole { named, ..staged.clone() });
         let (lineage, complete, at) = (self.lineage.clone(), self.complete, self.state);
         Some(Told { epoch, lineage, complete, at, covers, entries, state })

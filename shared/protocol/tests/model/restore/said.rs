@@ -1,6 +1,6 @@
 //! What the two sides say to one another, in a form small enough to be kept a million times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::domain::{Change, Item, apply};
 use protocol::link::{Commands, EntryId, Epoch, Events, OPENED, Past};
@@ -180,15 +180,7 @@ pub(crate) enum Operation {
     Link,
 }
 
-impl Operation {
-    /// The bit of the [`Deed`] that a till may repeat; of others none.
-    pub(crate) fn sale(self) -> u16 {
-        match self {
-            Self::Sale(number) => Deed::Sale(number).bit(),
-            Self::Command(_) | Self::Pick(_) | Self::ShortOfSale(_) | Self::ShortOfPurchase(_) | Self::Link => 0,
-        }
-    }
-}
+pub(crate) type Operations = BTreeSet<Operation>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum What {
@@ -245,8 +237,8 @@ impl Fact {
 pub(crate) struct Whole {
     pub(crate) units: Units,
     pub(crate) outcomes: Outcomes,
-    /// Sales in it that a till may repeat, as bits: it names them.
-    pub(crate) named: u16,
+    /// Operations of earlier epochs that are in it.
+    pub(crate) named: Operations,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -265,6 +257,15 @@ pub(crate) enum Said {
 }
 
 impl Said {
+    /// The sale or the goods that it tells of.
+    pub(crate) fn deed(&self) -> Option<Deed> {
+        match self {
+            Self::Fact(Fact { what: What::Sold(number), .. }) => Some(Deed::Sale(*number)),
+            Self::Fact(Fact { what: What::Received(number), .. }) => Some(Deed::Receipt(*number)),
+            _ => None,
+        }
+    }
+
     pub(crate) fn operation(&self) -> Operation {
         match self {
             Self::Opened(_) | Self::Page(_) | Self::End | Self::Ready(_) => Operation::Link,

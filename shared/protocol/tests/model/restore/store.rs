@@ -9,7 +9,7 @@ use protocol::restore::{Choice, Own, Plan, Refusal, plan};
 
 use super::Bugs;
 use super::central::Told;
-use super::said::{Became, Command, Deed, Fact, Id, Operation, Outcomes, Said, Units, What, Whole};
+use super::said::{Became, Command, Deed, Fact, Id, Operation, Operations, Outcomes, Said, Units, What, Whole};
 use crate::publisher::Rows;
 use crate::redis::Row;
 
@@ -22,8 +22,8 @@ pub(crate) struct Store {
     pub(crate) lineage: Vec<Past>,
     pub(crate) units: Units,
     pub(crate) outcomes: Outcomes,
-    /// Sales that a till may repeat without effect.
-    known: u16,
+    /// Operations that are in the state: a till may repeat its own without effect.
+    known: Operations,
     pub(crate) commands: Cursor<Commands>,
     pub(crate) opened_for: Epoch,
 }
@@ -63,7 +63,7 @@ impl Store {
             lineage: Vec::new(),
             units: Units::new(0),
             outcomes: Outcomes::new(),
-            known: 0,
+            known: Operations::new(),
             commands: Cursor::default(),
             opened_for: Epoch::NONE,
         }
@@ -72,7 +72,7 @@ impl Store {
     /// A new store with goods on its shelf.
     pub(crate) fn new(units: i64, epoch: Epoch) -> Self {
         let mut new = Self { units: Units::new(units), ..Self::empty() };
-        new.begin_epoch(epoch, Vec::new(), 0);
+        new.begin_epoch(epoch, Vec::new(), Operations::new());
         new
     }
 
@@ -87,11 +87,12 @@ impl Store {
     }
 
     fn record(&mut self, operation: Operation, what: What, command: Option<Id>) {
+        self.known.insert(operation);
         self.append(Said::Fact(Fact { operation, what, command, after: self.units }));
     }
 
     /// L9: `opened`, then the whole state. The command cursor is closed until a command epoch names this one.
-    fn begin_epoch(&mut self, epoch: Epoch, lineage: Vec<Past>, named: u16) {
+    fn begin_epoch(&mut self, epoch: Epoch, lineage: Vec<Past>, named: Operations) {
         self.head = Cursor { epoch, ..Cursor::default() };
         self.acked = Seq::ZERO;
         self.lineage.clone_from(&lineage);
@@ -108,7 +109,7 @@ impl Store {
         for past in lineage.iter_mut().filter(|past| proven.is_some_and(|proven| proven.epoch == past.end.epoch)) {
             past.proven = proven;
         }
-        self.begin_epoch(epoch, lineage, self.known);
+        self.begin_epoch(epoch, lineage, self.known.clone());
     }
 
     /// L1: what is old enough, and acknowledged, goes.
@@ -122,7 +123,7 @@ impl Store {
     /// A till sells one unit, or asks for it again.
     pub(crate) fn sell(&mut self, number: u8) -> bool {
         let sale = Deed::Sale(number);
-        if self.known & sale.bit() != 0 {
+        if self.known.contains(&Operation::Sale(number)) {
             return false;
         }
         let sell = Asked::Sell { quantity: Quantity::ONE };
@@ -130,7 +131,6 @@ impl Store {
             return false;
         };
         self.units.perform(sale, &change);
-        self.known |= sale.bit();
         self.record(Operation::Sale(number), What::Sold(number), None);
         true
     }
@@ -234,7 +234,7 @@ impl Store {
         let answer = told.answer();
         let plan = plan(&own, &answer, choice)?;
         if plan.state == Choice::Own {
-            self.begin_epoch(told.epoch, plan.lineage.clone(), self.known);
+            self.begin_epoch(told.epoch, plan.lineage.clone(), self.known.clone());
             return Ok((plan, 0));
         }
         let unshared: Vec<Row<Said>> = self.rows.extract_if(.., |row| plan.is_unshared(row.id)).collect();
@@ -249,23 +249,17 @@ impl Store {
         if bugs.outcomes_forgotten {
             self.outcomes.clear();
         }
-        if !plan.repeats {
-            self.known = 0;
+        let done = told.done(bugs);
+        self.known = if bugs.known_forgotten { Operations::new() } else { done.clone() };
+        let mut named = done.clone();
+        if bugs.repeated_named {
+            named.extend(unshared.iter().map(|row| row.payload.operation()));
         }
-        // What is recorded again is not in the state, nor, if a human has chosen, what came with an earlier one.
-        let kept = if choice.is_none() { self.known & !sales(&unshared) } else { sales(&self.rows) };
-        let told_of = told.of_entries() | told.state.named;
-        if !bugs.known_forgotten {
-            self.known |= told_of;
-        }
-        let named = if bugs.repeated_named { self.known } else { kept | told_of };
         self.begin_epoch(told.epoch, plan.lineage.clone(), named);
         let mut recorded = 0;
         for row in unshared.iter().filter(|row| plan.repeats && !plan.uncertain.contains(&row.id)) {
             let Said::Fact(fact) = row.payload else { continue };
-            let is_known = told.entries.iter().any(|(_, _, operation)| *operation == fact.operation)
-                || fact.operation.sale() & told.state.named != 0;
-            if (!is_known || bugs.known_recorded_again) && self.record_again(&fact) {
+            if (!done.contains(&fact.operation) || bugs.known_recorded_again) && self.record_again(&fact) {
                 recorded += 1;
             }
         }
@@ -326,11 +320,6 @@ impl Store {
             self.append(Said::Fact(Fact { operation: missing, what: What::Shortage, command: None, after: raised }));
         }
     }
-}
-
-/// Sales that these entries are.
-fn sales(rows: &[Row<Said>]) -> u16 {
-    rows.iter().fold(0, |sales, row| sales | row.payload.operation().sale())
 }
 
 impl Row<Said> {
