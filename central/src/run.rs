@@ -32,7 +32,8 @@ use crate::storage::items::COUNTED;
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let client = runtime::redis::client(&config.redis)?;
     let path = config.database_path;
-    let Opened { clients, followers, links, writer_ended, known, items, events, lock: _lock } = files::open(&path)?;
+    let Opened { clients, followers, links, writer_ended, rescue, known, items, events, lock: _lock } =
+        files::open(&path)?;
     // What clients ask for keeps the link from nothing: it has threads and connections of its own.
     let link = LinkThreads::start()?;
     let wakes = Wakes::default();
@@ -138,10 +139,11 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         }
     });
     tasks.add("writer", async move {
-        // It ends when the last handle to it is gone, which is after every other task.
+        // It ends when the last handle to it is gone, which is after every other task; or before them, and says why.
         writer_ended.await.context("the writer panicked")?.context("the database failed")
     });
     let ended = tasks.run().await;
+    rescue.wait();
     if let Err(error) = &ended {
         files::note_damage(&path, error.chain());
     }

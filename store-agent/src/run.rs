@@ -34,6 +34,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let committed = Arc::new(Notify::new());
     let bell = committed.clone();
     let guard = Guard::of(&path).context("the database's files cannot be looked at")?;
+    let rescue = guard.watch();
     let (writer, writer_ended) = Writer::start_guarded(connection, guard, move || bell.notify_one());
     // Of those that serve, at most half read lists: sales need the others.
     let threads = std::thread::available_parallelism()?.get();
@@ -119,10 +120,11 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         }
     });
     tasks.add("writer", async move {
-        // It ends when the last handle to it is gone, which is after every other task.
+        // It ends when the last handle to it is gone, which is after every other task; or before them, and says why.
         writer_ended.await.context("the writer panicked")?.context("the database failed")
     });
     let ended = tasks.run().await;
+    rescue.wait();
     if let Err(error) = &ended {
         runtime::sqlite::note_damage(&path, error.chain());
     }

@@ -386,6 +386,11 @@ impl World {
         self.limit = bytes.map(|bytes| format!("trap '' XFSZ && ulimit -f {}", bytes / 512));
     }
 
+    /// Daemons that start from now on can write no log.
+    pub fn fill_logs(&mut self) {
+        self.limit = Some("exec 2> /dev/full".to_owned());
+    }
+
     /// The program of the version that a daemon is to have.
     fn binary_of(&self, daemon: &Daemon) -> PathBuf {
         let find = if self.earlier.contains(daemon) { earlier_binary } else { binary };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use protocol::time::Millis;
-use runtime::sqlite::{Connection, Db, FileLock, Guard, Reader, System, Writer};
+use runtime::sqlite::{Connection, Db, FileLock, Guard, Reader, Rescue, System, Writer};
 pub use runtime::sqlite::{inspect_daily, note_damage};
 use rusqlite::OpenFlags;
 use tokio::sync::oneshot;
@@ -31,6 +31,8 @@ pub struct Opened {
     pub followers: Db,
     /// Resolves when the writer has ended: after its last handle is gone, or with the error that stopped it.
     pub writer_ended: oneshot::Receiver<rusqlite::Result<()>>,
+    /// What the end of the process has to wait for.
+    pub rescue: Rescue,
     /// Stores that it knew when it was opened.
     pub known: usize,
     /// Items of their views, as far as they are counted.
@@ -48,6 +50,7 @@ pub fn open(path: &Path) -> anyhow::Result<Opened> {
     let items = items::count(&connection)?;
     let events = events::last_place(&connection)?;
     let guard = Guard::of(path).context("the database's files cannot be looked at")?;
+    let rescue = guard.watch();
     let (writer, writer_ended) = Writer::start_guarded(connection, guard, || {});
     // Of those that serve, at most half read lists: sales need the others.
     let threads = std::thread::available_parallelism()?.get();
@@ -55,7 +58,7 @@ pub fn open(path: &Path) -> anyhow::Result<Opened> {
     let clients = Db::new(reader(threads, (threads / 2).max(2))?, writer.clone());
     let followers = Db::new(reader(1, FOLLOWING_SCANS)?, writer.clone());
     let links = Db::new(reader(2, LINK_SCANS)?, writer);
-    Ok(Opened { clients, followers, links, writer_ended, known, items, events, lock })
+    Ok(Opened { clients, followers, links, writer_ended, rescue, known, items, events, lock })
 }
 
 /// Runs a job that only reads, on one consistent state, also while the daemon runs.

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::sqlite;
+
 /// How long tasks may take, all in all, to finish what they are at once they are told to stop.
 const GRACE: Duration = Duration::from_secs(7);
 /// Threads of the link: one is enough for its work, the other for a read that takes long.
@@ -35,7 +37,8 @@ pub fn run_main(program: impl Future<Output = anyhow::Result<ExitCode>>) -> Exit
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // A disk that is full takes no log either; the status says it, too.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -93,6 +96,8 @@ pub fn start_log(format: LogFormat) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would say so where it cannot be said, and panic because of that.
+        .log_internal_errors(false)
         .with_target(false)
         .with_ansi(colours);
     match format {
@@ -203,9 +208,11 @@ impl Tasks {
         };
     }
 
-    /// Waits for the end of all. An error if any task failed, panicked, or ended without being asked to.
+    /// Waits for the end of all. An error if any task failed, panicked, or ended without being asked to. Whoever only hears
+    /// that the database's writer has stopped ends alone: the writer, a task like the others, says why it has.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut result = Ok(());
+        let mut stopped = Ok(());
         let mut deadline = None;
         while let Some(ended) = self.next(&mut deadline).await {
             let asked = self.stop.is_cancelled();
@@ -215,12 +222,18 @@ impl Tasks {
                 Ok((name, Err(error))) => Some(error.context(format!("task {name} failed"))),
                 Err(error) => Some(anyhow!("a task panicked: {error}")),
             };
-            if let (Some(failure), Ok(())) = (failure, &result) {
-                result = Err(failure);
+            match failure {
+                Some(failure) if is_of_the_writer(&failure) => {
+                    stopped = Err(failure);
+                    continue;
+                }
+                Some(failure) if result.is_ok() => result = Err(failure),
+                Some(failure) => tracing::error!("{failure:#}"),
+                None => {}
             }
             self.stop.cancel();
         }
-        result
+        result.and(stopped)
     }
 
     /// The next task to end; past the grace time after a stop the rest is dropped.
@@ -237,6 +250,10 @@ impl Tasks {
         let deadline = *deadline.get_or_insert_with(|| Instant::now() + GRACE);
         tokio::time::timeout_at(deadline, self.set.join_next()).await.unwrap_or(None)
     }
+}
+
+fn is_of_the_writer(failure: &anyhow::Error) -> bool {
+    failure.chain().any(|cause| matches!(cause.downcast_ref(), Some(sqlite::Error::Stopped)))
 }
 
 #[cfg(test)]
@@ -256,6 +273,31 @@ mod tests {
         let error = tasks.run().await.expect_err("fails");
         assert_eq!(format!("{error:#}"), "task fails failed: broken");
         assert!(stop.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn why_the_writer_has_stopped_is_what_is_reported() {
+        let stop = CancellationToken::new();
+        let mut tasks = Tasks::new(stop.clone());
+        tasks.add("link", async { Err(sqlite::Error::Stopped.into()) });
+        let (told, why) = tokio::sync::oneshot::channel();
+        let goes_on = stop.clone();
+        tasks.add("http", async move {
+            tokio::task::yield_now().await;
+            assert!(!goes_on.is_cancelled(), "nothing ends before the writer has said why");
+            told.send(()).expect("the writer waits for it");
+            goes_on.cancelled().await;
+            Ok(())
+        });
+        tasks.add("writer", async move {
+            why.await?;
+            Err(anyhow!("the disk is full"))
+        });
+        assert_eq!(format!("{:#}", tasks.run().await.expect_err("fails")), "task writer failed: the disk is full");
+        let mut tasks = Tasks::new(stop);
+        tasks.add("link", async { Err(sqlite::Error::Stopped.into()) });
+        let unsaid = tasks.run().await.expect_err("also if nobody says why");
+        assert_eq!(format!("{unsaid:#}"), "task link failed: the writer has stopped");
     }
 
     #[tokio::test]

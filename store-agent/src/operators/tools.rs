@@ -42,11 +42,21 @@ enum Found {
 /// transaction. Before the question nothing is changed but that a backup, or a new database, takes its place.
 pub async fn restore(options: &Restore) -> anyhow::Result<()> {
     let path = options.database.path();
-    let client = runtime::redis::client(&options.redis)?;
     let _lock = runtime::sqlite::lock(&path)?;
+    restore_at(&path, options).await.map_err(|error| {
+        if options.from.is_none() && runtime::sqlite::note_damage(&path, error.chain()) {
+            return error.context("the database is damaged: run this again, and it is put aside");
+        }
+        error
+    })
+}
+
+/// The same, for one who holds the lock.
+async fn restore_at(path: &Path, options: &Restore) -> anyhow::Result<()> {
+    let client = runtime::redis::client(&options.redis)?;
     let found = match &options.from {
         Some(from) => Found::Backup(backup_to_restore(from, options)?),
-        None => inspect(&path, options)?,
+        None => inspect(path, options)?,
     };
     let central = ask_central(options).await?;
     let connection = match found {
@@ -54,17 +64,17 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
             expect_choice(options, &connection, &central).await?;
             let now = ledger::cursor(&connection)?;
             let is_same = |kept: &Connection| Ok(ledger::cursor(kept)? == now);
-            let kept = copy_aside(&connection, &path, runtime::clock::now(), is_same)?;
+            let kept = copy_aside(&connection, path, runtime::clock::now(), is_same)?;
             say!("The database as it was is kept in {}.", kept.display());
             connection
         }
         Found::Backup(backup) => {
             expect_choice(options, &backup, &central).await?;
-            put_in_place(&backup, &path)?
+            put_in_place(&backup, path)?
         }
         Found::Nothing => {
             central.expect_known(options)?;
-            put_in_place(&new_database(options)?, &path)?
+            put_in_place(&new_database(options)?, path)?
         }
     };
     clear_stream(options, &client).await;

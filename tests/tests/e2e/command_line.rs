@@ -52,6 +52,22 @@ async fn a_daemon_listens_under_a_name_or_everywhere() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_cannot_be_written_ends_nothing() {
+    let mut world = World::with(&["s1"]).await;
+    let agent = Daemon::Store("s1".into());
+    assert_eq!(world.terminate(&agent), Some(0));
+    world.fill_logs();
+    world.restart(&agent).await;
+    world.online("s1").await;
+    assert_eq!(world.terminate(&agent), Some(0));
+    world.store_args = vec![format!("--database-path={}", world.dir().join("nowhere/s1.db").display())];
+    world.start(&agent);
+    let ended = until("it ends", SOON, async || world.running(&agent).ended().ok_or("it runs")).await;
+    assert_eq!(ended.code(), Some(1), "it has said why, to nobody");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_tells_how_it_began_and_why_it_ended() {
     let mut world = World::with(&["s1"]).await;

@@ -34,6 +34,8 @@ async fn what_a_full_disk_leaves_unsaid_the_key_finds_out() {
         assert_eq!((unsaid.status, unsaid.code(), unsaid.header("retry-after")), (503, "restarting", "1"));
         let ended = until("it ends", SOON, async || world.running(&daemon).ended().ok_or("it runs")).await;
         assert!(!ended.success(), "{ended}");
+        let log = world.log(&daemon);
+        assert!(log.contains("error: task writer failed: the database failed"), "it says why: {log}");
         world.limit_files(None);
         world.restart(&daemon).await;
         world.online("s1").await;

@@ -158,6 +158,33 @@ async fn a_backup_goes_back_by_a_restore_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_that_a_restore_meets_is_put_aside_by_the_next() {
+    use std::os::unix::fs::FileExt;
+    let mut world = world().await;
+    assert_eq!(world.terminate(&agent()), Some(0));
+    // Rubbish in a file that is too large to be looked at whole when it is opened.
+    let file = rusqlite::Connection::open(world.database("s1")).expect("opens");
+    let rows = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 70) select";
+    file.execute_batch(&format!(
+        "create table filling (x blob) strict; insert into filling {rows} randomblob(1 << 20) from n; \
+         create table victim (x integer primary key, y blob) strict; insert into victim {rows} i, randomblob(2000) from n; \
+         pragma wal_checkpoint(truncate)"
+    ))
+    .expect("writes");
+    let pages: u64 = file.pragma_query_value(None, "page_count", |row| row.get(0)).expect("reads");
+    drop(file);
+    let file = std::fs::File::options().write(true).open(world.database("s1")).expect("opens");
+    file.write_all_at(&[0x5a; 4_096 * 8], (pages - 20) * 4_096).expect("writes");
+    let (done, said) = world.tool("store-agent", &["restore", "--store-id", "s1"]).await;
+    assert!(!done && said.contains("malformed") && said.contains("run this again"), "{said}");
+    let said = restored(&world, &[]).await;
+    assert!(said.contains("The database is damaged") && said.contains("is kept in"), "{said}");
+    world.restart(&agent()).await;
+    world.converged(SOON).await;
+    assert_eq!(world.store("s1").get("/v1/inventory/tea").await.expect(200)["quantity"], 50);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mistyped_path_makes_no_folder_and_a_new_database_is_announced() {
     let world = world().await;
     let serve = ["serve", "--store-id", "s9", "--listen", "127.0.0.1:0", "--database-path"];

@@ -41,11 +41,12 @@ pub enum CopyError {
         error: std::io::Error,
     },
     /// SQLite.
-    #[error("cannot write {path}: {error}")]
+    #[error("cannot write {path}")]
     Sqlite {
         /// Which file.
         path: PathBuf,
         /// What SQLite says.
+        #[source]
         error: rusqlite::Error,
     },
 }

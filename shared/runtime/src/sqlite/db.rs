@@ -1,12 +1,14 @@
 //! A database as a daemon's floors use it: jobs that read and jobs that write.
 //!
+//! **Guarantees.** Damage that a reader meets ends the process as damage that the writer meets does.
+//!
 //! A job is synchronous and gets one connection inside one transaction. **It may be run again, so it has no effect but
 //! that on the database**: it is an `Fn`, which cannot give away what it holds. What is to happen in the process because
 //! of a write, such as waking a task, follows from what the job returned, and happens once that is on disk.
 
 use rusqlite::Connection;
 
-use super::{Abort, Error, JobResult, Reader, Writer};
+use super::{Abort, Error, JobResult, Reader, Writer, is_damage};
 
 /// A database to read from and to write to. Cheap to clone.
 #[derive(Clone)]
@@ -25,7 +27,7 @@ impl Db {
     /// would cost more than the read. Reading lists and anything else that may take long is [`scan`](Self::scan)'s.
     #[expect(clippy::unused_async, reason = "an engine behind a socket has to be waited for")]
     pub async fn read<T>(&self, job: impl Fn(&Connection) -> JobResult<T>) -> Result<T, Error> {
-        Ok(self.reader.point(job)?)
+        self.reader.point(job).map_err(|error| self.sort(error))
     }
 
     /// A read that may take long, of one consistent state, on a thread for such. Only so many run at once.
@@ -33,7 +35,14 @@ impl Db {
         &self,
         job: impl Fn(&Connection) -> JobResult<T> + Send + 'static,
     ) -> Result<T, Error> {
-        Ok(self.reader.scan(job).await?)
+        self.reader.scan(job).await.map_err(|error| self.sort(error))
+    }
+
+    fn sort(&self, error: rusqlite::Error) -> Error {
+        if let Some(code) = error.sqlite_error().filter(|_| is_damage(&error)) {
+            self.writer.stop(rusqlite::Error::SqliteFailure(*code, Some(error.to_string())));
+        }
+        error.into()
     }
 
     /// A write. Its effect is on disk before this returns `Ok(Ok(_))`, and it had none if this returns a refusal. The job
@@ -107,6 +116,32 @@ mod tests {
         let bad =
             db.write(|connection| Ok::<_, Abort<()>>(connection.execute("insert into t values ('x')", [])?)).await;
         assert!(matches!(bad, Err(Error::Data(_))));
+    }
+
+    #[tokio::test]
+    async fn damage_that_a_reader_meets_stops_the_writer() {
+        use std::os::unix::fs::FileExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.db");
+        let connection = Connection::open(&path).expect("opens");
+        let fill = "pragma journal_mode = wal; create table victim (x integer primary key, y blob) strict; \
+             insert into victim with recursive n(i) as (select 1 union all select i + 1 from n where i < 100) \
+             select i, zeroblob(2000) from n; pragma wal_checkpoint(truncate)";
+        connection.execute_batch(fill).expect("fills");
+        let pages: u64 = connection.pragma_query_value(None, "page_count", |row| row.get(0)).expect("reads");
+        drop(connection);
+        let file = std::fs::File::options().write(true).open(&path).expect("opens");
+        file.write_all_at(&[0x5a; 4_096 * 8], (pages - 20) * 4_096).expect("writes");
+        let sum = |connection: &Connection| connection.query_row("select sum(length(y)) from victim", [], |_| Ok(()));
+        for scans in [false, true] {
+            let reader = Reader::open(&path, 1, 1).expect("opens");
+            let (writer, end) = Writer::start(Connection::open(&path).expect("opens"), || {});
+            let db = Db::new(reader, writer);
+            let met = if scans { db.scan(sum).await } else { db.read(sum).await };
+            assert!(matches!(met, Err(Error::Fatal(_))), "{met:?}");
+            let why = tokio::time::timeout(std::time::Duration::from_secs(10), end).await.expect("it stops");
+            assert!(is_damage(&why.expect("tells").expect_err("it says why")));
+        }
     }
 
     #[tokio::test]

@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, ffi};
 
 use super::System;
@@ -14,6 +16,18 @@ use super::open::beside;
 pub struct Guard {
     path: PathBuf,
     files: Vec<(PathBuf, u64, u64)>,
+    rescue: Rescue,
+}
+
+/// What open files hold that are no longer at their place, while it is written beside them: as long as they are large.
+#[derive(Debug, Clone, Default)]
+pub struct Rescue(Arc<Mutex<()>>);
+
+impl Rescue {
+    /// Waits until it is written; not at all if nothing is being written. A process ends behind this.
+    pub fn wait(&self) {
+        drop(self.0.lock());
+    }
 }
 
 impl Guard {
@@ -21,12 +35,22 @@ impl Guard {
     pub fn of(path: &Path) -> std::io::Result<Self> {
         let files = ["", "-wal", "-shm"].map(|suffix| beside(path, suffix)).into_iter();
         let files = files.map(|file| identity(&file).map(|(device, inode)| (file, device, inode)));
-        Ok(Self { path: path.into(), files: files.collect::<std::io::Result<_>>()? })
+        Ok(Self { path: path.into(), files: files.collect::<std::io::Result<_>>()?, rescue: Rescue::default() })
     }
 
     /// The database.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the end of the process has to wait for.
+    pub fn watch(&self) -> Rescue {
+        self.rescue.clone()
+    }
+
+    /// From now on until it is dropped whoever [waits](Rescue::wait) does.
+    pub(super) fn hold(&self) -> MutexGuard<'_, ()> {
+        self.rescue.0.lock()
     }
 
     /// An error that ends the process if one of them is no longer at its place.
@@ -48,7 +72,10 @@ impl Guard {
         let kept = beside(&self.path, &format!(".rescued-{}", crate::clock::now().0));
         match super::copy(&System, connection, &kept) {
             Ok(()) => tracing::error!("what the open database held is kept in {}", kept.display()),
-            Err(error) => tracing::error!(%error, "what the open database held cannot be kept"),
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                tracing::error!("what the open database held cannot be kept: {error:#}");
+            }
         }
     }
 }

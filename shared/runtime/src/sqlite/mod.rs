@@ -23,7 +23,7 @@ pub use copy::{CopyError, copy, copy_aside, prepare, replace};
 pub use db::Db;
 pub use error::Error;
 pub use files::{Files, System};
-pub use guard::Guard;
+pub use guard::{Guard, Rescue};
 pub use inspection::inspect_daily;
 pub use open::{
     FileLock, OpenError, Schema, check, checkpoint_at, lock, memory, note_damage, open, open_beside, open_file,
@@ -93,6 +93,12 @@ pub fn is_fatal(error: &rusqlite::Error) -> bool {
         error.sqlite_error_code(),
         Some(SystemIoFailure | DiskFull | DatabaseCorrupt | NotADatabase | ReadOnly | CannotOpen | OutOfMemory)
     )
+}
+
+/// Whether an error means that the file holds what SQLite has never written there.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
 #[cfg(test)]

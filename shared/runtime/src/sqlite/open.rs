@@ -14,6 +14,9 @@ const SQLITE_LEAST: i32 = 3_051_003;
 /// Pages in the write-ahead log at which they are copied into the database: 16 MiB. Commits that follow each other write many
 /// pages twice or more, which are copied once; and a start behind a crash writes the whole log anew.
 pub(super) const CHECKPOINT_AT: u32 = 4_000;
+/// What is left of the write-ahead log when it begins anew, bytes, however long a reader of an old state had made it: a start
+/// behind a crash writes all of the file once more.
+const LOG_LEFT: i64 = 64 << 20;
 /// Pages in memory of the connection that writes, KiB: what tens of thousands of items need.
 const CACHE_KIB: i64 = 16 << 10;
 /// Prepared statements kept for each connection.
@@ -186,17 +189,18 @@ pub fn check(copy: &Connection, path: &Path, schema: Schema) -> Result<(), OpenE
 }
 
 /// Makes the next start look at every page, if damage is among the causes that ended this process: a large database would
-/// else open again, and be sold into.
-pub fn note_damage<'e>(path: &Path, causes: impl Iterator<Item = &'e (dyn std::error::Error + 'static)>) {
+/// else open again, and be sold into. Says whether it is.
+pub fn note_damage<'e>(path: &Path, causes: impl Iterator<Item = &'e (dyn std::error::Error + 'static)>) -> bool {
     let is_damage = |cause: &(dyn std::error::Error + 'static)| {
-        let by_sqlite = cause.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
-        matches!(by_sqlite, Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase))
+        cause.downcast_ref().is_some_and(super::is_damage)
             || matches!(cause.downcast_ref(), Some(OpenError::Corrupt { .. }))
     };
-    if let Some(cause) = causes.into_iter().find(|cause| is_damage(*cause)) {
+    let found = causes.into_iter().find(|cause| is_damage(*cause));
+    if let Some(cause) = found {
         // The process ends as damaged in any case.
         let _ = std::fs::write(beside(path, DAMAGED), cause.to_string());
     }
+    found.is_some()
 }
 
 /// A copy is a database from now on, once the caller's transaction is committed.
@@ -296,6 +300,7 @@ fn connect(files: &dyn Files, path: &Path) -> rusqlite::Result<Connection> {
         return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR), Some(why)));
     }
     connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "journal_size_limit", LOG_LEFT)?;
     settle(&connection)?;
     checkpoint_at(&mut connection, CHECKPOINT_AT)?;
     Ok(connection)
@@ -466,6 +471,29 @@ mod tests {
         let path = file("damaged");
         std::fs::write(&path, vec![b'x'; 8_192]).expect("writes");
         assert!(matches!(open(&path, SCHEMA), Err(OpenError::Corrupt { .. })));
+        let _ = std::fs::remove_dir_all(path.parent().expect("a directory"));
+    }
+
+    #[test]
+    fn a_log_that_a_reader_has_made_long_is_short_once_it_begins_anew() {
+        let path = file("long");
+        let (connection, _lock) = open(&path, SCHEMA).expect("opens");
+        let length = || std::fs::metadata(beside(&path, "-wal")).expect("is there").len() as i64;
+        connection.pragma_update(None, "synchronous", "off").expect("is no test of a disk");
+        let reader = read_only(&path).expect("opens");
+        let reads = reader.unchecked_transaction().expect("begins");
+        reads.query_row("select count(*) from a", [], |_| Ok(())).expect("reads");
+        connection
+            .execute_batch(
+                "create table filling (x blob) strict; insert into filling with recursive n(i) as \
+                 (select 1 union all select i + 1 from n where i < 70) select zeroblob(1 << 20) from n",
+            )
+            .expect("writes");
+        assert!(length() > LOG_LEFT);
+        drop(reads);
+        checkpoint(&connection).expect("copies");
+        connection.execute("insert into a values (1)", []).expect("writes");
+        assert_eq!(length(), LOG_LEFT);
         let _ = std::fs::remove_dir_all(path.parent().expect("a directory"));
     }
 

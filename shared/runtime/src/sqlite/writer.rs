@@ -92,6 +92,17 @@ where
     }
 }
 
+/// What somebody else has met in the file.
+struct Met(Option<rusqlite::Error>);
+
+impl Queued for Met {
+    fn run(&mut self, _: &Connection) -> Ran {
+        self.0.take().map_or(Ran::Done, Ran::Fatal)
+    }
+
+    fn answer(self: Box<Self>) {}
+}
+
 type Job = Box<dyn Queued>;
 
 /// Jobs that wait for whoever writes.
@@ -128,7 +139,7 @@ impl Writer {
     }
 
     /// Starts the thread. `committed` is called after each commit, before anyone is answered. The receiver resolves
-    /// when the thread has ended: with an error if it had to stop.
+    /// when the thread writes no more: with an error if it had to stop.
     pub fn start(
         connection: Connection,
         committed: impl Fn() + Send + 'static,
@@ -149,7 +160,8 @@ impl Writer {
     }
 
     /// The same for a database whose files people can reach: when one of them is deleted or replaced the thread stops,
-    /// and nobody is told of a write that is not in the file at that path. Its log is copied beside the commits.
+    /// nobody is told of a write that is not in the file at that path, and what was in it is [kept](super::Rescue). Its log is
+    /// copied beside the commits.
     pub fn start_guarded(
         connection: Connection,
         guard: Guard,
@@ -174,6 +186,8 @@ impl Writer {
             .spawn(move || {
                 let log = beside().and_then(|beside| Log::of(&mut connection, beside, lengths));
                 let result = log.and_then(|log| run(&connection, log, guard.as_ref(), &queue, &committed));
+                // Held before anybody hears that it stopped.
+                let moved = guard.as_ref().filter(|guard| guard.check().is_err()).map(|guard| (guard, guard.hold()));
                 // Whoever waits hears at once that it stopped.
                 drop(queue);
                 if result.is_err() {
@@ -181,16 +195,22 @@ impl Writer {
                     // lost that it is on disk, and SQLite would delete the log that still has it.
                     let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
                 }
-                if let Some(guard) = guard.filter(|guard| guard.check().is_err()) {
+                // Nobody listening means that the process is going down anyway.
+                let _ = ended.send(result);
+                if let Some((guard, _held)) = moved {
                     guard.rescue(&connection);
                     // Closing it would delete what stands at the path of its log, which may be another database's.
                     std::mem::forget(connection);
                 }
-                // Nobody listening means that the process is going down anyway.
-                let _ = ended.send(result);
             })
             .expect("the system gives a thread at start");
         (writer, end)
+    }
+
+    /// Ends the thread, as if a job had met this.
+    pub(super) fn stop(&self, met: rusqlite::Error) {
+        // If there is no room whoever meets it next says so again.
+        let _ = self.jobs.try_send(Box::new(Met(Some(met))));
     }
 
     /// Runs a job in the next group, perhaps twice. Its effect is on disk before this returns `Ok(Ok(_))`; it had none if
@@ -421,6 +441,7 @@ mod tests {
             let schema = Schema { application_id: 7, migrations: &["create table t (x integer primary key) strict"] };
             let (connection, _lock) = crate::sqlite::open(&path, schema).expect("opens");
             let guard = Guard::of(&path).expect("its files are there");
+            let rescue = guard.watch();
             let (writer, end) = Writer::start_guarded(connection, guard, || {});
             assert_eq!(write(&writer, insert(1)).await.expect("writes"), Ok(1));
             harm(&path);
@@ -428,9 +449,12 @@ mod tests {
             assert!(matches!(write(&writer, insert(2)).await, Err(Error::Stopped)), "{why}");
             let error = end.await.expect("tells").expect_err(why).to_string();
             assert!(error.contains(why), "{error}");
+            rescue.wait();
             let files = std::fs::read_dir(dir.path()).expect("lists").flatten().map(|file| file.path());
             let kept = files.into_iter().find(|file| file.to_string_lossy().contains(".rescued-"));
-            let kept = Connection::open(kept.expect("what it held is kept")).expect("opens");
+            let kept = kept.expect("what it held is kept");
+            assert!(!kept.to_string_lossy().ends_with(".writing"), "all of it");
+            let kept = Connection::open(kept).expect("opens");
             let least: i64 = kept.query_row("select count(*) from t", [], |row| row.get(0)).expect("reads");
             assert!(least >= 1, "{why}");
         }
