@@ -18,7 +18,8 @@ pub fn set_rule(connection: &Connection, rule: &Rule) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "insert into allotment_rule (id, percent, minimum) values (1, ?1, ?2) \
-             on conflict (id) do update set percent = excluded.percent, minimum = excluded.minimum",
+             on conflict (id) do update set percent = excluded.percent, minimum = excluded.minimum \
+             where (percent, minimum) <> (excluded.percent, excluded.minimum)",
         )?
         .execute(params![rule.percent, rule.minimum])?;
     Ok(())

@@ -154,7 +154,7 @@ pub fn backlog(connection: &Connection, known: Option<EntryId>) -> rusqlite::Res
 /// Remembers how far central has acknowledged: what lies below may be pruned in time.
 pub fn store_acked(connection: &Connection, epoch: Epoch, seq: Seq) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("update meta set acked = ?2 where epoch = ?1")?
+        .prepare_cached("update meta set acked = ?2 where epoch = ?1 and acked <> ?2")?
         .execute(params![epoch.get(), seq.get()])?;
     Ok(())
 }
@@ -196,6 +196,23 @@ mod tests {
         assert_eq!(known(head.epoch, head.seq), Backlog { acked: head.seq, entries: 0, oldest: None });
         assert_eq!(known(head.epoch, Seq::FIRST).entries, head.seq - Seq::FIRST, "central was set back");
         assert_eq!(known(1.into(), head.seq).entries, head.seq - Seq::from(2), "of another epoch");
+    }
+
+    #[test]
+    fn what_is_stored_already_is_not_written_again() {
+        let connection = testing::ledger(2);
+        let head = ledger::head(&connection).expect("reads").cursor;
+        let changes = |writes: &dyn Fn()| {
+            let before = connection.total_changes();
+            writes();
+            connection.total_changes() - before
+        };
+        let acked = || store_acked(&connection, head.epoch, 1.into()).expect("writes");
+        assert_eq!((changes(&acked), changes(&acked)), (1, 0));
+        let rule = protocol::domain::allotment::Rule { percent: 7, minimum: 3 };
+        let set = || ledger::allotment::set_rule(&connection, &rule).expect("writes");
+        assert_eq!((changes(&set), changes(&set)), (1, 0));
+        assert_eq!(ledger::allotment::rule(&connection).expect("reads"), rule);
     }
 
     #[test]

@@ -14,6 +14,8 @@ use super::idempotency;
 const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
 /// Rows that are forgotten in one go, at most.
 const BATCH: usize = 1_000;
+/// Entries among which an old one is looked for, at most: a sale waits meanwhile.
+const LOOKED_AT: usize = 10_000;
 /// Dead letters kept, at most: somebody who sends nonsense must not fill the disk.
 const LETTERS_MAX: i64 = 10_000;
 
@@ -98,15 +100,16 @@ pub fn prune_entries(connection: &Connection, before: Millis) -> rusqlite::Resul
     Ok(deleted == BATCH)
 }
 
-/// Whether there is an old, acknowledged entry behind a place.
+/// Whether there is an old, acknowledged entry among those that follow a place.
 fn is_old_behind(connection: &Connection, place: EntryId, before: Millis) -> rusqlite::Result<bool> {
     connection
         .prepare_cached(
-            "select exists (select 1 from ledger, meta where (ledger.epoch, ledger.seq) > (?1, ?2) \
-             and recorded_at < ?3 \
-             and (ledger.epoch < meta.epoch or (ledger.epoch = meta.epoch and ledger.seq < acked)))",
+            "select exists (select 1 from (select epoch, seq, recorded_at from ledger \
+               where (epoch, seq) > (?1, ?2) order by epoch, seq limit ?4) next cross join meta \
+             where recorded_at < ?3 \
+             and (next.epoch < meta.epoch or (next.epoch = meta.epoch and next.seq < acked)))",
         )?
-        .query_row(params![place.epoch.get(), place.seq.get(), before.0], |row| row.get(0))
+        .query_row(params![place.epoch.get(), place.seq.get(), before.0, LOOKED_AT], |row| row.get(0))
 }
 
 #[cfg(test)]
@@ -152,6 +155,22 @@ mod tests {
         connection.execute("update ledger set recorded_at = ?1 where seq < 2000", [ahead.0]).expect("writes");
         assert!(prune_entries(&connection, NOW.plus(1_000_000)).expect("prunes"));
         assert_eq!(kept(&connection)[0], BATCH as u64 + 1);
+    }
+
+    #[test]
+    fn an_old_entry_is_not_looked_for_in_all_of_the_ledger() {
+        let connection = testing::ledger(11_200);
+        let head = ledger::head(&connection).expect("reads").cursor;
+        store_acked(&connection, head.epoch, head.seq).expect("writes");
+        let recorded = |at: Millis, from: usize, to: usize| {
+            let sql = "update ledger set recorded_at = ?1 where seq between ?2 and ?3";
+            connection.execute(sql, params![at.0, from, to]).expect("writes");
+        };
+        let (last, later) = (BATCH + LOOKED_AT, NOW.plus(1_000_000));
+        recorded(NOW.plus(365 * 24 * 60 * 60 * 1_000), 1, last);
+        assert!(!prune_entries(&connection, later).expect("prunes"));
+        recorded(NOW, last, last);
+        assert!(prune_entries(&connection, later).expect("prunes"));
     }
 
     #[test]

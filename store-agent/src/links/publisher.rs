@@ -92,13 +92,13 @@ impl Publisher {
                 Ok(told) => told,
                 Err(error) => {
                     if logged.reached.replace(false) != Some(false) {
-                        tracing::warn!(%error, "Redis cannot be reached; the store sells on, the backlog grows");
+                        tracing::warn!(%error, "Redis cannot be reached, or refuses; the store sells on, the backlog grows");
                     }
                     connection = None;
                     UplinkReply::Lost
                 }
             };
-            if is_from_redis(&told) && logged.reached.replace(true) != Some(true) {
+            if told.is_taken() && logged.reached.replace(true) != Some(true) {
                 tracing::info!("Redis answers");
             }
             uplink.reply(clock.ms(), told, uuid::Uuid::new_v4().as_u64_pair().0);
@@ -239,15 +239,6 @@ impl Publisher {
         if !matches!(tokio::time::timeout(Duration::from_secs(1), farewell).await, Ok(Ok(()))) {
             tracing::debug!("left without saying so: Redis did not answer");
         }
-    }
-}
-
-/// Whether a step shows that Redis answers calls.
-fn is_from_redis(reply: &UplinkReply) -> bool {
-    match reply {
-        UplinkReply::Link(reply) => matches!(reply, Reply::Ack(_) | Reply::Cleared | Reply::Round { .. }),
-        UplinkReply::HeartbeatFound(_) | UplinkReply::HeartbeatSet | UplinkReply::Claimed => true,
-        UplinkReply::Connected | UplinkReply::Announced | UplinkReply::Lost => false,
     }
 }
 

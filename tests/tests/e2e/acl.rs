@@ -134,6 +134,37 @@ async fn an_agent_that_central_knows_needs_no_right_to_the_set_of_stores() {
     assert!(!refused.is_empty() && refused.iter().all(|entry| entry.contains("sadd")), "{refused:?}");
 }
 
+/// How often Redis has refused to add an entry.
+async fn refused_entries(world: &World) -> u64 {
+    let told = format!("{:?}", world.redis(&["INFO", "commandstats"]).await.expect("Redis answers"));
+    let xadd = told.split_once("cmdstat_xadd:").and_then(|(_, xadd)| xadd.split_once("rejected_calls="));
+    let digits = xadd.map(|(_, count)| count.chars().take_while(char::is_ascii_digit).collect::<String>());
+    digits.map_or(0, |digits| digits.parse().expect("a number"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_publish_says_so_once_and_asks_less_often() {
+    let world = world(&["s1"]).await;
+    let agent = Daemon::Store("s1".into());
+    let count = |text: &str| world.log(&agent).matches(text).count();
+    let before = (count("Redis cannot be reached"), count("Redis answers"));
+    world.redis(&["ACL", "SETUSER", "s1", "-xadd"]).await.expect("Redis answers");
+    world.store("s1").post("/v1/purchase/tea", json!({"quantity": 1})).await.expect(200);
+    let began = std::time::Instant::now();
+    until("it tries again", SOON, async || {
+        let refused = refused_entries(&world).await;
+        if refused < 8 { Err(refused) } else { Ok(()) }
+    })
+    .await;
+    let took = began.elapsed();
+    assert_eq!((count("Redis cannot be reached"), count("Redis answers")), (before.0 + 1, before.1));
+    // At least a tenth of 100, 200, 400, 800, 1,600, 2,000 and 2,000 ms.
+    assert!(took > Duration::from_millis(700), "{took:?}");
+    world.redis(&["ACL", "SETUSER", "s1", "+xadd"]).await.expect("Redis answers");
+    world.converged(SOON).await;
+    assert_eq!((count("Redis cannot be reached"), count("Redis answers")), (before.0 + 1, before.1 + 1));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_lines_work_when_pasted() {
     let world = world(&["s1", "s2"]).await;

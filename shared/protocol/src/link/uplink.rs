@@ -54,6 +54,14 @@ pub enum UplinkReply {
     Lost,
 }
 
+impl UplinkReply {
+    /// Whether it shows that Redis takes what is published. It answers who reads and deletes also while it refuses that: without
+    /// memory or rights.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, Self::Link(Reply::Round { .. }) | Self::HeartbeatSet | Self::Claimed)
+    }
+}
+
 /// The loop's state.
 #[derive(Debug, Clone)]
 pub struct Uplink {
@@ -153,10 +161,6 @@ impl Uplink {
                     | Reply::Lost => {}
                 }
                 self.publisher.reply(now, reply, dice);
-                // What the database says tells nothing of Redis; what Redis refuses is no success.
-                if matches!(reply, Reply::Opened | Reply::Stored(_) | Reply::Refused) {
-                    return;
-                }
             }
             UplinkReply::HeartbeatFound(found) => {
                 self.looked_at = now;
@@ -169,7 +173,7 @@ impl Uplink {
             }
             UplinkReply::Claimed => self.claimed_at = now,
         }
-        if !matches!(reply, UplinkReply::Connected | UplinkReply::Announced) {
+        if reply.is_taken() {
             self.backoff.succeeded();
         }
     }
@@ -259,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_until_redis_has_answered_something() {
+    fn waits_grow_until_redis_has_taken_something() {
         let mut uplink = Uplink::new(Pace::default(), 10_000);
         let mut now = 0;
         let mut wait = |answers: &[UplinkReply]| {
@@ -272,6 +276,8 @@ mod tests {
         };
         let (connected, announced) = (UplinkReply::Connected, UplinkReply::Announced);
         assert_eq!((wait(&[]), wait(&[connected]), wait(&[connected, announced])), (10, 20, 40));
+        let (read, cleared) = (UplinkReply::Link(Reply::Ack(None)), UplinkReply::Link(Reply::Cleared));
+        assert_eq!((wait(&[connected, announced, read]), wait(&[connected, announced, read, cleared])), (80, 160));
         assert_eq!(wait(&[connected, announced, UplinkReply::HeartbeatSet]), 10);
     }
 
