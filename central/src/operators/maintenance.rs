@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use protocol::ids::StoreId;
 use protocol::time::Millis;
+use runtime::clock::{Forgetting, Ticks};
 use tokio_util::sync::CancellationToken;
 
 use crate::projection::view;
@@ -15,10 +16,13 @@ const EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// Does it every hour until told to stop.
 pub async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
+    let ticks = Ticks::start();
+    let mut forgetting = Forgetting::begin(runtime::clock::now());
     loop {
+        let forgets = forgetting.may(runtime::clock::now(), ticks.ms());
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            done = pass(&db) => done?,
+            done = pass(&db, forgets) => done?,
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -27,13 +31,13 @@ pub async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
     }
 }
 
-async fn pass(db: &Db) -> anyhow::Result<()> {
+async fn pass(db: &Db, forgets: bool) -> anyhow::Result<()> {
     let now = runtime::clock::now();
-    while batch(db, move |connection| retention::prune(connection, now)).await? {}
+    while forgets && batch(db, move |connection| retention::prune(connection, now)).await? {}
     let before = Millis(now.0 - COMMANDS_MS);
     for store in db.scan(stores::all).await? {
         let id = store.id;
-        let mut more = db.read(|connection| retention::has_old_commands(connection, &id, before)).await?;
+        let mut more = forgets && db.read(|connection| retention::has_old_commands(connection, &id, before)).await?;
         while more {
             let id = id.clone();
             more = batch(db, move |connection| retention::prune_commands_of(connection, &id, before)).await?;
