@@ -32,7 +32,7 @@ use crate::storage::items::COUNTED;
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let client = runtime::redis::client(&config.redis)?;
     let path = config.database_path;
-    let Opened { clients, followers, links, writer_ended, rescue, known, items, events, lock: _lock } =
+    let Opened { clients, feed, followers, links, writer_ended, rescue, known, items, events, lock: _lock } =
         files::open(&path)?;
     // What clients ask for keeps the link from nothing: it has threads and connections of its own.
     let link = LinkThreads::start()?;
@@ -42,7 +42,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let presence = presence.selling_offline(config.sell_allotment_offline);
     let waiting = Waiting::default();
     let newcomers = (!config.stores_known_only).then(Newcomers::default);
-    let feed = Feed::new(followers.clone(), stop.clone());
+    let feed = Feed::new(feed, followers.clone(), stop.clone());
     let webhooks = Webhooks {
         db: followers,
         feed: feed.clone(),

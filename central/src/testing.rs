@@ -1,6 +1,9 @@
 //! A store's agent as the unit tests need it: it makes entries as the real one does, and hands them to the view.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use protocol::domain::reservation::{Reservation, State};
 use protocol::domain::{Item, Lines, Quantity};
@@ -13,10 +16,12 @@ use protocol::wire::{
 };
 use runtime::redis::Received;
 use rusqlite::Connection;
+use tokio::sync::mpsc;
 
 use crate::projection::steps;
 use crate::projection::view::{self, Applied, Budget};
 use crate::promises::purchases;
+use crate::storage::Db;
 use crate::storage::database;
 use crate::storage::stores::{self, Store};
 use crate::storage::totals;
@@ -231,6 +236,36 @@ impl Agent {
         };
         purchases::begin(connection, &mut store, &ask, false, NOW).expect("begins");
         OperationId::attempt(&ask.id, 1)
+    }
+}
+
+/// Keeps all places for scans of a database for as long as it lives.
+pub(crate) struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    pub(crate) async fn all_scans_of(db: &Db) -> Self {
+        let busy = Arc::new(AtomicBool::new(true));
+        loop {
+            let (db, held, (told, mut taken)) = (db.clone(), busy.clone(), mpsc::channel(1));
+            let job = move |_: &Connection| {
+                told.blocking_send(()).expect("is waited for");
+                while held.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(())
+            };
+            tokio::spawn(async move { db.scan_within(Duration::ZERO, job).await });
+            if taken.recv().await.is_none() {
+                // There was no place for it.
+                return Self(busy);
+            }
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use protocol::ids::{ProductId, StoreId};
+use protocol::time::Millis;
 use runtime::http::openapi::schema;
-use runtime::http::{Bounded, Code, List, Prefer, Problem, ProductPath, Query, Result, header_value};
+use runtime::http::{Bounded, Code, List, Prefer, Problem, ProductPath, Query, Result, Written, header_value};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use super::views::{ItemView, LAG};
 use super::{App, Shared};
 use crate::storage::queries::{offers, products};
-use crate::storage::transfers;
+use crate::storage::{Connection, JobResult, transfers};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(many)).routes(routes!(one))
@@ -68,6 +68,13 @@ struct Availability {
     left_out: Vec<LeftOut>,
 }
 
+impl Availability {
+    /// Of the store that is furthest behind.
+    fn lag_ms(&self) -> i64 {
+        self.stores.iter().map(|store| store.lag_ms).max().unwrap_or(0)
+    }
+}
+
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
@@ -82,16 +89,17 @@ struct Filter {
 }
 
 /// `None`: no store has the product.
-async fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Option<Availability>> {
-    let now = app.source.now();
-    let found = app.db.read(|connection| {
-        let name = products::name(connection, product)?.unwrap_or_default();
-        Ok((offers::of_product(connection, product)?, name, transfers::in_transit(connection, product)?))
-    });
-    let (offers, name, in_transit) = found.await?;
+fn gather(
+    app: &App,
+    connection: &Connection,
+    product: &ProductId,
+    filter: &Filter,
+    now: Millis,
+) -> JobResult<Option<Availability>> {
+    let in_transit = transfers::in_transit(connection, product)?;
     let mut all = Availability {
         product_id: product.clone(),
-        name,
+        name: products::name(connection, product)?.unwrap_or_default(),
         quantity: 0,
         reserved: 0,
         allotted: 0,
@@ -101,7 +109,7 @@ async fn gather(app: &App, product: &ProductId, filter: &Filter) -> Result<Optio
         stores: Vec::new(),
         left_out: Vec::new(),
     };
-    for offer in offers {
+    for offer in offers::of_product(connection, product)? {
         let store = &offer.store;
         if filter.store_id.as_ref().is_some_and(|wanted| *wanted != store.id) {
             continue;
@@ -140,21 +148,27 @@ async fn one(
         Some(store) => Some(app.known(store).await?),
         None => None,
     };
-    let Some(found) = gather(&app, &product, &filter).await? else {
-        return Err(match wanted {
+    let (shown, sought, now) = (app.clone(), product.clone(), app.source.now());
+    let found = app.db.scan(move |connection| {
+        let found = gather(&shown, connection, &sought, &filter, now)?;
+        let written = |found: Availability| match found.stores.is_empty() {
+            true => Err(found.left_out),
+            false => Ok((found.lag_ms(), Written::json(&found))),
+        };
+        Ok(found.map(written))
+    });
+    match found.await? {
+        Some(Ok((lag_ms, body))) => Ok(([(LAG, header_value(lag_ms))], body).into_response()),
+        Some(Err(left_out)) => Err(Problem::new(Code::StoreUnavailable)
+            .detail("What is known of every store that has it is older than maxStalenessMs")
+            .with("reason", STALE)
+            .with("leftOut", serde_json::to_value(left_out).map_err(Problem::internal)?)),
+        None => Err(match wanted {
             Some(store) if store.retired => Problem::new(Code::StoreRetired).with("storeId", store.id.as_str()),
             Some(store) => app.unknown_product(&store, &product).await,
             None => app.unknown_everywhere(&product).await?,
-        });
-    };
-    if found.stores.is_empty() {
-        return Err(Problem::new(Code::StoreUnavailable)
-            .detail("What is known of every store that has it is older than maxStalenessMs")
-            .with("reason", STALE)
-            .with("leftOut", serde_json::to_value(found.left_out).map_err(Problem::internal)?));
+        }),
     }
-    let lag = found.stores.iter().map(|store| store.lag_ms).max().unwrap_or(0);
-    Ok(([(LAG, header_value(lag))], Json(found)).into_response())
 }
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -188,18 +202,54 @@ async fn many(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Respon
     if !(1..=100).contains(&wanted.product_id.len()) {
         return Err(Problem::invalid("?productId", "must be sent 1 to 100 times"));
     }
-    let (mut items, mut unknown, mut lag) = (Vec::new(), Vec::new(), 0);
-    for text in &wanted.product_id {
-        let product = ProductId::parse(text).map_err(|error| Problem::invalid("?productId", error.to_string()))?;
-        match gather(&app, &product, &Filter::default()).await? {
-            Some(availability) => {
-                lag = lag.max(availability.stores.iter().map(|store| store.lag_ms).max().unwrap_or(0));
-                items.push(availability);
+    let parse =
+        |text: &String| ProductId::parse(text).map_err(|error| Problem::invalid("?productId", error.to_string()));
+    let products = wanted.product_id.iter().map(parse).collect::<Result<Vec<_>>>()?;
+    let (shown, now, is_starting) = (app.clone(), app.source.now(), app.is_starting());
+    let found = app.db.scan(move |connection| {
+        let (mut items, mut unknown, mut lag_ms) = (Vec::new(), Vec::new(), 0);
+        for product in &products {
+            match gather(&shown, connection, product, &Filter::default(), now)? {
+                Some(availability) => {
+                    lag_ms = lag_ms.max(availability.lag_ms());
+                    items.push(availability);
+                }
+                None if is_starting => return Ok(Err(product.clone())),
+                None => unknown.push(product.clone()),
             }
-            None if app.is_starting() => return Err(app.unknown_everywhere(&product).await?),
-            None => unknown.push(product),
         }
+        let body = Availabilities { list: List { items, next_cursor: None }, unknown };
+        Ok(Ok((lag_ms, Written::json(&body))))
+    });
+    match found.await? {
+        Ok((lag_ms, body)) => Ok(([(LAG, header_value(lag_ms))], body).into_response()),
+        Err(product) => Err(app.unknown_everywhere(&product).await?),
     }
-    let body = Availabilities { list: List { items, next_cursor: None }, unknown };
-    Ok(([(LAG, header_value(lag))], Json(body)).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::extract::FromRequestParts;
+
+    use super::*;
+    use crate::http::tests::app;
+    use crate::testing::Busy;
+
+    #[tokio::test]
+    async fn what_all_stores_have_is_read_and_written_where_lists_are() {
+        let (_dir, app) = app();
+        let app = Arc::new(app);
+        let busy = Busy::all_scans_of(&app.db).await;
+        let of_many = many(State(app.clone()), Query(Wanted { product_id: vec!["tea".into()] }));
+        let tea = ProductPath(ProductId::parse("tea").expect("valid"));
+        let (mut parts, ()) = axum::http::Request::new(()).into_parts();
+        let prefer = Prefer::from_request_parts(&mut parts, &()).await.expect("asks for nothing");
+        let of_one = one(State(app.clone()), tea, prefer, Query(Filter::default()));
+        let (mut of_many, mut of_one) = (Box::pin(of_many), Box::pin(of_one));
+        assert!(futures_util::poll!(of_many.as_mut()).is_pending());
+        assert!(futures_util::poll!(of_one.as_mut()).is_pending());
+        drop(busy);
+        assert!(of_many.await.is_ok());
+        assert_eq!(of_one.await.err().map(|problem| problem.code()), Some(Code::UnknownProduct));
+    }
 }

@@ -1,5 +1,6 @@
 //! Dead letters: entries that were in their place but not understood (L11).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -90,10 +91,10 @@ struct Replay {
 struct Replayed {
     replayed: Vec<String>,
     not_understood: Vec<String>,
-    /// Stores whose whole state is wanted.
-    #[serde(skip)]
-    asked: Vec<StoreId>,
 }
+
+/// Letters that one transaction takes out of the list, at most.
+const BATCH: usize = 500;
 
 /// Understand dead letters after an upgrade
 ///
@@ -104,39 +105,88 @@ struct Replayed {
     responses((status = 200, description = "What became of them", body = Replayed)),
 )]
 async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Replay>) -> Result<Json<Replayed>> {
-    let wakes = app.wakes.clone();
+    let ids: Option<Arc<BTreeSet<String>>> = value.ids.map(|ids| Arc::new(ids.into_iter().collect()));
+    let last = app.db.read(dead_letters::last).await?;
     let now = app.source.now();
-    let job = move |connection: &Connection| {
-        understand(connection, value.ids.as_deref(), now).map_err(Abort::<Problem>::Database)
-    };
-    let replayed = app.db.write_then(job, move |replayed| replayed.asked.iter().for_each(|store| wakes.wake(store)));
-    Ok(Json(replayed.await??))
+    let (mut done, mut asked, mut place) = (Replayed::default(), Arc::new(BTreeSet::new()), 0);
+    while place < last {
+        let ids = ids.clone();
+        let read = app.db.scan(move |connection| read_batch(connection, ids.as_deref(), place, last)).await?;
+        let (letters, before, wakes) = (read.understood, asked.clone(), app.wakes.clone());
+        let job = move |connection: &Connection| {
+            take_out(connection, &letters, &before, now).map_err(Abort::<Problem>::Database)
+        };
+        let taken = app.db.write_then(job, move |taken| taken.asked.iter().for_each(|store| wakes.wake(store)));
+        let taken = taken.await??;
+        done.replayed.extend(taken.letters);
+        done.not_understood.extend(read.not_understood);
+        Arc::make_mut(&mut asked).extend(taken.asked);
+        place = read.upto;
+    }
+    Ok(Json(done))
 }
 
-/// After an upgrade: what is understood now leaves the dead letters, and its store is asked for its whole state, which
-/// has the effect of everything it ever sent.
-fn understand(connection: &Connection, ids: Option<&[String]>, now: Millis) -> JobResult<Replayed> {
-    let mut done = Replayed::default();
-    for letter in dead_letters::all(connection)? {
+/// Letters that were looked at.
+struct Batch {
+    /// Their ids, and the stores that sent them.
+    understood: Vec<(i64, String)>,
+    not_understood: Vec<String>,
+    /// Id of the last one.
+    upto: i64,
+}
+
+/// Looks at the next letters that are wanted, behind an id up to another one.
+fn read_batch(connection: &Connection, ids: Option<&BTreeSet<String>>, behind: i64, last: i64) -> JobResult<Batch> {
+    let (mut understood, mut not_understood) = (Vec::new(), Vec::new());
+    let upto = dead_letters::each_behind(connection, behind, last, BATCH, |letter| {
         let id = letter.id.to_string();
         if ids.is_some_and(|ids| !ids.contains(&id)) {
+            return;
+        }
+        match Event::decode(&letter.kind, &letter.body) {
+            Ok(_) => understood.push((letter.id, letter.store)),
+            Err(_) => not_understood.push(id),
+        }
+    })?;
+    Ok(Batch { understood, not_understood, upto })
+}
+
+/// What one transaction has done.
+#[derive(Debug, Default)]
+struct Taken {
+    letters: Vec<String>,
+    /// Stores whose whole state is wanted now.
+    asked: BTreeSet<StoreId>,
+}
+
+/// After an upgrade: what is understood now leaves the dead letters, and in the same transaction its store is asked for its
+/// whole state, which has the effect of everything it ever sent. `before`: stores that were asked when all of these
+/// letters had come already.
+fn take_out(
+    connection: &Connection,
+    letters: &[(i64, String)],
+    before: &BTreeSet<StoreId>,
+    now: Millis,
+) -> JobResult<Taken> {
+    let mut taken = Taken::default();
+    for (id, store) in letters {
+        // Somebody else may have taken it out meanwhile.
+        if !dead_letters::remove(connection, *id)? {
             continue;
         }
-        if Event::decode(&letter.kind, &letter.body).is_err() {
-            done.not_understood.push(id);
+        taken.letters.push(id.to_string());
+        let store: Option<StoreId> = store.parse().ok();
+        let Some(store) = store.filter(|store| !before.contains(store) && !taken.asked.contains(store)) else {
             continue;
-        }
-        dead_letters::remove(connection, letter.id)?;
-        let known = letter.store.parse().ok().map(|store| stores::find(connection, &store)).transpose()?.flatten();
-        if let Some(mut store) = known {
+        };
+        if let Some(mut store) = stores::find(connection, &store)? {
             // If a resync was asked for within the minute, the next sweep that may asks.
             stores::mark_different(connection, &mut store)?;
             view::ask_resync(connection, &mut store, now)?;
-            done.asked.push(store.id);
+            taken.asked.insert(store.id);
         }
-        done.replayed.push(id);
     }
-    Ok(done)
+    Ok(taken)
 }
 
 /// A dead letter that is gone
@@ -166,8 +216,20 @@ async fn discard(State(app): Shared, IdPath(id): IdPath) -> Result<Json<Discarde
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::tests::app;
     use crate::storage::{commands, ledger};
     use crate::testing::{Agent, NOW, database};
+
+    /// The next letters that are understood leave the list.
+    fn step(connection: &Connection, behind: i64) -> Taken {
+        let last = dead_letters::last(connection).expect("reads");
+        let read = read_batch(connection, None, behind, last).expect("reads");
+        take_out(connection, &read.understood, &BTreeSet::new(), NOW).expect("replays")
+    }
+
+    fn is_different(connection: &Connection, agent: &Agent) -> bool {
+        agent.store(connection).wants_resync()
+    }
 
     #[test]
     fn a_store_is_asked_for_its_state_though_it_was_asked_a_moment_ago() {
@@ -176,10 +238,61 @@ mod tests {
         let sale = agent.sale().expect("an entry");
         ledger::park(&connection, &agent.id, &sale, "the version before did not know it", NOW).expect("writes");
         stores::set_resync_at(&connection, &mut agent.store(&connection), Some(NOW)).expect("writes");
-        assert_eq!(understand(&connection, None, NOW).expect("replays").replayed.len(), 1);
+        assert_eq!(step(&connection, 0).letters.len(), 1);
         let is_asked = || commands::is_resync_asked(&connection, &agent.id).expect("reads");
         assert!(!is_asked(), "the minute is not over");
         let later = NOW.plus(60_000);
         assert!(view::repeat_resync(&connection, &agent.id, later).expect("asks") && is_asked());
+    }
+
+    /// So many letters of each of two stores, in turn.
+    fn park(connection: &Connection, many: usize) -> [Agent; 2] {
+        let mut agents = ["s1", "s2"].map(|id| Agent::settled(id, connection));
+        for number in 0..2 * many {
+            let agent = &mut agents[number % 2];
+            let command_epoch = agent.store(connection).command_head.epoch;
+            let ready = agent.entry(&Event::Ready { command_epoch }).expect("an entry");
+            ledger::park(connection, &agent.id, &ready, "the version before did not know it", NOW).expect("writes");
+        }
+        agents
+    }
+
+    #[test]
+    fn whoever_dies_between_two_batches_leaves_what_the_next_replay_takes_out() {
+        let connection = database();
+        let agents = park(&connection, BATCH);
+        let first = step(&connection, 0);
+        assert_eq!((first.letters.len(), first.asked.len()), (BATCH, 2), "one transaction is no longer");
+        assert!(agents.iter().all(|agent| is_different(&connection, agent)), "and none is without its mark");
+        let settle = "update store set digest_state = 'equal', suspect = 0";
+        connection.execute(settle, []).expect("writes");
+        let rest = step(&connection, 0);
+        assert_eq!((rest.letters.len(), rest.asked.len()), (BATCH, 2));
+        assert!(agents.iter().all(|agent| is_different(&connection, agent)), "they are asked once more");
+        assert_eq!(dead_letters::count(&connection).expect("reads"), 0);
+    }
+
+    #[tokio::test]
+    async fn all_are_told_and_each_store_is_asked_once() {
+        let (_dir, app) = app();
+        let fill = |connection: &Connection| {
+            park(connection, BATCH + 3);
+            connection.execute("update dead_letter set type = 'teleported' where id in (2, 1004)", [])?;
+            Ok::<_, Abort<()>>(())
+        };
+        app.db.write(fill).await.expect("writes").expect("is not refused");
+        let app = Arc::new(app);
+        let replay = |ids: Option<Vec<String>>| {
+            replay(State(app.clone()), OptionalBody { value: Replay { ids }, json: serde_json::Value::Null })
+        };
+        let some = replay(Some(vec!["1".into(), "2".into(), "9999".into()])).await.expect("replays").0;
+        assert_eq!((some.replayed, some.not_understood), (vec!["1".to_owned()], vec!["2".to_owned()]));
+        let all = replay(None).await.expect("replays").0;
+        assert_eq!((all.replayed.len(), all.not_understood.len()), (2 * BATCH + 3, 2));
+        let asked = |connection: &Connection| {
+            let sql = "select count(*) from request where type = 'resync'";
+            connection.query_row(sql, [], |row| row.get::<_, i64>(0))
+        };
+        assert_eq!(app.db.read(asked).await.expect("reads"), 2);
     }
 }

@@ -274,7 +274,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("central.db");
         let db = crate::storage::files::open(&path).expect("opens").clients;
-        let feed = Feed::new(db.clone(), CancellationToken::new());
+        let feed = Feed::new(db.clone(), db.clone(), CancellationToken::new());
         let redis = RedisLink::new(
             runtime::redis::client(&runtime::redis::Options::at("redis://127.0.0.1:1")).expect("an address"),
         );

@@ -1,13 +1,15 @@
 //! Sends commands (L3 to L6): the driver of all stores' [`Publishers`], over one connection.
 //!
 //! One batch is one read of the logs of all stores that have something to do, one write of what is to be stored, and one
-//! pipeline of what is to be sent. What Redis refuses for one store is that store's affair: the others' connection stays.
+//! pipeline of what is to be sent. What is to be sent waits for no write: a store whose step is stored meanwhile is asked
+//! again when that is on disk. What Redis refuses for one store is that store's affair: the others' connection stays.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use parking_lot::Mutex;
 use protocol::ids::StoreId;
 use protocol::link::{Commands, Entry, Excerpt, Needs, Pace, Publishers, Reply, Round, Step};
@@ -19,6 +21,7 @@ use runtime::redis::Client;
 use runtime::redis::MultiplexedConnection;
 use runtime::redis::{Call, Channel, Keys};
 use tokio::sync::Notify;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::links::presence::{Access, Presence};
@@ -58,6 +61,9 @@ impl Wakes {
     }
 }
 
+/// What was stored for some stores, or could not be now.
+type Stored = anyhow::Result<Vec<(StoreId, Reply<Commands>)>>;
+
 /// What sending takes.
 pub struct Publisher {
     /// Where Redis is.
@@ -79,10 +85,14 @@ impl Publisher {
         let mut logs = Publishers::new(Pace::default());
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         let mut connection = None;
+        let mut storing = JoinSet::new();
         for store in self.db.scan(stores::all).await? {
             logs.wake(&store.id);
         }
         loop {
+            while let Some(stored) = storing.try_join_next() {
+                self.tell(&mut logs, stored)?;
+            }
             self.wakes.take().iter().for_each(|store| logs.wake(store));
             if logs.next_due().is_none_or(|due| due > self.clock.ms()) {
                 let pause = logs.next_due().map(|due| pause(due, self.clock.ms()));
@@ -90,11 +100,12 @@ impl Publisher {
                     () = stop.cancelled() => return Ok(()),
                     () = self.wakes.rung.notified() => {}
                     () = sleep_or_never(pause) => {}
+                    Some(stored) = storing.join_next() => self.tell(&mut logs, stored)?,
                 }
                 continue;
             }
             let went_well = match self.connected(&mut connection).await {
-                Ok(connection) => self.batch(&mut logs, connection).await?,
+                Ok(connection) => self.batch(&mut logs, &mut storing, connection).await?,
                 Err(error) => Err(error),
             };
             match went_well {
@@ -102,6 +113,10 @@ impl Publisher {
                 Err(error) => {
                     tracing::debug!(%error, "sending commands waits for Redis");
                     connection = None;
+                    // What is being stored is no part of the connection: each step is told how its own went.
+                    while let Some(stored) = storing.join_next().await {
+                        self.tell(&mut logs, stored)?;
+                    }
                     logs.lost();
                     tokio::select! {
                         () = stop.cancelled() => {}
@@ -130,6 +145,7 @@ impl Publisher {
     async fn batch(
         &self,
         logs: &mut Publishers<StoreId>,
+        storing: &mut JoinSet<Stored>,
         connection: &mut MultiplexedConnection,
     ) -> anyhow::Result<runtime::redis::RedisResult<()>> {
         let taken = logs.take(self.clock.ms(), STORES_A_BATCH);
@@ -152,9 +168,7 @@ impl Publisher {
             }
         }
         if !to_store.is_empty() {
-            for (store, reply) in self.store(to_store).await? {
-                logs.reply(self.clock.ms(), &store, reply, dice());
-            }
+            storing.spawn(store(self.db.clone(), to_store));
         }
         if to_send.is_empty() {
             return Ok(Ok(()));
@@ -209,24 +223,32 @@ impl Publisher {
         Ok(Ok(()))
     }
 
-    /// One transaction for all stores.
-    async fn store(&self, steps: Vec<(StoreId, Step<Commands>)>) -> anyhow::Result<Vec<(StoreId, Reply<Commands>)>> {
-        let now = runtime::clock::now();
-        let job = steps.clone();
-        let stored = self.db.write(move |connection| {
-            job.iter()
-                .map(|(store, step)| store_step(connection, store, step, now))
-                .collect::<JobResult<Vec<_>>>()
-                .map_err(Abort::<()>::Database)
-        });
-        let replies = match stored.await {
-            Ok(Ok(replies)) => replies,
-            // Neither the acked place nor a new epoch is lost by trying again later.
-            Ok(Err(())) | Err(Error::Busy) => steps.iter().map(|(_, step)| not_stored(step)).collect(),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(steps.into_iter().map(|(store, _)| store).zip(replies).collect())
+    /// Tells each store's publisher how storing went.
+    fn tell(&self, logs: &mut Publishers<StoreId>, stored: Result<Stored, JoinError>) -> anyhow::Result<()> {
+        for (store, reply) in stored.context("storing panicked")?? {
+            logs.reply(self.clock.ms(), &store, reply, dice());
+        }
+        Ok(())
     }
+}
+
+/// One transaction for all stores.
+async fn store(db: Db, steps: Vec<(StoreId, Step<Commands>)>) -> Stored {
+    let now = runtime::clock::now();
+    let job = steps.clone();
+    let stored = db.write(move |connection| {
+        job.iter()
+            .map(|(store, step)| store_step(connection, store, step, now))
+            .collect::<JobResult<Vec<_>>>()
+            .map_err(Abort::<()>::Database)
+    });
+    let replies = match stored.await {
+        Ok(Ok(replies)) => replies,
+        // Neither the acked place nor a new epoch is lost by trying again later.
+        Ok(Err(())) | Err(Error::Busy) => steps.iter().map(|(_, step)| not_stored(step)).collect(),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(steps.into_iter().map(|(store, _)| store).zip(replies).collect())
 }
 
 fn not_stored(step: &Step<Commands>) -> Reply<Commands> {

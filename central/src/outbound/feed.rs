@@ -2,7 +2,7 @@
 //!
 //! **Guarantees.** Whoever follows from a place gets every event behind it once and in the chain's order: the newest from
 //! memory, and all others from the ledger, so that nobody who is slow costs anything but his own reads. What is in memory
-//! is bounded.
+//! is bounded. Whoever reads old pages keeps nobody from what is new.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -70,7 +70,10 @@ impl Newest {
 /// The events of the chain, to follow. Cheap to clone.
 #[derive(Clone)]
 pub struct Feed {
+    /// Reads what is new, once for all.
     db: Db,
+    /// Reads what is no longer in memory, for one of them.
+    past: Db,
     head: watch::Sender<i64>,
     newest: Arc<Mutex<Newest>>,
     followers: Arc<AtomicUsize>,
@@ -78,9 +81,9 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Of this ledger; it ends when told to stop.
-    pub fn new(db: Db, stop: CancellationToken) -> Self {
-        Self { db, head: watch::Sender::new(0), newest: Arc::default(), followers: Arc::default(), stop }
+    /// Of this ledger; it ends when told to stop. `past`: the same one, with places of its own for who has to catch up.
+    pub fn new(db: Db, past: Db, stop: CancellationToken) -> Self {
+        Self { db, past, head: watch::Sender::new(0), newest: Arc::default(), followers: Arc::default(), stop }
     }
 
     /// Looks for what is new whenever the view has moved on; an error of the database ends it.
@@ -111,7 +114,7 @@ impl Feed {
         }
         let mut from = *self.head.borrow();
         while from < head {
-            let part = self.read_ledger(from).await?;
+            let part = read_ledger(&self.db, from).await?;
             from = part.to;
             self.newest.lock().add(&part);
             self.head.send_replace(from);
@@ -123,24 +126,6 @@ impl Feed {
     fn forget(&self, head: i64) {
         *self.newest.lock() = Newest { from: head, events: VecDeque::new() };
         self.head.send_if_modified(|known| std::mem::replace(known, head) != head);
-    }
-
-    async fn read_ledger(&self, after: i64) -> Result<Part, Error> {
-        loop {
-            let job =
-                move |connection: &Connection| events::list(connection, &Filter::default(), Start::Behind(after), PAGE);
-            let read = match self.db.scan(job).await {
-                // Many have to catch up: one after the other.
-                Err(Error::Busy) => {
-                    tokio::time::sleep(BUSY_PAUSE).await;
-                    continue;
-                }
-                read => read?,
-            };
-            let to = read.next.unwrap_or(after);
-            let events = read.events.into_iter().map(|recorded| Arc::new(Rendered::from(EventView::from(recorded))));
-            return Ok(Part { events: events.collect(), to });
-        }
     }
 
     /// Follows the chain from behind a place; `None`: from now on.
@@ -159,6 +144,24 @@ impl From<EventView> for Rendered {
     fn from(event: EventView) -> Self {
         let json = serde_json::to_string(&event).expect("an event serialises");
         Self { event, json }
+    }
+}
+
+async fn read_ledger(db: &Db, after: i64) -> Result<Part, Error> {
+    loop {
+        let job =
+            move |connection: &Connection| events::list(connection, &Filter::default(), Start::Behind(after), PAGE);
+        let read = match db.scan(job).await {
+            // Many have to catch up: one after the other.
+            Err(Error::Busy) => {
+                tokio::time::sleep(BUSY_PAUSE).await;
+                continue;
+            }
+            read => read?,
+        };
+        let to = read.next.unwrap_or(after);
+        let events = read.events.into_iter().map(|recorded| Arc::new(Rendered::from(EventView::from(recorded))));
+        return Ok(Part { events: events.collect(), to });
     }
 }
 
@@ -193,7 +196,7 @@ impl Follower {
         let newest = self.feed.newest.lock().behind(place);
         match newest {
             Some(part) => Ok(part),
-            None => self.feed.read_ledger(place).await,
+            None => read_ledger(&self.feed.past, place).await,
         }
     }
 
@@ -217,7 +220,8 @@ mod tests {
 
     use super::*;
     use crate::storage::Abort;
-    use crate::testing::Agent;
+    use crate::storage::files::Opened;
+    use crate::testing::{Agent, Busy};
 
     /// A chain that grows, with a feed that runs.
     struct World {
@@ -232,9 +236,10 @@ mod tests {
     impl World {
         async fn new() -> Self {
             let dir = tempfile::tempdir().expect("a directory");
-            let db = crate::storage::files::open(&dir.path().join("central.db")).expect("opens").clients;
+            let Opened { clients: db, feed, followers, .. } =
+                crate::storage::files::open(&dir.path().join("central.db")).expect("opens");
             let (stop, applied) = (CancellationToken::new(), watch::Sender::new(0));
-            let feed = Feed::new(db.clone(), stop.clone());
+            let feed = Feed::new(feed, followers, stop.clone());
             let task = tokio::spawn(feed.clone().run(applied.subscribe()));
             Self { _dir: dir, db, feed, applied, stop, task }
         }
@@ -283,6 +288,16 @@ mod tests {
         world.stop.cancel();
         assert!(slow.next().await.expect("reads").is_none(), "it ends with the server");
         assert!(world.task.await.expect("ends").is_ok());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_catches_up_keeps_nobody_from_what_is_new() {
+        let world = World::new().await;
+        let mut live = world.feed.follow(None).await.expect("follows");
+        let busy = Busy::all_scans_of(&world.feed.past).await;
+        world.grow(0, 3).await;
+        assert_eq!(world.places(&mut live, 12).await, (1..=12).collect::<Vec<_>>());
+        drop(busy);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -125,7 +125,12 @@ fn hold(connection: &Connection, store: &mut Store, rows: u64, now: Millis, news
 /// does not name are announced again.
 fn expect(connection: &Connection, store: &mut Store, rows: u64, now: Millis, news: &mut Saved) -> JobResult<u64> {
     let next = stocks::transfers(connection, store.stock, rows)?;
+    let mut spent = 0;
     for (number, said) in &next {
+        if spent >= rows {
+            break;
+        }
+        spent += said.as_ref().map_or(1, |said| said.lines.iter().len() as u64);
         if let Some(said) = said {
             match take_in(connection, store, said, now) {
                 Ok(saved) => news.append(saved),
@@ -139,7 +144,7 @@ fn expect(connection: &Connection, store: &mut Store, rows: u64, now: Millis, ne
         stocks::forget_transfer(connection, store.stock, *number)?;
     }
     if !next.is_empty() {
-        return Ok(next.len() as u64);
+        return Ok(spent);
     }
     let unnamed = transfers::announce_unnamed(connection, store, rows as usize, now)?;
     store.installing = unnamed > 0;
@@ -147,6 +152,9 @@ fn expect(connection: &Connection, store: &mut Store, rows: u64, now: Millis, ne
 }
 
 fn take_in(connection: &Connection, store: &mut Store, said: &Transfer, now: Millis) -> JobResult<Saved> {
+    if transfers::is_long_over(connection, &store.id, said, now)? {
+        return Ok(Saved::default());
+    }
     let mut after = store.clone();
     let saved = in_savepoint(connection, || {
         let mut needs = Needs::default();

@@ -42,7 +42,7 @@ pub struct Budget {
 impl Budget {
     /// Of a transaction for which nobody waits longer than some tens of milliseconds.
     pub const FULL: u64 = 1_000;
-    /// An entry's own row, its item, total and cursor.
+    /// An entry's own row, its item, total and cursor; as many for each further item.
     const ENTRY: u64 = 2;
 
     /// So many rows.
@@ -58,11 +58,6 @@ impl Budget {
     /// Whether so little is left that another store is better served by the next transaction.
     pub fn is_low(&self) -> bool {
         self.rows < Self::FULL / 4
-    }
-
-    /// How many entries may be begun.
-    fn entries(&self) -> usize {
-        usize::try_from(self.rows.div_ceil(Self::ENTRY)).unwrap_or(usize::MAX)
     }
 
     fn spend(&mut self, rows: u64) {
@@ -158,14 +153,14 @@ fn receive_batch(
                 continue;
             }
             Receipt::Next => {
-                let run = run(entry, behind, if careful { 1 } else { budget.entries() });
+                let run = run(entry, behind, if careful { 1 } else { budget.rows });
                 let done = if careful {
                     apply_or_park(connection, &mut store, &run, now, &mut applied.saved)?
                 } else {
                     apply(connection, &mut store, &run, now, &mut applied.saved)?
                 };
                 taken = run.len();
-                budget.spend(Budget::ENTRY * taken as u64 + done.staged);
+                budget.spend(run.iter().map(rows).sum::<u64>() + done.staged);
                 last_parked = done.parked;
             }
             Receipt::Opens => {
@@ -211,12 +206,23 @@ fn is_alone(event: &Result<Event, NotUnderstood>) -> bool {
     }
 }
 
-/// The entries that are applied together: `first`, which comes next, and those that follow it, at most so many.
-fn run<'a>(first: &'a Entry, behind: &'a [Received], most: usize) -> Vec<Read<'a>> {
+/// How many rows an entry is worth, besides those that it stages.
+fn rows((_, event): &Read<'_>) -> u64 {
+    let items = match event.as_ref().map(stock::effect) {
+        Ok(Effect::Put(items)) => items.len(),
+        Ok(Effect::Stage(_) | Effect::Install(_) | Effect::None) | Err(_) => 1,
+    };
+    Budget::ENTRY * items.max(1) as u64
+}
+
+/// The entries that are applied together: `first`, which comes next, and those that follow it. An entry is among them as
+/// long as those before it are not worth so many rows.
+fn run<'a>(first: &'a Entry, behind: &'a [Received], most: u64) -> Vec<Read<'a>> {
     let mut run = vec![read(first)];
+    let mut spent = rows(&run[0]);
     let mut cursor = first.cursor();
     for entry in behind.iter().map_while(|received| received.as_ref().ok()) {
-        if is_alone(&run[0].1) || run.len() >= most || judge(&cursor, entry) != Receipt::Next {
+        if is_alone(&run[0].1) || spent >= most || judge(&cursor, entry) != Receipt::Next {
             break;
         }
         let next = read(entry);
@@ -224,6 +230,7 @@ fn run<'a>(first: &'a Entry, behind: &'a [Received], most: usize) -> Vec<Read<'a
             break;
         }
         cursor = entry.cursor();
+        spent += rows(&next);
         run.push(next);
     }
     run
@@ -497,7 +504,7 @@ pub fn ask_resync(connection: &Connection, store: &mut Store, now: Millis) -> Jo
 
 #[cfg(test)]
 mod tests {
-    use protocol::domain::{Item, Lines, Quantity, Rejection};
+    use protocol::domain::{Item, Line, Lines, Quantity, Rejection};
     use protocol::ids::ReservationId;
     use protocol::promise::purchase::Status;
     use protocol::wire::{
@@ -738,6 +745,37 @@ mod tests {
         assert!(!Budget::new(Budget::FULL / 4).is_low());
     }
 
+    #[test]
+    fn an_entry_is_paid_by_the_items_that_it_is_about() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let mut of_many = |number: u128| {
+            let id = purchase_id(number);
+            let item = Item { name: "Thing".into(), quantity: 3, version: 1, ..Item::default() };
+            let items = (0..200).map(|at| agent.becomes(product(&format!("p-{at}")), item.clone())).collect();
+            let lines = (0..200).map(|at| Line { product_id: product(&format!("p-{at}")), quantity: Quantity::ONE });
+            let lines = Lines::new(lines).expect("are lines");
+            let attempt = OperationId::attempt(&id, 1);
+            let (created_at, expires_at) = (NOW, NOW.plus(60_000));
+            let (from_allotment, reference) = (None, None);
+            let purchase =
+                PurchaseRef { purchase_id: id, attempt, lines, from_allotment, reference, created_at, expires_at };
+            agent.entry(&Event::Fact(Fact::new(Happened::PurchaseConfirmed { purchase, items }, NOW)))
+        };
+        let batch: Vec<Received> = (1..=5).map(&mut of_many).collect();
+        let mut applied = Vec::new();
+        let mut left = &batch[..];
+        while !left.is_empty() {
+            let mut budget = Budget::new(Budget::FULL);
+            let done = receive(&connection, &agent.id, left, NOW, &mut budget).expect("applies");
+            assert_eq!((done.more, budget.is_spent()), (done.entries < left.len() as u64, done.more));
+            applied.push(done.entries);
+            left = &left[done.entries as usize..];
+        }
+        assert_eq!(applied, [3, 2], "the third one is begun with a fifth of it left");
+        assert!(agent.store(&connection).is_trusted());
+    }
+
     /// Every row of every table, as text.
     fn rows(connection: &Connection) -> Vec<String> {
         let mut rows = Vec::new();
@@ -778,7 +816,7 @@ mod tests {
         let sale = agent.sale();
         let applied = agent.tell(&connection, &[confirmed, sale]);
         assert_eq!((applied.entries, applied.stuck), (2, None), "the rest flows on");
-        let letters = crate::storage::queries::dead_letters::all(&connection).expect("reads");
+        let letters = crate::storage::queries::dead_letters::list(&connection, None).expect("reads");
         assert!(matches!(letters.as_slice(), [letter] if letter.reason.contains("refused")), "{letters:?}");
         let delta = crate::storage::queries::events::delta(&connection, &at).expect("reads");
         assert_eq!(delta, Some(-1), "what it says is not lost");

@@ -2,7 +2,8 @@
 //!
 //! **Guarantees.** The source alone decides whether they leave, the destination alone what has arrived. In the transaction
 //! that applies the source's word the destination is asked to expect them; until it has said that it knows of them, it is
-//! asked again whenever its whole state does not name them.
+//! asked again whenever its whole state does not name them. What was begun so long ago that a store may have received and
+//! forgotten it is not announced because of what a state names or leaves out: units would arrive twice.
 
 use protocol::domain::transfer::{State, Transfer as Reported};
 use protocol::domain::{Line, Lines, Rejection};
@@ -12,6 +13,7 @@ use protocol::time::Millis;
 use protocol::wire::{About, Command, Position};
 use runtime::sqlite::Abort;
 
+use crate::storage::retention::COMMANDS_MS;
 use crate::storage::stores::{self, Store};
 use crate::storage::transfers::{self, Status, Transfer};
 use crate::storage::{Connection, JobResult, commands, items};
@@ -160,21 +162,38 @@ fn next_announcement(id: TransferId, destination: &Store) -> OperationId {
     OperationId::parse(&format!("{id}:announce:{place}")).expect("an id, letters and a place")
 }
 
-/// Announces what is on its way to a store and not named by the stock of this generation, at most so many. Says how many
-/// there were. Moves the store's command head.
+/// Whether it may be over and forgotten, by central's clock, which has stamped it: a destination knows what it has received
+/// for longer.
+fn may_be_forgotten(transfer: &Reported, now: Millis) -> bool {
+    transfer.created_at.plus(COMMANDS_MS) < now
+}
+
+/// Whether a state names what has left its store, and what central would know if it were not long over.
+pub(crate) fn is_long_over(connection: &Connection, store: &StoreId, said: &Reported, now: Millis) -> JobResult<bool> {
+    Ok(said.from == *store && may_be_forgotten(said, now) && transfers::find(connection, said.id)?.is_none())
+}
+
+/// Announces what is on its way to a store and not named by the stock of this generation, of so many lines about. Says
+/// how many they had. Moves the store's command head.
 pub(crate) fn announce_unnamed(
     connection: &Connection,
     store: &mut Store,
     rows: usize,
     now: Millis,
 ) -> JobResult<usize> {
-    let unnamed = transfers::unnamed(connection, &store.id, store.generation, rows)?;
-    for transfer in &unnamed {
-        announce(connection, &transfer.transfer, now)?;
-        transfers::save(connection, &Transfer { stock: store.generation, ..transfer.clone() })?;
+    let mut spent = 0;
+    for transfer in transfers::unnamed(connection, &store.id, store.generation, rows)? {
+        if spent >= rows {
+            break;
+        }
+        spent += transfer.transfer.lines.iter().len();
+        if !may_be_forgotten(&transfer.transfer, now) {
+            announce(connection, &transfer.transfer, now)?;
+        }
+        transfers::save(connection, &Transfer { stock: store.generation, ..transfer })?;
     }
     store.command_head = commands::head(connection, &store.id)?;
-    Ok(unnamed.len())
+    Ok(spent)
 }
 
 #[cfg(test)]
@@ -292,24 +311,58 @@ mod tests {
     fn a_state_that_does_not_name_what_is_on_its_way_hears_of_it_again() {
         let (connection, mut source, mut destination, ask) = asked();
         ship(&connection, &mut source, &ask);
-        let install = |destination: &mut Agent, named: Vec<Reported>| {
-            let mut state = destination.state(Vec::new());
-            state.pop();
-            destination.head = state.last().expect("a page").as_ref().expect("an entry").cursor();
-            let page = SnapshotPage { transfers: named, ..SnapshotPage::default() };
-            state.push(destination.entry(&Event::SnapshotPage(page)));
-            state.push(destination.entry(&Event::SnapshotEnd(SnapshotEnd { pages: 2, count: 1, named_since: None })));
-            destination.tell(&connection, &state);
-            destination.tell(&connection, &[]);
-            destination.settle_in(&connection);
-        };
-        install(&mut destination, Vec::new());
+        tell_state(&connection, &mut destination, Vec::new());
         assert_eq!(asked_for(&connection, &destination, "announce"), 1, "it has not answered");
         connection.execute("update request set status = 'done' where type = 'announce'", []).expect("writes");
-        install(&mut destination, vec![ask.transfer.clone()]);
+        tell_state(&connection, &mut destination, vec![ask.transfer.clone()]);
         assert_eq!(asked_for(&connection, &destination, "announce"), 1, "it knows");
-        install(&mut destination, Vec::new());
+        tell_state(&connection, &mut destination, Vec::new());
         assert_eq!((known(&connection), asked_for(&connection, &destination, "announce")), ((Status::Shipped, 2), 2));
+    }
+
+    /// A store tells its whole state, which names these transfers.
+    fn tell_state(connection: &Connection, agent: &mut Agent, named: Vec<Reported>) {
+        let mut state = agent.state(Vec::new());
+        state.pop();
+        agent.head = state.last().expect("a page").as_ref().expect("an entry").cursor();
+        let page = SnapshotPage { transfers: named, ..SnapshotPage::default() };
+        state.push(agent.entry(&Event::SnapshotPage(page)));
+        state.push(agent.entry(&Event::SnapshotEnd(SnapshotEnd { pages: 2, count: 1, named_since: None })));
+        agent.tell(connection, &state);
+        agent.tell(connection, &[]);
+        agent.settle_in(connection);
+    }
+
+    #[test]
+    fn what_a_store_may_have_received_and_forgotten_is_not_announced_by_a_state() {
+        let (connection, mut source, mut destination, ask) = asked();
+        let begun = |age_ms: i64, number: u128| Reported {
+            id: TransferId::new(uuid::Uuid::from_u128(number)),
+            created_at: NOW.plus(-age_ms),
+            ..ask.transfer.clone()
+        };
+        // Central, and the destination, have forgotten the one, and the source has not.
+        tell_state(&connection, &mut source, vec![begun(COMMANDS_MS + 1, 2), begun(COMMANDS_MS, 3)]);
+        let find = |number| transfers::find(&connection, TransferId::new(uuid::Uuid::from_u128(number)));
+        assert_eq!(find(2).expect("reads"), None);
+        assert_eq!(find(3).expect("reads").map(|known| known.status), Some(Status::Shipped));
+        assert_eq!(asked_for(&connection, &destination, "announce"), 1);
+        // Central was set back to before they were received.
+        let shipped = |age_ms, number| {
+            let mut transfer = find(3).expect("reads").expect("is known");
+            (transfer.number, transfer.transfer) = (0, begun(age_ms, number));
+            transfers::save(&connection, &transfer).expect("writes");
+        };
+        shipped(COMMANDS_MS + 1, 4);
+        shipped(COMMANDS_MS, 5);
+        tell_state(&connection, &mut destination, Vec::new());
+        assert_eq!(asked_for(&connection, &destination, "announce"), 2, "the younger one of these");
+        // What the source says only now is news, however long it was away.
+        let said_late = begun(COMMANDS_MS + 1, 6);
+        let items = vec![source.take_one()];
+        let shipped = source.entry(&said(&said_late, None, items));
+        source.tell(&connection, &[shipped]);
+        assert_eq!(asked_for(&connection, &destination, "announce"), 3);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::storage::{items, stores};
 /// them waits for another.
 const LINK_SCANS: usize = 4;
 
-/// Reads at once of those who follow the chain: streams and webhooks that have to catch up.
+/// Reads at once of those who have to catch up with the chain: streams and webhooks.
 const FOLLOWING_SCANS: usize = 2;
 
 /// The database as the daemon has it open. One thread writes; clients and the loops have readers of their own, so that
@@ -27,7 +27,10 @@ pub struct Opened {
     pub clients: Db,
     /// For the loops.
     pub links: Db,
-    /// For those who follow the chain: they keep nothing from clients either.
+    /// For what is new in the chain, read once for all who follow it.
+    pub feed: Db,
+    /// For those who follow the chain and have to catch up: they keep nothing from clients either, nor from who is up to
+    /// date.
     pub followers: Db,
     /// Resolves when the writer has ended: after its last handle is gone, or with the error that stopped it.
     pub writer_ended: oneshot::Receiver<rusqlite::Result<()>>,
@@ -56,9 +59,10 @@ pub fn open(path: &Path) -> anyhow::Result<Opened> {
     let threads = std::thread::available_parallelism()?.get();
     let reader = |points, scans| Reader::open(path, points, scans).context("the database cannot be read");
     let clients = Db::new(reader(threads, (threads / 2).max(2))?, writer.clone());
+    let feed = Db::new(reader(1, 1)?, writer.clone());
     let followers = Db::new(reader(1, FOLLOWING_SCANS)?, writer.clone());
     let links = Db::new(reader(2, LINK_SCANS)?, writer);
-    Ok(Opened { clients, followers, links, writer_ended, rescue, known, items, events, lock })
+    Ok(Opened { clients, feed, followers, links, writer_ended, rescue, known, items, events, lock })
 }
 
 /// Runs a job that only reads, on one consistent state, also while the daemon runs.

@@ -16,8 +16,9 @@ pub const COMMANDS_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
 const PURCHASES_MS: i64 = 400 * 24 * 60 * 60 * 1_000;
 /// How long a reservation that has ended is kept, ms: as long as its store keeps it.
 const RESERVATIONS_MS: i64 = COMMANDS_MS;
-/// The same of transfers.
-const TRANSFERS_MS: i64 = COMMANDS_MS;
+/// How long a transfer that has ended is kept, ms: 37 days, a week longer than by a state that is told one is announced again
+/// ([`promises::transfers`](crate::promises::transfers)).
+const TRANSFERS_MS: i64 = COMMANDS_MS + 7 * 24 * 60 * 60 * 1_000;
 /// How long it is known which operations a state has named, ms: eight days, as long as a store knows them.
 const OPERATIONS_MS: i64 = 8 * 24 * 60 * 60 * 1_000;
 /// How long a dead letter is kept, ms: 90 days. The entry itself stays in the ledger.

@@ -12,6 +12,9 @@ use super::idempotency;
 /// How long an entry is kept beyond its acknowledgement, and a command's answer, a purchase that is over and a dead letter
 /// beyond their day, ms: thirty days (L1).
 const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
+/// How long a transfer is kept that has left, or was received, ms: 37 days. Central announces none again that was begun more
+/// than thirty days ago (B10), so what it announces is still known as received here.
+const TRANSFERS_MS: i64 = RETENTION_MS + 7 * 24 * 60 * 60 * 1_000;
 /// Rows that are forgotten in one go, at most.
 const BATCH: usize = 1_000;
 /// Entries among which an old one is looked for, at most: a sale waits meanwhile.
@@ -55,7 +58,7 @@ pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
         (KNOWN, idempotency::KNOWN_MS),
         (PURCHASES, RETENTION_MS),
         (RESERVATIONS, RETENTION_MS),
-        (TRANSFERS, RETENTION_MS),
+        (TRANSFERS, TRANSFERS_MS),
         (LETTERS, RETENTION_MS),
     ] {
         let forgotten = connection.prepare_cached(sql)?.execute(params![now.0 - kept_ms, BATCH])?;
@@ -219,6 +222,22 @@ mod tests {
         assert_eq!(left().len(), 4, "not a day too early");
         prune(&connection, NOW.plus(RETENTION_MS + 1)).expect("prunes");
         assert_eq!(left(), ["waits", "picked late"]);
+    }
+
+    #[test]
+    fn a_transfer_is_kept_for_longer_than_central_may_announce_it_again() {
+        let connection = testing::ledger(1);
+        let insert = "insert into transfer (transfer_id, direction, status, body, settled_at) \
+             values ('received', 'in', 'received', '{}', ?1), ('on its way', 'in', 'shipped', '{}', null)";
+        connection.execute(insert, [NOW.0]).expect("writes");
+        let left = || {
+            let sql = "select count(*) from transfer";
+            connection.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("reads")
+        };
+        prune(&connection, NOW.plus(RETENTION_MS + 6 * 24 * 60 * 60 * 1_000)).expect("prunes");
+        assert_eq!(left(), 2);
+        prune(&connection, NOW.plus(TRANSFERS_MS + 1)).expect("prunes");
+        assert_eq!(left(), 1);
     }
 
     #[test]

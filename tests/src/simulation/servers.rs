@@ -175,7 +175,7 @@ impl OfCentral {
         });
         let nowhere = runtime::redis::client(&runtime::redis::Options::at("redis://127.0.0.1:1"));
         let (routes, sender) = ROUTES.with(|(_, routes, sender)| (routes.clone(), sender.clone()));
-        let feed = Feed::new(db.clone(), CancellationToken::new());
+        let feed = Feed::new(db.clone(), db.clone(), CancellationToken::new());
         let webhooks = Webhooks { db: db.clone(), feed: feed.clone(), sender, changed: Arc::default() };
         let app = central::http::App {
             db,

@@ -1,7 +1,7 @@
 //! Dead letters (L11): entries that were in their place but not understood.
 
 use protocol::time::Millis;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, params};
 
 /// Letters of one list, at most.
 const LIST: usize = 1_000;
@@ -60,12 +60,33 @@ pub fn list(connection: &Connection, store: Option<&str>) -> rusqlite::Result<Ve
         .collect()
 }
 
-/// All of them, in the order in which they came.
-pub fn all(connection: &Connection) -> rusqlite::Result<Vec<Letter>> {
-    connection
-        .prepare_cached(&format!("select {COLUMNS}, body from dead_letter order by id"))?
-        .query_map([], read)?
-        .collect()
+/// The last one's id; 0: there is none.
+pub fn last(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.prepare_cached("select coalesce(max(id), 0) from dead_letter")?.query_row([], |row| row.get(0))
+}
+
+/// Reads the next ones behind an id up to another one, in the order in which they came, one at a time and so many at
+/// most. Says up to which.
+pub fn each_behind(
+    connection: &Connection,
+    behind: i64,
+    last: i64,
+    most: usize,
+    mut each: impl FnMut(Letter),
+) -> rusqlite::Result<i64> {
+    let mut statement = connection.prepare_cached(&format!(
+        "select {COLUMNS}, body from dead_letter where id > ?1 and id <= ?2 order by id limit ?3"
+    ))?;
+    let (mut count, mut upto) = (0, last);
+    for letter in statement.query_map(params![behind, last, most], read)? {
+        let letter = letter?;
+        count += 1;
+        if count == most {
+            upto = letter.id;
+        }
+        each(letter);
+    }
+    Ok(upto)
 }
 
 /// Removes one. `false`: there was none.

@@ -6,6 +6,8 @@
 //! that on the database**: it is an `Fn`, which cannot give away what it holds. What is to happen in the process because
 //! of a write, such as waking a task, follows from what the job returned, and happens once that is on disk.
 
+use std::time::Duration;
+
 use rusqlite::Connection;
 
 use super::{Abort, Error, JobResult, Reader, Writer, is_damage};
@@ -43,6 +45,15 @@ impl Db {
             self.writer.stop(rusqlite::Error::SqliteFailure(*code, Some(error.to_string())));
         }
         error.into()
+    }
+
+    /// The same, for whom it is not worth a long wait: [`Error::Busy`] if no thread is free within this time.
+    pub async fn scan_within<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        job: impl Fn(&Connection) -> JobResult<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        Ok(self.reader.scan_within(patience, job).await?)
     }
 
     /// A write. Its effect is on disk before this returns `Ok(Ok(_))`, and it had none if this returns a refusal. The job

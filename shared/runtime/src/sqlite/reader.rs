@@ -72,10 +72,19 @@ impl Reader {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> rusqlite::Result<T> {
+        self.scan_within(PATIENCE, read).await
+    }
+
+    /// The same, if a connection is free within this time.
+    pub async fn scan_within<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> rusqlite::Result<T> {
         let Some(places) = &self.0.places else {
             return self.point(|connection| in_transaction(connection, read));
         };
-        let place = tokio::time::timeout(PATIENCE, places.clone().acquire_owned()).await;
+        let place = tokio::time::timeout(patience, places.clone().acquire_owned()).await;
         let Ok(Ok(place)) = place else { return Err(busy()) };
         let pools = self.0.clone();
         let task = tokio::task::spawn_blocking(move || {
