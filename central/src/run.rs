@@ -32,7 +32,7 @@ use crate::storage::items::COUNTED;
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let client = runtime::redis::client(&config.redis)?;
     let path = config.database_path;
-    let Opened { clients, feed, followers, links, writer_ended, rescue, known, items, events, lock: _lock } =
+    let Opened { clients, choosing, feed, followers, links, writer_ended, rescue, known, items, events, lock: _lock } =
         files::open(&path)?;
     // What clients ask for keeps the link from nothing: it has threads and connections of its own.
     let link = LinkThreads::start()?;
@@ -53,6 +53,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let redis = RedisLink::new(client.clone());
     let app = App {
         db: clients,
+        choosing,
         source: Source::system(),
         heartbeats: Heartbeats::of(redis.clone(), keys.clone()),
         redis,

@@ -49,6 +49,8 @@ use crate::storage::stores::Store;
 pub struct App {
     /// The view, and what was promised.
     pub db: Db,
+    /// The same, to look for a store that sells: many may ask for what is sold out.
+    pub choosing: Db,
     /// The time, and names for what is begun.
     pub source: Source,
     /// What is told to stores that are restored.
@@ -268,12 +270,13 @@ mod tests {
     use super::*;
     use crate::outbound::addresses::Reach;
     use crate::outbound::sender::Sender;
+    use crate::storage::files::Opened;
     use crate::testing::{Agent, database};
 
     pub(super) fn app() -> (tempfile::TempDir, App) {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("central.db");
-        let db = crate::storage::files::open(&path).expect("opens").clients;
+        let Opened { clients: db, choosing, .. } = crate::storage::files::open(&path).expect("opens");
         let feed = Feed::new(db.clone(), db.clone(), CancellationToken::new());
         let redis = RedisLink::new(
             runtime::redis::client(&runtime::redis::Options::at("redis://127.0.0.1:1")).expect("an address"),
@@ -289,6 +292,7 @@ mod tests {
             },
             feed,
             db,
+            choosing,
             redis,
             keys: Keys::new("shelf"),
             presence: Presence::new(Duration::from_secs(50)),

@@ -1,12 +1,13 @@
 //! Online purchases: ask, read, cancel.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use protocol::domain::{Item, Lines, Rejection};
+use protocol::domain::{Item, Line, Lines, Rejection};
 use protocol::ids::{OperationId, ProductId, PurchaseId, StoreId};
 use protocol::promise::policy::{ATTEMPTS_MAX, Policy};
 use protocol::promise::purchase::Status;
@@ -35,15 +36,17 @@ use crate::promises::purchases::{
 use crate::storage::commands::Request;
 use crate::storage::idempotency::{Effect, Key};
 use crate::storage::purchases::{self, Purchase};
-use crate::storage::queries::offers::{self, OfferOfAll, Shown};
+use crate::storage::queries::offers::{self, InChain, OfferOfAll, Shown};
 use crate::storage::queries::purchases as listed;
 use crate::storage::stores::Store;
-use crate::storage::{Connection, commands, items};
+use crate::storage::{Connection, Error, JobResult, commands, items};
 
 /// Time to live of a purchase when nothing is said, s.
 const TTL_SECONDS: i64 = 60;
 /// Stores named in a refusal, at most.
 const ALTERNATIVES: usize = 10;
+/// How long a refusal waits to be able to look for other stores: it can be told without them.
+const ALTERNATIVES_PATIENCE: Duration = Duration::from_millis(200);
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -235,8 +238,9 @@ struct Alternative {
     online_available: i64,
 }
 
-/// A refusal that names other stores.
-fn named(problem: Problem, others: Vec<Alternative>) -> Result<Problem> {
+/// A refusal that names other stores, if they were looked for.
+fn named(problem: Problem, others: Option<Vec<Alternative>>) -> Result<Problem> {
+    let Some(others) = others else { return Ok(problem) };
     Ok(problem.with("alternatives", serde_json::to_value(others).map_err(Problem::internal)?))
 }
 
@@ -283,7 +287,7 @@ impl App {
     /// B1 at the first store, in the policy's order, that may be asked.
     async fn buy_by(self: &Arc<Self>, policy: Policy, ask: PurchaseRequest, key: Option<Key>) -> Result<Begun<()>> {
         let (presence, lines) = (self.presence.clone(), ask.lines.clone());
-        let found = self.db.scan(move |connection| candidates(connection, &presence, &lines, policy));
+        let found = self.choosing.scan(move |connection| candidates(connection, &presence, &lines, policy));
         let mut last = None;
         for store in found.await?.into_iter().take(ATTEMPTS_MAX) {
             match self.ask_at(&store, ask.clone(), key.clone()).await {
@@ -301,16 +305,20 @@ impl App {
     /// Why no store is asked.
     async fn nobody_sells(&self, lines: Lines) -> Result<Problem> {
         let wanted = lines.clone();
-        let found = self.db.scan(move |connection| {
-            Ok((offers::of_each(connection, &wanted)?, offers::of_lines(connection, &wanted)?))
+        // Of one product nobody is closest who has not enough.
+        let least = if lines.only().is_some() { 0 } else { i64::MIN };
+        let found = self.choosing.scan(move |connection| {
+            let in_chain = |line: &Line| offers::in_chain(connection, &line.product_id);
+            let each = wanted.iter().map(in_chain).collect::<JobResult<Vec<_>>>()?;
+            Ok((each, offers::of_lines(connection, &wanted, least)?))
         });
         let (each, of_all) = found.await?;
-        for (line, offers) in lines.iter().zip(&each) {
+        for (line, chain) in lines.iter().zip(&each) {
             let product = &line.product_id;
-            if offers.is_empty() {
+            if chain.stores == 0 {
                 return self.unknown_everywhere(product).await;
             }
-            if offers.iter().all(|offer| offer.item.discontinued) {
+            if chain.carried == 0 {
                 return Ok(Problem::from(Rejection::Discontinued).with("productId", product.as_str()));
             }
         }
@@ -320,32 +328,26 @@ impl App {
             return Ok(self.unavailable(&offer.store.id, why, None));
         }
         // Figures are of the chain; what could be had is of the one store that has most.
-        let mut offers = each.iter();
+        let mut chains = each.into_iter();
         let short = lines.each(|line| {
-            let offers = offers.next().map_or(&[][..], Vec::as_slice);
-            let sum = |of: fn(&Item) -> i64| offers.iter().map(|offer| of(&offer.item)).sum::<i64>();
-            let most = offers.iter().map(|offer| items::online_available(&offer.item, offer.pending)).max();
-            let (requested, available) = (line.quantity.get(), most.unwrap_or(0));
-            if requested <= available && lines.only().is_none() {
+            let InChain { quantity, reserved, allotted, online_available, .. } = chains.next().unwrap_or_default();
+            let requested = line.quantity.get();
+            if requested <= online_available && lines.only().is_none() {
                 return Ok(());
             }
-            let chain = Item {
-                quantity: sum(|item| item.quantity),
-                reserved: sum(|item| item.reserved),
-                allotted: sum(|item| item.allotted),
-                ..Item::default()
-            };
-            Err(Rejection::insufficient(&chain, requested, available))
+            let chain = Item { quantity, reserved, allotted, ..Item::default() };
+            Err(Rejection::insufficient(&chain, requested, online_available))
         });
         if let Err(short) = short {
             return Ok(short.into());
         }
         let apart = Problem::new(Code::InsufficientStock).detail("no store has enough of all of these products");
-        let carried = of_all.iter().filter(|offer| offer.items.iter().all(|(item, _)| !item.discontinued));
+        let carried = of_all.iter().filter(|offer| offer.is_carried);
         let Some(closest) = carried.max_by_key(|offer| offer.left) else { return Ok(apart) };
-        let mut items = closest.items.iter();
-        let short = lines.each(|line| would_sell(line, items.next())).err();
-        Ok(short.map_or(apart, Problem::from).with("storeId", closest.store.id.as_str()))
+        let store = &closest.store.id;
+        let known = self.db.read(|connection| items::of_lines(connection, store, &lines)).await?;
+        let short = lines.each(|line| would_sell(line, known.get(&line.product_id))).err();
+        Ok(short.map_or(apart, Problem::from).with("storeId", store.as_str()))
     }
 
     /// Waits for a purchase's outcome and says it.
@@ -461,16 +463,19 @@ impl App {
         Ok(line.map(|line| line.product_id.clone()))
     }
 
-    /// Other stores that would sell all of it now, those with most of their scarcest line left first.
-    async fn alternatives(&self, except: &StoreId, lines: Lines) -> Result<Vec<Alternative>> {
-        let mut offers = self.db.scan(move |connection| offers::of_lines(connection, &lines)).await?;
-        offers.retain(|offer| {
-            offer.left >= 0 && offer.store.id != *except && self.presence.judge_remembered(&offer.store).is_ok()
-        });
+    /// Other stores that would sell all of it now, those with most of their scarcest line left first. `None`: too many are
+    /// looking for a store.
+    async fn alternatives(&self, except: &StoreId, lines: Lines) -> Result<Option<Vec<Alternative>>> {
+        let look = move |connection: &Connection| offers::of_lines(connection, &lines, 0);
+        let mut offers = match self.choosing.scan_within(ALTERNATIVES_PATIENCE, look).await {
+            Err(Error::Busy) => return Ok(None),
+            offers => offers?,
+        };
+        offers.retain(|offer| offer.store.id != *except && self.presence.judge_remembered(&offer.store).is_ok());
         offers.sort_by(|a, b| b.left.cmp(&a.left).then_with(|| a.store.id.cmp(&b.store.id)));
         offers.truncate(ALTERNATIVES);
         let named = |OfferOfAll { store, online_available, .. }| Alternative { store_id: store.id, online_available };
-        Ok(offers.into_iter().map(named).collect())
+        Ok(Some(offers.into_iter().map(named).collect()))
     }
 }
 
@@ -510,8 +515,9 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
     };
     let (slice, now) = (behind_number(&page)?, app.source.now());
     let list = app.db.scan(move |connection| {
-        let rows = listed::list(connection, &wanted, &slice)?;
-        let list = List::cut(rows, &page, |purchase: &Purchase| encode_cursor(&[&purchase.number.to_string()]));
+        let listed::Part { purchases, next } = listed::list(connection, &wanted, &slice)?;
+        let next_cursor = next.map(|number| encode_cursor(&[&number.to_string()]));
+        let list = List { items: purchases, next_cursor };
         Ok(Written::json(&list.map(|purchase| PurchaseView::of(&purchase, now))))
     });
     Ok(list.await?)
@@ -566,8 +572,13 @@ async fn cancel(
         let mut other = None;
         // Another store may have been asked meanwhile.
         let store = if purchase.store == store.id { store } else { other.insert(load(connection, &purchase.store)?) };
+        // Of pending purchases there are no more than a store may be asked for, and a buyer is told at once.
+        let is_bound = purchase.status == Status::Confirmed && commands::is_full(connection, &store.id)?;
         let value = ask_to_cancel(connection, store, &purchase, command.clone(), &about, now)
             .map_err(|abort| abort.map(|refused| Problem::from(refused).with("purchaseId", purchase_id.to_string())))?;
+        if is_bound && matches!(&value, Cancelled::Asked(asked) if *asked == command) {
+            return Err(Problem::new(Code::Overloaded).into());
+        }
         // One that sought a store has ended with it.
         Ok(Done { value: (store.id.clone(), value), settled: vec![purchase_id.to_string()] })
     };
@@ -601,4 +612,102 @@ async fn cancel(
         }
         Status::Rejected | Status::Expired | Status::Cancelled => headers.on(view),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::extract::FromRequestParts;
+    use protocol::wire::{About, Command, Event, Fact, Happened};
+
+    use super::*;
+    use crate::http::tests::app;
+    use crate::storage::Abort;
+    use crate::testing::{Agent, Busy, NOW, product, purchase_id};
+
+    /// What is done to a database by hand, with a store that has ten units of tea.
+    async fn given(app: &App, job: impl Fn(&Connection, &mut Agent) + Send + 'static) {
+        let job = move |connection: &Connection| {
+            job(connection, &mut Agent::settled("s1", connection));
+            Ok::<_, Abort<()>>(())
+        };
+        app.db.write(job).await.expect("writes").expect("is not refused");
+    }
+
+    fn tea(quantity: i64) -> Lines {
+        Lines::one(product("tea"), protocol::domain::Quantity::try_from(quantity).expect("in range"))
+    }
+
+    #[tokio::test]
+    async fn whoever_buys_waits_for_no_list() {
+        let (_dir, app) = app();
+        given(&app, |_, _| {}).await;
+        let app = Arc::new(app);
+        let _busy = Busy::all_scans_of(&app.db).await;
+        let ask = PurchaseRequest {
+            id: purchase_id(1),
+            lines: tea(11),
+            customer: None,
+            about: About::default(),
+            ttl_ms: 60_000,
+            redis_now: Millis(0),
+            policy: Some(Policy::HighestAvailable),
+        };
+        let refused = app.buy_by(Policy::HighestAvailable, ask, None).await.err().expect("nobody has so many");
+        assert_eq!(refused.code(), Code::InsufficientStock);
+        assert_eq!(refused.to_json()["available"], 10);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_without_other_stores_while_too_many_look_for_one() {
+        let (_dir, app) = app();
+        given(&app, |_, _| {}).await;
+        let store = StoreId::parse("s2").expect("valid");
+        assert_eq!(app.alternatives(&store, tea(1)).await.expect("reads").map(|others| others.len()), Some(0));
+        let _busy = Busy::all_scans_of(&app.choosing).await;
+        let others = app.alternatives(&store, tea(1)).await.expect("is no error");
+        assert!(others.is_none());
+        let told = named(Problem::new(Code::InsufficientStock), others).expect("is told");
+        assert!(!told.to_json().contains_key("alternatives"));
+    }
+
+    #[tokio::test]
+    async fn a_store_with_much_to_answer_is_asked_to_cancel_what_is_pending_alone() {
+        let (_dir, app) = app();
+        given(&app, |connection, agent| {
+            for number in [1, 2] {
+                agent.buy(connection, number);
+            }
+            let purchase = purchases::find(connection, purchase_id(1)).expect("reads").expect("is there");
+            let what = Happened::PurchaseConfirmed { purchase: purchase.attempt_ref(), items: vec![agent.take_one()] };
+            let confirmed = Fact { command: Some(purchase.attempt.clone()), ..Fact::new(what, NOW) };
+            let confirmed = agent.entry(&Event::Fact(confirmed));
+            agent.tell(connection, &[confirmed]);
+            let mut store = agent.store(connection);
+            while !commands::is_full(connection, &store.id).expect("reads") {
+                let id = OperationId::parse(&format!("resync-{}", store.command_head.seq)).expect("valid");
+                commands::append(connection, &mut store, &id, &Command::Resync, NOW).expect("writes");
+            }
+        })
+        .await;
+        let app = Arc::new(app);
+        let cancelled = |number| {
+            let write = Write {
+                key: None,
+                actor: None,
+                traceparent: String::new(),
+                path: String::new(),
+                method: "POST".into(),
+            };
+            let (app, id) = (app.clone(), purchase_id(number).to_string());
+            async move {
+                let mut parts = axum::http::Request::new(()).into_parts().0;
+                parts.headers.insert("prefer", "wait=0".parse().expect("is visible"));
+                let prefer = Prefer::from_request_parts(&mut parts, &()).await.expect("is read");
+                let body = OptionalBody { value: Cancel::default(), json: Value::Null };
+                cancel(State(app), IdPath(id), write, prefer, body).await
+            }
+        };
+        assert_eq!(cancelled(1).await.err().map(|problem| problem.code()), Some(Code::Overloaded));
+        assert_eq!(cancelled(2).await.expect("is taken").status(), StatusCode::ACCEPTED);
+    }
 }

@@ -38,8 +38,8 @@ pub fn candidates(
     policy: Policy,
 ) -> JobResult<Vec<StoreId>> {
     let mut found = Vec::new();
-    for offer in offers::of_lines(connection, lines)? {
-        if offer.left < 0 || presence.judge_remembered(&offer.store).is_err() {
+    for offer in offers::of_lines(connection, lines, 0)? {
+        if presence.judge_remembered(&offer.store).is_err() {
             continue;
         }
         let latency_ms = match policy {

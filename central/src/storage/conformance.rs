@@ -623,9 +623,10 @@ fn purchases_are_listed_the_newest_first(connection: &Connection) {
         purchases::insert(connection, &asked(number, store)).expect("writes");
     }
     assert!(purchases::insert(connection, &asked(5, "s2")).is_err(), "an id is taken once");
-    let list = |filter: queries::purchases::Filter, after, offset, limit| {
-        let listed = queries::purchases::list(connection, &filter, &Slice { after, offset, limit }).expect("reads");
-        listed.into_iter().map(|purchase| (purchase.id, purchase.number)).collect::<Vec<_>>()
+    let list = |filter: queries::purchases::Filter, after, offset, limit: usize| {
+        let listed = queries::purchases::list(connection, &filter, &Slice { after, offset, limit: limit + 1 });
+        let listed = listed.expect("reads");
+        listed.purchases.into_iter().map(|purchase| (purchase.id, purchase.number)).collect::<Vec<_>>()
     };
     let ids = |listed: Vec<(PurchaseId, i64)>| listed.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
     let any = queries::purchases::Filter::default();
@@ -739,7 +740,7 @@ fn the_lines_of_a_purchase_are_pending_at_the_store_that_is_asked(connection: &C
     let listed = |name: &str| {
         let filter = queries::purchases::Filter { product: Some(name.into()), ..Default::default() };
         let slice = Slice { after: None, offset: 0, limit: 9 };
-        queries::purchases::list(connection, &filter, &slice).expect("reads").len()
+        queries::purchases::list(connection, &filter, &slice).expect("reads").purchases.len()
     };
     assert_eq!((listed("jam"), listed("milk"), listed("tea"), listed("ale")), (1, 1, 2, 0));
     purchase.status = purchase::Status::Rejected;

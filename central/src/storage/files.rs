@@ -25,6 +25,8 @@ const FOLLOWING_SCANS: usize = 2;
 /// what clients ask for keeps the link from nothing.
 pub struct Opened {
     pub clients: Db,
+    /// For clients who look for a store that sells: they wait for no list, and no list waits for them.
+    pub choosing: Db,
     /// For the loops.
     pub links: Db,
     /// For what is new in the chain, read once for all who follow it.
@@ -58,11 +60,13 @@ pub fn open(path: &Path) -> anyhow::Result<Opened> {
     // Of those that serve, at most half read lists: sales need the others.
     let threads = std::thread::available_parallelism()?.get();
     let reader = |points, scans| Reader::open(path, points, scans).context("the database cannot be read");
-    let clients = Db::new(reader(threads, (threads / 2).max(2))?, writer.clone());
+    let scans = (threads / 2).max(2);
+    let clients = Db::new(reader(threads, scans)?, writer.clone());
+    let choosing = Db::new(reader(1, scans)?, writer.clone());
     let feed = Db::new(reader(1, 1)?, writer.clone());
     let followers = Db::new(reader(1, FOLLOWING_SCANS)?, writer.clone());
     let links = Db::new(reader(2, LINK_SCANS)?, writer);
-    Ok(Opened { clients, feed, followers, links, writer_ended, rescue, known, items, events, lock })
+    Ok(Opened { clients, choosing, feed, followers, links, writer_ended, rescue, known, items, events, lock })
 }
 
 /// Runs a job that only reads, on one consistent state, also while the daemon runs.

@@ -178,7 +178,8 @@ impl OfCentral {
         let feed = Feed::new(db.clone(), db.clone(), CancellationToken::new());
         let webhooks = Webhooks { db: db.clone(), feed: feed.clone(), sender, changed: Arc::default() };
         let app = central::http::App {
-            db,
+            db: db.clone(),
+            choosing: db,
             source: source(),
             redis: RedisLink::new(nowhere.expect("an address")),
             keys: keys.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use protocol::domain::{Item, Lines};
+use protocol::domain::{Item, Line, Lines};
 use protocol::ids::{ProductId, StoreId};
 use runtime::sqlite::parsed;
 use rusqlite::types::ValueRef;
@@ -66,6 +66,16 @@ static OF_PRODUCT: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
+/// The same without the stores' rows, which are long: only the id of each, and the item behind it.
+static ITEMS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "select item.store_id, {}, {} from item join store on store.store_id = item.store_id \
+         and store.stock = item.stock where item.product_id = ?1 and not store.retired order by item.store_id",
+        items::COLUMNS,
+        items::pending_of("item.store_id", "item.product_id")
+    )
+});
+
 /// One store's, if central has heard of it.
 pub fn one(connection: &Connection, store: &StoreId, product: &ProductId) -> rusqlite::Result<Option<Shown>> {
     connection.prepare_cached(&ONE)?.query_row([store.as_str(), product.as_str()], Shown::read).optional()
@@ -87,9 +97,36 @@ pub fn of_product(connection: &Connection, product: &ProductId) -> rusqlite::Res
     shown.filter_map(|shown| shown.map(offer).transpose()).collect()
 }
 
-/// The same of each of these products.
-pub fn of_each(connection: &Connection, lines: &Lines) -> rusqlite::Result<Vec<Vec<Offer>>> {
-    lines.iter().map(|line| of_product(connection, &line.product_id)).collect()
+/// What all stores have of a product, without retired ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InChain {
+    /// Stores that have it.
+    pub stores: u64,
+    /// Of these, carry it.
+    pub carried: u64,
+    pub quantity: i64,
+    pub reserved: i64,
+    pub allotted: i64,
+    /// What would be sold at the store that would sell most.
+    pub online_available: i64,
+}
+
+/// What all stores have of a product.
+pub fn in_chain(connection: &Connection, product: &ProductId) -> rusqlite::Result<InChain> {
+    let mut statement = connection.prepare_cached(&ITEMS)?;
+    let mut rows = statement.query([product.as_str()])?;
+    let mut chain = InChain::default();
+    while let Some(row) = rows.next()? {
+        let item = read_item(row, 1)?;
+        chain.stores += 1;
+        chain.carried += u64::from(!item.discontinued);
+        chain.quantity += item.quantity;
+        chain.reserved += item.reserved;
+        chain.allotted += item.allotted;
+        let available = items::online_available(&item, row.get(1 + items::WIDTH)?);
+        chain.online_available = chain.online_available.max(available);
+    }
+    Ok(chain)
 }
 
 /// A store that has all of these products.
@@ -97,48 +134,64 @@ pub fn of_each(connection: &Connection, lines: &Lines) -> rusqlite::Result<Vec<V
 pub struct OfferOfAll {
     /// What is known of the store.
     pub store: Store,
-    /// In the order of the lines, as the store says they are, and units in purchases that it has not answered.
-    pub items: Vec<(Item, i64)>,
+    /// Whether it carries all of them.
+    pub is_carried: bool,
     /// What would be left of the scarcest line.
     pub left: i64,
     /// What would be sold of that one.
     pub online_available: i64,
 }
 
-/// Every store that has all of these products, without retired ones, by id.
-pub fn of_lines(connection: &Connection, lines: &Lines) -> rusqlite::Result<Vec<OfferOfAll>> {
-    let mut found: Vec<OfferOfAll> = Vec::new();
-    for (number, line) in lines.iter().enumerate() {
-        let offers = of_product(connection, &line.product_id)?;
-        if number == 0 {
-            let all = |Offer { store, .. }: &Offer| OfferOfAll {
-                store: store.clone(),
-                items: Vec::new(),
-                left: i64::MAX,
-                online_available: 0,
-            };
-            found = offers.iter().map(all).collect();
+impl OfferOfAll {
+    fn add(&mut self, line: &Line, item: &Item, pending: i64) {
+        let available = items::online_available(item, pending);
+        let left = available - line.quantity.get();
+        if left < self.left {
+            (self.left, self.online_available) = (left, available);
         }
-        found.retain_mut(|all| {
-            let Ok(at) = offers.binary_search_by(|offer| offer.store.id.cmp(&all.store.id)) else { return false };
-            let Offer { item, pending, .. } = &offers[at];
-            let available = items::online_available(item, *pending);
-            if available - line.quantity.get() < all.left {
-                (all.left, all.online_available) = (available - line.quantity.get(), available);
-            }
-            all.items.push((item.clone(), *pending));
-            true
-        });
+        self.is_carried &= !item.discontinued;
+    }
+}
+
+/// Every store that has all of these products and so much left of the scarcest line at least, without retired ones, by id.
+/// Of a store that has not, its row is not read.
+pub fn of_lines(connection: &Connection, lines: &Lines, least: i64) -> rusqlite::Result<Vec<OfferOfAll>> {
+    let mut found: Vec<OfferOfAll> = Vec::new();
+    let mut statement = connection.prepare_cached(&OF_PRODUCT)?;
+    let mut rows = statement.query([lines.first().product_id.as_str()])?;
+    while let Some(row) = rows.next()? {
+        let (item, pending) = (read_item(row, WIDTH)?, row.get(WIDTH + items::WIDTH)?);
+        if items::online_available(&item, pending) - lines.first().quantity.get() < least {
+            continue;
+        }
+        let store = Store::read(row)?;
+        let mut all = OfferOfAll { store, is_carried: true, left: i64::MAX, online_available: 0 };
+        all.add(lines.first(), &item, pending);
+        found.push(all);
+    }
+    for line in lines.iter().skip(1) {
         if found.is_empty() {
             break;
         }
+        let mut has = vec![false; found.len()];
+        let mut statement = connection.prepare_cached(&ITEMS)?;
+        let mut rows = statement.query([line.product_id.as_str()])?;
+        while let Some(row) = rows.next()? {
+            let store = row.get_ref(0)?.as_str()?;
+            if let Ok(at) = found.binary_search_by(|all| all.store.id.as_str().cmp(store)) {
+                found[at].add(line, &read_item(row, 1)?, row.get(1 + items::WIDTH)?);
+                has[at] = found[at].left >= least;
+            }
+        }
+        let mut has = has.into_iter();
+        found.retain(|_| has.next().unwrap_or(false));
     }
     Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
-    use protocol::domain::{Line, Quantity};
+    use protocol::domain::Quantity;
     use protocol::wire::{Event, Fact, Happened, ItemAfter};
 
     use super::*;
@@ -178,19 +231,28 @@ mod tests {
         };
         let offers = |lines: &[(&str, i64)]| {
             let lines = Lines::new(lines.iter().map(|(name, units)| line(name, *units))).expect("are lines");
-            let found = of_lines(&connection, &lines).expect("reads").into_iter();
-            found.map(|offer| (offer.store.id, offer.left, offer.online_available)).collect::<Vec<_>>()
+            let found = of_lines(&connection, &lines, i64::MIN).expect("reads");
+            let enough = of_lines(&connection, &lines, 0).expect("reads");
+            let ids = |found: &[OfferOfAll]| found.iter().map(|offer| offer.store.id.clone()).collect::<Vec<_>>();
+            let expected: Vec<_> = found.iter().filter(|offer| offer.left >= 0).cloned().collect();
+            assert_eq!(ids(&enough), ids(&expected));
+            found.into_iter().map(|offer| (offer.store.id, offer.left, offer.online_available)).collect::<Vec<_>>()
         };
         assert_eq!(offers(&[("tea", 1)]), [(one.id.clone(), 0, 1), (two.id.clone(), 9, 10)]);
         assert_eq!(offers(&[("milk", 1), ("tea", 1)]), [(one.id.clone(), 0, 1)]);
         assert_eq!(offers(&[("milk", 4), ("tea", 1)]), [(one.id.clone(), -1, 3)]);
         assert_eq!(offers(&[("jam", 1), ("tea", 1)]), []);
+        assert_eq!(offers(&[("tea", 1), ("jam", 1)]), []);
+        assert_eq!(offers(&[("tea", 2), ("milk", 1)]), [(one.id.clone(), -1, 1)], "milk is at one store alone");
+        let tea = in_chain(&connection, &product("tea")).expect("reads");
+        assert_eq!((tea.stores, tea.carried, tea.quantity, tea.online_available), (2, 2, 20, 10));
+        assert_eq!(in_chain(&connection, &product("jam")).expect("reads"), InChain::default());
     }
 
     #[test]
     fn neither_reads_more_than_it_shows() {
         let connection = database();
-        for sql in [&*ONE, &*OF_PRODUCT, A_STORE_WITH] {
+        for sql in [&*ONE, &*OF_PRODUCT, &*ITEMS, A_STORE_WITH] {
             let plan = plan(&connection, sql);
             assert!(!plan.contains("SCAN") && !plan.contains("TEMP"), "{plan}");
         }
