@@ -66,7 +66,7 @@ fn forget_unnamed(connection: &Connection, store: &mut Store, rows: u64, now: Mi
     for (command, said) in outcomes::unnamed(connection, &store.id, store.generation, rows as usize)? {
         let mut after = store.clone();
         let saved = in_savepoint(connection, || {
-            if let Some(said) = said.filter(|_| !planted(Bug::ForgottenNotAskedAgain)) {
+            if let Some(said) = said {
                 purchases::ask_again(connection, &mut after, &said, now)?;
             }
             outcomes::forget(connection, &after.id, &command)

@@ -114,7 +114,12 @@ impl<'a> Settling<'a> {
         }
         let status = Status::of(&outcome.became);
         (answered.asked.status, answered.asked.is_answered) = (status, true);
-        answered.answer = Some((status, outcome.clone(), self.position.clone()));
+        let (mut outcome, mut position) = (outcome.clone(), self.position.clone());
+        if let (Became::Refused { rejection, .. }, true) = (&mut outcome.became, planted(Bug::RefusalReasonLost)) {
+            *rejection = Rejection::UnsupportedByStore { entry: String::new() };
+        }
+        position.at.seq = if planted(Bug::AnswerPlacedBefore) { position.at.seq - 1 } else { position.at.seq };
+        answered.answer = Some((status, outcome, position));
         if let Some(cancels) = answered.asked.purchase.and_then(|purchase| self.touched.cancels.get_mut(&purchase)) {
             cancels.remove(id);
         }

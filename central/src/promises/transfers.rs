@@ -50,7 +50,11 @@ pub fn begin(
     let has = |line: &Line| {
         let (item, pending) = known.get(&line.product_id).ok_or(Rejection::UnknownProduct)?;
         let (requested, available) = (line.quantity.get(), item.available() - pending);
-        if requested <= available { Ok(()) } else { Err(Rejection::insufficient(item, requested, available.max(0))) }
+        if requested <= available || planted(Bug::SentWithoutLook) {
+            Ok(())
+        } else {
+            Err(Rejection::insufficient(item, requested, available.max(0)))
+        }
     };
     ask.transfer.lines.each(has).map_err(Abort::Refused)?;
     transfers::save(

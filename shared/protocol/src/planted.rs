@@ -53,8 +53,6 @@ pub enum Bug {
     TotalsNeverRecounted,
     /// Of the outcomes that came with a state only those of the first step are settled.
     OutcomesHalfSettled,
-    /// Units that a buyer was promised are not asked for again of a store whose state has forgotten them.
-    ForgottenNotAskedAgain,
     /// The store executes a command again that it has executed.
     NoDedupeByCommand,
     /// The store forgets what became of a batch.
@@ -97,8 +95,6 @@ pub enum Bug {
     AllotmentSharesId,
     /// A restore records again that units were set aside, and does not set them aside.
     RestoredAllotmentForgotten,
-    /// Central releases what it has sold and the store has not been told of.
-    SoldIsReleased,
     /// A store that wants fewer units set aside is heard once, and not looked after.
     LoweredIsForgotten,
     /// What central has sold out of the allotment is taken off the shelf.
@@ -147,10 +143,6 @@ pub enum Bug {
     RepeatedNamed,
     /// A restore records again what central knows by its name alone.
     NamedRecordedAgain,
-    /// A restore is told of operations that a human has given up as of those that are in the state.
-    GivenUpTold,
-    /// A restore takes operations for known that a human has given up, because its log has them.
-    GivenUpRemembered,
     /// A restore takes for shared what came before the end of an epoch, whether its log has that end or not.
     RestoreIgnoresForks,
     /// A restore does not take over what waits to be picked and what was answered.
@@ -401,6 +393,20 @@ pub enum Bug {
     TagOfBefore,
     /// A store does not show what is set aside of an item.
     AllottedNotShown,
+    /// Central keeps of each refusal of a command that the store did not know what was asked.
+    RefusalReasonLost,
+    /// Central says of an answer that it stands at the entry before.
+    AnswerPlacedBefore,
+    /// Central asks a store to do something about a reservation that was cancelled.
+    CancelledHoldAskedAbout,
+    /// Central asks a store to hold whatever somebody wants.
+    HeldWithoutLook,
+    /// Central asks a store to send units that it does not have.
+    SentWithoutLook,
+    /// Units that wait for one store are left out of what all others sell.
+    PendingOfAllStores,
+    /// A store that has one batch to answer gets no more of them.
+    OneBatchAtOnce,
 }
 
 /// All of them.
@@ -428,7 +434,6 @@ pub const BUGS: &[Bug] = &[
     Bug::TotalsNotMoved,
     Bug::TotalsNeverRecounted,
     Bug::OutcomesHalfSettled,
-    Bug::ForgottenNotAskedAgain,
     Bug::NoDedupeByCommand,
     Bug::BatchOutcomeNotKept,
     Bug::AtomicBatchHalfDone,
@@ -447,8 +452,6 @@ pub const BUGS: &[Bug] = &[
     Bug::OperationsNotNamed,
     Bug::RepeatedNamed,
     Bug::NamedRecordedAgain,
-    Bug::GivenUpTold,
-    Bug::GivenUpRemembered,
     Bug::RestoreIgnoresForks,
     Bug::RestoreWithoutOutcomes,
     Bug::RestoreClaimsAll,
@@ -566,7 +569,6 @@ pub const BUGS: &[Bug] = &[
     Bug::DiscontinuedStaysAllotted,
     Bug::AllotmentSharesId,
     Bug::RestoredAllotmentForgotten,
-    Bug::SoldIsReleased,
     Bug::LoweredIsForgotten,
     Bug::SoldOffTheShelf,
     Bug::RetiringLeavesSold,
@@ -602,6 +604,13 @@ pub const BUGS: &[Bug] = &[
     Bug::ShortCalledDiscontinued,
     Bug::TagOfBefore,
     Bug::AllottedNotShown,
+    Bug::RefusalReasonLost,
+    Bug::AnswerPlacedBefore,
+    Bug::CancelledHoldAskedAbout,
+    Bug::HeldWithoutLook,
+    Bug::SentWithoutLook,
+    Bug::PendingOfAllStores,
+    Bug::OneBatchAtOnce,
 ];
 
 #[cfg(debug_assertions)]

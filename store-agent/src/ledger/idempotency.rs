@@ -3,7 +3,6 @@
 use protocol::hash::Hash;
 use protocol::ids::OperationId;
 use protocol::link::Epoch;
-use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -92,7 +91,7 @@ pub fn take_over<'a>(
     named_since: Option<Millis>,
     now: Millis,
 ) -> rusqlite::Result<()> {
-    let before = named_since.filter(|_| !planted(Bug::GivenUpRemembered)).map_or(i64::MAX, |since| since.0);
+    let before = named_since.map_or(i64::MAX, |since| since.0);
     connection.prepare_cached("delete from known_operation where at >= ?1")?.execute([before])?;
     connection
         .prepare_cached(

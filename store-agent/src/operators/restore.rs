@@ -88,8 +88,7 @@ pub fn carry_out(
     for own in &unshared {
         history::drop_entry(connection, own.entry.id)?;
         // It is not in the state, be it known because an earlier restore had recorded it again.
-        let operation = Some(own.entry.operation.as_str()).filter(|_| !planted(Bug::RepeatedNamed));
-        idempotency::forget_known(connection, operation)?;
+        idempotency::forget_known(connection, [own.entry.operation.as_str()])?;
     }
     take_state(connection, &mut head, answer, now)?;
     if !plan.repeats {
@@ -101,7 +100,9 @@ pub fn carry_out(
         idempotency::clear_known(connection)?;
     }
     let operations: HashSet<&str> = answer.done().collect();
-    idempotency::take_over(connection, operations.iter().copied(), answer.named_since, now)?;
+    let repeated = unshared.iter().filter(|_| planted(Bug::RepeatedNamed)).map(|own| own.entry.operation.as_str());
+    let named = operations.iter().copied().chain(repeated);
+    idempotency::take_over(connection, named, answer.named_since, now)?;
     ledger::begin_epoch(connection, &mut head, answer.epoch, &plan.lineage, now)?;
     let repeated = unshared.iter().filter(|own| plan.repeats && !plan.uncertain.contains(&own.entry.id));
     for own in repeated {

@@ -21,7 +21,8 @@ pub(super) struct Running {
     known: usize,
 }
 
-type Refused = Vec<(usize, Name)>;
+/// Lines that were refused, and why.
+pub type Refused = Vec<(usize, Name)>;
 
 /// The name of a line in the log.
 pub fn line(command: &str, index: usize) -> Name {
@@ -39,7 +40,7 @@ pub(super) fn word(outcome: &Value) -> Option<Name> {
 }
 
 /// Number of lines, whether none was done because some were refused, and those.
-fn results(outcome: &Value) -> (usize, bool, Refused) {
+pub(super) fn results(outcome: &Value) -> (usize, bool, Refused) {
     let results = &outcome["results"];
     let refused = |line: &Value| {
         (line["index"].as_u64().unwrap_or(u64::MAX) as usize, line["rejection"]["code"].as_str().unwrap_or("").into())

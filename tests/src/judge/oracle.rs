@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::allotments::{Cover, Release};
 use super::batches::word;
 use super::book::{Asked, Book, By, Cancel, Name, Wish};
+use super::central::{Entry, Known};
 use super::events::Applied;
 use super::holds::{Held, lines as lines_of};
 use super::shop::{Attempt, Broken, Item, Occasion, Reading, Shop, Told};
@@ -44,6 +45,8 @@ struct Node {
 pub struct Oracle {
     /// What was asked.
     pub book: Book,
+    /// What central must know of it.
+    pub known: Known,
     nodes: HashMap<(Name, Place), Node>,
     /// Operations that a client was told are done.
     acked: BTreeSet<Name>,
@@ -53,8 +56,6 @@ pub struct Oracle {
     lost: HashSet<Name>,
     /// Epochs that a human said shall stand, whatever central knows.
     chosen: HashSet<(Name, u64)>,
-    /// Stores that are retired: none comes back but with the epoch that a human has chosen.
-    retired: HashSet<Name>,
     /// Operations whose effect came with a state, because a fault had cut the log that had their entry.
     carried: HashSet<Name>,
     /// Operations that central's ledger had when it was set back to before them: what stands in no log that is still told comes
@@ -397,6 +398,16 @@ impl Oracle {
         let mut statement = central.prepare_cached("select distinct store_id from dead_letter")?;
         let damaged = statement.query_map([], |row| Ok(row.get::<_, String>(0)?.into()))?;
         self.damaged.extend(damaged.collect::<rusqlite::Result<Vec<_>>>()?);
+        let mut statement = central
+            .prepare_cached("select store_id, entry_id from dead_letter where reason like 'it cannot be applied%'")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (store, at): (String, String) = (row.get(0)?, row.get(1)?);
+            let place = at.split_once('-').map(|(epoch, seq)| (epoch.parse(), seq.parse()));
+            if let Some((Ok(epoch), Ok(seq))) = place {
+                self.known.park(store.into(), (epoch, seq));
+            }
+        }
         Ok(())
     }
 
@@ -485,7 +496,6 @@ impl Oracle {
             self.cut.extend(stands.lacks(&gone).cloned());
         }
         self.closed.clear();
-        self.retired = Self::retired(old)?;
         let mut known = old.prepare_cached("select 1 from request where command_id = ?1 and status = 'pending'")?;
         let is_known = |command: &Name| known.exists([&**command]).unwrap_or(false);
         let mut is_known = is_known;
@@ -503,24 +513,18 @@ impl Oracle {
         store: &str,
         beat: Option<(u64, i64)>,
     ) -> rusqlite::Result<Result<(), Broken>> {
-        let (epoch, retired, fenced, commands): (u64, bool, u64, u64) = central
-            .prepare_cached("select epoch, retired, fenced, command_epoch from store where store_id = ?1")?
-            .query_row([store], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
-        let ready: Option<String> = central
-            .prepare_cached(
-                "select body from event where store_id = ?1 and epoch = ?2 and type = 'ready' \
-                 order by chain_seq desc limit 1",
-            )?
-            .query_row(params![store, epoch], |row| row.get(0))
-            .optional()?;
-        let ready: serde_json::Value = serde_json::from_str(&ready.unwrap_or_default()).unwrap_or_default();
+        // Central alone decides in which command epoch it asks, and which epoch it fences.
+        let (fenced, commands): (u64, u64) = central
+            .prepare_cached("select fenced, command_epoch from store where store_id = ?1")?
+            .query_row([store], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (epoch, ready) = self.known.epochs(store);
         let why = match beat {
             None => "it was never heard of",
             Some((_, age)) if age > OLD_MS => "it was not heard of for too long",
             Some((of, _)) if of != epoch => "another epoch's heart beats",
-            Some(_) if retired => "it is retired",
+            Some(_) if self.known.is_retired(store) => "it is retired",
             Some(_) if fenced == epoch => "it is fenced",
-            Some(_) if ready["commandEpoch"] != commands => "it is not ready for commands",
+            Some(_) if ready != Some(commands) => "it is not ready for commands",
             Some(_) => return Ok(Ok(())),
         };
         Ok(Err(format!("P8: a purchase was accepted for {store}, and {why}")))
@@ -597,6 +601,15 @@ impl Oracle {
                 ));
                 continue;
             };
+            let was_retired = self.known.is_retired(&store);
+            let entry = Entry {
+                store: &store.as_str().into(),
+                place,
+                kind: &node.kind,
+                operation: &node.operation,
+                body: &serde_json::from_str(&node.body).unwrap_or_default(),
+            };
+            self.known.apply(&entry, &self.book);
             let is_it = *node.kind == *kind && *node.operation == *operation && node.body == body;
             let (before, shop) = (node.before, node.shop.clone());
             if !is_it {
@@ -611,7 +624,7 @@ impl Oracle {
             }
             let view = self.shop(&store, Place::of_view_before(central, &store, number)?);
             let is_chosen = self.chosen.contains(&(store.as_str().into(), place.epoch));
-            if self.retired.contains(store.as_str()) && !is_chosen {
+            if was_retired && !is_chosen {
                 self.break_(format!("P6: {store} is retired, and central accepted epoch {} of it", place.epoch));
             }
             if is_chosen {
@@ -627,9 +640,13 @@ impl Oracle {
                 self.break_(format!("P2: central accepted epoch {epoch} of {store}, which lacks {first}"));
             }
         }
-        self.retired = Self::retired(central)?;
-        self.claims.retain(|(_, (store, ..))| !self.retired.contains(store));
-        self.counting.retain(|(_, store)| !self.retired.contains(store));
+        self.take_in(central)?;
+        let retired = Self::retired(central)?;
+        if retired != self.known.retired() {
+            self.break_(format!("P6: central takes {retired:?} for retired, and {:?} are", self.known.retired()));
+        }
+        self.claims.retain(|(_, (store, ..))| !retired.contains(store));
+        self.counting.retain(|(_, store)| !retired.contains(store));
         self.look_at_requests(central)
     }
 
@@ -642,7 +659,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn retired(central: &Connection) -> rusqlite::Result<HashSet<Name>> {
+    fn retired(central: &Connection) -> rusqlite::Result<BTreeSet<Name>> {
         let mut statement = central.prepare_cached("select store_id from store where retired")?;
         statement.query_map([], |row| Ok(row.get::<_, String>(0)?.into()))?.collect()
     }
@@ -660,6 +677,7 @@ impl Oracle {
             let (purchase, status): (Option<String>, Option<String>) = (row.get(3)?, row.get(4)?);
             let (store, elsewhere): (String, Option<bool>) = (row.get(5)?, row.get(6)?);
             self.requests_seen = number;
+            self.known.ask(command.as_str().into(), store.as_str().into(), &self.book);
             let is_asked = self.book.items.contains_key(command.as_str())
                 || self.book.batches.contains_key(command.as_str())
                 || self.book.cancels.contains_key(command.as_str())

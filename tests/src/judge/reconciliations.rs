@@ -134,5 +134,6 @@ impl Oracle {
     /// A fault has damaged central's view of a store.
     pub fn damage(&mut self, store: &str) {
         self.damaged.insert(store.into());
+        self.known.damage(store);
     }
 }

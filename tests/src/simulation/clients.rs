@@ -46,6 +46,8 @@ pub(super) struct Clients {
     asks: Vec<Ask>,
     /// To be repeated soon.
     again: Vec<Ask>,
+    /// Orders through central that a store was still to answer: who wants to know asks again.
+    pub(super) open: Vec<Ask>,
     pub(super) sent: Vec<Sent>,
     /// The last number that was given.
     last: u64,
@@ -113,6 +115,8 @@ pub(super) struct Sent {
     pub(super) command: Option<(Name, i64)>,
     /// Why nothing may be asked of the store.
     pub(super) refusals: Vec<Name>,
+    /// The reason, if it must be refused whatever central may know.
+    pub(super) must_not: Option<&'static str>,
 }
 
 impl Ask {
@@ -152,8 +156,8 @@ impl Clients {
         let mut dice = Dice::new(seed ^ 0x636c_6965_6e74);
         let trades = dice.chance(180) | (seed >= DENSE && seed % 8 == 2);
         let orders = Dice::new(seed ^ 0x6f72_6465_7273).chance(120) | (seed >= DENSE && seed % 8 == 6);
-        let (asks, again, sent) = (Vec::new(), Vec::new(), Vec::new());
-        Self { dice, trades, orders, time: None, asks, again, sent, last: 0, tags: BTreeMap::new() }
+        let (asks, again, open, sent) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { dice, trades, orders, time: None, asks, again, open, sent, last: 0, tags: BTreeMap::new() }
     }
 
     /// Whether a request has asked for a transaction that has yet to be committed.
@@ -168,8 +172,8 @@ impl Clients {
 }
 
 impl VirtualWorld {
-    /// One step of clients and of what serves them, now and then. `is_asked`: for something new; `repeats`: what is repeated
-    /// after a restore.
+    /// One step of clients and of what serves them, now and then. `is_asked`: for something new; `repeats`: what is to be
+    /// repeated.
     pub(super) fn serve(&mut self, is_asked: bool, repeats: bool) {
         if !self.clients.trades && !self.clients.orders {
             return;
@@ -189,6 +193,10 @@ impl VirtualWorld {
         }
         if repeats && !self.clients.again.is_empty() && self.clients.dice.chance(200) {
             let ask = self.clients.again.remove(0);
+            self.send_ask(ask);
+        }
+        if repeats && !self.clients.open.is_empty() && self.clients.dice.chance(80) {
+            let ask = self.clients.open.remove(0);
             self.send_ask(ask);
         }
         if self.clients.sent.is_empty() && self.clients.dice.chance(900) {
@@ -400,6 +408,7 @@ impl VirtualWorld {
             recorded: Vec::new(),
             command: None,
             refusals: Vec::new(),
+            must_not: None,
         };
         self.count("requests sent");
         match &sent.ask.what {
@@ -692,6 +701,7 @@ impl VirtualWorld {
         let http = self.central.http.as_ref().expect("it serves");
         let server = http.server.number;
         let Some((end, group)) = http.server.write(&self.central.file, &mut self.clients.dice, risk) else { return };
+        self.oracle.look_at_central(&self.central.file).expect("the view can be read");
         let mut written = self.take_queued(server);
         if written.len() > 1 {
             self.count("requests written in one transaction");

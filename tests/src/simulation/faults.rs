@@ -12,7 +12,7 @@ use store_agent::ledger;
 use super::agent::{Agent, copy};
 use super::humans;
 use super::virtual_world::{Copy, VirtualWorld};
-use crate::judge::{BoundKeys, Name, Occasion, Place, Shop};
+use crate::judge::{BoundKeys, Known, Name, Occasion, Place, Shop};
 use crate::unknown::record_unknown;
 
 /// Beyond anybody's clock, ms: all that is acknowledged may go.
@@ -214,6 +214,7 @@ impl VirtualWorld {
         });
         if let (Some(ended), true) = (ended, end != super::virtual_world::Commit::Before) {
             self.happened("store retired");
+            self.oracle.retire(id.as_str());
             self.touched.insert(id.clone());
             let of_store = self.oracle.book.buys.iter().filter(|(_, buy)| buy.attempts.contains_key(id.as_str()));
             self.voided.extend(of_store.map(|(purchase, _)| purchase.to_string()));
@@ -244,6 +245,8 @@ impl VirtualWorld {
             self.happened("store adopted");
             if let Some(epoch) = chosen {
                 self.oracle.choose(id.as_str(), epoch);
+            } else if end != super::virtual_world::Commit::Before {
+                self.oracle.known.readmit(id.as_str());
             }
         }
         self.after_central_commit(end);
@@ -270,11 +273,12 @@ impl VirtualWorld {
         let copied = match self.agents.get(number) {
             Some(agent) => {
                 let (of, bound) = (Some(agent.store.clone()), agent.bound.clone());
-                Copy { of, file: copy(&agent.file), bound, pruned: agent.pruned, step: self.step }
+                let known = Known::default();
+                Copy { of, file: copy(&agent.file), bound, known, pruned: agent.pruned, step: self.step }
             }
             None => {
                 let (file, bound) = (copy(&self.central.file), self.central.bound.clone());
-                Copy { of: None, file, bound, pruned: false, step: self.step }
+                Copy { of: None, file, bound, known: self.oracle.known.clone(), pruned: false, step: self.step }
             }
         };
         self.copies.push(copied);
@@ -284,8 +288,8 @@ impl VirtualWorld {
         let fitting: Vec<usize> =
             (0..self.copies.len()).filter(|number| self.copies[*number].of.as_ref() == of).collect();
         let chosen = &self.copies[*self.dice.pick(&fitting)?];
-        let (of, bound) = (chosen.of.clone(), chosen.bound.clone());
-        Some(Copy { of, file: copy(&chosen.file), bound, pruned: chosen.pruned, step: chosen.step })
+        let (of, bound, known) = (chosen.of.clone(), chosen.bound.clone(), chosen.known.clone());
+        Some(Copy { of, file: copy(&chosen.file), bound, known, pruned: chosen.pruned, step: chosen.step })
     }
 
     /// What is in this file and, at this moment, neither at central nor in another file of the store, is lost with it.
@@ -412,6 +416,7 @@ impl VirtualWorld {
         self.touched.extend(self.stores.iter().cloned());
         self.central.file = old.file;
         self.central.bound = old.bound;
+        self.oracle.known = old.known;
         self.happened("central set back");
         if self.dice.chance(600) {
             self.reopen_commands();
@@ -465,6 +470,9 @@ impl VirtualWorld {
                 }
                 Ok(())
             });
+            if let (Some(epoch), true) = (given, end != super::virtual_world::Commit::Before) {
+                self.oracle.known.restore(store.as_str(), epoch.get());
+            }
             self.after_central_commit(end);
             if end != super::virtual_world::Commit::Done {
                 return self.happened("restore not carried out");

@@ -22,7 +22,7 @@ use super::transfers::Sending;
 use super::{BUDGETS, DENSE, Outcome, holds, humans};
 use crate::Dice;
 use crate::history::{History, judge};
-use crate::judge::{Asked, BoundKeys, Name, Occasion, Oracle, Place, Shop, Wish};
+use crate::judge::{Asked, BoundKeys, Known, Name, Occasion, Oracle, Place, Shop, Wish};
 
 /// Virtual time at the beginning, ms: a day in 2026.
 const START: i64 = 1_790_000_000_000;
@@ -97,6 +97,8 @@ pub(super) struct Copy {
     pub(super) file: Connection,
     /// What clients' keys stand for in it.
     pub(super) bound: BoundKeys,
+    /// Of central's: what it knows.
+    pub(super) known: Known,
     /// Whether the log in it was cut.
     pub(super) pruned: bool,
     /// The step in which it was taken.
@@ -561,6 +563,9 @@ impl VirtualWorld {
         let after = if before.is_empty() { Vec::new() } else { known(&self.central.file, &self.stores) };
         for (before, after) in before.into_iter().zip(after) {
             let (Some(before), Some(after)) = (before, after) else { continue };
+            if let (true, Some(refusal)) = (before.installing, &refusal) {
+                self.oracle.known.refuse(after.id.as_str(), refusal.product());
+            }
             if before.installing && before.cursor == after.cursor && !sweeps {
                 self.count("entries waited for a state's outcomes");
             }
