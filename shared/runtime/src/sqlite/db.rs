@@ -53,7 +53,7 @@ impl Db {
         patience: Duration,
         job: impl Fn(&Connection) -> JobResult<T> + Send + 'static,
     ) -> Result<T, Error> {
-        Ok(self.reader.scan_within(patience, job).await?)
+        self.reader.scan_within(patience, job).await.map_err(|error| self.sort(error))
     }
 
     /// A write. Its effect is on disk before this returns `Ok(Ok(_))`, and it had none if this returns a refusal. The job
@@ -144,13 +144,17 @@ mod tests {
         let file = std::fs::File::options().write(true).open(&path).expect("opens");
         file.write_all_at(&[0x5a; 4_096 * 8], (pages - 20) * 4_096).expect("writes");
         let sum = |connection: &Connection| connection.query_row("select sum(length(y)) from victim", [], |_| Ok(()));
-        for scans in [false, true] {
+        for way in ["read", "scan", "scan within"] {
             let reader = Reader::open(&path, 1, 1).expect("opens");
             let (writer, end) = Writer::start(Connection::open(&path).expect("opens"), || {});
             let db = Db::new(reader, writer);
-            let met = if scans { db.scan(sum).await } else { db.read(sum).await };
-            assert!(matches!(met, Err(Error::Fatal(_))), "{met:?}");
-            let why = tokio::time::timeout(std::time::Duration::from_secs(10), end).await.expect("it stops");
+            let met = match way {
+                "read" => db.read(sum).await,
+                "scan" => db.scan(sum).await,
+                _ => db.scan_within(Duration::from_secs(10), sum).await,
+            };
+            assert!(matches!(met, Err(Error::Fatal(_))), "{way}: {met:?}");
+            let why = tokio::time::timeout(Duration::from_secs(10), end).await.expect("it stops");
             assert!(is_damage(&why.expect("tells").expect_err("it says why")));
         }
     }
