@@ -95,8 +95,13 @@ pub(crate) struct Crowd {
 impl Crowd {
     /// So many stores with so many items each, which central knows.
     pub(crate) fn start(setup: &Setup, stores: usize, items: u64) -> anyhow::Result<Self> {
+        Self::start_through(setup, stores, items, setup.redis_port())
+    }
+
+    /// The same, whose way to Redis begins at this port.
+    pub(crate) fn start_through(setup: &Setup, stores: usize, items: u64, redis_port: u16) -> anyhow::Result<Self> {
         let ids = (1..=stores).map(|number| format!("c{number:04}")).collect();
-        let mut crowd = Self::start_empty(setup, ids)?;
+        let mut crowd = Self::start_empty(setup, ids, redis_port)?;
         crowd.items = items;
         let stock: Stock = (0..items).map(|number| (format!("product-{number:06}"), UNITS)).collect();
         crowd.import(setup, |_| csv(&stock))?;
@@ -104,13 +109,16 @@ impl Crowd {
         Ok(crowd)
     }
 
-    /// Stores without items.
-    pub(crate) fn start_empty(setup: &Setup, ids: Vec<String>) -> anyhow::Result<Self> {
+    /// Stores without items, whose way to Redis begins at this port.
+    pub(crate) fn start_empty(setup: &Setup, ids: Vec<String>, redis_port: u16) -> anyhow::Result<Self> {
         let program = std::env::current_exe()?;
         let (mut processes, mut stores) = (Vec::new(), Vec::new());
         for (number, part) in ids.chunks(OF_A_PROCESS).enumerate() {
-            let hosted =
-                Hosted { redis_url: setup.redis_url(), folder: setup.dir().to_owned(), stores: part.to_owned() };
+            let hosted = Hosted {
+                redis_url: format!("redis://127.0.0.1:{redis_port}"),
+                folder: setup.dir().to_owned(),
+                stores: part.to_owned(),
+            };
             let list = setup.dir().join(format!("crowd-{number}.json"));
             fs::write(&list, serde_json::to_vec(&hosted)?)?;
             let arguments = ["--host".to_owned(), list.display().to_string()];
@@ -151,6 +159,11 @@ impl Crowd {
 
     /// Each store sells so many units, one after the other, all stores at the same time.
     pub(crate) fn sell(&mut self, each: u64) -> anyhow::Result<()> {
+        load::play(self.sales(each))
+    }
+
+    /// A till at each store, which sells so many units: somebody has to play it.
+    pub(crate) fn sales(&mut self, each: u64) -> Vec<Script> {
         self.loads += 1;
         let (load, items) = (self.loads, self.items);
         let script = |store: &mut Store| {
@@ -162,7 +175,7 @@ impl Crowd {
             };
             Script { port: store.port, requests: (0..each).map(request).collect() }
         };
-        load::play(self.stores.iter_mut().map(script).collect())
+        self.stores.iter_mut().map(script).collect()
     }
 
     /// Waits until central has applied all that the stores have said so far.

@@ -15,7 +15,7 @@ const WRITTEN: Reach = Reach::ValueAtMost(0.0);
 /// More than a window.
 const UNSENT: u64 = 3_000;
 /// For what goes on behind a change of state to end: time-outs, waits that grow, memory that is given back.
-const SETTLE: Duration = Duration::from_secs(5);
+pub(crate) const SETTLE: Duration = Duration::from_secs(5);
 
 pub(crate) fn measure(effort: &Effort) -> anyhow::Result<Vec<Row>> {
     println!("idle: {:?} each, {} items", effort.idle, effort.items);

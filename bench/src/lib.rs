@@ -30,6 +30,7 @@ mod sale;
 mod server;
 mod setup;
 mod slow_network;
+mod slow_thousand;
 mod space;
 mod stall;
 mod start;
@@ -77,6 +78,9 @@ pub enum Benchmark {
     Stall,
     /// A store far away: how soon and how much, and whether another store notices.
     SlowNetwork,
+    /// A thousand such stores, all of which sell: how soon, what it costs central, and whether the others notice one that has
+    /// much to send.
+    SlowThousand,
     /// The receipts dealt out to ten times as many stores.
     ReplayTenfold,
 }
@@ -118,6 +122,8 @@ pub struct Effort {
     backlogs: [u64; 2],
     /// Stores of a chain, each ten times those before.
     stores: [usize; 3],
+    /// Stores far away, and sales of each while the clock runs.
+    distant: (usize, u64),
 }
 
 impl Effort {
@@ -142,6 +148,7 @@ impl Effort {
             large_store: 100_000,
             backlogs: [5_000, 50_000],
             stores: [10, 100, 1_000],
+            distant: (1_000, 15),
         }
     }
 
@@ -165,6 +172,7 @@ impl Effort {
             large_store: 5_000,
             backlogs: [1_000, 10_000],
             stores: [2, 20, 200],
+            distant: (200, 5),
         }
     }
 
@@ -188,6 +196,7 @@ impl Effort {
             large_store: 1_000,
             backlogs: [100, 1_000],
             stores: [1, 3, 10],
+            distant: (10, 1),
         }
     }
 }
@@ -255,5 +264,6 @@ fn measure(
         Benchmark::Stall => stall::measure(effort, prepared),
         Benchmark::ReplayTenfold => replay::measure_tenfold(effort, data),
         Benchmark::SlowNetwork => slow_network::measure(effort),
+        Benchmark::SlowThousand => slow_thousand::measure(effort),
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ::tests::Dice;
 use anyhow::{Context, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -218,8 +219,35 @@ pub(crate) fn play(scripts: Vec<Script>) -> anyhow::Result<()> {
     })
 }
 
+/// Plays all at the same time, each over a connection of its own and one request within each such time, at a moment of its own:
+/// no two keep step. When each was answered, in the order of the scripts.
+pub(crate) async fn play_steadily(scripts: Vec<Script>, every: Duration) -> anyhow::Result<Vec<Vec<Instant>>> {
+    let mut all = vec![Vec::new(); scripts.len()];
+    let begin = Instant::now();
+    let mut playing = JoinSet::new();
+    for (number, Script { port, requests }) in scripts.into_iter().enumerate() {
+        playing.spawn(async move {
+            let mut dice = Dice::new(number as u64);
+            let mut connection = Connection::open(port).await?;
+            let mut answered = Vec::with_capacity(requests.len());
+            for (turn, request) in (0..).zip(requests) {
+                let due = begin + every * turn + every.mul_f64(dice.below(1_000) as f64 / 1e3);
+                tokio::time::sleep_until(due.into()).await;
+                connection.ask(&request).await?;
+                answered.push(Instant::now());
+            }
+            anyhow::Ok((number, answered))
+        });
+    }
+    while let Some(played) = playing.join_next().await {
+        let (number, answered) = played??;
+        all[number] = answered;
+    }
+    Ok(all)
+}
+
 /// The generator's one thread is the one that calls.
-fn run<T>(load: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(crate) fn run<T>(load: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     Builder::new_current_thread().enable_all().build()?.block_on(load)
 }
 
@@ -297,6 +325,20 @@ mod tests {
         let open = load.open(1_000.0, Duration::from_millis(50), Duration::from_millis(100)).expect("all answered");
         assert_eq!((open.answers, open.latencies.count()), (150, 100));
         assert_eq!(asked.load(Ordering::Relaxed), 1_000 + closed.answers + open.answers);
+    }
+
+    #[test]
+    fn what_is_played_steadily_comes_due_within_its_own_time() {
+        let server = Server::start(Router::new().route("/", get(async || "done"))).expect("a server");
+        let mut request = Vec::new();
+        http::get(&mut request, format_args!("/"));
+        let script = |turns| Script { port: server.port(), requests: vec![request.clone(); turns] };
+        let (begin, every) = (Instant::now(), Duration::from_millis(30));
+        let answered = run(play_steadily(vec![script(4), script(1)], every)).expect("all answered");
+        assert_eq!(answered.iter().map(Vec::len).collect::<Vec<_>>(), [4, 1]);
+        for (turn, at) in (0..).zip(&answered[0]) {
+            assert!(*at >= begin + every * turn, "{turn} was early");
+        }
     }
 
     #[test]

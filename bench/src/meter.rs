@@ -86,6 +86,30 @@ impl Meter {
     }
 }
 
+/// What all processors have done since the system's start, in ticks.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    all: u64,
+    idle: u64,
+}
+
+impl Machine {
+    /// Until now.
+    pub(crate) fn now() -> anyhow::Result<Self> {
+        let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("cpu ")).context("no processors told")?;
+        // Behind these: guests, who are in the first two already.
+        let ticks: Vec<u64> = line.split_whitespace().take(8).map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Self { all: ticks.iter().sum(), idle: ticks.iter().skip(3).take(2).sum() })
+    }
+
+    /// The part of their time since then in which they were at work, for whomever; percent.
+    pub(crate) fn busy_since(&self, before: &Self) -> f64 {
+        let idle = self.idle.saturating_sub(before.idle) as f64;
+        100.0 * (1.0 - idle / self.all.saturating_sub(before.all) as f64)
+    }
+}
+
 /// The number behind a name at the beginning of a line.
 fn number(text: &str, name: &str) -> anyhow::Result<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name} told"))?;
@@ -112,12 +136,15 @@ mod tests {
     fn what_a_process_does_is_counted() {
         let meter = Meter::of(std::process::id());
         let (cpu, sleeps) = (meter.cpu().expect("told"), meter.sleeps().expect("told"));
-        let begin = Instant::now();
-        while meter.cpu().expect("told") < cpu + Duration::from_millis(20) {
+        let (begin, machine) = (Instant::now(), Machine::now().expect("told"));
+        // A tick is 10 ms.
+        while meter.cpu().expect("told") < cpu + Duration::from_millis(40) {
             assert!(begin.elapsed() < Duration::from_secs(60), "this loop costs nothing");
         }
         std::thread::sleep(Duration::from_millis(1));
         assert!(meter.sleeps().expect("told").since(&sleeps) > 0);
+        let busy = Machine::now().expect("told").busy_since(&machine);
+        assert!(busy > 0.0 && busy <= 100.0, "{busy} %");
 
         let memory = meter.memory().expect("told");
         assert!(memory.anonymous > 0.0 && memory.anonymous <= memory.resident && memory.resident <= memory.peak);

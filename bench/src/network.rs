@@ -1,4 +1,5 @@
-//! A long way between a store and Redis: a proxy that takes its time, loses segments and carries no more than its line does.
+//! A long way between stores and Redis: a proxy that takes its time, loses segments and carries no more than its line does.
+//! Each connection has a line of its own.
 //!
 //! A segment that is lost is sent again a round trip later, and all behind it waits for it, as with TCP. What TCP does besides,
 //! sending less for a while, is left to the rate of the line.

@@ -61,7 +61,7 @@ pub(crate) fn measure_tenfold(effort: &Effort, folder: &Path) -> anyhow::Result<
     }
     println!("replay-tenfold: {} lines, {} stores", lines.len(), tenfold.len());
     let setup = Setup::start(&[])?;
-    let crowd = Crowd::start_empty(&setup, tenfold.keys().cloned().collect())?;
+    let crowd = Crowd::start_empty(&setup, tenfold.keys().cloned().collect(), setup.redis_port())?;
     crowd.import(&setup, |store| tenfold.get(store).map_or_else(String::new, csv))?;
     crowd.converge(&setup)?;
     let agents = crowd.stores.iter().map(|store| (store.id.as_str(), store.port)).collect();

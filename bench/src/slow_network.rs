@@ -14,7 +14,7 @@ use crate::row::{Reach, Row};
 use crate::setup::{STORE, Setup};
 use crate::visible::until_shown;
 
-const WAY: Way = Way { delay: Duration::from_millis(100), lost_of: 100, rate: 1.25e6 };
+pub(crate) const WAY: Way = Way { delay: Duration::from_millis(100), lost_of: 100, rate: 1.25e6 };
 const DISTANT: &str = "s2";
 const ITEMS: u64 = 100;
 /// Between two sales at the distant store: most of them travel alone.

@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::{process, redis};
 
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     "read",
     "sale",
     "backlog",
@@ -23,6 +23,7 @@ const NAMES: [&str; 15] = [
     "space",
     "stall",
     "slow-network",
+    "slow-thousand",
     "replay-tenfold",
 ];
 
