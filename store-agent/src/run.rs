@@ -20,7 +20,7 @@ use crate::ledger;
 use crate::links::connectivity::Connectivity;
 use crate::links::publisher::Publisher;
 use crate::links::receiver::Receiver;
-use crate::operators::{expiry, indexing, maintenance};
+use crate::operators::{expiry, indexing, maintenance, telling};
 
 /// Serves until `stop`, or until a part fails: then an error says which.
 pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
@@ -70,8 +70,9 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
         heartbeat_every: Duration::from_millis(config.heartbeat_interval_ms),
         process: uuid::Uuid::new_v4().as_u64_pair().0,
     };
-    let (store, expiry) = (config.store_id.clone(), reserved.clone());
-    let receiver = Receiver { client, keys, store, db: link_db, connectivity, expiry, executed };
+    let asked = Arc::new(Notify::new());
+    let (store, expiry, telling) = (config.store_id.clone(), reserved.clone(), asked.clone());
+    let receiver = Receiver { client, keys, store, db: link_db, connectivity, expiry, telling, executed };
     let (cors_origins, allowed_hosts) = (config.cors_origins, config.allowed_hosts);
     let tokens = config.tokens_file.as_deref().map(Tokens::open).transpose()?;
     let is_open = tokens.is_none();
@@ -111,6 +112,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     tasks.add_on(&link, "receiver", receiver.run(stop.clone()));
     tasks.add_on(&link, "maintenance", maintenance::run(db.clone(), stop.clone()));
     tasks.add_on(&link, "expiry", expiry::run(db.clone(), reserved, stop.clone()));
+    tasks.add_on(&link, "telling", telling::run(db.clone(), asked, stop.clone()));
     tasks.add_on(&link, "indexing", indexing::run(db, stop.clone()));
     let inspection = runtime::sqlite::inspect_daily(path.clone());
     tasks.add("inspection", async move {

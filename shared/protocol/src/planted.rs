@@ -43,6 +43,8 @@ pub enum Bug {
     LineageIgnored,
     /// An epoch opens without the state.
     OpeningWithoutState,
+    /// What has changed while a state was told is not told again.
+    ChangedNotToldAgain,
     /// An epoch opens without the kept outcomes.
     OutcomesLeftOut,
     /// Central does not compare digests.
@@ -429,6 +431,7 @@ pub const BUGS: &[Bug] = &[
     Bug::FullWindowSleeps,
     Bug::LineageIgnored,
     Bug::OpeningWithoutState,
+    Bug::ChangedNotToldAgain,
     Bug::OutcomesLeftOut,
     Bug::DigestNotCompared,
     Bug::TotalsNotMoved,

@@ -3,23 +3,13 @@
 use protocol::hash::{Digest, Hash};
 use protocol::ids::{OperationId, StoreId};
 use protocol::link::{Cursor, Epoch, Past, Seq};
-use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
-use protocol::wire::{Event, Named, SnapshotEnd, SnapshotPage};
+use protocol::wire::Event;
 use runtime::sqlite::{DigestColumn, HashColumn, cursor_at, number_at};
 use rusqlite::{Connection, OptionalExtension, params};
-use serde::Serialize;
 
 use super::head::{Head, append, head, save_head};
-use super::items::all_items;
-use super::{idempotency, outcomes, reservations, transfers};
-
-/// Items or outcomes on one page, at most.
-const PAGE: usize = 200;
-/// Names of operations on one page, at most.
-const NAMES: usize = 500;
-/// Their JSON on one page, bytes, at most: an entry is the least that a round can carry.
-const PAGE_BYTES: usize = 32 << 10;
+use super::{idempotency, state};
 
 /// Why a database is not this agent's.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +102,7 @@ pub(crate) fn begin_epoch(
     connection.prepare_cached("update meta set acked = 0")?.execute([])?;
     let opened = Event::Opened { lineage: past.to_vec() };
     append(connection, head, &named(&format!("opened:{epoch}")), &opened, now)?;
-    write_pages(connection, head, now)
+    state::tell_all(connection, head, now)
 }
 
 /// Each earlier epoch.
@@ -153,57 +143,6 @@ fn first_kept(connection: &Connection, epoch: Epoch) -> rusqlite::Result<Seq> {
         .query_row([epoch.get()], |row| number_at(row, 0))
 }
 
-/// The whole state as pages: behind `opened`, and in answer to a resync. They name the operations of earlier epochs, too:
-/// central may have no entry of these (L9). The caller saves the head.
-pub fn write_pages(connection: &Connection, head: &mut Head, now: Millis) -> rusqlite::Result<()> {
-    let items = if planted(Bug::OpeningWithoutState) { Vec::new() } else { all_items(connection)? };
-    let outcomes = if planted(Bug::OutcomesLeftOut) { Vec::new() } else { outcomes::all(connection)? };
-    let count = items.len() as u64;
-    let items = cut(PAGE, items.into_iter().map(|(product_id, item)| Named { product_id, item }));
-    let items = items.into_iter().map(|items| SnapshotPage { items, ..SnapshotPage::default() });
-    let outcomes = cut(PAGE, outcomes).into_iter().map(|outcomes| SnapshotPage { outcomes, ..SnapshotPage::default() });
-    let reservations = if planted(Bug::HoldsLeftOut) { Vec::new() } else { reservations::all(connection)? };
-    let reservations = cut(PAGE, reservations);
-    let reservations =
-        reservations.into_iter().map(|reservations| SnapshotPage { reservations, ..SnapshotPage::default() });
-    let transfers = if planted(Bug::TransfersLeftOut) { Vec::new() } else { transfers::all(connection)? };
-    let transfers = cut(PAGE, transfers);
-    let transfers = transfers.into_iter().map(|transfers| SnapshotPage { transfers, ..SnapshotPage::default() });
-    let operations =
-        if planted(Bug::OperationsNotNamed) { Vec::new() } else { idempotency::all_known(connection, now)? };
-    let operations = cut(NAMES, operations);
-    let operations = operations.into_iter().map(|operations| SnapshotPage { operations, ..SnapshotPage::default() });
-    let mut pages = 0;
-    for page in items.chain(outcomes).chain(reservations).chain(transfers).chain(operations) {
-        pages += 1;
-        append(connection, head, &named("snapshot"), &Event::SnapshotPage(page), now)?;
-    }
-    let named_since = Some(idempotency::named_since(connection, now)?);
-    let end = Event::SnapshotEnd(SnapshotEnd { pages, count, named_since });
-    append(connection, head, &named("snapshot"), &end, now)?;
-    Ok(())
-}
-
-/// Cuts a list into pages of so many members at most; each has one at least.
-fn cut<T: Serialize>(most: usize, list: impl IntoIterator<Item = T>) -> Vec<Vec<T>> {
-    let mut pages: Vec<Vec<T>> = Vec::new();
-    let mut bytes = 0;
-    for member in list {
-        let size = serde_json::to_string(&member).expect("what goes on a page serialises").len();
-        match pages.last_mut() {
-            Some(page) if page.len() < most && bytes + size <= PAGE_BYTES => {
-                page.push(member);
-                bytes += size;
-            }
-            _ => {
-                pages.push(vec![member]);
-                bytes = size;
-            }
-        }
-    }
-    pages
-}
-
 fn named(text: &str) -> OperationId {
     OperationId::parse(text).expect("a short text of visible ASCII")
 }
@@ -220,14 +159,5 @@ mod tests {
         assert!(claim(&claimed, &store).expect("is nobody's"));
         assert!(matches!(initialise(&claimed, &store, testing::NOW), Err(InitialiseError::Unfinished)));
         assert!(!initialise(&testing::store(&[]), &store, testing::NOW).expect("has an epoch"), "it is not new");
-    }
-
-    #[test]
-    fn a_page_ends_by_number_or_by_bytes() {
-        let lengths = |list: Vec<String>| cut(PAGE, list).iter().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!(lengths(Vec::new()), [0; 0]);
-        assert_eq!(lengths(vec!["x".into(); 401]), [200, 200, 1]);
-        assert_eq!(lengths(vec!["x".repeat(10_000); 7]), [3, 3, 1]);
-        assert_eq!(lengths(vec!["x".repeat(100_000); 2]), [1, 1], "one in any case");
     }
 }

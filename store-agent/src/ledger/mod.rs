@@ -17,12 +17,13 @@ pub mod purchases;
 pub mod reservations;
 mod retention;
 pub mod seen;
+pub mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transfers;
 
 pub(crate) use epoch::begin_epoch;
-pub use epoch::{InitialiseError, claim, initialise, is_new, lineage, open_epoch, write_pages};
+pub use epoch::{InitialiseError, claim, initialise, is_new, lineage, open_epoch};
 pub use head::{Head, append, command_cursor, cursor, head, save_head, store_id};
 pub use items::{ItemFilter, all_items, find_item, find_item_in_any_case, items_in_order, list_items, shown};
 pub use log::{Backlog, Log, backlog, entries, entries_within, is_kept, moved_since, store_acked, types_behind};
@@ -47,5 +48,6 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0008_allotment.sql"),
         include_str!("../../migrations/0009_transfer_references.sql"),
         include_str!("../../migrations/0010_named_since.sql"),
+        include_str!("../../migrations/0011_state_asked.sql"),
     ],
 };

@@ -35,6 +35,8 @@ pub struct Receiver {
     pub connectivity: Connectivity,
     /// Rings when a reservation may have been made, or may end otherwise.
     pub expiry: Arc<Notify>,
+    /// Rings when commands were executed: one may have asked for the whole state.
+    pub telling: Arc<Notify>,
     /// Rings for all who wait when commands were executed.
     pub executed: Arc<Notify>,
 }
@@ -92,6 +94,7 @@ impl Receiver {
                             tracing::debug!(why = executed.stuck, "commands wait");
                         }
                         self.expiry.notify_one();
+                        self.telling.notify_one();
                         self.executed.notify_waiters();
                         Followed::Executed { new: executed.commands }
                     }

@@ -23,6 +23,7 @@ use super::effect::{self, Append, Cause, Effect, Items, PurchaseChange, answered
 use super::reservations::{self, Asking};
 use super::till::{self, Decided, Request, decide_request};
 use super::{allotment, transfers};
+use crate::ledger::state::Asked;
 use crate::ledger::{self, Head, idempotency};
 
 /// What became of what was read.
@@ -408,7 +409,10 @@ pub fn on_command(
                 let answer = Answer { id, about: About::default(), items, now };
                 answer.refuse(Subject::Product(product_id), Rejection::UnknownProduct)
             }),
-        Ok(Command::Resync) => resynced(id, now),
+        // It is answered once all of it is told ([`super::resync`]).
+        Ok(Command::Resync) => {
+            Effect { asks: Some(Asked { command: id.clone(), entry: entry.id }), ..Effect::default() }
+        }
         Ok(Command::Opened { .. }) => parked(id, entry, "an epoch opens at its first entry only", items, now),
         Err(reason) => parked(id, entry, &reason.to_string(), items, now),
     }
@@ -525,13 +529,6 @@ fn on_cancel(answer: &Answer<'_>, purchase: PurchaseRef, forced: bool, attempt: 
 /// What was asked of a reservation had been done before.
 fn as_it_is(id: &OperationId, reservation: &Reservation, now: Millis) -> Effect {
     answered(id, Became::Reservation(reservation.clone()), now)
-}
-
-/// The pages are the effect of a resync; the outcome is its answer, which also keeps it from running again.
-fn resynced(id: &OperationId, now: Millis) -> Effect {
-    let mut effect = answered(id, Became::Resynced, now);
-    effect.appends.insert(0, Append::State);
-    effect
 }
 
 /// What can be read of a command that is not understood: it tells central which product or purchase it was about.
@@ -1030,7 +1027,7 @@ mod tests {
     fn said(effect: &Effect) -> Said<'_> {
         let facts = effect.appends.iter().filter_map(|told| match told {
             Append::Fact(fact) => Some((fact.what.name(), fact.filed_delta())),
-            Append::Repeated(_) | Append::State => None,
+            Append::Repeated(_) => None,
         });
         (facts.collect(), effect.outcomes.iter().map(|kept| kept.command.as_str()).collect())
     }
@@ -1039,7 +1036,7 @@ mod tests {
     fn agrees(effect: &Effect) -> bool {
         let told = effect.appends.iter().find_map(|told| match told {
             Append::Fact(fact) => fact.what.answer(),
-            Append::Repeated(_) | Append::State => None,
+            Append::Repeated(_) => None,
         });
         effect.outcomes.iter().all(|kept| Some(&kept.became) == told.as_ref())
     }

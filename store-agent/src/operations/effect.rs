@@ -12,6 +12,7 @@ use protocol::time::Millis;
 use protocol::wire::{Became, Event, Fact, Happened, ItemAfter, Outcome, PurchaseRef};
 use runtime::sqlite::{Connection, JobResult};
 
+use crate::ledger::state::Asked;
 use crate::ledger::{self, Head};
 
 /// Items as they were loaded.
@@ -51,6 +52,8 @@ pub struct Effect {
     pub reservation: Option<Reservation>,
     /// What a transfer is after it.
     pub transfer: Option<Transfer>,
+    /// A command that asks for the whole state.
+    pub asks: Option<Asked>,
     /// A command that is parked for people, and why.
     pub parked: Option<(Entry<Commands>, String)>,
 }
@@ -62,8 +65,6 @@ pub enum Append {
     Fact(Fact),
     /// The outcome of a command that came again, or of one that changes nothing.
     Repeated(Outcome),
-    /// The whole state.
-    State,
 }
 
 impl Append {
@@ -71,7 +72,7 @@ impl Append {
     pub fn fact(&self) -> Option<&Fact> {
         match self {
             Self::Fact(fact) => Some(fact),
-            Self::Repeated(_) | Self::State => None,
+            Self::Repeated(_) => None,
         }
     }
 }
@@ -150,7 +151,6 @@ pub fn record(
             Append::Repeated(outcome) => {
                 ledger::append(connection, head, operation, &Event::OutcomeRepeated(outcome), now)?;
             }
-            Append::State => ledger::write_pages(connection, head, now)?,
         }
     }
     match &effect.purchase {
@@ -169,6 +169,9 @@ pub fn record(
     }
     for outcome in &effect.outcomes {
         ledger::outcomes::keep(connection, outcome)?;
+    }
+    if let Some(asked) = &effect.asks {
+        ledger::state::ask(connection, head, asked)?;
     }
     if let Some((entry, reason)) = &effect.parked {
         ledger::dead_letters::park(connection, entry, reason, now)?;

@@ -7,5 +7,6 @@ pub mod commands;
 pub mod effect;
 pub mod purchases;
 pub mod reservations;
+pub mod resync;
 pub mod till;
 pub mod transfers;

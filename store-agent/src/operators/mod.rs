@@ -5,5 +5,6 @@ pub mod expiry;
 pub mod indexing;
 pub mod maintenance;
 pub mod restore;
+pub mod telling;
 pub mod tools;
 pub mod verify;

@@ -200,6 +200,7 @@ mod tests {
     use crate::ledger::testing::copy;
     use crate::operations::commands;
     use crate::operations::reservations::{self, Asking, reserve};
+    use crate::operations::resync;
     use crate::operations::transfers;
     use crate::testing::{self, NOW, operation, quantity};
 
@@ -622,6 +623,7 @@ mod tests {
             assert!(is_known(&new) && told.operations.contains(&sale));
             // With the whole state it is named, too.
             execute(&new, &[(&format!("resync-{epoch}"), Command::Resync)]);
+            while resync::step(&new, 1, NOW).expect("tells") {}
             told = answer(&new, 0);
             told.entries.clear();
             assert_eq!(told.operations.iter().filter(|named| **named == sale).count(), 2);

@@ -16,7 +16,7 @@ use super::book::{Asked, Book, By, Cancel, Name, Wish};
 use super::central::{Entry, Known};
 use super::events::Applied;
 use super::holds::{Held, lines as lines_of};
-use super::shop::{Attempt, Broken, Item, Occasion, Reading, Shop, Told};
+use super::shop::{Attempt, Broken, Item, Occasion, Reading, Shop, Telling, Told};
 use super::transfers::Sent;
 
 /// Older than this, ms, a heartbeat says nothing (P8).
@@ -251,6 +251,10 @@ impl Oracle {
         }
         if before != head {
             self.break_(format!("P3: {store}: the log ends at {before:?}, its head is {head:?}"));
+        }
+        let is_telling = shop.telling != Telling::default();
+        if is_telling && matches!(occasion, Occasion::Beginning | Occasion::Opening | Occasion::Restore { .. }) {
+            self.break_(format!("P6: {store}: an epoch opens with a part of a state"));
         }
         if let Err(broken) = reading.finish() {
             self.break_(format!("{broken} ({store} at {}-{})", head.epoch, head.seq));

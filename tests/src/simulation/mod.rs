@@ -162,6 +162,8 @@ pub const MUST_OCCUR: &[&str] = &[
     "epoch opened because the log was pruned",
     "epoch opened with a proof",
     "resync",
+    "parts of a state told",
+    "states told",
     "entries waited for a state's outcomes",
     "central killed between steps",
     "totals summed anew",

@@ -425,7 +425,7 @@ impl VirtualWorld {
         let (mut begun, mut sold) = (false, false);
         let end = commit(&self.central.file, &mut self.dice, risk, &mut |connection| {
             let Some(mut store) = stores::find(connection, &look.store)? else { return Ok(()) };
-            if store.is_settling() {
+            if store.retired || store.is_settling() {
                 return Ok(());
             }
             match begin(connection, &mut store, &ask, covered_only, clock) {

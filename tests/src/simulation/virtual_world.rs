@@ -6,6 +6,8 @@ use std::rc::Rc;
 use protocol::ids::{ProductId, StoreId};
 use runtime::redis::Keys;
 use rusqlite::Connection;
+use store_agent::ledger::state;
+use store_agent::operations::resync;
 
 use super::agent::{Agent, Progress, new_file};
 use super::allotments::Allotting;
@@ -400,9 +402,29 @@ impl VirtualWorld {
         }
     }
 
+    /// One step of the whole state that central has asked for.
+    fn tell_state(&mut self, number: usize) {
+        let (clock, risk) = (self.agents[number].clock(self.now), self.risk());
+        let most = 1 + self.dice.below(3) as usize;
+        let mut more = false;
+        let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
+            more = resync::step(connection, most, clock)?;
+            Ok(())
+        });
+        self.count(if more { "parts of a state told" } else { "states told" });
+        self.look_at(number, Occasion::State, None);
+        self.after_commit(number, end);
+    }
+
     fn work_agent(&mut self, publishes: bool) {
         let number = self.dice.below(self.agents.len() as u64) as usize;
         let (now, risk) = (self.now, self.risk());
+        let agent = &mut self.agents[number];
+        let is_asked = !publishes && agent.runs && state::is_asked(&agent.file).expect("a ledger can be read");
+        if is_asked && self.dice.chance(500) {
+            self.tell_state(number);
+            return;
+        }
         let agent = &mut self.agents[number];
         if !agent.runs || !agent.network {
             if !agent.runs && super::faults::is_open(agent) && self.dice.chance(300) {

@@ -195,6 +195,7 @@ fn decide(original: Fact, known: Known, now: Millis) -> Option<Again> {
         purchase: purchase_change,
         reservation: reservation_after,
         transfer: transfer_after,
+        asks: None,
         parked: None,
     };
     Some(Again { shortages, effect })
@@ -432,7 +433,7 @@ mod tests {
         let told = again.shortages.into_iter().chain([again.effect]).flat_map(|effect| effect.appends);
         let told = told.map(|told| match told {
             Append::Fact(fact) => (fact.what.name(), fact.filed_delta(), fact.what.items()[0].item.quantity),
-            Append::Repeated(_) | Append::State => panic!("facts only"),
+            Append::Repeated(_) => panic!("facts only"),
         });
         Some(told.collect())
     }

@@ -1,0 +1,35 @@
+//! Tells central the whole state when it has asked for it, some of it at a time: a sale waits for one short transaction at most.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::sqlite::{Abort, Db, Error};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger::state::{self, STEP};
+use crate::operations::resync;
+
+/// Between two steps, and when there is too much else to write: sales go first.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Runs until told to stop; an error of the database ends it. `executed`: commands were.
+pub async fn run(db: Db, executed: Arc<Notify>, stop: CancellationToken) -> anyhow::Result<()> {
+    loop {
+        let more = db.read(state::is_asked).await? && step(&db).await?;
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = executed.notified(), if !more => {}
+            () = tokio::time::sleep(PAUSE), if more => {}
+        }
+    }
+}
+
+async fn step(db: &Db) -> Result<bool, Error> {
+    let now = runtime::clock::now();
+    match db.write(move |connection| resync::step(connection, STEP, now).map_err(Abort::<()>::Database)).await {
+        Ok(Ok(more)) => Ok(more),
+        Ok(Err(())) | Err(Error::Busy) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
