@@ -161,8 +161,7 @@ impl MainLane {
         let mut connection = runtime::redis::connect(&self.client).await?;
         let mut sweep = tokio::time::interval(self.sweep_every);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // Stores not looked at since this connection was made.
-        let mut unread: Option<BTreeSet<StoreId>> = None;
+        let mut unread = Unread::default();
         let mut ahead = Ahead::over(runtime::redis::connect(&self.client).await?);
         loop {
             let mut sweeps = false;
@@ -182,9 +181,7 @@ impl MainLane {
                         self.own_bell.ring(&mut connection, &self.rounds.keys).await?;
                         // With an empty database nobody can tell who is a store before new ones were looked for.
                         let looked = self.newcomers.as_ref().is_none_or(Newcomers::were_scanned);
-                        if unread.is_none() && (looked || !all.is_empty()) {
-                            unread = Some(all.into_iter().collect());
-                        }
+                        unread.sweep(all, looked);
                         self.queue.ring_all();
                         if presence.note_redis(true) {
                             tracing::info!("Redis answers");
@@ -202,11 +199,8 @@ impl MainLane {
             match self.round(&mut connection, &due, pace, &mut ahead).await {
                 Ok(Left { more, unread: left }) => {
                     // Once is enough: under steady traffic there is always more.
-                    if let Some(unread) = &mut unread {
-                        unread.retain(|id| left.contains(id) || (!due.contains(id) && !self.queue.is_apart(id)));
-                        if unread.is_empty() && !presence.has_swept() {
-                            presence.note_swept();
-                        }
+                    if unread.look(&due, &left, |id| self.queue.is_apart(id)) && !presence.has_swept() {
+                        presence.note_swept();
                     }
                     more.into_iter().for_each(|id| self.queue.ring(id));
                     self.queue.put_back(left);
@@ -288,6 +282,31 @@ impl MainLane {
     }
 }
 
+/// Stores not looked at since a connection was made; none: it is not known yet who is one.
+#[derive(Debug, Default)]
+struct Unread(Option<BTreeSet<StoreId>>);
+
+impl Unread {
+    /// These are all stores. `looked`: new ones were looked for; before that an empty list says nothing.
+    fn sweep(&mut self, all: HashSet<StoreId>, looked: bool) {
+        match &mut self.0 {
+            // One that was forgotten meanwhile is never looked at.
+            Some(unread) => unread.retain(|id| all.contains(id)),
+            None if looked || !all.is_empty() => self.0 = Some(all.into_iter().collect()),
+            None => {}
+        }
+    }
+
+    /// These were due, and those are left; what is read apart is not waited for. Says whether all were looked at.
+    fn look(&mut self, due: &[StoreId], left: &[StoreId], is_apart: impl Fn(&StoreId) -> bool) -> bool {
+        let Some(unread) = &mut self.0 else { return false };
+        let left: BTreeSet<&StoreId> = left.iter().collect();
+        let looked: BTreeSet<&StoreId> = due.iter().filter(|id| !left.contains(id)).collect();
+        unread.retain(|id| left.contains(id) || (!looked.contains(id) && !is_apart(id)));
+        unread.is_empty()
+    }
+}
+
 /// What a round left for the next one.
 struct Left {
     /// Stores that have more to say.
@@ -360,6 +379,29 @@ fn fatal(error: impl std::fmt::Display) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn stores(ids: &[&str]) -> Vec<StoreId> {
+        ids.iter().map(|id| id.parse().expect("an id")).collect()
+    }
+
+    #[test]
+    fn all_stores_were_looked_at_once_none_is_left_that_still_is_one() {
+        let mut unread = Unread::default();
+        let nobody = |_: &StoreId| false;
+        assert!(!unread.look(&[], &[], nobody), "nobody knows who is a store");
+        unread.sweep(HashSet::new(), false);
+        assert!(!unread.look(&[], &[], nobody), "new ones were not looked for");
+        let all = stores(&["s1", "s2", "s3", "s4"]);
+        unread.sweep(all.iter().cloned().collect(), false);
+        assert!(!unread.look(&all[..2], &all[1..2], nobody), "s2 had too much to say");
+        assert!(!unread.look(&all[1..2], &[], |id| *id == all[3]), "s3 was not due");
+        // It is forgotten before its turn.
+        unread.sweep(all[..2].iter().cloned().collect(), true);
+        assert!(unread.look(&[], &[], nobody));
+        let mut empty = Unread::default();
+        empty.sweep(HashSet::new(), true);
+        assert!(empty.look(&[], &[], nobody), "there is none");
+    }
 
     #[test]
     fn what_took_too_long_is_halved_and_recovers() {

@@ -13,20 +13,24 @@ use crate::storage::retention::{self, COMMANDS_MS};
 use crate::storage::{Abort, Connection, Db, Error, JobResult, stores, totals};
 
 const EVERY: Duration = Duration::from_secs(60 * 60);
+/// The first time after the start: until then central catches up, and reading all items would slow that. One that is started
+/// again and again still comes to it.
+const FIRST: Duration = Duration::from_secs(10 * 60);
 
-/// Does it every hour until told to stop.
+/// Does it ten minutes after the start, and every hour from then on, until told to stop.
 pub async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
     let ticks = Ticks::start();
     let mut forgetting = Forgetting::begin(runtime::clock::now());
+    let mut pause = FIRST;
     loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(std::mem::replace(&mut pause, EVERY)) => {}
+        }
         let forgets = forgetting.may(runtime::clock::now(), ticks.ms());
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             done = pass(&db, forgets) => done?,
-        }
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(EVERY) => {}
         }
     }
 }

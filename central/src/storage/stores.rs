@@ -21,6 +21,14 @@ pub fn find(connection: &Connection, id: &StoreId) -> rusqlite::Result<Option<St
     connection.prepare_cached(&FIND)?.query_row([id.as_str()], Store::read).optional()
 }
 
+/// How far one store's events are applied, if central has heard of it.
+pub fn cursor(connection: &Connection, id: &StoreId) -> rusqlite::Result<Option<Cursor>> {
+    connection
+        .prepare_cached("select epoch, seq, hash from store where store_id = ?1")?
+        .query_row([id.as_str()], |row| cursor_at(row, 0))
+        .optional()
+}
+
 /// All stores, by id.
 pub fn all(connection: &Connection) -> rusqlite::Result<Vec<Store>> {
     connection
@@ -233,7 +241,9 @@ pub fn steps_done(connection: &Connection, id: &StoreId) -> rusqlite::Result<()>
 /// Remembers how far the store has acknowledged its commands: what lies below may be pruned in time.
 pub fn store_command_acked(connection: &Connection, id: &StoreId, at: EntryId<Commands>) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("update store set command_acked = ?3 where store_id = ?1 and command_epoch = ?2")?
+        .prepare_cached(
+            "update store set command_acked = ?3 where store_id = ?1 and command_epoch = ?2 and command_acked <> ?3",
+        )?
         .execute(params![id.as_str(), at.epoch.get(), at.seq.get()])?;
     Ok(())
 }

@@ -99,8 +99,8 @@ impl Rounds {
             .read(|connection| {
                 stores
                     .iter()
-                    .filter_map(|id| match stores::find(connection, id) {
-                        Ok(store) => store.map(|store| Ok((id.clone(), store.cursor))),
+                    .filter_map(|id| match stores::cursor(connection, id) {
+                        Ok(cursor) => cursor.map(|cursor| Ok((id.clone(), cursor))),
                         Err(error) => Some(Err(error)),
                     })
                     .collect()
