@@ -178,6 +178,34 @@ impl Crowd {
         self.stores.iter_mut().map(script).collect()
     }
 
+    /// Where each store's ledger ends, as its ack begins once central has applied all of it.
+    pub(crate) fn heads(&self) -> anyhow::Result<Vec<String>> {
+        let mut request = Vec::new();
+        let mut head = |store: &Store| {
+            http::get(&mut request, format_args!("/v1/status"));
+            let own: Value = serde_json::from_slice(Caller::connect(store.port)?.call(&request, 200)?.body)?;
+            Ok(format!("{} {} ", own["epoch"], own["head"]))
+        };
+        self.stores.iter().map(&mut head).collect()
+    }
+
+    /// Waits until central has acknowledged all up to these. That stands in Redis: whoever asks central makes it work.
+    pub(crate) fn acknowledged(&self, setup: &Setup, heads: &[String]) -> anyhow::Result<()> {
+        let mut redis = redis::Client::open(setup.redis_url())?.get_connection()?;
+        let keys: Vec<String> = self.stores.iter().map(|store| format!("shelf:{{{}}}:events:ack", store.id)).collect();
+        let begin = Instant::now();
+        loop {
+            let acks: Vec<Option<String>> = redis::cmd("MGET").arg(&keys).query(&mut redis)?;
+            let is_there =
+                |(ack, head): (&Option<String>, &String)| ack.as_ref().is_some_and(|ack| ack.starts_with(head));
+            if acks.iter().zip(heads).all(is_there) {
+                return Ok(());
+            }
+            ensure!(begin.elapsed() < PATIENCE, "central does not acknowledge all: {acks:?}, and not {heads:?}");
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     /// Waits until central has applied all that the stores have said so far.
     pub(crate) fn applied(&self, setup: &Setup) -> anyhow::Result<()> {
         self.watch(setup, |own, seen| own["head"] == seen["applied"] && own["epoch"] == seen["epoch"])

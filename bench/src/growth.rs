@@ -46,22 +46,30 @@ pub(crate) fn measure(effort: &Effort, prepared: &mut Prepared, charts: &mut Vec
     for setup in setups {
         setup.check()?;
     }
-    let mut stores = Curves::new("stores", "a tenth of the stores", &["event"]);
+    let mut stores = Curves::new("stores", "a tenth of the stores", &["event", "start"]);
+    let each = (effort.requests * 3).div_ceil(effort.stores[1] as u64);
     for size in effort.stores {
         let mut setup = Setup::start(&[])?;
         let mut crowd = Crowd::start(&setup, size, ITEMS)?;
-        let each = (effort.requests * 3).div_ceil(size as u64);
         for _ in 0..effort.pairs.min(2) {
-            outage::away(&mut setup, &mut crowd, each)?;
-            // It was started for this.
-            let used = setup.meter(&Daemon::Central).cpu()?;
-            stores.add(size as u64, &[micros(used, each * size as u64)]);
+            let start = since_start(&mut setup, &mut crowd, 0, effort.idle)?;
+            let all = since_start(&mut setup, &mut crowd, each, effort.idle)?;
+            let events = micros(all.saturating_sub(start), each * size as u64);
+            stores.add(size as u64, &[events, micros(start, size as u64)]);
         }
         crowd.check(&setup)?;
     }
     let all = [items, backlog, stores];
     charts.extend(all.iter().map(Curves::chart));
     Ok(all.into_iter().flat_map(Curves::rows).collect())
+}
+
+/// What central takes from its start on, which comes once each store has sold so much, for as long as it drains that: so there are as
+/// many sweeps in it whatever it drains.
+fn since_start(setup: &mut Setup, crowd: &mut Crowd, each: u64, time: Duration) -> anyhow::Result<Duration> {
+    let seconds = outage::away(setup, crowd, each)?;
+    std::thread::sleep(time.saturating_sub(Duration::from_secs_f64(seconds)));
+    setup.meter(&Daemon::Central).cpu()
 }
 
 fn by_items(setup: &mut Setup, requests: u64) -> anyhow::Result<[f64; 4]> {

@@ -36,8 +36,9 @@ pub(crate) fn measure(effort: &Effort) -> anyhow::Result<Vec<Row>> {
 pub(crate) fn away(setup: &mut Setup, crowd: &mut Crowd, each: u64) -> anyhow::Result<f64> {
     setup.stop_central();
     crowd.sell(each)?;
+    let heads = crowd.heads()?;
     let begin = Instant::now();
     setup.start_central();
-    crowd.applied(setup)?;
+    crowd.acknowledged(setup, &heads)?;
     Ok(begin.elapsed().as_secs_f64())
 }

@@ -6,8 +6,12 @@ use std::time::{Duration, Instant};
 
 use ::tests::{Daemon, World};
 use anyhow::{Context, ensure};
+use axum::http::HeaderMap;
+use protocol::link::Epoch;
+use protocol::wire::restore::Question;
 use reqwest::Method;
 use serde_json::{Value, json};
+use store_agent::operators::restore::ask::ask;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::http;
@@ -244,6 +248,14 @@ impl Setup {
     /// Starts it again.
     pub(crate) fn start_agent(&mut self) {
         self.runtime.block_on(self.world.restart(&Daemon::Store(STORE.to_owned())));
+    }
+
+    /// Asks central for all that it knows of the one store, whose agent does not run, and reads it to its end.
+    pub(crate) fn ask_restore(&self) -> anyhow::Result<()> {
+        let central = format!("http://127.0.0.1:{}", self.central());
+        let question = Question { epoch: Epoch::NONE, log: Vec::new() };
+        let store = STORE.parse()?;
+        self.runtime.block_on(ask(&central, HeaderMap::new(), &store, &question)).map(drop)
     }
 
     /// Has the one store's database, whose agent does not run, take over what central knows.

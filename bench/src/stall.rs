@@ -1,5 +1,5 @@
 //! How long other requests wait beside work on a whole large store: a resync, a rebuild of the view, the question of a
-//! restore, the opening behind it. Limit: the same requests while nothing else goes on.
+//! restore and its answer, the whole restore, the opening behind it. Limit: the same requests while nothing else goes on.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -20,6 +20,8 @@ const OTHER: &str = "s2";
 const OTHER_ITEMS: u64 = 100;
 /// Items of a page of a store's state, at most.
 const PAGE: u64 = 200;
+/// What follows these, at least.
+const END_AND_ANSWER: u64 = 2;
 
 /// A kind of request, made one at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +81,8 @@ pub(crate) fn measure(effort: &Effort, prepared: &mut Prepared) -> anyhow::Resul
     let seen = asked.beside(ALL, || rebuild(&setup))?;
     told("rebuild", ALL, seen);
     setup.stop_agent();
+    let seen = asked.beside(AT_CENTRAL, || setup.ask_restore())?;
+    told("question", AT_CENTRAL, seen);
     let seen = asked.beside(AT_CENTRAL, || setup.restore_agent())?;
     told("restore", AT_CENTRAL, seen);
     setup.start_agent();
@@ -157,7 +161,7 @@ fn resync(setup: &Setup, asked: &Asked) -> anyhow::Result<()> {
     setup.post_to_central(&format!("/v1/stores/{STORE}/resync"), 202)?;
     setup.wait("the state's pages are written", || {
         // A sale that was counted may not be written yet: then this holds a little later.
-        Ok(setup.head(STORE)?.saturating_sub(sold()) >= before + asked.items / PAGE)
+        Ok(setup.head(STORE)?.saturating_sub(sold()) >= before + asked.items / PAGE + END_AND_ANSWER)
     })?;
     setup.converge();
     Ok(())
