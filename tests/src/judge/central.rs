@@ -75,7 +75,7 @@ struct Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
     /// The name that the answer has on the link.
-    kind: Name,
+    pub(super) kind: Name,
     pub refusal: Option<Name>,
     /// Of a batch: how many lines, whether none was done, and those that were refused.
     pub batch: Option<(usize, bool, Refused)>,

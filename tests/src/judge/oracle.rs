@@ -551,6 +551,9 @@ impl Oracle {
             let view = self.shop(asked, Place::of_view(central, asked)?);
             words.extend(view.attempts.get(purchase).map(|attempt| (asked.clone(), attempt.kind.clone())));
         }
+        // What a store has said settles the purchase, though the view may stand before that: central's database has refused its state.
+        let is_rejected =
+            |attempt: &Name| self.known.word(attempt).is_some_and(|word| &*word.kind == "purchase_rejected");
         let why = if !buy.is_chosen {
             "the buyer has named another store"
         } else if redis_now > buy.deadline {
@@ -561,7 +564,8 @@ impl Oracle {
             "central was set back, and may have asked others before"
         } else if words.contains_key(store) {
             "it has answered before"
-        } else if !words.values().any(|kind| &**kind == "purchase_rejected") {
+        } else if !words.values().any(|kind| &**kind == "purchase_rejected") && !buy.attempts.values().any(is_rejected)
+        {
             "no other store has refused"
         } else if words.values().any(|kind| &**kind == "purchase_confirmed") {
             "another store has the units"
