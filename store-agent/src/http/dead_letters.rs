@@ -1,5 +1,6 @@
 //! Commands of central that were in their place but not understood (L11).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -102,26 +103,40 @@ struct Discarded {
     responses((status = 200, description = "What became of them", body = Replayed)),
 )]
 async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Replay>) -> Result<Json<Replayed>> {
-    let (replayed, left) = app
-        .db
-        .write(move |connection| {
-            let (mut replayed, mut left) = (Vec::new(), Vec::new());
-            for letter in dead_letters::all(connection)? {
-                let id = letter.id.to_string();
-                if value.ids.as_ref().is_some_and(|ids| !ids.contains(&id)) {
-                    continue;
+    let ids: Option<Arc<HashSet<String>>> = value.ids.map(|ids| Arc::new(ids.into_iter().collect()));
+    let (mut replayed, mut not_understood, mut behind) = (Vec::new(), Vec::new(), 0);
+    // They are read beside the writer, which drops a few at a time: tills wait for it.
+    loop {
+        let ids = ids.clone();
+        let look = app.db.scan(move |connection| {
+            let (mut understood, mut left) = (Vec::new(), Vec::new());
+            let last = dead_letters::look_behind(connection, behind, |letter| {
+                if ids.as_ref().is_some_and(|ids| !ids.contains(&letter.id.to_string())) {
+                    return;
                 }
-                if Command::decode(&letter.kind, &letter.body).is_ok() {
-                    dead_letters::discard(connection, letter.id)?;
-                    replayed.push(id);
-                } else {
-                    left.push(id);
+                let is_understood = Command::decode(&letter.kind, &letter.body).is_ok();
+                if is_understood { &mut understood } else { &mut left }.push(letter.id);
+            })?;
+            Ok((last, understood, left))
+        });
+        let (Some(last), understood, left) = look.await? else { break };
+        behind = last;
+        not_understood.extend(left.iter().map(i64::to_string));
+        if !understood.is_empty() {
+            let dropped = app.db.write(move |connection| {
+                let mut dropped = Vec::new();
+                for id in &understood {
+                    // Somebody else may have been faster.
+                    if dead_letters::discard(connection, *id)? {
+                        dropped.push(id.to_string());
+                    }
                 }
-            }
-            Ok::<_, Abort<Problem>>((replayed, left))
-        })
-        .await??;
-    Ok(Json(Replayed { replayed, not_understood: left }))
+                Ok::<_, Abort<Problem>>(dropped)
+            });
+            replayed.extend(dropped.await??);
+        }
+    }
+    Ok(Json(Replayed { replayed, not_understood }))
 }
 
 /// Drop a dead letter

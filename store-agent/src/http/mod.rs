@@ -278,6 +278,30 @@ mod tests {
         assert_eq!((other.status, &other.body["quantity"], replayed(&other)), (200, &json!(4), false));
     }
 
+    #[tokio::test]
+    async fn dead_letters_are_replayed_to_the_last_however_many_there_are() {
+        let shop = Shop::open();
+        // Every third is understood now.
+        let insert = "with recursive number (n) as (select 1 union all select n + 1 from number where n < 250) \
+             insert into dead_letter (entry_id, type, operation_id, body, reason, received_at) \
+             select '1-' || n, iif(n % 3 = 0, ?1, 'teleport'), 'op', ?2, 'why', 0 from number";
+        let resync = protocol::wire::Command::Resync;
+        let (kind, body) = (resync.kind().to_owned(), resync.encode());
+        shop.change(move |connection| connection.execute(insert, [&kind, &body]).map(drop)).await;
+        let numbers = |list: &Value| {
+            let list = list.as_array().expect("a list").iter();
+            list.map(|id| id.as_str().expect("an id").parse::<u32>().expect("a number")).collect::<Vec<_>>()
+        };
+        let some = json!({"ids": ["3", "4", "249", "9000"]});
+        let some = shop.post("/dead-letters/replay", "some", some).await.body;
+        assert_eq!((numbers(&some["replayed"]), numbers(&some["notUnderstood"])), (vec![3, 249], vec![4]), "{some}");
+        let all = shop.post("/dead-letters/replay", "all", json!({})).await.body;
+        let expected: Vec<u32> = (1..=250).filter(|n| n % 3 == 0 && ![3, 249].contains(n)).collect();
+        assert_eq!(numbers(&all["replayed"]), expected);
+        assert_eq!(numbers(&all["notUnderstood"]), (1..=250).filter(|n| n % 3 != 0).collect::<Vec<_>>());
+        assert_eq!(shop.get("/dead-letters").await["items"].as_array().expect("a list").len(), 167);
+    }
+
     fn three_sales() -> Value {
         let sale = |product: &str, units: u32| json!({"op": "sell", "productId": product, "quantity": units});
         json!({"atomic": false, "operations": [sale("bun", 1), sale("tea", 2), sale("tea", 3)]})

@@ -1126,7 +1126,7 @@ mod tests {
         let (kind, body) = ledger::testing::last(&world.connection);
         assert_eq!((kind.as_str(), world.units()), ("command_refused", 5));
         assert!(body.contains("unsupported_by_store"), "{body}");
-        let parked = ledger::dead_letters::all(&world.connection).expect("reads");
+        let parked = ledger::dead_letters::newest(&world.connection).expect("reads");
         assert_eq!(parked.iter().map(|letter| letter.operation.as_str()).collect::<Vec<_>>(), ["b"]);
     }
 }
