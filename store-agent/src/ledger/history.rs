@@ -1,6 +1,6 @@
 //! The whole log, for those who compare it with another or add it up again: restore and verify.
 
-use protocol::hash::Digest;
+use protocol::hash::{Digest, Hash};
 use protocol::ids::ProductId;
 use protocol::link::{Entry, EntryId};
 use protocol::wire::restore::Span;
@@ -37,12 +37,21 @@ pub fn count(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("select count(*) from ledger", [], |row| row.get(0))
 }
 
-/// Shows each entry, in order.
-pub fn walk(connection: &Connection, mut see: impl FnMut(Kept)) -> rusqlite::Result<()> {
+/// Where each entry is, and its hash, in order.
+pub fn hashes(connection: &Connection) -> rusqlite::Result<Vec<(EntryId, Hash)>> {
+    connection
+        .prepare("select epoch, seq, hash from ledger order by epoch, seq")?
+        .query_map([], |row| Ok((id_at(row, 0)?, row.get::<_, HashColumn>(2)?.0)))?
+        .collect()
+}
+
+/// Shows each entry behind a place, in order.
+pub fn walk(connection: &Connection, place: EntryId, mut see: impl FnMut(Kept)) -> rusqlite::Result<()> {
     let mut statement = connection.prepare(
-        "select epoch, seq, type, operation_id, body, digest, hash, product_id, delta from ledger order by epoch, seq",
+        "select epoch, seq, type, operation_id, body, digest, hash, product_id, delta from ledger \
+         where (epoch, seq) > (?1, ?2) order by epoch, seq",
     )?;
-    let mut rows = statement.query([])?;
+    let mut rows = statement.query(params![place.epoch.get(), place.seq.get()])?;
     while let Some(row) = rows.next()? {
         let digest = row.get::<_, DigestColumn>(5)?.0;
         let product: Option<String> = row.get(7)?;

@@ -53,12 +53,15 @@ pub fn shown(connection: &Connection, product: &ProductId) -> rusqlite::Result<O
         .optional()
 }
 
-/// All items, by product.
-pub fn all_items(connection: &Connection) -> rusqlite::Result<Vec<(ProductId, Item)>> {
-    connection
-        .prepare_cached(&format!("select product_id, {COLUMNS} from item order by product_id"))?
-        .query_map([], |row| Ok((parsed(row, 0)?, read_item(row, 1)?)))?
-        .collect()
+/// Shows each item, by product.
+pub fn each_item(connection: &Connection, mut see: impl FnMut(ProductId, Item)) -> rusqlite::Result<()> {
+    let mut statement =
+        connection.prepare_cached(&format!("select product_id, {COLUMNS} from item order by product_id"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        see(parsed(row, 0)?, read_item(row, 1)?);
+    }
+    Ok(())
 }
 
 /// Items that a list counts, at most.

@@ -25,7 +25,7 @@ pub mod transfers;
 pub(crate) use epoch::begin_epoch;
 pub use epoch::{InitialiseError, claim, initialise, is_new, lineage, open_epoch};
 pub use head::{Head, append, command_cursor, cursor, head, save_head, store_id};
-pub use items::{ItemFilter, all_items, find_item, find_item_in_any_case, items_in_order, list_items, shown};
+pub use items::{ItemFilter, each_item, find_item, find_item_in_any_case, items_in_order, list_items, shown};
 pub use log::{Backlog, Log, backlog, entries, entries_within, is_kept, moved_since, store_acked, types_behind};
 pub use retention::{prune, prune_entries};
 

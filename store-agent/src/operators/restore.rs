@@ -55,21 +55,18 @@ pub fn carry_out(
     now: Millis,
 ) -> Result<Report, Abort<Refusal>> {
     let mut head = ledger::head(connection)?;
-    let own = own_entries(connection)?;
-    let log = Own {
-        head: head.cursor,
-        lineage: ledger::lineage(connection)?,
-        entries: own.iter().map(|own| (own.entry.id, own.entry.hash)).collect(),
-    };
+    let log = Own { head: head.cursor, lineage: ledger::lineage(connection)?, entries: history::hashes(connection)? };
     let plan = plan(&log, answer, choice).map_err(Abort::Refused)?;
     let (state, shared) = (plan.state, plan.shared);
     let mut report =
         Report { epoch: answer.epoch, state, shared, recorded_again: 0, left_out: 0, recount: BTreeSet::new() };
-    let unshared: Vec<&Kept> = own.iter().filter(|own| plan.is_unshared(own.entry.id)).collect();
+    // The log may be long: of what is shared nothing but the hashes is read.
+    let behind = shared.unwrap_or_default();
     // A database that central is merely behind has seen all that there is.
-    if !own.is_empty() && (state == Choice::Central || choice.is_some()) {
+    if !log.entries.is_empty() && (state == Choice::Central || choice.is_some()) {
         let theirs = answer.entries.iter().filter(|entry| plan.is_unshared(entry.id()));
-        let mut touched: BTreeSet<ProductId> = unshared.iter().flat_map(|own| products(own)).collect();
+        let mut touched = BTreeSet::new();
+        history::walk(connection, behind, |own| touched.extend(products(&own)))?;
         touched.extend(theirs.flat_map(|entry| entry.product_id.iter().chain(&entry.also).cloned()));
         let said: HashMap<&ProductId, &Item> =
             answer.items.iter().map(|named| (&named.product_id, &named.item)).collect();
@@ -85,6 +82,8 @@ pub fn carry_out(
         ledger::save_head(connection, &head)?;
         return Ok(report);
     }
+    let mut unshared = Vec::new();
+    history::walk(connection, behind, |own| unshared.push(own))?;
     for own in &unshared {
         history::drop_entry(connection, own.entry.id)?;
         // It is not in the state, be it known because an earlier restore had recorded it again.
@@ -128,12 +127,6 @@ fn products(own: &Kept) -> Vec<ProductId> {
     let fact = fact(&own.entry);
     let items = fact.iter().flat_map(|fact| fact.what.items()).map(|after| after.product_id.clone());
     own.product.iter().cloned().chain(items).collect()
-}
-
-fn own_entries(connection: &Connection) -> JobResult<Vec<Kept>> {
-    let mut own = Vec::new();
-    history::walk(connection, |kept| own.push(kept))?;
-    Ok(own)
 }
 
 /// The state becomes central's.
@@ -226,10 +219,11 @@ mod tests {
 
     /// What central answers when it has this store's ledger but for its last entries.
     fn answer(known: &Connection, but: u64) -> Answer {
-        let own = own_entries(known).expect("reads");
+        let mut own = Vec::new();
+        history::walk(known, EntryId::default(), |kept| own.push(kept.entry)).expect("reads");
         let head = ledger::head(known).expect("a head").cursor;
         let state = EntryId { seq: head.seq - but, ..head.id() };
-        let own: Vec<Entry> = own.into_iter().map(|own| own.entry).filter(|entry| entry.id <= state).collect();
+        let own: Vec<Entry> = own.into_iter().filter(|entry| entry.id <= state).collect();
         let state = own.last().expect("an entry").cursor();
         let (mut stock, mut operations) = (Stock::default(), Vec::new());
         for entry in own.iter().filter(|entry| entry.id.epoch == head.epoch) {
@@ -282,6 +276,15 @@ mod tests {
         act(&old, "sale", Operation::Sell { quantity: quantity(4) });
         act(&live, "other", Operation::Sell { quantity: quantity(3) });
         (old, live)
+    }
+
+    #[test]
+    fn of_what_central_has_only_the_hashes_are_read() {
+        let (old, live) = forked();
+        // No text that can be read; the entries keep their hashes.
+        ledger::testing::tamper(&old, "update ledger set body = cast(x'ff' as text) where operation_id <> 'sale'");
+        let report = carry_out(&old, &answer(&live, 0), None, NOW.plus(10)).expect("is carried out");
+        assert_eq!((report.recorded_again, units(&old)), (1, 0));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! item before to the item after, and that items, head and digest are what the ledger adds up to.
 
 use protocol::hash::{Digest, Hash, chain};
-use protocol::link::{Cursor, Seq};
+use protocol::link::{Cursor, EntryId, Seq};
 use protocol::stock::Stock;
 use protocol::wire::Event;
 use runtime::sqlite::{Connection, JobResult};
@@ -32,10 +32,10 @@ pub fn verify(connection: &Connection) -> JobResult<Report> {
     report.differences.extend(history::damage(connection)?.map(|damage| format!("the file is damaged: {damage}")));
     let head = ledger::head(connection)?;
     let mut audit = Audit { report, before: None, stock: Stock::default(), last_digest: None };
-    history::walk(connection, |kept| audit.see(&kept))?;
+    history::walk(connection, EntryId::default(), |kept| audit.see(&kept))?;
     let (mut report, stock) = audit.finish(&head);
     let mut digest = Digest::default();
-    for (product, item) in ledger::all_items(connection)? {
+    ledger::each_item(connection, |product, item| {
         report.items += 1;
         digest = digest.replace(&product, None, Some(&item));
         match stock.item(&product) {
@@ -46,7 +46,7 @@ pub fn verify(connection: &Connection) -> JobResult<Report> {
             Some(_) => {}
             None => report.unproven += 1,
         }
-    }
+    })?;
     for (product, _) in stock.items() {
         if ledger::find_item(connection, product)?.is_none() {
             report.differences.push(format!("item {product}: in the ledger, not in the stock"));
