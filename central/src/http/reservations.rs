@@ -114,7 +114,7 @@ fn unknown() -> Problem {
     post, path = "/reservations", operation_id = "makeReservation", tag = "Reservations", params(Write, Prefer),
     request_body = ReserveAt,
     responses((status = 201, description = "The reservation", body = ReservationView), (status = 200, description = "The reservation", body = ReservationView), (status = 202, description = "The store has not answered yet", body = ReservationView)),
-    extensions(("x-problems" = json!(["unknown_product", "insufficient_stock", "discontinued", "reservation_expired", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store"]))),
+    extensions(("x-problems" = json!(["unknown_product", "insufficient_stock", "discontinued", "limit_exceeded", "reservation_expired", "unknown_store", "store_retired", "store_unavailable", "unsupported_by_store"]))),
 )]
 async fn reserve(
     State(app): Shared,

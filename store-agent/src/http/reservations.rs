@@ -59,7 +59,7 @@ fn about(write: &Write, reference: Option<String>) -> About {
     post, path = "/reservations", operation_id = "makeReservation", tag = "Reservations", params(Write),
     request_body = Reserve,
     responses((status = 201, description = "The reservation", body = StoreReservation), (status = 200, description = "What has become of it: the key came before", body = StoreReservation)),
-    extensions(("x-problems" = json!(["unknown_product", "insufficient_stock"]))),
+    extensions(("x-problems" = json!(["unknown_product", "insufficient_stock", "limit_exceeded"]))),
 )]
 async fn hold(State(app): Shared, write: Write, Body { value, json }: Body<Reserve>) -> Result<Response> {
     let asked = value.asked()?;

@@ -17,12 +17,17 @@ pub struct Recorded {
     pub reservation: Reservation,
 }
 
+/// Open reservations that hold a product, at most. They are all ended at once when their time is over at once, or when
+/// nothing of it is there any more, and tills wait meanwhile.
+pub const HOLDS_MAX: i64 = 1_000;
+
 /// Columns of a reservation, in the order that [`Recorded::read`] expects.
 const COLUMNS: &str = "number, reservation_id, status, lines, confirmed_lines, reference, created_at, expires_at";
 
 const DUE_OF_PRODUCT: &str = "select number, reservation.reservation_id, status, lines, confirmed_lines, reference, \
      created_at, reservation.expires_at from hold join reservation using (reservation_id) \
      where hold.product_id = ?1 and hold.expires_at <= ?2 order by hold.expires_at";
+const FULL: &str = "select 1 from hold where product_id = ?1 limit 1 offset ?2";
 const DUE: &str = "where status = 'open' and expires_at <= ?1 order by expires_at limit ?2";
 const NEXT_END: &str = "select min(expires_at) from reservation indexed by reservation_open where status = 'open'";
 const YOUNGEST_OF_PRODUCT: &str = "select number, reservation.reservation_id, status, lines, confirmed_lines, \
@@ -101,6 +106,11 @@ pub(crate) fn save(connection: &Connection, reservation: &Reservation, at: Milli
         }
     }
     Ok(())
+}
+
+/// Whether as many open reservations hold a product as may.
+pub fn is_full(connection: &Connection, product: &ProductId) -> rusqlite::Result<bool> {
+    connection.prepare_cached(FULL)?.exists(params![product.as_str(), HOLDS_MAX - 1])
 }
 
 /// Open reservations of a product whose time is over, those that ended first before others.
@@ -283,6 +293,7 @@ mod tests {
         assert_eq!((young(0).len(), young(9).len()), (0, 3));
         let of_product = plan(&connection, DUE_OF_PRODUCT);
         assert!(of_product.contains("SEARCH hold USING PRIMARY KEY (product_id=? AND expires_at<?)"), "{of_product}");
+        assert_eq!(plan(&connection, FULL), "SEARCH hold USING PRIMARY KEY (product_id=?)");
         assert!(plan(&connection, NEXT_END).contains("reservation_open"), "{}", plan(&connection, NEXT_END));
     }
 }

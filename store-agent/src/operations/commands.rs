@@ -223,6 +223,8 @@ pub struct Known {
     pub reservation: Option<Reservation>,
     /// The transfer that it is about, if it is on its way or has come; or the one that it asks for, if it was shipped.
     pub transfer: Option<Transfer>,
+    /// For a reservation to be made: a product of which too many are open.
+    pub full: Option<ProductId>,
     /// The item that it is about.
     pub till: till::Known,
     /// What became of the lines of a batch, which are done one by one before the whole is answered.
@@ -242,7 +244,7 @@ fn load(
     }
     let with_items =
         |items| till::Known { epoch: head.cursor.epoch, items, moved_since_count: Some(0), ..Default::default() };
-    let (mut reservation, mut transfer) = (None, None);
+    let (mut reservation, mut transfer, mut full) = (None, None, None);
     let (attempt, till) = match command {
         Ok(Command::Purchase { purchase, deadline, .. }) => {
             let mut known = with_items(reservations::loaded(connection, &purchase.lines)?);
@@ -261,7 +263,9 @@ fn load(
         }
         Ok(Command::Reserve { reservation_id, lines, .. }) => {
             reservation = ledger::reservations::find(connection, *reservation_id)?;
-            (None, with_items(reservations::loaded(connection, lines)?))
+            let items = reservations::loaded(connection, lines)?;
+            full = reservations::find_full(connection, lines, &items)?;
+            (None, with_items(items))
         }
         Ok(Command::Reservation { reservation_id, .. }) => {
             reservation = ledger::reservations::find(connection, *reservation_id)?;
@@ -289,7 +293,7 @@ fn load(
         Ok(Command::Batch { .. } | Command::Resync) => (None, till::Known::default()),
         Ok(Command::Opened { .. }) | Err(_) => (None, with_items(loaded(connection, &subject(entry))?)),
     };
-    Ok(Known { outcome, attempt, reservation, transfer, till, results: Results::default() })
+    Ok(Known { outcome, attempt, reservation, transfer, full, till, results: Results::default() })
 }
 
 /// The items that something is about.
@@ -358,7 +362,7 @@ pub fn on_command(
             } else if redis_now > deadline && !planted(Bug::HoldDeadlineIgnored) {
                 Err(Rejection::ReservationExpired)
             } else {
-                reservations::decide_reserve(reservation_id, &lines, ttl_ms, items, &asking, now)
+                reservations::decide_reserve(reservation_id, &lines, ttl_ms, items, known.full.clone(), &asking, now)
             };
             held.unwrap_or_else(|rejection| {
                 Answer { id, about, items, now }.refuse(Subject::Reservation(reservation_id), rejection)

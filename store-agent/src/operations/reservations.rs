@@ -18,8 +18,10 @@ use runtime::sqlite::{Abort, Connection, JobResult};
 use super::effect::{self, Append, Cause, Effect, Items};
 use crate::ledger::{self, Head, reservations};
 
-/// Reservations whose end is recorded in one transaction of the sweeper's.
+/// Reservations whose end is recorded in one transaction of the sweeper's, at most.
 const SWEPT: usize = 50;
+/// With the one that has the last of so many lines of them the transaction ends.
+const SWEPT_LINES: usize = 200;
 
 /// Who asks, and under which name.
 #[derive(Debug, Clone)]
@@ -52,7 +54,8 @@ pub fn reserve(
     let mut head = ledger::head(connection)?;
     expire_due(connection, &mut head, lines.iter().map(|line| &line.product_id), now)?;
     let items = loaded(connection, lines)?;
-    let effect = decide_reserve(id, lines, ttl_ms, &items, asking, now).map_err(Abort::Refused)?;
+    let full = find_full(connection, lines, &items)?;
+    let effect = decide_reserve(id, lines, ttl_ms, &items, full, asking, now).map_err(Abort::Refused)?;
     finish(connection, &mut head, items, effect, asking, now)
 }
 
@@ -89,16 +92,32 @@ fn finish(
     Ok(Done { reservation, position: Some(position) })
 }
 
-/// Whether these units can be held, and what is recorded then.
+/// The first product of which as many reservations are open as may be.
+pub(super) fn find_full(connection: &Connection, lines: &Lines, items: &Items) -> JobResult<Option<ProductId>> {
+    for line in lines.iter() {
+        // Each holds a unit at least.
+        let may_be = items.get(&line.product_id).is_some_and(|item| item.reserved >= reservations::HOLDS_MAX);
+        if may_be && reservations::is_full(connection, &line.product_id)? {
+            return Ok(Some(line.product_id.clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether these units can be held, and what is recorded then. `full`: see [`find_full`].
 pub(super) fn decide_reserve(
     id: ReservationId,
     lines: &Lines,
     ttl_ms: i64,
     items: &Items,
+    full: Option<ProductId>,
     asking: &Asking,
     now: Millis,
 ) -> Result<Effect, Rejection> {
     let changes = hold(lines, |product| items.get(product))?;
+    if full.is_some() {
+        return Err(Rejection::LimitExceeded { product_id: full });
+    }
     let after = Reservation {
         id,
         lines: lines.clone(),
@@ -226,8 +245,13 @@ pub fn sweep(connection: &Connection, now: Millis) -> JobResult<Option<Millis>> 
     let due = reservations::due(connection, now, SWEPT)?;
     if !due.is_empty() {
         let mut head = ledger::head(connection)?;
+        let mut lines = 0;
         for reservation in &due {
             expire(connection, &mut head, reservation, now)?;
+            lines += reservation.lines.iter().count();
+            if lines >= SWEPT_LINES {
+                break;
+            }
         }
         ledger::save_head(connection, &head)?;
     }
@@ -372,6 +396,44 @@ mod tests {
         assert_eq!(sweep(&connection, NOW.plus(5_000)).expect("sweeps"), Some(NOW.plus(13_000)));
         assert_eq!(sweep(&connection, NOW.plus(13_000)).expect("sweeps"), None);
         assert_eq!(figures(&connection, "ale"), (9, 0, 9));
+    }
+
+    #[test]
+    fn a_sweep_ends_by_lines() {
+        let names: Vec<String> = (0..70).map(|number| format!("p{number}")).collect();
+        let items: Vec<(&str, i64)> = names.iter().map(|name| (name.as_str(), 9)).collect();
+        let connection = store(&items);
+        let one_of_each: Vec<(&str, i64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+        for number in 1..=5 {
+            held(&connection, number, &one_of_each).expect("there are enough");
+        }
+        let head = |connection: &Connection| ledger::head(connection).expect("reads").cursor.seq;
+        let end = NOW.plus(1_000);
+        for (ended, next) in [(3, Some(end)), (2, None)] {
+            let before = head(&connection);
+            assert_eq!(sweep(&connection, end).expect("sweeps"), next);
+            assert_eq!(head(&connection), before + ended);
+        }
+        assert_eq!(figures(&connection, "p69"), (9, 0, 9));
+    }
+
+    #[test]
+    fn no_more_reservations_hold_a_product_than_may_end_at_once() {
+        let connection = store(&[("ale", 5_000), ("tea", 5)]);
+        let most = u128::try_from(reservations::HOLDS_MAX).expect("is positive");
+        for number in 1..=most {
+            held(&connection, number, &[("ale", 1)]).expect("there are enough");
+        }
+        let beyond = held(&connection, most + 1, &[("tea", 1), ("ale", 1)]);
+        let Err(Abort::Refused(beyond)) = beyond else { panic!("{beyond:?}") };
+        assert_eq!(beyond, Rejection::LimitExceeded { product_id: Some(product("ale")) });
+        held(&connection, most + 2, &[("tea", 1)]).expect("it is another product");
+        done(&connection, 7, &Act::Cancel, NOW).expect("is open");
+        held(&connection, most + 3, &[("ale", 1)]).expect("one has ended");
+        let hold = lines(&[("ale", 1)]);
+        let later = NOW.plus(1_000);
+        reserve(&connection, id(most + 4), &hold, 1_000, &asking("late"), later).expect("all others are over");
+        assert_eq!(figures(&connection, "ale"), (5_000, 1, 4_999));
     }
 
     #[test]

@@ -154,7 +154,7 @@ pub(crate) fn insufficient(item: &Item, requested: i64) -> Rejection {
 }
 
 fn within(number: i64, most: i64) -> Result<(), Rejection> {
-    if (0..=most).contains(&number) { Ok(()) } else { Err(Rejection::LimitExceeded) }
+    if (0..=most).contains(&number) { Ok(()) } else { Err(Rejection::LimitExceeded { product_id: None }) }
 }
 
 #[cfg(test)]
@@ -238,7 +238,10 @@ mod tests {
         let receive = |most| given(Some(&full), &Operation::Receive { quantity: units(most) });
         let adjust = |delta| given(Some(&full), &Operation::Adjust { delta, reason: Reason::Found, note: None });
         assert_eq!((receive(1), adjust(1)), (Ok(Change::Moved(1)), Ok(Change::Moved(1))));
-        assert_eq!((receive(2), adjust(2)), (Err(Rejection::LimitExceeded), Err(Rejection::LimitExceeded)));
+        assert_eq!(
+            (receive(2), adjust(2)),
+            (Err(Rejection::LimitExceeded { product_id: None }), Err(Rejection::LimitExceeded { product_id: None }))
+        );
     }
 
     #[test]

@@ -61,9 +61,13 @@ pub enum Rejection {
     /// The item is no longer carried.
     #[error("the item is discontinued")]
     Discontinued,
-    /// A total would go beyond a thousand million.
-    #[error("the quantity would exceed 1,000,000,000")]
-    LimitExceeded,
+    /// A total would go beyond a thousand million, or too many reservations of a product be open.
+    #[error("{}", beyond(product_id.as_ref()))]
+    LimitExceeded {
+        /// The product of which so many are open. Absent: it is a total.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        product_id: Option<ProductId>,
+    },
     /// The store heard of the purchase after its deadline.
     #[error("the purchase's time to live was over when the store heard of it")]
     PurchaseExpired,
@@ -124,6 +128,13 @@ pub enum Rejection {
     StoreRetired,
 }
 
+fn beyond(held: Option<&ProductId>) -> String {
+    match held {
+        Some(product) => format!("too many open reservations hold {product} already"),
+        None => "the quantity would exceed 1,000,000,000".to_owned(),
+    }
+}
+
 impl Rejection {
     /// So many units were asked for of an item, and only so many may be taken.
     pub fn insufficient(item: &Item, requested: i64, available: i64) -> Self {
@@ -146,7 +157,7 @@ impl Rejection {
             Self::VersionConflict { .. } => "version_conflict",
             Self::PreconditionFailed { .. } => "precondition_failed",
             Self::Discontinued => "discontinued",
-            Self::LimitExceeded => "limit_exceeded",
+            Self::LimitExceeded { .. } => "limit_exceeded",
             Self::PurchaseExpired => "purchase_expired",
             Self::PurchaseCancelled => "purchase_cancelled",
             Self::AlreadyPicked => "already_picked",
@@ -200,11 +211,19 @@ mod tests {
             Rejection::TransferClosed { state: "received".into() },
             Rejection::UnknownTransfer,
             Rejection::StoreRetired,
+            Rejection::LimitExceeded { product_id: None },
+            Rejection::LimitExceeded { product_id: Some(ProductId::parse("tea").expect("valid")) },
         ];
         for rejection in rejections {
             let json = serde_json::to_value(&rejection).expect("serialises");
             assert_eq!(json["code"], rejection.code());
             assert_eq!(serde_json::from_value::<Rejection>(json).expect("reads"), rejection);
         }
+    }
+
+    #[test]
+    fn a_total_beyond_its_limit_is_written_as_it_always_was() {
+        let json = serde_json::to_value(Rejection::LimitExceeded { product_id: None }).expect("serialises");
+        assert_eq!(json, serde_json::json!({"code": "limit_exceeded"}));
     }
 }

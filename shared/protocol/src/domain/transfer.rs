@@ -110,7 +110,9 @@ impl Transfer {
             }
             let quantity = line.quantity.get();
             let change = match item(&line.product_id) {
-                Some(item) if item.quantity + quantity > TOTAL_MAX => return Err(Rejection::LimitExceeded),
+                Some(item) if item.quantity + quantity > TOTAL_MAX => {
+                    return Err(Rejection::LimitExceeded { product_id: None });
+                }
                 Some(_) => Change::Moved(quantity),
                 None => Change::Created { name: self.name_of(&line.product_id), quantity, low_at: None },
             };
@@ -248,7 +250,10 @@ mod tests {
     #[test]
     fn no_total_goes_beyond_its_limit() {
         let mut there = stock(&[("ale", TOTAL_MAX - 1)]);
-        assert_eq!(received(&mut there, &transfer(&[("ale", 2)]), None), Err(Rejection::LimitExceeded));
+        assert_eq!(
+            received(&mut there, &transfer(&[("ale", 2)]), None),
+            Err(Rejection::LimitExceeded { product_id: None })
+        );
     }
 
     proptest! {

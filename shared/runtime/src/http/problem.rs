@@ -71,7 +71,7 @@ codes! {
     AlreadyExists "already_exists" 409 "Product Already Exists" false "The store has this product already, or was asked to create it.";
     VersionConflict "version_conflict" 409 "Version Conflict" false "`expectedVersion` is not the item's version. Read it again and decide anew.";
     Discontinued "discontinued" 409 "Discontinued" false "The item is no longer carried: tills sell what is left, nothing else.";
-    LimitExceeded "limit_exceeded" 409 "Limit Exceeded" false "More than there may be: of units (1,000,000,000), of a transfer than was shipped, of webhooks (100), of products whose count differs (1,000). `detail` says which.";
+    LimitExceeded "limit_exceeded" 409 "Limit Exceeded" false "More than there may be: of units (1,000,000,000), of a transfer than was shipped, of open reservations of a product at a store (1,000), of webhooks (100), of products whose count differs (1,000). `detail` says which.";
     UnsupportedByStore "unsupported_by_store" 409 "Unsupported By Store" false "The store's agent is older than this command. Upgrade it.";
     PurchaseExpired "purchase_expired" 409 "Purchase Expired" false "The store heard of the purchase after its time to live. Nothing was taken; a new attempt takes a new key.";
     PurchaseCancelled "purchase_cancelled" 409 "Purchase Cancelled" false "The purchase was cancelled; its units are back.";
@@ -222,7 +222,7 @@ impl From<&Rejection> for Problem {
             | Rejection::VersionConflict { .. }
             | Rejection::PreconditionFailed { .. }
             | Rejection::Discontinued
-            | Rejection::LimitExceeded
+            | Rejection::LimitExceeded { .. }
             | Rejection::PurchaseExpired
             | Rejection::PurchaseCancelled
             | Rejection::AlreadyPicked
