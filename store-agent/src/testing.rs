@@ -6,7 +6,7 @@ use protocol::time::Millis;
 use protocol::wire::About;
 use runtime::sqlite::Connection;
 
-use crate::ledger::{self, SCHEMA};
+use crate::ledger::{self, Moved, SCHEMA};
 use crate::operations::till::{Performed, Request, perform};
 
 pub(crate) const NOW: Millis = Millis(1_700_000_000_000);
@@ -33,7 +33,7 @@ pub(crate) fn act(connection: &Connection, id: &str, name: &str, does: Operation
         about: About::default(),
         command: None,
     };
-    perform(connection, &request, now).expect("done")
+    perform(connection, &request, &Moved::default(), now).expect("done")
 }
 
 /// A new store with these items and so many units of each.

@@ -18,8 +18,8 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{App, POSITION};
-use crate::ledger;
 use crate::ledger::idempotency::{self, Key, Record};
+use crate::ledger::{self, Moved};
 use crate::operations::till::Performed;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -148,6 +148,14 @@ pub(super) struct Call<'a> {
 }
 
 impl App {
+    /// What items have moved since these positions: added up beside the writer, however much it is.
+    pub(super) async fn moved_since(&self, positions: Vec<(ProductId, EntryId)>) -> Result<Moved> {
+        if positions.is_empty() {
+            return Ok(Moved::default());
+        }
+        Ok(self.db.scan(move |connection| Moved::since_positions(connection, positions.clone())).await?)
+    }
+
     /// Runs a write in one transaction with its key. `act` is a part of the job, and may be run again.
     pub(super) async fn write(
         &self,

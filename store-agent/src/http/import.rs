@@ -38,7 +38,7 @@ use super::csv::{self, Cell, RECORD, Record, Records};
 use super::imports::{Progress, Totals};
 use super::{App, Shared};
 use crate::ledger::seen::Seen;
-use crate::ledger::{self, ItemFilter};
+use crate::ledger::{self, ItemFilter, Moved};
 use crate::operations::till::{Request, perform};
 
 /// Lines in one transaction: so few that a sale hardly notices.
@@ -427,7 +427,7 @@ fn one(connection: &Connection, line: &Line, about: &About, now: Millis) -> JobR
                 about: about.clone(),
                 command: None,
             };
-            perform(connection, &request, now)?;
+            perform(connection, &request, &Moved::default(), now)?;
         }
         Ok::<_, Abort<Rejection>>(())
     })?;

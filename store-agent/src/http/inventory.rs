@@ -26,7 +26,7 @@ use utoipa_axum::routes;
 use super::answer::{Call, Done, ItemView, etag};
 use super::{App, POSITION, Shared};
 use crate::ledger::{self, ItemFilter};
-use crate::operations::till::{Request, perform};
+use crate::operations::till::{Request, counted, perform};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -301,6 +301,7 @@ impl App {
             occurred_at,
             ..About::default()
         };
+        let moved = self.moved_since(counted(&product, &operation).into_iter().collect()).await?;
         let (store, of, action) = (self.store.clone(), product.clone(), operation.action());
         let done = self
             .write(&write, &json, move |connection, Call { operation: operation_id, is_known, now, .. }| {
@@ -321,7 +322,7 @@ impl App {
                     about: about.clone(),
                     command: None,
                 };
-                let performed = perform(connection, &request, now)?;
+                let performed = perform(connection, &request, &moved, now)?;
                 let view = ItemView::of(&store, &of, &performed.item).after(action, &performed);
                 Ok(Done::new(status(&performed.item), &view, performed.position))
             })

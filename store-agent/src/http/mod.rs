@@ -279,6 +279,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_count_has_to_add_up_is_added_up_beside_the_writer() {
+        let shop = Shop::open();
+        shop.post("/inventory", "k", json!({"productId": "tea", "quantity": 900})).await;
+        let position = |answer: &Answer| answer.headers["shelf-position"].to_str().expect("is text").to_owned();
+        let sale = json!({"op": "sell", "productId": "tea", "quantity": 1});
+        let first = position(&shop.post("/purchase/tea", "s", json!({"quantity": 1})).await);
+        let sold = shop.post("/operations", "many", json!({"operations": vec![sale; 800]})).await;
+        assert_eq!((sold.status, &sold.body["applied"]), (200, &json!(800)));
+        let last = position(&sold);
+        let put = json!({"quantity": 899, "countedAt": first}).to_string();
+        let headers = [("content-type", "application/json")];
+        let counted = shop.ask(Method::PUT, "/inventory/tea", &headers, put).await;
+        assert_eq!((&counted.body["quantity"], &counted.body["difference"]), (&json!(99), &json!(0)));
+        for (key, at, units, left) in [("a", &first, 900, 100), ("b", &last, 98, 98)] {
+            let count = json!({"op": "count", "productId": "tea", "quantity": units, "countedAt": at});
+            let done = shop.post("/operations", key, json!({"operations": [count]})).await;
+            assert_eq!(done.body["results"][0]["item"]["quantity"], left, "{}", done.body);
+        }
+        let steps = |connection: &Connection| Ok::<_, Abort<()>>(ledger::testing::steps_for_counts(connection));
+        let steps = shop.db.write(steps).await.expect("the writer runs").expect("not refused");
+        assert!((1..400).contains(&steps), "{steps} steps for three counts");
+    }
+
+    #[tokio::test]
     async fn dead_letters_are_replayed_to_the_last_however_many_there_are() {
         let shop = Shop::open();
         // Every third is understood now.

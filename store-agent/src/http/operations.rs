@@ -21,6 +21,7 @@ use super::{App, Shared};
 use crate::ledger;
 use crate::ledger::idempotency;
 use crate::operations::batch::{self, Judged, Line};
+use crate::operations::till::counted;
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(run))
@@ -72,12 +73,14 @@ async fn run(State(app): Shared, caller: Caller, write: Write, Body { value, jso
     }
     let store = app.store.clone();
     let about = About { actor: write.actor.clone(), traceparent: Some(write.traceparent.clone()), ..About::default() };
+    let counts = lines.iter().filter_map(|line| counted(&line.product_id, &line.operation)).collect();
+    let moved = app.moved_since(counts).await?;
     app.write(&write, &json, move |connection, Call { key, operation, now, .. }| {
         let is_known = |line| match key {
             Some(key) => idempotency::is_line_known(connection, key, line, now),
             None => Ok(false),
         };
-        let asked = batch::Batch { id: &operation, lines: &lines, atomic: is_atomic, about: &about };
+        let asked = batch::Batch { id: &operation, lines: &lines, atomic: is_atomic, about: &about, moved: &moved };
         let Judged { lines: judged, undone } = batch::perform(connection, &asked, is_known, now)?;
         let of_line = |(index, (asked, judged)): (usize, (&BatchLine, Line))| match judged {
             Line::Done(_) | Line::Known(_) if undone => json!({"index": index, "status": "not_executed"}),

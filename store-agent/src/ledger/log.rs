@@ -3,7 +3,6 @@
 use std::cell::Cell;
 
 use protocol::hash::Hash;
-use protocol::ids::ProductId;
 use protocol::link::{Cursor, Entry, EntryId, Epoch, Seq};
 use protocol::time::Millis;
 use runtime::sqlite::{DigestColumn, HashColumn, id_at, number_at};
@@ -166,18 +165,6 @@ pub fn is_kept(connection: &Connection, at: EntryId) -> rusqlite::Result<bool> {
         .exists(params![at.epoch.get(), at.seq.get()])
 }
 
-/// Units of an item that came, less those that went, after an entry. A count finds out what was there already, and what a
-/// product was created with has not come: neither moves anything. So the same count, entered twice, corrects once.
-pub fn moved_since(connection: &Connection, product: &ProductId, at: EntryId) -> rusqlite::Result<i64> {
-    connection
-        .prepare_cached(MOVED_SINCE)?
-        .query_row(params![product.as_str(), at.epoch.get(), at.seq.get()], |row| row.get(0))
-}
-
-const MOVED_SINCE: &str = "select (select coalesce(sum(delta), 0) from ledger \
-       where product_id = ?1 and (epoch, seq) > (?2, ?3) and type not in ('counted', 'item_created')) \
-     + (select coalesce(sum(delta), 0) from ledger_item where product_id = ?1 and (epoch, seq) > (?2, ?3))";
-
 #[cfg(test)]
 mod tests {
     use protocol::link::Log as _;
@@ -242,19 +229,6 @@ mod tests {
         assert_eq!(within(all[0].body.len() + all[1].body.len()), all[..2]);
         assert_eq!(within(all[0].body.len() + all[1].body.len() + 1), all[..2]);
         assert_eq!(within(1 << 20), all);
-    }
-
-    #[test]
-    fn what_an_item_has_moved_is_added_up_by_index() {
-        let connection = testing::ledger(5);
-        let head = ledger::head(&connection).expect("reads").cursor.id();
-        let since = |back| {
-            let at = EntryId { seq: head.seq - back, ..head };
-            moved_since(&connection, &testing::product("tea"), at).expect("reads")
-        };
-        assert_eq!((since(0), since(3)), (0, 3));
-        let plan = ledger::testing::plan(&connection, MOVED_SINCE);
-        assert!(plan.contains("COVERING INDEX ledger_by_product"), "{plan}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod history;
 pub mod idempotency;
 mod items;
 mod log;
+mod moved;
 pub mod outcomes;
 pub mod purchases;
 pub mod reservations;
@@ -26,7 +27,8 @@ pub(crate) use epoch::begin_epoch;
 pub use epoch::{InitialiseError, claim, initialise, is_new, lineage, open_epoch};
 pub use head::{Head, append, command_cursor, cursor, head, save_head, store_id};
 pub use items::{ItemFilter, each_item, find_item, find_item_in_any_case, items_in_order, list_items, shown};
-pub use log::{Backlog, Log, backlog, entries, entries_within, is_kept, moved_since, store_acked, types_behind};
+pub use log::{Backlog, Log, backlog, entries, entries_within, is_kept, store_acked, types_behind};
+pub use moved::Moved;
 pub use retention::{prune, prune_entries};
 
 pub(crate) use head::save_command_cursor;

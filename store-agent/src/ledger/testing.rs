@@ -10,6 +10,16 @@ pub(crate) fn plan(connection: &Connection, sql: &str) -> String {
     steps.collect::<rusqlite::Result<Vec<_>>>().expect("reads").join("\n")
 }
 
+/// Steps that SQLite's machine has made for a statement that is kept, since this was asked before.
+pub(crate) fn steps(connection: &Connection, sql: &str) -> i32 {
+    connection.prepare_cached(sql).expect("is valid").reset_status(rusqlite::StatementStatus::VmStep)
+}
+
+/// Steps made to add up what items have moved in writes, since this was asked before.
+pub(crate) fn steps_for_counts(connection: &Connection) -> i32 {
+    steps(connection, super::moved::BEHIND)
+}
+
 /// A copy of a database.
 pub(crate) fn copy(from: &Connection) -> Connection {
     let mut to = Connection::open_in_memory().expect("opens");

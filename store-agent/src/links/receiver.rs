@@ -6,17 +6,18 @@ use std::time::Duration;
 use protocol::ids::StoreId;
 use protocol::link::{Commands, FollowStep, Followed, Follower, TICK_MS};
 use protocol::retry::Backoff;
+use protocol::time::Millis;
 use runtime::clock::Ticks;
 use runtime::redis::MultiplexedConnection;
 use runtime::redis::{Channel, Keys, Received};
 use runtime::redis::{Client, RedisResult};
-use runtime::sqlite::{Abort, Db, Error};
+use runtime::sqlite::{Abort, Connection, Db, Error};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger;
+use crate::ledger::{self, Moved};
 use crate::links::connectivity::Connectivity;
-use crate::operations::commands;
+use crate::operations::commands::{self, Executed};
 
 /// How long a read waits for a command.
 const BLOCK: Duration = Duration::from_millis(TICK_MS as u64);
@@ -85,10 +86,7 @@ impl Receiver {
         let reply = match step {
             FollowStep::Execute { redis_now } => {
                 let (batch, now) = (std::mem::take(&mut held.batch), runtime::clock::now());
-                let executed = self.db.write(move |connection| {
-                    commands::receive(connection, &batch, redis_now, now).map_err(Abort::<()>::Database)
-                });
-                match executed.await {
+                match self.execute(batch, redis_now, now).await {
                     Ok(Ok(executed)) => {
                         if executed.commands == 0 {
                             tracing::debug!(why = executed.stuck, "commands wait");
@@ -114,6 +112,23 @@ impl Receiver {
         };
         follower.reply(clock.ms(), reply, uuid::Uuid::new_v4().as_u64_pair().0);
         Ok(())
+    }
+
+    async fn execute(
+        &self,
+        batch: Vec<Received<Commands>>,
+        redis_now: Millis,
+        now: Millis,
+    ) -> Result<Result<Executed, ()>, Error> {
+        let counts = commands::counted(&batch);
+        let moved = match counts.is_empty() {
+            true => Moved::default(),
+            false => self.db.scan(move |connection| Moved::since_positions(connection, counts.clone())).await?,
+        };
+        let execute = move |connection: &Connection| {
+            commands::receive(connection, &batch, &moved, redis_now, now).map_err(Abort::Database)
+        };
+        self.db.write(execute).await
     }
 
     /// A step over Redis.

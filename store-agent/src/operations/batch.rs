@@ -11,7 +11,7 @@ use protocol::wire::{About, BatchLine, RefusedLine, Results};
 use runtime::sqlite::{Abort, Connection, JobResult, attempt};
 
 use super::till::{self, Performed, Request};
-use crate::ledger;
+use crate::ledger::{self, Moved};
 
 /// What is asked.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Batch<'a> {
     pub atomic: bool,
     /// Who asked, and what for unless a line says that itself.
     pub about: &'a About,
+    /// Sums for the lines that are [counted](till::counted).
+    pub moved: &'a Moved,
 }
 
 /// What became of a line, if not all of them were undone.
@@ -93,7 +95,7 @@ fn perform_line(
         command: None,
     };
     // What it wrote before it was refused is taken back; the lines before it stay.
-    match attempt(connection, || till::perform(connection, &request, now))? {
+    match attempt(connection, || till::perform(connection, &request, batch.moved, now))? {
         Ok(performed) => Ok(Line::Done(performed)),
         Err(Abort::Refused(rejection)) => Ok(Line::Refused(rejection)),
         Err(Abort::Database(error)) => Err(error.into()),

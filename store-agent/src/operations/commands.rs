@@ -8,7 +8,7 @@ use protocol::domain::reservation::Reservation;
 use protocol::domain::transfer::Transfer;
 use protocol::domain::{Change, Line, Rejection, decide_purchase, decide_return, decide_sold};
 use protocol::ids::{OperationId, ProductId};
-use protocol::link::{Commands, Cursor, Entry, Epoch, Receipt, receive as judge};
+use protocol::link::{Commands, Cursor, Entry, EntryId, Epoch, Receipt, receive as judge};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{
@@ -24,7 +24,7 @@ use super::reservations::{self, Asking};
 use super::till::{self, Decided, Request, decide_request};
 use super::{allotment, transfers};
 use crate::ledger::state::Asked;
-use crate::ledger::{self, Head, idempotency};
+use crate::ledger::{self, Head, Moved, idempotency};
 
 /// What became of what was read.
 #[derive(Debug)]
@@ -39,24 +39,55 @@ pub struct Executed {
 
 /// Executes a batch of the command stream, in the caller's transaction. `redis_now`: Redis's clock, read behind the
 /// batch; deadlines are in that clock. If the database refuses the batch it is executed again one by one, and what the
-/// database refuses is parked (L11).
+/// database refuses is parked (L11). `moved`: sums for what is [`counted`].
 pub fn receive(
     connection: &Connection,
     batch: &[Received<Commands>],
+    moved: &Moved,
     redis_now: Millis,
     now: Millis,
 ) -> JobResult<Executed> {
-    in_savepoint(connection, || receive_batch(connection, batch, redis_now, now, false)).or_else(|error| {
+    in_savepoint(connection, || receive_batch(connection, batch, moved, redis_now, now, false)).or_else(|error| {
         if is_fatal(&error) {
             return Err(error);
         }
-        receive_batch(connection, batch, redis_now, now, true)
+        receive_batch(connection, batch, moved, redis_now, now, true)
     })
+}
+
+/// The items and positions of the counts that were true at one, as far as commands are executed in one go: what the items
+/// have moved since is added up before.
+pub fn counted(batch: &[Received<Commands>]) -> Vec<(ProductId, EntryId)> {
+    let mut counts = Vec::new();
+    for entry in batch.iter().flatten() {
+        match Command::decode(&entry.kind, &entry.body) {
+            Ok(Command::Operate { product_id, operation, .. }) => counts.extend(till::counted(&product_id, &operation)),
+            Ok(Command::Batch { lines, .. }) => {
+                counts.extend(lines.iter().filter_map(|line| till::counted(&line.product_id, &line.operation)));
+                break;
+            }
+            Ok(
+                Command::Purchase { .. }
+                | Command::Cancel { .. }
+                | Command::Reserve { .. }
+                | Command::Reservation { .. }
+                | Command::Ship { .. }
+                | Command::Announce { .. }
+                | Command::ReceiveTransfer { .. }
+                | Command::Release { .. }
+                | Command::Resync
+                | Command::Opened { .. },
+            )
+            | Err(_) => {}
+        }
+    }
+    counts
 }
 
 fn receive_batch(
     connection: &Connection,
     batch: &[Received<Commands>],
+    moved: &Moved,
     redis_now: Millis,
     now: Millis,
     careful: bool,
@@ -77,7 +108,7 @@ fn receive_batch(
             Receipt::Known => continue,
             Receipt::Next if careful && opened_for == head.cursor.epoch => {
                 let mut after = head;
-                match in_savepoint(connection, || execute(connection, &mut after, entry, redis_now, now)) {
+                match in_savepoint(connection, || execute(connection, &mut after, entry, moved, redis_now, now)) {
                     Ok(()) => head = after,
                     Err(error) if is_fatal(&error) => return Err(error),
                     Err(error) => {
@@ -86,7 +117,7 @@ fn receive_batch(
                 }
             }
             Receipt::Next if opened_for == head.cursor.epoch => {
-                execute(connection, &mut head, entry, redis_now, now)?;
+                execute(connection, &mut head, entry, moved, redis_now, now)?;
             }
             Receipt::Next => {
                 executed.stuck = Some("the commands' epoch belongs to an earlier epoch of the ledger".into());
@@ -140,18 +171,19 @@ fn execute(
     connection: &Connection,
     head: &mut Head,
     entry: &Entry<Commands>,
+    moved: &Moved,
     redis_now: Millis,
     now: Millis,
 ) -> JobResult<()> {
     let id = operation_id(entry);
     let command = Command::decode(&entry.kind, &entry.body);
     expire_due(connection, head, &command, now)?;
-    let mut known = load(connection, head, &id, entry, &command)?;
+    let mut known = load(connection, head, &id, entry, &command, moved)?;
     if let Ok(Command::Batch { lines, atomic, about }) = &command
         && (known.outcome.is_none() || planted(Bug::NoDedupeByCommand))
     {
         let about = About { is_line: true, ..about.clone() };
-        let batch = Batch { id: &id, lines, atomic: *atomic, about: &about };
+        let batch = Batch { id: &id, lines, atomic: *atomic, about: &about, moved };
         known.results = do_lines(connection, head, &batch, now)?;
     }
     let effect = on_command(&id, entry, command, &known, redis_now, now);
@@ -237,6 +269,7 @@ fn load(
     id: &OperationId,
     entry: &Entry<Commands>,
     command: &Result<Command, NotUnderstood>,
+    moved: &Moved,
 ) -> JobResult<Known> {
     let outcome = ledger::outcomes::find(connection, id)?;
     if outcome.is_some() && !planted(Bug::NoDedupeByCommand) {
@@ -259,7 +292,7 @@ fn load(
             (attempt, with_items(reservations::loaded(connection, &purchase.lines)?))
         }
         Ok(Command::Operate { product_id, operation, .. }) => {
-            (None, till::load(connection, head, product_id, operation)?)
+            (None, till::load(connection, head, product_id, operation, moved)?)
         }
         Ok(Command::Reserve { reservation_id, lines, .. }) => {
             reservation = ledger::reservations::find(connection, *reservation_id)?;
@@ -634,7 +667,7 @@ mod tests {
                 about: About::default(),
                 command: None,
             };
-            crate::operations::till::perform(&connection, &request, NOW).expect("creates");
+            crate::operations::till::perform(&connection, &request, &Moved::default(), NOW).expect("creates");
             let for_epoch = ledger::head(&connection).expect("a head").cursor.epoch;
             let mut world = Self { connection, sent: Cursor { epoch: 7.into(), ..Cursor::default() } };
             world.send("opened", &Command::Opened { for_epoch });
@@ -646,7 +679,7 @@ mod tests {
             let (kind, body) = (command.kind(), command.encode());
             let entry = Entry::follow(&self.sent, kind, id, body, None);
             self.sent = entry.cursor();
-            let executed = receive(&self.connection, &[Ok(entry)], NOW, NOW).expect("executes");
+            let executed = receive(&self.connection, &[Ok(entry)], &Moved::default(), NOW, NOW).expect("executes");
             assert_eq!((executed.commands, executed.stuck), (1, None));
             ledger::testing::last(&self.connection).0
         }
@@ -800,7 +833,7 @@ mod tests {
         }
         let command = buy(cart(&[("ale", 5), ("tea", 3)]));
         let entry = Entry::follow(&world.sent, command.kind(), "attempt", command.encode(), None);
-        receive(&world.connection, &[Ok(entry)], NOW, NOW.plus(1)).expect("executes");
+        receive(&world.connection, &[Ok(entry)], &Moved::default(), NOW, NOW.plus(1)).expect("executes");
         assert_eq!(
             (ledger::testing::last(&world.connection).0.as_str(), units_of(&world)),
             ("purchase_confirmed", [0, 0])
@@ -833,7 +866,7 @@ mod tests {
         assert_ne!(later, body);
         let entry = Entry::follow(&world.sent, "purchase", "attempt", later, None);
         world.sent = entry.cursor();
-        receive(&world.connection, &[Ok(entry)], NOW, NOW).expect("executes");
+        receive(&world.connection, &[Ok(entry)], &Moved::default(), NOW, NOW).expect("executes");
         let (kind, body) = ledger::testing::last(&world.connection);
         assert_eq!((kind.as_str(), units_of(&world)), ("command_refused", [5, 3]));
         assert!(body.contains("unsupported_by_store"), "{body}");
@@ -942,6 +975,46 @@ mod tests {
     }
 
     #[test]
+    fn what_counts_have_to_add_up_is_known_before_they_are_executed() {
+        let mut world = World::new();
+        let head = ledger::head(&world.connection).expect("reads").cursor.id();
+        let at = protocol::wire::Position { store: ledger::store_id(&world.connection).expect("reads"), at: head };
+        for number in 0..500 {
+            let receive = Operation::Receive { quantity: quantity(1) };
+            crate::testing::act(&world.connection, &format!("o{number}"), "ale", receive, NOW);
+        }
+        let count = |quantity| Operation::Count { quantity, counted_at: Some(at.clone()), count_ref: None };
+        let line = BatchLine {
+            product_id: ale(),
+            operation: count(3),
+            expected_version: None,
+            reference: None,
+            occurred_at: None,
+        };
+        let batch = Command::Batch { lines: vec![line], atomic: true, about: About::default() };
+        let operate = |quantity| Command::Operate {
+            product_id: ale(),
+            operation: count(quantity),
+            guard: Guard::default(),
+            about: About::default(),
+        };
+        let mut entry = |id: &str, command: &Command| {
+            let entry = Entry::follow(&world.sent, command.kind(), id, command.encode(), None);
+            world.sent = entry.cursor();
+            Ok(entry)
+        };
+        let read = [entry("a", &operate(4)), entry("b", &Command::Resync), entry("c", &batch), entry("d", &operate(9))];
+        // Behind the batch nothing is executed.
+        let counts = counted(&read);
+        assert_eq!(counts, [(ale(), head), (ale(), head)]);
+        let moved = Moved::since_positions(&world.connection, counts).expect("reads");
+        assert_eq!(receive(&world.connection, &read, &moved, NOW, NOW).expect("executes").commands, 3);
+        assert_eq!(world.units(), 503);
+        let steps = ledger::testing::steps_for_counts(&world.connection);
+        assert!((1..400).contains(&steps), "{steps} steps for two counts");
+    }
+
+    #[test]
     fn of_an_atomic_batch_all_is_done_or_nothing() {
         let mut world = World::new();
         world.send("b", &sales(true, &[("ale", 2), ("ale", 4)]));
@@ -987,7 +1060,10 @@ mod tests {
         let batch = sales(true, &[("ale", 1)]);
         let read = [entry("a", &Command::Resync), entry("b", &batch), entry("c", &batch), entry("d", &batch)];
         for executed in [2, 1, 1, 0] {
-            assert_eq!(receive(&world.connection, &read, NOW, NOW).expect("executes").commands, executed);
+            assert_eq!(
+                receive(&world.connection, &read, &Moved::default(), NOW, NOW).expect("executes").commands,
+                executed
+            );
         }
         assert_eq!(world.units(), 2);
     }
@@ -1126,7 +1202,7 @@ mod tests {
         let later = batch.replacen("\"op\":\"sell\"", "\"op\":\"teleport\"", 1);
         let entry = Entry::follow(&world.sent, BATCH, "b", later, None);
         world.sent = entry.cursor();
-        receive(&world.connection, &[Ok(entry)], NOW, NOW).expect("executes");
+        receive(&world.connection, &[Ok(entry)], &Moved::default(), NOW, NOW).expect("executes");
         let (kind, body) = ledger::testing::last(&world.connection);
         assert_eq!((kind.as_str(), world.units()), ("command_refused", 5));
         assert!(body.contains("unsupported_by_store"), "{body}");

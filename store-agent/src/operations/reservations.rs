@@ -326,7 +326,7 @@ mod tests {
                 about: About::default(),
                 command: None,
             };
-            crate::operations::till::perform(&connection, &request, at)
+            crate::operations::till::perform(&connection, &request, &Default::default(), at)
         };
         assert!(matches!(sale(end.plus(-1)), Err(Abort::Refused(Rejection::InsufficientStock { available: 0, .. }))));
         sale(end).expect("the hold is over");
@@ -376,7 +376,7 @@ mod tests {
             about: About::default(),
             command: None,
         };
-        let refused = crate::operations::till::perform(&connection, &request, NOW);
+        let refused = crate::operations::till::perform(&connection, &request, &Default::default(), NOW);
         assert!(matches!(refused, Err(Abort::Refused(Rejection::VersionConflict { .. }))));
         assert_eq!(ledger::head(&connection).expect("reads").cursor, before);
         assert_eq!(figures(&connection, "ale"), (9, 9, 0));

@@ -12,7 +12,7 @@ use runtime::sqlite::{Abort, Connection, JobResult};
 
 use super::effect::{self, Cause, Effect, Items};
 use super::{allotment, reservations};
-use crate::ledger::{self, Head};
+use crate::ledger::{self, Head, Moved};
 
 /// One operation on one item.
 #[derive(Debug, Clone)]
@@ -72,13 +72,25 @@ pub struct Decided {
     pub effect: Effect,
 }
 
-/// Loads, decides and records. Everything happens or, if it is refused, nothing.
-pub fn perform(connection: &Connection, request: &Request, now: Millis) -> Result<Performed, Abort<Rejection>> {
+/// The item and the position of a count that was true at one: what it has moved since is added up before the write.
+pub fn counted(product: &ProductId, operation: &Operation) -> Option<(ProductId, EntryId)> {
+    let Operation::Count { counted_at: Some(position), .. } = operation else { return None };
+    Some((product.clone(), position.at))
+}
+
+/// Loads, decides and records. Everything happens or, if it is refused, nothing. `moved`: sums for what is
+/// [`counted`]; one that is missing is added up here.
+pub fn perform(
+    connection: &Connection,
+    request: &Request,
+    moved: &Moved,
+    now: Millis,
+) -> Result<Performed, Abort<Rejection>> {
     let mut head = ledger::head(connection)?;
-    let mut known = load(connection, &head, &request.product, &request.operation)?;
+    let mut known = load(connection, &head, &request.product, &request.operation, moved)?;
     let is_held = known.items.values().any(|item| item.reserved > 0);
     if is_held && reservations::expire_due(connection, &mut head, [&request.product], now)? {
-        known = load(connection, &head, &request.product, &request.operation)?;
+        known = load(connection, &head, &request.product, &request.operation, moved)?;
     }
     let Decided { item, delta, ended, effect } = decide_request(&known, request, now).map_err(Abort::Refused)?;
     let operation = &request.operation_id;
@@ -93,6 +105,7 @@ pub(super) fn load(
     head: &Head,
     product: &ProductId,
     operation: &Operation,
+    moved: &Moved,
 ) -> JobResult<Known> {
     let item = ledger::find_item(connection, product)?;
     let moved_since_count = match operation {
@@ -102,7 +115,7 @@ pub(super) fn load(
                 && (at.at.epoch == head.cursor.epoch || planted(Bug::EarlierEpochCounted))
                 && at.at <= head.cursor.id();
             if is_ours && ledger::is_kept(connection, at.at)? {
-                Some(if planted(Bug::EarlierShelfIsNow) { 0 } else { ledger::moved_since(connection, product, at.at)? })
+                Some(if planted(Bug::EarlierShelfIsNow) { 0 } else { moved.since(connection, product, at.at)? })
             } else {
                 None
             }
@@ -242,7 +255,7 @@ mod tests {
     #[test]
     fn the_same_count_entered_twice_corrects_once() {
         let connection = testing::store(&[("ale", 12)]);
-        let does = |operation| perform(&connection, &request(operation), NOW).expect("is done");
+        let does = |operation| perform(&connection, &request(operation), &Moved::default(), NOW).expect("is done");
         let at = ledger::head(&connection).expect("reads").cursor.id();
         let counted_at = Some(Position { store: ledger::store_id(&connection).expect("reads"), at });
         let count = Operation::Count { quantity: 10, counted_at, count_ref: None };
@@ -259,7 +272,7 @@ mod tests {
         let counted = |at| {
             let counted_at = Some(Position { store: ledger::store_id(&connection).expect("reads"), at });
             let count = Operation::Count { quantity: 5, counted_at, count_ref: None };
-            perform(&connection, &request(count), NOW)
+            perform(&connection, &request(count), &Moved::default(), NOW)
         };
         assert_eq!(counted(then).expect("is this epoch's").delta, 0);
         ledger::open_epoch(&connection, None, NOW).expect("opens");

@@ -150,7 +150,7 @@ mod tests {
         fn send(&mut self, id: &str, command: &Command) -> String {
             let entry = Entry::follow(&self.sent, command.kind(), id, command.encode(), None);
             self.sent = entry.cursor();
-            commands::receive(&self.connection, &[Ok(entry)], NOW, NOW).expect("executes");
+            commands::receive(&self.connection, &[Ok(entry)], &Default::default(), NOW, NOW).expect("executes");
             let audit = verify(&self.connection).expect("reads");
             assert!(audit.differences.is_empty(), "{:?}", audit.differences);
             ledger::testing::last(&self.connection).0

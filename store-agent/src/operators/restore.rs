@@ -351,7 +351,7 @@ mod tests {
         for (id, command) in [("opened", Command::Opened { for_epoch })].iter().chain(commands) {
             let entry = Entry::follow(&sent, command.kind(), id, command.encode(), None);
             sent = entry.cursor();
-            commands::receive(connection, &[Ok(entry)], NOW, NOW).expect("executes");
+            commands::receive(connection, &[Ok(entry)], &Default::default(), NOW, NOW).expect("executes");
         }
     }
 

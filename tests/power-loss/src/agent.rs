@@ -12,8 +12,8 @@ use protocol::wire::{About, Command, PurchaseRef};
 use runtime::redis::Received;
 use runtime::sqlite::{Abort, Schema};
 use rusqlite::{Connection, OptionalExtension};
-use store_agent::ledger;
 use store_agent::ledger::idempotency::{self, Key};
+use store_agent::ledger::{self, Moved};
 use store_agent::operations::commands;
 use store_agent::operations::purchases;
 use store_agent::operations::till::{Request, perform};
@@ -205,7 +205,7 @@ impl Daemon for Agent {
                 if idempotency::find(connection, key)?.is_some() {
                     return Ok(names);
                 }
-                let performed = perform(connection, request, *now).map_err(refused)?;
+                let performed = perform(connection, request, &Moved::default(), *now).map_err(refused)?;
                 bind(connection, key, &performed.position.to_string(), *now)?;
                 Ok(names)
             }
@@ -225,7 +225,7 @@ impl Daemon for Agent {
             }
             Operation::Commands { batch, now } => {
                 let received: Vec<Received<Commands>> = batch.iter().cloned().map(Ok).collect();
-                let executed = commands::receive(connection, &received, *now, *now)?;
+                let executed = commands::receive(connection, &received, &Moved::default(), *now, *now)?;
                 if let Some(why) = executed.stuck {
                     return Err(Abort::Refused(why));
                 }

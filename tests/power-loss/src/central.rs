@@ -22,7 +22,7 @@ use protocol::wire::About;
 use runtime::redis::Received;
 use runtime::sqlite::{Abort, Schema, memory};
 use rusqlite::Connection;
-use store_agent::ledger;
+use store_agent::ledger::{self, Moved};
 use store_agent::operations::till;
 
 use crate::Dice;
@@ -157,7 +157,7 @@ impl Source {
         let from = if done.epoch == asked.epoch { done.seq.next() } else { Seq::FIRST };
         let batch = commands::entries(known, &self.id, asked.epoch, from, asked.seq)?;
         let batch: Vec<Received<Commands>> = batch.into_iter().map(Ok).collect();
-        store_agent::operations::commands::receive(&self.file, &batch, now, now)?;
+        store_agent::operations::commands::receive(&self.file, &batch, &Moved::default(), now, now)?;
         for _ in 0..dice.between(0, 6) {
             let product = product(dice);
             let request = till::Request {
@@ -168,7 +168,7 @@ impl Source {
                 about: About::default(),
                 command: None,
             };
-            match till::perform(&self.file, &request, now) {
+            match till::perform(&self.file, &request, &Moved::default(), now) {
                 Ok(_) | Err(Abort::Refused(_)) => {}
                 Err(Abort::Database(error)) => return Err(error),
             }

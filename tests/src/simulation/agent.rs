@@ -14,7 +14,7 @@ use protocol::time::Millis;
 use runtime::redis::{Channel, Keys, Received};
 use runtime::sqlite::Schema;
 use rusqlite::Connection;
-use store_agent::ledger;
+use store_agent::ledger::{self, Moved};
 use store_agent::links::publisher;
 use store_agent::operations::commands;
 
@@ -282,9 +282,11 @@ impl Agent {
                 let batch = std::mem::take(&mut self.batch);
                 let clock = self.clock(now);
                 let batch: Vec<Received<Commands>> = batch.into_iter().map(Ok).collect();
+                let counted = commands::counted(&batch);
+                let moved = Moved::since_positions(&self.file, counted).expect("a ledger can be read");
                 let mut new = 0;
                 let outlived = commit(&self.file, &mut |connection| {
-                    new = commands::receive(connection, &batch, redis_now, clock)?.commands;
+                    new = commands::receive(connection, &batch, &moved, redis_now, clock)?.commands;
                     Ok(())
                 });
                 if !outlived {

@@ -13,7 +13,8 @@ use protocol::promise::policy::Policy;
 use protocol::time::Millis;
 use protocol::wire::{About, BatchLine, Command, Position};
 use runtime::sqlite::{Abort, attempt};
-use store_agent::operations::till::{Request, perform};
+use store_agent::ledger::Moved;
+use store_agent::operations::till::{Request, counted, perform};
 
 use super::holds::written;
 use super::virtual_world::{Commit, VirtualWorld, commit};
@@ -175,9 +176,11 @@ impl VirtualWorld {
         };
         self.oracle.book.items.insert(name, asked);
         let risk = self.risk();
+        let moved = Moved::since_positions(&self.agents[number].file, counted(&product, &operation))
+            .expect("a ledger can be read");
         let mut answer = Ok(0);
         let end = commit(&self.agents[number].file, &mut self.dice, risk, &mut |connection| {
-            match attempt(connection, || perform(connection, &request, clock))? {
+            match attempt(connection, || perform(connection, &request, &moved, clock))? {
                 Ok(performed) => answer = Ok(performed.delta),
                 Err(Abort::Refused(rejection)) => answer = Err(rejection.code()),
                 Err(Abort::Database(error)) => return Err(error),
