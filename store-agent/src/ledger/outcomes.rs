@@ -1,7 +1,7 @@
 //! Answers to commands, by the command's id: one that comes again gets its answer again and has no effect.
 
 use protocol::ids::OperationId;
-use protocol::wire::Outcome;
+use protocol::wire::{Became, Outcome};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -31,11 +31,12 @@ fn read(body: &str) -> rusqlite::Result<Outcome> {
 /// Keeps an outcome; it takes the place of an earlier one of the same command.
 pub(crate) fn keep(connection: &Connection, outcome: &Outcome) -> rusqlite::Result<()> {
     let body = serde_json::to_string(outcome).expect("an outcome serialises");
+    let waits = matches!(&outcome.became, Became::Confirmed { purchase, picked: false, .. } if purchase.attempt == outcome.command);
     connection
         .prepare_cached(
-            "insert into outcome (command_id, body, at) values (?1, ?2, ?3) \
-             on conflict (command_id) do update set body = excluded.body, at = excluded.at",
+            "insert into outcome (command_id, body, at, waits) values (?1, ?2, ?3, ?4) \
+             on conflict (command_id) do update set body = excluded.body, at = excluded.at, waits = excluded.waits",
         )?
-        .execute(params![outcome.command.as_str(), body, outcome.at.0])?;
+        .execute(params![outcome.command.as_str(), body, outcome.at.0, waits])?;
     Ok(())
 }

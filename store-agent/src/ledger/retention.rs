@@ -22,12 +22,11 @@ const LOOKED_AT: usize = 10_000;
 /// Dead letters kept, at most: somebody who sends nonsense must not fill the disk.
 const LETTERS_MAX: i64 = 10_000;
 
-// An answer that central may not have heard yet is kept, and so is that of a purchase whose units still wait.
-const OUTCOMES: &str = "delete from outcome where command_id in (select command_id from outcome where at < ?1 \
-     and at < coalesce((select recorded_at from ledger join meta on ledger.epoch = meta.epoch \
-       and ledger.seq = meta.acked + 1), ?1) \
-     and not exists (select 1 from purchase where purchase.attempt = outcome.command_id \
-       and purchase.status = 'confirmed' and purchase.picked_at is null) \
+// An answer that central may not have heard yet is kept, and so is that of a purchase whose units still wait. Neither is
+// passed on the way to those that are not.
+const OUTCOMES: &str = "delete from outcome where command_id in (select command_id from outcome where waits = 0 \
+     and at < min(?1, coalesce((select recorded_at from ledger join meta on ledger.epoch = meta.epoch \
+       and ledger.seq = meta.acked + 1), ?1)) \
      order by at limit ?2)";
 const KEYS: &str =
     "delete from idempotency where key in (select key from idempotency where at < ?1 order by at limit ?2)";
@@ -117,8 +116,11 @@ fn is_old_behind(connection: &Connection, place: EntryId, before: Millis) -> rus
 
 #[cfg(test)]
 mod tests {
+    use protocol::domain::Lines;
+    use protocol::wire::{Became, Outcome, PurchaseRef};
+
     use super::*;
-    use crate::ledger::testing::plan;
+    use crate::ledger::testing::{plan, steps};
     use crate::ledger::{self, store_acked};
     use crate::testing::{self, NOW};
 
@@ -182,7 +184,9 @@ mod tests {
         let head = ledger::head(&connection).expect("reads").cursor;
         store_acked(&connection, head.epoch, head.seq).expect("writes");
         for id in ["a", "b"] {
-            connection.execute("insert into outcome values (?1, '{}', ?2)", params![id, NOW.0]).expect("writes");
+            connection
+                .execute("insert into outcome (command_id, body, at) values (?1, '{}', ?2)", params![id, NOW.0])
+                .expect("writes");
             idempotency::remember_known(&connection, [id], NOW).expect("writes");
             let letter = "insert into dead_letter values (null, ?1, '', '', '', '', ?2)";
             connection.execute(letter, params![id, NOW.0]).expect("writes");
@@ -196,6 +200,95 @@ mod tests {
         let left = "select (select count(*) from outcome) + (select count(*) from known_operation) \
                     + (select count(*) from dead_letter)";
         assert_eq!(connection.query_row(left, [], |row| row.get::<_, i64>(0)), Ok(0));
+    }
+
+    /// The outcome of an attempt to buy, and the purchase if its units have left.
+    fn buy(connection: &Connection, number: u128, at: Millis) -> (Outcome, PurchaseRef) {
+        let purchase = PurchaseRef {
+            from_allotment: None,
+            purchase_id: uuid::Uuid::from_u128(number).to_string().parse().expect("an id"),
+            attempt: testing::operation(&format!("attempt-{number}")),
+            lines: Lines::one(testing::product("tea"), testing::quantity(1)),
+            reference: None,
+            created_at: at,
+            expires_at: at,
+        };
+        ledger::purchases::confirm(connection, &purchase, at).expect("writes");
+        let became = Became::Confirmed { purchase: purchase.clone(), item: None, picked: false };
+        let outcome = Outcome { command: purchase.attempt.clone(), at, became };
+        ledger::outcomes::keep(connection, &outcome).expect("writes");
+        (outcome, purchase)
+    }
+
+    fn outcomes(connection: &Connection) -> Vec<String> {
+        let mut statement = connection.prepare("select command_id from outcome order by 1").expect("is valid");
+        let ids = statement.query_map([], |row| row.get(0)).expect("runs");
+        ids.collect::<rusqlite::Result<_>>().expect("reads")
+    }
+
+    #[test]
+    fn an_outcome_is_kept_while_units_wait_and_until_central_may_have_heard_of_it() {
+        let connection = testing::ledger(9);
+        let head = ledger::head(&connection).expect("reads").cursor;
+        store_acked(&connection, head.epoch, head.seq - 1).expect("writes");
+        for number in 0..240 {
+            let at = NOW.plus(i64::try_from(number * 7 % 240).expect("is small"));
+            let (outcome, purchase) = buy(&connection, number, at);
+            match number % 4 {
+                0 => {}
+                1 => {
+                    ledger::purchases::pick(&connection, purchase.purchase_id, at).expect("writes");
+                    ledger::outcomes::keep(&connection, &outcome.picked()).expect("writes");
+                }
+                2 => {
+                    ledger::purchases::cancel(&connection, purchase.purchase_id, at).expect("writes");
+                    let became = Became::Cancelled { purchase, item: None };
+                    ledger::outcomes::keep(&connection, &Outcome { became, ..outcome }).expect("writes");
+                }
+                _ => {
+                    // What its cancel was answered, which waits for nobody.
+                    let command = testing::operation(&format!("cancel-{number}"));
+                    ledger::outcomes::keep(&connection, &Outcome { command, ..outcome }).expect("writes");
+                }
+            }
+        }
+        // The oldest entry that central has not; what is younger it may have to hear again.
+        connection
+            .execute("update ledger set recorded_at = ?1 where seq = ?2", params![NOW.0 + 100, head.seq.get()])
+            .expect("writes");
+        let may_go = "select command_id from outcome where at < ?1 and at < ?2 and not exists (select 1 from purchase \
+             where attempt = command_id and status = 'confirmed' and picked_at is null)";
+        for (before, unheard) in [(NOW.plus(60), NOW.0 + 100), (NOW.plus(160), NOW.0 + 100)] {
+            let mut statement = connection.prepare(may_go).expect("is valid");
+            let going = statement.query_map([before.0, unheard], |row| row.get::<_, String>(0)).expect("runs");
+            let going: Vec<String> = going.collect::<rusqlite::Result<_>>().expect("reads");
+            assert!(going.len() > 20, "{}", going.len());
+            let mut stay = outcomes(&connection);
+            stay.retain(|id| !going.contains(id));
+            prune(&connection, before.plus(RETENTION_MS)).expect("prunes");
+            assert_eq!(outcomes(&connection), stay);
+        }
+    }
+
+    #[test]
+    fn outcomes_that_stay_are_not_looked_at() {
+        let connection = testing::ledger(9);
+        let head = ledger::head(&connection).expect("reads").cursor;
+        store_acked(&connection, head.epoch, head.seq - 1).expect("writes");
+        for number in 0..2_000 {
+            let (outcome, _) = buy(&connection, number, NOW);
+            // Central has not heard of these.
+            let command = testing::operation(&format!("other-{number}"));
+            let at = NOW.plus(1_000);
+            ledger::outcomes::keep(&connection, &Outcome { command, at, ..outcome }).expect("writes");
+        }
+        let (outcome, _) = buy(&connection, 9_999, NOW);
+        ledger::outcomes::keep(&connection, &outcome.picked()).expect("writes");
+        connection.prepare_cached(OUTCOMES).expect("is valid").reset_status(rusqlite::StatementStatus::VmStep);
+        prune(&connection, NOW.plus(RETENTION_MS + 1_000_000)).expect("prunes");
+        assert_eq!(outcomes(&connection).len(), 4_000);
+        let steps = steps(&connection, OUTCOMES);
+        assert!((1..300).contains(&steps), "{steps} steps");
     }
 
     #[test]
