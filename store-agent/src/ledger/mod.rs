@@ -52,5 +52,6 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0010_named_since.sql"),
         include_str!("../../migrations/0011_state_asked.sql"),
         include_str!("../../migrations/0012_waiting_outcomes.sql"),
+        include_str!("../../migrations/0013_references.sql"),
     ],
 };

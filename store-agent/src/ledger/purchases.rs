@@ -78,6 +78,11 @@ pub struct Filter {
 
 /// Purchases, the newest first.
 pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Purchase>> {
+    let (sql, values) = query(filter);
+    connection.prepare_cached(&sql)?.query_map(params_from_iter(values), Purchase::read)?.collect()
+}
+
+fn query(filter: &Filter) -> (String, Vec<&dyn ToSql>) {
     let mut sql = format!("select {COLUMNS} from purchase where true");
     let mut values: Vec<&dyn ToSql> = Vec::new();
     match filter.picked {
@@ -102,7 +107,7 @@ pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Pu
         values.push(before);
     }
     sql.push_str(&format!(" order by number desc limit {} offset {}", filter.limit, filter.offset));
-    connection.prepare_cached(&sql)?.query_map(params_from_iter(values), Purchase::read)?.collect()
+    (sql, values)
 }
 
 /// How many wait to be picked; 10,000 if there are more.
@@ -153,6 +158,20 @@ mod tests {
     use super::*;
     use crate::ledger::testing::plan;
     use crate::testing::store;
+
+    #[test]
+    fn what_belongs_to_an_order_is_found_by_index() {
+        let connection = store(&[]);
+        for picked in [None, Some(false), Some(true)] {
+            for before in [None, Some(7)] {
+                let (status, reference) = (Some("confirmed".to_owned()), Some("order-1".to_owned()));
+                let filter = Filter { picked, status, reference, before, limit: 9, ..Filter::default() };
+                let plan = plan(&connection, &query(&filter).0);
+                assert!(plan.contains("SEARCH purchase USING INDEX purchase_by_reference (reference=?"), "{plan}");
+                assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+            }
+        }
+    }
 
     #[test]
     fn what_waits_to_be_picked_is_counted_by_index() {

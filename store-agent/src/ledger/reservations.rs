@@ -200,11 +200,18 @@ pub struct Filter {
 
 /// Reservations, the newest first.
 pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Recorded>> {
+    let (sql, values) = query(filter);
+    connection.prepare_cached(&sql)?.query_map(params_from_iter(values), Recorded::read)?.collect()
+}
+
+fn query(filter: &Filter) -> (String, Vec<&dyn ToSql>) {
     let mut sql = format!("select {COLUMNS} from reservation where true");
     let mut values: Vec<&dyn ToSql> = Vec::new();
+    // An order has few, a status may have all.
+    let status = if filter.reference.is_some() { "+status = ?" } else { "status = ?" };
     let has_line = "exists (select 1 from json_each(lines) where value ->> 'productId' = ?)";
     for (condition, wanted) in
-        [("status = ?", &filter.status), (has_line, &filter.product_id), ("reference = ?", &filter.reference)]
+        [(status, &filter.status), (has_line, &filter.product_id), ("reference = ?", &filter.reference)]
     {
         if let Some(wanted) = wanted {
             sql.push_str(&format!(" and {condition}"));
@@ -216,7 +223,7 @@ pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Re
         values.push(before);
     }
     sql.push_str(&format!(" order by number desc limit {}", filter.limit));
-    connection.prepare_cached(&sql)?.query_map(params_from_iter(values), Recorded::read)?.collect()
+    (sql, values)
 }
 
 #[cfg(test)]
@@ -276,6 +283,28 @@ mod tests {
         }
         let young = youngest_of_product(&connection, &product("ale"), 2).expect("reads");
         assert_eq!(ids(&young), ["order-2", "order-1"]);
+    }
+
+    #[test]
+    fn what_belongs_to_an_order_is_found_by_index() {
+        let connection = store(&[("ale", 9)]);
+        let of_order = |status: Option<&str>, before| {
+            let (status, reference) = (status.map(str::to_owned), Some("order-1".to_owned()));
+            Filter { status, product_id: Some("ale".into()), reference, before, limit: 9 }
+        };
+        for filter in [of_order(None, None), of_order(Some("open"), None), of_order(Some("open"), Some(7))] {
+            let plan = plan(&connection, &query(&filter).0);
+            assert!(plan.contains("SEARCH reservation USING INDEX reservation_by_reference (reference=?"), "{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        }
+        for number in [1, 2] {
+            save(&connection, &reservation(number, 100, &[("ale", 1)]), NOW).expect("writes");
+        }
+        let found = list(&connection, &of_order(Some("open"), None)).expect("reads");
+        assert_eq!(
+            found.iter().map(|found| found.reservation.id).collect::<Vec<_>>(),
+            [reservation(1, 0, &[("ale", 1)]).id]
+        );
     }
 
     #[test]
