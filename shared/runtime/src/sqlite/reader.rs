@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, ffi};
 use tokio::sync::Semaphore;
 
+use super::open::read_only_mapped;
 use super::{in_transaction, read_only};
 
 /// How long a scan waits for a connection.
@@ -38,9 +39,9 @@ impl Reader {
     /// Reads the database at `path`, which must exist: point reads on so many connections, one for each thread that
     /// makes them, and so many scans at once.
     pub fn open(path: &Path, points: usize, scans: usize) -> rusqlite::Result<Self> {
-        let open = |many: usize| (0..many.max(1)).map(|_| read_only(path));
-        let points = open(points).map(|opened| Ok(Mutex::new(opened?))).collect::<rusqlite::Result<_>>()?;
-        let scans = open(scans).collect::<rusqlite::Result<Vec<_>>>()?;
+        let points = (0..points.max(1)).map(|_| Ok(Mutex::new(read_only_mapped(path)?)));
+        let points = points.collect::<rusqlite::Result<_>>()?;
+        let scans = (0..scans.max(1)).map(|_| read_only(path)).collect::<rusqlite::Result<Vec<_>>>()?;
         let places = Some(Arc::new(Semaphore::new(scans.len())));
         Ok(Self(Arc::new(Pools { points, scans: Mutex::new(scans), places })))
     }
