@@ -844,6 +844,8 @@ impl Oracle {
                 (None, None) => None,
             };
             let agrees = match is {
+                // A central that was set back hears of what its source has lost once its destination receives it.
+                Some("shipped") if is_lost && left.is_none() && status.is_none() => true,
                 Some(is) => status == Some(is),
                 None => matches!(status, None | Some("rejected")),
             };
