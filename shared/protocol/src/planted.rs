@@ -75,8 +75,6 @@ pub enum Bug {
     ReceivedTwice,
     /// More may be received than was shipped.
     MoreReceivedThanShipped,
-    /// An announcement that comes again makes a transfer be on its way again.
-    AnnouncedReopens,
     /// Central does not announce what was shipped.
     ShippedNotAnnounced,
     /// A whole state leaves out transfers.
@@ -561,7 +559,6 @@ pub const BUGS: &[Bug] = &[
     Bug::ShipDeadlineIgnored,
     Bug::ReceivedTwice,
     Bug::MoreReceivedThanShipped,
-    Bug::AnnouncedReopens,
     Bug::ShippedNotAnnounced,
     Bug::TransfersLeftOut,
     Bug::RestoreWithoutTransfers,

@@ -7,7 +7,6 @@ use protocol::domain::transfer::{Decided, State, Transfer};
 use protocol::domain::{Lines, Rejection};
 use protocol::ids::TransferId;
 use protocol::link::EntryId;
-use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{Fact, Happened};
 use runtime::sqlite::{Abort, Connection};
@@ -76,7 +75,7 @@ pub(super) fn decide_announce(
     asking: &Asking,
     now: Millis,
 ) -> Result<Effect, Box<Transfer>> {
-    let transfer = known.filter(|_| !planted(Bug::AnnouncedReopens)).cloned().unwrap_or(transfer);
+    let transfer = known.cloned().unwrap_or(transfer);
     if transfer.auto_receive
         && transfer.state == State::Shipped
         && let Ok(effect) = decide_receive(&transfer, None, items, asking, now)
