@@ -20,10 +20,17 @@ pub(super) const BEHIND: &str = "select (select coalesce(sum(delta), 0) from led
 
 /// Sums that were added up beforehand: however long ago the positions are, a write has to add only what came behind.
 #[derive(Debug, Clone, Default)]
-pub struct Moved {
-    /// The last entry that is in them.
+pub struct Moved(HashMap<ProductId, Sums>);
+
+/// What an item has moved.
+#[derive(Debug, Clone, Default)]
+struct Sums {
+    /// Since each position, until the sums were made.
+    since: BTreeMap<EntryId, i64>,
+    /// From then on.
+    behind: i64,
+    /// The last entry that is in both.
     upto: EntryId,
-    sums: HashMap<ProductId, BTreeMap<EntryId, i64>>,
 }
 
 impl Moved {
@@ -33,30 +40,46 @@ impl Moved {
         connection: &Connection,
         positions: impl IntoIterator<Item = (ProductId, EntryId)>,
     ) -> rusqlite::Result<Self> {
-        let mut moved = Self { upto: super::head::head(connection)?.cursor.id(), sums: HashMap::new() };
+        let (mut items, upto) = (HashMap::<ProductId, Sums>::new(), super::head::head(connection)?.cursor.id());
         for (product, at) in positions {
-            // Of another epoch's positions no count is taken.
-            if at.epoch == moved.upto.epoch {
-                moved.sums.entry(product).or_default().insert(at, 0);
+            // Of another epoch's positions no count is taken, and behind the head there is nothing yet.
+            if at.epoch == upto.epoch && at <= upto {
+                items.entry(product).or_default().since.insert(at, 0);
             }
         }
-        for (product, sums) in &mut moved.sums {
-            add_up(connection, ENTRIES, product, sums)?;
-            add_up(connection, ITEMS_OF_ENTRIES, product, sums)?;
+        for (product, sums) in &mut items {
+            sums.upto = upto;
+            add_up(connection, ENTRIES, product, &mut sums.since)?;
+            add_up(connection, ITEMS_OF_ENTRIES, product, &mut sums.since)?;
         }
-        Ok(moved)
+        Ok(Self(items))
+    }
+
+    /// Takes in what an item has moved up to the head, for a write that goes on: whatever is taken back later must have come
+    /// behind it.
+    pub fn catch_up(&mut self, connection: &Connection, product: &ProductId) -> rusqlite::Result<()> {
+        if let Some(sums) = self.0.get_mut(product) {
+            sums.behind += moved_behind(connection, product, sums.upto)?;
+            sums.upto = super::head::head(connection)?.cursor.id();
+        }
+        Ok(())
     }
 
     /// Units of an item that came, less those that went, after an entry. A count finds out what was there already, and what
     /// a product was created with has not come: neither moves anything. So the same count, entered twice, corrects once.
     pub fn since(&self, connection: &Connection, product: &ProductId, at: EntryId) -> rusqlite::Result<i64> {
-        let sum = self.sums.get(product).and_then(|sums| sums.get(&at));
-        let from = if sum.is_some() { at.max(self.upto) } else { at };
-        let behind: i64 = connection
-            .prepare_cached(BEHIND)?
-            .query_row(params![product.as_str(), from.epoch.get(), from.seq.get()], |row| row.get(0))?;
-        Ok(sum.unwrap_or(&0) + behind)
+        let sums = self.0.get(product);
+        match sums.and_then(|sums| Some((sums, sums.since.get(&at)?))) {
+            Some((sums, since)) => Ok(since + sums.behind + moved_behind(connection, product, sums.upto)?),
+            None => moved_behind(connection, product, at),
+        }
     }
+}
+
+fn moved_behind(connection: &Connection, product: &ProductId, at: EntryId) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached(BEHIND)?
+        .query_row(params![product.as_str(), at.epoch.get(), at.seq.get()], |row| row.get(0))
 }
 
 fn add_up(
@@ -153,9 +176,12 @@ mod tests {
             let asked: Vec<(&str, EntryId)> =
                 (0..9).map(|_| (NAMES[random.below(3) as usize], any(&mut random))).collect();
             let positions = asked.iter().map(|(name, at)| (product(name), *at));
-            let moved = Moved::since_positions(&connection, positions).expect("reads");
+            let mut moved = Moved::since_positions(&connection, positions).expect("reads");
             for more in [0, 1, 7] {
                 go_on(&connection, &mut random, more);
+                if random.below(2) == 0 {
+                    moved.catch_up(&connection, &product(NAMES[random.below(3) as usize])).expect("reads");
+                }
                 for (name, at) in &asked {
                     let is = moved.since(&connection, &product(name), *at).expect("reads");
                     assert_eq!(is, by_hand(&connection, name, *at), "{name} since {at}");

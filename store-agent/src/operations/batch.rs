@@ -52,10 +52,12 @@ pub fn perform(
     is_known: impl Fn(usize) -> JobResult<bool>,
     now: Millis,
 ) -> JobResult<Judged> {
-    let mut lines = Vec::with_capacity(batch.lines.len());
+    let (mut lines, mut moved) = (Vec::with_capacity(batch.lines.len()), batch.moved.clone());
     let all_or_nothing = attempt(connection, || {
         for (index, line) in batch.lines.iter().enumerate() {
-            lines.push(perform_line(connection, batch, index, line, &is_known, now)?);
+            // Here, since a line that is refused is taken back.
+            moved.catch_up(connection, &line.product_id)?;
+            lines.push(perform_line(connection, batch, &moved, (index, line), &is_known, now)?);
         }
         // What a restore brought back of it stays: once all of it was done.
         let is_begun = lines.iter().any(|line| matches!(line, Line::Known(_)));
@@ -75,8 +77,8 @@ pub fn perform(
 fn perform_line(
     connection: &Connection,
     batch: &Batch<'_>,
-    index: usize,
-    line: &BatchLine,
+    moved: &Moved,
+    (index, line): (usize, &BatchLine),
     is_known: impl Fn(usize) -> JobResult<bool>,
     now: Millis,
 ) -> Result<Line, Abort<()>> {
@@ -95,7 +97,7 @@ fn perform_line(
         command: None,
     };
     // What it wrote before it was refused is taken back; the lines before it stay.
-    match attempt(connection, || till::perform(connection, &request, batch.moved, now))? {
+    match attempt(connection, || till::perform(connection, &request, moved, now))? {
         Ok(performed) => Ok(Line::Done(performed)),
         Err(Abort::Refused(rejection)) => Ok(Line::Refused(rejection)),
         Err(Abort::Database(error)) => Err(error.into()),
