@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::projection::view;
 use crate::storage::retention::{self, COMMANDS_MS};
-use crate::storage::{Abort, Connection, Db, Error, JobResult, stores, totals};
+use crate::storage::{Abort, Connection, Db, Error, JobResult, Weight, stores, totals};
 
 const EVERY: Duration = Duration::from_secs(60 * 60);
 /// The first time after the start: until then central catches up, and reading all items would slow that. One that is started
@@ -71,7 +71,7 @@ async fn inspect(db: &Db, id: StoreId) -> anyhow::Result<()> {
 
 /// One short transaction. Says what the job says, or `false` if it was not done.
 async fn batch(db: &Db, job: impl Fn(&Connection) -> JobResult<bool> + Send + 'static) -> anyhow::Result<bool> {
-    match db.write(move |connection| job(connection).map_err(Abort::<()>::Database)).await {
+    match db.write_as(Weight::Heavy, move |connection| job(connection).map_err(Abort::<()>::Database)).await {
         Ok(done) => Ok(done.unwrap_or(false)),
         // When there is too much else to write it can wait for the next hour.
         Err(Error::Busy) => Ok(false),

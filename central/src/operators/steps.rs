@@ -14,7 +14,7 @@ use crate::projection::rebuild;
 use crate::projection::steps::{ROWS, step};
 use crate::storage::stores;
 use crate::storage::totals;
-use crate::storage::{Abort, Connection, Db, Error, JobResult, labels, rebuild as rebuilds};
+use crate::storage::{Abort, Connection, Db, Error, JobResult, Weight, labels, rebuild as rebuilds};
 
 /// How often is looked even when nobody says that there is something to do.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -87,7 +87,7 @@ impl Steps {
         &self,
         job: impl Fn(&Connection) -> JobResult<T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        match self.db.write(move |connection| job(connection).map_err(Abort::<()>::Database)).await {
+        match self.db.write_as(Weight::Heavy, move |connection| job(connection).map_err(Abort::<()>::Database)).await {
             Ok(done) => Ok(done.unwrap_or_default()),
             Err(Error::Busy) => {
                 tokio::time::sleep(BUSY_PAUSE).await;

@@ -25,4 +25,4 @@ pub mod totals;
 pub mod transfers;
 pub mod webhooks;
 
-pub use runtime::sqlite::{Abort, Connection, Db, Error, JobError, JobResult, labels};
+pub use runtime::sqlite::{Abort, Connection, Db, Error, JobError, JobResult, Weight, labels};

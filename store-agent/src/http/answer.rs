@@ -12,7 +12,7 @@ use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
 use runtime::http::{Code, HEADERS, Problem, Result, Write, fingerprint, header_value};
-use runtime::sqlite::{Abort, Connection};
+use runtime::sqlite::{Abort, Connection, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -156,9 +156,20 @@ impl App {
         Ok(self.db.scan(move |connection| Moved::since_positions(connection, positions.clone())).await?)
     }
 
-    /// Runs a write in one transaction with its key. `act` is a part of the job, and may be run again.
+    /// Runs a light write in one transaction with its key. `act` is a part of the job, and may be run again.
     pub(super) async fn write(
         &self,
+        write: &Write,
+        json: &Value,
+        act: impl Fn(&Connection, Call<'_>) -> std::result::Result<Done, Abort<Problem>> + Send + 'static,
+    ) -> Result<Response> {
+        self.write_as(Weight::Light, write, json, act).await
+    }
+
+    /// The same of this weight.
+    pub(super) async fn write_as(
+        &self,
+        weight: Weight,
         write: &Write,
         json: &Value,
         act: impl Fn(&Connection, Call<'_>) -> std::result::Result<Done, Abort<Problem>> + Send + 'static,
@@ -173,7 +184,7 @@ impl App {
         let unnamed = OperationId::from_uuid(self.source.id());
         let (status, body, position, replayed) = self
             .db
-            .write(move |connection| {
+            .write_as(weight, move |connection| {
                 let call = match &key {
                     None => Call { key: None, operation: unnamed.clone(), is_known: false, now },
                     Some(key) => {

@@ -9,7 +9,7 @@ use protocol::time::Millis;
 use protocol::wire::Command;
 use runtime::http::openapi::schema;
 use runtime::http::{Code, IdPath, List, OptionalBody, Problem, Result, Written};
-use runtime::sqlite::Abort;
+use runtime::sqlite::{Abort, Weight};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -123,7 +123,7 @@ async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Rep
         behind = last;
         not_understood.extend(left.iter().map(i64::to_string));
         if !understood.is_empty() {
-            let dropped = app.db.write(move |connection| {
+            let dropped = app.db.write_as(Weight::Heavy, move |connection| {
                 let mut dropped = Vec::new();
                 for id in &understood {
                     // Somebody else may have been faster.

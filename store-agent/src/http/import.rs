@@ -23,7 +23,7 @@ use protocol::time::Millis;
 use protocol::wire::About;
 use runtime::http::openapi::schema;
 use runtime::http::{Actor, Bounded as Number, Code, Name, Patience, Problem, Query, Result, Upload, Write};
-use runtime::sqlite::{self, Abort, Connection, JobResult};
+use runtime::sqlite::{self, Abort, Connection, JobResult, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
@@ -388,7 +388,7 @@ async fn take_in(app: &App, batch: Vec<Line>, about: About, dry_run: bool) -> Re
         let (lines, about) = (batch.clone(), about.clone());
         let written = app
             .db
-            .write(move |connection| {
+            .write_as(Weight::Heavy, move |connection| {
                 let results =
                     lines.iter().map(|line| one(connection, line, &about, now)).collect::<JobResult<Vec<_>>>()?;
                 if dry_run { Err(Abort::Refused(results)) } else { Ok(results) }

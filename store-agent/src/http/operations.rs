@@ -10,7 +10,7 @@ use protocol::planted::{Bug, planted};
 use protocol::wire::{About, BatchLine};
 use runtime::http::requests::Batch;
 use runtime::http::{Body, Caller, Code, Problem, Result, Scopes, Write};
-use runtime::sqlite::Abort;
+use runtime::sqlite::{Abort, Weight};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -75,7 +75,8 @@ async fn run(State(app): Shared, caller: Caller, write: Write, Body { value, jso
     let about = About { actor: write.actor.clone(), traceparent: Some(write.traceparent.clone()), ..About::default() };
     let counts = lines.iter().filter_map(|line| counted(&line.product_id, &line.operation)).collect();
     let moved = app.moved_since(counts).await?;
-    app.write(&write, &json, move |connection, Call { key, operation, now, .. }| {
+    let weight = Weight::of_lines(lines.len());
+    app.write_as(weight, &write, &json, move |connection, Call { key, operation, now, .. }| {
         let is_known = |line| match key {
             Some(key) => idempotency::is_line_known(connection, key, line, now),
             None => Ok(false),

@@ -16,7 +16,7 @@ use runtime::http::{
     Body, Code, IdPath, List, OptionalBody, Page, PageSize, Problem, Query, Result, StoreReservation, Write, Written,
     encode_cursor,
 };
-use runtime::sqlite::{Abort, Connection};
+use runtime::sqlite::{Abort, Connection, Weight};
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::IntoParams;
@@ -65,8 +65,9 @@ async fn hold(State(app): Shared, write: Write, Body { value, json }: Body<Reser
     let asked = value.asked()?;
     let about = about(&write, asked.reference);
     let (store, lines) = (app.store.clone(), asked.lines.clone());
+    let weight = Weight::of_lines(lines.iter().len());
     let answer = app
-        .write(&write, &json, move |connection, Call { operation, now, .. }| {
+        .write_as(weight, &write, &json, move |connection, Call { operation, now, .. }| {
             // The same key is the same operation, and the same reservation, also after a restore.
             let id = ReservationId::of(&operation);
             // A state that a restore took in may have it without a word of how it was made.
@@ -161,8 +162,10 @@ impl App {
         let id: ReservationId = id.parse().map_err(|_| unknown())?;
         let about = about(&write, reference);
         let store = self.store.clone();
+        let known = self.db.read(|connection| reservations::find(connection, id)).await?;
+        let weight = Weight::of_lines(known.map_or(0, |reservation| reservation.lines.iter().len()));
         let answer = self
-            .write(&write, &json, move |connection, Call { operation, is_known, now, .. }| {
+            .write_as(weight, &write, &json, move |connection, Call { operation, is_known, now, .. }| {
                 if is_known && let Some(known) = reservations::find(connection, id)? {
                     return done(connection, &store, StatusCode::OK, &known, None);
                 }

@@ -14,6 +14,7 @@ use runtime::http::{
     Code, IdPath, List, OptionalBody, Page, PageSize, Problem, Query, Result, StoreTransfer, Write, Written,
     encode_cursor,
 };
+use runtime::sqlite::Weight;
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::IntoParams;
@@ -61,8 +62,10 @@ async fn receive(
         ..About::default()
     };
     let store = app.store.clone();
+    let announced = app.db.read(|connection| transfers::find_incoming(connection, id)).await?;
+    let weight = Weight::of_lines(announced.map_or(0, |transfer| transfer.lines.iter().len()));
     let answer = app
-        .write(&write, &json, move |connection, Call { operation, is_known, now, .. }| {
+        .write_as(weight, &write, &json, move |connection, Call { operation, is_known, now, .. }| {
             let done = |transfer: &Transfer, position| Done::new(StatusCode::OK, &view(&store, transfer), position);
             if is_known && let Some(known) = transfers::find_incoming(connection, id)? {
                 return Ok(done(&known, ledger::head(connection)?.cursor.id()));

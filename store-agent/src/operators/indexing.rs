@@ -1,8 +1,8 @@
-//! Takes new names into the index of search, some at a time: a sale waits for one short transaction at most.
+//! Takes new names into the index of search, some at a time.
 
 use std::time::Duration;
 
-use runtime::sqlite::{Abort, Db, Error, labels};
+use runtime::sqlite::{Abort, Db, Error, Weight, labels};
 use tokio_util::sync::CancellationToken;
 
 /// A name that is not in the index is found all the same, so nothing waits for this.
@@ -14,7 +14,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
         let indexed = if db.read(labels::are_to_index).await? {
-            match db.write(|connection| labels::index_step(connection).map_err(Abort::<()>::Database)).await {
+            match db
+                .write_as(Weight::Heavy, |connection| labels::index_step(connection).map_err(Abort::<()>::Database))
+                .await
+            {
                 Ok(done) => done.unwrap_or_default(),
                 Err(Error::Busy) => true,
                 Err(error) => return Err(error.into()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::sqlite::{Abort, Db, Error};
+use runtime::sqlite::{Abort, Connection, Db, Error, Weight};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +27,8 @@ pub async fn run(db: Db, executed: Arc<Notify>, stop: CancellationToken) -> anyh
 
 async fn step(db: &Db) -> Result<bool, Error> {
     let now = runtime::clock::now();
-    match db.write(move |connection| resync::step(connection, STEP, now).map_err(Abort::<()>::Database)).await {
+    let job = move |connection: &Connection| resync::step(connection, STEP, now).map_err(Abort::<()>::Database);
+    match db.write_as(Weight::Heavy, job).await {
         Ok(Ok(more)) => Ok(more),
         Ok(Err(())) | Err(Error::Busy) => Ok(true),
         Err(error) => Err(error),

@@ -517,8 +517,8 @@ impl VirtualWorld {
     fn write_at_a_store(&mut self) {
         let number = self.clients.dice.below(self.agents.len() as u64) as usize;
         let (risk, from) = (self.risk(), self.agents[number].noted);
-        let agent = &self.agents[number];
-        let Some(http) = &agent.http else { return };
+        let agent = &mut self.agents[number];
+        let Some(http) = &mut agent.http else { return };
         let versions = versions(&agent.file, &self.products);
         let epoch = ledger::head(&agent.file).expect("a ledger has a head").cursor.epoch.get();
         let server = http.number;
@@ -698,7 +698,7 @@ impl VirtualWorld {
                 allowed.insert(self.clients.sent[at].number, is_allowed);
             }
         }
-        let http = self.central.http.as_ref().expect("it serves");
+        let http = self.central.http.as_mut().expect("it serves");
         let server = http.server.number;
         let Some((end, group)) = http.server.write(&self.central.file, &mut self.clients.dice, risk) else { return };
         self.oracle.look_at_central(&self.central.file).expect("the view can be read");

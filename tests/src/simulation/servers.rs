@@ -144,7 +144,7 @@ impl Server {
     }
 
     /// Commits what waits to be written, unless the process dies. `None`: there was nothing.
-    pub(super) fn write(&self, file: &Connection, dice: &mut Dice, risk: u64) -> Option<(Commit, Group)> {
+    pub(super) fn write(&mut self, file: &Connection, dice: &mut Dice, risk: u64) -> Option<(Commit, Group)> {
         let group = self.queue.run(file).expect("SQLite in memory does not fail")?;
         let end = |sql: &str| file.execute_batch(sql).expect("a transaction ends");
         if dice.chance(risk) {

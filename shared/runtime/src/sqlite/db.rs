@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{Abort, Error, JobResult, Reader, Writer, is_damage};
+use super::{Abort, Error, JobResult, Reader, Weight, Writer, is_damage};
 
 /// A database to read from and to write to. Cheap to clone.
 #[derive(Clone)]
@@ -56,7 +56,7 @@ impl Db {
         self.reader.scan_within(patience, job).await.map_err(|error| self.sort(error))
     }
 
-    /// A write. Its effect is on disk before this returns `Ok(Ok(_))`, and it had none if this returns a refusal. The job
+    /// A light write. Its effect is on disk before this returns `Ok(Ok(_))`, and it had none if this returns a refusal. The job
     /// goes on if the caller stops waiting.
     pub async fn write<T, R>(
         &self,
@@ -69,7 +69,20 @@ impl Db {
         self.write_then(job, |_| {}).await
     }
 
-    /// The same, and what is to happen in this process because of it: `then` is called with what the job returned when
+    /// The same of a job of this weight. [`Error::Busy`] also if too many heavy ones wait.
+    pub async fn write_as<T, R>(
+        &self,
+        weight: Weight,
+        job: impl Fn(&Connection) -> Result<T, Abort<R>> + Send + 'static,
+    ) -> Result<Result<T, R>, Error>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+    {
+        self.writer.write_as(weight, job, |_| {}).await
+    }
+
+    /// A light write, and what is to happen in this process because of it: `then` is called with what the job returned when
     /// that is on disk, also if the caller has stopped waiting by then. It runs on the thread that writes, so it is quick.
     pub async fn write_then<T, R>(
         &self,
@@ -162,7 +175,7 @@ mod tests {
     #[tokio::test]
     async fn without_threads_who_has_the_queue_commits_and_answers() {
         let open = || Connection::open_in_memory().expect("opens");
-        let (reader, (writer, queue)) = (Reader::alone(open()), Writer::queue());
+        let (reader, (writer, mut queue)) = (Reader::alone(open()), Writer::queue());
         let (db, mut file) = (Db::new(reader.clone(), writer), open());
         file.execute_batch("create table t (x integer) strict").expect("creates");
         let mut write = Box::pin(db.write(insert(2)));

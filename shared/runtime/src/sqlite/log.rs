@@ -2,11 +2,13 @@
 //!
 //! **Guarantees.** While commits follow one another the log stays below a fixed length, unless somebody reads an old state.
 //! What has gathered behind such a reader is copied beside the commits like the rest, however long that takes.
+//! The writer copies some milliseconds' work at most, whatever the log holds.
 //! The writer knows that a copying has failed before anything can overwrite what it was to copy.
 //!
 //! A thread with a connection of its own copies what has been committed, while more is. It never catches up with a writer
 //! who is busy, and only a log that was copied to its end and synced starts over. So the writer copies the last pages, once
-//! they are few. They take turns: while the one copies the other does not.
+//! they are few. They take turns: while the one copies the other does not. A log that becomes long all the same is first
+//! spared the jobs that write much, and only then all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,6 +28,8 @@ const FEW: u32 = 512;
 pub(super) struct Lengths {
     /// Then it is copied.
     pub(super) copied: u32,
+    /// Then no heavy job runs until it was.
+    pub(super) long: u32,
     /// Then nothing more is committed until it was.
     pub(super) most: u32,
     /// Unless so many are left to copy: they have gathered behind a reader, and to wait for them would take as long as they are many.
@@ -34,7 +38,7 @@ pub(super) struct Lengths {
 
 impl Lengths {
     /// At most 48 MiB, and what one commit adds: some more.
-    pub(super) const USUAL: Self = Self { copied: CHECKPOINT_AT, most: 12_000, unless: 12_000 };
+    pub(super) const USUAL: Self = Self { copied: CHECKPOINT_AT, long: 8_000, most: 12_000, unless: 12_000 };
 }
 
 /// The log of the database that a writer has open.
@@ -44,6 +48,8 @@ pub(super) struct Log {
     lengths: Lengths,
     /// Of these, in the database as far as is known.
     copied: u32,
+    /// A reader of an old state has kept the last copying from the rest.
+    is_held: bool,
     beside: Option<Beside>,
 }
 
@@ -57,26 +63,31 @@ impl Log {
             noted.store(written.unsigned_abs(), Ordering::Relaxed);
             Ok(())
         }))?;
-        Ok(Self { pages, lengths, copied: 0, beside: beside.map(Beside::start) })
+        Ok(Self { pages, lengths, copied: 0, is_held: false, beside: beside.map(Beside::start) })
     }
 
     /// What is to be done between commits. If it fails nothing may be written any more: what was copied before and not
     /// synced would be taken for done, and the log be overwritten. The next process starts from the log.
     pub(super) fn look_after(&mut self, writer: &Connection) -> rusqlite::Result<()> {
         let pages = self.pages.load(Ordering::Relaxed);
-        let (is_long, is_too_long) = (pages >= self.lengths.copied, pages >= self.lengths.most);
+        let Lengths { copied, most, unless, .. } = self.lengths;
+        let is_long = pages >= copied;
         if let Some(beside) = &mut self.beside {
-            if is_long {
-                beside.begin(pages.saturating_sub(self.copied));
-            }
-            match beside.copied(is_too_long, self.lengths.unless)? {
-                None => return Ok(()),
+            loop {
+                if is_long {
+                    beside.begin(Round { upto: pages, left: pages.saturating_sub(self.copied) });
+                }
+                let waits = pages >= most && !self.is_held;
+                let Some((round, copied)) = beside.copied(waits, unless)? else { return Ok(()) };
+                self.is_held = copied < round.upto;
                 // A log that is shorter than that has begun anew.
-                Some(copied) => self.copied = if copied > pages { 0 } else { copied },
-            }
-            let left = pages - self.copied;
-            if left > FEW && !(is_too_long && left < self.lengths.unless) {
-                return Ok(());
+                self.copied = if copied > pages { 0 } else { copied };
+                if pages - self.copied <= FEW {
+                    break;
+                }
+                if !is_long || self.is_held {
+                    return Ok(());
+                }
             }
         }
         if is_long {
@@ -88,18 +99,34 @@ impl Log {
         Ok(())
     }
 
+    /// Whether a heavy job may run. No reader keeps one from it, and no copying that takes long because of one.
+    pub(super) fn has_room(&self) -> bool {
+        let copying = self.beside.as_ref().and_then(|beside| beside.copying);
+        let is_short = self.pages.load(Ordering::Relaxed) < self.lengths.long;
+        is_short || self.is_held || copying.is_none_or(|round| round.left >= self.lengths.unless)
+    }
+
     /// Ends what is beside.
     pub(super) fn end(self) -> rusqlite::Result<()> {
         self.beside.map_or(Ok(()), Beside::end)
     }
 }
 
+/// What is copied beside the commits.
+#[derive(Debug, Clone, Copy)]
+struct Round {
+    /// The length of the log when it began.
+    upto: u32,
+    /// Pages that were left to copy of it, at most.
+    left: u32,
+}
+
 /// The thread that copies while others commit.
 struct Beside {
     begin: Sender<()>,
     copied: Receiver<rusqlite::Result<u32>>,
-    /// The pages that it copies now, at most.
-    copying: Option<u32>,
+    /// What it copies now.
+    copying: Option<Round>,
     thread: JoinHandle<()>,
 }
 
@@ -120,19 +147,19 @@ impl Beside {
         Self { begin, copied, copying: None, thread }
     }
 
-    /// Copies the log as it is now, `pages` at most, unless it is being copied.
-    fn begin(&mut self, pages: u32) {
+    /// Copies the log as it is now, unless it is being copied.
+    fn begin(&mut self, round: Round) {
         if self.copying.is_none() {
             // If it has ended, which nothing but a panic makes it do, the next look at it says so.
-            self.copying = self.begin.send(()).is_ok().then_some(pages);
+            self.copying = self.begin.send(()).is_ok().then_some(round);
         }
     }
 
-    /// So many pages of the log are in the database, once a copying has come to its end; `waits`: for that, unless it is
-    /// of so many.
-    fn copied(&mut self, waits: bool, unless: u32) -> rusqlite::Result<Option<u32>> {
-        let Some(pages) = self.copying else { return Ok(None) };
-        let waits = waits && pages < unless;
+    /// What was to be copied, and how many pages of the log are in the database now, once a copying has come to its end;
+    /// `waits`: for that, unless it is of so many.
+    fn copied(&mut self, waits: bool, unless: u32) -> rusqlite::Result<Option<(Round, u32)>> {
+        let Some(round) = self.copying else { return Ok(None) };
+        let waits = waits && round.left < unless;
         let copied = match self.copied.try_recv() {
             Err(TryRecvError::Empty) if !waits => return Ok(None),
             Err(TryRecvError::Empty) => self.copied.recv().unwrap_or_else(|_| Err(panicked())),
@@ -140,7 +167,7 @@ impl Beside {
             Ok(copied) => copied,
         };
         self.copying = None;
-        copied.map(Some)
+        copied.map(|copied| Some((round, copied)))
     }
 
     fn end(self) -> rusqlite::Result<()> {
@@ -170,10 +197,70 @@ mod tests {
         let closed = move || gate.lock().expect("is held by nobody else").recv().is_ok();
         connection.progress_handler(1, Some(closed)).expect("is called for each step of a statement");
         let mut beside = Beside::start(connection);
-        beside.begin(200);
+        beside.begin(Round { upto: 200, left: 200 });
         assert!(matches!(beside.copied(true, 200), Ok(None)));
         drop(open);
         assert!(matches!(beside.copied(true, 201), Ok(Some(_))));
         beside.end().expect("ends");
+    }
+
+    /// A log without a file, and who says in the other thread's place what it has begun and copied.
+    struct Told {
+        connection: Connection,
+        log: Log,
+        begun: Receiver<()>,
+        tell: Sender<rusqlite::Result<u32>>,
+    }
+
+    impl Told {
+        fn new() -> Self {
+            let mut connection = Connection::open_in_memory().expect("opens");
+            let mut log = Log::of(&mut connection, None, Lengths::USUAL).expect("looks after it");
+            let (begin, begun) = channel();
+            let (tell, copied) = channel();
+            log.beside = Some(Beside { begin, copied, copying: None, thread: std::thread::spawn(|| {}) });
+            Self { connection, log, begun, tell }
+        }
+
+        /// Behind a commit that has left so many pages: how many copyings begin, and whether the writer copies the rest.
+        fn look(&mut self, pages: u32, copied: &[u32]) -> (usize, bool) {
+            self.log.pages.store(pages, Ordering::Relaxed);
+            copied.iter().for_each(|copied| self.tell.send(Ok(*copied)).expect("is heard"));
+            self.log.look_after(&self.connection).expect("looks");
+            (self.begun.try_iter().count(), self.log.pages.load(Ordering::Relaxed) == 0)
+        }
+    }
+
+    #[test]
+    fn the_writer_copies_what_is_few_and_never_more() {
+        let mut told = Told::new();
+        assert_eq!(told.look(3_999, &[]), (0, false));
+        assert_eq!(told.look(4_000, &[]), (1, false));
+        assert_eq!(told.look(5_000, &[]), (0, false), "one at a time");
+        assert_eq!(told.look(5_000, &[4_000]), (1, false), "the rest is copied beside, too");
+        assert_eq!(told.look(5_000 + FEW, &[5_000]), (0, true));
+        // It is too long, and all wait, for what has begun and for the rest.
+        assert_eq!(told.look(8_000, &[]), (1, false));
+        assert_eq!(told.look(12_000, &[8_000, 12_000]), (1, true));
+    }
+
+    #[test]
+    fn a_long_log_has_no_room_for_heavy_jobs_until_it_was_copied() {
+        let mut told = Told::new();
+        assert_eq!((told.look(7_999, &[]), told.log.has_room()), ((1, false), true));
+        assert_eq!((told.look(9_000, &[]), told.log.has_room()), ((0, false), false));
+        assert_eq!((told.look(9_000, &[7_999]), told.log.has_room()), ((1, false), false), "too much is left");
+        assert_eq!((told.look(9_100, &[9_000]), told.log.has_room()), ((0, true), true));
+    }
+
+    #[test]
+    fn nobody_waits_for_what_a_reader_keeps_from_being_copied() {
+        let mut told = Told::new();
+        told.look(9_000, &[]);
+        assert!(!told.log.has_room());
+        assert_eq!((told.look(9_000, &[100]), told.log.has_room()), ((0, false), true));
+        assert_eq!((told.look(13_000, &[]), told.log.has_room()), ((1, false), true));
+        // The reader has gone.
+        assert_eq!((told.look(14_000, &[13_000, 14_000]), told.log.has_room()), ((1, true), true));
     }
 }

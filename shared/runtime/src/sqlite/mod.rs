@@ -1,9 +1,9 @@
 //! SQLite as both daemons use it: one file, one process, one writer that group-commits, readers that never wait.
 //!
 //! **Guarantees.** What [`Db::write`] has answered is on disk (`synchronous=FULL`, WAL). A job sees and leaves
-//! nothing half-done: each runs in its own savepoint. A file that is deleted or replaced while it is in use stops the
-//! process instead of swallowing writes. A second process cannot open the same file. A file that is damaged, a copy, or
-//! was written by a newer version, is refused.
+//! nothing half-done. However many heavy jobs wait, a light one waits for one of them at most. A file that is deleted or
+//! replaced while it is in use stops the process instead of swallowing writes. A second process cannot open the same file.
+//! A file that is damaged, a copy, or was written by a newer version, is refused.
 
 mod columns;
 mod copy;
@@ -30,7 +30,7 @@ pub use open::{
     open_on, open_to_restore, put_in_service, read_only,
 };
 pub use reader::Reader;
-pub use writer::{Abort, Group, Queue, Writer};
+pub use writer::{Abort, Group, Queue, Weight, Writer};
 
 /// What a job works on: a connection inside a transaction. Statements are for the floor that owns the tables; the floors
 /// above pass it on.

@@ -1,12 +1,18 @@
 //! The one thread that writes: it drains what has queued, runs the jobs in one transaction, commits once, then answers
 //! everybody.
+//!
+//! **Guarantees.** However many heavy jobs wait, a light one waits for no more than one of them: the light jobs that have
+//! queued, in one transaction, and one heavy job, in another, take turns. So the heavy ones go on, too. Only so many of them
+//! wait, whatever they hold. Light jobs run in the order in which they have queued, and so do heavy ones.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
 use super::log::{Lengths, Log};
 use super::open::open_beside;
@@ -14,10 +20,32 @@ use super::{Error, Guard, System, is_fatal};
 
 /// Jobs waiting, at most; beyond it callers are told that the process is overloaded.
 const QUEUE: usize = 4_096;
-/// Jobs in one commit, at most.
+/// Light jobs in one commit, at most.
 const GROUP: usize = 512;
+/// Heavy jobs waiting, at most: each may hold a megabyte, and takes some tens of milliseconds.
+const HEAVY: usize = 64;
+/// Lines of a light job, at most: a basket.
+const BASKET: usize = 10;
 /// How often it is looked at the files while there is nothing to write.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How soon it is looked again whether the log has room for a heavy job.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(2);
+
+/// How long a job keeps others waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// As long as some sales take.
+    Light,
+    /// Longer: some tens of milliseconds at most.
+    Heavy,
+}
+
+impl Weight {
+    /// Of a job that does so many lines.
+    pub fn of_lines(lines: usize) -> Self {
+        if lines > BASKET { Self::Heavy } else { Self::Light }
+    }
+}
 
 /// Why a job's effect is taken back.
 #[derive(Debug, thiserror::Error)]
@@ -105,37 +133,90 @@ impl Queued for Met {
 
 type Job = Box<dyn Queued>;
 
+/// A job that waits, and its place if it is a heavy one.
+struct Waiting {
+    job: Job,
+    place: Option<OwnedSemaphorePermit>,
+}
+
 /// Jobs that wait for whoever writes.
-pub struct Queue(Receiver<Job>);
+pub struct Queue {
+    arriving: Receiver<Waiting>,
+    light: VecDeque<Waiting>,
+    heavy: VecDeque<Waiting>,
+    /// What ran last was light.
+    is_heavys_turn: bool,
+}
 
 /// Jobs that have run in one transaction, which is not committed yet.
-pub struct Group(Vec<Job>);
+pub struct Group(Vec<Waiting>);
 
 impl Queue {
-    /// Runs the jobs that have queued, in a transaction that it leaves open. `None`: there is none.
-    pub fn run(&self, connection: &Connection) -> rusqlite::Result<Option<Group>> {
-        self.0.try_recv().ok().map(|first| group(connection, first, &self.0)).transpose()
+    fn of(arriving: Receiver<Waiting>) -> Self {
+        Self { arriving, light: VecDeque::new(), heavy: VecDeque::new(), is_heavys_turn: false }
+    }
+
+    /// Runs the light jobs that have queued, or a heavy one, in a transaction that it leaves open. `None`: there is none.
+    pub fn run(&mut self, connection: &Connection) -> rusqlite::Result<Option<Group>> {
+        self.first(true).map(|first| group(connection, first, self)).transpose()
+    }
+
+    /// The job that runs next, behind which those light ones follow that wait if it is one of them.
+    fn first(&mut self, heavy_may_go: bool) -> Option<Waiting> {
+        if heavy_may_go
+            && self.is_heavys_turn
+            && let Some(heavy) = self.heavy.pop_front()
+        {
+            self.is_heavys_turn = false;
+            return Some(heavy);
+        }
+        if let Some(light) = self.next_light() {
+            self.is_heavys_turn = true;
+            return Some(light);
+        }
+        if heavy_may_go { self.heavy.pop_front() } else { None }
+    }
+
+    fn next_light(&mut self) -> Option<Waiting> {
+        while self.light.is_empty() {
+            let arrived = self.arriving.try_recv().ok()?;
+            self.put(arrived);
+        }
+        self.light.pop_front()
+    }
+
+    fn put(&mut self, arrived: Waiting) {
+        let queue = if arrived.place.is_some() { &mut self.heavy } else { &mut self.light };
+        queue.push_back(arrived);
+    }
+
+    /// Until a job arrives, or it has to be looked at something else.
+    fn wait(&mut self) -> Result<(), RecvTimeoutError> {
+        let patience = if self.heavy.is_empty() { LOOK_EVERY } else { LOOK_FOR_ROOM };
+        self.arriving.recv_timeout(patience).map(|arrived| self.put(arrived))
     }
 }
 
 impl Group {
     /// Tells the callers. Their jobs' effects are on disk.
     pub fn answer(self) {
-        self.0.into_iter().for_each(|job| job.answer());
+        self.0.into_iter().for_each(|done| done.job.answer());
     }
 }
 
 /// Handle to the writer thread. Cheap to clone; the thread ends when the last handle is dropped.
 #[derive(Clone)]
 pub struct Writer {
-    jobs: SyncSender<Job>,
+    jobs: SyncSender<Waiting>,
+    /// Places of heavy jobs.
+    heavy: Arc<Semaphore>,
 }
 
 impl Writer {
     /// Without a thread: whoever has the queue runs the jobs, commits, and answers.
     pub fn queue() -> (Self, Queue) {
-        let (jobs, queue) = sync_channel(QUEUE);
-        (Self { jobs }, Queue(queue))
+        let (jobs, arriving) = sync_channel(QUEUE);
+        (Self { jobs, heavy: Arc::new(Semaphore::new(HEAVY)) }, Queue::of(arriving))
     }
 
     /// Starts the thread. `committed` is called after each commit, before anyone is answered. The receiver resolves
@@ -155,7 +236,7 @@ impl Writer {
         pages: u32,
         committed: impl Fn() + Send + 'static,
     ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
-        let lengths = Lengths { copied: pages, most: pages, unless: u32::MAX };
+        let lengths = Lengths { copied: pages, long: pages, most: pages, unless: u32::MAX };
         Self::start_on(connection, || Ok(Some(beside)), lengths, None, committed)
     }
 
@@ -179,13 +260,13 @@ impl Writer {
         guard: Option<Guard>,
         committed: impl Fn() + Send + 'static,
     ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
-        let (writer, Queue(queue)) = Self::queue();
+        let (writer, mut queue) = Self::queue();
         let (ended, end) = oneshot::channel();
         std::thread::Builder::new()
             .name("writer".into())
             .spawn(move || {
                 let log = beside().and_then(|beside| Log::of(&mut connection, beside, lengths));
-                let result = log.and_then(|log| run(&connection, log, guard.as_ref(), &queue, &committed));
+                let result = log.and_then(|log| run(&connection, log, guard.as_ref(), &mut queue, &committed));
                 // Held before anybody hears that it stopped.
                 let moved = guard.as_ref().filter(|guard| guard.check().is_err()).map(|guard| (guard, guard.hold()));
                 // Whoever waits hears at once that it stopped.
@@ -210,11 +291,11 @@ impl Writer {
     /// Ends the thread, as if a job had met this.
     pub(super) fn stop(&self, met: rusqlite::Error) {
         // If there is no room whoever meets it next says so again.
-        let _ = self.jobs.try_send(Box::new(Met(Some(met))));
+        let _ = self.jobs.try_send(Waiting { job: Box::new(Met(Some(met))), place: None });
     }
 
-    /// Runs a job in the next group, perhaps twice. Its effect is on disk before this returns `Ok(Ok(_))`; it had none if
-    /// this returns a refusal. The job goes on if the caller stops waiting, and so does `then`, which is called with what
+    /// Runs a light job in the next group, perhaps twice. Its effect is on disk before this returns `Ok(Ok(_))`; it had none
+    /// if this returns a refusal. The job goes on if the caller stops waiting, and so does `then`, which is called with what
     /// the job returned once that is on disk.
     pub async fn write<T, R>(
         &self,
@@ -225,9 +306,30 @@ impl Writer {
         T: Send + 'static,
         R: Send + 'static,
     {
+        self.write_as(Weight::Light, job, then).await
+    }
+
+    /// The same for a job of this weight. [`Error::Busy`] also if too many heavy ones wait.
+    pub(super) async fn write_as<T, R>(
+        &self,
+        weight: Weight,
+        job: impl Fn(&Connection) -> Result<T, Abort<R>> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<Result<T, R>, Error>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+    {
+        let place = match weight {
+            Weight::Light => None,
+            Weight::Heavy => Some(self.heavy.clone().try_acquire_owned().map_err(|error| match error {
+                TryAcquireError::NoPermits => Error::Busy,
+                TryAcquireError::Closed => Error::Stopped,
+            })?),
+        };
         let (caller, answered) = oneshot::channel();
         let job: Job = Box::new(Call { job, then, said: None, caller });
-        self.jobs.try_send(job).map_err(|error| match error {
+        self.jobs.try_send(Waiting { job, place }).map_err(|error| match error {
             TrySendError::Full(_) => Error::Busy,
             TrySendError::Disconnected(_) => Error::Stopped,
         })?;
@@ -239,7 +341,7 @@ fn run(
     connection: &Connection,
     mut log: Log,
     guard: Option<&Guard>,
-    queue: &Receiver<Job>,
+    queue: &mut Queue,
     committed: &impl Fn(),
 ) -> rusqlite::Result<()> {
     let written = write(connection, &mut log, guard, queue, committed);
@@ -252,58 +354,67 @@ fn run(
     connection.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()))
 }
 
-/// Until nobody has a handle any more.
+/// Until nobody has a handle any more, and nothing is left to write.
 fn write(
     connection: &Connection,
     log: &mut Log,
     guard: Option<&Guard>,
-    queue: &Receiver<Job>,
+    queue: &mut Queue,
     committed: &impl Fn(),
 ) -> rusqlite::Result<()> {
     let in_place = || guard.map_or(Ok(()), Guard::check);
+    let mut is_ending = false;
     loop {
-        match queue.recv_timeout(LOOK_EVERY) {
-            Ok(first) => {
-                let group = group(connection, first, queue)?;
-                // If this fails nobody is answered, and the process starts again from what is on disk.
-                connection.prepare_cached("commit")?.execute([])?;
-                in_place()?;
-                committed();
-                // Answered first: what they did is on disk, in the log.
-                group.answer();
+        if let Some(first) = queue.first(is_ending || log.has_room()) {
+            let group = group(connection, first, queue)?;
+            // If this fails nobody is answered, and the process starts again from what is on disk.
+            connection.prepare_cached("commit")?.execute([])?;
+            in_place()?;
+            committed();
+            // Answered first: what they did is on disk, in the log.
+            group.answer();
+        } else if is_ending {
+            return Ok(());
+        } else {
+            match queue.wait() {
+                Ok(()) => continue,
+                Err(RecvTimeoutError::Timeout) => in_place()?,
+                Err(RecvTimeoutError::Disconnected) => is_ending = true,
             }
-            Err(RecvTimeoutError::Timeout) => in_place()?,
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
         log.look_after(connection)?;
     }
 }
 
-/// Runs a job and those that have queued behind it, in a transaction that it leaves open.
+/// Runs a job and, if it is a light one, those light ones that have queued behind it, in a transaction that it leaves open.
 ///
 /// Only a savepoint takes back what one job has done, and it costs every job a copy of each page that it touches. Hardly one
 /// writes and then refuses, so it is only when one has that all of the group run again, each in a savepoint of its own.
-fn group(connection: &Connection, first: Job, queue: &Receiver<Job>) -> rusqlite::Result<Group> {
+fn group(connection: &Connection, first: Waiting, queue: &mut Queue) -> rusqlite::Result<Group> {
+    let most = if first.place.is_some() { 1 } else { GROUP };
     let mut group = Vec::new();
     let mut apart = false;
     connection.prepare_cached("begin immediate")?.execute([])?;
     let mut next = Some(first);
-    while let Some(mut job) = next {
+    while let Some(mut waiting) = next {
         if apart {
-            run_apart(connection, &mut job)?;
-            group.push(job);
+            run_apart(connection, &mut waiting.job)?;
+            group.push(waiting);
         } else {
             let before = connection.total_changes();
-            let is_kept = run_one(connection, &mut job)?;
-            group.push(job);
+            let is_kept = run_one(connection, &mut waiting.job)?;
+            group.push(waiting);
             if !is_kept && connection.total_changes() != before {
-                apart = true;
                 connection.prepare_cached("rollback")?.execute([])?;
                 connection.prepare_cached("begin immediate")?.execute([])?;
-                group.iter_mut().try_for_each(|job| run_apart(connection, job))?;
+                // Nobody else's effect is gone with that of the first.
+                if group.len() > 1 {
+                    apart = true;
+                    group.iter_mut().try_for_each(|waiting| run_apart(connection, &mut waiting.job))?;
+                }
             }
         }
-        next = if group.len() < GROUP { queue.try_recv().ok() } else { None };
+        next = if group.len() < most { queue.next_light() } else { None };
     }
     Ok(Group(group))
 }
@@ -333,6 +444,9 @@ fn run_one(connection: &Connection, job: &mut Job) -> rusqlite::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+    use futures_util::future::LocalBoxFuture;
+
     use super::*;
     use crate::sqlite::Schema;
 
@@ -421,6 +535,114 @@ mod tests {
         assert!(end.await.expect("tells").is_err());
     }
 
+    /// Jobs that wait without a thread, each of which notes its number when it runs.
+    struct Shop {
+        connection: Connection,
+        writer: Writer,
+        queue: Queue,
+        answers: Vec<LocalBoxFuture<'static, Result<Result<i64, i64>, Error>>>,
+    }
+
+    impl Shop {
+        fn open() -> Self {
+            let connection = Connection::open_in_memory().expect("opens");
+            connection.execute_batch("create table t (x integer) strict").expect("creates");
+            let (writer, queue) = Writer::queue();
+            Self { connection, writer, queue, answers: Vec::new() }
+        }
+
+        /// One below zero refuses once it has written.
+        async fn send(&mut self, weight: Weight, numbers: impl IntoIterator<Item = i64>) {
+            for x in numbers {
+                let job = move |connection: &Connection| {
+                    connection.execute("insert into t values (?1)", [x])?;
+                    if x < 0 { Err(Abort::Refused(x)) } else { Ok(x) }
+                };
+                let writer = self.writer.clone();
+                let mut answer = async move { writer.write_as(weight, job, |_| {}).await }.boxed_local();
+                assert!(futures_util::poll!(answer.as_mut()).is_pending());
+                self.answers.push(answer);
+            }
+        }
+
+        /// Commits the next group, and says what it has written.
+        fn commit(&mut self) -> Vec<i64> {
+            let written = |connection: &Connection| {
+                let mut all = connection.prepare("select x from t order by rowid").expect("reads");
+                let all = all.query_map([], |row| row.get::<_, i64>(0)).expect("reads");
+                all.collect::<rusqlite::Result<Vec<_>>>().expect("reads")
+            };
+            let before = written(&self.connection).len();
+            let group = self.queue.run(&self.connection).expect("runs");
+            if let Some(group) = group {
+                self.connection.execute_batch("commit").expect("commits");
+                group.answer();
+            }
+            written(&self.connection).split_off(before)
+        }
+    }
+
+    #[tokio::test]
+    async fn light_jobs_wait_for_one_heavy_one_at_most_and_heavy_ones_have_their_turns() {
+        let mut shop = Shop::open();
+        shop.send(Weight::Heavy, 100..103).await;
+        shop.send(Weight::Light, 1..3).await;
+        shop.send(Weight::Heavy, [103]).await;
+        shop.send(Weight::Light, [3]).await;
+        assert_eq!(shop.commit(), [1, 2, 3], "light ones pass heavy ones");
+        shop.send(Weight::Light, [4]).await;
+        assert_eq!(shop.commit(), [100], "alone, whoever has come meanwhile");
+        assert_eq!(shop.commit(), [4]);
+        for heavy in 101..104 {
+            assert_eq!(shop.commit(), [heavy]);
+        }
+        assert_eq!(shop.commit(), [0; 0]);
+        for (answer, said) in shop.answers.into_iter().zip([100, 101, 102, 1, 2, 103, 3, 4]) {
+            assert_eq!(answer.await.expect("writes"), Ok(said));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_log_without_room_holds_up_heavy_jobs_alone() {
+        let mut shop = Shop::open();
+        shop.send(Weight::Heavy, [100]).await;
+        assert!(shop.queue.first(false).is_none());
+        shop.send(Weight::Light, [1, 2]).await;
+        assert!((0..2).all(|_| shop.queue.first(false).is_some_and(|first| first.place.is_none())));
+        assert!(shop.queue.first(false).is_none());
+        assert!(shop.queue.first(true).is_some_and(|first| first.place.is_some()));
+    }
+
+    #[tokio::test]
+    async fn only_so_many_heavy_jobs_wait() {
+        let mut shop = Shop::open();
+        shop.send(Weight::Heavy, 0..HEAVY as i64).await;
+        let job = |_: &Connection| Ok::<_, Abort<()>>(());
+        let one_more = shop.writer.write_as(Weight::Heavy, job, |()| {}).now_or_never();
+        assert!(matches!(one_more, Some(Err(Error::Busy))));
+        shop.send(Weight::Light, [1]).await;
+        assert_eq!((shop.commit(), shop.commit()), (vec![1], vec![0]));
+        shop.send(Weight::Heavy, [100]).await;
+    }
+
+    #[tokio::test]
+    async fn a_heavy_job_that_refuses_takes_nobody_elses_effect_back_and_runs_once() {
+        let mut shop = Shop::open();
+        let runs = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let (writer, counted) = (shop.writer.clone(), runs.clone());
+        let job = move |connection: &Connection| {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            connection.execute("insert into t values (7)", [])?;
+            Err::<(), _>(Abort::Refused("no"))
+        };
+        let mut refused = Box::pin(writer.write_as(Weight::Heavy, job, |()| {}));
+        assert!(futures_util::poll!(refused.as_mut()).is_pending());
+        shop.send(Weight::Light, [-1, 1]).await;
+        assert_eq!((shop.commit(), shop.commit()), (vec![1], vec![]));
+        assert_eq!(refused.await.expect("answers"), Err("no"));
+        assert_eq!(runs.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+
     #[tokio::test]
     async fn nobody_is_told_of_a_write_into_a_file_that_is_gone() {
         type Harm = fn(&std::path::Path);
@@ -469,10 +691,11 @@ mod tests {
         let (connection, _lock) = crate::sqlite::open(&path, schema).expect("opens");
         connection.pragma_update(None, "synchronous", "off").expect("is no test of a disk");
         let beside = open_beside(&System, &path).expect("opens");
-        let lengths = Lengths { copied: 50, most: 200, unless: 1_000 };
+        let lengths = Lengths { copied: 50, long: 100, most: 200, unless: 1_000 };
         let (writer, end) = Writer::start_on(connection, || Ok(Some(beside)), lengths, None, || {});
         for x in 0..COMMITS {
-            write(&writer, insert(x)).await.expect("writes").expect("not refused");
+            let weight = if x % 2 == 0 { Weight::Light } else { Weight::Heavy };
+            writer.write_as(weight, insert(x), |_| {}).await.expect("writes").expect("not refused");
         }
         // A commit writes a page or more, each with a header.
         let longest = std::fs::metadata(path.with_extension("db-wal")).expect("is there").len();
