@@ -2,6 +2,9 @@
 //!
 //! **Guarantees.** Each line is an operation of its own, named after the batch and its index, judged behind those before it.
 //! If all or nothing is asked for, one refusal undoes all. What a restore brought back of a batch is not done again.
+//!
+//! A savepoint for each line costs more than the lines themselves, and hardly one writes and is refused nevertheless. So all
+//! go without, and only when one has done that they are taken back and done again, each in a savepoint of its own.
 
 use protocol::domain::{Guard, Item, Rejection};
 use protocol::ids::OperationId;
@@ -52,24 +55,51 @@ pub fn perform(
     is_known: impl Fn(usize) -> JobResult<bool>,
     now: Millis,
 ) -> JobResult<Judged> {
+    let all = |careful| perform_all(connection, batch, &is_known, now, careful);
+    match all(false)? {
+        Some(judged) => Ok(judged),
+        None => Ok(all(true)?.expect("what was refused leaves nothing")),
+    }
+}
+
+/// Why the lines that were done are undone.
+enum Undo {
+    OneIsRefused,
+    OneHasWritten,
+}
+
+/// Does the lines; `careful`: each in a savepoint of its own. `None`, and nothing is done: one had written and was refused.
+fn perform_all(
+    connection: &Connection,
+    batch: &Batch<'_>,
+    is_known: &impl Fn(usize) -> JobResult<bool>,
+    now: Millis,
+    careful: bool,
+) -> JobResult<Option<Judged>> {
     let (mut lines, mut moved) = (Vec::with_capacity(batch.lines.len()), batch.moved.clone());
     let all_or_nothing = attempt(connection, || {
         for (index, line) in batch.lines.iter().enumerate() {
             // Here, since a line that is refused is taken back.
             moved.catch_up(connection, &line.product_id)?;
-            lines.push(perform_line(connection, batch, &moved, (index, line), &is_known, now)?);
+            let before = connection.total_changes();
+            let line = perform_line(connection, batch, &moved, (index, line), is_known, now, careful)?;
+            if !careful && matches!(line, Line::Refused(_)) && connection.total_changes() != before {
+                return Err(Abort::Refused(Undo::OneHasWritten));
+            }
+            lines.push(line);
         }
         // What a restore brought back of it stays: once all of it was done.
         let is_begun = lines.iter().any(|line| matches!(line, Line::Known(_)));
         let is_refused = lines.iter().any(|line| matches!(line, Line::Refused(_)));
         if batch.atomic && is_refused && !is_begun && !planted(Bug::AtomicBatchHalfDone) {
-            return Err(Abort::Refused(()));
+            return Err(Abort::Refused(Undo::OneIsRefused));
         }
         Ok(())
     })?;
     match all_or_nothing {
-        Ok(()) => Ok(Judged { lines, undone: false }),
-        Err(Abort::Refused(())) => Ok(Judged { lines, undone: true }),
+        Ok(()) => Ok(Some(Judged { lines, undone: false })),
+        Err(Abort::Refused(Undo::OneIsRefused)) => Ok(Some(Judged { lines, undone: true })),
+        Err(Abort::Refused(Undo::OneHasWritten)) => Ok(None),
         Err(Abort::Database(error)) => Err(error),
     }
 }
@@ -81,7 +111,8 @@ fn perform_line(
     (index, line): (usize, &BatchLine),
     is_known: impl Fn(usize) -> JobResult<bool>,
     now: Millis,
-) -> Result<Line, Abort<()>> {
+    careful: bool,
+) -> Result<Line, Abort<Undo>> {
     if is_known(index)?
         && let Some(item) = ledger::find_item(connection, &line.product_id)?
     {
@@ -96,8 +127,9 @@ fn perform_line(
         about: About { reference, occurred_at: line.occurred_at, ..batch.about.clone() },
         command: None,
     };
+    let perform = || till::perform(connection, &request, moved, now);
     // What it wrote before it was refused is taken back; the lines before it stay.
-    match attempt(connection, || till::perform(connection, &request, moved, now))? {
+    match if careful { attempt(connection, perform)? } else { perform() } {
         Ok(performed) => Ok(Line::Done(performed)),
         Err(Abort::Refused(rejection)) => Ok(Line::Refused(rejection)),
         Err(Abort::Database(error)) => Err(error.into()),
@@ -116,5 +148,46 @@ impl Judged {
         let (lines, undone) = (self.lines.len(), self.undone);
         let judged = self.lines.into_iter().zip(asked).enumerate();
         Results { lines, undone, refused: judged.filter_map(refused).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::domain::{self, Lines, Operation};
+    use protocol::ids::ReservationId;
+
+    use super::*;
+    use crate::operations::reservations::{Asking, reserve};
+    use crate::testing::{self, NOW, operation, product, quantity};
+
+    fn sell(name: &str, units: i64) -> BatchLine {
+        BatchLine {
+            product_id: product(name),
+            operation: Operation::Sell { quantity: quantity(units) },
+            expected_version: None,
+            reference: None,
+            occurred_at: None,
+        }
+    }
+
+    #[test]
+    fn a_line_that_writes_before_it_is_refused_leaves_nothing_and_the_others_stay() {
+        let connection = testing::store(&[("ale", 5), ("tea", 5)]);
+        let asking = Asking { operation: operation("hold"), about: About::default(), command: None };
+        let held = Lines::new([domain::Line { product_id: product("tea"), quantity: quantity(2) }]).expect("are lines");
+        let id = ReservationId::new(uuid::Uuid::from_u128(1));
+        reserve(&connection, id, &held, 1_000, &asking, NOW).expect("holds");
+        let head = |connection: &Connection| ledger::head(connection).expect("reads").cursor.seq;
+        let before = head(&connection);
+        // The end of the hold, which is due, is recorded before the sale is refused.
+        let lines = [sell("ale", 1), sell("tea", 9), sell("ale", 2)];
+        let about = About::default();
+        let moved = Moved::default();
+        let batch = Batch { id: &operation("b"), lines: &lines, atomic: false, about: &about, moved: &moved };
+        let judged = perform(&connection, &batch, |_| Ok(false), NOW.plus(1_001)).expect("is done");
+        assert!(matches!(judged.lines[..], [Line::Done(_), Line::Refused(_), Line::Done(_)]) && !judged.undone);
+        assert_eq!(head(&connection) - before, 2, "the sales of ale");
+        let units = |name| ledger::find_item(&connection, &product(name)).expect("reads").expect("is there");
+        assert_eq!((units("ale").quantity, units("tea").quantity, units("tea").reserved), (2, 5, 2));
     }
 }
