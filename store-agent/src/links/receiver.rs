@@ -120,6 +120,7 @@ impl Receiver {
         redis_now: Millis,
         now: Millis,
     ) -> Result<Result<Executed, ()>, Error> {
+        let weight = commands::weight(&batch);
         let counts = commands::counted(&batch);
         let moved = match counts.is_empty() {
             true => Moved::default(),
@@ -128,7 +129,7 @@ impl Receiver {
         let execute = move |connection: &Connection| {
             commands::receive(connection, &batch, &moved, redis_now, now).map_err(Abort::Database)
         };
-        self.db.write(execute).await
+        self.db.write_as(weight, execute).await
     }
 
     /// A step over Redis.

@@ -16,7 +16,7 @@ use protocol::wire::{
     Subject,
 };
 use runtime::redis::Received;
-use runtime::sqlite::{Connection, JobResult, in_savepoint, is_fatal};
+use runtime::sqlite::{Connection, JobResult, Weight, in_savepoint, is_fatal};
 
 use super::batch::{self, Batch};
 use super::effect::{self, Append, Cause, Effect, Items, PurchaseChange, answered, record};
@@ -37,9 +37,22 @@ pub struct Executed {
     pub stuck: Option<String>,
 }
 
+/// Products that the commands of one transaction are about, at most, and those of its last command besides: tills wait for
+/// the writer.
+const PRODUCTS: usize = 200;
+
+/// How long [`receive`] takes for what was read.
+pub fn weight(read: &[Received<Commands>]) -> Weight {
+    match read.first() {
+        Some(Ok(entry)) if entry.kind == BATCH => Weight::Heavy,
+        Some(_) | None => Weight::Light,
+    }
+}
+
 /// Executes a batch of the command stream, in the caller's transaction. `redis_now`: Redis's clock, read behind the
 /// batch; deadlines are in that clock. If the database refuses the batch it is executed again one by one, and what the
-/// database refuses is parked (L11). `moved`: sums for what is [`counted`].
+/// database refuses is parked (L11). The rest of a batch that asks for much is left to be read again: `batch` among its
+/// commands has a transaction of its own. `moved`: sums for what is [`counted`].
 pub fn receive(
     connection: &Connection,
     batch: &[Received<Commands>],
@@ -96,6 +109,7 @@ fn receive_batch(
     let mut head = ledger::head(connection)?;
     let before = head.cursor;
     let mut executed = Executed { cursor, commands: 0, stuck: None };
+    let mut products = 0;
     for received in batch {
         let entry = match received {
             Ok(entry) => entry,
@@ -106,10 +120,14 @@ fn receive_batch(
         };
         match judge(&executed.cursor, entry) {
             Receipt::Known => continue,
+            Receipt::Next if entry.kind == BATCH && executed.commands > 0 => break,
             Receipt::Next if careful && opened_for == head.cursor.epoch => {
                 let mut after = head;
                 match in_savepoint(connection, || execute(connection, &mut after, entry, moved, redis_now, now)) {
-                    Ok(()) => head = after,
+                    Ok(more) => {
+                        head = after;
+                        products += more;
+                    }
                     Err(error) if is_fatal(&error) => return Err(error),
                     Err(error) => {
                         park(connection, &mut head, entry, &format!("it cannot be executed: {error}"), now)?;
@@ -117,7 +135,7 @@ fn receive_batch(
                 }
             }
             Receipt::Next if opened_for == head.cursor.epoch => {
-                execute(connection, &mut head, entry, moved, redis_now, now)?;
+                products += execute(connection, &mut head, entry, moved, redis_now, now)?;
             }
             Receipt::Next => {
                 executed.stuck = Some("the commands' epoch belongs to an earlier epoch of the ledger".into());
@@ -145,8 +163,7 @@ fn receive_batch(
         }
         executed.cursor = entry.cursor();
         executed.commands += 1;
-        if entry.kind == BATCH {
-            // Tills wait for the writer: it is held for one of them, not for all that were read.
+        if entry.kind == BATCH || products >= PRODUCTS {
             break;
         }
     }
@@ -166,7 +183,7 @@ fn operation_id(entry: &Entry<Commands>) -> OperationId {
         .expect("an entry's place is visible ASCII")
 }
 
-/// Loads what a command depends on, decides, and records.
+/// Loads what a command depends on, decides, and records. Says how many products it is about.
 fn execute(
     connection: &Connection,
     head: &mut Head,
@@ -174,7 +191,7 @@ fn execute(
     moved: &Moved,
     redis_now: Millis,
     now: Millis,
-) -> JobResult<()> {
+) -> JobResult<usize> {
     let id = operation_id(entry);
     let command = Command::decode(&entry.kind, &entry.body);
     expire_due(connection, head, &command, now)?;
@@ -186,9 +203,10 @@ fn execute(
         let batch = Batch { id: &id, lines, atomic: *atomic, about: &about, moved };
         known.results = do_lines(connection, head, &batch, now)?;
     }
+    let products = known.till.items.len();
     let effect = on_command(&id, entry, command, &known, redis_now, now);
     record(connection, head, &id, &mut known.till.items, effect, now)?;
-    Ok(())
+    Ok(products)
 }
 
 /// Does the lines of a batch that can be done. Each is an operation as one of a till's is, and an entry of its own.
@@ -1008,7 +1026,9 @@ mod tests {
         let counts = counted(&read);
         assert_eq!(counts, [(ale(), head), (ale(), head)]);
         let moved = Moved::since_positions(&world.connection, counts).expect("reads");
-        assert_eq!(receive(&world.connection, &read, &moved, NOW, NOW).expect("executes").commands, 3);
+        for executed in [2, 1] {
+            assert_eq!(receive(&world.connection, &read, &moved, NOW, NOW).expect("executes").commands, executed);
+        }
         assert_eq!(world.units(), 503);
         let steps = ledger::testing::steps_for_counts(&world.connection);
         assert!((1..400).contains(&steps), "{steps} steps for two counts");
@@ -1050,7 +1070,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_ends_with_a_batch() {
+    fn a_batch_has_a_transaction_of_its_own() {
         let mut world = World::new();
         let mut entry = |id: &str, command: &Command| {
             let entry = Entry::follow(&world.sent, command.kind(), id, command.encode(), None);
@@ -1059,13 +1079,36 @@ mod tests {
         };
         let batch = sales(true, &[("ale", 1)]);
         let read = [entry("a", &Command::Resync), entry("b", &batch), entry("c", &batch), entry("d", &batch)];
-        for executed in [2, 1, 1, 0] {
-            assert_eq!(
-                receive(&world.connection, &read, &Moved::default(), NOW, NOW).expect("executes").commands,
-                executed
-            );
+        assert_eq!((weight(&read), weight(&read[1..])), (Weight::Light, Weight::Heavy));
+        for executed in [1, 1, 1, 1, 0] {
+            let done = receive(&world.connection, &read, &Moved::default(), NOW, NOW).expect("executes");
+            assert_eq!(done.commands, executed);
         }
         assert_eq!(world.units(), 2);
+    }
+
+    #[test]
+    fn a_transaction_ends_with_the_command_that_makes_it_long() {
+        let mut world = World::new();
+        let names: Vec<String> = (0..PRODUCTS / 2).map(|number| format!("p{number}")).collect();
+        for name in &names {
+            let create = Operation::Create { quantity: 5, name: name.clone(), low_at: None };
+            crate::testing::act(&world.connection, name, name, create, NOW);
+        }
+        let lines: Vec<(&str, i64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+        let read: Vec<Received<Commands>> = (0..5)
+            .map(|number| {
+                let id = format!("attempt-{number}");
+                let command = buy(PurchaseRef { attempt: crate::testing::operation(&id), ..cart(&lines) });
+                let entry = Entry::follow(&world.sent, command.kind(), &id, command.encode(), None);
+                world.sent = entry.cursor();
+                Ok(entry)
+            })
+            .collect();
+        for executed in [2, 2, 1, 0] {
+            let done = receive(&world.connection, &read, &Moved::default(), NOW, NOW).expect("executes");
+            assert_eq!(done.commands, executed);
+        }
     }
 
     #[test]
