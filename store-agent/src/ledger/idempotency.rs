@@ -291,7 +291,7 @@ mod tests {
             "that of the last but one, and the last one is acknowledged and stays"
         );
         remember_known(&connection, ["a"], testing::NOW.plus(7)).expect("writes");
-        crate::ledger::prune(&connection, testing::NOW.plus(8 + KNOWN_MS)).expect("prunes");
+        ledger::prune(&connection, ledger::Kind::Known, testing::NOW.plus(8 + KNOWN_MS)).expect("prunes");
         assert_eq!(since(), testing::NOW.plus(8));
     }
 }

@@ -29,7 +29,7 @@ pub use head::{Head, append, command_cursor, cursor, head, save_head, store_id};
 pub use items::{ItemFilter, each_item, find_item, find_item_in_any_case, items_in_order, list_items, shown};
 pub use log::{Backlog, Log, backlog, entries, entries_within, is_kept, store_acked, types_behind};
 pub use moved::Moved;
-pub use retention::{prune, prune_entries};
+pub use retention::{Kind, prune, prune_entries};
 
 pub(crate) use head::save_command_cursor;
 pub(crate) use items::put_item;

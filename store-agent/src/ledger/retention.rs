@@ -1,10 +1,13 @@
 //! What the store forgets, and when: acknowledged entries, outcomes and keys, purchases that are over, dead letters.
-//! In steps of a bounded size, each found by an index, so that no sale waits for long.
+//!
+//! **Guarantees.** A step takes rows of one kind, found by an index, and is bounded by their number and by their bytes, so
+//! that no sale waits for long.
 
 use protocol::link::EntryId;
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use runtime::sqlite::id_at;
+use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
 use super::idempotency;
@@ -15,8 +18,11 @@ const RETENTION_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
 /// How long a transfer is kept that has left, or was received, ms: 37 days. Central announces none again that was begun more
 /// than thirty days ago (B10), so what it announces is still known as received here.
 const TRANSFERS_MS: i64 = RETENTION_MS + 7 * 24 * 60 * 60 * 1_000;
-/// Rows that are forgotten in one go, at most.
-const BATCH: usize = 1_000;
+/// Rows that are forgotten in one step, at most.
+const BATCH: usize = 200;
+/// A step ends with the row that makes their texts so many bytes: each page of these is read. An entry's text has all of its
+/// items, so they are bounded, too.
+const BYTES: usize = 1 << 20;
 /// Entries among which an old one is looked for, at most: a sale waits meanwhile.
 const LOOKED_AT: usize = 10_000;
 /// Dead letters kept, at most: somebody who sends nonsense must not fill the disk.
@@ -24,63 +30,126 @@ const LETTERS_MAX: i64 = 10_000;
 
 // An answer that central may not have heard yet is kept, and so is that of a purchase whose units still wait. Neither is
 // passed on the way to those that are not.
-const OUTCOMES: &str = "delete from outcome where command_id in (select command_id from outcome where waits = 0 \
+const OUTCOMES: &str = "select command_id, octet_length(body) from outcome where waits = 0 \
      and at < min(?1, coalesce((select recorded_at from ledger join meta on ledger.epoch = meta.epoch \
        and ledger.seq = meta.acked + 1), ?1)) \
-     order by at limit ?2)";
-const KEYS: &str =
-    "delete from idempotency where key in (select key from idempotency where at < ?1 order by at limit ?2)";
-const KNOWN: &str =
-    "delete from known_operation where id in (select id from known_operation where at < ?1 order by at limit ?2)";
-const PURCHASES: &str = "delete from purchase where number in (select number from purchase \
+     order by at limit ?2";
+const KEYS: &str = "select key, octet_length(body) from idempotency where at < ?1 order by at limit ?2";
+const KNOWN: &str = "select id, 0 from known_operation where at < ?1 order by at limit ?2";
+const PURCHASES: &str = "select number, 0 from purchase \
      where (status = 'cancelled' or picked_at is not null) and coalesce(picked_at, settled_at) < ?1 \
-     order by coalesce(picked_at, settled_at) limit ?2)";
-const RESERVATIONS: &str = "delete from reservation where number in (select number from reservation \
-     where settled_at is not null and settled_at < ?1 order by settled_at limit ?2)";
-const TRANSFERS: &str = "delete from transfer where number in (select number from transfer \
-     where settled_at is not null and settled_at < ?1 order by settled_at limit ?2)";
-const LETTERS: &str = "delete from dead_letter where id in (select id from dead_letter where received_at < ?1 order by received_at limit ?2)";
-const LETTERS_TOO_MANY: &str =
-    "delete from dead_letter where id in (select id from dead_letter where id <= ?1 order by id limit ?2)";
+     order by coalesce(picked_at, settled_at) limit ?2";
+const RESERVATIONS: &str = "select number, octet_length(lines) from reservation \
+     where settled_at is not null and settled_at < ?1 order by settled_at limit ?2";
+const TRANSFERS: &str = "select number, octet_length(body) from transfer \
+     where settled_at is not null and settled_at < ?1 order by settled_at limit ?2";
+const LETTERS: &str =
+    "select id, octet_length(body) from dead_letter where received_at < ?1 order by received_at limit ?2";
+const LETTERS_TOO_MANY: &str = "select id, octet_length(body) from dead_letter where id <= ?1 order by id limit ?2";
+const LETTER: &str = "delete from dead_letter where id = ?1";
 const OLDEST: &str = "select ledger.epoch, ledger.seq, recorded_at, \
-     (ledger.epoch < meta.epoch and acked > 0) or (ledger.epoch = meta.epoch and ledger.seq < acked) \
+     (ledger.epoch < meta.epoch and acked > 0) or (ledger.epoch = meta.epoch and ledger.seq < acked), octet_length(body) \
      from ledger cross join meta order by ledger.epoch, ledger.seq limit ?1";
 const PASSED: &str = "delete from ledger where (epoch, seq) <= (?1, ?2)";
 const PASSED_ITEMS: &str = "delete from ledger_item where (epoch, seq) <= (?1, ?2)";
 
-/// Forgets a batch of each. Says whether there may be more.
-pub fn prune(connection: &Connection, now: Millis) -> rusqlite::Result<bool> {
-    let mut more = prune_entries(connection, Millis(now.0 - RETENTION_MS))?;
-    for (sql, kept_ms) in [
-        (OUTCOMES, RETENTION_MS),
-        (KEYS, idempotency::RETENTION_MS),
-        (KNOWN, idempotency::KNOWN_MS),
-        (PURCHASES, RETENTION_MS),
-        (RESERVATIONS, RETENTION_MS),
-        (TRANSFERS, TRANSFERS_MS),
-        (LETTERS, RETENTION_MS),
-    ] {
-        let forgotten = connection.prepare_cached(sql)?.execute(params![now.0 - kept_ms, BATCH])?;
-        if sql == KNOWN && forgotten > 0 {
-            idempotency::forgotten_before(connection, Millis(now.0 - kept_ms))?;
-        }
-        more |= forgotten == BATCH;
-    }
-    let newest: i64 =
-        connection.prepare_cached("select coalesce(max(id), 0) from dead_letter")?.query_row([], |row| row.get(0))?;
-    let too_many = connection.prepare_cached(LETTERS_TOO_MANY)?.execute(params![newest - LETTERS_MAX, BATCH])?;
-    Ok(more || too_many == BATCH)
+/// What is forgotten in steps of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Entries,
+    Outcomes,
+    Keys,
+    Known,
+    Purchases,
+    Reservations,
+    Transfers,
+    Letters,
+    /// Dead letters beyond those that are kept, whatever their age.
+    LettersTooMany,
 }
 
-/// Forgets a batch of the oldest entries, recorded before a time, that lie below the acknowledged one, which always
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Entries,
+        Self::Outcomes,
+        Self::Keys,
+        Self::Known,
+        Self::Purchases,
+        Self::Reservations,
+        Self::Transfers,
+        Self::Letters,
+        Self::LettersTooMany,
+    ];
+}
+
+/// Forgets some of a kind, those that are oldest first. Says whether there may be more.
+pub fn prune(connection: &Connection, kind: Kind, now: Millis) -> rusqlite::Result<bool> {
+    let since = Millis(now.0 - RETENTION_MS);
+    match kind {
+        Kind::Entries => prune_entries(connection, since),
+        Kind::Outcomes => forget(connection, OUTCOMES, "delete from outcome where command_id = ?1", since.0),
+        Kind::Keys => {
+            let since = now.0 - idempotency::RETENTION_MS;
+            forget(connection, KEYS, "delete from idempotency where key = ?1", since)
+        }
+        Kind::Known => {
+            let since = now.0 - idempotency::KNOWN_MS;
+            let before = connection.total_changes();
+            let more = forget(connection, KNOWN, "delete from known_operation where id = ?1", since)?;
+            if connection.total_changes() > before {
+                idempotency::forgotten_before(connection, Millis(since))?;
+            }
+            Ok(more)
+        }
+        Kind::Purchases => forget(connection, PURCHASES, "delete from purchase where number = ?1", since.0),
+        Kind::Reservations => forget(connection, RESERVATIONS, "delete from reservation where number = ?1", since.0),
+        Kind::Transfers => {
+            forget(connection, TRANSFERS, "delete from transfer where number = ?1", now.0 - TRANSFERS_MS)
+        }
+        Kind::Letters => forget(connection, LETTERS, LETTER, since.0),
+        Kind::LettersTooMany => {
+            let newest = "select coalesce(max(id), 0) from dead_letter";
+            let newest: i64 = connection.prepare_cached(newest)?.query_row([], |row| row.get(0))?;
+            forget(connection, LETTERS_TOO_MANY, LETTER, newest - LETTERS_MAX)
+        }
+    }
+}
+
+/// Deletes rows of those that are found up to `last`. Says whether there may be more.
+fn forget(connection: &Connection, find: &str, delete: &str, last: i64) -> rusqlite::Result<bool> {
+    let mut found = connection.prepare_cached(find)?;
+    let found = found.query_map(params![last, BATCH], |row| Ok((row.get::<_, Value>(0)?, row.get(1)?)))?;
+    let (taken, more) = step_of(found.collect::<rusqlite::Result<_>>()?);
+    let mut delete = connection.prepare_cached(delete)?;
+    for key in taken {
+        delete.execute([key])?;
+    }
+    Ok(more)
+}
+
+/// Those of what was found that are forgotten in this step, and whether there may be more. Each has its bytes.
+fn step_of<T>(found: Vec<(T, usize)>) -> (Vec<T>, bool) {
+    let (all, mut bytes) = (found.len(), 0);
+    let fits = |(_, more): &(T, usize)| {
+        let fits = bytes < BYTES;
+        bytes += more;
+        fits
+    };
+    let taken: Vec<T> = found.into_iter().take_while(fits).map(|(row, _)| row).collect();
+    let more = taken.len() < all || all == BATCH;
+    (taken, more)
+}
+
+/// Forgets some of the oldest entries, recorded before a time, that lie below the acknowledged one, which always
 /// stays, as do those of an earlier epoch until central has accepted the present one: they may have to prove something
 /// ([`continues`](protocol::link::Log::continues)). Says whether there may be more. What is left has no holes: it begins at the first entry that is too young.
 pub fn prune_entries(connection: &Connection, before: Millis) -> rusqlite::Result<bool> {
     let now = before.plus(RETENTION_MS);
-    let oldest: Vec<(EntryId, Millis, bool)> = connection
-        .prepare_cached(OLDEST)?
-        .query_map([BATCH], |row| Ok((id_at(row, 0)?, Millis(row.get(2)?), row.get(3)?)))?
-        .collect::<rusqlite::Result<_>>()?;
+    let mut oldest = connection.prepare_cached(OLDEST)?;
+    let oldest = oldest
+        .query_map([BATCH], |row| Ok(((id_at(row, 0)?, Millis(row.get(2)?), row.get::<_, bool>(3)?), row.get(4)?)))?;
+    let (oldest, more) = step_of::<(EntryId, Millis, bool)>(oldest.collect::<rusqlite::Result<_>>()?);
     // Entries of the future hold nothing up once there are old ones behind them: then the clock was wrong that recorded
     // them. Until then it may be this clock that is: set back an hour, it must not forget the last hour.
     let passed: Vec<_> = oldest
@@ -89,7 +158,9 @@ pub fn prune_entries(connection: &Connection, before: Millis) -> rusqlite::Resul
         .collect();
     let last_old = passed.iter().rfind(|(_, at, _)| *at < before).copied();
     let last = match (last_old, passed.last()) {
-        (None, Some((place, ..))) if passed.len() == BATCH && is_old_behind(connection, *place, before)? => {
+        (None, Some((place, ..)))
+            if more && passed.len() == oldest.len() && is_old_behind(connection, *place, before)? =>
+        {
             passed.last().copied()
         }
         (last_old, _) => last_old,
@@ -99,7 +170,7 @@ pub fn prune_entries(connection: &Connection, before: Millis) -> rusqlite::Resul
     idempotency::forgotten_before(connection, newest.unwrap_or(before))?;
     connection.prepare_cached(PASSED_ITEMS)?.execute(params![place.epoch.get(), place.seq.get()])?;
     let deleted = connection.prepare_cached(PASSED)?.execute(params![place.epoch.get(), place.seq.get()])?;
-    Ok(deleted == BATCH)
+    Ok(more && deleted == oldest.len())
 }
 
 /// Whether there is an old, acknowledged entry among those that follow a place.
@@ -127,6 +198,12 @@ mod tests {
     fn kept(connection: &Connection) -> Vec<u64> {
         let mut statement = connection.prepare("select seq from ledger order by epoch, seq").expect("prepares");
         statement.query_map([], |row| row.get(0)).expect("reads").collect::<rusqlite::Result<_>>().expect("reads")
+    }
+
+    fn prune_all(connection: &Connection, now: Millis) {
+        for kind in Kind::ALL {
+            while prune(connection, kind, now).expect("prunes") {}
+        }
     }
 
     #[test]
@@ -192,11 +269,10 @@ mod tests {
             connection.execute(letter, params![id, NOW.0]).expect("writes");
         }
         let later = NOW.plus(RETENTION_MS + 1_000_000);
-        let mut batches = 1;
-        while prune(&connection, later).expect("prunes") {
-            batches += 1;
-        }
-        assert_eq!((kept(&connection), batches), (vec![head.seq.get()], 3));
+        assert!(prune(&connection, Kind::Entries, later).expect("prunes"));
+        assert_eq!(kept(&connection)[0], BATCH as u64 + 1);
+        prune_all(&connection, later);
+        assert_eq!(kept(&connection), [head.seq.get()]);
         let left = "select (select count(*) from outcome) + (select count(*) from known_operation) \
                     + (select count(*) from dead_letter)";
         assert_eq!(connection.query_row(left, [], |row| row.get::<_, i64>(0)), Ok(0));
@@ -265,7 +341,7 @@ mod tests {
             assert!(going.len() > 20, "{}", going.len());
             let mut stay = outcomes(&connection);
             stay.retain(|id| !going.contains(id));
-            prune(&connection, before.plus(RETENTION_MS)).expect("prunes");
+            prune(&connection, Kind::Outcomes, before.plus(RETENTION_MS)).expect("prunes");
             assert_eq!(outcomes(&connection), stay);
         }
     }
@@ -285,10 +361,33 @@ mod tests {
         let (outcome, _) = buy(&connection, 9_999, NOW);
         ledger::outcomes::keep(&connection, &outcome.picked()).expect("writes");
         connection.prepare_cached(OUTCOMES).expect("is valid").reset_status(rusqlite::StatementStatus::VmStep);
-        prune(&connection, NOW.plus(RETENTION_MS + 1_000_000)).expect("prunes");
+        prune(&connection, Kind::Outcomes, NOW.plus(RETENTION_MS + 1_000_000)).expect("prunes");
         assert_eq!(outcomes(&connection).len(), 4_000);
         let steps = steps(&connection, OUTCOMES);
         assert!((1..300).contains(&steps), "{steps} steps");
+    }
+
+    #[test]
+    fn of_long_texts_a_step_forgets_few() {
+        let connection = testing::ledger(6);
+        let head = ledger::head(&connection).expect("reads").cursor;
+        store_acked(&connection, head.epoch, head.seq).expect("writes");
+        let long = "x".repeat(BYTES / 2);
+        connection.execute("update ledger set body = ?1", [&long]).expect("writes");
+        let keys = "insert into idempotency with recursive n(i) as (select 1 union all select i + 1 from n where i < 3) \
+             select i, x'', '', ?1, 200, ?2, '' from n";
+        connection.execute(keys, params![NOW.0, long]).expect("writes");
+        let left = || {
+            let keys = "select count(*) from idempotency";
+            (connection.query_row(keys, [], |row| row.get::<_, i64>(0)).expect("reads"), kept(&connection)[0])
+        };
+        let later = NOW.plus(RETENTION_MS + 1_000_000);
+        assert!(prune(&connection, Kind::Keys, later).expect("prunes"));
+        assert_eq!(left(), (1, 1), "one kind, and of that half a step and another half");
+        assert!(prune(&connection, Kind::Entries, later).expect("prunes"));
+        assert_eq!(left(), (1, 3));
+        prune_all(&connection, later);
+        assert_eq!(left(), (0, head.seq.get()));
     }
 
     #[test]
@@ -311,9 +410,9 @@ mod tests {
             let ids = statement.query_map([], |row| row.get::<_, String>(0)).expect("runs");
             ids.collect::<rusqlite::Result<Vec<_>>>().expect("reads")
         };
-        prune(&connection, NOW.plus(RETENTION_MS)).expect("prunes");
+        prune_all(&connection, NOW.plus(RETENTION_MS));
         assert_eq!(left().len(), 4, "not a day too early");
-        prune(&connection, NOW.plus(RETENTION_MS + 1)).expect("prunes");
+        prune_all(&connection, NOW.plus(RETENTION_MS + 1));
         assert_eq!(left(), ["waits", "picked late"]);
     }
 
@@ -327,9 +426,9 @@ mod tests {
             let sql = "select count(*) from transfer";
             connection.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("reads")
         };
-        prune(&connection, NOW.plus(RETENTION_MS + 6 * 24 * 60 * 60 * 1_000)).expect("prunes");
+        prune_all(&connection, NOW.plus(RETENTION_MS + 6 * 24 * 60 * 60 * 1_000));
         assert_eq!(left(), 2);
-        prune(&connection, NOW.plus(TRANSFERS_MS + 1)).expect("prunes");
+        prune_all(&connection, NOW.plus(TRANSFERS_MS + 1));
         assert_eq!(left(), 1);
     }
 
@@ -339,7 +438,7 @@ mod tests {
         let letters = "insert into dead_letter with recursive n(i) as (select 1 union all select i + 1 from n \
              where i < ?1) select null, i, '', '', '', '', ?2 from n";
         connection.execute(letters, params![LETTERS_MAX + 1_500, NOW.0]).expect("writes");
-        while prune(&connection, NOW).expect("prunes") {}
+        prune_all(&connection, NOW);
         let left = "select min(cast(entry_id as integer)), count(*) from dead_letter";
         let left = connection.query_row(left, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
         assert_eq!(left, Ok((1_501, LETTERS_MAX)));
@@ -348,7 +447,19 @@ mod tests {
     #[test]
     fn what_may_be_forgotten_is_found_by_index() {
         let connection = testing::ledger(1);
-        for sql in [OUTCOMES, KEYS, KNOWN, PURCHASES, LETTERS, LETTERS_TOO_MANY, OLDEST, PASSED] {
+        for sql in [
+            OUTCOMES,
+            KEYS,
+            KNOWN,
+            PURCHASES,
+            RESERVATIONS,
+            TRANSFERS,
+            LETTERS,
+            LETTERS_TOO_MANY,
+            OLDEST,
+            PASSED,
+            PASSED_ITEMS,
+        ] {
             let plan = plan(&connection, sql);
             // The oldest entries are read in the order of the ledger itself, up to the limit; `meta` has one row.
             let may = |step: &&str| step.contains("USING") || *step == "SCAN meta" || sql == OLDEST;

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use protocol::time::Millis;
 use runtime::clock::{Forgetting, Ticks};
-use runtime::sqlite::{Abort, Db, Error};
+use runtime::sqlite::{Abort, Connection, Db, Error, Weight};
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger;
+use crate::ledger::{self, Kind};
 
 const EVERY: Duration = Duration::from_secs(60 * 60);
-/// Between two batches: sales go first.
+/// Between two transactions: sales go first.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Prunes until told to stop.
@@ -19,19 +19,35 @@ pub async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
     let mut forgetting = Forgetting::begin(runtime::clock::now());
     loop {
         let now = runtime::clock::now();
-        let more = forgetting.may(now, ticks.ms()) && prune(&db, now).await?;
+        if forgetting.may(now, ticks.ms()) {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                done = pass(&db, now) => done?,
+            }
+        }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(if more { PAUSE } else { EVERY }) => {}
+            () = tokio::time::sleep(EVERY) => {}
         }
     }
 }
 
-/// Whether there may be more. When there is too much else to write it can wait for the next hour.
-async fn prune(db: &Db, now: Millis) -> Result<bool, Error> {
-    match db.write(move |connection| ledger::prune(connection, now).map_err(Abort::<()>::Database)).await {
+async fn pass(db: &Db, now: Millis) -> Result<(), Error> {
+    for kind in Kind::ALL {
+        while prune(db, kind, now).await? {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Ok(())
+}
+
+/// Whether there may be more.
+async fn prune(db: &Db, kind: Kind, now: Millis) -> Result<bool, Error> {
+    let job = move |connection: &Connection| ledger::prune(connection, kind, now).map_err(Abort::<()>::Database);
+    match db.write_as(Weight::Heavy, job).await {
         Ok(pruned) => Ok(pruned.unwrap_or(false)),
-        Err(Error::Busy) => Ok(false),
+        // There is too much else to write.
+        Err(Error::Busy) => Ok(true),
         Err(error) => Err(error),
     }
 }
