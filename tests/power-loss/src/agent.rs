@@ -13,9 +13,10 @@ use runtime::redis::Received;
 use runtime::sqlite::{Abort, Schema};
 use rusqlite::{Connection, OptionalExtension};
 use store_agent::ledger::idempotency::{self, Key};
-use store_agent::ledger::{self, Moved};
+use store_agent::ledger::{self, Moved, state};
 use store_agent::operations::commands;
 use store_agent::operations::purchases;
+use store_agent::operations::resync;
 use store_agent::operations::till::{Request, perform};
 use store_agent::operators::verify;
 
@@ -26,6 +27,8 @@ use crate::machine::Daemon;
 const BEGIN: i64 = 1_700_000_000_000;
 /// Products that are asked for.
 const PRODUCTS: u64 = 24;
+/// Items of the whole state that are told at once.
+const TOLD_AT_ONCE: usize = 8;
 
 /// What an agent is asked.
 #[derive(Debug, Clone)]
@@ -49,6 +52,11 @@ pub enum Operation {
         /// What was read of the stream.
         batch: Vec<Entry<Commands>>,
         /// The agent's clock and Redis's.
+        now: Millis,
+    },
+    /// To tell the next of the whole state that central has asked for.
+    Tell {
+        /// The agent's clock.
         now: Millis,
     },
     /// To remember how far central has come.
@@ -188,6 +196,7 @@ impl Daemon for Agent {
                     self.commands(known, dice)
                 }
                 3 | 4 => self.pick(known, dice).unwrap_or_else(|| self.till(known, dice)),
+                6 if state::is_asked(known).expect("a database in memory") => Operation::Tell { now: self.tick(dice) },
                 5 => {
                     let head = ledger::head(known).expect("a database in memory").cursor;
                     Operation::Acked { epoch: head.epoch, seq: Seq::ZERO + dice.below(head.seq.next().get()) }
@@ -229,9 +238,15 @@ impl Daemon for Agent {
                 if let Some(why) = executed.stuck {
                     return Err(Abort::Refused(why));
                 }
-                let answers = batch.iter().filter(|entry| entry.id.seq > Seq::FIRST);
+                // What asks for the whole state is answered once that is told.
+                let done = || batch.iter().filter(|entry| entry.kind != Command::Resync.kind());
+                let answers = done().filter(|entry| entry.id.seq > Seq::FIRST);
                 let answers = answers.map(|entry| format!("outcome {}", entry.operation));
-                Ok(batch.iter().map(|entry| format!("ledger {}", entry.operation)).chain(answers).collect())
+                Ok(done().map(|entry| format!("ledger {}", entry.operation)).chain(answers).collect())
+            }
+            Operation::Tell { now } => {
+                resync::step(connection, TOLD_AT_ONCE, *now)?;
+                Ok(Vec::new())
             }
             Operation::Acked { epoch, seq } => {
                 ledger::store_acked(connection, *epoch, *seq)?;

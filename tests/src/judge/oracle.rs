@@ -928,7 +928,9 @@ impl Oracle {
             }
             let comes_with_a_state = || -> rusqlite::Result<bool> {
                 let Some((_, file)) = stores.iter().find(|(name, _)| name == store) else { return Ok(false) };
-                let mut told = file.prepare_cached("select 1 from ledger where operation_id = ?1 and epoch = ?2")?;
+                let mut told = file.prepare_cached(
+                    "select 1 from ledger where operation_id = ?1 and epoch = ?2 and type <> 'outcome_repeated'",
+                )?;
                 let is_told = told.exists(params![&**operation, Place::of_file(file)?.epoch])?;
                 Ok(self.carried.contains(operation) || self.cut.contains(operation) && !is_told)
             };

@@ -495,3 +495,22 @@ async fn a_hold_is_extended_and_given_back_once_under_each_key_until_it_has_ende
     assert_eq!(known(&world, &path(&held), "cancelled").await["expiresAt"], longer["expiresAt"]);
     world.converged(SOON).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_many_may_hold_a_product_that_all_of_them_can_end_at_once() {
+    let world = stocked(&[("tea", 1_001)]).await;
+    let (store, ask) = (world.store("s1"), json!({"lines": lines(&[("tea", 1)])}));
+    for _ in 0..1_000 {
+        store.post("/v1/reservations", ask.clone()).await.expect(201);
+    }
+    let beyond = store.post("/v1/reservations", ask).await;
+    assert_eq!((refused(&beyond), &beyond.body["productId"]), ((409, "limit_exceeded"), &json!("tea")));
+    world.converged(SOON).await;
+    let ask = json!({"storeId": "s1", "lines": lines(&[("tea", 1)])});
+    let beyond = world.central().post("/v1/reservations", ask).await;
+    assert_eq!(refused(&beyond), (409, "limit_exceeded"));
+    // To buy what is left is nobody's hold.
+    store.post("/v1/purchase/tea", json!({"quantity": 1})).await.expect(200);
+    store.put("/v1/inventory/tea", json!({"quantity": 0})).await.expect(200);
+    assert_eq!(figures(&store, "tea").await, [0, 0, 0]);
+}
