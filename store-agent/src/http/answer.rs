@@ -1,6 +1,7 @@
 //! What every write does: look at the key, act, keep the answer, say it.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,7 +13,7 @@ use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
 use runtime::http::{Code, HEADERS, Problem, Result, Write, fingerprint, header_value};
-use runtime::sqlite::{Abort, Connection, Weight};
+use runtime::sqlite::{Abort, Connection, Error, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -22,6 +23,8 @@ use crate::ledger::idempotency::{self, Key, Record};
 use crate::ledger::{self, Moved};
 use crate::operations::till::Performed;
 
+/// How long a till's count waits for a place among those that read lists.
+const PLACE_WITHIN: Duration = Duration::from_millis(250);
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// An item
@@ -148,12 +151,17 @@ pub(super) struct Call<'a> {
 }
 
 impl App {
-    /// What items have moved since these positions: added up beside the writer, however much it is.
+    /// What items have moved since these positions: added up beside the writer, however much it is. While lists take all the
+    /// places for that it is left to the writer: a till does not wait for them.
     pub(super) async fn moved_since(&self, positions: Vec<(ProductId, EntryId)>) -> Result<Moved> {
         if positions.is_empty() {
             return Ok(Moved::default());
         }
-        Ok(self.db.scan(move |connection| Moved::since_positions(connection, positions.clone())).await?)
+        let sum = move |connection: &Connection| Moved::since_positions(connection, positions.clone());
+        match self.db.scan_within(PLACE_WITHIN, sum).await {
+            Err(Error::Busy) => Ok(Moved::default()),
+            moved => Ok(moved?),
+        }
     }
 
     /// Runs a light write in one transaction with its key. `act` is a part of the job, and may be run again.

@@ -36,10 +36,10 @@ const OUTCOMES: &str = "select command_id, octet_length(body) from outcome where
      order by at limit ?2";
 const KEYS: &str = "select key, octet_length(body) from idempotency where at < ?1 order by at limit ?2";
 const KNOWN: &str = "select id, 0 from known_operation where at < ?1 order by at limit ?2";
-const PURCHASES: &str = "select number, 0 from purchase \
+const PURCHASES: &str = "select number, coalesce(octet_length(lines), 0) from purchase \
      where (status = 'cancelled' or picked_at is not null) and coalesce(picked_at, settled_at) < ?1 \
      order by coalesce(picked_at, settled_at) limit ?2";
-const RESERVATIONS: &str = "select number, octet_length(lines) from reservation \
+const RESERVATIONS: &str = "select number, octet_length(lines) + coalesce(octet_length(confirmed_lines), 0) from reservation \
      where settled_at is not null and settled_at < ?1 order by settled_at limit ?2";
 const TRANSFERS: &str = "select number, octet_length(body) from transfer \
      where settled_at is not null and settled_at < ?1 order by settled_at limit ?2";

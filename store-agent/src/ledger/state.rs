@@ -77,14 +77,16 @@ pub(crate) fn ask(connection: &Connection, head: &Head, asked: &Asked) -> rusqli
     Ok(())
 }
 
-/// From its first item on. The pages that are there belong to it: the receiver has them.
+/// From its first item on. What has been told of one that was refused belongs to it, since the receiver has those pages: it goes on
+/// from there, as long as the log says what has changed since.
 fn begin(connection: &Connection, head: &Head) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "insert into state_told (id, pages, items, after, changed) values (1, 0, 0, '', ?1) \
-             on conflict (id) do update set after = excluded.after, changed = excluded.changed",
+            "insert into state_told (id, pages, items, after, changed) values (1, 0, 0, '', ?2) \
+             on conflict (id) do update set after = excluded.after, changed = excluded.changed \
+             where not exists (select 1 from ledger where epoch = ?1 and seq = state_told.changed)",
         )?
-        .execute([head.cursor.seq.get()])?;
+        .execute(params![head.cursor.epoch.get(), head.cursor.seq.get()])?;
     Ok(())
 }
 

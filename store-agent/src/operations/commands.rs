@@ -1,8 +1,9 @@
 //! Executing what central asks (rules L2, L8, L11, B2, B5).
 //!
 //! **Guarantees.** Effect or refusal, its outcome by the command's id, the event that answers, and the command cursor
-//! are one transaction. A command seen again has no effect: its outcome is said again. Commands of an epoch that was
-//! not opened for the ledger's present epoch are never executed.
+//! are one transaction, but for a resync, which is answered once the state is told ([`super::resync`]). A command seen
+//! again has no effect: its outcome is said again. Commands of an epoch that was not opened for the ledger's present epoch
+//! are never executed.
 
 use protocol::domain::reservation::Reservation;
 use protocol::domain::transfer::Transfer;

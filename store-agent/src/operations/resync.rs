@@ -146,9 +146,36 @@ mod tests {
         assert!(step_of(&connection, 1));
         tamper(&connection, "update item set product_id = 'te a' where product_id = 'tea'");
         assert!(!step_of(&connection, 1) && last(&connection).1.contains("unsupported_by_store"));
+        let pages = || {
+            let sql = "select count(*) from ledger join meta using (epoch) where type = 'snapshot_page'";
+            connection.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("reads")
+        };
+        let told = pages();
+        ask(&connection, "again");
+        assert!(!step_of(&connection, 1));
+        assert_eq!(pages(), told, "what was told is not told with each try");
         tamper(&connection, "update item set product_id = 'tea' where product_id = 'te a'");
         ask(&connection, "second");
         while step_of(&connection, 1) {}
-        assert_eq!((adds_up(&connection), answers(&connection)), (2, vec!["first".to_owned(), "second".to_owned()]));
+        assert_eq!(
+            (adds_up(&connection), answers(&connection)),
+            (2, ["first", "again", "second"].map(String::from).to_vec())
+        );
+    }
+
+    #[test]
+    fn what_was_told_of_a_refused_state_is_told_anew_once_the_log_cannot_say_what_has_changed_since() {
+        let connection = store(&[("milk", 5), ("tea", 5)]);
+        ask(&connection, "first");
+        assert!(step_of(&connection, 1));
+        tamper(&connection, "update item set product_id = 'te a' where product_id = 'tea'");
+        assert!(!step_of(&connection, 1));
+        tamper(&connection, "update item set product_id = 'tea' where product_id = 'te a'");
+        sell(&connection, "unseen", "milk");
+        tamper(&connection, "delete from ledger where seq < (select seq from meta)");
+        ask(&connection, "second");
+        while step_of(&connection, 1) {}
+        let sql = "select count(*) from ledger where type = 'snapshot_page' and body like '%milk%'";
+        assert_eq!(connection.query_row(sql, [], |row| row.get::<_, i64>(0)), Ok(1), "as it is now");
     }
 }

@@ -77,8 +77,7 @@ impl Log {
                 if is_long {
                     beside.begin(Round { upto: pages, left: pages.saturating_sub(self.copied) });
                 }
-                let waits = pages >= most && !self.is_held;
-                let Some((round, copied)) = beside.copied(waits, unless)? else { return Ok(()) };
+                let Some((round, copied)) = beside.copied(pages >= most, unless)? else { return Ok(()) };
                 self.is_held = copied < round.upto;
                 // A log that is shorter than that has begun anew.
                 self.copied = if copied > pages { 0 } else { copied };
@@ -93,7 +92,7 @@ impl Log {
         if is_long {
             // Once for each commit that has left it long: a reader may keep it from being copied.
             self.pages.store(0, Ordering::Relaxed);
-            self.copied = 0;
+            (self.copied, self.is_held) = (0, false);
             checkpoint(writer)?;
         }
         Ok(())
@@ -188,6 +187,15 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+
+    #[test]
+    fn what_a_reader_has_kept_for_a_moment_does_not_make_the_next_log_longer() {
+        let mut told = Told::new();
+        told.look(4_000, &[]);
+        assert_eq!(told.look(4_100, &[3_999]), (0, true), "few are left, and the log begins anew");
+        assert_eq!((told.look(9_000, &[]), told.log.has_room()), ((1, false), false));
+        assert_eq!(told.look(12_000, &[9_000, 12_000]), (1, true), "all wait for the copying");
+    }
 
     #[test]
     fn nobody_waits_for_what_has_gathered_behind_a_reader() {

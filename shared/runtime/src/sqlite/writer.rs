@@ -174,7 +174,11 @@ impl Queue {
             self.is_heavys_turn = true;
             return Some(light);
         }
-        if heavy_may_go { self.heavy.pop_front() } else { None }
+        if !heavy_may_go {
+            return None;
+        }
+        self.is_heavys_turn = false;
+        self.heavy.pop_front()
     }
 
     fn next_light(&mut self) -> Option<Waiting> {
@@ -600,6 +604,17 @@ mod tests {
         for (answer, said) in shop.answers.into_iter().zip([100, 101, 102, 1, 2, 103, 3, 4]) {
             assert_eq!(answer.await.expect("writes"), Ok(said));
         }
+    }
+
+    #[tokio::test]
+    async fn a_light_job_waits_for_no_second_heavy_one_that_came_with_the_first() {
+        let mut shop = Shop::open();
+        shop.send(Weight::Light, [1]).await;
+        assert_eq!(shop.commit(), [1]);
+        shop.send(Weight::Heavy, [100, 101]).await;
+        assert_eq!(shop.commit(), [100]);
+        shop.send(Weight::Light, [2]).await;
+        assert_eq!(shop.commit(), [2]);
     }
 
     #[tokio::test]
