@@ -1,4 +1,5 @@
-//! Telling central the whole state because it has asked for it (L9, L12): in steps, each of which is one short transaction.
+//! Telling central the whole state because it has asked for it (L9, L12): in steps, each of which is one transaction. The
+//! items go by number; the last step has all that is no item.
 
 use protocol::domain::Rejection;
 use protocol::time::Millis;

@@ -1,4 +1,4 @@
-//! Tells central the whole state when it has asked for it, some of it at a time: a sale waits for one short transaction at most.
+//! Tells central the whole state when it has asked for it, some of it at a time: a sale waits for one step at most.
 
 use std::sync::Arc;
 use std::time::Duration;
