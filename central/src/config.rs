@@ -163,7 +163,7 @@ pub struct Serve {
     /// The database file; made if it does not exist.
     #[arg(long, env = "DATABASE_PATH", default_value = "central.db")]
     pub database_path: PathBuf,
-    /// Address to listen on, such as localhost:8081; :8081 means all addresses; port 0 takes any free one.
+    /// Address to listen on, such as localhost:8081; :8081 means all IPv4 addresses; port 0 takes any free one.
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8081")]
     pub listen: Listen,
     /// A file to write the address and this process's id to once it serves, for whoever started it.

@@ -165,7 +165,7 @@ pub struct Serve {
     /// The database file; made if it does not exist [default: STORE_ID.db].
     #[arg(long, env = "DATABASE_PATH")]
     pub database_path: Option<PathBuf>,
-    /// Address to listen on, such as localhost:8082; :8082 means all addresses; port 0 takes any free one.
+    /// Address to listen on, such as localhost:8082; :8082 means all IPv4 addresses; port 0 takes any free one.
     #[arg(long, env = "LISTEN", default_value = "127.0.0.1:8082")]
     pub listen: Listen,
     /// A file to write the address and this process's id to once it serves, for whoever started it.
