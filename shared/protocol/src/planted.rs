@@ -137,6 +137,8 @@ pub enum Bug {
     RestoreForgetsOwn,
     /// A restore records again what central has.
     RestoreRepeatsKnown,
+    /// A restore keeps the answers to what it leaves out.
+    LeftOutAnswered,
     /// A whole state does not name the operations that are in it.
     OperationsNotNamed,
     /// The state that a restore opens with names what is recorded again behind it.
@@ -450,6 +452,7 @@ pub const BUGS: &[Bug] = &[
     Bug::SellOneMore,
     Bug::RestoreForgetsOwn,
     Bug::RestoreRepeatsKnown,
+    Bug::LeftOutAnswered,
     Bug::OperationsNotNamed,
     Bug::RepeatedNamed,
     Bug::NamedRecordedAgain,

@@ -175,10 +175,14 @@ mod tests {
             ledger::initialise(&connection, &store, runtime::clock::now()).expect("is new");
             let (writer, _) = Writer::start(connection, || {});
             let db = Db::new(Reader::open(&path, 2, 2).expect("opens"), writer);
+            Self { routes: Self::serve(&db, Source::system()), db, _kept: (lock, dir) }
+        }
+
+        fn serve(db: &Db, source: Source) -> Served {
             let app = App {
-                store,
+                store: StoreId::parse("s1").expect("valid"),
                 db: db.clone(),
-                source: Source::system(),
+                source,
                 connectivity: Connectivity::new(runtime::clock::now()),
                 started_at: runtime::clock::now(),
                 expiry: Arc::default(),
@@ -187,7 +191,7 @@ mod tests {
                 recorded: Tally::behind(EntryId::default()),
                 requests: Requests::default(),
             };
-            Self { routes: router(routes(), Arc::new(app), Edge::default()), db, _kept: (lock, dir) }
+            router(routes(), Arc::new(app), Edge::default())
         }
 
         async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
@@ -276,6 +280,29 @@ mod tests {
         assert_eq!((new.status, &new.body["quantity"], replayed(&new)), (200, &json!(5), false));
         let other = restored.post("/purchase/tea", "k2", json!({"quantity": 1})).await;
         assert_eq!((other.status, &other.body["quantity"], replayed(&other)), (200, &json!(4), false));
+    }
+
+    #[tokio::test]
+    async fn a_hold_that_a_restore_brought_back_is_the_same_on_the_day_after() {
+        const DAY: i64 = 24 * 60 * 60 * 1_000;
+        let mut shop = Shop::open();
+        shop.post("/inventory", "k1", json!({"productId": "tea", "quantity": 9})).await;
+        let wanted = json!({"lines": [{"productId": "tea", "quantity": 2}], "ttlSeconds": 2_000_000});
+        let held = shop.post("/reservations", "k2", wanted.clone()).await;
+        assert_eq!(held.status, 201, "{}", held.body);
+        let operation = shop.get("/events?size=1").await["items"][0]["operationId"].as_str().expect("an id").to_owned();
+        shop.change(move |connection| {
+            idempotency::forget_behind(connection, EntryId::default())?;
+            idempotency::remember_known(connection, [operation.as_str()], runtime::clock::now())
+        })
+        .await;
+        for now in [(|| runtime::clock::now().plus(-DAY)) as fn() -> Millis, || runtime::clock::now().plus(DAY)] {
+            shop.routes = Shop::serve(&shop.db, Source::new(now, uuid::Uuid::now_v7));
+            let again = shop.post("/reservations", "k2", wanted.clone()).await;
+            assert_eq!((again.status, replayed(&again)), (200, true), "{}", again.body);
+            assert_eq!(again.body["reservationId"], held.body["reservationId"]);
+            assert_eq!(shop.get("/inventory/tea").await["reserved"], 2);
+        }
     }
 
     #[tokio::test]

@@ -2,8 +2,9 @@
 
 use protocol::hash::Hash;
 use protocol::ids::OperationId;
-use protocol::link::Epoch;
+use protocol::link::{EntryId, Epoch};
 use protocol::time::Millis;
+use protocol::wire::Position;
 use rusqlite::{Connection, OptionalExtension, params};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -37,15 +38,15 @@ impl Key {
     }
 }
 
-/// Whether a write under this key was done before a restore: with central's state its effect came back, but not its
-/// answer.
-pub fn is_known(connection: &Connection, key: &Key, now: Millis) -> rusqlite::Result<bool> {
-    any_known(connection, now, |day| key.operation_of(day))
+/// What a write under this key was called, if it was done before a restore: with central's state its effect came back, but not
+/// its answer.
+pub fn known(connection: &Connection, key: &Key, now: Millis) -> rusqlite::Result<Option<OperationId>> {
+    first_known(connection, now, |day| key.operation_of(day))
 }
 
-/// The same of one line of a batch: a restore may have brought back some of its lines only.
+/// Whether one line of a batch was: a restore may have brought back some of its lines only.
 pub fn is_line_known(connection: &Connection, key: &Key, line: usize, now: Millis) -> rusqlite::Result<bool> {
-    any_known(connection, now, |day| OperationId::line(&key.operation_of(day), line))
+    Ok(first_known(connection, now, |day| OperationId::line(&key.operation_of(day), line))?.is_some())
 }
 
 /// Whether an operation was done before a restore, by its own name.
@@ -55,20 +56,25 @@ pub fn is_operation_known(connection: &Connection, operation: &OperationId) -> r
         .query_row([operation.as_str()], |row| row.get(0))
 }
 
-fn any_known(connection: &Connection, now: Millis, named: impl Fn(i64) -> OperationId) -> rusqlite::Result<bool> {
+fn first_known(
+    connection: &Connection,
+    now: Millis,
+    named: impl Fn(i64) -> OperationId,
+) -> rusqlite::Result<Option<OperationId>> {
     let any: bool =
         connection.prepare_cached("select exists (select 1 from known_operation)")?.query_row([], |row| row.get(0))?;
     if !any {
-        return Ok(false);
+        return Ok(None);
     }
     let today = now.0.div_euclid(DAY_MS);
     // The clock of the machine that was lost may have been ahead.
     for day in today - RETENTION_DAYS..=today + 1 {
-        if is_operation_known(connection, &named(day))? {
-            return Ok(true);
+        let operation = named(day);
+        if is_operation_known(connection, &operation)? {
+            return Ok(Some(operation));
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// An epoch ends, and the next one opens with what it has come to: its operations stay known. Those of the epochs before it
@@ -111,18 +117,26 @@ pub(super) fn forgotten_before(connection: &Connection, at: Millis) -> rusqlite:
     Ok(())
 }
 
-/// Since when [`all_known`] has every operation of earlier epochs that is in the state.
+/// Since when [`known_behind`] has every operation of earlier epochs that is in the state.
 pub fn named_since(connection: &Connection, now: Millis) -> rusqlite::Result<Millis> {
     let since: i64 = connection.prepare_cached("select named_since from meta")?.query_row([], |row| row.get(0))?;
     Ok(Millis(since.max(now.0 - KNOWN_MS + 1)))
 }
 
-/// All that are known of earlier epochs.
-pub fn all_known(connection: &Connection, now: Millis) -> rusqlite::Result<Vec<OperationId>> {
-    let mut statement = connection.prepare_cached("select id from known_operation where at > ?1 order by id")?;
-    let ids = statement.query_map([now.0 - KNOWN_MS], |row| row.get::<_, String>(0))?;
+/// Those that are known of earlier epochs, by id behind one, at most so many; and behind which one there may be more.
+pub fn known_behind(
+    connection: &Connection,
+    operation: &str,
+    most: usize,
+    now: Millis,
+) -> rusqlite::Result<(Vec<OperationId>, Option<String>)> {
+    let ids: Vec<String> = connection
+        .prepare_cached("select id from known_operation where id > ?1 and at > ?2 order by id limit ?3")?
+        .query_map(params![operation, now.0 - KNOWN_MS, most], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let last = ids.last().filter(|_| ids.len() == most).cloned();
     // Central tells ids as it has heard them, and what is none here is no operation of a key.
-    ids.filter_map(|id| id.map(|id| OperationId::parse(&id).ok()).transpose()).collect()
+    Ok((ids.iter().filter_map(|id| OperationId::parse(id).ok()).collect(), last))
 }
 
 /// Keeps the ids of operations whose effects a restore takes in.
@@ -147,9 +161,21 @@ pub fn forget_known<'a>(connection: &Connection, ids: impl IntoIterator<Item = &
     Ok(())
 }
 
-/// Forgets all keys.
-pub fn clear(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute("delete from idempotency", [])?;
+/// Forgets the keys whose answers name a place behind this one.
+pub fn forget_behind(connection: &Connection, place: EntryId) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached("select key, position from idempotency")?;
+    let mut rows = statement.query([])?;
+    let mut behind: Vec<String> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let answered: Option<Position> = row.get_ref(1)?.as_str()?.parse().ok();
+        if answered.is_none_or(|answered| answered.at > place) {
+            behind.push(row.get(0)?);
+        }
+    }
+    let mut delete = connection.prepare_cached("delete from idempotency where key = ?1")?;
+    for key in behind {
+        delete.execute([key])?;
+    }
     Ok(())
 }
 
@@ -219,21 +245,34 @@ mod tests {
         Key { key: key.into(), fingerprint: [fingerprint; 16], route: String::new() }
     }
 
+    fn all_known(connection: &Connection, now: Millis) -> Vec<String> {
+        let (mut all, mut behind) = (Vec::new(), Some(String::new()));
+        while let Some(operation) = behind {
+            let (known, last) = known_behind(connection, &operation, 1, now).expect("reads");
+            all.extend(known.iter().map(OperationId::to_string));
+            behind = last;
+        }
+        all
+    }
+
     #[test]
     fn an_operation_is_known_for_as_long_as_its_key_and_the_key_names_another_one_then() {
         let connection = runtime::sqlite::memory(SCHEMA).expect("opens");
         let first = Millis(1_700_000_000_000);
         let id = key("k", 1).operation(first);
         remember_known(&connection, [id.as_str()], first).expect("writes");
-        let known = |key: Key, at| is_known(&connection, &key, at).expect("reads");
+        let known = |key: Key, at| known(&connection, &key, at).expect("reads");
         for later in [0, DAY_MS, RETENTION_MS] {
-            assert!(known(key("k", 1), first.plus(later)), "{later}");
+            assert_eq!(known(key("k", 1), first.plus(later)).as_ref(), Some(&id), "{later}");
         }
-        assert!(!known(key("k", 1), first.plus(KNOWN_MS)));
-        assert!(known(key("k", 1), first.plus(-DAY_MS)), "by a clock that is a day behind the lost machine's");
+        assert_eq!(known(key("k", 1), first.plus(KNOWN_MS)), None);
+        assert!(
+            known(key("k", 1), first.plus(-DAY_MS)).is_some(),
+            "by a clock that is a day behind the lost machine's"
+        );
         assert_ne!(key("k", 1).operation(first.plus(RETENTION_MS)), id);
-        assert!(!known(key("k", 2), first), "another request");
-        assert!(!known(key("l", 1), first), "another key");
+        assert_eq!(known(key("k", 2), first), None, "another request");
+        assert_eq!(known(key("l", 1), first), None, "another key");
     }
 
     #[test]
@@ -247,9 +286,8 @@ mod tests {
         sell("young", testing::NOW.plus(6));
         ledger::open_epoch(&connection, None, now).expect("opens");
         sell("present", now);
-        let known = all_known(&connection, now).expect("reads");
-        assert_eq!(known.iter().map(OperationId::as_str).collect::<Vec<_>>(), ["young"]);
-        assert_eq!(all_known(&connection, now.plus(1)).expect("reads"), []);
+        assert_eq!(all_known(&connection, now), ["young"]);
+        assert_eq!(all_known(&connection, now.plus(1)), [""; 0]);
         let since = |now| named_since(&connection, now).expect("reads");
         assert_eq!((since(now), since(now.plus(1))), (testing::NOW.plus(6), testing::NOW.plus(7)));
         assert_eq!(since(now.plus(-DAY_MS)), testing::NOW.plus(6), "whatever the clock says now");
@@ -269,8 +307,7 @@ mod tests {
             clear_known(&connection).expect("writes");
             remember_known(&connection, ["young"], at(6)).expect("writes");
             take_over(&connection, ["told"], since, at(9)).expect("writes");
-            let all = all_known(&connection, at(9)).expect("reads");
-            assert_eq!(all.iter().map(OperationId::as_str).collect::<Vec<_>>().join(" "), known, "{since:?}");
+            assert_eq!(all_known(&connection, at(9)).join(" "), known, "{since:?}");
             assert_eq!(named_since(&connection, at(9)).expect("reads"), since.unwrap_or(at(9)));
         }
     }

@@ -90,12 +90,13 @@ pub fn carry_out(
         idempotency::forget_known(connection, [own.entry.operation.as_str()])?;
     }
     take_state(connection, &mut head, answer, now)?;
-    if !plan.repeats {
-        // What it knows has not happened: who asks for it again must not be told that it has.
-        idempotency::clear(connection)?;
-    }
     if !plan.repeats || choice == Some(Choice::Central) {
-        // Nor what came with a state that an earlier restore had taken over.
+        // What is left out has not happened: who asks for it again must not be told that it has. What is recorded again, and
+        // what central has, is known by its name.
+        if !planted(Bug::LeftOutAnswered) {
+            idempotency::forget_behind(connection, behind)?;
+        }
+        // Nor has what came with a state that an earlier restore had taken over.
         idempotency::clear_known(connection)?;
     }
     let operations: HashSet<&str> = answer.done().collect();
@@ -612,7 +613,8 @@ mod tests {
         sell(&live, sale.as_str());
         let said = answer_from_behind(&live);
         assert!(!said.entries.iter().any(|entry| entry.operation == sale.as_str()), "no entry tells of it");
-        let is_known = |connection: &Connection| idempotency::is_known(connection, &key("till"), NOW).expect("reads");
+        let is_known =
+            |connection: &Connection| idempotency::known(connection, &key("till"), NOW).expect("reads").is_some();
         // The clone was asked for the same, behind the place of which nobody can tell.
         ["b-1", sale.as_str(), "b-3"].into_iter().for_each(|id| sell(&clone, id));
         let report = carry_out(&clone, &said, Some(Choice::Central), NOW.plus(10)).expect("is carried out");
@@ -638,7 +640,7 @@ mod tests {
         let key = idempotency::Key { key: "till".into(), fingerprint: [1; 16], route: String::new() };
         let sale = key.operation(NOW);
         let sell = |connection: &Connection| act(connection, sale.as_str(), Operation::Sell { quantity: quantity(1) });
-        let is_known = |connection: &Connection| idempotency::is_known(connection, &key, NOW).expect("reads");
+        let is_known = |connection: &Connection| idempotency::known(connection, &key, NOW).expect("reads").is_some();
         let live = store();
         let other = copy(&live);
         sell(&live);
@@ -722,9 +724,34 @@ mod tests {
             let report = carry_out(&database, &answer(&live, 0), Some(choice), NOW.plus(10)).expect("is carried out");
             assert!(report.recount.contains(&ale()), "{choice:?}");
             let is_bound = idempotency::find(&database, "k").expect("reads").is_some();
-            let is_known = idempotency::is_known(&database, &key("known"), NOW).expect("reads");
+            let is_known = idempotency::known(&database, &key("known"), NOW).expect("reads").is_some();
             assert_eq!((is_bound, is_known), (left, left), "{choice:?}");
         }
+    }
+
+    #[test]
+    fn of_what_a_human_leaves_out_no_key_says_that_it_was_done() {
+        let key = |name: &str| idempotency::Key { key: name.into(), fingerprint: [1; 16], route: String::new() };
+        let live = store();
+        let sell = |connection: &Connection, name: &str| {
+            act(connection, key(name).operation(NOW).as_str(), Operation::Sell { quantity: quantity(1) });
+            let place = ledger::head(connection).expect("a head").cursor.id();
+            idempotency::bind(connection, &key(name), 200, "{}", &format!("s1:{place}"), NOW).expect("binds");
+        };
+        sell(&live, "shared");
+        let old = copy(&live);
+        ["a-1", "a-2"].into_iter().for_each(|name| sell(&live, name));
+        // The first one stands before the end that central knows, the other ones in its place and behind it.
+        ["uncertain", "b-2", "b-3"].into_iter().for_each(|name| sell(&old, name));
+        let mut said = answer_from_behind(&live);
+        let before = answer(&old, 3).entries;
+        said.entries.splice(..0, before);
+        let report = carry_out(&old, &said, Some(Choice::Central), NOW.plus(10)).expect("is carried out");
+        assert_eq!(report.recorded_again, 2);
+        let answered = |name| idempotency::find(&old, name).expect("reads").is_some();
+        let known = |name| idempotency::known(&old, &key(name), NOW).expect("reads").is_some();
+        let said = ["shared", "uncertain", "b-2", "b-3"].map(|name| (answered(name), known(name)));
+        assert_eq!(said, [(true, true), (false, false), (false, true), (false, true)]);
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl BoundKeys {
         self.0.insert(key, bound);
     }
 
+    /// A human has left out what stands behind this place: who asks for it again asks anew.
+    pub fn forget_behind(&mut self, shared: (u64, u64)) {
+        self.0.retain(|_, bound| (bound.place.epoch, bound.place.seq) <= shared);
+    }
+
     /// Somebody was given this answer to what the key stands for.
     pub fn told(&mut self, key: &str, answer: &Answer) {
         if let Some(bound) = self.0.get_mut(key) {

@@ -8,6 +8,7 @@ use protocol::ids::{OperationId, ProductId, StoreId};
 use protocol::number::{CommandEpoch, Epoch};
 use protocol::time::Millis;
 use store_agent::ledger;
+use store_agent::operators::restore::{Choice, Refusal, Report, carry_out};
 
 use super::agent::{Agent, copy};
 use super::humans;
@@ -512,7 +513,6 @@ impl VirtualWorld {
     }
 
     fn answer(&mut self, number: usize, answer: &protocol::wire::restore::Answer, view: Place) {
-        use store_agent::operators::restore::{Choice, Refusal, carry_out};
         let clock = self.agents[number].clock(self.now);
         let mut choice = None;
         let mut replaces = false;
@@ -530,7 +530,7 @@ impl VirtualWorld {
                     Ok(())
                 });
             if let (Some(report), true) = (&report, end != super::virtual_world::Commit::Before) {
-                self.judge_restore(number, report.state == Choice::Own, choice.is_some(), replaces, (view, answer));
+                self.judge_restore(number, report, choice.is_some(), replaces, (view, answer));
             }
             if end != super::virtual_world::Commit::Done {
                 if end == super::virtual_world::Commit::Before {
@@ -591,22 +591,23 @@ impl VirtualWorld {
     fn judge_restore(
         &mut self,
         number: usize,
-        is_own: bool,
+        report: &Report,
         was_asked: bool,
         replaces: bool,
         (view, answer): (Place, &protocol::wire::restore::Answer),
     ) {
         let store = self.agents[number].store.clone();
         let (own, theirs) = (self.shop(number), self.oracle.shop(store.as_str(), view));
-        if !is_own {
+        if report.state == Choice::Central {
             let occasion = if replaces { Occasion::Replacement } else { Occasion::Restore { own: &own } };
             // What is on its way to the store is central's to say, and comes with the state.
             let transfers: Vec<serde_json::Value> = (answer.transfers.iter())
                 .map(|transfer| serde_json::to_value(transfer).expect("a transfer serialises"))
                 .collect();
             self.look_at(number, occasion, Some(Rc::new(theirs.knowing(&transfers))));
-            if replaces {
-                self.agents[number].bound = BoundKeys::default();
+            if was_asked {
+                let shared = report.shared.unwrap_or_default();
+                self.agents[number].bound.forget_behind((shared.epoch.get(), shared.seq.get()));
             }
             return;
         }
