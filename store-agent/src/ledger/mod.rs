@@ -53,5 +53,6 @@ pub const SCHEMA: Schema = Schema {
         include_str!("../../migrations/0011_state_asked.sql"),
         include_str!("../../migrations/0012_waiting_outcomes.sql"),
         include_str!("../../migrations/0013_references.sql"),
+        include_str!("../../migrations/0014_names_told.sql"),
     ],
 };

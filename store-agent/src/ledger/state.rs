@@ -13,7 +13,7 @@ use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{Event, Named, SnapshotEnd, SnapshotPage};
 use runtime::sqlite::{number_at, parsed};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::head::{Head, append};
@@ -33,6 +33,9 @@ const CHANGED: &str =
     "select product_id from ledger where epoch = ?1 and seq > ?2 and seq <= ?3 and product_id is not null";
 /// What an entry is about beside the product that it stands under.
 const CHANGED_BESIDE: &str = "select product_id from ledger_item where epoch = ?1 and seq > ?2 and seq <= ?3";
+/// Where there are more of these than so many.
+const TOO_MANY: &str =
+    "select seq from ledger_item where epoch = ?1 and seq > ?2 and seq <= ?3 order by seq limit 1 offset ?4";
 
 /// A command that asks for the whole state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +54,8 @@ struct Telling {
     items: u64,
     /// Items up to this product are told; none: all of them.
     after: Option<String>,
+    /// Names of operations up to this one are told; none: all of them. There come no new ones while an epoch lasts.
+    named: Option<String>,
     /// What the entries behind this one have changed is to be told again.
     changed: Seq,
 }
@@ -59,9 +64,13 @@ struct Telling {
 pub(super) fn tell_all(connection: &Connection, head: &mut Head, now: Millis) -> rusqlite::Result<()> {
     connection.prepare_cached("delete from state_asked")?.execute([])?;
     connection.prepare_cached("delete from state_told")?.execute([])?;
-    let mut telling = Telling { pages: 0, items: 0, after: Some(String::new()), changed: head.cursor.seq };
+    let all = || Some(String::new());
+    let mut telling = Telling { pages: 0, items: 0, after: all(), named: all(), changed: head.cursor.seq };
     while telling.after.is_some() && !planted(Bug::OpeningWithoutState) {
         telling.tell_items(connection, head, STEP, now)?;
+    }
+    while telling.named.is_some() {
+        telling.tell_names(connection, head, STEP, now)?;
     }
     telling.tell_rest(connection, head, now)
 }
@@ -82,8 +91,8 @@ pub(crate) fn ask(connection: &Connection, head: &Head, asked: &Asked) -> rusqli
 fn begin(connection: &Connection, head: &Head) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "insert into state_told (id, pages, items, after, changed) values (1, 0, 0, '', ?2) \
-             on conflict (id) do update set after = excluded.after, changed = excluded.changed \
+            "insert into state_told (id, pages, items, after, named, changed) values (1, 0, 0, '', '', ?2) \
+             on conflict (id) do update set after = excluded.after, named = excluded.named, changed = excluded.changed \
              where not exists (select 1 from ledger where epoch = ?1 and seq = state_told.changed)",
         )?
         .execute(params![head.cursor.epoch.get(), head.cursor.seq.get()])?;
@@ -103,12 +112,14 @@ pub(crate) fn take_asked(connection: &Connection) -> rusqlite::Result<Vec<Asked>
         .collect()
 }
 
-/// Tells the next of it: so many items, or what as many entries have changed; with the last of that all the rest. Says
-/// whether it is whole. The caller saves the head.
+/// Tells the next of it: so many items, then as many names, then what as many entries have changed; with the last of that all
+/// the rest. Says whether it is whole. The caller saves the head.
 pub(crate) fn tell(connection: &Connection, head: &mut Head, most: usize, now: Millis) -> rusqlite::Result<bool> {
     let mut telling = Telling::load(connection)?;
     if telling.after.is_some() {
         telling.tell_items(connection, head, most, now)?;
+    } else if telling.named.is_some() {
+        telling.tell_names(connection, head, most, now)?;
     } else if telling.tell_changed(connection, head, most, now)? {
         telling.tell_rest(connection, head, now)?;
         connection.prepare_cached("delete from state_told")?.execute([])?;
@@ -120,15 +131,16 @@ pub(crate) fn tell(connection: &Connection, head: &mut Head, most: usize, now: M
 
 impl Telling {
     fn load(connection: &Connection) -> rusqlite::Result<Self> {
-        connection.prepare_cached("select pages, items, after, changed from state_told")?.query_row([], |row| {
-            Ok(Self { pages: row.get(0)?, items: row.get(1)?, after: row.get(2)?, changed: number_at(row, 3)? })
+        connection.prepare_cached("select pages, items, after, named, changed from state_told")?.query_row([], |row| {
+            let (pages, items) = (row.get(0)?, row.get(1)?);
+            Ok(Self { pages, items, after: row.get(2)?, named: row.get(3)?, changed: number_at(row, 4)? })
         })
     }
 
     fn save(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection
-            .prepare_cached("update state_told set pages = ?1, items = ?2, after = ?3, changed = ?4")?
-            .execute(params![self.pages, self.items, self.after, self.changed.get()])?;
+            .prepare_cached("update state_told set pages = ?1, items = ?2, after = ?3, named = ?4, changed = ?5")?
+            .execute(params![self.pages, self.items, self.after, self.named, self.changed.get()])?;
         Ok(())
     }
 
@@ -149,6 +161,23 @@ impl Telling {
         self.tell_pages(connection, head, items, now)
     }
 
+    /// The next names of operations of earlier epochs: central may have no entry of these (L9).
+    fn tell_names(
+        &mut self,
+        connection: &Connection,
+        head: &mut Head,
+        most: usize,
+        now: Millis,
+    ) -> rusqlite::Result<()> {
+        let behind = self.named.take().unwrap_or_default();
+        let (operations, last) = idempotency::known_behind(connection, &behind, most, now)?;
+        self.named = last;
+        for operations in cut(NAMES, operations.into_iter().filter(|_| !planted(Bug::OperationsNotNamed))) {
+            self.append(connection, head, SnapshotPage { operations, ..SnapshotPage::default() }, now)?;
+        }
+        Ok(())
+    }
+
     /// What the next entries have changed, as it is now. Says whether they were the last.
     fn tell_changed(
         &mut self,
@@ -157,7 +186,15 @@ impl Telling {
         most: usize,
         now: Millis,
     ) -> rusqlite::Result<bool> {
-        let upto = head.cursor.seq.min(self.changed + most as u64);
+        let mut upto = head.cursor.seq.min(self.changed + most as u64);
+        let beyond: Option<Seq> = connection
+            .prepare_cached(TOO_MANY)?
+            .query_row(params![head.cursor.epoch.get(), self.changed.get(), upto.get(), most], |row| number_at(row, 0))
+            .optional()?;
+        if let Some(beyond) = beyond {
+            // The entry that has one too many waits, unless it is the first.
+            upto = (beyond - 1).max(self.changed.next());
+        }
         let is_last = upto == head.cursor.seq;
         let range = params![head.cursor.epoch.get(), self.changed.get(), upto.get()];
         let mut changed: BTreeSet<ProductId> = BTreeSet::new();
@@ -176,7 +213,7 @@ impl Telling {
         Ok(is_last)
     }
 
-    /// All but items, and the end. Names are those of earlier epochs: central may have no entry of these (L9).
+    /// What is neither item nor name, and the end.
     fn tell_rest(mut self, connection: &Connection, head: &mut Head, now: Millis) -> rusqlite::Result<()> {
         let outcomes = if planted(Bug::OutcomesLeftOut) { Vec::new() } else { outcomes::all(connection)? };
         for outcomes in cut(PAGE, outcomes) {
@@ -189,11 +226,6 @@ impl Telling {
         let transfers = if planted(Bug::TransfersLeftOut) { Vec::new() } else { transfers::all(connection)? };
         for transfers in cut(PAGE, transfers) {
             self.append(connection, head, SnapshotPage { transfers, ..SnapshotPage::default() }, now)?;
-        }
-        let named = planted(Bug::OperationsNotNamed);
-        let operations = if named { Vec::new() } else { idempotency::all_known(connection, now)? };
-        for operations in cut(NAMES, operations) {
-            self.append(connection, head, SnapshotPage { operations, ..SnapshotPage::default() }, now)?;
         }
         let named_since = Some(idempotency::named_since(connection, now)?);
         let end = SnapshotEnd { pages: self.pages, count: self.items, named_since };
@@ -268,7 +300,7 @@ mod tests {
     #[test]
     fn what_has_changed_is_found_without_reading_the_ledger() {
         let connection = crate::testing::ledger(1);
-        for sql in [CHANGED, CHANGED_BESIDE] {
+        for sql in [CHANGED, CHANGED_BESIDE, TOO_MANY] {
             let plan = crate::ledger::testing::plan(&connection, sql);
             assert!(plan.contains("(epoch=? AND seq>? AND seq<?)") && !plan.contains("SCAN"), "{sql}: {plan}");
         }

@@ -127,6 +127,49 @@ mod tests {
     }
 
     #[test]
+    fn names_are_told_some_at_a_time() {
+        let connection = store(&[("tea", 5)]);
+        let names = ["a", "b", "c", "d", "e"];
+        ledger::idempotency::remember_known(&connection, names, NOW).expect("writes");
+        ask(&connection, "first");
+        let before = ledger::head(&connection).expect("reads").cursor.seq.get();
+        let (mut told, mut steps) = (Vec::new(), 0);
+        while step_of(&connection, 2) {
+            steps += 1;
+            let sql =
+                "select body from ledger join meta using (epoch) where ledger.seq > ?1 and type = 'snapshot_page'";
+            let mut pages = connection.prepare(sql).expect("is valid");
+            let pages = pages.query_map([before], |row| row.get::<_, String>(0)).expect("runs");
+            told = pages
+                .flat_map(|body| match Event::decode("snapshot_page", &body.expect("reads")) {
+                    Ok(Event::SnapshotPage(page)) => page.operations,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert!(told.len() <= 2 * (steps - 1), "one is of items");
+        }
+        assert_eq!(told.iter().map(OperationId::as_str).collect::<Vec<_>>(), names);
+        assert_eq!((steps, adds_up(&connection)), (5, 2));
+    }
+
+    #[test]
+    fn a_step_tells_what_so_many_lines_have_changed() {
+        let connection = store(&[("bun", 5), ("milk", 5), ("tea", 5)]);
+        ask(&connection, "first");
+        assert!(step_of(&connection, 10) && step_of(&connection, 10), "items; names, of which there are none");
+        for sale in ["one", "two"] {
+            sell(&connection, sale, "tea");
+            tamper(
+                &connection,
+                "insert into ledger_item select item.product_id, epoch, seq, 0 from meta, item where product_id <> 'tea'",
+            );
+        }
+        assert!(step_of(&connection, 2), "what the first has changed");
+        assert!(!step_of(&connection, 2));
+        assert_eq!(adds_up(&connection), 2);
+    }
+
+    #[test]
     fn an_epoch_that_opens_meanwhile_has_the_state_and_ends_the_telling() {
         let connection = store(&[("milk", 5), ("tea", 5)]);
         ask(&connection, "first");
