@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 use protocol::ids::StoreId;
 use runtime::daemon::LogFormat;
@@ -137,7 +138,7 @@ pub struct Acl {
     #[arg(long)]
     pub password_file: Option<PathBuf>,
     /// For a central that does not discover stores: without the rights to the set of all stores.
-    #[arg(long, env = "STORES_KNOWN_ONLY")]
+    #[arg(long, env = "STORES_KNOWN_ONLY", value_parser = BoolishValueParser::new())]
     pub stores_known_only: bool,
     /// Print a line of an ACL file instead of a command.
     #[arg(long)]
@@ -176,13 +177,13 @@ pub struct Serve {
     #[arg(long, env = "HEARTBEAT_MAX_AGE_MS", default_value_t = 50_000, value_parser = options::ms::<100>)]
     pub heartbeat_max_age_ms: u64,
     /// Sell what a store has set aside for online sale although nothing was heard of it for too long; nothing else.
-    #[arg(long, env = "SELL_ALLOTMENT_OFFLINE")]
+    #[arg(long, env = "SELL_ALLOTMENT_OFFLINE", value_parser = BoolishValueParser::new())]
     pub sell_allotment_offline: bool,
     /// How often all known stores are looked at even when nobody rang, ms.
     #[arg(long, env = "SWEEP_INTERVAL_MS", default_value_t = 2_000, value_parser = options::ms::<10>)]
     pub sweep_interval_ms: u64,
     /// Look for no new stores: those there are were added by `central stores add`.
-    #[arg(long, env = "STORES_KNOWN_ONLY")]
+    #[arg(long, env = "STORES_KNOWN_ONLY", value_parser = BoolishValueParser::new())]
     pub stores_known_only: bool,
     /// Origins whose pages may use this API from a browser, separated by commas.
     #[arg(long, env = "CORS_ORIGINS", value_delimiter = ',', value_parser = options::origin)]
@@ -191,7 +192,7 @@ pub struct Serve {
     #[arg(long, env = "ALLOWED_HOSTS", value_delimiter = ',', value_parser = options::host_name)]
     pub allowed_hosts: Vec<String>,
     /// Webhooks may also use plain http and go to addresses that are not public.
-    #[arg(long, env = "WEBHOOK_ALLOW_PRIVATE")]
+    #[arg(long, env = "WEBHOOK_ALLOW_PRIVATE", value_parser = BoolishValueParser::new())]
     pub webhook_allow_private: bool,
     /// File with the tokens that callers need, as `tokens add` makes it; read again when it changes. Without it whoever
     /// reaches this server may do all.

@@ -122,7 +122,7 @@ pub struct Status {
 /// Options of `store-agent import`.
 #[derive(Debug, Clone, Args)]
 pub struct Import {
-    /// The file; it may be compressed with gzip if its name ends in `.gz`.
+    /// The file; it must be compressed with gzip if its name ends in `.gz`.
     pub file: PathBuf,
     /// Only say what would change.
     #[arg(long)]

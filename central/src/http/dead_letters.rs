@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use super::{App, Shared};
 use crate::projection::view;
 use crate::storage::queries::dead_letters::{self, Letter};
-use crate::storage::{Abort, Connection, JobResult, stores};
+use crate::storage::{Abort, Connection, JobResult, Weight, stores};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(replay)).routes(routes!(discard))
@@ -116,7 +116,8 @@ async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Rep
         let job = move |connection: &Connection| {
             take_out(connection, &letters, &before, now).map_err(Abort::<Problem>::Database)
         };
-        let taken = app.db.write_then(job, move |taken| taken.asked.iter().for_each(|store| wakes.wake(store)));
+        let taken =
+            app.db.write_then(Weight::Light, job, move |taken| taken.asked.iter().for_each(|store| wakes.wake(store)));
         let taken = taken.await??;
         done.replayed.extend(taken.letters);
         done.not_understood.extend(read.not_understood);

@@ -29,7 +29,7 @@ use crate::promises::allotments::settled;
 use crate::storage::idempotency::{Effect, Key};
 use crate::storage::queries::events;
 use crate::storage::queries::offers::{self, Shown};
-use crate::storage::{Abort, Connection, commands, items};
+use crate::storage::{Abort, Connection, Weight, commands, items};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -215,7 +215,8 @@ impl App {
         judge: impl Fn(&Connection) -> Outcome<(), Abort<Problem>> + Send + 'static,
     ) -> Result<Written<()>> {
         let id = OperationId::from_uuid(self.source.id());
-        let target = Target { effect: Effect::Command, id: id.to_string(), store: store_id };
+        let weight = Weight::Light;
+        let target = Target { effect: Effect::Command, id: id.to_string(), store: store_id, weight };
         let app = self.clone();
         self.write(key, target, move |connection, store, now| {
             app.still_reachable(store, &reading)?;

@@ -9,6 +9,7 @@ use utoipa_axum::routes;
 
 use super::stores::{Beside, STATUSES, StoreView};
 use super::{App, Shared};
+use crate::outbound::event::name_of;
 use crate::storage::queries::{dead_letters, events};
 use crate::storage::webhooks::{Status, Webhook};
 use crate::storage::{JobResult, rebuild, stores, webhooks};
@@ -39,7 +40,7 @@ async fn metrics(State(app): Shared) -> Result<Exposition> {
         Ok((stores, dead_letters::count(connection)?, left_out, hooks, counted, end))
     });
     let (stores, letters, left_out, hooks, (to, types), end) = read.await?;
-    app.applied.add(from, to, types);
+    app.applied.add(from, to, types.iter().map(|kind| name_of(kind).to_owned()));
     let told = Exposition::new(env!("CARGO_PKG_VERSION"), &app.requests);
     let is_up = app.presence.is_redis_reachable();
     told.gauge("shelfstream_redis_up", "1: Redis answers", f64::from(is_up));

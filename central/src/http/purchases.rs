@@ -39,7 +39,7 @@ use crate::storage::purchases::{self, Purchase};
 use crate::storage::queries::offers::{self, InChain, OfferOfAll, Shown};
 use crate::storage::queries::purchases as listed;
 use crate::storage::stores::Store;
-use crate::storage::{Connection, Error, JobResult, commands, items};
+use crate::storage::{Connection, Error, JobResult, Weight, commands, items};
 
 /// Time to live of a purchase when nothing is said, s.
 const TTL_SECONDS: i64 = 60;
@@ -267,7 +267,8 @@ impl App {
     async fn ask_at(self: &Arc<Self>, store_id: &StoreId, ask: PurchaseRequest, key: Option<Key>) -> Result<Begun<()>> {
         let reading = self.for_sale(store_id).await?;
         let ask = PurchaseRequest { redis_now: reading.redis_now, ..ask };
-        let target = Target { effect: Effect::Purchase, id: ask.id.to_string(), store: store_id.clone() };
+        let weight = Weight::of_lines(ask.lines.iter().len());
+        let target = Target { effect: Effect::Purchase, id: ask.id.to_string(), store: store_id.clone(), weight };
         let judge = self.clone();
         self.write(key, target, move |connection, store, now| {
             let covered_only = judge.may_sell(store, &reading)?;
@@ -563,8 +564,9 @@ async fn cancel(
     let key = key_of(&write, &json);
     app.replay(key.as_ref()).await?;
     let purchase_id: PurchaseId = id.parse().map_err(|_| Problem::new(Code::UnknownId))?;
-    let store = app.purchase(purchase_id).await?.store;
-    let target = Target { effect: Effect::Cancel, id: purchase_id.to_string(), store };
+    let purchase = app.purchase(purchase_id).await?;
+    let weight = Weight::of_lines(purchase.lines.iter().len());
+    let target = Target { effect: Effect::Cancel, id: purchase_id.to_string(), store: purchase.store, weight };
     let about = about(write, value.reference.or(value.reason).map(|text| text.0));
     let command = OperationId::from_uuid(app.source.id());
     let act = move |connection: &Connection, store: &mut Store, now| {

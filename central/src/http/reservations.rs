@@ -26,12 +26,12 @@ use super::views::behind_number;
 use super::write::{Done, Headers, Target, about, key_of};
 use super::{App, Shared};
 use crate::promises::reservations::{Asked, ReservationRequest, act, begin};
-use crate::storage::Connection;
 use crate::storage::commands::{self, Request};
 use crate::storage::idempotency::Effect;
 use crate::storage::queries::reservations as listed;
 use crate::storage::reservations::{self, Reservation, Status};
 use crate::storage::stores::Store;
+use crate::storage::{Connection, Weight};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -136,7 +136,8 @@ async fn reserve(
         redis_now: reading.redis_now,
     };
     let (of, lines) = (store.clone(), ask.lines.clone());
-    let target = Target { effect: Effect::Command, id: ask.command().to_string(), store };
+    let weight = Weight::of_lines(lines.iter().len());
+    let target = Target { effect: Effect::Command, id: ask.command().to_string(), store, weight };
     let judge = app.clone();
     let written = app
         .write(key, target, move |connection, store, now| {
@@ -222,7 +223,7 @@ impl App {
             return self.acted(id, Some(&record.target), &prefer, true).await;
         }
         let reservation = self.reservation(id).await?;
-        let store = reservation.store;
+        let (store, weight) = (reservation.store, Weight::of_lines(reservation.lines.iter().len()));
         // What has ended is answered by what is known, wherever its store is.
         let reading = match reservation.status.has_ended() {
             true => None,
@@ -231,7 +232,7 @@ impl App {
         };
         let about = about(write, reference);
         let command = OperationId::from_uuid(self.source.id());
-        let target = Target { effect: Effect::Command, id: command.to_string(), store };
+        let target = Target { effect: Effect::Command, id: command.to_string(), store, weight };
         let judge = self.clone();
         let job = move |connection: &Connection, store: &mut Store, now| {
             let reservation = reservations::find(connection, id)?.ok_or_else(unknown)?;

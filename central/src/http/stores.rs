@@ -34,7 +34,7 @@ use crate::promises::stores as chain;
 use crate::storage::idempotency::Effect;
 use crate::storage::purchases;
 use crate::storage::stores::{self, DigestState, Store};
-use crate::storage::{Abort, Connection, JobResult, commands, items};
+use crate::storage::{Abort, Connection, JobResult, Weight, commands, items};
 
 /// What an agent claims that has not heard central's first word yet.
 const WAITING: &str = "waiting";
@@ -328,7 +328,7 @@ impl App {
         if report.two_agents {
             warnings.push("two agents run under this id: stop one".to_owned());
         }
-        if beside.same_but_case {
+        if beside.same_but_case && !store.retired {
             warnings.push("another store's id differs in case only".to_owned());
         }
         if let Some((why, for_ms)) = &report.stuck
@@ -416,7 +416,7 @@ impl App {
         + Send
         + 'static,
     ) -> Result<Response> {
-        let target = Target { effect: Effect::Store, id: id.to_string(), store: id.clone() };
+        let target = Target { effect: Effect::Store, id: id.to_string(), store: id.clone(), weight: Weight::Light };
         let act = move |connection: &Connection, store: &mut Store, now| {
             Ok(Done { value: (), settled: change(connection, store, now)? })
         };
@@ -570,7 +570,7 @@ async fn restore(State(app): Shared, StorePath(id): StorePath, Body { value, .. 
         })
     };
     let wakes = app.wakes.clone();
-    let epoch: Epoch = app.db.write_then(job, move |_| wakes.steps().notify_one()).await??;
+    let epoch: Epoch = app.db.write_then(Weight::Light, job, move |_| wakes.steps().notify_one()).await??;
     tracing::warn!(store = %id, %epoch, "a restore was begun: this epoch is expected");
     // Each line is read when the one before has been sent: however large the store, little of it is in memory at once.
     let lines = futures_util::stream::try_unfold(

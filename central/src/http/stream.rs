@@ -107,7 +107,7 @@ fn events(
     parts.flat_map(move |part| {
         let events = part.events.iter().filter(|shown| shown.event.is(&wanted));
         let told = events.map(|shown| {
-            let event = Event::default().id(shown.event.chain_seq().to_string()).event(shown.event.kind());
+            let event = Event::default().id(shown.event.chain_seq().to_string()).event(shown.event.name());
             let of_product = wanted.product.as_deref().and_then(|product| shown.event.as_of(product));
             Ok(match of_product {
                 Some(of_product) => event.data(Rendered::from(of_product).json),

@@ -25,11 +25,11 @@ use super::views::behind_number;
 use super::write::{Done, Headers, Target, about, key_of};
 use super::{App, Shared};
 use crate::promises::transfers::{TransferRequest, begin, receive as ask_to_receive};
-use crate::storage::commands;
 use crate::storage::idempotency::Effect;
 use crate::storage::queries::transfers as listed;
 use crate::storage::stores;
 use crate::storage::transfers::{self, Status, Transfer};
+use crate::storage::{Weight, commands};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(list, make)).routes(routes!(one)).routes(routes!(receive))
@@ -141,7 +141,8 @@ async fn make(
         redis_now: reading.redis_now,
     };
     let (of, lines) = (asked.from.clone(), ask.transfer.lines.clone());
-    let target = Target { effect: Effect::Command, id: ask.command().to_string(), store: asked.from };
+    let weight = Weight::of_lines(lines.iter().len());
+    let target = Target { effect: Effect::Command, id: ask.command().to_string(), store: asked.from, weight };
     let judge = app.clone();
     let written = app
         .write(key, target, move |connection, source, now| {
@@ -195,7 +196,8 @@ async fn receive(
     };
     let about = about(write, reference);
     let command = OperationId::from_uuid(app.source.id());
-    let target = Target { effect: Effect::Command, id: command.to_string(), store: destination };
+    let weight = Weight::of_lines(transfer.transfer.lines.iter().len());
+    let target = Target { effect: Effect::Command, id: command.to_string(), store: destination, weight };
     let judge = app.clone();
     let written = app
         .write(key, target, move |connection, destination, now| {

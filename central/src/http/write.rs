@@ -19,7 +19,7 @@ use super::App;
 use super::views::POSITION;
 use crate::storage::idempotency::{self, Effect, Key, Record};
 use crate::storage::stores::{self, Store};
-use crate::storage::{Abort, Connection};
+use crate::storage::{Abort, Connection, Weight};
 
 /// The key of a write, if it has one.
 pub(super) fn key_of(write: &Write, json: &Value) -> Option<Key> {
@@ -42,6 +42,8 @@ pub(super) struct Target {
     pub(super) id: String,
     /// The store that it is about.
     pub(super) store: StoreId,
+    /// How long it keeps others waiting.
+    pub(super) weight: Weight,
 }
 
 /// What a write has done, before it is on disk.
@@ -84,7 +86,7 @@ impl App {
         target: Target,
         act: impl Fn(&Connection, &mut Store, Millis) -> Outcome<Done<T>, Abort<Problem>> + Send + 'static,
     ) -> Result<Written<T>> {
-        let Target { effect, id, store: store_id } = target;
+        let Target { effect, id, store: store_id, weight } = target;
         let (wakes, waiting, written_to) = (self.wakes.clone(), self.waiting.clone(), store_id.clone());
         let now = self.source.now();
         let job = move |connection: &Connection| {
@@ -101,7 +103,7 @@ impl App {
                 waiting.settled(&done.settled);
             }
         };
-        let (target, done) = self.db.write_then(job, tell).await??;
+        let (target, done) = self.db.write_then(weight, job, tell).await??;
         Ok(Written { target, value: done.map(|done| done.value) })
     }
 }
@@ -121,7 +123,7 @@ impl App {
             move |connection: &Connection| once(connection, key.as_ref(), effect, &id, now, || act(connection, now));
         let (target, value) = self
             .db
-            .write_then(job, |(_, done)| {
+            .write_then(Weight::Light, job, |(_, done)| {
                 if done.is_some() {
                     tell()
                 }
@@ -217,7 +219,8 @@ mod tests {
             move |connection: &Connection| Ok::<_, Abort<()>>(stores::discover(connection, &discovered, Millis(1))?);
         app.db.write(discover).await.expect("writes").expect("is not refused");
         let key = |body| Some(Key { key: "k".into(), fingerprint: [body; 16], route: "PATCH /stores/s1".into() });
-        let target = |of: &str| Target { effect: Effect::Store, id: of.to_owned(), store: id.clone() };
+        let weight = Weight::Light;
+        let target = |of: &str| Target { effect: Effect::Store, id: of.to_owned(), store: id.clone(), weight };
 
         let refuse = |connection: &Connection, store: &mut Store, _: Millis| -> Acted {
             stores::set_online_sale(connection, store, false)?;

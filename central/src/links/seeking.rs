@@ -23,7 +23,7 @@ use crate::links::waiting::Waiting;
 use crate::promises::purchases::{ask_elsewhere, give_up};
 use crate::storage::purchases::{self, Purchase};
 use crate::storage::queries::offers;
-use crate::storage::{Abort, Connection, Db, Error, JobResult, commands, stores};
+use crate::storage::{Abort, Connection, Db, Error, JobResult, Weight, commands, stores};
 
 /// How often is looked even when nothing was applied: Redis may be back, or a time is over.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -161,6 +161,7 @@ impl Seeking {
             Next::GiveUp => Vec::new(),
         };
         let deadline = purchase.choice.as_ref().map(|choice| choice.deadline);
+        let weight = Weight::of_lines(purchase.lines.iter().len());
         for store in stores {
             // Redis does not answer: the purchase waits.
             let Some(reading) = self.redis.read_store(&self.keys, &store).await else { return Ok(()) };
@@ -174,7 +175,7 @@ impl Seeking {
             let (wakes, waiting) = (self.wakes.clone(), self.waiting.clone());
             if self
                 .db
-                .write_then(job, move |asked| {
+                .write_then(weight, job, move |asked| {
                     if *asked {
                         // It may have been confirmed with that.
                         waiting.settled(&[id.to_string()]);
@@ -196,7 +197,7 @@ impl Seeking {
                 waiting.settled(&[id.to_string()])
             }
         };
-        self.db.write_then(end, told).await?.ok();
+        self.db.write_then(weight, end, told).await?.ok();
         Ok(())
     }
 }

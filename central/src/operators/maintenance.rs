@@ -71,7 +71,7 @@ async fn inspect(db: &Db, id: StoreId) -> anyhow::Result<()> {
 
 /// One short transaction. Says what the job says, or `false` if it was not done.
 async fn batch(db: &Db, job: impl Fn(&Connection) -> JobResult<bool> + Send + 'static) -> anyhow::Result<bool> {
-    match db.write_as(Weight::Heavy, move |connection| job(connection).map_err(Abort::<()>::Database)).await {
+    match db.write_as(Weight::Background, move |connection| job(connection).map_err(Abort::<()>::Database)).await {
         Ok(done) => Ok(done.unwrap_or(false)),
         // When there is too much else to write it can wait for the next hour.
         Err(Error::Busy) => Ok(false),

@@ -87,7 +87,11 @@ impl Steps {
         &self,
         job: impl Fn(&Connection) -> JobResult<T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        match self.db.write_as(Weight::Heavy, move |connection| job(connection).map_err(Abort::<()>::Database)).await {
+        match self
+            .db
+            .write_as(Weight::Background, move |connection| job(connection).map_err(Abort::<()>::Database))
+            .await
+        {
             Ok(done) => Ok(done.unwrap_or_default()),
             Err(Error::Busy) => {
                 tokio::time::sleep(BUSY_PAUSE).await;

@@ -28,6 +28,11 @@ pub fn is_type(named: &str) -> bool {
     Event::is_fact(named) || OF_THE_LINK.contains(&named)
 }
 
+/// What a type is called where a store's own words have no place: an entry that was not understood may say anything.
+pub fn name_of(shown: &str) -> &str {
+    if is_type(shown) { shown } else { "unknown" }
+}
+
 /// Which events somebody follows; what is not given is not compared.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
@@ -127,6 +132,11 @@ impl EventView {
     /// Its type as clients see it.
     pub fn kind(&self) -> &str {
         &self.r#type
+    }
+
+    /// The same where a store's own words have no place: a type that is none here is `unknown`.
+    pub fn name(&self) -> &str {
+        name_of(&self.r#type)
     }
 
     /// What says no time of its own counts as recorded when it was received.

@@ -208,11 +208,15 @@ fn is_alone(event: &Result<Event, NotUnderstood>) -> bool {
 
 /// How many rows an entry is worth, besides those that it stages.
 fn rows((_, event): &Read<'_>) -> u64 {
-    let items = match event.as_ref().map(stock::effect) {
-        Ok(Effect::Put(items)) => items.len(),
-        Ok(Effect::Stage(_) | Effect::Install(_) | Effect::None) | Err(_) => 1,
+    let lines = match event {
+        Ok(Event::Fact(Fact { what, .. })) => {
+            // What is pending of a purchase has as many rows as it has lines, also if their items stay as they are.
+            let bought = what.purchase().map_or(1, |purchase| purchase.lines.iter().len());
+            what.items().len().max(bought)
+        }
+        Ok(_) | Err(_) => 1,
     };
-    Budget::ENTRY * items.max(1) as u64
+    Budget::ENTRY * lines.max(1) as u64
 }
 
 /// The entries that are applied together: `first`, which comes next, and those that follow it. An entry is among them as

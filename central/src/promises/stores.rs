@@ -14,7 +14,7 @@ use protocol::wire::{Became, Outcome, Subject};
 use crate::promises::commands::open_epoch;
 use crate::promises::purchases::{Basis, change, compensation};
 use crate::promises::reservations::voided;
-use crate::promises::transfers::{announce, rejected};
+use crate::promises::transfers::{announce, may_be_forgotten, rejected};
 use crate::storage::commands::{self, Unanswered};
 use crate::storage::purchases::{self, Purchase};
 use crate::storage::reservations::{self, Status as Held};
@@ -116,7 +116,8 @@ fn ask_compensations(connection: &Connection, store: &mut Store, now: Millis) ->
 
 /// What is on its way to the store: retiring it has ended its announcement, or there was none meanwhile.
 fn announce_all(connection: &Connection, store: &Store, now: Millis) -> JobResult<()> {
-    for transfer in transfers::unnamed(connection, &store.id, i64::MAX, usize::MAX >> 1)? {
+    let unnamed = transfers::unnamed(connection, &store.id, i64::MAX, usize::MAX >> 1)?;
+    for transfer in unnamed.iter().filter(|transfer| !may_be_forgotten(&transfer.transfer, now)) {
         announce(connection, &transfer.transfer, now)?;
     }
     Ok(())

@@ -168,7 +168,7 @@ fn next_announcement(id: TransferId, destination: &Store) -> OperationId {
 
 /// Whether it may be over and forgotten, by central's clock, which has stamped it: a destination knows what it has received
 /// for longer.
-fn may_be_forgotten(transfer: &Reported, now: Millis) -> bool {
+pub(crate) fn may_be_forgotten(transfer: &Reported, now: Millis) -> bool {
     transfer.created_at.plus(COMMANDS_MS) < now
 }
 

@@ -45,10 +45,9 @@ const IS_UNRELEASED: &str = "item.allotment_wanted is not null and item.allotted
 pub fn unreleased_stores(connection: &Connection) -> rusqlite::Result<Vec<StoreId>> {
     connection
         .prepare_cached(&format!(
-            "select distinct store.store_id from item indexed by item_lowered \
-             cross join store on store.store_id = item.store_id and store.stock = item.stock \
-             where store.retired = 0 and store.opening = 0 and store.installing = 0 and store.suspect = 0 \
-             and store.digest_state <> 'different' and {IS_UNRELEASED}"
+            "select store_id from store \
+             where retired = 0 and opening = 0 and installing = 0 and suspect = 0 and digest_state <> 'different' \
+             and exists (select 1 from item indexed by item_lowered where item.stock = store.stock and {IS_UNRELEASED})"
         ))?
         .query_map([], |row| parsed(row, 0))?
         .collect()

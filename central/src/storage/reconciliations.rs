@@ -46,7 +46,7 @@ pub fn moved_since(connection: &Connection, store: &Store, place: EntryId) -> ru
 /// Only what is about several products has its body decoded.
 const MOVES: &str = "select product_id, delta, type, case when instr(body, '\"more\":') > 0 then body end from event \
      where store_id = ?1 and epoch = ?2 and seq > ?3 and seq <= ?4 \
-     and product_id is not null and type not in ('counted', 'item_created')";
+     and product_id is not null and type not in ('counted', 'item_created', 'shortage')";
 
 /// Whether something may have been counted, or may yet be, that a comparison with the state at this place does not know of.
 pub fn is_counting(connection: &Connection, store: &StoreId, compared: EntryId) -> rusqlite::Result<bool> {

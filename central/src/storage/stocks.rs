@@ -79,8 +79,12 @@ pub fn stage(connection: &Connection, store: &mut Store, at: EntryId, page: &Sna
         staged.digest = staged.digest.replace(&named.product_id, before.as_ref(), Some(&named.item));
         staged.units += more(before.as_ref(), &named.item);
         items::write(connection, &store.id, store.staged, &named.product_id, &named.item)?;
-        if before.is_none_or(|before| before.name != named.item.name) {
+        if before.as_ref().is_none_or(|before| before.name != named.item.name) {
             names += labels::add(connection, named.product_id.as_str(), &named.item.name)?;
+            // It was renamed while its store told the state.
+            if let Some(before) = before {
+                items::forget_name(connection, &named.product_id, &before.name)?;
+            }
         }
     }
     for outcome in &page.outcomes {

@@ -90,10 +90,12 @@ pub fn count_unopened(connection: &Connection) -> rusqlite::Result<i64> {
     connection.prepare_cached("select count(*) from store where epoch = 0")?.query_row([], |row| row.get(0))
 }
 
-/// Forgets a store of which no event was ever applied: all that hangs on it is an empty stock. `false`: there is more.
+/// Forgets a store of which no event was ever applied, and that was told nothing: all that hangs on it is an empty stock. `false`: there is more.
 pub fn forget(connection: &Connection, id: &StoreId) -> rusqlite::Result<bool> {
     let unopened = connection
-        .prepare_cached("select 1 from store where store_id = ?1 and epoch = 0 and command_epoch = 0")?
+        .prepare_cached(
+            "select 1 from store where store_id = ?1 and epoch = 0 and command_epoch = 0 and command_seq = 0",
+        )?
         .exists([id.as_str()])?;
     if unopened {
         connection.prepare_cached("delete from stock where store_id = ?1")?.execute([id.as_str()])?;
@@ -102,9 +104,10 @@ pub fn forget(connection: &Connection, id: &StoreId) -> rusqlite::Result<bool> {
     Ok(unopened)
 }
 
-const OTHER_CASE: &str = "select store_id from store where store_id = ?1 collate nocase and store_id <> ?1 limit 1";
+const OTHER_CASE: &str =
+    "select store_id from store where store_id = ?1 collate nocase and store_id <> ?1 and retired = 0 limit 1";
 
-/// A known store whose id differs in case only.
+/// A known store whose id differs in case only, and that is not retired.
 pub fn other_case(connection: &Connection, id: &StoreId) -> rusqlite::Result<Option<StoreId>> {
     connection.prepare_cached(OTHER_CASE)?.query_row([id.as_str()], |row| parsed(row, 0)).optional()
 }

@@ -123,7 +123,7 @@ async fn replay(State(app): Shared, OptionalBody { value, .. }: OptionalBody<Rep
         behind = last;
         not_understood.extend(left.iter().map(i64::to_string));
         if !understood.is_empty() {
-            let dropped = app.db.write_as(Weight::Heavy, move |connection| {
+            let dropped = app.db.write_as(Weight::Background, move |connection| {
                 let mut dropped = Vec::new();
                 for id in &understood {
                     // Somebody else may have been faster.

@@ -388,7 +388,7 @@ async fn take_in(app: &App, batch: Vec<Line>, about: About, dry_run: bool) -> Re
         let (lines, about) = (batch.clone(), about.clone());
         let written = app
             .db
-            .write_as(Weight::Heavy, move |connection| {
+            .write_as(Weight::Background, move |connection| {
                 let results =
                     lines.iter().map(|line| one(connection, line, &about, now)).collect::<JobResult<Vec<_>>>()?;
                 if dry_run { Err(Abort::Refused(results)) } else { Ok(results) }

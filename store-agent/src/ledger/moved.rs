@@ -11,11 +11,11 @@ use runtime::sqlite::id_at;
 use rusqlite::{Connection, params};
 
 const ENTRIES: &str = "select epoch, seq, delta from ledger where product_id = ?1 and (epoch, seq) > (?2, ?3) \
-     and type not in ('counted', 'item_created') order by epoch desc, seq desc";
+     and type not in ('counted', 'item_created', 'shortage') order by epoch desc, seq desc";
 const ITEMS_OF_ENTRIES: &str = "select epoch, seq, delta from ledger_item where product_id = ?1 \
      and (epoch, seq) > (?2, ?3) order by epoch desc, seq desc";
 pub(super) const BEHIND: &str = "select (select coalesce(sum(delta), 0) from ledger \
-       where product_id = ?1 and (epoch, seq) > (?2, ?3) and type not in ('counted', 'item_created')) \
+       where product_id = ?1 and (epoch, seq) > (?2, ?3) and type not in ('counted', 'item_created', 'shortage')) \
      + (select coalesce(sum(delta), 0) from ledger_item where product_id = ?1 and (epoch, seq) > (?2, ?3))";
 
 /// Sums that were added up beforehand: however long ago the positions are, a write has to add only what came behind.
@@ -65,8 +65,9 @@ impl Moved {
         Ok(())
     }
 
-    /// Units of an item that came, less those that went, after an entry. A count finds out what was there already, and what
-    /// a product was created with has not come: neither moves anything. So the same count, entered twice, corrects once.
+    /// Units of an item that came, less those that went, after an entry. A count finds out what was there already, what
+    /// a product was created with has not come, and a shortage corrects the books alone: none of them moves anything. So the same
+    /// count, entered twice, corrects once.
     pub fn since(&self, connection: &Connection, product: &ProductId, at: EntryId) -> rusqlite::Result<i64> {
         let sums = self.0.get(product);
         match sums.and_then(|sums| Some((sums, sums.since.get(&at)?))) {
@@ -157,7 +158,7 @@ mod tests {
     /// What it is by the entries themselves, one by one.
     fn by_hand(connection: &Connection, name: &str, at: EntryId) -> i64 {
         let sql = "select sum(delta) from (select delta from ledger where product_id = ?1 and epoch = ?2 and seq > ?3 \
-             and type <> 'counted' and type <> 'item_created' \
+             and type <> 'counted' and type <> 'item_created' and type <> 'shortage' \
              union all select delta from ledger_item where product_id = ?1 and epoch = ?2 and seq > ?3)";
         let sum =
             connection.query_row(sql, params![name, at.epoch.get(), at.seq.get()], |row| row.get::<_, Option<i64>>(0));

@@ -120,6 +120,7 @@ impl Receiver {
         redis_now: Millis,
         now: Millis,
     ) -> Result<Result<Executed, ()>, Error> {
+        let asked = Ticks::start();
         let weight = commands::weight(&batch);
         let counts = commands::counted(&batch);
         let moved = match counts.is_empty() {
@@ -127,6 +128,8 @@ impl Receiver {
             false => self.db.scan(move |connection| Moved::since_positions(connection, counts.clone())).await?,
         };
         let execute = move |connection: &Connection| {
+            // Adding up, and waiting for the writer, take a while.
+            let redis_now = redis_now.plus(asked.ms());
             commands::receive(connection, &batch, &moved, redis_now, now).map_err(Abort::Database)
         };
         self.db.write_as(weight, execute).await

@@ -19,8 +19,9 @@ const SLEEP_MS_MAX: u64 = 60_000;
 pub async fn run(db: Db, changed: Arc<Notify>, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
         let now = runtime::clock::now();
-        let swept =
-            db.write_as(Weight::Heavy, move |connection| sweep(connection, now).map_err(Abort::<()>::Database)).await;
+        let swept = db
+            .write_as(Weight::Background, move |connection| sweep(connection, now).map_err(Abort::<()>::Database))
+            .await;
         let wait = match swept {
             Ok(Ok(next)) => next.map(|next| until(next, now)),
             Ok(Err(())) | Err(Error::Busy) => Some(PAUSE_MS),

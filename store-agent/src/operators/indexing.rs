@@ -15,7 +15,9 @@ pub async fn run(db: Db, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
         let indexed = if db.read(labels::are_to_index).await? {
             match db
-                .write_as(Weight::Heavy, |connection| labels::index_step(connection).map_err(Abort::<()>::Database))
+                .write_as(Weight::Background, |connection| {
+                    labels::index_step(connection).map_err(Abort::<()>::Database)
+                })
                 .await
             {
                 Ok(done) => done.unwrap_or_default(),

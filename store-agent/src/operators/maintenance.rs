@@ -44,7 +44,7 @@ async fn pass(db: &Db, now: Millis) -> Result<(), Error> {
 /// Whether there may be more.
 async fn prune(db: &Db, kind: Kind, now: Millis) -> Result<bool, Error> {
     let job = move |connection: &Connection| ledger::prune(connection, kind, now).map_err(Abort::<()>::Database);
-    match db.write_as(Weight::Heavy, job).await {
+    match db.write_as(Weight::Background, job).await {
         Ok(pruned) => Ok(pruned.unwrap_or(false)),
         // There is too much else to write.
         Err(Error::Busy) => Ok(true),

@@ -28,7 +28,7 @@ pub async fn run(db: Db, executed: Arc<Notify>, stop: CancellationToken) -> anyh
 async fn step(db: &Db) -> Result<bool, Error> {
     let now = runtime::clock::now();
     let job = move |connection: &Connection| resync::step(connection, STEP, now).map_err(Abort::<()>::Database);
-    match db.write_as(Weight::Heavy, job).await {
+    match db.write_as(Weight::Background, job).await {
         Ok(Ok(more)) => Ok(more),
         Ok(Err(())) | Err(Error::Busy) => Ok(true),
         Err(error) => Err(error),

@@ -20,6 +20,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::config::{Backup, Database, Export, Import, Restore, State, Status};
 use crate::ledger;
+use crate::operators::restore::ask::refused;
 use crate::operators::restore::{self, Choice, Report};
 use crate::operators::verify as auditor;
 
@@ -195,7 +196,10 @@ impl Central {
         if response.status() == reqwest::StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        let told = response.error_for_status().with_context(unreachable)?.json().await;
+        if !response.status().is_success() {
+            return Err(refused(response).await);
+        }
+        let told = response.json().await;
         Ok(Some(told.with_context(|| format!("what answers at {} is not central", self.address))?))
     }
 

@@ -66,10 +66,10 @@ impl Db {
         T: Send + 'static,
         R: Send + 'static,
     {
-        self.write_then(job, |_| {}).await
+        self.write_then(Weight::Light, job, |_| {}).await
     }
 
-    /// The same of a job of this weight. [`Error::Busy`] also if too many heavy ones wait.
+    /// The same of a job of this weight. [`Error::Busy`] also for a heavy one, if too many of them wait.
     pub async fn write_as<T, R>(
         &self,
         weight: Weight,
@@ -79,13 +79,14 @@ impl Db {
         T: Send + 'static,
         R: Send + 'static,
     {
-        self.writer.write_as(weight, job, |_| {}).await
+        self.write_then(weight, job, |_| {}).await
     }
 
-    /// A light write, and what is to happen in this process because of it: `then` is called with what the job returned when
+    /// The same, and what is to happen in this process because of it: `then` is called with what the job returned when
     /// that is on disk, also if the caller has stopped waiting by then. It runs on the thread that writes, so it is quick.
     pub async fn write_then<T, R>(
         &self,
+        weight: Weight,
         job: impl Fn(&Connection) -> Result<T, Abort<R>> + Send + 'static,
         then: impl FnOnce(&T) + Send + 'static,
     ) -> Result<Result<T, R>, Error>
@@ -93,7 +94,7 @@ impl Db {
         T: Send + 'static,
         R: Send + 'static,
     {
-        self.writer.write(job, then).await
+        self.writer.write_as(weight, job, then).await
     }
 }
 
@@ -201,10 +202,10 @@ mod tests {
             }
         };
         {
-            let mut gone = Box::pin(db.write_then(insert(3), hear(&heard)));
+            let mut gone = Box::pin(db.write_then(Weight::Light, insert(3), hear(&heard)));
             assert!(futures_util::poll!(gone.as_mut()).is_pending());
         }
-        db.write_then(insert(-1), hear(&heard)).await.expect("answers").expect_err("is refused");
+        db.write_then(Weight::Light, insert(-1), hear(&heard)).await.expect("answers").expect_err("is refused");
         assert_eq!((heard.load(Ordering::SeqCst), db.read(sum).await.expect("reads")), (3, 3));
     }
 }

@@ -38,6 +38,8 @@ pub enum Weight {
     Light,
     /// Longer: some tens of milliseconds at most.
     Heavy,
+    /// As long, for work of the process itself: it waits for a place among the heavy jobs, which callers are refused.
+    Background,
 }
 
 impl Weight {
@@ -313,7 +315,7 @@ impl Writer {
         self.write_as(Weight::Light, job, then).await
     }
 
-    /// The same for a job of this weight. [`Error::Busy`] also if too many heavy ones wait.
+    /// The same for a job of this weight. [`Error::Busy`] also for a heavy one, if too many of them wait.
     pub(super) async fn write_as<T, R>(
         &self,
         weight: Weight,
@@ -330,6 +332,8 @@ impl Writer {
                 TryAcquireError::NoPermits => Error::Busy,
                 TryAcquireError::Closed => Error::Stopped,
             })?),
+            // Places are given in the order in which they were waited for.
+            Weight::Background => Some(self.heavy.clone().acquire_owned().await.map_err(|_| Error::Stopped)?),
         };
         let (caller, answered) = oneshot::channel();
         let job: Job = Box::new(Call { job, then, said: None, caller });
@@ -638,6 +642,21 @@ mod tests {
         shop.send(Weight::Light, [1]).await;
         assert_eq!((shop.commit(), shop.commit()), (vec![1], vec![0]));
         shop.send(Weight::Heavy, [100]).await;
+    }
+
+    #[tokio::test]
+    async fn work_of_the_process_itself_waits_for_a_place_which_nobody_else_gets_before_it() {
+        let mut shop = Shop::open();
+        shop.send(Weight::Heavy, 0..HEAVY as i64).await;
+        shop.send(Weight::Background, [100]).await;
+        assert_eq!(shop.commit(), [0]);
+        let job = |_: &Connection| Ok::<_, Abort<()>>(());
+        let caller = shop.writer.write_as(Weight::Heavy, job, |()| {}).now_or_never();
+        assert!(matches!(caller, Some(Err(Error::Busy))), "the place is given away");
+        assert!(futures_util::poll!(shop.answers[HEAVY].as_mut()).is_pending(), "and taken");
+        for heavy in (1..HEAVY as i64).chain([100]) {
+            assert_eq!(shop.commit(), [heavy]);
+        }
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use axum::http::HeaderMap;
 use protocol::ids::StoreId;
 use protocol::wire::restore::{Answer, AnswerReader, Question};
@@ -15,6 +15,14 @@ const TRIES: u32 = 30;
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// One line is a part of the answer; one that is longer than this is none.
 const LINE_MAX: usize = 64 << 20;
+
+/// What central says instead of answering.
+pub(crate) async fn refused(response: reqwest::Response) -> anyhow::Error {
+    let status = response.status();
+    let text = response.text().await.unwrap_or_default();
+    let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    anyhow!("central refuses ({status}): {}", problem["detail"].as_str().unwrap_or(&text))
+}
 
 /// Asks central at an address with these headers, and hears all of its answer: one that broke off is an error. From the question on the store
 /// waits for the epoch that the answer gives out.
@@ -39,9 +47,7 @@ pub async fn ask(central: &str, headers: HeaderMap, store: &StoreId, question: &
                 tokio::time::sleep(AGAIN_AFTER).await;
                 continue;
             }
-            let text = response.text().await.unwrap_or_default();
-            let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-            bail!("central refuses ({status}): {}", problem["detail"].as_str().unwrap_or(&text));
+            return Err(refused(response).await);
         };
     let mut reader = AnswerReader::default();
     let mut heard: Vec<u8> = Vec::new();
