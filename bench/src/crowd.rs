@@ -178,26 +178,30 @@ impl Crowd {
         self.stores.iter_mut().map(script).collect()
     }
 
-    /// Where each store's ledger ends, as its ack begins once central has applied all of it.
-    pub(crate) fn heads(&self) -> anyhow::Result<Vec<String>> {
+    /// Where each store's ledger ends: epoch and number.
+    pub(crate) fn heads(&self) -> anyhow::Result<Vec<(u64, u64)>> {
         let mut request = Vec::new();
         let mut head = |store: &Store| {
             http::get(&mut request, format_args!("/v1/status"));
             let own: Value = serde_json::from_slice(Caller::connect(store.port)?.call(&request, 200)?.body)?;
-            Ok(format!("{} {} ", own["epoch"], own["head"]))
+            own["epoch"].as_u64().zip(own["head"].as_u64()).context("where the ledger ends")
         };
         self.stores.iter().map(&mut head).collect()
     }
 
-    /// Waits until central has acknowledged all up to these. That stands in Redis: whoever asks central makes it work.
-    pub(crate) fn acknowledged(&self, setup: &Setup, heads: &[String]) -> anyhow::Result<()> {
+    /// Waits until central has acknowledged all up to these, and perhaps what a store has said since. That stands in Redis: whoever
+    /// asks central makes it work.
+    pub(crate) fn acknowledged(&self, setup: &Setup, heads: &[(u64, u64)]) -> anyhow::Result<()> {
         let mut redis = redis::Client::open(setup.redis_url())?.get_connection()?;
         let keys: Vec<String> = self.stores.iter().map(|store| format!("shelf:{{{}}}:events:ack", store.id)).collect();
         let begin = Instant::now();
         loop {
             let acks: Vec<Option<String>> = redis::cmd("MGET").arg(&keys).query(&mut redis)?;
-            let is_there =
-                |(ack, head): (&Option<String>, &String)| ack.as_ref().is_some_and(|ack| ack.starts_with(head));
+            let place = |ack: &str| {
+                let mut words = ack.split(' ').map_while(|word| word.parse::<u64>().ok());
+                words.next().zip(words.next())
+            };
+            let is_there = |(ack, head): (&Option<String>, &(u64, u64))| ack.as_deref().and_then(place) >= Some(*head);
             if acks.iter().zip(heads).all(is_there) {
                 return Ok(());
             }

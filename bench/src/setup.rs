@@ -258,6 +258,20 @@ impl Setup {
         self.runtime.block_on(ask(&central, HeaderMap::new(), &store, &question)).map(drop)
     }
 
+    /// Writes a backup of the one store's database, then one of central's. Both run.
+    pub(crate) fn back_up(&self) -> anyhow::Result<()> {
+        let of_store = self.world.database(STORE).display().to_string();
+        let of_central = self.world.database("central").display().to_string();
+        let (store, central) = (["--store-id", STORE, "--database-path", &of_store], ["--database-path", &of_central]);
+        for (program, database) in [("store-agent", &store[..]), ("central", &central[..])] {
+            let to = self.world.dir().join(format!("{program}-backup.db")).display().to_string();
+            let words = [&["backup", "--to", &to], database].concat();
+            let (done, said) = self.runtime.block_on(self.world.tool(program, &words));
+            ensure!(done, "{program} backup: {said}");
+        }
+        Ok(())
+    }
+
     /// Has the one store's database, whose agent does not run, take over what central knows.
     pub(crate) fn restore_agent(&self) -> anyhow::Result<()> {
         let database = self.world.database(STORE).display().to_string();

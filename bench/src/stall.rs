@@ -1,4 +1,4 @@
-//! How long other requests wait beside work on a whole large store: a resync, a rebuild of the view, the question of a
+//! How long other requests wait beside work on a whole large store: a resync, a rebuild of the view, backups, the question of a
 //! restore and its answer, the whole restore, the opening behind it. Limit: the same requests while nothing else goes on.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -80,6 +80,8 @@ pub(crate) fn measure(effort: &Effort, prepared: &mut Prepared) -> anyhow::Resul
     told("resync", ALL, seen);
     let seen = asked.beside(ALL, || rebuild(&setup))?;
     told("rebuild", ALL, seen);
+    let seen = asked.beside(ALL, || setup.back_up())?;
+    told("backup", ALL, seen);
     setup.stop_agent();
     let seen = asked.beside(AT_CENTRAL, || setup.ask_restore())?;
     told("question", AT_CENTRAL, seen);

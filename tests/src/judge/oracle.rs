@@ -314,7 +314,7 @@ impl Oracle {
         let (mut place, mut moved) = (to, 0);
         while place.epoch == since.0 && place.seq > since.1 {
             let node = self.nodes.get(&(store.into(), place))?;
-            if !["counted", "item_created"].contains(&&*node.kind) {
+            if !["counted", "item_created", "shortage"].contains(&&*node.kind) {
                 moved += units(&node.shop) - units(&self.shop(store, node.before));
             }
             place = node.before;

@@ -30,7 +30,7 @@ async fn what_is_not_understood_is_parked_and_the_store_goes_on() {
     let mut world = world().await;
     let agent = Daemon::Store("s1".into());
     assert_eq!(world.terminate(&agent), Some(0));
-    record(&world, "s1", "teleported", "{\"to\": \"the moon\"}");
+    record(&world, "s1", "teleported\nto: the moon", "{}");
     record(&world, "s1", "sold", "{\"not\": \"a sale\"}");
     // Understood, but beyond what any table holds: it must not stop the batch it travels in.
     record(&world, "s1", "ready", "{\"commandEpoch\": 18446744073709551615}");
@@ -43,6 +43,15 @@ async fn what_is_not_understood_is_parked_and_the_store_goes_on() {
         letters["items"].as_array().expect("a list").iter().filter_map(|letter| letter["reason"].as_str()).collect();
     assert_eq!(reasons.len(), 3, "{letters}");
     assert!(reasons.iter().any(|reason| reason.contains("teleported")), "{reasons:?}");
+    // Who follows all that happens hears of it, and of what came behind it.
+    let mut stream = central.open("/v1/events/stream?after=0&storeId=s1", &[]).await;
+    let mut told = String::new();
+    while !told.split_once("event: unknown\n").is_some_and(|(_, behind)| behind.contains("\"quantity\":49")) {
+        let part = tokio::time::timeout(SOON, stream.chunk()).await.expect("it goes on").expect("is read");
+        told.push_str(&String::from_utf8_lossy(&part.expect("it does not end")));
+    }
+    let metrics = central.open("/metrics", &[]).await.text().await.expect("is read");
+    assert!(metrics.contains("type=\"unknown\"") && !metrics.contains("moon"), "{metrics}");
     // A replay does not lose what is still not understood.
     central.post("/v1/dead-letters/replay", json!({})).await.expect(200);
     let again = central.get("/v1/dead-letters?storeId=s1").await.expect(200);

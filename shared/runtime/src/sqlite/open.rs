@@ -18,7 +18,7 @@ pub(super) const CHECKPOINT_AT: u32 = 4_000;
 /// behind a crash writes all of the file once more.
 const LOG_LEFT: i64 = 64 << 20;
 /// Pages in memory of the connection that writes, KiB: what tens of thousands of items need.
-const CACHE_KIB: i64 = 16 << 10;
+const CACHE_KIB: i64 = 14 << 10;
 /// Bytes of a file that a connection for point reads maps.
 const MAPPED: i64 = 256 << 20;
 /// Prepared statements kept for each connection.
