@@ -15,6 +15,7 @@ use protocol::wire::{
     About, Event, Fact, Happened, ItemAfter, Named, Outcome, ReservationStep, SnapshotEnd, SnapshotPage,
 };
 use runtime::redis::Received;
+use runtime::sqlite::newest::Newest;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
@@ -267,6 +268,29 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.store(false, Ordering::SeqCst);
     }
+}
+
+/// The ways that SQLite goes to find a list's rows, of all rows and of a page behind others alike: the table, and up to
+/// where its index compares with a value. No list is sorted.
+pub(crate) fn ways(connection: &Connection, list: &Newest) -> Vec<String> {
+    let [all, behind] = [false, true].map(|is_behind| plan(connection, &list.sql(is_behind)));
+    let of = |plan: &str| -> Vec<String> {
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        let steps = plan.lines().filter_map(|step| step.strip_prefix("SEARCH ").or(step.strip_prefix("SCAN ")));
+        let steps = steps.filter(|step| !step.starts_with("json_each ") && !step.starts_with("store "));
+        let way = |step: &str| match step.split_once("=?") {
+            Some((way, _)) => format!("{way}=?"),
+            None => step.replace(" USING INTEGER PRIMARY KEY", "").split(" (").take(1).collect(),
+        };
+        steps.map(way).collect()
+    };
+    assert_eq!(of(&all), of(&behind));
+    of(&all)
+}
+
+/// All choices of some out of these.
+pub(crate) fn all_of<const N: usize>(texts: [&str; N]) -> impl Iterator<Item = [Option<String>; N]> {
+    (0..1 << N).map(move |choice| std::array::from_fn(|at| (choice >> at & 1 == 1).then(|| texts[at].to_owned())))
 }
 
 /// How SQLite would answer a query, one line a step.

@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use runtime::http::{IdPath, List, Page, PageNumber, PageSize, Prefer, Query, Result, Written, encode_cursor};
+use runtime::http::{IdPath, List, Page, PageNumber, PageSize, Prefer, Query, Result, Written};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::views::{CommandView, behind_number};
+use super::views::CommandView;
 use super::{App, Shared};
-use crate::storage::commands::Request;
 use crate::storage::queries::commands;
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
@@ -39,11 +38,10 @@ type Commands = List<CommandView>;
 )]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
-    let slice = behind_number(&page)?;
+    let slice = page.by_number()?;
     let filter = commands::Filter { store: filter.store_id, status: filter.status };
     let list = app.db.scan(move |connection| {
-        let rows = commands::list(connection, &filter, &slice)?;
-        let list = List::cut(rows, &page, |request: &Request| encode_cursor(&[&request.number.to_string()]));
+        let list = List::from(commands::list(connection, &filter, &slice)?);
         Ok(Written::json(&list.map(|request| CommandView::in_list(&request))))
     });
     Ok(list.await?)

@@ -16,7 +16,7 @@ use runtime::http::openapi::schema;
 use runtime::http::requests::{LineBody, Reference, lines};
 use runtime::http::{
     Body, Bounded, Code, IdPath, ItemPath, List, OptionalBody, Page, PageNumber, PageSize, Prefer, Problem, Quantity,
-    Query, Result, Text, Write, Written, encode_cursor,
+    Query, Result, Text, Write, Written,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::views::{Attempt, ItemView, PurchaseView, behind_number};
+use super::views::{Attempt, ItemView, PurchaseView};
 use super::write::{Done, Headers, Target, Written as Begun, about, key_of, load};
 use super::{App, Shared};
 use crate::links::presence::Unavailable;
@@ -514,11 +514,9 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
         product: filter.product_id,
         since: filter.since,
     };
-    let (slice, now) = (behind_number(&page)?, app.source.now());
+    let (slice, now) = (page.by_number()?, app.source.now());
     let list = app.db.scan(move |connection| {
-        let listed::Part { purchases, next } = listed::list(connection, &wanted, &slice)?;
-        let next_cursor = next.map(|number| encode_cursor(&[&number.to_string()]));
-        let list = List { items: purchases, next_cursor };
+        let list = List::from(listed::list(connection, &wanted, &slice)?);
         Ok(Written::json(&list.map(|purchase| PurchaseView::of(&purchase, now))))
     });
     Ok(list.await?)

@@ -14,7 +14,6 @@ use runtime::http::openapi::schema;
 use runtime::http::requests::{ActAsked, CancelReservation, Confirm, Extend, ReserveAt};
 use runtime::http::{
     Body, Code, IdPath, List, OptionalBody, Page, PageSize, Prefer, Problem, Query, Result, Write, Written,
-    encode_cursor,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -22,7 +21,6 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::views::behind_number;
 use super::write::{Done, Headers, Target, about, key_of};
 use super::{App, Shared};
 use crate::promises::reservations::{Asked, ReservationRequest, act, begin};
@@ -376,11 +374,9 @@ async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Writte
         product: filter.product_id,
         reference: filter.reference,
     };
-    let slice = behind_number(&page)?;
+    let slice = page.by_number()?;
     let list = app.db.scan(move |connection| {
-        let rows = listed::list(connection, &wanted, &slice)?;
-        let list =
-            List::cut(rows, &page, |reservation: &Reservation| encode_cursor(&[&reservation.number.to_string()]));
+        let list = List::from(listed::list(connection, &wanted, &slice)?);
         Ok(Written::json(&list.map(|reservation| ReservationView::of(reservation, None))))
     });
     Ok(list.await?)

@@ -14,14 +14,13 @@ use runtime::http::openapi::schema;
 use runtime::http::requests::{MakeTransfer, ReceiveTransfer};
 use runtime::http::{
     Body, Code, IdPath, List, OptionalBody, Page, PageSize, Prefer, Problem, Query, Result, TransferLine, Write,
-    Written, encode_cursor,
+    Written,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::views::behind_number;
 use super::write::{Done, Headers, Target, about, key_of};
 use super::{App, Shared};
 use crate::promises::transfers::{TransferRequest, begin, receive as ask_to_receive};
@@ -310,10 +309,9 @@ type Transfers = List<TransferView>;
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(None, filter.size, filter.cursor.as_deref(), 1)?;
     let wanted = listed::Filter { store: filter.store_id, status: filter.status, reference: filter.reference };
-    let slice = behind_number(&page)?;
+    let slice = page.by_number()?;
     let list = app.db.scan(move |connection| {
-        let rows = listed::list(connection, &wanted, &slice)?;
-        let list = List::cut(rows, &page, |transfer: &Transfer| encode_cursor(&[&transfer.number.to_string()]));
+        let list = List::from(listed::list(connection, &wanted, &slice)?);
         Ok(Written::json(&list.map(|transfer| TransferView::of(&transfer, None))))
     });
     Ok(list.await?)

@@ -323,8 +323,3 @@ pub(super) fn slice<K>(page: &Page, key: impl FnOnce(&[String]) -> Result<K>) ->
     // One record more than wanted tells whether there is a next page.
     Ok(Slice { after, offset: page.offset, limit: page.size + 1 })
 }
-
-/// The same of a list whose records have numbers.
-pub(super) fn behind_number(page: &Page) -> Result<Slice<i64>> {
-    slice(page, |after| after[0].parse().map_err(|_| Problem::invalid("?cursor", "must be a nextCursor of this list")))
-}

@@ -19,7 +19,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::events::refuse_beyond;
-use super::views::behind_number;
 use super::write::{Headers, key_of};
 use super::{App, Shared};
 use crate::outbound::event::is_type;
@@ -152,7 +151,7 @@ type Deliveries = List<DeliveryView>;
 )]
 async fn list(State(app): Shared, Query(query): Query<PageQuery>) -> Result<Json<List<WebhookView>>> {
     let page = query.page(1)?;
-    let slice = behind_number(&page)?;
+    let slice = page.by_number()?;
     let all = app.db.scan(webhooks::all).await?;
     let behind = all.into_iter().filter(|webhook| slice.after.is_none_or(|after| webhook.number < after));
     let found: Vec<Webhook> = behind.skip(slice.offset).take(slice.limit).collect();
@@ -414,7 +413,7 @@ async fn deliveries(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<List<DeliveryView>>> {
     let page = query.page(1)?;
-    let slice = behind_number(&page)?;
+    let slice = page.by_number()?;
     let webhook = app.webhook(&id).await?.number;
     let (before, limit) = (slice.after.unwrap_or(i64::MAX), slice.offset + slice.limit);
     let found = app.db.scan(move |connection| webhooks::deliveries(connection, webhook, before, limit)).await?;

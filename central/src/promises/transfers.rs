@@ -378,7 +378,7 @@ mod tests {
         assert!(transfers::find(&connection, id()).expect("reads").expect("is").is_destination_retired);
         let listed = |status: &str| {
             let filter = Filter { status: Some(status.into()), ..Filter::default() };
-            list(&connection, &filter, &Slice { after: None, offset: 0, limit: 9 }).expect("reads").len()
+            list(&connection, &filter, &Slice { after: None, offset: 0, limit: 9 }).expect("reads").rows.len()
         };
         assert_eq!((listed("shipped"), listed("received")), (0, 1), "by the status that is shown");
         let epoch = destination.head.epoch;

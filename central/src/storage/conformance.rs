@@ -557,8 +557,8 @@ fn requests_are_answered_one_by_one(connection: &Connection) {
 
     let list = |filter, after| {
         let listed =
-            queries::commands::list(connection, &filter, &Slice { after, offset: 0, limit: 2 }).expect("reads");
-        listed.into_iter().map(|request| (request.id.to_string(), request.number)).collect::<Vec<_>>()
+            queries::commands::list(connection, &filter, &Slice { after, offset: 0, limit: 3 }).expect("reads");
+        listed.rows.into_iter().map(|request| (request.id.to_string(), request.number)).collect::<Vec<_>>()
     };
     let newest = list(queries::commands::Filter::default(), None);
     assert_eq!(newest.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["m", "z"]);
@@ -626,7 +626,7 @@ fn purchases_are_listed_the_newest_first(connection: &Connection) {
     let list = |filter: queries::purchases::Filter, after, offset, limit: usize| {
         let listed = queries::purchases::list(connection, &filter, &Slice { after, offset, limit: limit + 1 });
         let listed = listed.expect("reads");
-        listed.purchases.into_iter().map(|purchase| (purchase.id, purchase.number)).collect::<Vec<_>>()
+        listed.rows.into_iter().map(|purchase| (purchase.id, purchase.number)).collect::<Vec<_>>()
     };
     let ids = |listed: Vec<(PurchaseId, i64)>| listed.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
     let any = queries::purchases::Filter::default();
@@ -740,7 +740,7 @@ fn the_lines_of_a_purchase_are_pending_at_the_store_that_is_asked(connection: &C
     let listed = |name: &str| {
         let filter = queries::purchases::Filter { product: Some(name.into()), ..Default::default() };
         let slice = Slice { after: None, offset: 0, limit: 9 };
-        queries::purchases::list(connection, &filter, &slice).expect("reads").purchases.len()
+        queries::purchases::list(connection, &filter, &slice).expect("reads").rows.len()
     };
     assert_eq!((listed("jam"), listed("milk"), listed("tea"), listed("ale")), (1, 1, 2, 0));
     purchase.status = purchase::Status::Rejected;

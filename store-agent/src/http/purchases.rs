@@ -13,7 +13,6 @@ use protocol::wire::About;
 use runtime::http::openapi::schema;
 use runtime::http::{
     Code, IdPath, List, OptionalBody, Page, PageNumber, PageSize, Problem, Query, Result, Text, Write, Written,
-    encode_cursor,
 };
 use runtime::sqlite::Abort;
 use serde::{Deserialize, Serialize};
@@ -111,22 +110,15 @@ struct Filter {
 )]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(filter.page, filter.size, filter.cursor.as_deref(), 1)?;
-    let before = page.after.as_ref().map(|after| {
-        after[0].parse::<i64>().map_err(|_| Problem::invalid("?cursor", "must be a nextCursor of this list"))
-    });
     let filter = purchases::Filter {
         picked: filter.picked,
         status: filter.status,
         product_id: filter.product_id,
         reference: filter.reference,
-        before: before.transpose()?,
-        limit: page.limit(),
-        offset: page.offset,
     };
-    let store = app.store.clone();
+    let (slice, store) = (page.by_number()?, app.store.clone());
     let list = app.db.scan(move |connection| {
-        let rows = purchases::list(connection, &filter)?;
-        let list = List::cut(rows, &page, |purchase: &Purchase| encode_cursor(&[&purchase.number.to_string()]));
+        let list = List::from(purchases::list(connection, &filter, &slice)?);
         Ok(Written::json(&list.map(|purchase| View::of(&store, &purchase).json())))
     });
     Ok(list.await?)

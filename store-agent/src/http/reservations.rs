@@ -14,7 +14,6 @@ use protocol::wire::About;
 use runtime::http::requests::{ActAsked, CancelReservation, Confirm, Extend, Reserve};
 use runtime::http::{
     Body, Code, IdPath, List, OptionalBody, Page, PageSize, Problem, Query, Result, StoreReservation, Write, Written,
-    encode_cursor,
 };
 use runtime::sqlite::{Abort, Connection, Weight};
 use serde::Deserialize;
@@ -26,7 +25,7 @@ use utoipa_axum::routes;
 use super::answer::{Call, Done, is_replayed};
 use super::{App, Shared};
 use crate::ledger;
-use crate::ledger::reservations::{self, Recorded};
+use crate::ledger::reservations;
 use crate::operations::reservations::{Asking, act, reserve};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
@@ -226,20 +225,11 @@ struct Filter {
 )]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(None, filter.size, filter.cursor.as_deref(), 1)?;
-    let before = page.after.as_ref().map(|after| {
-        after[0].parse::<i64>().map_err(|_| Problem::invalid("?cursor", "must be a nextCursor of this list"))
-    });
-    let filter = reservations::Filter {
-        status: filter.status,
-        product_id: filter.product_id,
-        reference: filter.reference,
-        before: before.transpose()?,
-        limit: page.limit(),
-    };
-    let store = app.store.clone();
+    let filter =
+        reservations::Filter { status: filter.status, product_id: filter.product_id, reference: filter.reference };
+    let (slice, store) = (page.by_number()?, app.store.clone());
     let list = app.db.scan(move |connection| {
-        let rows = reservations::list(connection, &filter)?;
-        let list = List::cut(rows, &page, |recorded: &Recorded| encode_cursor(&[&recorded.number.to_string()]));
+        let list = List::from(reservations::list(connection, &filter, &slice)?);
         Ok(Written::json(&list.map(|recorded| view(&store, &recorded.reservation))))
     });
     Ok(list.await?)

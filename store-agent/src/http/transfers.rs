@@ -12,7 +12,6 @@ use protocol::wire::About;
 use runtime::http::requests::ReceiveTransfer;
 use runtime::http::{
     Code, IdPath, List, OptionalBody, Page, PageSize, Problem, Query, Result, StoreTransfer, Write, Written,
-    encode_cursor,
 };
 use runtime::sqlite::Weight;
 use serde::Deserialize;
@@ -24,7 +23,7 @@ use utoipa_axum::routes;
 use super::answer::{Call, Done, is_replayed};
 use super::{App, Shared};
 use crate::ledger;
-use crate::ledger::transfers::{self, Recorded};
+use crate::ledger::transfers;
 use crate::operations::reservations::Asking;
 use crate::operations::transfers::receive as book_in;
 
@@ -124,20 +123,10 @@ struct Filter {
 )]
 async fn list(State(app): Shared, Query(filter): Query<Filter>) -> Result<Written> {
     let page = Page::of(None, filter.size, filter.cursor.as_deref(), 1)?;
-    let before = page.after.as_ref().map(|after| {
-        after[0].parse::<i64>().map_err(|_| Problem::invalid("?cursor", "must be a nextCursor of this list"))
-    });
-    let filter = transfers::Filter {
-        direction: filter.direction,
-        status: filter.status,
-        reference: filter.reference,
-        before: before.transpose()?,
-        limit: page.limit(),
-    };
-    let store = app.store.clone();
+    let filter = transfers::Filter { direction: filter.direction, status: filter.status, reference: filter.reference };
+    let (slice, store) = (page.by_number()?, app.store.clone());
     let list = app.db.scan(move |connection| {
-        let rows = transfers::list(connection, &filter)?;
-        let list = List::cut(rows, &page, |recorded: &Recorded| encode_cursor(&[&recorded.number.to_string()]));
+        let list = List::from(transfers::list(connection, &filter, &slice)?);
         Ok(Written::json(&list.map(|recorded| view(&store, &recorded.transfer))))
     });
     Ok(list.await?)

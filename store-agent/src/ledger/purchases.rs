@@ -3,8 +3,9 @@
 use protocol::ids::PurchaseId;
 use protocol::time::Millis;
 use protocol::wire::PurchaseRef;
+use runtime::sqlite::newest::{Newest, Part, Slice};
 use runtime::sqlite::{lines_at, parsed, several};
-use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// A row of `purchase`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,46 +69,31 @@ pub struct Filter {
     pub product_id: Option<String>,
     /// With this order number.
     pub reference: Option<String>,
-    /// Numbered below this.
-    pub before: Option<i64>,
-    /// At most so many.
-    pub limit: i64,
-    /// Behind so many.
-    pub offset: usize,
 }
 
-/// Purchases, the newest first.
-pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Purchase>> {
-    let (sql, values) = query(filter);
-    connection.prepare_cached(&sql)?.query_map(params_from_iter(values), Purchase::read)?.collect()
+/// Purchases, the newest first, one less than the slice's limit; its key is the purchase's number.
+pub fn list(connection: &Connection, filter: &Filter, slice: &Slice<i64>) -> rusqlite::Result<Part<Purchase>> {
+    query(filter).list(connection, slice, Purchase::read)
 }
 
-fn query(filter: &Filter) -> (String, Vec<&dyn ToSql>) {
-    let mut sql = format!("select {COLUMNS} from purchase where true");
-    let mut values: Vec<&dyn ToSql> = Vec::new();
-    match filter.picked {
-        Some(false) => sql.push_str(" and picked_at is null and status = 'confirmed'"),
-        Some(true) => sql.push_str(" and picked_at is not null"),
-        None => {}
+fn query(Filter { picked, status, product_id, reference }: &Filter) -> Newest {
+    let mut list = Newest::of("purchase", COLUMNS);
+    list = match (reference, picked) {
+        (Some(reference), _) => list.along("purchase_by_reference", "reference = ?", [reference]),
+        (None, Some(false)) => list.along("purchase_to_pick", "status = 'confirmed' and picked_at is null", []),
+        (None, Some(true) | None) => list,
+    };
+    list = match picked {
+        Some(true) => list.and("picked_at is not null", []),
+        Some(false) => list.and("status = 'confirmed' and picked_at is null", []),
+        None => list,
+    };
+    list = list.and_equal("status", status.as_deref());
+    if let Some(product) = product_id {
+        let has_line = "(product_id = ? or exists (select 1 from json_each(lines) where value ->> 'productId' = ?))";
+        list = list.and(has_line, [product.clone().into(), product.clone().into()]);
     }
-    for (column, wanted) in [("status", &filter.status), ("reference", &filter.reference)] {
-        if let Some(wanted) = wanted {
-            sql.push_str(&format!(" and {column} = ?"));
-            values.push(wanted);
-        }
-    }
-    if let Some(product) = &filter.product_id {
-        sql.push_str(
-            " and (product_id = ? or exists (select 1 from json_each(lines) where value ->> 'productId' = ?))",
-        );
-        values.extend([product as &dyn ToSql, product]);
-    }
-    if let Some(before) = &filter.before {
-        sql.push_str(" and number < ?");
-        values.push(before);
-    }
-    sql.push_str(&format!(" order by number desc limit {} offset {}", filter.limit, filter.offset));
-    (sql, values)
+    list
 }
 
 /// How many wait to be picked; 10,000 if there are more.
@@ -156,21 +142,58 @@ pub(crate) fn pick(connection: &Connection, id: PurchaseId, at: Millis) -> rusql
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::testing::plan;
-    use crate::testing::store;
+    use crate::ledger::testing::{all_of, plan, ways};
+    use crate::testing::{NOW, product, store};
 
     #[test]
-    fn what_belongs_to_an_order_is_found_by_index() {
+    fn whatever_else_is_compared_a_list_goes_along_the_index_that_leaves_the_least() {
         let connection = store(&[]);
         for picked in [None, Some(false), Some(true)] {
-            for before in [None, Some(7)] {
-                let (status, reference) = (Some("confirmed".to_owned()), Some("order-1".to_owned()));
-                let filter = Filter { picked, status, reference, before, limit: 9, ..Filter::default() };
-                let plan = plan(&connection, &query(&filter).0);
-                assert!(plan.contains("SEARCH purchase USING INDEX purchase_by_reference (reference=?"), "{plan}");
-                assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+            for [status, product_id, reference] in all_of(["confirmed", "ale", "order-1"]) {
+                let way = match (&reference, picked) {
+                    (Some(_), _) => "purchase USING INDEX purchase_by_reference (reference=?",
+                    (None, Some(false)) => "purchase USING INDEX purchase_to_pick",
+                    (None, Some(true) | None) => "purchase",
+                };
+                let filter = Filter { picked, status, product_id, reference };
+                assert_eq!(ways(&connection, &query(&filter)), [way], "{filter:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_list_passes_over_so_many_and_says_how_far_it_has_come() {
+        let connection = store(&[]);
+        for number in 1..=10 {
+            let purchase_id = PurchaseId::new(uuid::Uuid::from_u128(number));
+            let purchase = PurchaseRef {
+                from_allotment: None,
+                purchase_id,
+                attempt: protocol::ids::OperationId::attempt(&purchase_id, 1),
+                lines: protocol::domain::Lines::one(product("ale"), protocol::domain::Quantity::ONE),
+                reference: None,
+                created_at: NOW,
+                expires_at: NOW,
+            };
+            confirm(&connection, &purchase, NOW).expect("writes");
+            if [1, 5, 10].contains(&number) {
+                pick(&connection, purchase_id, NOW).expect("writes");
+            } else {
+                cancel(&connection, purchase_id, NOW).expect("writes");
+            }
+        }
+        let numbers = |filter: &Filter, after| {
+            let slice = Slice { after, offset: 0, limit: 9 };
+            let part = query(filter).passing_over(4).list(&connection, &slice, Purchase::read).expect("reads");
+            (part.rows.iter().map(|purchase| purchase.number).collect::<Vec<_>>(), part.next)
+        };
+        let picked = Filter { picked: Some(true), ..Filter::default() };
+        assert_eq!(numbers(&picked, None), (vec![10], Some(6)));
+        assert_eq!(numbers(&picked, Some(6)), (vec![5, 1], None));
+        let confirmed = Filter { status: Some("confirmed".into()), ..Filter::default() };
+        assert_eq!(numbers(&confirmed, None), (vec![10], Some(6)));
+        let bun = Filter { product_id: Some("bun".into()), ..Filter::default() };
+        assert_eq!(numbers(&bun, Some(9)), (vec![], Some(5)));
     }
 
     #[test]

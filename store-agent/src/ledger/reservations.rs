@@ -5,9 +5,10 @@ use protocol::domain::reservation::{Reservation, State};
 use protocol::ids::{ProductId, ReservationId};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
+use runtime::sqlite::newest::{Newest, Part, Slice};
 use runtime::sqlite::parsed;
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
 /// A row of `reservation`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,38 +193,26 @@ pub struct Filter {
     pub product_id: Option<String>,
     /// For this order.
     pub reference: Option<String>,
-    /// Numbered below this.
-    pub before: Option<i64>,
-    /// At most so many.
-    pub limit: i64,
 }
 
-/// Reservations, the newest first.
-pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Recorded>> {
-    let (sql, values) = query(filter);
-    connection.prepare_cached(&sql)?.query_map(params_from_iter(values), Recorded::read)?.collect()
+/// Reservations, the newest first, one less than the slice's limit; its key is the reservation's number.
+pub fn list(connection: &Connection, filter: &Filter, slice: &Slice<i64>) -> rusqlite::Result<Part<Recorded>> {
+    query(filter).list(connection, slice, Recorded::read)
 }
 
-fn query(filter: &Filter) -> (String, Vec<&dyn ToSql>) {
-    let mut sql = format!("select {COLUMNS} from reservation where true");
-    let mut values: Vec<&dyn ToSql> = Vec::new();
-    // An order has few, a status may have all.
-    let status = if filter.reference.is_some() { "+status = ?" } else { "status = ?" };
-    let has_line = "exists (select 1 from json_each(lines) where value ->> 'productId' = ?)";
-    for (condition, wanted) in
-        [(status, &filter.status), (has_line, &filter.product_id), ("reference = ?", &filter.reference)]
-    {
-        if let Some(wanted) = wanted {
-            sql.push_str(&format!(" and {condition}"));
-            values.push(wanted);
-        }
+fn query(Filter { status, product_id, reference }: &Filter) -> Newest {
+    let mut list = Newest::of("reservation", COLUMNS);
+    list = match (reference, status) {
+        (Some(reference), _) => list.along("reservation_by_reference", "reference = ?", [reference]),
+        (None, Some(status)) => list.along("reservation_by_status", "status = ?", [status]),
+        (None, None) => list,
+    };
+    list = list.and_equal("status", status.as_deref());
+    if let Some(product) = product_id {
+        let has_line = "exists (select 1 from json_each(lines) where value ->> 'productId' = ?)";
+        list = list.and(has_line, [product.clone().into()]);
     }
-    if let Some(before) = &filter.before {
-        sql.push_str(" and number < ?");
-        values.push(before);
-    }
-    sql.push_str(&format!(" order by number desc limit {}", filter.limit));
-    (sql, values)
+    list
 }
 
 #[cfg(test)]
@@ -231,7 +220,7 @@ mod tests {
     use protocol::domain::{Line, Quantity};
 
     use super::*;
-    use crate::ledger::testing::plan;
+    use crate::ledger::testing::{all_of, plan, ways};
     use crate::testing::{NOW, product, store};
 
     fn reservation(number: u128, ends_ms: i64, lines: &[(&str, i64)]) -> Reservation {
@@ -286,23 +275,25 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_an_order_is_found_by_index() {
+    fn whatever_else_is_compared_what_belongs_to_an_order_is_found_by_index() {
         let connection = store(&[("ale", 9)]);
-        let of_order = |status: Option<&str>, before| {
-            let (status, reference) = (status.map(str::to_owned), Some("order-1".to_owned()));
-            Filter { status, product_id: Some("ale".into()), reference, before, limit: 9 }
-        };
-        for filter in [of_order(None, None), of_order(Some("open"), None), of_order(Some("open"), Some(7))] {
-            let plan = plan(&connection, &query(&filter).0);
-            assert!(plan.contains("SEARCH reservation USING INDEX reservation_by_reference (reference=?"), "{plan}");
-            assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        for [status, product_id, reference] in all_of(["open", "ale", "order-1"]) {
+            let way = match (&reference, &status) {
+                (Some(_), _) => "reservation USING INDEX reservation_by_reference (reference=?",
+                (None, Some(_)) => "reservation USING INDEX reservation_by_status (status=?",
+                (None, None) => "reservation",
+            };
+            let filter = Filter { status, product_id, reference };
+            assert_eq!(ways(&connection, &query(&filter)), [way], "{filter:?}");
         }
         for number in [1, 2] {
             save(&connection, &reservation(number, 100, &[("ale", 1)]), NOW).expect("writes");
         }
-        let found = list(&connection, &of_order(Some("open"), None)).expect("reads");
+        let of_order =
+            Filter { status: Some("open".into()), product_id: Some("ale".into()), reference: Some("order-1".into()) };
+        let found = list(&connection, &of_order, &Slice { after: None, offset: 0, limit: 9 }).expect("reads");
         assert_eq!(
-            found.iter().map(|found| found.reservation.id).collect::<Vec<_>>(),
+            found.rows.iter().map(|found| found.reservation.id).collect::<Vec<_>>(),
             [reservation(1, 0, &[("ale", 1)]).id]
         );
     }

@@ -1,5 +1,6 @@
 //! What unit tests see of the tables.
 
+use runtime::sqlite::newest::Newest;
 use rusqlite::Connection;
 
 /// How SQLite would answer a query, one line a step.
@@ -8,6 +9,29 @@ pub(crate) fn plan(connection: &Connection, sql: &str) -> String {
     let nulls = vec![rusqlite::types::Null; statement.parameter_count()];
     let steps = statement.query_map(rusqlite::params_from_iter(nulls), |row| row.get::<_, String>(3)).expect("runs");
     steps.collect::<rusqlite::Result<Vec<_>>>().expect("reads").join("\n")
+}
+
+/// The ways that SQLite goes to find a list's rows, of all rows and of a page behind others alike: the table, and up to
+/// where its index compares with a value. No list is sorted.
+pub(crate) fn ways(connection: &Connection, list: &Newest) -> Vec<String> {
+    let [all, behind] = [false, true].map(|is_behind| plan(connection, &list.sql(is_behind)));
+    let of = |plan: &str| -> Vec<String> {
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        let steps = plan.lines().filter_map(|step| step.strip_prefix("SEARCH ").or(step.strip_prefix("SCAN ")));
+        let steps = steps.filter(|step| !step.starts_with("json_each "));
+        let way = |step: &str| match step.split_once("=?") {
+            Some((way, _)) => format!("{way}=?"),
+            None => step.replace(" USING INTEGER PRIMARY KEY", "").split(" (").take(1).collect(),
+        };
+        steps.map(way).collect()
+    };
+    assert_eq!(of(&all), of(&behind));
+    of(&all)
+}
+
+/// All choices of some out of these.
+pub(crate) fn all_of<const N: usize>(texts: [&str; N]) -> impl Iterator<Item = [Option<String>; N]> {
+    (0..1 << N).map(move |choice| std::array::from_fn(|at| (choice >> at & 1 == 1).then(|| texts[at].to_owned())))
 }
 
 /// Steps that SQLite's machine has made for a statement that is kept, since this was asked before.

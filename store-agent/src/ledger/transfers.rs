@@ -3,8 +3,9 @@
 use protocol::domain::transfer::{State, Transfer};
 use protocol::ids::TransferId;
 use protocol::time::Millis;
+use runtime::sqlite::newest::{Newest, Part, Slice};
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, ToSql, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// A row of `transfer`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,30 +76,42 @@ pub struct Filter {
     /// `shipped` or `received`; another text finds nothing.
     pub status: Option<String>,
     pub reference: Option<String>,
-    /// Numbered below this.
-    pub before: Option<i64>,
-    /// At most so many.
-    pub limit: i64,
 }
 
-/// Transfers, the newest first.
-pub fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Recorded>> {
-    let mut sql = format!("select {COLUMNS} from transfer where true");
-    let mut values: Vec<&dyn ToSql> = Vec::new();
-    for (condition, wanted) in [
-        ("direction = ?", &filter.direction),
-        ("status = ?", &filter.status),
-        ("body ->> 'reference' = ?", &filter.reference),
-    ] {
-        if let Some(wanted) = wanted {
-            sql.push_str(&format!(" and {condition}"));
-            values.push(wanted);
+/// Transfers, the newest first, one less than the slice's limit; its key is the transfer's number.
+pub fn list(connection: &Connection, filter: &Filter, slice: &Slice<i64>) -> rusqlite::Result<Part<Recorded>> {
+    query(filter).list(connection, slice, Recorded::read)
+}
+
+fn query(Filter { direction, status, reference }: &Filter) -> Newest {
+    let mut list = Newest::of("transfer", COLUMNS);
+    list = match (reference, status, direction) {
+        (Some(reference), ..) => list.along("transfer_by_reference", "body ->> 'reference' = ?", [reference]),
+        (None, Some(status), _) => list.along("transfer_by_status", "status = ?", [status]),
+        (None, None, Some(direction)) => list.along("transfer_by_direction", "direction = ?", [direction]),
+        (None, None, None) => list,
+    };
+    list.and_equal("direction", direction.as_deref()).and_equal("status", status.as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::testing::{all_of, ways};
+    use crate::testing::store;
+
+    #[test]
+    fn whatever_else_is_compared_a_list_goes_along_the_index_that_leaves_the_least() {
+        let connection = store(&[]);
+        for [direction, status, reference] in all_of(["in", "shipped", "order-1"]) {
+            let way = match (&reference, &status, &direction) {
+                (Some(_), ..) => "transfer USING INDEX transfer_by_reference (<expr>=?",
+                (None, Some(_), _) => "transfer USING INDEX transfer_by_status (status=?",
+                (None, None, Some(_)) => "transfer USING INDEX transfer_by_direction (direction=?",
+                (None, None, None) => "transfer",
+            };
+            let filter = Filter { direction, status, reference };
+            assert_eq!(ways(&connection, &query(&filter)), [way], "{filter:?}");
         }
     }
-    if let Some(before) = &filter.before {
-        sql.push_str(" and number < ?");
-        values.push(before);
-    }
-    sql.push_str(&format!(" order by number desc limit {}", filter.limit));
-    connection.prepare_cached(&sql)?.query_map(params_from_iter(values), Recorded::read)?.collect()
 }

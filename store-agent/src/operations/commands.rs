@@ -662,6 +662,7 @@ mod tests {
     use protocol::domain::{Guard, Item, Lines, Operation};
     use protocol::ids::ReservationId;
     use protocol::wire::BatchLine;
+    use runtime::sqlite::newest::Slice;
 
     use super::*;
     use crate::testing::quantity;
@@ -788,8 +789,9 @@ mod tests {
         assert_eq!(world.send("attempt", &buy(bought.clone())), "purchase_confirmed");
         assert_eq!((units_of(&world), head(&world)), ([3, 0], before + 1));
         let listed = |product: &str| {
-            let filter = ledger::purchases::Filter { product_id: Some(product.into()), limit: 9, ..Default::default() };
-            ledger::purchases::list(&world.connection, &filter).expect("reads")
+            let filter = ledger::purchases::Filter { product_id: Some(product.into()), ..Default::default() };
+            let slice = Slice { after: None, offset: 0, limit: 9 };
+            ledger::purchases::list(&world.connection, &filter, &slice).expect("reads").rows
         };
         let [found] = &listed("tea")[..] else { panic!("one has a line of it") };
         assert_eq!((&found.reference, listed("ale").len(), listed("bun").len()), (&bought, 1, 0));

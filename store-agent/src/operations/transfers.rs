@@ -102,6 +102,7 @@ mod tests {
     use protocol::ids::{OperationId, StoreId};
     use protocol::link::{Commands, Cursor, Entry};
     use protocol::wire::{About, Command};
+    use runtime::sqlite::newest::Slice;
 
     use super::*;
     use crate::operations::commands;
@@ -266,10 +267,9 @@ mod tests {
                 direction: direction.map(str::to_owned),
                 status: status.map(str::to_owned),
                 reference: None,
-                before: None,
-                limit: 9,
             };
-            transfers::list(&world.connection, &filter).expect("reads").len()
+            let slice = Slice { after: None, offset: 0, limit: 9 };
+            transfers::list(&world.connection, &filter, &slice).expect("reads").rows.len()
         };
         assert_eq!((list(None, None), list(Some("in"), None), list(Some("out"), Some("shipped"))), (2, 1, 1));
         assert_eq!((list(Some("in"), Some("received")), list(Some("up"), None)), (0, 0));

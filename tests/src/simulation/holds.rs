@@ -181,9 +181,9 @@ impl VirtualWorld {
         let Some(id) = self.dice.pick(&self.stores).cloned() else { return };
         let filter =
             ::central::storage::queries::reservations::Filter { store: Some(id.to_string()), ..Default::default() };
-        let slice = ::central::storage::queries::Slice { after: None, offset: 0, limit: 20 };
+        let slice = ::central::storage::queries::Slice { after: None, offset: 0, limit: 21 };
         let known = ::central::storage::queries::reservations::list(&self.central.file, &filter, &slice);
-        let known = known.expect("the view can be read");
+        let known = known.expect("the view can be read").rows;
         let Some(held) = self.dice.pick(&known).cloned() else { return };
         let as_said = Reservation {
             id: held.id,
@@ -276,7 +276,7 @@ pub(super) fn compare(central: &Connection, agents: &[(StoreId, &Connection)]) -
             ::central::storage::queries::reservations::Filter { store: Some(store.to_string()), ..Default::default() };
         let slice = ::central::storage::queries::Slice { after: None, offset: 0, limit: usize::MAX >> 1 };
         let known = ::central::storage::queries::reservations::list(central, &filter, &slice);
-        for known in known.expect("the view can be read") {
+        for known in known.expect("the view can be read").rows {
             if !known.status.has_ended() && !there.contains_key(&known.id) {
                 found.push(format!("P5: central has {} as {:?}, {store} does not know it", known.id, known.status));
             }

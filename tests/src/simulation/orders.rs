@@ -362,16 +362,16 @@ impl VirtualWorld {
         }
         let filter =
             ::central::storage::queries::transfers::Filter { status: Some("shipped".into()), ..Default::default() };
-        let slice = ::central::storage::queries::Slice { after: None, offset: 0, limit: 20 };
+        let slice = ::central::storage::queries::Slice { after: None, offset: 0, limit: 21 };
         let on_the_way = ::central::storage::queries::transfers::list(file, &filter, &slice);
-        let is_any = on_the_way.is_ok_and(|on_the_way| !on_the_way.is_empty());
+        let is_any = on_the_way.is_ok_and(|on_the_way| !on_the_way.rows.is_empty());
         let order = match if is_any && dice.chance(300) { 11 } else { dice.below(12) } {
             0..=2 => Some(Order::reserve(dice, lines)),
             3..=4 => {
                 let filter = ::central::storage::queries::reservations::Filter::default();
-                let slice = ::central::storage::queries::Slice { after: None, offset: 0, limit: 20 };
+                let slice = ::central::storage::queries::Slice { after: None, offset: 0, limit: 21 };
                 let known = ::central::storage::queries::reservations::list(file, &filter, &slice);
-                let known = known.expect("the view can be read");
+                let known = known.expect("the view can be read").rows;
                 let order =
                     Order::act(dice, &known.iter().rev().map(|held| named(held.id, &held.lines)).collect::<Vec<_>>());
                 let of = |held: &&held::Reservation| matches!(&order, Some(Order::Act { reservation, .. }) if **reservation == *held.id.to_string());
@@ -386,9 +386,9 @@ impl VirtualWorld {
             }
             _ => {
                 let filter = ::central::storage::queries::transfers::Filter::default();
-                let slice = ::central::storage::queries::Slice { after: None, offset: 0, limit: 20 };
+                let slice = ::central::storage::queries::Slice { after: None, offset: 0, limit: 21 };
                 let known = ::central::storage::queries::transfers::list(file, &filter, &slice);
-                let known = known.expect("the view can be read");
+                let known = known.expect("the view can be read").rows;
                 let order =
                     Order::receive(dice, &known.iter().rev().map(|sent| coming(&sent.transfer)).collect::<Vec<_>>());
                 let of = |sent: &&sent_units::Transfer| matches!(&order, Some(Order::Receive { transfer, .. }) if **transfer == *sent.transfer.id.to_string());

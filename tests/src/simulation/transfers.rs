@@ -178,9 +178,9 @@ impl VirtualWorld {
             return;
         }
         let filter = ::central::storage::queries::transfers::Filter::default();
-        let slice = ::central::storage::queries::Slice { after: None, offset: 0, limit: 20 };
+        let slice = ::central::storage::queries::Slice { after: None, offset: 0, limit: 21 };
         let known = ::central::storage::queries::transfers::list(&self.central.file, &filter, &slice);
-        let known = known.expect("the view can be read");
+        let known = known.expect("the view can be read").rows;
         let Some(transfer) = self.sending.dice.pick(&known).cloned() else { return };
         let lines = self.what_arrived(&transfer.transfer);
         let name = format!("central-receipt-{}", self.sending.number());

@@ -12,22 +12,12 @@ pub mod reservations;
 pub mod transfers;
 
 use runtime::search::Found;
+pub use runtime::sqlite::newest::Slice;
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, Rows, params_from_iter};
 
 /// Rows that a list counts, at most.
 const COUNTED: usize = 10_000;
-
-/// Which part of a list is read.
-#[derive(Debug, Clone)]
-pub struct Slice<K> {
-    /// Key of the record after which it begins.
-    pub after: Option<K>,
-    /// Records to pass over first.
-    pub offset: usize,
-    /// Records, at most.
-    pub limit: usize,
-}
 
 /// A select that is put together from what a filter says. Its text depends on which members the filter has, never on
 /// what they say.

@@ -1,14 +1,11 @@
 //! Lists of purchases.
 
 use protocol::time::Millis;
+use runtime::sqlite::newest::{Newest, Part};
 use rusqlite::Connection;
 
-use super::{Select, Slice};
+use super::Slice;
 use crate::storage::purchases::{COLUMNS, Purchase};
-
-/// Purchases that one list passes over, at most: one whose filter finds little does not hold a connection for long, and
-/// says how far it has come.
-const PASSED_OVER: usize = 100_000;
 
 /// Which purchases; what is not given is not compared.
 #[derive(Debug, Clone, Default)]
@@ -27,88 +24,57 @@ pub struct Filter {
     pub since: Option<Millis>,
 }
 
-/// A part of a list.
-#[derive(Debug)]
-pub struct Part {
-    pub purchases: Vec<Purchase>,
-    /// The list goes on behind this number. `None`: there are no more.
-    pub next: Option<i64>,
-}
-
 /// The newest first, one less than the slice's limit; its key is the purchase's number.
-pub fn list(connection: &Connection, filter: &Filter, slice: &Slice<i64>) -> rusqlite::Result<Part> {
-    part(connection, filter, slice, PASSED_OVER)
+pub fn list(connection: &Connection, filter: &Filter, slice: &Slice<i64>) -> rusqlite::Result<Part<Purchase>> {
+    query(filter).list(connection, slice, Purchase::read)
 }
 
-fn part(connection: &Connection, filter: &Filter, slice: &Slice<i64>, most: usize) -> rusqlite::Result<Part> {
-    select(filter, slice).query(connection, |mut rows| {
-        let (mut purchases, mut offset, mut passed_over) = (Vec::new(), slice.offset, 0);
-        while let Some(row) = rows.next()? {
-            if row.get("is_wanted")? {
-                if offset > 0 {
-                    offset -= 1;
-                    continue;
-                }
-                // One more tells whether there are any.
-                if purchases.len() + 1 == slice.limit {
-                    let next = purchases.last().map(|last: &Purchase| last.number);
-                    return Ok(Part { purchases, next });
-                }
-                purchases.push(Purchase::read(row)?);
-                continue;
-            }
-            passed_over += 1;
-            if passed_over == most {
-                return Ok(Part { purchases, next: Some(row.get("number")?) });
-            }
-        }
-        Ok(Part { purchases, next: None })
-    })
-}
-
-/// Along an index where there is one; what there is none for is looked at row by row.
-fn select(filter: &Filter, slice: &Slice<i64>) -> Select {
-    let mut is_wanted = Select::new("true");
-    if let Some(product) = &filter.product {
+fn query(Filter { store, status, customer, reference, product, since }: &Filter) -> Newest {
+    let mut list = Newest::of("purchase", COLUMNS);
+    list = match (reference, customer, store, status) {
+        (Some(reference), ..) => list.along("purchase_by_reference", "reference = ?", [reference]),
+        (None, Some(customer), ..) => list.along("purchase_by_customer", "customer_id = ?", [customer]),
+        (None, None, Some(store), _) => list.along("purchase_by_store", "store_id = ?", [store]),
+        (None, None, None, Some(status)) => list.along("purchase_by_status", "status = ?", [status]),
+        (None, None, None, None) => list,
+    };
+    list = list.and_equal("store_id", store.as_deref()).and_equal("status", status.as_deref());
+    list = list.and_equal("customer_id", customer.as_deref());
+    if let Some(product) = product {
         let has_line = "(product_id = ? or exists (select 1 from json_each(lines) where value ->> 'productId' = ?))";
-        is_wanted.and(has_line, [product.clone().into(), product.clone().into()]);
+        list = list.and(has_line, [product.clone().into(), product.clone().into()]);
     }
-    if let Some(since) = filter.since {
-        is_wanted.and("created_at >= ?", [since.0.into()]);
+    if let Some(since) = since {
+        list = list.and("created_at >= ?", [since.0.into()]);
     }
-    let Select { sql, values } = is_wanted;
-    let mut select = Select { sql: format!("select {COLUMNS}, {sql} as is_wanted from purchase where true"), values };
-    select.and_equal("store_id", filter.store.as_deref());
-    select.and_equal("status", filter.status.as_deref());
-    select.and_equal("customer_id", filter.customer.as_deref());
-    select.and_equal("reference", filter.reference.as_deref());
-    if let Some(number) = slice.after {
-        select.and("number < ?", [number.into()]);
-    }
-    select.order("number desc")
+    list
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Agent, NOW, database, plan};
+    use crate::testing::{Agent, NOW, all_of, database, ways};
 
     #[test]
-    fn no_list_of_one_store_status_or_customer_reads_all_purchases() {
+    fn whatever_else_is_compared_a_list_goes_along_the_index_that_leaves_the_least() {
         let connection = database();
-        let text = || Some("pending".to_owned());
-        let filters = [
-            Filter { status: text(), ..Filter::default() },
-            Filter { status: text(), store: text(), ..Filter::default() },
-            Filter { customer: text(), ..Filter::default() },
-            Filter { reference: text(), ..Filter::default() },
-        ];
-        for filter in filters {
-            let sql = select(&filter, &Slice { after: None, offset: 0, limit: 51 }).sql;
-            let plan = plan(&connection, &sql);
-            assert!(!plan.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+        for [store, status, customer, reference, product] in all_of(["s1", "pending", "ann", "order-1", "tea"]) {
+            let way = match (&reference, &customer, &store, &status) {
+                (Some(_), ..) => "purchase USING INDEX purchase_by_reference (reference=?",
+                (None, Some(_), ..) => "purchase USING INDEX purchase_by_customer (customer_id=?",
+                (None, None, Some(_), _) => "purchase USING INDEX purchase_by_store (store_id=?",
+                (None, None, None, Some(_)) => "purchase USING INDEX purchase_by_status (status=?",
+                (None, None, None, None) => "purchase",
+            };
+            for since in [None, Some(NOW)] {
+                let (store, status, customer) = (store.clone(), status.clone(), customer.clone());
+                let (reference, product) = (reference.clone(), product.clone());
+                let filter = Filter { store, status, customer, reference, product, since };
+                assert_eq!(ways(&connection, &query(&filter)), [way], "{filter:?}");
+            }
         }
     }
+
     #[test]
     fn a_list_passes_over_so_many_and_says_how_far_it_has_come() {
         let connection = database();
@@ -119,17 +85,17 @@ mod tests {
             .execute("update purchase set product_id = 'bun' where number not in (1, 5, 10)", [])
             .expect("writes");
         connection.execute("update purchase set created_at = created_at - 9 where number = 3", []).expect("writes");
-        let numbers = |filter: &Filter, after, offset, limit| {
-            let part = part(&connection, filter, &Slice { after, offset, limit }, 4).expect("reads");
-            (part.purchases.iter().map(|purchase| purchase.number).collect::<Vec<_>>(), part.next)
+        let numbers = |filter: &Filter, after, limit| {
+            let slice = Slice { after, offset: 0, limit };
+            let part = query(filter).passing_over(4).list(&connection, &slice, Purchase::read).expect("reads");
+            (part.rows.iter().map(|purchase| purchase.number).collect::<Vec<_>>(), part.next)
         };
         let tea = Filter { product: Some("tea".into()), ..Filter::default() };
-        assert_eq!(numbers(&tea, None, 0, 9), (vec![10], Some(6)));
-        assert_eq!(numbers(&tea, Some(6), 0, 9), (vec![5, 1], None));
-        assert_eq!(numbers(&tea, Some(6), 0, 2), (vec![5], Some(5)));
-        assert_eq!(numbers(&tea, None, 1, 9), (vec![], Some(6)), "a place in the list is none to be passed over");
+        assert_eq!(numbers(&tea, None, 9), (vec![10], Some(6)));
+        assert_eq!(numbers(&tea, Some(6), 9), (vec![5, 1], None));
         let since = Filter { since: Some(NOW), ..Filter::default() };
-        assert_eq!(numbers(&since, Some(5), 0, 9), (vec![4, 2, 1], None), "what became known again may be older");
-        assert_eq!(numbers(&Filter::default(), None, 7, 3), (vec![3, 2], Some(2)));
+        assert_eq!(numbers(&since, Some(5), 9), (vec![4, 2, 1], None), "what became known again may be older");
+        let nobody = Filter { store: Some("s1".into()), status: Some("confirmed".into()), ..Filter::default() };
+        assert_eq!(numbers(&nobody, None, 9), (vec![], Some(7)), "whatever it is that finds nothing");
     }
 }

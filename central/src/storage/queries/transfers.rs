@@ -1,8 +1,9 @@
 //! Lists of transfers.
 
+use runtime::sqlite::newest::{Newest, Part};
 use rusqlite::Connection;
 
-use super::{Select, Slice};
+use super::Slice;
 use crate::storage::transfers::{COLUMNS, Transfer};
 
 /// Which transfers; what is not given is not compared.
@@ -16,58 +17,65 @@ pub struct Filter {
     pub reference: Option<String>,
 }
 
-/// The newest first; a slice's key is the transfer's number.
-pub fn list(connection: &Connection, filter: &Filter, slice: &Slice<i64>) -> rusqlite::Result<Vec<Transfer>> {
-    select(filter, slice).rows(connection, Transfer::read)
+/// The newest first, one less than the slice's limit; its key is the transfer's number.
+pub fn list(connection: &Connection, filter: &Filter, slice: &Slice<i64>) -> rusqlite::Result<Part<Transfer>> {
+    query(filter).list(connection, slice, Transfer::read)
 }
 
-const IS_LOST: &str = "exists (select 1 from store where store.store_id = transfer.to_store and retired)";
+/// Whether a transfer is shown with a status.
+const IS_SHOWN_AS: &str = "case when status = 'shipped' \
+       and exists (select 1 from store where store.store_id = transfer.to_store and retired) \
+     then 'received' else status end = ?";
 
-fn select(filter: &Filter, slice: &Slice<i64>) -> Select {
-    let mut select = Select::new(format!("select {COLUMNS} from transfer where true"));
-    if let Some(store) = &filter.store {
-        let of_store = "number in (select number from transfer where from_store = ? \
-             union all select number from transfer where to_store = ?)";
-        select.and(of_store, [store.clone().into(), store.clone().into()]);
-    }
-    match filter.status.as_deref() {
-        Some("shipped") => select.and(&format!("status = 'shipped' and not {IS_LOST}"), []),
-        Some("received") => select.and(
-            &format!(
-                "number in (select number from transfer where status = 'received' \
-                 union all select number from transfer where status = 'shipped' and {IS_LOST})"
-            ),
-            [],
+fn query(Filter { store, status, reference }: &Filter) -> Newest {
+    let (index, by_status) = ("transfer_by_status", "status = ?");
+    let mut list = Newest::of("transfer", COLUMNS);
+    list = match (reference, store, status.as_deref()) {
+        (Some(reference), ..) => list.along("transfer_by_reference", "body ->> 'reference' = ?", [reference]),
+        (None, Some(store), _) => list.along("transfer_by_source", "from_store = ?", [store]).along(
+            "transfer_by_destination",
+            "to_store = ? and from_store <> ?",
+            [store, store],
         ),
-        status => select.and_equal("status", status),
+        (None, None, Some("received")) => {
+            list.along(index, by_status, ["received"]).along(index, by_status, ["shipped"])
+        }
+        (None, None, Some(status)) => list.along(index, by_status, [status]),
+        (None, None, None) => list,
+    };
+    if let Some(store) = store {
+        list = list.and("(from_store = ? or to_store = ?)", [store.clone().into(), store.clone().into()]);
     }
-    select.and_equal("body ->> 'reference'", filter.reference.as_deref());
-    if let Some(number) = slice.after {
-        select.and("number < ?", [number.into()]);
+    if let Some(status) = status {
+        list = list.and(IS_SHOWN_AS, [status.clone().into()]);
     }
-    select.end("number desc", slice)
+    list
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{database, plan};
+    use crate::testing::{all_of, database, ways};
 
     #[test]
-    fn no_list_of_one_store_or_status_reads_all_transfers() {
+    fn whatever_else_is_compared_a_list_goes_along_the_index_that_leaves_the_least() {
         let connection = database();
-        let text = || Some("shipped".to_owned());
-        let received = Some("received".to_owned());
-        let filters = [
-            Filter { status: text(), ..Filter::default() },
-            Filter { status: received, ..Filter::default() },
-            Filter { store: text(), ..Filter::default() },
-            Filter { reference: text(), ..Filter::default() },
-        ];
-        for filter in filters {
-            let sql = select(&filter, &Slice { after: None, offset: 0, limit: 51 }).sql;
-            let plan = plan(&connection, &sql);
-            assert!(!plan.contains("SCAN transfer"), "{sql}: {plan}");
+        let by_status = "transfer USING INDEX transfer_by_status (status=?";
+        for status in ["shipped", "received"] {
+            for [store, status, reference] in all_of(["s1", status, "order-1"]) {
+                let expected = match (&reference, &store, status.as_deref()) {
+                    (Some(_), ..) => vec!["transfer USING INDEX transfer_by_reference (<expr>=?"],
+                    (None, Some(_), _) => vec![
+                        "transfer USING INDEX transfer_by_source (from_store=?",
+                        "transfer USING INDEX transfer_by_destination (to_store=?",
+                    ],
+                    (None, None, Some("received")) => vec![by_status, by_status],
+                    (None, None, Some(_)) => vec![by_status],
+                    (None, None, None) => vec!["transfer"],
+                };
+                let filter = Filter { store, status, reference };
+                assert_eq!(ways(&connection, &query(&filter)), expected, "{filter:?}");
+            }
         }
     }
 }

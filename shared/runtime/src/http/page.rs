@@ -10,6 +10,7 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 use super::openapi::schema::{json_of, schema};
 use super::{Bounded, Problem};
 use crate::search::{Found, Searched, Words};
+use crate::sqlite::newest::{Part, Slice};
 
 pub(super) const SIZE_DEFAULT: i64 = 50;
 pub(super) const SIZE_MOST: i64 = 1_000;
@@ -38,6 +39,13 @@ impl<T> List<T> {
     /// The same page with its records as clients see them.
     pub fn map<U>(self, view: impl FnMut(T) -> U) -> List<U> {
         List { items: self.items.into_iter().map(view).collect(), next_cursor: self.next_cursor }
+    }
+}
+
+/// A page of a list by number. It may go on although this page is not full.
+impl<T> From<Part<T>> for List<T> {
+    fn from(Part { rows, next }: Part<T>) -> Self {
+        Self { items: rows, next_cursor: next.map(|number| encode_cursor(&[&number.to_string()])) }
     }
 }
 
@@ -179,9 +187,10 @@ impl Page {
         Ok(Self { size: size as usize, offset: offset as usize, after })
     }
 
-    /// Records to read: one more than wanted tells whether there is a next page.
-    pub fn limit(&self) -> i64 {
-        self.size as i64 + 1
+    /// The part of a list by number that it is: one record more than wanted tells whether there is a next page.
+    pub fn by_number(&self) -> Result<Slice<i64>, Problem> {
+        let number = |after: &Vec<String>| after[0].parse().map_err(|_| no_cursor());
+        Ok(Slice { after: self.after.as_ref().map(number).transpose()?, offset: self.offset, limit: self.size + 1 })
     }
 }
 
@@ -197,9 +206,13 @@ pub fn encode_cursor(parts: &[&str]) -> String {
     parts.join("\n").bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
+fn no_cursor() -> Problem {
+    Problem::invalid("?cursor", "must be a nextCursor of this list")
+}
+
 /// The key in a cursor that [`encode_cursor`] made of so many parts.
 pub fn decode_cursor(cursor: &str, keys: usize) -> Result<Vec<String>, Problem> {
-    let invalid = || Problem::invalid("?cursor", "must be a nextCursor of this list");
+    let invalid = no_cursor;
     if !cursor.is_ascii() || !cursor.len().is_multiple_of(2) || cursor.len() > 1_000 {
         return Err(invalid());
     }

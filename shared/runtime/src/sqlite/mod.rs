@@ -14,6 +14,7 @@ mod guard;
 mod inspection;
 pub mod labels;
 mod log;
+pub mod newest;
 mod open;
 mod reader;
 mod writer;
