@@ -71,7 +71,7 @@ fn of_webhooks(told: &Exposition, hooks: &[Webhook], end: i64) {
         |hook, end| end.saturating_sub(hook.progress.delivered_to()) as f64,
     );
     gauges("shelfstream_webhook_held_stores", "Stores whose events it does not take", |hook, _| {
-        hook.progress.held.len() as f64
+        hook.progress.failing().count() as f64
     });
 }
 

@@ -85,14 +85,14 @@ struct HeldView {
 
 impl WebhookView {
     fn of(webhook: Webhook, secret: Option<Secret>) -> Self {
-        let held = webhook.progress.held.iter().take(HELD).map(|(store, held)| HeldView {
+        let held = webhook.progress.failing().take(HELD).map(|(store, held)| HeldView {
             store_id: store.clone(),
             failures: held.failures,
             next_attempt_at: held.next_at,
         });
         Self {
             held: held.collect(),
-            held_stores: webhook.progress.held.len(),
+            held_stores: webhook.progress.failing().count(),
             status: webhook.progress.status.as_str(),
             cursor: webhook.progress.delivered_to().to_string(),
             failing_since: webhook.progress.failing_since,

@@ -2,8 +2,10 @@
 //! [`webhooks`](crate::outbound::webhooks) carries out its steps.
 //!
 //! **Guarantees.** Events of one store are delivered one by one and in order: one that fails holds back the store's next,
-//! and no other store's. Nothing is passed over: each event up to the cursor is delivered, or its store is held back, and
-//! then the place is kept up to which that store's are. What is in memory is bounded, however far behind the webhook is.
+//! and no other store's. A store that has more to tell than the others is held back as well, with no failure, so that the
+//! chain is read on for them: nothing more of it is read only while every place is taken. Nothing is passed over: each event up
+//! to the cursor is delivered, or its store is held back, and then the place is kept up to which that store's are. What is in
+//! memory is bounded, however far behind the webhook is: some events of the chain, and of each store that is held back a few.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -21,6 +23,12 @@ const PARKED_AFTER_MS: i64 = 3 * 24 * 60 * 60_000;
 const AT_ONCE: usize = 8;
 /// More events are read when fewer than so many wait.
 const FEW: usize = 32;
+/// So many of one store may wait while more are to be read. Where none has more and [`FEW`] wait, all places are taken.
+const SHARE: usize = FEW / AT_ONCE;
+/// Events of a store that is held back, read at once, and so many of them in memory at most.
+pub const HELD_PAGE: usize = 16;
+/// The same of all that are held back, about: each has one at least.
+const HELD_IN_ALL: usize = 512;
 /// Events that nobody wants are passed over without a write, up to so many.
 const UNSAVED: i64 = 1_000;
 
@@ -71,7 +79,8 @@ impl Lane {
     fn is_due(&self, now: Millis) -> bool {
         // A time further off than any retry is a clock that was set back.
         let longest = RETRIES_MS[RETRIES_MS.len() - 1];
-        !self.is_busy && self.held.is_none_or(|held| held.next_at <= now || held.next_at > now.plus(longest))
+        let has_come = |held: Held| held.next_at <= now || held.next_at > now.plus(longest);
+        !self.is_busy && self.held.is_none_or(|held| held.failures == 0 || has_come(held))
     }
 }
 
@@ -123,6 +132,9 @@ impl Deliveries {
         {
             return step;
         }
+        if !self.at_end && self.waiting() >= FEW {
+            self.hold_back_the_long(now);
+        }
         if !self.unsaved.is_empty() || self.cursor() - self.saved_cursor >= UNSAVED {
             return Step::Save;
         }
@@ -154,6 +166,18 @@ impl Deliveries {
         }
     }
 
+    /// Stores that have more to tell than their share are served from the ledger from now on: the chain can be read on.
+    fn hold_back_the_long(&mut self, now: Millis) {
+        let most = self.held_page();
+        for (store, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.held.is_none()) {
+            if let Some(next) = lane.queue.front().filter(|_| lane.queue.len() > SHARE) {
+                lane.held = Some(Held { delivered_to: next.chain_seq - 1, failures: 0, next_at: now });
+                lane.queue.truncate(most);
+                self.unsaved.insert(store.clone());
+            }
+        }
+    }
+
     /// What was read of the chain: those that are wanted, up to where it was read, and whether that is its end.
     pub fn read(&mut self, wanted: Vec<Outgoing>, to: i64, at_end: bool) {
         for event in wanted {
@@ -169,18 +193,26 @@ impl Deliveries {
 
     /// What was read of a store that is held back: those that are wanted, up to where it was read.
     pub fn read_held(&mut self, store: &str, wanted: Vec<Outgoing>, to: i64) {
-        let read_to = self.read_to;
+        let (read_to, most) = (self.read_to, self.held_page());
         let Some(lane) = self.lanes.get_mut(store) else { return };
         let Some(held) = &mut lane.held else { return };
-        lane.queue.extend(wanted.into_iter().map(Arc::new));
+        lane.queue.extend(wanted.into_iter().take(most).map(Arc::new));
         if lane.queue.is_empty() {
             held.delivered_to = held.delivered_to.max(to);
             self.unsaved.insert(store.to_owned());
+            // However much of it nobody wants, the others come first.
+            store.clone_into(&mut self.last);
             if to >= read_to {
                 // It has caught up: what comes next is taken from the chain again.
                 self.lanes.remove(store);
             }
         }
+    }
+
+    /// Events of one store that is held back, in memory at most: the more there are, the fewer of each.
+    fn held_page(&self) -> usize {
+        let held = self.lanes.values().filter(|lane| lane.held.is_some()).count();
+        (HELD_IN_ALL / held.max(1)).clamp(1, HELD_PAGE)
     }
 
     /// There may be more in the chain.
@@ -274,19 +306,43 @@ mod tests {
         /// What the endpoint has taken, in order.
         taken: Vec<i64>,
         under_way: VecDeque<Arc<Outgoing>>,
+        /// Times that something was kept with no answer.
+        saves: usize,
+        steps: usize,
+        /// Instead of each so manieth step the process dies, a hundred times at most. 0: never.
+        dies_each: usize,
     }
 
     impl World {
         fn given(stores: &[&str]) -> Self {
             let chain = stores.iter().enumerate().map(|(at, store)| event(at as i64 + 1, store)).collect();
             let machine = Deliveries::new(Progress::at(0));
-            Self { chain, machine, kept: Progress::at(0), now: NOW, taken: Vec::new(), under_way: VecDeque::new() }
+            Self {
+                chain,
+                machine,
+                kept: Progress::at(0),
+                now: NOW,
+                taken: Vec::new(),
+                under_way: VecDeque::new(),
+                saves: 0,
+                steps: 0,
+                dies_each: 0,
+            }
         }
 
         /// Carries out steps until the machine rests; says until when.
         fn run(&mut self) -> Option<Millis> {
             loop {
-                match self.machine.next(self.now) {
+                let step = self.machine.next(self.now);
+                self.steps += 1;
+                if self.dies_each > 0 && self.steps.is_multiple_of(self.dies_each) && self.steps < 100 * self.dies_each
+                {
+                    // The endpoint has what was under way.
+                    self.taken.extend(self.under_way.iter().map(|event| event.chain_seq));
+                    self.crash();
+                    continue;
+                }
+                match step {
                     Step::Deliver(event, _) => self.under_way.push_back(event),
                     Step::Read { after } => {
                         let found: Vec<_> = self.chain.iter().filter(|event| event.chain_seq > after).collect();
@@ -295,12 +351,17 @@ mod tests {
                         self.machine.read(read, to, found.len() <= 16);
                     }
                     Step::ReadHeld { store, after, to } => {
-                        let of = |event: &&Outgoing| event.store == store && event.chain_seq > after;
-                        let read: Vec<_> = self.chain.iter().filter(of).take(2).cloned().collect();
+                        let of = |event: &&Outgoing| {
+                            event.store == store && event.chain_seq > after && event.chain_seq <= to
+                        };
+                        let read: Vec<_> = self.chain.iter().filter(of).take(HELD_PAGE).cloned().collect();
                         let to = read.last().map_or(to, |event| event.chain_seq);
                         self.machine.read_held(&store, read, to);
                     }
-                    Step::Save => self.save(),
+                    Step::Save => {
+                        self.saves += 1;
+                        self.save();
+                    }
                     Step::Rest { until } => return until,
                 }
             }
@@ -335,6 +396,34 @@ mod tests {
                 let Some(event) = self.under_way.front().cloned() else { return until };
                 self.answer(answer(&event));
             }
+        }
+
+        /// The same of one store alone: what was sent of the others is not answered.
+        fn settle_only(&mut self, store: &str) {
+            loop {
+                self.run();
+                let Some(at) = self.under_way.iter().position(|event| event.store == store) else { return };
+                self.under_way.rotate_left(at);
+                self.answer(Answer::Taken);
+            }
+        }
+
+        /// Each event was taken, and each store's for the first time in their order.
+        fn assert_all_taken_in_order(&self, case: &str) {
+            let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+            let mut first = vec![usize::MAX; self.chain.len() + 1];
+            self.taken.iter().enumerate().rev().for_each(|(at, taken)| first[*taken as usize] = at);
+            for event in &self.chain {
+                let at = first[event.chain_seq as usize];
+                assert!(at < usize::MAX, "{case}: {} is lost", event.event_id);
+                let before = seen.insert(&event.store, at);
+                assert!(before.is_none_or(|before| before < at), "{case}: {} is out of order", event.event_id);
+            }
+            assert_eq!(self.kept, Progress::at(self.chain.len() as i64), "{case}");
+        }
+
+        fn in_memory(&self) -> usize {
+            self.machine.lanes.values().map(|lane| lane.queue.len()).sum()
         }
 
         /// The process dies, and goes on from what was kept.
@@ -469,19 +558,78 @@ mod tests {
                     world.answer(if answers % 5 == 0 { Answer::Failed } else { Answer::Taken });
                 }
             }
-            let all: BTreeSet<i64> = world.taken.iter().copied().collect();
-            assert_eq!(all.len(), 60, "crash at each {crashes}.");
-            for store in ["a", "b", "c", "d"] {
-                let of_store = world.chain.iter().filter(|event| event.store == store).map(|event| event.chain_seq);
-                let mut seen = 0;
-                for expected in of_store {
-                    let first = world.taken.iter().position(|taken| *taken == expected).expect("is delivered");
-                    assert!(first >= seen, "{store} out of order");
-                    seen = first;
-                }
-            }
-            assert_eq!(world.kept, Progress::at(60));
+            world.assert_all_taken_in_order(&format!("crash at each {crashes}."));
         }
+    }
+
+    #[test]
+    fn a_store_with_much_to_tell_delays_no_other() {
+        let store = |place: usize| if place.is_multiple_of(100) { "b" } else { ["a", "c", "d"][place % 3] };
+        let mut world = World::given(&(1..=3_000).map(store).collect::<Vec<_>>());
+        world.settle_only("b");
+        assert_eq!(world.taken, (1..=30).map(|hundred| hundred * 100).collect::<Vec<_>>());
+        let mut under_way: Vec<i64> = world.under_way.iter().map(|event| event.chain_seq).collect();
+        under_way.sort_unstable();
+        assert_eq!(under_way, [1, 2, 3], "one by one");
+        assert_eq!((world.kept.cursor, world.kept.delivered_to()), (3_000, 0));
+        world.settle(|_| Answer::Taken);
+        world.assert_all_taken_in_order("long ones");
+    }
+
+    #[test]
+    fn nor_do_more_of_them_than_are_served_at_once() {
+        let long: Vec<String> = (0..=AT_ONCE).map(|number| format!("long-{number}")).collect();
+        let store = |place: usize| if place.is_multiple_of(50) { "z" } else { &long[place % long.len()] };
+        let mut world = World::given(&(1..=4_000).map(store).collect::<Vec<_>>());
+        world.settle(|_| Answer::Taken);
+        let last = world.taken.iter().position(|taken| *taken == 4_000).expect("is taken");
+        assert!(last < 80 * (long.len() + 2), "behind {last} others");
+        world.assert_all_taken_in_order("nine long ones");
+    }
+
+    #[test]
+    fn what_is_held_back_for_its_length_is_lost_in_no_crash() {
+        let stores: Vec<&str> = (0..240).map(|place| ["a", "a", "b", "a", "a", "c", "a"][place % 7]).collect();
+        for dies_each in 5..60 {
+            let mut world = World::given(&stores);
+            world.dies_each = dies_each;
+            let mut answers = 0;
+            loop {
+                let until = world.run();
+                if world.under_way.is_empty() {
+                    let Some(until) = until else { break };
+                    world.now = until;
+                    continue;
+                }
+                answers += 1;
+                world.answer(if answers % 11 == 0 { Answer::Failed } else { Answer::Taken });
+            }
+            world.assert_all_taken_in_order(&format!("dies instead of each {dies_each}."));
+        }
+    }
+
+    #[test]
+    fn to_hold_back_the_long_costs_few_writes() {
+        let mut world = World::given(&["a"; 5_000]);
+        world.settle(|_| Answer::Taken);
+        // Of the cursor each thousand, one when it is held back, one when it has caught up.
+        assert!(world.saves <= 7, "{}", world.saves);
+        let stores: Vec<String> = (0..5_000).map(|place| format!("s{}", place / 12 % 40)).collect();
+        let mut world = World::given(&stores.iter().map(String::as_str).collect::<Vec<_>>());
+        world.settle(|_| Answer::Taken);
+        world.assert_all_taken_in_order("many");
+        assert!(world.saves <= 50, "{}", world.saves);
+    }
+
+    #[test]
+    fn who_has_only_much_to_tell_waits_for_no_clock() {
+        let mut world = World::given(&["a"; 200]);
+        world.run();
+        world.answer(Answer::Taken);
+        assert_eq!(world.kept.held["a"].failures, 0);
+        world.now = NOW.plus(-HOUR);
+        world.settle(|_| Answer::Taken);
+        world.assert_all_taken_in_order("set back");
     }
 
     #[test]
@@ -497,11 +645,24 @@ mod tests {
     fn what_waits_in_memory_is_bounded() {
         let mut world = World::given(&["a"; 5_000]);
         world.run();
-        assert!(world.machine.waiting() <= FEW + 16, "{}", world.machine.waiting());
+        assert!(world.in_memory() <= FEW + 16, "{}", world.in_memory());
         world.answer(Answer::Failed);
         world.run();
-        assert_eq!((world.machine.waiting(), world.machine.cursor()), (0, 5_000));
+        assert_eq!((world.in_memory(), world.machine.cursor()), (0, 5_000));
         assert!(world.kept.cursor > 4_000, "{}", world.kept.cursor);
+        // A thousand stores with a day's work each, one behind the other.
+        let stores: Vec<String> = (0..20_000).map(|place| format!("s{}", place / 20)).collect();
+        let mut world = World::given(&stores.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut most = 0;
+        while {
+            world.run();
+            !world.under_way.is_empty()
+        } {
+            most = most.max(world.in_memory());
+            world.answer(Answer::Taken);
+        }
+        assert!(most <= 3_000, "{most}");
+        world.assert_all_taken_in_order("many long ones");
     }
 
     #[test]

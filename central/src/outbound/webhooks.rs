@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::outbound::deliveries::{Deliveries, Outgoing, Step};
+use crate::outbound::deliveries::{Deliveries, HELD_PAGE, Outgoing, Step};
 use crate::outbound::event::EventView;
 use crate::outbound::feed::{Feed, Part};
 use crate::outbound::sender::{Attempt, Message, Secret, Sender};
@@ -23,8 +23,6 @@ use crate::storage::queries::events::{self, Filter, Start};
 use crate::storage::webhooks::{self, Attempted, Webhook};
 use crate::storage::{Abort, Connection, Db, Error};
 
-/// Events of a store that is held back, read at once.
-const HELD_PAGE: usize = 16;
 /// When too much is asked of the database at once.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// Longest rest: a clock that was set does not make it longer.
@@ -93,6 +91,14 @@ impl Webhooks {
         let webhook = Arc::new(webhook);
         let mut under_way = JoinSet::new();
         while machine.is_active() {
+            // However much there is to read, who has been served makes room.
+            let answers: Vec<_> = std::iter::from_fn(|| under_way.try_join_next()).collect::<Result<_, _>>()?;
+            if !answers.is_empty() {
+                if !self.take(&webhook, &mut machine, answers).await? {
+                    return Ok(());
+                }
+                continue;
+            }
             match machine.next(runtime::clock::now()) {
                 Step::Deliver(event, failures) => {
                     under_way.spawn(attempt(self.sender.clone(), webhook.clone(), event, failures + 1));

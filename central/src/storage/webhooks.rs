@@ -38,12 +38,12 @@ impl Status {
     }
 }
 
-/// A store whose events are held back: what is kept of it.
+/// A store whose events are held back, behind one that failed or because there are many: what is kept of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     /// Its events up to this place of the chain are delivered.
     pub delivered_to: i64,
-    /// Attempts that the next event has failed.
+    /// Attempts that the next event has failed. 0: it is sent as soon as there is a place.
     pub failures: u32,
     pub next_at: Millis,
 }
@@ -68,6 +68,11 @@ impl Progress {
     /// Everything up to this place is delivered.
     pub fn delivered_to(&self) -> i64 {
         self.held.values().map(|held| held.delivered_to).fold(self.cursor, i64::min)
+    }
+
+    /// Stores whose next event has failed. The others that are held back have more to tell than can be sent so fast.
+    pub fn failing(&self) -> impl Iterator<Item = (&String, &Held)> {
+        self.held.iter().filter(|(_, held)| held.failures > 0)
     }
 }
 

@@ -192,6 +192,38 @@ async fn what_fails_holds_back_its_own_store_and_outlives_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_with_much_to_tell_delays_no_other() {
+    let mut world = world(&["s1", "s2"]).await;
+    let (central, endpoint) = (world.central(), Endpoint::start().await);
+    // An attempt takes 15 s, so that nothing has failed while this looks.
+    endpoint.says(|event| if event["data"]["storeId"] == "s1" { 0 } else { 200 });
+    let webhook = register(&central, json!({"url": endpoint.url, "types": ["sold"]})).await;
+    let path = format!("/v1/webhooks/{}", text(&webhook, "webhookId"));
+    sell(&world, "s1", 100).await;
+    sell(&world, "s2", 5).await;
+    until("those of the other are taken", Duration::from_secs(10), async || {
+        if endpoint.taken().len() == 5 { Ok(()) } else { Err(endpoint.heard().len()) }
+    })
+    .await;
+    assert_eq!(endpoint.heard().len(), 6, "one of the first is under way");
+    until("their answers are kept", Duration::from_secs(5), async || {
+        let log = central.get(&format!("{path}/deliveries")).await.expect(200);
+        if log["items"].as_array().map(Vec::len) == Some(5) { Ok(()) } else { Err(log) }
+    })
+    .await;
+    let webhook = central.get(&path).await.expect(200);
+    assert_eq!((&webhook["heldStores"], &webhook["failingSince"]), (&json!(0), &Value::Null), "nothing has failed");
+
+    // Each goes on where it was.
+    world.kill(&Daemon::Central);
+    endpoint.says(|_| 200);
+    world.restart(&Daemon::Central).await;
+    let all = all_taken(&world, &endpoint, "sold").await;
+    assert_eq!((all.len(), endpoint.taken().len()), (105, 105), "nothing is sent twice that was answered");
+    ["s1", "s2"].iter().for_each(|store| assert_in_order(&endpoint, store));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crashes_at_any_moment_lose_nothing() {
     let mut world = world(&["s1", "s2"]).await;
     let endpoint = Endpoint::start().await;
