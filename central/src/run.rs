@@ -44,7 +44,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let newcomers = (!config.stores_known_only).then(Newcomers::default);
     let feed = Feed::new(feed, followers.clone(), stop.clone());
     let webhooks = Webhooks {
-        db: followers,
+        db: followers.clone(),
         feed: feed.clone(),
         sender: Sender::new(Reach { private: config.webhook_allow_private }),
         changed: Arc::default(),
@@ -54,6 +54,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let app = App {
         db: clients,
         choosing,
+        restoring: followers,
         source: Source::system(),
         heartbeats: Heartbeats::of(redis.clone(), keys.clone()),
         redis,

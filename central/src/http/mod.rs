@@ -51,6 +51,8 @@ pub struct App {
     pub db: Db,
     /// The same, to look for a store that sells: many may ask for what is sold out.
     pub choosing: Db,
+    /// The same, for stores that are restored: they wait for no list of clients'.
+    pub restoring: Db,
     /// The time, and names for what is begun.
     pub source: Source,
     /// What is told to stores that are restored.
@@ -276,7 +278,8 @@ mod tests {
     pub(super) fn app() -> (tempfile::TempDir, App) {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("central.db");
-        let Opened { clients: db, choosing, .. } = crate::storage::files::open(&path).expect("opens");
+        let Opened { clients: db, choosing, followers: restoring, .. } =
+            crate::storage::files::open(&path).expect("opens");
         let feed = Feed::new(db.clone(), db.clone(), CancellationToken::new());
         let redis = RedisLink::new(
             runtime::redis::client(&runtime::redis::Options::at("redis://127.0.0.1:1")).expect("an address"),
@@ -293,6 +296,7 @@ mod tests {
             feed,
             db,
             choosing,
+            restoring,
             redis,
             keys: Keys::new("shelf"),
             presence: Presence::new(Duration::from_secs(50)),

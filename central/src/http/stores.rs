@@ -1,6 +1,7 @@
 //! Stores: what is known of each, and what operators decide.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body as HttpBody;
@@ -40,6 +41,9 @@ use crate::storage::{Abort, Connection, JobResult, Weight, commands, items};
 const WAITING: &str = "waiting";
 /// A cursor that stands still for so long under a fresh heartbeat is an alarm, ms (L11).
 const STUCK_MS: i64 = 60_000;
+/// How long a line of a restore's answer waits for its turn to be read: the asker hears nothing meanwhile, and gives up
+/// after 30 s.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(25);
 
 /// What a store's status may be.
 pub(super) const STATUSES: [&str; 9] =
@@ -574,12 +578,12 @@ async fn restore(State(app): Shared, StorePath(id): StorePath, Body { value, .. 
     tracing::warn!(store = %id, %epoch, "a restore was begun: this epoch is expected");
     // Each line is read when the one before has been sent: however large the store, little of it is in memory at once.
     let lines = futures_util::stream::try_unfold(
-        (app.db.clone(), AnswerWriter::new(id, epoch, value, now)),
+        (app.restoring.clone(), AnswerWriter::new(id, epoch, value, now)),
         |(db, writer)| async move {
             if writer.is_over() {
                 return Ok::<_, std::io::Error>(None);
             }
-            let step = db.scan(move |connection| {
+            let step = db.scan_within(RESTORE_PATIENCE, move |connection| {
                 let mut writer = writer.clone();
                 Ok((writer.next(connection), writer))
             });
@@ -642,4 +646,30 @@ fn snapshot_of(store: Store, items: Vec<(ProductId, Item)>) -> serde_json::Resul
     }
     text.push('\n');
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::wire::restore::AnswerReader;
+
+    use super::*;
+    use crate::http::tests::app;
+    use crate::testing::{Agent, Busy};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_restore_waits_for_no_list_of_clients() {
+        let (_dir, app) = app();
+        let job = |connection: &Connection| Ok::<_, Abort<()>>(Agent::settled("s1", connection).id);
+        let store = app.db.write(job).await.expect("writes").expect("is not refused");
+        let _busy = Busy::all_scans_of(&app.db).await;
+        let asked = Body { value: Question { epoch: 7.into(), log: Vec::new() }, json: Value::Null };
+        let answer = restore(State(Arc::new(app)), StorePath(store.clone()), asked).await.expect("answers");
+        let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.expect("does not break off");
+        let mut reader = AnswerReader::default();
+        for line in body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            reader.read_line(line).expect("is a line");
+        }
+        let answer = reader.finish().expect("is whole");
+        assert_eq!((answer.store_id.as_str(), answer.items.len()), (store.as_str(), 1));
+    }
 }

@@ -18,7 +18,7 @@ use crate::storage::{items, stores};
 /// them waits for another.
 const LINK_SCANS: usize = 4;
 
-/// Reads at once of those who have to catch up with the chain: streams and webhooks.
+/// Reads at once of those who have to catch up: streams, webhooks and stores that are restored.
 const FOLLOWING_SCANS: usize = 2;
 
 /// The database as the daemon has it open. One thread writes; clients and the loops have readers of their own, so that
@@ -31,8 +31,8 @@ pub struct Opened {
     pub links: Db,
     /// For what is new in the chain, read once for all who follow it.
     pub feed: Db,
-    /// For those who follow the chain and have to catch up: they keep nothing from clients either, nor from who is up to
-    /// date.
+    /// For those who have to catch up, with the chain or, after a restore, with their own store: they keep nothing from
+    /// clients either, nor from who is up to date, and wait for neither.
     pub followers: Db,
     /// Resolves when the writer has ended: after its last handle is gone, or with the error that stopped it.
     pub writer_ended: oneshot::Receiver<rusqlite::Result<()>>,

@@ -179,7 +179,8 @@ impl OfCentral {
         let webhooks = Webhooks { db: db.clone(), feed: feed.clone(), sender, changed: Arc::default() };
         let app = central::http::App {
             db: db.clone(),
-            choosing: db,
+            choosing: db.clone(),
+            restoring: db,
             source: source(),
             redis: RedisLink::new(nowhere.expect("an address")),
             keys: keys.clone(),
