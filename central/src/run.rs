@@ -80,11 +80,11 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let (moved_on, applied) = (waiting.watch_applied(), waiting.watch_applied());
     let seeking = Seeking {
         db: links.clone(),
-        redis: RedisLink::new(client.clone()),
-        keys: keys.clone(),
+        heartbeats: Heartbeats::of(RedisLink::new(client.clone()), keys.clone()),
         presence: presence.clone(),
         wakes: wakes.clone(),
         waiting: waiting.clone(),
+        clock: Ticks::start(),
     };
     let consumer = Consumer {
         client: client.clone(),

@@ -163,6 +163,7 @@ impl MainLane {
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut unread = Unread::default();
         let mut ahead = Ahead::over(runtime::redis::connect(&self.client).await?);
+        presence.note_unheard();
         loop {
             let mut sweeps = false;
             if self.queue.is_idle() {
@@ -199,7 +200,7 @@ impl MainLane {
             match self.round(&mut connection, &due, pace, &mut ahead).await {
                 Ok(Left { more, unread: left }) => {
                     // Once is enough: under steady traffic there is always more.
-                    if unread.look(&due, &left, |id| self.queue.is_apart(id)) && !presence.has_swept() {
+                    if unread.look(&due, &left, |id| self.queue.is_apart(id)) {
                         presence.note_swept();
                     }
                     more.into_iter().for_each(|id| self.queue.ring(id));

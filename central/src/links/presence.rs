@@ -141,6 +141,10 @@ struct Health {
     /// A heartbeat was waited for in vain, and nothing was read since.
     silent_at: Option<Instant>,
     swept: bool,
+    /// Since when all known stores have been looked at over the present connection.
+    heard_since: Option<Instant>,
+    /// Redis's clock as last read, and when that was.
+    redis_clock: Option<(Millis, Instant)>,
 }
 
 /// What operators see of a store's presence.
@@ -198,6 +202,10 @@ impl Presence {
     pub fn note(&self, store: &StoreId, reading: &Reading) {
         if self.is_silent() {
             self.health.write().silent_at = None;
+        }
+        // What Redis refused came without its clock.
+        if reading.redis_now > Millis(0) {
+            self.health.write().redis_clock = Some((reading.redis_now, Instant::now()));
         }
         let mut stores = self.stores.write();
         let known = stores.entry(store.clone()).or_default();
@@ -332,15 +340,32 @@ impl Presence {
             health.redis_since.get_or_insert_with(Instant::now);
             health.lost_at = None;
         } else {
-            health.redis_since = None;
+            (health.redis_since, health.heard_since) = (None, None);
             health.lost_at.get_or_insert_with(Instant::now);
         }
         news
     }
 
-    /// All known stores have been looked at once.
+    /// All known stores have been looked at over the present connection.
     pub fn note_swept(&self) {
-        self.health.write().swept = true;
+        let mut health = self.health.write();
+        health.swept = true;
+        health.heard_since.get_or_insert_with(Instant::now);
+    }
+
+    /// A connection is new, or one was lost: this Redis may not have the heartbeats that the one before had.
+    pub fn note_unheard(&self) {
+        self.health.write().heard_since = None;
+    }
+
+    /// Whether all known stores have been looked at over the present connection, and so long ago.
+    pub fn has_heard_all_for(&self, long: Duration) -> bool {
+        self.health.read().heard_since.is_some_and(|since| since.elapsed() >= long)
+    }
+
+    /// Redis's clock, as far as this process's monotonic one tells since it was last read.
+    pub fn redis_now(&self) -> Option<Millis> {
+        self.health.read().redis_clock.map(|(read, at)| read.plus(age_ms(at)))
     }
 
     /// Whether Redis answered the last call.
@@ -459,6 +484,16 @@ impl Presence {
     }
 }
 
+#[cfg(test)]
+impl Presence {
+    /// All known stores were looked at so long ago.
+    pub(crate) fn note_heard_all(&self, ago: Duration) {
+        let mut health = self.health.write();
+        health.swept = true;
+        health.heard_since = Some(Instant::now().checked_sub(ago).expect("this machine runs for longer"));
+    }
+}
+
 fn age_ms(since: Instant) -> i64 {
     i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX)
 }
@@ -554,6 +589,42 @@ mod tests {
         assert!(!presence.is_silent());
         presence.health.write().silent_at = Instant::now().checked_sub(IN_VAIN);
         assert!(!presence.is_silent(), "it may have come back to an idle chain");
+    }
+
+    #[test]
+    fn who_was_heard_before_redis_was_lost_has_to_be_heard_again() {
+        let presence = Presence::new(Duration::from_secs(50));
+        let heard = || presence.has_heard_all_for(Duration::ZERO);
+        assert!(!heard());
+        presence.note_redis(true);
+        assert!(!heard());
+        presence.note_swept();
+        assert!(heard() && !presence.has_heard_all_for(Duration::from_secs(60)));
+        presence.note_heard_all(Duration::from_secs(60));
+        presence.note_swept();
+        assert!(presence.has_heard_all_for(Duration::from_secs(60)), "the next round is no news");
+        presence.note_redis(false);
+        presence.note_redis(true);
+        assert!(!heard() && presence.has_swept());
+        presence.note_swept();
+        assert!(heard() && !presence.has_heard_all_for(Duration::from_secs(60)));
+        presence.note_unheard();
+        assert!(!heard());
+    }
+
+    #[test]
+    fn the_clock_of_redis_goes_on_while_it_is_not_read() {
+        let (presence, store) = (Presence::new(Duration::from_secs(50)), StoreId::parse("s1").expect("valid"));
+        presence.note(&store, &reading(1));
+        assert_eq!(presence.redis_now(), None, "it was not told");
+        presence.note(&store, &Reading { redis_now: Millis(7_000), ..Reading::default() });
+        presence.note(&store, &Reading::default());
+        let mut health = presence.health.write();
+        let (_, at) = health.redis_clock.as_mut().expect("was told");
+        *at = at.checked_sub(Duration::from_secs(60)).expect("this machine runs for longer");
+        drop(health);
+        let now = presence.redis_now().expect("was told");
+        assert!((67_000..77_000).contains(&now.0), "{now:?}");
     }
 
     #[test]

@@ -23,7 +23,6 @@ use protocol::wire::{Event, Named, Outcome};
 use crate::projection::replay;
 use crate::projection::view;
 use crate::promises::commands;
-use crate::promises::purchases::FORGOTTEN_MS;
 use crate::storage::queries::events;
 use crate::storage::stores::{self, Store};
 use crate::storage::{
@@ -271,7 +270,7 @@ pub fn reopen(
         commands::reopen(connection, &store.id, acked(&store.id), now)?;
         reopened.push(store.id);
     }
-    purchases::ask_nobody_else(connection, now.plus(FORGOTTEN_MS))?;
+    purchases::ask_nobody_else(connection)?;
     Ok(reopened)
 }
 

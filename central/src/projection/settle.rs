@@ -139,7 +139,7 @@ impl<'a> Settling<'a> {
             }
             // B3: it is known again.
             None => {
-                self.touched.recreate(known_again(store, attempt, self.now));
+                self.touched.recreate(known_again(store, attempt));
                 Life::on_first_reply(reply, attempt.attempt.is_of_chosen_store())
             }
         };

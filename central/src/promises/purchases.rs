@@ -22,9 +22,6 @@ use crate::storage::retention::COMMANDS_MS;
 use crate::storage::stores::Store;
 use crate::storage::{Connection, JobResult};
 
-/// How long is waited, ms, after central was set back, for word of the store that took the units of a purchase.
-pub const FORGOTTEN_MS: i64 = 30_000;
-
 /// What the shop asks for, and what was read before the transaction.
 #[derive(Debug, Clone)]
 pub struct PurchaseRequest {
@@ -225,9 +222,8 @@ pub(crate) fn would_sell(line: &Line, known: Option<&(Item, i64)>) -> Result<(),
 
 /// As B3 makes it known again. If central had chosen the store, others may have been asked: one that took the units says so
 /// within a while, and no more are asked.
-pub(crate) fn known_again(store: &StoreId, asked: &PurchaseRef, now: Millis) -> Purchase {
-    let deadline = now.plus(FORGOTTEN_MS);
-    let choice = Choice { policy: None, deadline, refused: Vec::new(), seeking: false };
+pub(crate) fn known_again(store: &StoreId, asked: &PurchaseRef) -> Purchase {
+    let choice = Choice { policy: None, deadline: asked.expires_at, refused: Vec::new(), seeking: false };
     Purchase { choice: asked.attempt.is_of_chosen_store().then_some(choice), ..pending_one(store, asked) }
 }
 
@@ -557,7 +553,7 @@ mod tests {
         reopen(&connection, |_| CommandEpoch::NONE, NOW).expect("reopens");
         one.get_ready(&connection);
         let alone = refuse(&connection, &mut one, &asked).choice.expect("central has chosen");
-        assert_eq!((alone.policy, alone.deadline, alone.seeking), (None, NOW.plus(FORGOTTEN_MS), true));
+        assert_eq!((alone.policy, alone.seeking), (None, true));
     }
 
     #[test]

@@ -704,8 +704,8 @@ fn what_central_has_chosen_is_found_while_it_seeks(connection: &Connection) {
     }
     assert_eq!(seeking(0), [purchase_id(1), purchase_id(3)], "in the order asked");
     assert_eq!(seeking(find(1).number), [purchase_id(3)]);
-    purchases::ask_nobody_else(connection, NOW).expect("writes");
-    let alone = Choice { policy: None, deadline: NOW, ..choice };
+    purchases::ask_nobody_else(connection).expect("writes");
+    let alone = Choice { policy: None, ..choice };
     assert_eq!((find(2).choice, seeking(0).len()), (Some(alone), 2));
 
     let last = |lines: &[(&str, i64)]| purchases::last_turn(connection, &of(lines)).expect("reads");

@@ -52,8 +52,7 @@ pub struct Purchase {
 pub struct Choice {
     /// By what; none: central was set back, and asks no other store.
     pub policy: Option<Policy>,
-    /// No attempt is executed later, by Redis's clock. Without a policy: until then another store may say that it took the
-    /// units, by central's.
+    /// No attempt is executed later, by Redis's clock. Without a policy nothing depends on it.
     pub deadline: Millis,
     /// Stores that have refused, in order.
     pub refused: Vec<Attempt>,
@@ -246,13 +245,10 @@ fn save_choice(connection: &Connection, purchase: &Purchase, choice: &Choice) ->
 }
 
 /// Central was set back: what it had asked other stores for is not known, so no other one is asked for what is pending.
-/// `until`: then whoever took the units has said so.
-pub fn ask_nobody_else(connection: &Connection, until: Millis) -> rusqlite::Result<()> {
+pub fn ask_nobody_else(connection: &Connection) -> rusqlite::Result<()> {
     connection
-        .prepare_cached(
-            "update purchase set policy = null, deadline = ?1 where status = 'pending' and refused is not null",
-        )?
-        .execute([until.0])?;
+        .prepare_cached("update purchase set policy = null where status = 'pending' and refused is not null")?
+        .execute([])?;
     Ok(())
 }
 

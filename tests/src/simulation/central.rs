@@ -12,7 +12,7 @@ use central::promises::allotments::release_forgotten;
 use central::storage::allotments::unreleased_stores;
 use central::storage::stores;
 use central::storage::totals;
-use protocol::ids::StoreId;
+use protocol::ids::{PurchaseId, StoreId};
 use protocol::link::{
     Ack, Bounds, Commands, Cursor, EntryId, Fetch, FetchReply, FetchStep, Link, Publishers, Reply, Sized, Step, Taken,
 };
@@ -74,6 +74,8 @@ pub(super) struct Central {
     flight: Option<Flight<StoreId, Commands>>,
     /// The next store that a purchase is about to ask.
     pub(super) seek: Option<Seek>,
+    /// Since when it has known of purchases that they seek a store.
+    pub(super) seeking: BTreeMap<PurchaseId, i64>,
     /// Lists that it has compared, and is about to have corrected.
     pub(super) corrections: Vec<Correction>,
     /// Its HTTP server, once somebody has asked it for something.
@@ -101,6 +103,7 @@ impl Central {
             logs: Publishers::new(PACE),
             flight: None,
             seek: None,
+            seeking: BTreeMap::new(),
             corrections: Vec::new(),
             http: None,
             bound: BoundKeys::default(),
@@ -118,6 +121,7 @@ impl Central {
         self.http = None;
         self.logs = Publishers::new(PACE);
         self.seek = None;
+        self.seeking.clear();
         self.corrections.clear();
         self.heads.clear();
     }

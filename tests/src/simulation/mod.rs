@@ -78,6 +78,7 @@ pub const MUST_OCCUR: &[&str] = &[
     "purchases confirmed by a later store",
     "purchases for which no store was left",
     "purchases that waited for word of a store",
+    "purchases that waited for stores to come back",
     "cancels of purchases that sought a store",
     "purchases refused: store offline",
     "purchases refused: store catching up",

@@ -288,14 +288,20 @@ impl VirtualWorld {
     pub(super) fn seek(&mut self) {
         let Some(seek) = self.central.seek.take() else {
             let sought = purchases::seeking(&self.central.file, 0, 9).expect("the view can be read");
+            for purchase in &sought {
+                self.central.seeking.entry(purchase.id).or_insert(self.now);
+            }
             let Some(purchase) = self.dice.pick(&sought) else { return };
-            let (presence, clock) = (self.presence(), self.central.clock(self.now));
-            let found = seeking::next(&self.central.file, &presence, purchase, clock).expect("the view can be read");
+            let sought_ms = self.now - self.central.seeking[&purchase.id];
+            let time = seeking::Time { redis_now: Some(Millis(self.now)), sought_ms };
+            let found = seeking::next(&self.central.file, &self.presence(), purchase, time);
             let deadline = purchase.choice.as_ref().expect("central has chosen its store").deadline;
-            match found {
+            match found.expect("the view can be read") {
                 Next::Ask(stores) => self.look_elsewhere(purchase.id, deadline, stores),
                 Next::Wait => self.count("purchases that waited for word of a store"),
-                Next::GiveUp => self.give_up(purchase.id),
+                // Some may be about to come back since Redis was lost.
+                Next::Nobody if self.dice.chance(500) => self.count("purchases that waited for stores to come back"),
+                Next::Nobody | Next::GiveUp => self.give_up(purchase.id),
             }
             return;
         };

@@ -231,6 +231,27 @@ async fn what_a_store_refuses_while_central_is_dead_goes_to_the_next_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_comes_back_to_an_empty_redis_a_moment_after_another_has_refused_is_asked() {
+    let mut world = stocked(&[("s1", 9), ("s2", 5)]).await;
+    sell_unseen(&world, "s1", 8).await;
+    let asked = json!({"productId": "tea", "quantity": 2, "ttlSeconds": 600});
+    let begun = world.central().post_with("/v1/purchase", &[("prefer", "respond-async")], asked).await.expect(202);
+    world.store("s2").post("/v1/disconnected", json!({"abrupt": true})).await.expect(200);
+    world.kill_redis();
+    world.start_redis().await;
+    reconnect(&world, "s1").await;
+    until("the first has refused", SOON, async || {
+        let body = world.central().get(&path(&begun)).await.expect(200);
+        if attempts(&body).contains(&("s1", "insufficient_stock")) { Ok(()) } else { Err(body) }
+    })
+    .await;
+    reconnect(&world, "s2").await;
+    let bought = ended(&world, &path(&begun)).await;
+    assert_eq!(attempts(&bought), [("s1", "insufficient_stock"), ("s2", "confirmed")]);
+    world.converged(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_while_it_asks_from_store_to_store_central_sells_no_unit_twice() {
     const BUYERS: i64 = 40;
     let mut world = stocked(&[("s1", 200), ("s2", 12), ("s3", 9)]).await;
