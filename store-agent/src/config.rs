@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use protocol::ids::StoreId;
+use protocol::wire::Position;
 use runtime::daemon::LogFormat;
 use runtime::http::{Secret, TokensCommand};
 use runtime::options::{self, Listen};
@@ -127,6 +128,10 @@ pub struct Import {
     /// Only say what would change.
     #[arg(long)]
     pub dry_run: bool,
+    /// Where the store's ledger stood (Shelf-Position) when the counts were true: what was sold since is taken off. To send
+    /// a file again: what the import said when it began [default: where it stands now].
+    #[arg(long, value_name = "POSITION")]
+    pub counted_at: Option<Position>,
     /// Address of the agent.
     #[arg(long, env = "AGENT_URL", default_value = "http://127.0.0.1:8082", value_parser = options::url)]
     pub url: String,

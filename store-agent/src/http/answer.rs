@@ -66,17 +66,24 @@ pub(super) struct ItemView<'a> {
     /// Reservations that fell short of what is on the shelf, and have ended.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
-    ended_reservations: Vec<Ended<'a>>,
+    ended_reservations: Vec<Ended>,
 }
 
 /// A reservation that fell short
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = EndedReservation)]
-pub(super) struct Ended<'a> {
+pub(super) struct Ended {
     #[schema(value_type = schema::Id)]
     reservation_id: ReservationId,
-    reference: Option<&'a str>,
+    reference: Option<String>,
+}
+
+impl Ended {
+    /// Those that an operation has ended.
+    pub(super) fn by(performed: &Performed) -> impl Iterator<Item = Self> {
+        performed.ended.iter().map(|ended| Self { reservation_id: ended.id, reference: ended.reference.clone() })
+    }
 }
 
 impl<'a> ItemView<'a> {
@@ -100,11 +107,9 @@ impl<'a> ItemView<'a> {
     }
 
     /// With what whoever did the operation has to know besides.
-    pub(super) fn after(mut self, action: Action, performed: &'a Performed) -> Self {
+    pub(super) fn after(mut self, action: Action, performed: &Performed) -> Self {
         self.difference = (action == Action::Count).then_some(performed.delta);
-        let ended = performed.ended.iter();
-        self.ended_reservations =
-            ended.map(|ended| Ended { reservation_id: ended.id, reference: ended.reference.as_deref() }).collect();
+        self.ended_reservations = Ended::by(performed).collect();
         self
     }
 

@@ -13,10 +13,23 @@ pub(super) const RECORD: usize = 64 << 10;
 pub(super) struct Record {
     /// The line on which it begins, from 1.
     pub(super) line: u64,
+    /// The line on which it ends.
+    last: u64,
     /// None if there is a fault.
     pub(super) cells: Vec<Cell>,
     /// Why it cannot be read.
     pub(super) fault: Option<String>,
+}
+
+impl Record {
+    /// For why it is not taken in: how far it goes, if it takes more than a line, as it does when a quote is one by mistake.
+    pub(super) fn reach(&self) -> String {
+        reach(self.line, self.last)
+    }
+}
+
+fn reach(first: u64, last: u64) -> String {
+    if last > first { format!("; it reaches to line {last}, and none of that was taken in") } else { String::new() }
 }
 
 /// One cell; what stood in quotes is taken as it is.
@@ -98,6 +111,7 @@ struct Growing {
     /// Where the last quote was opened.
     opened: u64,
     bytes: usize,
+    /// What made it lost.
     fault: Option<String>,
 }
 
@@ -114,9 +128,8 @@ impl Growing {
     /// One byte more, the end of a cell included. Says whether the record is still one that is kept.
     fn grows(&mut self) -> bool {
         self.bytes += 1;
-        if self.bytes > RECORD && self.fault.is_none() {
+        if self.bytes == RECORD + 1 {
             (self.cells, self.cell) = (Vec::new(), Vec::new());
-            self.fault = Some(format!("A record has at most {RECORD} bytes"));
         }
         self.bytes <= RECORD
     }
@@ -136,23 +149,20 @@ impl Growing {
         }
     }
 
-    /// Lines that a quote has taken in by mistake.
-    fn swallowed(&self, last: u64) -> String {
-        if last > self.line {
-            format!("; it reaches to line {last}, and none of that was taken in")
-        } else {
-            String::new()
-        }
-    }
-
-    /// It ends on this line.
+    /// It ends on this line. A quote that has gone wrong is told before the length, which comes of it.
     fn end(mut self, last: u64) -> Record {
-        if matches!(self.place, Place::Quoted) {
-            let fault = format!("The quote that opens in line {} is not closed{}", self.opened, self.swallowed(last));
-            self.fault = Some(fault);
-        }
+        let fault = match self.place {
+            Place::Quoted => {
+                Some(format!("The quote that opens in line {} is not closed{}", self.opened, reach(self.line, last)))
+            }
+            Place::Lost => self.fault.take(),
+            Place::Begin | Place::Plain | Place::Closed if self.bytes > RECORD => {
+                Some(format!("A record has at most {RECORD} bytes{}", reach(self.line, last)))
+            }
+            Place::Begin | Place::Plain | Place::Closed => None,
+        };
         self.cells.push((self.cell, self.is_quoted));
-        let mut record = Record { line: self.line, cells: Vec::new(), fault: self.fault };
+        let mut record = Record { line: self.line, last, cells: Vec::new(), fault };
         if record.fault.is_none() {
             for (text, is_quoted) in self.cells {
                 match String::from_utf8(text) {
@@ -241,9 +251,9 @@ impl<R: BufRead> Records<R> {
             }
             Place::Closed => {
                 record.place = Place::Lost;
-                let swallowed = record.swallowed(line);
-                let fault = format!("The quote that opens in line {} closes inside a cell{swallowed}", record.opened);
-                record.fault.get_or_insert(fault);
+                let reach = reach(record.line, line);
+                let fault = format!("The quote that opens in line {} closes inside a cell{reach}", record.opened);
+                record.fault = Some(fault);
             }
         }
         false
@@ -299,6 +309,24 @@ mod tests {
         let (found, _) = read(&format!("a,{}\nb,{}\nc,d", "x".repeat(RECORD - 2), "x".repeat(3 * RECORD)));
         assert_eq!((found.len(), found[0].1.len(), &found[2]), (3, RECORD, &(3, "c|d".to_owned())));
         assert!(found[1].1.contains("at most"), "{}", found[1].1);
+    }
+
+    #[test]
+    fn a_quote_that_swallows_more_than_a_record_is_named_with_what_it_took() {
+        let lines = "x,y\n".repeat(RECORD / 2);
+        let last = RECORD / 2 + 1;
+        for (behind, why) in [
+            // It closes inside a cell, not at all, or where a cell may end.
+            ("a,\"b\"c\n", "The quote that opens in line 1 closes inside a cell"),
+            ("a,b\n", "The quote that opens in line 1 is not closed"),
+            ("a,b\",c\n", "A record has at most 65536 bytes"),
+        ] {
+            let (found, _) = read(&format!("a,\"{lines}{behind}"));
+            assert_eq!(found.len(), 1);
+            let last = if why.ends_with("not closed") { last + 1 } else { last };
+            let expected = format!("{why}; it reaches to line {last}, and none of that was taken in");
+            assert_eq!(found[0], (1, expected));
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `POST /import` and `GET /export`: the stock as CSV.
 //!
 //! An import is a stream of any length: 200 records are one transaction, and each record stands for itself. One whose
-//! product is new creates it; otherwise its quantity is a count, and name and threshold are changed if they differ. Each is
-//! told by its line in the file, and all that is read adds up to the totals.
+//! product is new creates it; otherwise its quantity is a count, which may have been true at an earlier position, and name and
+//! threshold are changed if they differ. Each is told by its line in the file, and all that is read adds up to the totals.
 //!
 //! **Guarantees.** Memory stays the same however long the file is and whatever it holds; a client that is slow or falls
 //! silent holds nothing for long; and a sale waits for one batch of each import at most, of which there are few.
@@ -17,10 +17,10 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use protocol::domain::{Guard, Item, LowAt, Operation, Rejection};
+use protocol::domain::{Facts, Guard, Item, LowAt, Operation, Rejection, apply, decide};
 use protocol::ids::{OperationId, ProductId};
 use protocol::time::Millis;
-use protocol::wire::About;
+use protocol::wire::{About, Position};
 use runtime::http::openapi::schema;
 use runtime::http::{Actor, Bounded as Number, Code, Name, Patience, Problem, Query, Result, Upload, Write};
 use runtime::sqlite::{self, Abort, Connection, JobResult, Weight};
@@ -34,12 +34,13 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::answer::Ended;
 use super::csv::{self, Cell, RECORD, Record, Records};
 use super::imports::{Progress, Totals};
 use super::{App, Shared};
 use crate::ledger::seen::Seen;
 use crate::ledger::{self, ItemFilter, Moved};
-use crate::operations::till::{Request, perform};
+use crate::operations::till::{self, Request, perform};
 
 /// Lines in one transaction: so few that a sale hardly notices.
 const BATCH: usize = 200;
@@ -62,6 +63,18 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
 struct Options {
     /// `true`: only say what would change.
     dry_run: Option<bool>,
+    /// Where the ledger stood when the file's counts were true: what was sold since is taken off. Else they are when their
+    /// line is taken in.
+    #[param(value_type = Option<schema::Position>)]
+    counted_at: Option<Position>,
+}
+
+/// How a file is meant.
+struct Meaning {
+    dry_run: bool,
+    /// Where its counts were true.
+    counted_at: Option<Position>,
+    about: About,
 }
 
 /// Take in a CSV file
@@ -82,7 +95,15 @@ async fn import(
     let dry_run = options.dry_run.unwrap_or(false);
     let progress = app.imports.begin(dry_run);
     let progress = progress.ok_or_else(|| Problem::new(Code::Overloaded).detail("too many imports at once"))?;
+    if let Some(position) = options.counted_at.clone() {
+        // Else each of its counts would be refused.
+        let has = move |connection: &Connection| till::has(connection, &ledger::head(connection)?, &position);
+        if !app.db.read(has).await? {
+            return Err(Problem::invalid("?countedAt", "must be a position of this ledger's present epoch"));
+        }
+    }
     let about = About { actor: write.actor, traceparent: Some(write.traceparent), ..About::default() };
+    let meaning = Meaning { dry_run, counted_at: options.counted_at, about };
     let reader = StreamReader::new(patient(body.into_data_stream(), SLOW_UPLOAD, Instant::now() + DEADLINE));
     let handle = Handle::current();
     // A little gzip can be many lines: nobody works on when the client or the server has gone.
@@ -95,7 +116,7 @@ async fn import(
         } else {
             Box::new(BufReader::new(raw))
         };
-        run(&app, &handle, &mut text, &about, dry_run, &progress, &gone)
+        run(&app, &handle, &mut text, Arc::new(meaning), &progress, &gone)
     });
     task.await.map_err(Problem::internal)?.map(Json)
 }
@@ -171,6 +192,10 @@ struct LineResult {
     /// Members that are not what they were, each `{from, to}`; of a new product, what it is.
     #[schema(value_type = Object)]
     changes: Map<String, Value>,
+    /// Reservations that fell short of what was counted, and have ended.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    ended_reservations: Vec<Ended>,
     /// Why it was refused.
     #[schema(value_type = Option<Object>)]
     problem: Option<Value>,
@@ -179,7 +204,8 @@ struct LineResult {
 impl LineResult {
     fn refused(line: u64, product_id: Option<ProductId>, problem: &Problem) -> Self {
         let problem = Some(Value::Object(problem.to_json()));
-        Self { line, product_id, result: Outcome::Refused, changes: Map::new(), problem }
+        let (changes, ended_reservations) = (Map::new(), Vec::new());
+        Self { line, product_id, result: Outcome::Refused, changes, ended_reservations, problem }
     }
 }
 
@@ -286,8 +312,7 @@ fn run(
     app: &App,
     handle: &Handle,
     text: &mut dyn BufRead,
-    about: &About,
-    dry_run: bool,
+    meaning: Arc<Meaning>,
     progress: &Progress,
     gone: &CancellationToken,
 ) -> Result<Rendered> {
@@ -315,7 +340,7 @@ fn run(
             batch.push(read(&columns, &record, &seen)?);
         }
         if batch.len() == BATCH || (is_last && !batch.is_empty()) {
-            let results = handle.block_on(take_in(app, std::mem::take(&mut batch), about.clone(), dry_run))?;
+            let results = handle.block_on(take_in(app, std::mem::take(&mut batch), meaning.clone()))?;
             results.into_iter().for_each(|result| report.add(result));
             progress.report(report.totals);
             if gone.is_cancelled() {
@@ -323,7 +348,7 @@ fn run(
             }
         }
         if is_last {
-            return Ok(report.render(dry_run, records.blank()));
+            return Ok(report.render(meaning.dry_run, records.blank()));
         }
     }
 }
@@ -353,16 +378,20 @@ fn product(columns: &Header, record: &Record) -> Result<ProductId> {
     }
     let (has, needs) = (record.cells.len(), columns.columns);
     if has != needs {
-        return Err(Problem::invalid("", format!("The record has {has} cells, the header has {needs}")));
+        return Err(invalid(record, "", format!("The record has {has} cells, the header has {needs}")));
     }
-    let product = columns.get(record, 0).ok_or_else(|| Problem::invalid("/productId", "is missing"))?;
-    ProductId::parse(product.trim()).map_err(|error| Problem::invalid("/productId", error.to_string()))
+    let product = columns.get(record, 0).ok_or_else(|| invalid(record, "/productId", "is missing"))?;
+    ProductId::parse(product.trim()).map_err(|error| invalid(record, "/productId", error))
+}
+
+fn invalid(record: &Record, pointer: &str, why: impl std::fmt::Display) -> Problem {
+    Problem::invalid(pointer, format!("{why}{}", record.reach()))
 }
 
 fn wish(product: ProductId, columns: &Header, record: &Record) -> Result<Wish> {
     let name = columns
         .get(record, 1)
-        .map(|name| Name::parse(name).map(|name| name.0).map_err(|why| Problem::invalid("/name", why)))
+        .map(|name| Name::parse(name).map(|name| name.0).map_err(|why| invalid(record, "/name", why)))
         .transpose()?;
     Ok(Wish {
         product,
@@ -377,21 +406,26 @@ fn number(columns: &Header, record: &Record, column: usize) -> Result<Option<i64
     let Some(text) = columns.get(record, column).map(str::trim) else { return Ok(None) };
     let checked = serde_json::from_str::<Number<0, 1_000_000_000>>(text).map(|number| number.0);
     let place = format!("/{}", COLUMNS[column]);
-    checked.map(Some).map_err(|_| Problem::invalid(place, "must be a whole number from 0 to 1,000,000,000"))
+    checked.map(Some).map_err(|_| invalid(record, &place, "must be a whole number from 0 to 1,000,000,000"))
 }
 
 /// One transaction. A trial run is taken back as a whole.
-async fn take_in(app: &App, batch: Vec<Line>, about: About, dry_run: bool) -> Result<Vec<LineResult>> {
+async fn take_in(app: &App, batch: Vec<Line>, meaning: Arc<Meaning>) -> Result<Vec<LineResult>> {
     let now = runtime::clock::now();
+    let counted = |line: &Line| {
+        let wish = line.wish.as_ref().ok().filter(|wish| wish.quantity.is_some())?;
+        Some((wish.product.clone(), meaning.counted_at.as_ref()?.at))
+    };
+    let moved = Arc::new(app.moved_since(batch.iter().filter_map(counted).collect()).await?);
     let batch = Arc::new(batch);
     loop {
-        let (lines, about) = (batch.clone(), about.clone());
+        let (lines, meaning, moved) = (batch.clone(), meaning.clone(), moved.clone());
         let written = app
             .db
             .write_as(Weight::Background, move |connection| {
-                let results =
-                    lines.iter().map(|line| one(connection, line, &about, now)).collect::<JobResult<Vec<_>>>()?;
-                if dry_run { Err(Abort::Refused(results)) } else { Ok(results) }
+                let results = lines.iter().map(|line| one(connection, line, &meaning, &moved, now));
+                let results = results.collect::<JobResult<Vec<_>>>()?;
+                if meaning.dry_run { Err(Abort::Refused(results)) } else { Ok(results) }
             })
             .await;
         match written {
@@ -403,7 +437,7 @@ async fn take_in(app: &App, batch: Vec<Line>, about: About, dry_run: bool) -> Re
     }
 }
 
-fn one(connection: &Connection, line: &Line, about: &About, now: Millis) -> JobResult<LineResult> {
+fn one(connection: &Connection, line: &Line, meaning: &Meaning, moved: &Moved, now: Millis) -> JobResult<LineResult> {
     let refused = |problem: &Problem| LineResult::refused(line.number, line.product.clone(), problem);
     let wish = match &line.wish {
         Ok(wish) => wish,
@@ -414,9 +448,20 @@ fn one(connection: &Connection, line: &Line, about: &About, now: Millis) -> JobR
         let problem = Problem::from(Rejection::UnknownProduct);
         return Ok(refused(&problem.detail("The line has a version, but the store has no such product")));
     }
-    let Plan { result, operations, changes } = plan(wish, item.as_ref());
+    let moved_since_count = match &meaning.counted_at {
+        Some(at) if item.is_some() && wish.quantity.is_some() => {
+            till::moved_since(connection, &ledger::head(connection)?, &wish.product, at, moved)?
+        }
+        Some(_) | None => Some(0),
+    };
+    let planned = moved_since_count.ok_or(Rejection::UnknownPosition);
+    let planned = planned.and_then(|moved| plan(wish, item.as_ref(), meaning.counted_at.as_ref(), moved));
+    let Plan { result, operations, changes } = match planned {
+        Ok(plan) => plan,
+        Err(rejection) => return Ok(refused(&Problem::from(rejection))),
+    };
     let done = sqlite::attempt(connection, || {
-        let mut version = wish.version;
+        let (mut version, mut ended) = (wish.version, Vec::new());
         for (operation, id) in operations.into_iter().zip(&line.operations) {
             let request = Request {
                 operation_id: id.clone(),
@@ -424,17 +469,22 @@ fn one(connection: &Connection, line: &Line, about: &About, now: Millis) -> JobR
                 operation,
                 // A second operation of the same line finds the version of the first.
                 guard: Guard { expected_version: version.take(), if_match: None },
-                about: about.clone(),
+                about: meaning.about.clone(),
                 command: None,
             };
-            perform(connection, &request, &Moved::default(), now)?;
+            ended.extend(Ended::by(&perform(connection, &request, moved, now)?));
         }
-        Ok::<_, Abort<Rejection>>(())
+        Ok::<_, Abort<Rejection>>(ended)
     })?;
     match done {
-        Ok(()) => {
-            Ok(LineResult { line: line.number, product_id: Some(wish.product.clone()), result, changes, problem: None })
-        }
+        Ok(ended_reservations) => Ok(LineResult {
+            line: line.number,
+            product_id: Some(wish.product.clone()),
+            result,
+            changes,
+            ended_reservations,
+            problem: None,
+        }),
         Err(Abort::Refused(rejection)) => Ok(refused(&Problem::from(rejection))),
         Err(Abort::Database(error)) => Err(error),
     }
@@ -447,7 +497,13 @@ struct Plan {
     changes: Map<String, Value>,
 }
 
-fn plan(wish: &Wish, item: Option<&Item>) -> Plan {
+/// `moved_since_count`: so many units came, less those that went, since the counts were true.
+fn plan(
+    wish: &Wish,
+    item: Option<&Item>,
+    counted_at: Option<&Position>,
+    moved_since_count: i64,
+) -> std::result::Result<Plan, Rejection> {
     let mut changes = Map::new();
     let mut change =
         |member: &str, from: Value, to: Value| changes.insert(member.into(), json!({"from": from, "to": to}));
@@ -458,12 +514,18 @@ fn plan(wish: &Wish, item: Option<&Item>) -> Plan {
         change("quantity", Value::Null, json!(quantity));
         change("lowAt", Value::Null, json!(wish.low_at));
         let create = Operation::Create { name, quantity, low_at: wish.low_at };
-        return Plan { result: Outcome::Created, operations: vec![create], changes };
+        return Ok(Plan { result: Outcome::Created, operations: vec![create], changes });
     };
     let mut operations = Vec::new();
-    if let Some(quantity) = wish.quantity.filter(|quantity| *quantity != item.quantity) {
-        change("quantity", json!(item.quantity), json!(quantity));
-        operations.push(Operation::Count { quantity, counted_at: None, count_ref: None });
+    if let Some(quantity) = wish.quantity {
+        let count = Operation::Count { quantity, counted_at: counted_at.cloned(), count_ref: None };
+        let facts = Facts { moved_since_count, ..Facts::default() };
+        // What comes to nothing has no version to be judged by, and is not recorded.
+        let counted = apply(Some(item), &decide(Some(item), &count, &Guard::default(), facts)?, item.updated_at);
+        if counted.quantity != item.quantity {
+            change("quantity", json!(item.quantity), json!(counted.quantity));
+            operations.push(count);
+        }
     }
     let name = wish.name.clone().filter(|name| *name != item.name);
     let low_at = wish.low_at.filter(|at| Some(*at) != item.low_at);
@@ -477,7 +539,7 @@ fn plan(wish: &Wish, item: Option<&Item>) -> Plan {
         operations.push(Operation::Change { name, discontinued: None, low_at: low_at.map(LowAt::Units) });
     }
     let result = if operations.is_empty() { Outcome::Unchanged } else { Outcome::Updated };
-    Plan { result, operations, changes }
+    Ok(Plan { result, operations, changes })
 }
 
 /// All items as CSV
@@ -530,9 +592,14 @@ mod tests {
         for line in 0..30_000 {
             report.add(match line % 10 {
                 9 => LineResult::refused(line, None, &Problem::invalid("", "bad")),
-                _ => {
-                    LineResult { line, product_id: None, result: Outcome::Created, changes: Map::new(), problem: None }
-                }
+                _ => LineResult {
+                    line,
+                    product_id: None,
+                    result: Outcome::Created,
+                    changes: Map::new(),
+                    ended_reservations: Vec::new(),
+                    problem: None,
+                },
             });
         }
         let told = report.render(false, 3);

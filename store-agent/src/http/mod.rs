@@ -556,6 +556,103 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_import_tells_of_a_quote_that_swallows_more_than_a_record() {
+        let shop = Shop::open();
+        let swallowed: String = (3..3_003).map(|number| format!("p{number},Product number {number},1\n")).collect();
+        let text = format!("productId,name,quantity\nale,\"Ale,1\n{swallowed}pipe,12\"pipe,1\ntea,Tea,1\n");
+        let answer = shop.import(text).await;
+        assert_eq!(totals(&answer), [1, 0, 0, 1]);
+        let expected = "The quote that opens in line 2 closes inside a cell; it reaches to line 3003, and none of that was \
+                        taken in";
+        assert_eq!(refusal(&answer, 2), expected);
+        // Where it closes the record makes sense, but is not what was meant.
+        let answer = shop.import("productId,name,quantity\nale,\"Ale,1\nrum,Rum,1\npipe,pipe 12\",1\n").await;
+        assert_eq!(totals(&answer), [0, 0, 0, 1]);
+        assert!(
+            refusal(&answer, 2).ends_with("it reaches to line 4, and none of that was taken in"),
+            "{}",
+            answer.body
+        );
+    }
+
+    /// As `stock.csv`, whose counts are of this position.
+    async fn import_counted(shop: &Shop, at: &str, text: &str) -> Answer {
+        let path = format!("/import?countedAt={at}");
+        shop.ask(Method::POST, &path, &[("content-type", "text/csv")], text.to_owned()).await
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_sent_again_with_its_position_leaves_sold_what_was_sold() {
+        let shop = Shop::open();
+        shop.import("productId,quantity\ntea,5\n").await;
+        let text = "productId,name,quantity\ntea,Tea,9\nale,Ale,4\nrum,Rum,2\n";
+        let begun = shop.ask(Method::GET, "/inventory", &[], "").await;
+        let at = begun.headers["shelf-position"].to_str().expect("is text").to_owned();
+        assert_eq!(totals(&import_counted(&shop, &at, text).await), [2, 1, 0, 0]);
+        for (product, units) in [("tea", 3), ("ale", 1)] {
+            let path = format!("/purchase/{product}");
+            assert_eq!(shop.post(&path, product, json!({"quantity": units})).await.status, 200);
+        }
+        assert_eq!(totals(&import_counted(&shop, &format!("{at}&dryRun=true"), text).await), [0, 0, 3, 0]);
+        let again = import_counted(&shop, &at, text).await;
+        assert_eq!(totals(&again), [0, 0, 3, 0], "{}", again.body);
+        for (product, left) in [("tea", 6), ("ale", 3), ("rum", 2)] {
+            assert_eq!(shop.get(&format!("/inventory/{product}")).await["quantity"], left, "{product}");
+        }
+        // It is told what becomes of it, not what was counted; more was sold since than this.
+        let counted = import_counted(&shop, &at, "productId,quantity\ntea,10\nale,0\n").await;
+        assert_eq!(counted.body["lines"][0]["changes"], json!({"quantity": {"from": 6, "to": 7}}));
+        assert_eq!(counted.body["lines"][1]["changes"], json!({"quantity": {"from": 3, "to": 0}}));
+        let stored = shop.get("/inventory/tea").await;
+        assert_eq!(stored["quantity"], 7);
+        // Without it the file would be what is on the shelf.
+        assert_eq!(totals(&shop.import(text).await), [0, 2, 1, 0]);
+    }
+
+    #[tokio::test]
+    async fn an_import_is_refused_as_a_whole_if_its_counts_are_of_no_position_of_this_ledger() {
+        let shop = Shop::open();
+        for at in ["s2:1-1", "s1:1-1", "now"] {
+            let refused = import_counted(&shop, at, "productId,quantity\ntea,5\n").await;
+            assert_eq!((refused.status, &refused.body["errors"][0]["pointer"]), (400, &json!("?countedAt")), "{at}");
+        }
+        assert_eq!(shop.get("/inventory").await["found"], 0);
+    }
+
+    #[tokio::test]
+    async fn what_an_imports_counts_have_to_add_up_is_added_up_beside_the_writer() {
+        let shop = Shop::open();
+        shop.post("/inventory", "k", json!({"productId": "tea", "quantity": 900})).await;
+        let begun = shop.ask(Method::GET, "/inventory", &[], "").await;
+        let at = begun.headers["shelf-position"].to_str().expect("is text").to_owned();
+        let sale = json!({"op": "sell", "productId": "tea", "quantity": 1});
+        shop.post("/operations", "many", json!({"operations": vec![sale; 800]})).await;
+        assert_eq!(totals(&import_counted(&shop, &at, "productId,quantity\ntea,901\n").await), [0, 1, 0, 0]);
+        assert_eq!(shop.get("/inventory/tea").await["quantity"], 101);
+        let steps = |connection: &Connection| Ok::<_, Abort<()>>(ledger::testing::steps_for_counts(connection));
+        let made = shop.db.write(steps).await.expect("the writer runs").expect("not refused");
+        assert!((1..400).contains(&made), "{made} steps for one count");
+    }
+
+    #[tokio::test]
+    async fn an_import_names_the_reservations_that_it_ends() {
+        let shop = Shop::open();
+        shop.import("productId,quantity\ntea,5\nale,5\n").await;
+        let asked = json!({"lines": [{"productId": "tea", "quantity": 3}], "reference": "order 7"});
+        assert_eq!(shop.post("/reservations", "k", asked).await.status, 201);
+        let text = "productId,name,quantity\ntea,Assam,2\nale,Ale,4\n";
+        for query in ["?dryRun=true", ""] {
+            let path = format!("/import{query}");
+            let told = shop.ask(Method::POST, &path, &[("content-type", "text/csv")], text).await;
+            let ended = told.body["lines"][0]["endedReservations"].as_array().expect("a list");
+            assert_eq!((ended.len(), &ended[0]["reference"]), (1, &json!("order 7")), "{}", told.body);
+            assert!(ended[0]["reservationId"].is_string());
+            assert_eq!(told.body["lines"][1].get("endedReservations"), None);
+        }
+        assert_eq!(shop.get("/inventory/tea").await["reserved"], 0);
+    }
+
+    #[tokio::test]
     async fn what_is_exported_is_no_change_when_it_is_imported() {
         let shop = Shop::open();
         for (number, name) in ["=cmd()", "'@x", "-5", "a \"b\", c;d", " spaced ", "Tea"].iter().enumerate() {

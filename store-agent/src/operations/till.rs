@@ -7,7 +7,7 @@ use protocol::ids::{OperationId, ProductId};
 use protocol::link::{EntryId, Epoch};
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
-use protocol::wire::{About, Fact, Happened, ItemAfter};
+use protocol::wire::{About, Fact, Happened, ItemAfter, Position};
 use runtime::sqlite::{Abort, Connection, JobResult};
 
 use super::effect::{self, Cause, Effect, Items};
@@ -99,6 +99,29 @@ pub fn perform(
     Ok(Performed { item, delta, position, ended })
 }
 
+/// Units that an item has moved since a position at which a count was true; none: this ledger has no such position. An epoch
+/// may open with a state of which this log has not all entries, so it has none of an earlier one.
+pub fn moved_since(
+    connection: &Connection,
+    head: &Head,
+    product: &ProductId,
+    position: &Position,
+    moved: &Moved,
+) -> JobResult<Option<i64>> {
+    if !has(connection, head, position)? {
+        return Ok(None);
+    }
+    Ok(Some(if planted(Bug::EarlierShelfIsNow) { 0 } else { moved.since(connection, product, position.at)? }))
+}
+
+/// Whether a count can be true at this position of this ledger.
+pub fn has(connection: &Connection, head: &Head, Position { store, at }: &Position) -> JobResult<bool> {
+    let is_ours = *store == ledger::store_id(connection)?
+        && (at.epoch == head.cursor.epoch || planted(Bug::EarlierEpochCounted))
+        && *at <= head.cursor.id();
+    Ok(is_ours && ledger::is_kept(connection, *at)?)
+}
+
 /// Loads what an operation on a product depends on.
 pub(super) fn load(
     connection: &Connection,
@@ -110,15 +133,7 @@ pub(super) fn load(
     let item = ledger::find_item(connection, product)?;
     let moved_since_count = match operation {
         Operation::Count { counted_at: Some(at), .. } if item.is_some() => {
-            // An epoch may open with a state of which this log has not all entries.
-            let is_ours = at.store == ledger::store_id(connection)?
-                && (at.at.epoch == head.cursor.epoch || planted(Bug::EarlierEpochCounted))
-                && at.at <= head.cursor.id();
-            if is_ours && ledger::is_kept(connection, at.at)? {
-                Some(if planted(Bug::EarlierShelfIsNow) { 0 } else { moved.since(connection, product, at.at)? })
-            } else {
-                None
-            }
+            moved_since(connection, head, product, at, moved)?
         }
         Operation::Count { .. }
         | Operation::Create { .. }
@@ -201,8 +216,6 @@ fn happened(operation: &Operation, item: ItemAfter, by: i64) -> Happened {
 
 #[cfg(test)]
 mod tests {
-    use protocol::wire::Position;
-
     use super::*;
     use crate::operations::effect::Append;
     use crate::testing::{self, operation, product, quantity};

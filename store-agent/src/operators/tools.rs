@@ -365,8 +365,17 @@ pub async fn import(options: &Import) -> anyhow::Result<()> {
             eprintln!("{} of {} MiB", sent >> 20, size >> 20);
         }
     });
-    let url = format!("{}/v1/import?dryRun={}", options.url.trim_end_matches('/'), options.dry_run);
     let client = reqwest::Client::builder().default_headers(options.secret.headers()?).build()?;
+    let address = options.url.trim_end_matches('/');
+    let counted_at = match &options.counted_at {
+        Some(position) => position.clone(),
+        None => stands_at(&client, address).await?,
+    };
+    if !options.dry_run {
+        // Before anything is sent: whatever ends this, it can be sent again.
+        eprintln!("The counts are of {counted_at}. To send this file again: --counted-at {counted_at}");
+    }
+    let url = format!("{address}/v1/import?dryRun={}&countedAt={counted_at}", options.dry_run);
     let mut request = client.post(&url).header("content-type", "text/csv");
     if path.extension().is_some_and(|extension| extension == "gz") {
         request = request.header("content-encoding", "gzip");
@@ -394,6 +403,14 @@ pub async fn import(options: &Import) -> anyhow::Result<()> {
         bail!("{refused} lines were refused");
     }
     Ok(())
+}
+
+/// Where the ledger of the agent at an address stands.
+async fn stands_at(client: &reqwest::Client, address: &str) -> anyhow::Result<Position> {
+    let answer = client.get(format!("{address}/v1/")).send().await;
+    let answer = answer.with_context(|| format!("no agent answers at {address}"))?;
+    let position = answer.headers().get("shelf-position").and_then(|position| position.to_str().ok()?.parse().ok());
+    position.with_context(|| format!("what answers at {address} is no store's agent"))
 }
 
 /// `store-agent export`: the stock as CSV, which `import` takes again.

@@ -234,6 +234,15 @@ async fn mistakes_are_problems_on_both_servers() {
             ),
             ("POST", "/v1/import", "text/csv", "sku,quantity\nx,1\n", 400, "invalid_request", ""),
             ("POST", "/v1/import", JSON, "{}", 415, "unsupported_media_type", ""),
+            (
+                "POST",
+                "/v1/import?countedAt=s2:1-1",
+                "text/csv",
+                "productId,quantity\ntea,1\n",
+                400,
+                "invalid_request",
+                "?countedAt",
+            ),
             ("PATCH", "/v1/inventory/tea", JSON, "{}", 400, "invalid_request", ""),
         ],
     )

@@ -173,6 +173,17 @@ async fn stock_goes_out_and_in_as_csv_by_the_command_line() {
     std::fs::write(file, "sku,quantity\n").expect("writes");
     let (done, said) = world.tool("store-agent", &["import", file, "--url", &url]).await;
     assert!(!done && said.contains("must not have the column"), "{said}");
+
+    // Sent again as it says when it begins, a file leaves sold what was sold in between.
+    std::fs::write(file, "productId,quantity\ntea,9\n").expect("writes");
+    let (done, said) = world.tool("store-agent", &["import", file, "--url", &url]).await;
+    assert!(done && said.contains("1 updated"), "{said}");
+    let at = said.split("--counted-at ").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("it says where");
+    store.post("/v1/purchase/tea", json!({"quantity": 3})).await.expect(200);
+    let again = &["import", file, "--url", &url, "--counted-at", at];
+    let (done, said) = world.tool("store-agent", again).await;
+    assert!(done && said.contains("0 updated, 1 unchanged"), "{said}");
+    assert_eq!(store.get("/v1/inventory/tea").await.expect(200)["quantity"], 6);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
