@@ -68,6 +68,31 @@ onPage("Enter opens the only hit, and none of several", STORE, async (page) => {
   assert.equal(await page.locator("#act").evaluate((dialog) => dialog.open), false);
 });
 
+onPage("a search goes on to the end of a long list before nothing is found", STORE, async (page) => {
+  let goOn;
+  const hasSeen = new Promise((resolve) => (goOn = resolve));
+  await page.route((url) => url.pathname === "/inventory" && url.searchParams.has("q"), async (route) => {
+    const url = new URL(route.request().url());
+    // As of a list that is so long that its first part has nothing of it.
+    if (!url.searchParams.has("cursor")) return route.fulfill({ json: { items: [], nextCursor: "behind" } });
+    await hasSeen;
+    url.searchParams.delete("cursor");
+    await route.fulfill({ response: await route.fetch({ url: url.href }) });
+  });
+  await page.locator("#stock li").first().waitFor();
+  await type(page, "decaf");
+  await page.keyboard.press("Enter");
+  await page.locator("#stock-none", { hasText: "Looking for “decaf”" }).waitFor();
+  assert.equal(await page.locator("#next").isVisible(), false);
+  await shot(page, "a search that goes on");
+  goOn();
+  await page.locator("#hit h2", { hasText: "Coffee, decaf" }).waitFor();
+  assert.equal(await page.locator("#stock-none").isVisible(), false);
+  await page.locator("#hit-close").click();
+  await type(page, "nowhere");
+  await page.locator("#stock-none", { hasText: "Nothing is called “nowhere”." }).waitFor();
+});
+
 onPage("a code that is scanned into a count is not booked", STORE, async (page) => {
   await open(page, "count", TEA);
   await scan(page, TEA);

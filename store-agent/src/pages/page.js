@@ -356,26 +356,33 @@ async function refreshStock() {
   const { items, nextCursor } = (await ask(`inventory?${query}`)).json;
   // Meanwhile something else may have been asked for; the next round fetches that.
   if (q !== wanted || cursor !== trail[trail.length - 1]) return;
-  following = nextCursor;
+  // A search may find nothing in one part of a long list: the next round looks through the next part.
+  const goesOn = !items.length && nextCursor !== null;
+  following = goesOn ? null : nextCursor;
+  if (goesOn) {
+    trail[trail.length - 1] = nextCursor;
+    wake(true);
+  }
   for (const item of items) names.set(item.productId, item.name);
   fill($("stock"), items, (item) => item.productId, makeItem, updateItem);
   let none = "This store has no products yet. They come with the first import or from the head office.";
-  if (q) none = `Nothing is called “${q}”.`;
-  else if (cursor) none = "No more products.";
+  if (goesOn) none = `Looking for “${q}” …`;
+  else if (trail.length > 1) none = "No more products.";
+  else if (q) none = `Nothing is called “${q}”.`;
   show($("stock-none"), items.length ? "" : none);
   const turned = document.activeElement;
   $("prev").disabled = trail.length === 1;
-  $("next").disabled = !nextCursor;
-  $("pages").hidden = trail.length === 1 && !nextCursor;
+  $("next").disabled = !following;
+  $("pages").hidden = trail.length === 1 && !following;
   // A button that goes dead would drop the focus to the top of the page.
-  if (turned === $("next") && !nextCursor) $("prev").focus();
+  if (turned === $("next") && !following) $("prev").focus();
   if (turned === $("prev") && trail.length === 1) $("next").focus();
   text($("page-number"), `Page ${trail.length}`);
   if (act) showNow(items.find((item) => item.productId === act.item.productId));
-  if (entered === null || entered !== q) return;
+  if (goesOn || entered === null || entered !== q) return;
   entered = null;
   const exact = items.find((item) => item.productId === q);
-  const hit = exact || (items.length === 1 && !cursor ? items[0] : null);
+  const hit = exact || (items.length === 1 && trail.length === 1 && !nextCursor ? items[0] : null);
   if (hit && !act) openHit(hit);
 }
 
