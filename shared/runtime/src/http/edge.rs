@@ -193,8 +193,14 @@ impl std::fmt::Display for Trace {
     }
 }
 
+/// Bytes of a `traceparent`. A later version's may have more behind them; what is kept with each entry has a bound.
+const TRACEPARENT: usize = 55;
+
 /// The trace id of a valid `traceparent`.
 pub(super) fn trace_id(text: &str) -> Option<Uuid> {
+    if text.len() != TRACEPARENT {
+        return None;
+    }
     let mut parts = text.split('-');
     let (version, id, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let hex = |text: &str, length: usize| {
@@ -904,5 +910,12 @@ mod tests {
         assert_eq!(Trace(id).to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(trace_id("00-00000000000000000000000000000000-b7ad6b7169203331-01"), None);
         assert_eq!(trace_id("nonsense"), None);
+        let later = parent.replacen("00", "cc", 1);
+        assert_eq!(trace_id(&later), Some(id), "of a later version");
+        for behind in ["-", "-x", &"-x".repeat(5_000)] {
+            for parent in [parent, &later] {
+                assert_eq!(trace_id(&format!("{parent}{behind}")), None, "it would be kept with each entry");
+            }
+        }
     }
 }
