@@ -9,10 +9,10 @@ use ::tests::Process;
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use reqwest::header::CONTENT_TYPE;
+use runtime::daemon::Port;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store_agent::config::{Cli, Command};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -54,17 +54,18 @@ pub fn host(list: &Path) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
         let mut agents = JoinSet::new();
         for store in &hosted.stores {
-            let listener = TcpListener::bind("127.0.0.1:0").await?;
             let arguments = [
                 "store-agent".to_owned(),
                 "serve".to_owned(),
                 format!("--store-id={store}"),
+                "--listen=127.0.0.1:0".to_owned(),
                 format!("--redis-url={}", hosted.redis_url),
                 format!("--database-path={}", hosted.folder.join(format!("{store}.db")).display()),
                 format!("--address-file={}", hosted.address_file(store).display()),
             ];
             let Command::Serve(config) = Cli::try_parse_from(arguments)?.command else { bail!("it is told to serve") };
-            agents.spawn(store_agent::run::run(config, listener, stop.clone()));
+            let port = Port::take(&config.listen)?;
+            agents.spawn(store_agent::run::run(config, port, stop.clone()));
         }
         match agents.join_next().await {
             Some(ended) => ended?.context("an agent ended"),

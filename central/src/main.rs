@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use central::config::{Cli, Command, Serve, Stores};
 use central::operators::acl;
 use central::operators::tools;
-use tokio::net::TcpListener;
+use runtime::daemon::Port;
 use tokio_util::sync::CancellationToken;
 
 /// Gives memory back after a flood of connections, which the C library keeps. For Rust alone, not for SQLite: in the place of the
@@ -38,8 +37,7 @@ async fn run() -> anyhow::Result<ExitCode> {
 
 async fn serve(config: Serve) -> anyhow::Result<()> {
     runtime::daemon::start_log(config.log_format)?;
-    let listening = TcpListener::bind(config.listen.addresses()).await;
-    let listener = listening.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let port = Port::take(&config.listen)?;
     let stop = CancellationToken::new();
     let signals = stop.clone();
     let signalled = tokio::spawn(async move {
@@ -47,7 +45,7 @@ async fn serve(config: Serve) -> anyhow::Result<()> {
         signals.cancel();
         result
     });
-    let result = central::run::run(config, listener, stop).await;
+    let result = central::run::run(config, port, stop).await;
     signalled.abort();
     result
 }

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use runtime::clock::{Source, Ticks};
-use runtime::daemon::{LinkThreads, Tasks};
+use runtime::daemon::{LinkThreads, Port, Tasks};
 use runtime::http::{Edge, Requests, Room, Tally, Tokens};
 use runtime::redis::Keys;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Serve;
@@ -29,7 +28,7 @@ use crate::storage::files::{self, Opened};
 use crate::storage::items::COUNTED;
 
 /// Serves until `stop`, or until a part fails: then an error says which.
-pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(config: Serve, port: Port, stop: CancellationToken) -> anyhow::Result<()> {
     let client = runtime::redis::client(&config.redis)?;
     let path = config.database_path;
     let Opened { clients, choosing, feed, followers, links, writer_ended, rescue, known, items, events, lock: _lock } =
@@ -98,6 +97,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     };
     let publisher = Publisher { client, keys, db: links.clone(), presence, wakes, clock: Ticks::start() };
 
+    let listener = port.listen()?;
     let address = listener.local_addr()?;
     if is_open && !address.ip().is_loopback() {
         tracing::warn!("anyone who reaches {address} may write here: there are no tokens, see TOKENS_FILE");

@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use runtime::daemon::Port;
 use store_agent::config::{Cli, Command, Serve};
 use store_agent::operators::tools;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Gives memory back after a flood of connections, which the C library keeps. For Rust alone, not for SQLite: in the place of the
@@ -34,8 +33,7 @@ async fn run() -> anyhow::Result<ExitCode> {
 
 async fn serve(config: Serve) -> anyhow::Result<()> {
     runtime::daemon::start_log(config.log_format)?;
-    let listening = TcpListener::bind(config.listen.addresses()).await;
-    let listener = listening.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let port = Port::take(&config.listen)?;
     let stop = CancellationToken::new();
     let signals = stop.clone();
     let signalled = tokio::spawn(async move {
@@ -43,7 +41,7 @@ async fn serve(config: Serve) -> anyhow::Result<()> {
         signals.cancel();
         result
     });
-    let result = store_agent::run::run(config, listener, stop).await;
+    let result = store_agent::run::run(config, port, stop).await;
     signalled.abort();
     result
 }

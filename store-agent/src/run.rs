@@ -6,11 +6,10 @@ use std::time::Duration;
 use anyhow::Context;
 use protocol::domain::allotment::Rule;
 use runtime::clock::Source;
-use runtime::daemon::{LinkThreads, Tasks};
+use runtime::daemon::{LinkThreads, Port, Tasks};
 use runtime::http::{Edge, Requests, Room, Tally, Tokens};
 use runtime::redis::Keys;
 use runtime::sqlite::{Db, Guard, Reader, Writer};
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +22,7 @@ use crate::links::receiver::Receiver;
 use crate::operators::{expiry, indexing, maintenance, telling};
 
 /// Serves until `stop`, or until a part fails: then an error says which.
-pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(config: Serve, port: Port, stop: CancellationToken) -> anyhow::Result<()> {
     let client = runtime::redis::client(&config.redis)?;
     let path = config.database();
     let (connection, _lock) = runtime::sqlite::open(&path, ledger::SCHEMA)?;
@@ -80,6 +79,7 @@ pub async fn run(config: Serve, listener: TcpListener, stop: CancellationToken) 
     let edge =
         Edge { cors_origins, allowed_hosts, tokens, rate_limit, requests, stop: stop.clone(), ..Edge::default() };
 
+    let listener = port.listen()?;
     let address = listener.local_addr()?;
     if is_open && !address.ip().is_loopback() {
         tracing::warn!("anyone who reaches {address} may write here: there are no tokens, see TOKENS_FILE");

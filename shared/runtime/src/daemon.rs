@@ -1,4 +1,4 @@
-//! What both daemons need around their work: descriptors, threads, logs, signals, and tasks that live and die together.
+//! What both daemons need around their work: descriptors, threads, ports, logs, signals, and tasks that live and die together.
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -17,12 +18,15 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::options::Listen;
 use crate::sqlite;
 
 /// How long tasks may take, all in all, to finish what they are at once they are told to stop.
 const GRACE: Duration = Duration::from_secs(7);
 /// Threads of the link: one is enough for its work, the other for a read that takes long.
 const LINK_THREADS: usize = 2;
+/// Connections that the system keeps until they are taken, as everywhere.
+const BACKLOG: u32 = 128;
 
 /// The exit status of `status` when the daemon answers and somebody has to look after something. 1: no answer.
 pub const NEEDS_ATTENTION: u8 = 3;
@@ -54,6 +58,42 @@ pub fn raise_descriptors() -> anyhow::Result<u64> {
             Ok(soft)
         }
     }
+}
+
+/// The port of a daemon that does not serve yet. Whoever connects is refused by the system: a start may take long, and what
+/// would wait for its end would be done when its client has given up.
+#[derive(Debug)]
+pub struct Port {
+    socket: TcpSocket,
+    named: Listen,
+}
+
+impl Port {
+    /// Takes the first address that is free. One at which another process serves is not: that is said before a long start.
+    pub fn take(listen: &Listen) -> anyhow::Result<Self> {
+        let mut refused = None;
+        for address in listen.addresses() {
+            match bound(*address) {
+                Ok(socket) => return Ok(Self { socket, named: listen.clone() }),
+                Err(error) => refused = Some(error),
+            }
+        }
+        let refused = refused.map_or_else(|| anyhow!("it stands for no address"), anyhow::Error::from);
+        Err(refused.context(format!("cannot listen on {listen}")))
+    }
+
+    /// From now on it is served.
+    pub fn listen(self) -> anyhow::Result<TcpListener> {
+        self.socket.listen(BACKLOG).with_context(|| format!("cannot listen on {}", self.named))
+    }
+}
+
+fn bound(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections of a process that has ended may linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 /// Threads that nothing else runs on: whatever clients ask for, the link goes on.
@@ -312,6 +352,21 @@ mod tests {
         // This blocks the only thread of the runtime that waits for the tasks.
         assert_eq!(hear.recv().expect("it runs").as_deref(), Some("link"));
         assert!(tasks.run().await.is_err(), "it ended by itself");
+    }
+
+    #[tokio::test]
+    async fn a_port_is_taken_before_it_is_served_and_nothing_queues_meanwhile() {
+        let port = Port::take(&"127.0.0.1:0".parse().expect("valid")).expect("there is a free one");
+        let address = port.socket.local_addr().expect("is bound");
+        let refused = tokio::net::TcpStream::connect(address).await.expect_err("nobody serves");
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        let listener = port.listen().expect("is its own");
+        assert!(tokio::net::TcpStream::connect(address).await.is_ok());
+        let named = address.to_string().parse().expect("valid");
+        let taken = Port::take(&named).expect_err("is served");
+        assert!(format!("{taken:#}").starts_with(&format!("cannot listen on {address}: ")), "{taken:#}");
+        drop(listener);
+        assert!(Port::take(&named).is_ok(), "it is free again, whatever lingers");
     }
 
     #[test]

@@ -142,6 +142,11 @@ async fn opens_and_keeps_all(fixture: &Path) {
     }
     world.converged(SOON).await;
 
+    for daemon in [Daemon::Central, store("s1")] {
+        let log = world.log(&daemon);
+        let (migrated, served) = (log.rfind("migrated the database, step "), log.rfind("listening on"));
+        assert!(migrated.is_some() && migrated < served, "{log}");
+    }
     for name in STORES {
         assert_eq!(items(&world, name).await, before[name], "what {name} had");
         assert_eq!(items_at_central(&world, name).await, before[name], "central has heard of all at {name}");

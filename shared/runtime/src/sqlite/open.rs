@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
@@ -422,8 +423,15 @@ fn version(connection: &Connection, schema: Schema, path: &Path) -> Result<usize
 
 fn migrate(connection: &mut Connection, schema: Schema, path: &Path) -> Result<(), OpenError> {
     let sqlite = |error| sort(path, error);
-    let found = version(connection, schema, path)?;
+    let (found, known) = (version(connection, schema, path)?, schema.migrations.len());
+    // A new database is there at once.
+    let is_told = found > 0;
+    if is_told && found < known {
+        let database = path.display();
+        tracing::info!(%database, found, known, "migrating the database: nothing is served before that is done");
+    }
     for (number, sql) in schema.migrations.iter().enumerate().skip(found) {
+        let begun = Instant::now();
         let transaction = connection.transaction().map_err(sqlite)?;
         transaction.execute_batch(sql).map_err(sqlite)?;
         if number == 0 {
@@ -431,6 +439,10 @@ fn migrate(connection: &mut Connection, schema: Schema, path: &Path) -> Result<(
         }
         transaction.pragma_update(None, "user_version", number + 1).map_err(sqlite)?;
         transaction.commit().map_err(sqlite)?;
+        if is_told {
+            let took_ms = begun.elapsed().as_millis() as u64;
+            tracing::info!(took_ms, "migrated the database, step {} of {known}", number + 1);
+        }
     }
     Ok(())
 }
@@ -458,6 +470,31 @@ mod tests {
         assert!(open(&path, SCHEMA).is_ok());
         let newer = Schema { migrations: &[], ..SCHEMA };
         assert!(matches!(open(&path, newer), Err(OpenError::Newer { found: 1, known: 0, .. })));
+        let _ = std::fs::remove_dir_all(path.parent().expect("a directory"));
+    }
+
+    #[test]
+    fn each_step_of_a_migration_is_told_and_none_of_a_new_database() {
+        const LATER: Schema = Schema {
+            migrations: &[SCHEMA.migrations[0], "alter table a add y integer", "create table b (x integer) strict"],
+            ..SCHEMA
+        };
+        let path = file("told");
+        let log = path.with_file_name("log");
+        let writer = std::sync::Arc::new(File::create(&log).expect("creates"));
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            for schema in [SCHEMA, LATER, LATER] {
+                drop(open(&path, schema).expect("opens"));
+            }
+        });
+        let log = std::fs::read_to_string(log).expect("is there");
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines.len(), 3, "{log}");
+        assert!(lines[0].contains("nothing is served") && lines[0].contains("found=1 known=3"), "{log}");
+        for (line, step) in lines[1..].iter().zip(["step 2 of 3", "step 3 of 3"]) {
+            assert!(line.contains(step) && line.contains("took_ms="), "{log}");
+        }
         let _ = std::fs::remove_dir_all(path.parent().expect("a directory"));
     }
 
