@@ -26,7 +26,7 @@ const GRACE: Duration = Duration::from_secs(7);
 /// Threads of the link: one is enough for its work, the other for a read that takes long.
 const LINK_THREADS: usize = 2;
 /// Connections that the system keeps until they are taken, at most: as many as of any listener of tokio.
-const BACKLOG: u32 = 1_024;
+const BACKLOG: u32 = 128;
 
 /// The exit status of `status` when the daemon answers and somebody has to look after something. 1: no answer.
 pub const NEEDS_ATTENTION: u8 = 3;
