@@ -5,6 +5,8 @@
 //! the old one whole or the new one, or it is refused; and the old one is kept whole.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use rusqlite::Connection;
 
@@ -12,6 +14,9 @@ use super::open::{INCOMING, beside, connect_plainly, folder, mark_as_copy};
 use super::{Files, System, read_only};
 use protocol::time::Millis;
 
+/// While a copy is written, what there is of it is brought to disk so often: all at its end would hold up the commits of whoever
+/// writes to the same disk.
+const SYNC_EVERY: Duration = Duration::from_millis(10);
 /// Behind the name of a copy while it is written.
 const WRITING: &str = ".writing";
 /// Behind the name of a database, before a time: it as it was before a restore.
@@ -64,11 +69,34 @@ fn write(files: &dyn Files, connection: &Connection, to: &Path) -> Result<(), Co
     let name = writing.to_str().ok_or_else(|| CopyError::Name(to.into()))?;
     let sqlite = |error| CopyError::Sqlite { path: to.into(), error };
     Step::Remove(writing.clone()).carry_out(files)?;
-    connection.execute("vacuum into ?1", [name]).map_err(sqlite)?;
+    let vacuum = || connection.execute("vacuum into ?1", [name]).map(drop).map_err(sqlite);
+    // A disk of a test is one thread's.
+    if files.vfs().is_none() { syncing(&writing, vacuum)? } else { vacuum()? }
     mark_as_copy(&connect_plainly(files, &writing).map_err(sqlite)?).map_err(sqlite)?;
     Step::Sync(writing.clone()).carry_out(files)?;
     Step::Rename(writing, to.into()).carry_out(files)?;
     Step::Sync(folder(to).into()).carry_out(files)
+}
+
+/// Writes a file while another thread brings to disk what there is of it. What a sync has failed to write no later one finds.
+fn syncing(path: &Path, write: impl FnOnce() -> Result<(), CopyError>) -> Result<(), CopyError> {
+    std::thread::scope(|scope| {
+        let (over, is_over) = channel::<()>();
+        let beside = scope.spawn(move || {
+            while is_over.recv_timeout(SYNC_EVERY) == Err(RecvTimeoutError::Timeout) {
+                match System.sync(path) {
+                    // It is not there yet.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    synced => synced?,
+                }
+            }
+            Ok(())
+        });
+        let written = write();
+        drop(over);
+        let synced = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        written.and(synced.map_err(|error| CopyError::Io { path: path.into(), error }))
+    })
 }
 
 fn is_there(files: &dyn Files, path: &Path) -> Result<bool, CopyError> {
