@@ -71,7 +71,11 @@ fn write(files: &dyn Files, connection: &Connection, to: &Path) -> Result<(), Co
     Step::Remove(writing.clone()).carry_out(files)?;
     let vacuum = || connection.execute("vacuum into ?1", [name]).map(drop).map_err(sqlite);
     // A disk of a test is one thread's.
-    if files.vfs().is_none() { syncing(&writing, vacuum)? } else { vacuum()? }
+    if files.vfs().is_none() {
+        syncing(&writing, vacuum)?
+    } else {
+        vacuum()?
+    }
     mark_as_copy(&connect_plainly(files, &writing).map_err(sqlite)?).map_err(sqlite)?;
     Step::Sync(writing.clone()).carry_out(files)?;
     Step::Rename(writing, to.into()).carry_out(files)?;
