@@ -422,7 +422,7 @@ async fn take_in(app: &App, batch: Vec<Line>, meaning: Arc<Meaning>) -> Result<V
         let (lines, meaning, moved) = (batch.clone(), meaning.clone(), moved.clone());
         let written = app
             .db
-            .write_as(Weight::Background, move |connection| {
+            .write_as(Weight::Heavy, move |connection| {
                 let results = lines.iter().map(|line| one(connection, line, &meaning, &moved, now));
                 let results = results.collect::<JobResult<Vec<_>>>()?;
                 if meaning.dry_run { Err(Abort::Refused(results)) } else { Ok(results) }

@@ -67,8 +67,9 @@ fn first_known(
         return Ok(None);
     }
     let today = now.0.div_euclid(DAY_MS);
-    // The clock of the machine that was lost may have been ahead.
-    for day in today - RETENTION_DAYS..=today + 1 {
+    // The newest: an older one may have been forgotten when the key came again. The clock of the machine that was lost may have
+    // been ahead.
+    for day in (today - RETENTION_DAYS..=today + 1).rev() {
         let operation = named(day);
         if is_operation_known(connection, &operation)? {
             return Ok(Some(operation));
@@ -271,6 +272,9 @@ mod tests {
             "by a clock that is a day behind the lost machine's"
         );
         assert_ne!(key("k", 1).operation(first.plus(RETENTION_MS)), id);
+        let again = key("k", 1).operation(first.plus(RETENTION_MS));
+        remember_known(&connection, [again.as_str()], first).expect("writes");
+        assert_eq!(known(key("k", 1), first.plus(RETENTION_MS)), Some(again), "of two the newer one");
         assert_eq!(known(key("k", 2), first), None, "another request");
         assert_eq!(known(key("l", 1), first), None, "another key");
     }
