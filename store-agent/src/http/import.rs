@@ -44,6 +44,8 @@ use crate::operations::till::{self, Request, perform};
 
 /// Lines in one transaction: so few that a sale hardly notices.
 const BATCH: usize = 200;
+/// When there is too much else to do.
+const AGAIN: Duration = Duration::from_millis(20);
 /// Items that an export reads at once.
 const EXPORTED: usize = 1_000;
 /// Over so much waiting an upload is judged by how fast it comes.
@@ -416,7 +418,13 @@ async fn take_in(app: &App, batch: Vec<Line>, meaning: Arc<Meaning>) -> Result<V
         let wish = line.wish.as_ref().ok().filter(|wish| wish.quantity.is_some())?;
         Some((wish.product.clone(), meaning.counted_at.as_ref()?.at))
     };
-    let moved = Arc::new(app.moved_since(batch.iter().filter_map(counted).collect()).await?);
+    // A long file waits for its turn instead of failing halfway.
+    let moved = loop {
+        match app.moved_since(batch.iter().filter_map(counted).collect()).await {
+            Err(problem) if problem.code() == Code::Overloaded => tokio::time::sleep(AGAIN).await,
+            moved => break Arc::new(moved?),
+        }
+    };
     let batch = Arc::new(batch);
     loop {
         let (lines, meaning, moved) = (batch.clone(), meaning.clone(), moved.clone());
@@ -430,8 +438,7 @@ async fn take_in(app: &App, batch: Vec<Line>, meaning: Arc<Meaning>) -> Result<V
             .await;
         match written {
             Ok(Ok(results) | Err(results)) => return Ok(results),
-            // A long file waits for its turn instead of failing halfway.
-            Err(sqlite::Error::Busy) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(sqlite::Error::Busy) => tokio::time::sleep(AGAIN).await,
             Err(error) => return Err(error.into()),
         }
     }
