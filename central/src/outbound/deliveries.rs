@@ -127,8 +127,10 @@ impl Deliveries {
         if !self.is_active() {
             return Step::Rest { until: None };
         }
+        // Others than those that are held back may have something in the chain, so it is read on before these are.
+        let chain_first = !self.at_end && self.waiting() < FEW;
         if self.under_way() < AT_ONCE
-            && let Some(step) = self.serve(now)
+            && let Some(step) = self.serve(now).filter(|step| !(chain_first && matches!(step, Step::ReadHeld { .. })))
         {
             return step;
         }
@@ -342,29 +344,36 @@ mod tests {
                     self.crash();
                     continue;
                 }
-                match step {
-                    Step::Deliver(event, _) => self.under_way.push_back(event),
-                    Step::Read { after } => {
-                        let found: Vec<_> = self.chain.iter().filter(|event| event.chain_seq > after).collect();
-                        let read: Vec<_> = found.iter().take(16).map(|event| (*event).clone()).collect();
-                        let to = read.last().map_or(after, |event| event.chain_seq);
-                        self.machine.read(read, to, found.len() <= 16);
-                    }
-                    Step::ReadHeld { store, after, to } => {
-                        let of = |event: &&Outgoing| {
-                            event.store == store && event.chain_seq > after && event.chain_seq <= to
-                        };
-                        let read: Vec<_> = self.chain.iter().filter(of).take(HELD_PAGE).cloned().collect();
-                        let to = read.last().map_or(to, |event| event.chain_seq);
-                        self.machine.read_held(&store, read, to);
-                    }
-                    Step::Save => {
-                        self.saves += 1;
-                        self.save();
-                    }
-                    Step::Rest { until } => return until,
+                if let Some(until) = self.carry_out(step) {
+                    return until;
                 }
             }
+        }
+
+        /// `Some`: the machine rests.
+        fn carry_out(&mut self, step: Step) -> Option<Option<Millis>> {
+            match step {
+                Step::Deliver(event, _) => self.under_way.push_back(event),
+                Step::Read { after } => {
+                    let found: Vec<_> = self.chain.iter().filter(|event| event.chain_seq > after).collect();
+                    let read: Vec<_> = found.iter().take(16).map(|event| (*event).clone()).collect();
+                    let to = read.last().map_or(after, |event| event.chain_seq);
+                    self.machine.read(read, to, found.len() <= 16);
+                }
+                Step::ReadHeld { store, after, to } => {
+                    let of =
+                        |event: &&Outgoing| event.store == store && event.chain_seq > after && event.chain_seq <= to;
+                    let read: Vec<_> = self.chain.iter().filter(of).take(HELD_PAGE).cloned().collect();
+                    let to = read.last().map_or(to, |event| event.chain_seq);
+                    self.machine.read_held(&store, read, to);
+                }
+                Step::Save => {
+                    self.saves += 1;
+                    self.save();
+                }
+                Step::Rest { until } => return Some(until),
+            }
+            None
         }
 
         fn save(&mut self) {
@@ -585,6 +594,27 @@ mod tests {
         let last = world.taken.iter().position(|taken| *taken == 4_000).expect("is taken");
         assert!(last < 80 * (long.len() + 2), "behind {last} others");
         world.assert_all_taken_in_order("nine long ones");
+    }
+
+    #[test]
+    fn who_is_held_back_keeps_nobody_from_the_chain_however_fast_the_endpoint_is() {
+        let stores: Vec<String> = (0..6_000).map(|place| format!("s{}", place % 300)).collect();
+        let mut world = World::given(&stores.iter().map(String::as_str).collect::<Vec<_>>());
+        world.settle(|_| Answer::Failed);
+        world.chain.push(event(6_001, "z"));
+        world.machine.woken();
+        world.now = world.now.plus(HOUR);
+        while !world.taken.contains(&6_001) {
+            let step = world.machine.next(world.now);
+            assert!(world.carry_out(step).is_none(), "there is much to do");
+            // Answered before anything else is done.
+            while !world.under_way.is_empty() {
+                world.answer(Answer::Taken);
+            }
+        }
+        assert!(world.taken.len() < 20, "behind {}", world.taken.len());
+        world.settle(|_| Answer::Taken);
+        world.assert_all_taken_in_order("held back");
     }
 
     #[test]

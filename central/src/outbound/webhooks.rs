@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use futures_util::FutureExt;
 use protocol::time::Millis;
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -96,6 +97,10 @@ impl Webhooks {
             if !answers.is_empty() {
                 if !self.take(&webhook, &mut machine, answers).await? {
                     return Ok(());
+                }
+                // It hears of news here, too, since it rests only when there is nothing to do.
+                if follower.moved().now_or_never().is_some() {
+                    machine.woken();
                 }
                 continue;
             }
