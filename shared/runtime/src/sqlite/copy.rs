@@ -87,7 +87,9 @@ fn syncing(path: &Path, write: impl FnOnce() -> Result<(), CopyError>) -> Result
     std::thread::scope(|scope| {
         let (over, is_over) = channel::<()>();
         let beside = scope.spawn(move || {
-            while is_over.recv_timeout(SYNC_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let mut goes_on = true;
+            while goes_on {
+                goes_on = is_over.recv_timeout(SYNC_EVERY) == Err(RecvTimeoutError::Timeout);
                 match System.sync(path) {
                     // It is not there yet.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -272,6 +274,17 @@ mod tests {
         let connection = crate::sqlite::memory(SCHEMA).expect("opens");
         connection.execute("insert into a values (3)", []).expect("writes");
         connection
+    }
+
+    #[test]
+    fn what_cannot_be_brought_to_disk_is_no_copy() {
+        let folder = Folder::new("unsynced");
+        std::fs::write(folder.database(), "a file, which has nothing below it").expect("writes");
+        let below = folder.database().join("copy");
+        let refused = syncing(&below, || Ok(())).expect_err("it cannot be opened");
+        assert!(matches!(&refused, CopyError::Io { path, .. } if *path == below), "{refused}");
+        assert!(syncing(&folder.database(), || Ok(())).is_ok());
+        assert!(syncing(&folder.0.join("none"), || Ok(())).is_ok(), "nothing was written");
     }
 
     #[test]
