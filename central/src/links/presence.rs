@@ -103,6 +103,48 @@ struct Known {
     owed: Option<(Millis, EntryId)>,
 }
 
+impl Known {
+    fn stands_still(&self) -> bool {
+        self.standing.is_some_and(|(_, since)| since.elapsed() > STANDSTILL)
+    }
+
+    /// One that goes on sends a heartbeat before its claim has gone.
+    fn claim(&self) -> Option<&Claim> {
+        let (claim, since) = self.claim.as_ref()?;
+        let same = self.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.process == claim.process);
+        (!same || self.heartbeat_at <= *since).then_some(claim)
+    }
+
+    fn grounds(&self) -> Grounds {
+        let refused = |access| self.refused.contains_key(&access);
+        let there = self.heartbeat.as_ref().zip(self.heartbeat_at).filter(|_| !self.gone);
+        Grounds {
+            was_heard: self.heartbeat.is_some(),
+            last: there.map(|(heartbeat, at)| (heartbeat.epoch, age_ms(at))),
+            is_broken: self.quarantined.is_some()
+                || self.commands_stopped
+                || refused(Access::Ack)
+                || refused(Access::Commands),
+            stands_still: self.stands_still(),
+            is_claimed: self.claim().is_some(),
+        }
+    }
+}
+
+/// What a store is judged by, of all that is known of its presence.
+#[derive(Debug, Clone, Copy, Default)]
+struct Grounds {
+    /// Some heartbeat of it was seen.
+    was_heard: bool,
+    /// Epoch and age in ms of its last heartbeat, if that counts.
+    last: Option<(Epoch, i64)>,
+    /// Its link is broken in one direction at least.
+    is_broken: bool,
+    stands_still: bool,
+    /// An agent runs under its id and publishes nothing.
+    is_claimed: bool,
+}
+
 /// What central does with one of a store's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
@@ -392,17 +434,13 @@ impl Presence {
             heartbeat_age_ms: known.heartbeat_at.map(age_ms),
             gone: known.gone,
             lag_ms: known.lagging_since.map_or(0, age_ms),
-            stands_still: known.standing.is_some_and(|(_, since)| since.elapsed() > STANDSTILL),
+            stands_still: known.stands_still(),
             two_agents: known.two_agents && known.other_process.is_some_and(|(_, at)| at.elapsed() < SILENCE),
             stuck: known.stuck.as_ref().map(|(why, since)| (why.clone(), age_ms(*since))),
             quarantined: known.quarantined.clone(),
             commands_stopped: known.commands_stopped,
             refused: known.refused.clone(),
-            // One that goes on sends a heartbeat before its claim has gone.
-            claim: known.claim.as_ref().and_then(|(claim, since)| {
-                let same = known.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.process == claim.process);
-                (!same || known.heartbeat_at <= *since).then(|| claim.clone())
-            }),
+            claim: known.claim().cloned(),
             current_at: known.current_at,
         }
     }
@@ -422,13 +460,12 @@ impl Presence {
         if !self.is_redis_reachable() {
             return Err(if self.has_swept() { Unavailable::Redis } else { Unavailable::Starting });
         }
-        let report = self.report(&store.id);
-        let reading = Reading {
-            age_ms: report.heartbeat_age_ms.unwrap_or(i64::MAX),
-            heartbeat: report.heartbeat_age_ms.and(report.heartbeat.clone()).filter(|_| !report.gone),
-            redis_now: Millis(0),
-        };
-        self.judge_reported(store, &report, &reading)
+        let grounds = self.grounds(&store.id);
+        self.judge_heard(store, &grounds, grounds.last)
+    }
+
+    fn grounds(&self, store: &StoreId) -> Grounds {
+        self.stores.read().get(store).map_or_else(Grounds::default, Known::grounds)
     }
 
     /// May the store get a purchase, given a fresh reading? `true`: it may not be asked for anything, but what it has set
@@ -437,11 +474,11 @@ impl Presence {
         match self.judge(store, reading) {
             Ok(()) => Ok(false),
             Err(Unavailable::Offline) if self.sells_offline => {
-                let report = self.report(&store.id);
+                let grounds = self.grounds(&store.id);
                 // One that left in good order, or whose agent runs and publishes nothing, may be another one when it is back.
-                let late = reading.heartbeat.as_ref().filter(|_| report.claim.is_none());
+                let late = reading.heartbeat.as_ref().filter(|_| !grounds.is_claimed);
                 let late = late.ok_or(Unavailable::Offline)?;
-                self.judge_whole(store, &report, late.epoch).map(|()| true)
+                self.judge_whole(store, &grounds, late.epoch).map(|()| true)
             }
             Err(why) => Err(why),
         }
@@ -449,32 +486,33 @@ impl Presence {
 
     /// May the store get a purchase, given a fresh reading (P8, L13)?
     pub fn judge(&self, store: &Store, reading: &Reading) -> Result<(), Unavailable> {
-        self.judge_reported(store, &self.report(&store.id), reading)
+        let heard = reading.heartbeat.as_ref().map(|heartbeat| (heartbeat.epoch, reading.age_ms));
+        self.judge_heard(store, &self.grounds(&store.id), heard)
     }
 
-    fn judge_reported(&self, store: &Store, report: &PresenceReport, reading: &Reading) -> Result<(), Unavailable> {
-        let Some(heartbeat) = &reading.heartbeat else {
-            let ever = report.heartbeat.is_some() || store.cursor.epoch != Epoch::NONE;
+    /// `heard`: epoch and age in ms of its heartbeat.
+    fn judge_heard(&self, store: &Store, grounds: &Grounds, heard: Option<(Epoch, i64)>) -> Result<(), Unavailable> {
+        let Some((epoch, age_ms)) = heard else {
+            let ever = grounds.was_heard || store.cursor.epoch != Epoch::NONE;
             return Err(if ever { Unavailable::Offline } else { Unavailable::NeverSeen });
         };
-        let is_old = reading.age_ms > i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX);
+        let is_old = age_ms > i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX);
         if is_old && !planted(Bug::StaleHeartbeatAccepted) {
             return Err(Unavailable::Offline);
         }
-        self.judge_whole(store, report, heartbeat.epoch)
+        self.judge_whole(store, grounds, epoch)
     }
 
     /// The same, but for whether it was heard of. `epoch`: of its heartbeat.
-    fn judge_whole(&self, store: &Store, report: &PresenceReport, epoch: Epoch) -> Result<(), Unavailable> {
+    fn judge_whole(&self, store: &Store, grounds: &Grounds, epoch: Epoch) -> Result<(), Unavailable> {
         if store.fenced != Epoch::NONE && store.fenced == epoch {
             return Err(Unavailable::Fenced);
         }
-        let is_cut = report.refused.contains_key(&Access::Ack) || report.refused.contains_key(&Access::Commands);
-        if report.quarantined.is_some() || report.commands_stopped || is_cut {
+        if grounds.is_broken {
             return Err(Unavailable::Quarantined);
         }
         let is_other = epoch != store.cursor.epoch && !planted(Bug::OtherEpochSoldFor);
-        if is_other || store.is_settling() || report.stands_still {
+        if is_other || store.is_settling() || grounds.stands_still {
             return Err(Unavailable::CatchingUp);
         }
         if !store.online_sale {

@@ -5,8 +5,8 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context as Waker, Poll};
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use uuid::Uuid;
 
 use super::budget::Answers;
 use super::extract::{JSON_BYTES, LARGE_JSON_BYTES, Received, body_problem};
-use super::metrics::Requests;
+use super::metrics::{Requests, Usual};
 use super::problem::{Ordered, Pending};
 use super::rate::{Left, Rate, Who};
 use super::serve::Guest;
@@ -316,7 +316,8 @@ pub fn finish(routes: Router, edge: Edge) -> Served {
     });
     let around = layer_fn(move |route: Route| {
         // axum clones a route's layers for each request, and a route with all that is in it.
-        let within = Arc::new((context.clone(), route));
+        let within =
+            Arc::new(Within { context: context.clone(), route, matched: OnceLock::new(), usual: Usual::default() });
         service_fn(move |request| around(within.clone(), request))
     });
     let routes = routes
@@ -327,12 +328,19 @@ pub fn finish(routes: Router, edge: Edge) -> Served {
 }
 
 /// What the edge has around a route, and the route.
-type Within = (Arc<Context>, Route);
+struct Within {
+    context: Arc<Context>,
+    route: Route,
+    /// The pattern that its paths match; none: it is for what matches no other.
+    matched: OnceLock<Option<MatchedPath>>,
+    usual: Usual,
+}
 
 async fn around(within: Arc<Within>, mut request: Request) -> Result<Response, Infallible> {
-    let (context, route) = &*within;
+    let Within { context, route, matched, usual } = &*within;
     let begun = Instant::now();
-    let (method, matched) = (request.method().clone(), request.extensions().get::<MatchedPath>().cloned());
+    let method = request.method().clone();
+    let matched = matched.get_or_init(|| request.extensions().get::<MatchedPath>().cloned());
     let trace = Trace::of(request.headers());
     let origin = request.headers().get(header::ORIGIN).cloned();
     let cors = origin.filter(|origin| context.edge.cors_origins.iter().any(|allowed| allowed.as_bytes() == origin));
@@ -360,7 +368,7 @@ async fn around(within: Arc<Within>, mut request: Request) -> Result<Response, I
     if let Some(origin) = cors {
         allow_origin(response.headers_mut(), origin, preflight);
     }
-    context.edge.requests.answered(&method, matched, response.status(), begun.elapsed());
+    context.edge.requests.answered(usual, &method, matched, response.status(), begun.elapsed());
     Ok(response)
 }
 
@@ -490,7 +498,13 @@ async fn limited(context: &Arc<Context>, asked: &Uri, mut request: Request, rout
         return bounded(context, answered(context, route, request).await, reads);
     }
     let misfit = if reads { None } else { body_problem(request.headers(), limit) };
-    match tokio::time::timeout_at(until, answered(context, route, request)).await {
+    let mut answering = pin!(answered(context, route, request));
+    // Most are answered at once, and need no timer.
+    let in_time = match futures_util::poll!(answering.as_mut()) {
+        Poll::Ready(response) => Ok(response),
+        Poll::Pending => tokio::time::timeout_at(until, answering).await,
+    };
+    match in_time {
         // Path and headers are read before the body, but a body that does not fit is said first.
         Ok(response) if response.status() == StatusCode::BAD_REQUEST => {
             misfit.map_or(response, IntoResponse::into_response)

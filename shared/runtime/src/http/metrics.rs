@@ -4,7 +4,7 @@
 //! as they are answered.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode, header};
@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, CounterVec, Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, Opts, Registry, TextEncoder,
 };
 
 /// Upper bounds, seconds: from a point read to the longest wait for a store.
@@ -42,18 +42,52 @@ impl std::fmt::Debug for Requests {
 }
 
 impl Requests {
-    /// A request was answered. `route`: the pattern that its path has matched, if one has.
-    pub(super) fn answered(&self, method: &Method, route: Option<&str>, status: StatusCode, after: Duration) {
+    /// A request was answered. `route`: the pattern that its path has matched, if one has. `usual`: of the same route.
+    pub(super) fn answered(
+        &self,
+        usual: &Usual,
+        method: &Method,
+        route: Option<&str>,
+        status: StatusCode,
+        after: Duration,
+    ) {
+        let series = match usual.0.get() {
+            Some(series) if series.method == *method && series.status == status => series,
+            Some(_) => &self.series(method, route, status),
+            None if status.is_success() => usual.0.get_or_init(|| self.series(method, route, status)),
+            None => &self.series(method, route, status),
+        };
+        series.total.inc();
+        series.duration.observe(after.as_secs_f64());
+    }
+
+    fn series(&self, method: &Method, route: Option<&str>, status: StatusCode) -> Series {
         // Whoever asks may choose any method and any path: neither makes a series of its own.
-        let method = match *method {
+        let name = match *method {
             Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::PATCH | Method::DELETE => method.as_str(),
             _ => "other",
         };
         let route = route.map_or("none", |route| route.strip_prefix("/v1").unwrap_or(route));
         let (total, duration) = &*self.0;
-        total.with_label_values(&[method, route, status.as_str()]).inc();
-        duration.with_label_values(&[method, route]).observe(after.as_secs_f64());
+        Series {
+            method: method.clone(),
+            status,
+            total: total.with_label_values(&[name, route, status.as_str()]),
+            duration: duration.with_label_values(&[name, route]),
+        }
     }
+}
+
+/// Where most answers of one route are counted: it is looked up by its labels only once.
+#[derive(Debug, Default)]
+pub(super) struct Usual(OnceLock<Series>);
+
+#[derive(Debug)]
+struct Series {
+    method: Method,
+    status: StatusCode,
+    total: Counter,
+    duration: Histogram,
 }
 
 /// Entries of a ledger since this process began, by type: counted behind a place that moves on with each look.
@@ -166,10 +200,11 @@ mod tests {
 
     #[tokio::test]
     async fn requests_are_counted_by_route_and_not_by_what_callers_make_up() {
-        let requests = Requests::default();
+        let (requests, usual) = (Requests::default(), Usual::default());
         let answered = |method: &str, route, status| {
             let method = method.parse().expect("a method");
             requests.answered(
+                &usual,
                 &method,
                 route,
                 StatusCode::from_u16(status).expect("a status"),

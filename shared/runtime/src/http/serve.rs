@@ -205,7 +205,8 @@ impl Guests {
     fn receive(&mut self, stream: TcpStream, peer: IpAddr, served: Served, stop: CancellationToken) {
         set_options(&stream);
         let guest = Arc::new(Guest::new(peer));
-        let task = self.tasks.spawn(host(stream, guest.clone(), self.times, served, stop));
+        // Each waits for a token of its own: to look at one that all share would be a lock for all of them.
+        let task = self.tasks.spawn(host(stream, guest.clone(), self.times, served, stop.child_token()));
         self.here.insert(task.id(), guest);
         *self.from.entry(peer).or_default() += 1;
     }

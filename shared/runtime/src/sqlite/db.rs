@@ -22,6 +22,7 @@ pub struct Db {
 impl Db {
     /// Reads and writes through these, which have the same file open.
     pub fn new(reader: Reader, writer: Writer) -> Self {
+        reader.rests_with(writer.rest());
         Self { reader, writer }
     }
 

@@ -17,6 +17,7 @@ mod log;
 pub mod newest;
 mod open;
 mod reader;
+mod rest;
 mod writer;
 
 pub use columns::{DigestColumn, HashColumn, NumberColumn, cursor_at, id_at, lines_at, number_at, parsed, several};

@@ -2,12 +2,13 @@
 //! descriptor.
 //!
 //! **Guarantees.** A point read waits for no scan. As many scans run at once as there are connections for them, however
-//! many are asked for, so that their results take a bounded amount of memory.
+//! many are asked for, so that their results take a bounded amount of memory. A point read sees what was committed before,
+//! and keeps no log from being copied or begun anew: what it leaves open is closed before anything is written.
 
 use std::cell::Cell;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,6 +16,7 @@ use rusqlite::{Connection, ffi};
 use tokio::sync::Semaphore;
 
 use super::open::read_only_mapped;
+use super::rest::{Keeps, Rest};
 use super::{in_transaction, read_only};
 
 /// How long a scan waits for a connection.
@@ -29,7 +31,9 @@ thread_local! {
 pub struct Reader(Arc<Pools>);
 
 struct Pools {
-    points: Vec<Mutex<Connection>>,
+    points: Vec<Mutex<Point>>,
+    /// That of who writes, if point reads may leave their transactions open while it lasts.
+    rest: OnceLock<Rest>,
     scans: Mutex<Vec<Connection>>,
     /// One for each connection in `scans`; `None`: there are none, and points read lists, too.
     places: Option<Arc<Semaphore>>,
@@ -39,22 +43,29 @@ impl Reader {
     /// Reads the database at `path`, which must exist: point reads on so many connections, one for each thread that
     /// makes them, and so many scans at once.
     pub fn open(path: &Path, points: usize, scans: usize) -> rusqlite::Result<Self> {
-        let points = (0..points.max(1)).map(|_| Ok(Mutex::new(read_only_mapped(path)?)));
+        let points = (0..points.max(1)).map(|_| Ok(Mutex::new(Point::on(read_only_mapped(path)?))));
         let points = points.collect::<rusqlite::Result<_>>()?;
         let scans = (0..scans.max(1)).map(|_| read_only(path)).collect::<rusqlite::Result<Vec<_>>>()?;
         let places = Some(Arc::new(Semaphore::new(scans.len())));
-        Ok(Self(Arc::new(Pools { points, scans: Mutex::new(scans), places })))
+        Ok(Self(Arc::new(Pools { points, rest: OnceLock::new(), scans: Mutex::new(scans), places })))
     }
 
     /// Reads on one connection, lists too, always on the calling thread: for who has all of a process in one thread.
     pub fn alone(connection: Connection) -> Self {
-        let (points, scans) = (vec![Mutex::new(connection)], Mutex::default());
-        Self(Arc::new(Pools { points, scans, places: None }))
+        let (points, scans) = (vec![Mutex::new(Point::on(connection))], Mutex::default());
+        Self(Arc::new(Pools { points, rest: OnceLock::new(), scans, places: None }))
+    }
+
+    /// From now on point reads leave their transactions open while this writer rests.
+    pub(super) fn rests_with(&self, rest: &Rest) {
+        if self.0.places.is_some() && self.0.rest.set(rest.clone()).is_ok() {
+            rest.lets_go(&self.0);
+        }
     }
 
     /// Of [`alone`](Self::alone): goes on with this connection, and gives back the one that it had.
     pub fn exchange(&self, connection: &mut Connection) {
-        std::mem::swap(&mut *self.0.points[0].lock(), connection);
+        std::mem::swap(&mut self.0.points[0].lock().connection, connection);
     }
 
     /// Runs a short read on the calling thread: for point reads, where a hop to another thread would cost more than
@@ -62,9 +73,23 @@ impl Reader {
     pub fn point<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         let points = &self.0.points;
         let own = thread() % points.len();
-        let free = (0..points.len()).find_map(|step| points[(own + step) % points.len()].try_lock());
-        let connection = free.unwrap_or_else(|| points[own].lock());
-        read(&connection)
+        let rest = self.0.rest.get();
+        let lull = rest.and_then(Rest::lull);
+        let all = (0..points.len()).map(|step| &points[(own + step) % points.len()]);
+        let (point, mut free) = all
+            .filter_map(|point| Some((point, point.try_lock()?)))
+            .next()
+            .unwrap_or_else(|| (&points[own], points[own].lock()));
+        let found = free.read(lull, read);
+        drop(free);
+        // Who ends the rest closes what nobody uses then. Of what is in use its user looks afterwards.
+        if lull.is_some()
+            && rest.and_then(Rest::lull) != lull
+            && let Some(mut point) = point.try_lock()
+        {
+            point.close()?;
+        }
+        found
     }
 
     /// Runs a read that may take long on a thread for blocking work, in one transaction: one consistent state. If too
@@ -104,6 +129,54 @@ impl Reader {
             // The process is ending.
             Err(_) => Err(busy()),
         }
+    }
+}
+
+impl Keeps for Pools {
+    fn let_go(&self) -> rusqlite::Result<()> {
+        self.points.iter().filter_map(Mutex::try_lock).try_for_each(|mut point| point.close())
+    }
+}
+
+/// A connection for point reads.
+struct Point {
+    connection: Connection,
+    /// The rest of the writer in which its transaction was begun, if one is open: nothing was written since.
+    open: Option<u64>,
+}
+
+impl Point {
+    fn on(connection: Connection) -> Self {
+        Self { connection, open: None }
+    }
+
+    /// Reads in a transaction that stays open for the next read in the same rest. To begin and to end one are two calls of the
+    /// system for the lock, and a tenth of all that a point read takes.
+    fn read<T>(
+        &mut self,
+        lull: Option<u64>,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        if self.open != lull {
+            self.close()?;
+        }
+        if self.open.is_none() && lull.is_some() {
+            self.connection.prepare_cached("begin")?.execute([])?;
+            self.open = lull;
+        }
+        let found = read(&self.connection);
+        if found.is_err() {
+            self.close()?;
+        }
+        found
+    }
+
+    fn close(&mut self) -> rusqlite::Result<()> {
+        // Some errors end it.
+        if self.open.take().is_some() && !self.connection.is_autocommit() {
+            self.connection.prepare_cached("commit")?.execute([])?;
+        }
+        Ok(())
     }
 }
 
@@ -150,6 +223,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
+    use crate::sqlite::{Abort, Writer};
 
     fn reader(points: usize, scans: usize) -> (tempfile::TempDir, Reader) {
         let dir = tempfile::tempdir().expect("a directory");
@@ -199,5 +273,81 @@ mod tests {
         let (_dir, reader) = reader(2, 1);
         let outer = reader.point(|connection| Ok((x(connection)?, reader.point(x)?)));
         assert_eq!(outer.expect("reads"), (7, 7));
+    }
+
+    /// A reader with one connection for points, and who writes.
+    fn resting() -> (tempfile::TempDir, Reader, Writer) {
+        let (dir, reader) = reader(1, 1);
+        let connection = Connection::open(dir.path().join("a.db")).expect("opens");
+        connection.pragma_update(None, "journal_mode", "wal").expect("is one");
+        let writer = Writer::start(connection, || {}).0;
+        reader.rests_with(writer.rest());
+        (dir, reader, writer)
+    }
+
+    async fn write(writer: &Writer, value: i64) {
+        let job = move |connection: &Connection| {
+            Ok::<_, Abort<()>>(connection.execute("update t set x = ?1", [value]).map(drop)?)
+        };
+        writer.write(job, |()| {}).await.expect("writes").expect("is not refused");
+    }
+
+    fn is_open(reader: &Reader) -> bool {
+        let point = reader.0.points[0].lock();
+        assert_eq!(point.open.is_some(), !point.connection.is_autocommit());
+        point.open.is_some()
+    }
+
+    /// Reads until what was read is left open: the writer rests soon.
+    async fn left_open(reader: &Reader, value: i64) {
+        while !is_open(reader) {
+            assert_eq!(reader.point(x).expect("reads"), value);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_left_open_is_closed_before_the_next_write_and_hides_none() {
+        let (_dir, reader, writer) = resting();
+        for value in 0..100 {
+            write(&writer, value).await;
+            assert!(!is_open(&reader), "nobody has read since");
+            assert_eq!(reader.point(x).expect("reads"), value);
+            left_open(&reader, value).await;
+        }
+        let broken = |connection: &Connection| connection.query_row("select y from t", [], |_| Ok(()));
+        reader.point(broken).expect_err("there is no such column");
+        assert!(!is_open(&reader), "an error ends it");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn who_reads_while_a_rest_ends_closes_it() {
+        let (_dir, reader, writer) = resting();
+        left_open(&reader, 7).await;
+        let read = reader.point(|connection| {
+            let before = x(connection)?;
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(write(&writer, 8)));
+            assert!(!connection.is_autocommit(), "nobody closes what is in use");
+            Ok((before, x(connection)?))
+        });
+        assert_eq!(read.expect("reads"), (7, 7), "one state");
+        assert!(!is_open(&reader));
+        assert_eq!(reader.point(x).expect("reads"), 8);
+    }
+
+    #[tokio::test]
+    async fn the_log_begins_anew_whatever_reads_have_left_open() {
+        let (dir, reader, writer) = resting();
+        let length = || std::fs::metadata(dir.path().join("a.db-wal")).expect("is there").len();
+        let copies = Connection::open(dir.path().join("a.db")).expect("opens");
+        let mut longest = 0;
+        for value in 0..50 {
+            write(&writer, value).await;
+            left_open(&reader, value).await;
+            let all: i64 = copies.query_row("pragma wal_checkpoint(passive)", [], |row| row.get(0)).expect("copies");
+            assert_eq!(all, 0);
+            longest = longest.max(length());
+        }
+        assert!(longest < 3 * 4_200, "{longest} bytes: each write begins at its start again");
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 
 use super::log::{Lengths, Log};
 use super::open::open_beside;
+use super::rest::Rest;
 use super::{Error, Guard, System, is_fatal};
 
 /// Jobs waiting, at most; beyond it callers are told that the process is overloaded.
@@ -216,13 +217,19 @@ pub struct Writer {
     jobs: SyncSender<Waiting>,
     /// Places of heavy jobs.
     heavy: Arc<Semaphore>,
+    rest: Rest,
 }
 
 impl Writer {
     /// Without a thread: whoever has the queue runs the jobs, commits, and answers.
     pub fn queue() -> (Self, Queue) {
         let (jobs, arriving) = sync_channel(QUEUE);
-        (Self { jobs, heavy: Arc::new(Semaphore::new(HEAVY)) }, Queue::of(arriving))
+        (Self { jobs, heavy: Arc::new(Semaphore::new(HEAVY)), rest: Rest::default() }, Queue::of(arriving))
+    }
+
+    /// When nothing is written.
+    pub(super) fn rest(&self) -> &Rest {
+        &self.rest
     }
 
     /// Starts the thread. `committed` is called after each commit, before anyone is answered. The receiver resolves
@@ -267,12 +274,13 @@ impl Writer {
         committed: impl Fn() + Send + 'static,
     ) -> (Self, oneshot::Receiver<rusqlite::Result<()>>) {
         let (writer, mut queue) = Self::queue();
+        let rest = writer.rest.clone();
         let (ended, end) = oneshot::channel();
         std::thread::Builder::new()
             .name("writer".into())
             .spawn(move || {
                 let log = beside().and_then(|beside| Log::of(&mut connection, beside, lengths));
-                let result = log.and_then(|log| run(&connection, log, guard.as_ref(), &mut queue, &committed));
+                let result = log.and_then(|log| run(&connection, log, guard.as_ref(), &rest, &mut queue, &committed));
                 // Held before anybody hears that it stopped.
                 let moved = guard.as_ref().filter(|guard| guard.check().is_err()).map(|guard| (guard, guard.hold()));
                 // Whoever waits hears at once that it stopped.
@@ -349,10 +357,11 @@ fn run(
     connection: &Connection,
     mut log: Log,
     guard: Option<&Guard>,
+    rest: &Rest,
     queue: &mut Queue,
     committed: &impl Fn(),
 ) -> rusqlite::Result<()> {
-    let written = write(connection, &mut log, guard, queue, committed);
+    let written = write(connection, &mut log, guard, rest, queue, committed);
     // Who copies beside does so no more, whatever else comes.
     written.and(log.end())?;
     if let Some(guard) = guard {
@@ -367,6 +376,7 @@ fn write(
     connection: &Connection,
     log: &mut Log,
     guard: Option<&Guard>,
+    rest: &Rest,
     queue: &mut Queue,
     committed: &impl Fn(),
 ) -> rusqlite::Result<()> {
@@ -384,7 +394,7 @@ fn write(
         } else if is_ending {
             return Ok(());
         } else {
-            match queue.wait() {
+            match rest.during(|| queue.wait())? {
                 Ok(()) => continue,
                 Err(RecvTimeoutError::Timeout) => in_place()?,
                 Err(RecvTimeoutError::Disconnected) => is_ending = true,

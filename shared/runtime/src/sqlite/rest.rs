@@ -1,0 +1,56 @@
+//! The rests of a writer, in which readers may leave open what they have begun.
+//!
+//! **Guarantees.** Once a rest has ended, and before anything is written, whatever was left open in it is closed, but for what is
+//! being read at that moment: who reads closes that.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+/// Who leaves something open.
+pub(super) trait Keeps: Send + Sync {
+    /// Closes what is not in use.
+    fn let_go(&self) -> rusqlite::Result<()>;
+}
+
+/// Whether a writer rests. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Rest(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    /// Beginnings and ends of rests so far: an odd number while there is one.
+    turns: AtomicU64,
+    keepers: Mutex<Vec<Weak<dyn Keeps>>>,
+}
+
+impl Rest {
+    /// The rest that lasts now. What was committed before is there to be read, and nothing is written while it lasts.
+    pub(super) fn lull(&self) -> Option<u64> {
+        let turns = self.0.turns.load(Ordering::SeqCst);
+        (turns % 2 == 1).then_some(turns)
+    }
+
+    /// This one is to let go at the end of each.
+    pub(super) fn lets_go<K: Keeps + 'static>(&self, keeper: &Arc<K>) {
+        let keeper: Weak<K> = Arc::downgrade(keeper);
+        self.0.keepers.lock().push(keeper);
+    }
+
+    /// The writer rests while this lasts.
+    pub(super) fn during<T>(&self, wait: impl FnOnce() -> T) -> rusqlite::Result<T> {
+        self.0.turns.fetch_add(1, Ordering::SeqCst);
+        let waited = wait();
+        self.0.turns.fetch_add(1, Ordering::SeqCst);
+        let mut let_go = Ok(());
+        self.0.keepers.lock().retain(|keeper| {
+            let keeper = keeper.upgrade();
+            if let Some(Err(error)) = keeper.as_ref().map(|keeper| keeper.let_go()) {
+                let_go = Err(error);
+            }
+            keeper.is_some()
+        });
+        let_go.map(|()| waited)
+    }
+}
