@@ -4,11 +4,11 @@
 //! used only if the cursor, looked at later, stands where the read began. And only if it is as much as was asked for: else
 //! it would pass for all that there is.
 
+use std::collections::HashMap;
+
 use protocol::ids::StoreId;
 use runtime::redis::{Delivery, Keys, MultiplexedConnection, Range, Received, RedisResult};
 use tokio_util::task::AbortOnDropHandle;
-
-use super::ENTRIES_AT_ONCE;
 
 /// Bytes of bodies that a round has at most for what follows them to be read early: so much more is in memory.
 const BYTES: usize = 8 << 20;
@@ -34,16 +34,10 @@ impl Ahead {
         self.begun = None;
     }
 
-    /// Begins to read what follows these batches of stores that may have more. Of many stores at once each batch is smaller, and
-    /// the next one of another size: that would be no answer to what is asked then.
-    pub(super) fn begin<'a>(
-        &mut self,
-        keys: &Keys,
-        batches: impl Iterator<Item = (&'a StoreId, &'a [Received])> + Clone,
-    ) {
-        let bodies = batches.clone().flat_map(|(_, entries)| entries).flatten().map(|entry| entry.body.len());
-        let ranges: Vec<Range> = batches.filter_map(|(store, entries)| behind(store, entries)).collect();
-        if ranges.is_empty() || bodies.sum::<usize>() > BYTES {
+    /// Begins to read what comes next of stores that may have more than was just read.
+    pub(super) fn begin(&mut self, keys: &Keys, next: Vec<Next>) {
+        let ranges: Vec<Range> = next.iter().filter_map(|next| next.range.clone()).collect();
+        if ranges.is_empty() || next.iter().map(|next| next.bytes).sum::<usize>() > BYTES {
             return;
         }
         let (mut connection, keys, wanted) = (self.connection.clone(), keys.clone(), ranges.clone());
@@ -51,23 +45,40 @@ impl Ahead {
         self.begun = Some(Begun { ranges, read: AbortOnDropHandle::new(read) });
     }
 
-    /// What was read early of what is wanted now. All else is forgotten, and so is a read that failed.
-    pub(super) async fn take(&mut self, wanted: &[Range]) -> Vec<(StoreId, Delivery)> {
-        let Some(begun) = self.begun.take().filter(|begun| begun.ranges.iter().any(|range| wanted.contains(range)))
-        else {
-            return Vec::new();
+    /// What was read early of what is wanted now, and how many entries of each. All else is forgotten, and so is a read that
+    /// failed. How many are wanted depends on how many stores have something: a few less will do, but no round is to be much
+    /// smaller than it could be.
+    pub(super) async fn take(&mut self, wanted: &[Range]) -> HashMap<StoreId, (Delivery, usize)> {
+        let wanted: HashMap<&StoreId, &Range> = wanted.iter().map(|range| (&range.store, range)).collect();
+        let fits = |range: &Range| {
+            let wanted = wanted.get(&range.store);
+            wanted.is_some_and(|wanted| wanted.after == range.after && range.count >= wanted.count / 2)
         };
-        let Ok(Ok(deliveries)) = begun.read.await else { return Vec::new() };
+        let Some(begun) = self.begun.take().filter(|begun| begun.ranges.iter().any(fits)) else {
+            return HashMap::new();
+        };
+        let Ok(Ok(deliveries)) = begun.read.await else { return HashMap::new() };
         let read = begun.ranges.into_iter().zip(deliveries).filter(|(range, delivery)| {
             let is_full = matches!(delivery, Delivery::Entries(entries) if entries.len() == range.count);
-            is_full && wanted.contains(range)
+            is_full && fits(range)
         });
-        read.map(|(range, delivery)| (range.store, delivery)).collect()
+        read.map(|(range, delivery)| (range.store, (delivery, range.count))).collect()
     }
 }
 
-/// What follows a batch, unless its end cannot be read.
-fn behind(store: &StoreId, entries: &[Received]) -> Option<Range> {
-    let last = entries.last().filter(|_| entries.len() == ENTRIES_AT_ONCE)?.as_ref().ok()?;
-    Some(Range { store: store.clone(), after: last.id, count: entries.len() })
+/// What comes next of a store.
+pub(super) struct Next {
+    /// Where, unless the end of what was read cannot be read.
+    range: Option<Range>,
+    /// Bytes of the bodies that were read.
+    bytes: usize,
+}
+
+impl Next {
+    /// Behind these entries, so many.
+    pub(super) fn behind(store: &StoreId, entries: &[Received], count: usize) -> Self {
+        let last = entries.last().and_then(|last| last.as_ref().ok());
+        let range = last.map(|last| Range { store: store.clone(), after: last.id, count });
+        Self { range, bytes: entries.iter().flatten().map(|entry| entry.body.len()).sum() }
+    }
 }

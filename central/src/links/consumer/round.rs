@@ -16,7 +16,7 @@ use runtime::redis::RedisError;
 use runtime::redis::{Delivery, Keys, Range, Received, Size, StoreReading};
 
 use super::Failure;
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Next};
 use crate::links::presence::{Access, Presence, Reading};
 use crate::links::publisher::Wakes;
 use crate::links::waiting::Waiting;
@@ -120,17 +120,18 @@ impl Rounds {
             .collect())
     }
 
+    /// Reads what is wanted; also says of how many entries each was asked.
     pub(super) async fn read(
         &self,
         connection: &mut MultiplexedConnection,
         wanted: &[Wanted],
         ahead: Option<&mut Ahead>,
-    ) -> Result<Vec<Delivery>, Failure> {
+    ) -> Result<Vec<(Delivery, usize)>, Failure> {
         let range =
             |wanted: &Wanted| Range { store: wanted.id.clone(), after: wanted.cursor.id(), count: wanted.count };
         let mut ranges: Vec<Range> = wanted.iter().map(range).collect();
-        let mut read: HashMap<StoreId, Delivery> = match ahead {
-            Some(ahead) => ahead.take(&ranges).await.into_iter().collect(),
+        let mut read = match ahead {
+            Some(ahead) => ahead.take(&ranges).await,
             None => HashMap::new(),
         };
         ranges.retain(|range| !read.contains_key(&range.store));
@@ -138,7 +139,8 @@ impl Rounds {
             Err(error) if error.is_timeout() => return Err(Failure::Slow),
             deliveries => deliveries?,
         };
-        read.extend(ranges.into_iter().map(|range| range.store).zip(deliveries));
+        let late = ranges.into_iter().zip(deliveries);
+        read.extend(late.map(|(range, delivery)| (range.store, (delivery, range.count))));
         Ok(wanted.iter().filter_map(|wanted| read.remove(&wanted.id)).collect())
     }
 
@@ -180,11 +182,10 @@ impl Rounds {
                             return Err(Failure::Slow);
                         }
                         deliveries => {
-                            let read = self.sort(wanted, deliveries?, read_at);
+                            let (read, next) = self.sort(wanted, deliveries?, read_at);
                             let ids = read.iter().map(|(id, ..)| id.clone()).collect();
                             if let Some(ahead) = ahead.as_deref_mut() {
-                                let full = read.iter().filter(|(.., seen)| seen.full);
-                                ahead.begin(&self.keys, full.map(|(id, entries, _)| (id, &entries[..])));
+                                ahead.begin(&self.keys, next);
                             }
                             batches = read.into_iter().map(|batch| (batch.0.clone(), Arc::new(batch))).collect();
                             FetchReply::Read(ids)
@@ -229,20 +230,28 @@ impl Rounds {
         Sized::Nothing
     }
 
-    /// What is to be applied of what was read.
-    fn sort(&self, wanted: Vec<Wanted>, deliveries: Vec<Delivery>, read_at: Millis) -> Vec<Batch> {
-        let mut batches: Vec<Batch> = Vec::new();
-        for (Wanted { id, cursor, reading, count }, delivery) in wanted.into_iter().zip(deliveries) {
+    /// What is to be applied of what was read, and what comes next of those that may have more.
+    fn sort(
+        &self,
+        wanted: Vec<Wanted>,
+        deliveries: Vec<(Delivery, usize)>,
+        read_at: Millis,
+    ) -> (Vec<Batch>, Vec<Next>) {
+        let (mut batches, mut next) = (Vec::new(), Vec::new());
+        for (Wanted { id, cursor, reading, count }, (delivery, asked)) in wanted.into_iter().zip(deliveries) {
             match delivery {
                 Delivery::Entries(entries) if entries.is_empty() => self.has_nothing(&id, cursor, &reading, read_at),
                 Delivery::Entries(entries) => {
-                    let seen = Observation { reading, full: entries.len() == count };
-                    batches.push((id, entries, seen));
+                    let full = entries.len() == asked;
+                    if full {
+                        next.push(Next::behind(&id, &entries, count));
+                    }
+                    batches.push((id, entries, Observation { reading, full }));
                 }
                 Delivery::Unreadable(why) => self.cannot_be_read(&id, &why),
             }
         }
-        batches
+        (batches, next)
     }
 
     /// Nothing is in its stream.
