@@ -114,7 +114,7 @@ fn gather(
         if filter.store_id.as_ref().is_some_and(|wanted| *wanted != store.id) {
             continue;
         }
-        let view = ItemView::of(app, store, product.clone(), &offer.item, offer.pending);
+        let view = ItemView::of(app, &store.standing(), product.clone(), &offer.item, offer.pending);
         let age_ms = now.since(view.as_of);
         if filter.max_staleness_ms.is_some_and(|most| age_ms > most.0) {
             all.left_out.push(LeftOut { store_id: store.id.clone(), reason: STALE });
@@ -165,7 +165,7 @@ async fn one(
             .with("leftOut", serde_json::to_value(left_out).map_err(Problem::internal)?)),
         None => Err(match wanted {
             Some(store) if store.retired => Problem::new(Code::StoreRetired).with("storeId", store.id.as_str()),
-            Some(store) => app.unknown_product(&store, &product).await,
+            Some(store) => app.unknown_product(&store.standing(), &product).await,
             None => app.unknown_everywhere(&product).await?,
         }),
     }

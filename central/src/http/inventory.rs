@@ -23,7 +23,7 @@ use super::{App, Shared};
 use crate::links::presence::Unavailable;
 use crate::storage::queries::items as listed;
 use crate::storage::queries::offers::{self, Shown};
-use crate::storage::stores::{self, Store};
+use crate::storage::stores::{self, Standing};
 
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(all)).routes(routes!(of_store)).routes(routes!(one))
@@ -102,8 +102,8 @@ async fn list(app: Arc<App>, prefer: Prefer, filter: Filter) -> Result<Response>
     app.caught_up(&filter.min_position, &prefer).await?;
     let seen = app.clone();
     let list = app.db.scan(move |connection| {
-        let stores: HashMap<StoreId, Store> =
-            stores::all(connection)?.into_iter().map(|store| (store.id.clone(), store)).collect();
+        let stores: HashMap<StoreId, Standing> =
+            stores::all(connection)?.iter().map(|store| (store.id.clone(), store.standing())).collect();
         let found = listed::list(connection, &wanted, &slice)?;
         let list = Counted::cut(found, &page, |row| encode_cursor(&[row.store.as_str(), row.product.as_str()]));
         let mut lag_ms = 0;
@@ -141,7 +141,7 @@ async fn one(
     let lag = (LAG, header_value(app.presence.lag_ms(&store_id)));
     let view = ItemView::of(&app, &store, product_id, &item, pending);
     // While an epoch opens the view is still that of the one before.
-    let etag = view.etag(store.state.epoch);
+    let etag = view.etag(store.state_epoch);
     let headers = [lag, (header::ETAG, header_value(&etag))];
     if not_modified(&etags, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
@@ -151,8 +151,8 @@ async fn one(
 
 impl App {
     /// 404, or 503 while what the store has is not known in full.
-    pub(super) async fn unknown_product(&self, store: &Store, product: &ProductId) -> Problem {
-        if store.opening || !store.complete {
+    pub(super) async fn unknown_product(&self, store: &Standing, product: &ProductId) -> Problem {
+        if store.is_arriving {
             return Problem::new(Code::NotCaughtUp).detail("the store's state has not arrived in full");
         }
         self.naming(Problem::new(Code::UnknownProduct), &store.id, product).await

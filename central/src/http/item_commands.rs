@@ -197,7 +197,7 @@ impl App {
         let (store, reading) = self.reachable(&store_id).await?;
         let creates = matches!(asked.operation, Operation::Create { .. });
         if !creates && self.db.read(|connection| items::find(connection, &store_id, &product_id)).await?.is_none() {
-            return Err(self.unknown_product(&store, &product_id).await);
+            return Err(self.unknown_product(&store.standing(), &product_id).await);
         }
         let command = operate(product_id, asked, write);
         let written = self.ask(store_id, reading, command, key, |_| Ok(())).await?;
@@ -264,7 +264,7 @@ impl App {
             found.await?.ok_or_else(|| Problem::new(Code::UnknownStore))?;
         let item = ItemView::of(self, &store, product_id.clone(), item, pending);
         // The version is one of the epoch in which the store answered.
-        let epoch = request.position.as_ref().map_or(store.state.epoch, |position| position.at.epoch);
+        let epoch = request.position.as_ref().map_or(store.state_epoch, |position| position.at.epoch);
         let headers = headers.with(header::ETAG, &item.etag(epoch));
         if *action == Action::Create {
             let location = format!("/v1/inventory/{}/{}", item.store_id, item.product_id);
@@ -290,7 +290,7 @@ impl App {
         let status = if is_done(&shown) { StatusCode::OK } else { StatusCode::ACCEPTED };
         let item = shown.item.as_ref().ok_or_else(|| Problem::new(Code::UnknownProduct))?;
         let item = ItemView::of(self, &shown.store, product.clone(), item, shown.pending);
-        let mut headers = headers.with(header::ETAG, &item.etag(shown.store.state.epoch));
+        let mut headers = headers.with(header::ETAG, &item.etag(shown.store.state_epoch));
         if status == StatusCode::ACCEPTED {
             headers = headers.with(header::LOCATION, &format!("/v1/inventory/{store}/{product}"));
         }

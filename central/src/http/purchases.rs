@@ -256,7 +256,7 @@ impl App {
             Err(problem) if problem.code() == Code::UnknownProduct => {
                 let unknown = self.first_line(store_id, &lines, |known| known.is_none()).await?;
                 let unknown = unknown.unwrap_or_else(|| lines.first().product_id.clone());
-                Err(self.unknown_product(&self.known(store_id).await?, &unknown).await)
+                Err(self.unknown_product(&self.known(store_id).await?.standing(), &unknown).await)
             }
             Err(problem) => Err(self.with_line(problem, store_id, &lines).await?),
             begun => begun,

@@ -376,7 +376,7 @@ impl App {
             epoch: store.cursor.epoch,
             head,
             applied: store.cursor.seq,
-            as_of: Some(super::views::as_of(self, store)).filter(|at| at.0 > 0),
+            as_of: Some(super::views::as_of(self, &store.id, store.as_of)).filter(|at| at.0 > 0),
             digest: digest.as_str(),
             digest_value: store.digest.to_string(),
             open_purchases: beside.open,

@@ -9,7 +9,7 @@ use protocol::promise::purchase::Status;
 use protocol::time::Millis;
 use protocol::wire::{LineResult, RefusedLine, Results};
 use runtime::http::openapi::schema;
-use runtime::http::{Code, Page, Problem, Result, StoreReservation, StoreTransfer};
+use runtime::http::{Code, Page, Problem, Result, StoreReservation, StoreTransfer, header_text};
 use serde::Serialize;
 use serde_json::{Value, to_value};
 use utoipa::ToSchema;
@@ -19,7 +19,7 @@ use crate::storage::commands;
 use crate::storage::items;
 use crate::storage::purchases::Purchase;
 use crate::storage::queries::Slice;
-use crate::storage::stores::Store;
+use crate::storage::stores::Standing;
 
 /// Header of every read of the view: age of the oldest entry known to exist and not applied.
 pub(super) const LAG: HeaderName = HeaderName::from_static("x-projection-lag-ms");
@@ -72,8 +72,8 @@ pub(super) struct ItemView {
 
 impl ItemView {
     /// `pending`: units on their way to being sold.
-    pub(super) fn of(app: &App, store: &Store, product: ProductId, item: &Item, pending: i64) -> Self {
-        let online = !store.retired && app.presence.judge_remembered(store).is_ok();
+    pub(super) fn of(app: &App, store: &Standing, product: ProductId, item: &Item, pending: i64) -> Self {
+        let online = !store.retired && app.presence.judge_shown(store).is_ok();
         Self {
             store_id: store.id.clone(),
             product_id: product,
@@ -90,7 +90,7 @@ impl ItemView {
             pending,
             online_available: if online { items::online_available(item, pending) } else { 0 },
             store_online: online,
-            as_of: as_of(app, store),
+            as_of: as_of(app, &store.id, store.as_of),
         }
     }
 
@@ -98,15 +98,15 @@ impl ItemView {
     pub(super) fn etag(&self, epoch: Epoch) -> String {
         let Self { version, pending, online_available, .. } = self;
         match self.store_online {
-            true => format!("W/\"{epoch}-{version}-{pending}-{online_available}\""),
-            false => format!("W/\"{epoch}-{version}-{pending}-off\""),
+            true => header_text(format_args!("W/\"{epoch}-{version}-{pending}-{online_available}\"")),
+            false => header_text(format_args!("W/\"{epoch}-{version}-{pending}-off\"")),
         }
     }
 }
 
 /// Central's time of the last look after which everything known of the store was applied.
-pub(super) fn as_of(app: &App, store: &Store) -> Millis {
-    store.as_of.max(app.presence.current_at(&store.id))
+pub(super) fn as_of(app: &App, store: &StoreId, noted: Millis) -> Millis {
+    noted.max(app.presence.current_at(store))
 }
 
 /// A store that was asked for a purchase.

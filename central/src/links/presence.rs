@@ -11,7 +11,7 @@ use protocol::link::{EntryId, Epoch};
 use protocol::time::Millis;
 use runtime::redis::{Claim, Heartbeat};
 
-use crate::storage::stores::Store;
+use crate::storage::stores::{Standing, Store};
 
 pub use runtime::redis::Reading;
 
@@ -457,6 +457,11 @@ impl Presence {
 
     /// May the store get a purchase, as far as can be told without asking Redis again? For reads.
     pub fn judge_remembered(&self, store: &Store) -> Result<(), Unavailable> {
+        self.judge_shown(&store.standing())
+    }
+
+    /// The same.
+    pub fn judge_shown(&self, store: &Standing) -> Result<(), Unavailable> {
         if !self.is_redis_reachable() {
             return Err(if self.has_swept() { Unavailable::Redis } else { Unavailable::Starting });
         }
@@ -478,7 +483,7 @@ impl Presence {
                 // One that left in good order, or whose agent runs and publishes nothing, may be another one when it is back.
                 let late = reading.heartbeat.as_ref().filter(|_| !grounds.is_claimed);
                 let late = late.ok_or(Unavailable::Offline)?;
-                self.judge_whole(store, &grounds, late.epoch).map(|()| true)
+                self.judge_whole(&store.standing(), &grounds, late.epoch).map(|()| true)
             }
             Err(why) => Err(why),
         }
@@ -487,13 +492,13 @@ impl Presence {
     /// May the store get a purchase, given a fresh reading (P8, L13)?
     pub fn judge(&self, store: &Store, reading: &Reading) -> Result<(), Unavailable> {
         let heard = reading.heartbeat.as_ref().map(|heartbeat| (heartbeat.epoch, reading.age_ms));
-        self.judge_heard(store, &self.grounds(&store.id), heard)
+        self.judge_heard(&store.standing(), &self.grounds(&store.id), heard)
     }
 
     /// `heard`: epoch and age in ms of its heartbeat.
-    fn judge_heard(&self, store: &Store, grounds: &Grounds, heard: Option<(Epoch, i64)>) -> Result<(), Unavailable> {
+    fn judge_heard(&self, store: &Standing, grounds: &Grounds, heard: Option<(Epoch, i64)>) -> Result<(), Unavailable> {
         let Some((epoch, age_ms)) = heard else {
-            let ever = grounds.was_heard || store.cursor.epoch != Epoch::NONE;
+            let ever = grounds.was_heard || store.epoch != Epoch::NONE;
             return Err(if ever { Unavailable::Offline } else { Unavailable::NeverSeen });
         };
         let is_old = age_ms > i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX);
@@ -504,15 +509,15 @@ impl Presence {
     }
 
     /// The same, but for whether it was heard of. `epoch`: of its heartbeat.
-    fn judge_whole(&self, store: &Store, grounds: &Grounds, epoch: Epoch) -> Result<(), Unavailable> {
+    fn judge_whole(&self, store: &Standing, grounds: &Grounds, epoch: Epoch) -> Result<(), Unavailable> {
         if store.fenced != Epoch::NONE && store.fenced == epoch {
             return Err(Unavailable::Fenced);
         }
         if grounds.is_broken {
             return Err(Unavailable::Quarantined);
         }
-        let is_other = epoch != store.cursor.epoch && !planted(Bug::OtherEpochSoldFor);
-        if is_other || store.is_settling() || grounds.stands_still {
+        let is_other = epoch != store.epoch && !planted(Bug::OtherEpochSoldFor);
+        if is_other || store.is_settling || grounds.stands_still {
             return Err(Unavailable::CatchingUp);
         }
         if !store.online_sale {

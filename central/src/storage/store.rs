@@ -87,6 +87,56 @@ pub struct Store {
     pub base: EntryId,
 }
 
+/// What of a store says how its items are shown, and whether central would sell them: all of its row is three times as much to
+/// read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub id: StoreId,
+    /// Of its events.
+    pub epoch: Epoch,
+    /// An epoch that was refused; 0: none.
+    pub fenced: Epoch,
+    /// Where the view stands.
+    pub state_epoch: Epoch,
+    /// Central's time of the last look after which everything known was applied.
+    pub as_of: Millis,
+    /// Its state has not arrived in full.
+    pub is_arriving: bool,
+    /// See [`Store::is_settling`].
+    pub is_settling: bool,
+    /// Whether it may sell online at all.
+    pub online_sale: bool,
+    /// Taken out of the chain.
+    pub retired: bool,
+}
+
+/// Columns for [`Standing::read`].
+pub(super) const STANDING: &str = "store.epoch, store.seq, store.fenced, store.state_epoch, store.as_of, store.opening, \
+     store.complete, store.ready_epoch, store.command_epoch, store.online_sale, store.retired";
+/// How many they are.
+pub(super) const STANDING_WIDTH: usize = 11;
+
+impl Standing {
+    pub(super) fn read(id: &StoreId, row: &Row<'_>) -> rusqlite::Result<Self> {
+        let is_arriving = row.get(5)? || !row.get::<_, bool>(6)?;
+        Ok(Self {
+            id: id.clone(),
+            epoch: number_at(row, 0)?,
+            fenced: number_at(row, 2)?,
+            state_epoch: number_at(row, 3)?,
+            as_of: Millis(row.get(4)?),
+            is_arriving,
+            is_settling: is_settling(is_arriving, number_at(row, 1)?, number_at(row, 7)?, number_at(row, 8)?),
+            online_sale: row.get(9)?,
+            retired: row.get(10)?,
+        })
+    }
+}
+
+fn is_settling(is_arriving: bool, seq: Seq, ready: CommandEpoch, asked: CommandEpoch) -> bool {
+    is_arriving || seq == Seq::ZERO || ready != asked && !planted(Bug::SettlingSoldFor)
+}
+
 /// Columns of a store, in the order that [`Store::read`] expects.
 pub(super) const COLUMNS: &str = "store.store_id, store.first_seen_at, store.epoch, store.seq, store.hash, store.fenced, store.adopt, \
      store.digest, store.digest_state, store.opening, store.complete, store.state_epoch, store.state_seq, \
@@ -172,10 +222,22 @@ impl Store {
 
     /// Whether it still has to say that it is ready for the present command epoch (L8).
     pub fn is_settling(&self) -> bool {
-        self.opening
-            || !self.complete
-            || self.cursor.seq == Seq::ZERO
-            || self.ready_epoch != self.command_head.epoch && !planted(Bug::SettlingSoldFor)
+        is_settling(self.opening || !self.complete, self.cursor.seq, self.ready_epoch, self.command_head.epoch)
+    }
+
+    /// How its items are shown.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            id: self.id.clone(),
+            epoch: self.cursor.epoch,
+            fenced: self.fenced,
+            state_epoch: self.state.epoch,
+            as_of: self.as_of,
+            is_arriving: self.opening || !self.complete,
+            is_settling: self.is_settling(),
+            online_sale: self.online_sale,
+            retired: self.retired,
+        }
     }
 
     /// Writes back the event side: what follows from the store's entries. All else of the row has its own narrow updates:

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::storage::stocks;
 use crate::storage::store::COLUMNS;
-pub use crate::storage::store::{DigestState, Store};
+pub use crate::storage::store::{DigestState, Standing, Store};
 use runtime::sqlite::{HashColumn, cursor_at, number_at, parsed};
 
 /// Earlier epochs of a store that are kept, the newest; the ledger itself tells of all that central has applied.

@@ -12,7 +12,7 @@ use protocol::number::Epoch;
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
-use runtime::http::{Code, HEADERS, Problem, Result, Write, fingerprint, header_value};
+use runtime::http::{Code, HEADERS, Problem, Result, Write, fingerprint, header_text, header_value};
 use runtime::sqlite::{Abort, Connection, Error, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -120,7 +120,7 @@ impl<'a> ItemView<'a> {
 
 /// Strong: the same tag means the same item to the last member.
 pub(super) fn etag(epoch: Epoch, version: i64) -> String {
-    format!("\"{epoch}-{version}\"")
+    header_text(format_args!("\"{epoch}-{version}\""))
 }
 
 /// What a write did, before it is on disk.

@@ -9,7 +9,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::storage::items::{self, read_item};
-use crate::storage::store::{self, Store, WIDTH};
+use crate::storage::store::{self, STANDING_WIDTH, Standing, Store, WIDTH};
 
 /// A store that has a product.
 #[derive(Debug, Clone)]
@@ -26,8 +26,8 @@ pub struct Offer {
 /// twice.
 #[derive(Debug, Clone)]
 pub struct Shown {
-    /// What is known of the store.
-    pub store: Store,
+    /// How the store's items are shown.
+    pub store: Standing,
     /// As the store says it is; none: it has no such product.
     pub item: Option<Item>,
     /// Units in purchases that the store has not answered.
@@ -35,34 +35,33 @@ pub struct Shown {
 }
 
 impl Shown {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let has_item = row.get_ref(WIDTH)? != ValueRef::Null;
+    fn read(store: &StoreId, row: &Row<'_>) -> rusqlite::Result<Self> {
+        let has_item = row.get_ref(STANDING_WIDTH)? != ValueRef::Null;
         Ok(Self {
-            store: Store::read(row)?,
-            item: has_item.then(|| read_item(row, WIDTH)).transpose()?,
-            pending: row.get(WIDTH + items::WIDTH)?,
+            store: Standing::read(store, row)?,
+            item: has_item.then(|| read_item(row, STANDING_WIDTH)).transpose()?,
+            pending: row.get(STANDING_WIDTH + items::WIDTH)?,
         })
     }
 }
 
-/// Columns for [`Shown::read`]. `product`: what names the product.
-fn columns(product: &str) -> String {
-    format!("{}, {}, {}", store::COLUMNS, items::COLUMNS, items::pending_of("store.store_id", product))
-}
-
 static ONE: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "select {} from store left join item on item.stock = store.stock and item.product_id = ?2 \
+        "select {}, {}, {} from store left join item on item.stock = store.stock and item.product_id = ?2 \
          where store.store_id = ?1",
-        columns("?2")
+        store::STANDING,
+        items::COLUMNS,
+        items::pending_of("store.store_id", "?2")
     )
 });
 
 static OF_PRODUCT: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "select {} from item join store on store.store_id = item.store_id and store.stock = item.stock \
+        "select {}, {}, {} from item join store on store.store_id = item.store_id and store.stock = item.stock \
          where item.product_id = ?1 and not store.retired order by item.store_id",
-        columns("item.product_id")
+        store::COLUMNS,
+        items::COLUMNS,
+        items::pending_of("store.store_id", "item.product_id")
     )
 });
 
@@ -78,7 +77,10 @@ static ITEMS: LazyLock<String> = LazyLock::new(|| {
 
 /// One store's, if central has heard of it.
 pub fn one(connection: &Connection, store: &StoreId, product: &ProductId) -> rusqlite::Result<Option<Shown>> {
-    connection.prepare_cached(&ONE)?.query_row([store.as_str(), product.as_str()], Shown::read).optional()
+    connection
+        .prepare_cached(&ONE)?
+        .query_row([store.as_str(), product.as_str()], |row| Shown::read(store, row))
+        .optional()
 }
 
 const A_STORE_WITH: &str = "select item.store_id from item join store on store.store_id = item.store_id \
@@ -92,9 +94,11 @@ pub fn a_store_with(connection: &Connection, product: &ProductId) -> rusqlite::R
 /// Every store that has the product, without retired ones, by id.
 pub fn of_product(connection: &Connection, product: &ProductId) -> rusqlite::Result<Vec<Offer>> {
     let mut statement = connection.prepare_cached(&OF_PRODUCT)?;
-    let shown = statement.query_map([product.as_str()], Shown::read)?;
-    let offer = |Shown { store, item, pending }| item.map(|item| Offer { store, item, pending });
-    shown.filter_map(|shown| shown.map(offer).transpose()).collect()
+    let offer = |row: &Row<'_>| {
+        let (item, pending) = (read_item(row, WIDTH)?, row.get(WIDTH + items::WIDTH)?);
+        Ok(Offer { store: Store::read(row)?, item, pending })
+    };
+    statement.query_map([product.as_str()], offer)?.collect()
 }
 
 /// What all stores have of a product, without retired ones.
@@ -205,7 +209,8 @@ mod tests {
         let tea = shown("tea");
         assert_eq!(tea.item, items::find(&connection, &agent.id, &product("tea")).expect("reads"));
         assert!(tea.item.is_some() && tea.pending == 0);
-        assert_eq!((tea.store.id, tea.store.stock), (agent.id.clone(), shown("milk").store.stock));
+        let known = agent.store(&connection).standing();
+        assert_eq!((&tea.store, &shown("milk").store), (&known, &known), "read apart and with all of the row");
         assert_eq!(shown("milk").item, None);
         assert!(one(&connection, &"s2".parse().expect("valid"), &product("tea")).expect("reads").is_none());
 

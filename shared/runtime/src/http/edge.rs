@@ -352,7 +352,7 @@ async fn around(within: Arc<Within>, mut request: Request) -> Result<Response, I
     let (left, counted) = count(context, &request);
     let mut response = match admitted.and(counted) {
         Err(problem) => problem.into_response(),
-        Ok(()) => limited(context, &asked, request, route).await,
+        Ok(()) => limited(context, begun, &asked, request, route).await,
     };
     if !context.edge.cors_origins.is_empty() {
         // Whoever it is that asks: a cache may answer others with it.
@@ -456,7 +456,7 @@ fn host_name(host: &str) -> &str {
     host.rsplit_once(':').map_or(host, |(name, _)| name)
 }
 
-async fn limited(context: &Arc<Context>, asked: &Uri, mut request: Request, route: &Route) -> Response {
+async fn limited(context: &Arc<Context>, begun: Instant, asked: &Uri, mut request: Request, route: &Route) -> Response {
     let path = request.uri().path();
     if matches!(path, "/health" | "/ready" | "/metrics") {
         return answered(context, route, request).await;
@@ -478,10 +478,12 @@ async fn limited(context: &Arc<Context>, asked: &Uri, mut request: Request, rout
         "/reconciliations" => (LARGE_JSON_BYTES, &context.largest_bodies),
         _ => (JSON_BYTES, &context.large_bodies),
     };
+    let mut since = begun;
     if has_body && !streams {
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(Received::read(body, &parts.headers, limit, bodies).await);
         request = Request::from_parts(parts, Body::empty());
+        since = Instant::now();
     }
     let places = if sells { &context.sales } else { &context.in_flight };
     let Ok(permit) = places.clone().try_acquire_owned() else {
@@ -490,7 +492,7 @@ async fn limited(context: &Arc<Context>, asked: &Uri, mut request: Request, rout
     if let Some(guest) = request.extensions().get::<Arc<Guest>>() {
         guest.works();
     }
-    let until = Instant::now() + REQUEST_TIMEOUT;
+    let until = since + REQUEST_TIMEOUT;
     // Held until it is answered, whatever the route does with the request.
     let place = Place { at_work: Arc::new(Mutex::new(Some(permit))), context: context.clone(), until: until - MARGIN };
     request.extensions_mut().insert(place.clone());
