@@ -267,7 +267,10 @@ impl MainLane {
     ) -> Result<Left, Failure> {
         let read_at = runtime::clock::now();
         let mut fetch = Fetch::of(due.to_vec(), pace.bounds());
-        let ended = self.rounds.carry_out(connection, &mut fetch, Vec::new(), read_at, Some(ahead)).await;
+        // If not all can be in the next round, what comes next of these is not what that will ask for.
+        let has_room = due.len() + self.queue.due() <= pace.stores();
+        let ahead = has_room.then_some(ahead);
+        let ended = self.rounds.carry_out(connection, &mut fetch, Vec::new(), read_at, ahead).await;
         fetch.apart().iter().for_each(|id| self.queue.set_apart(id));
         match ended {
             Ok(true) => pace.worked(),

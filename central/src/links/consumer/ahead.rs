@@ -1,4 +1,4 @@
-//! Reads what comes next of a store while the writer applies what came before.
+//! Reads what comes next of stores while the writer applies what came before.
 //!
 //! An early read is no more than one whose answer comes late: nobody has looked at the store's cursor yet. So what was read is
 //! used only if the cursor, looked at later, stands where the read began. And only if it is as much as was asked for: else
@@ -10,7 +10,8 @@ use protocol::ids::StoreId;
 use runtime::redis::{Delivery, Keys, MultiplexedConnection, Range, Received, RedisResult};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Bytes of bodies that a round has at most for what follows them to be read early: so much more is in memory.
+/// Bytes of bodies that a round has at most for what follows them to be read early. What follows is a part of streams that were all
+/// looked at in the same round, so it is no more than a round may read.
 const BYTES: usize = 8 << 20;
 
 /// A read that was begun early, on a connection of its own: what comes over it keeps nobody else waiting.
@@ -45,24 +46,23 @@ impl Ahead {
         self.begun = Some(Begun { ranges, read: AbortOnDropHandle::new(read) });
     }
 
-    /// What was read early of what is wanted now, and how many entries of each. All else is forgotten, and so is a read that
-    /// failed. How many are wanted depends on how many stores have something: a few less will do, but no round is to be much
-    /// smaller than it could be.
-    pub(super) async fn take(&mut self, wanted: &[Range]) -> HashMap<StoreId, (Delivery, usize)> {
+    /// What was read early of what is wanted now, and how many entries of each. All else is forgotten. How many are wanted depends
+    /// on how many stores have something: more will do, or half as many. A read that has failed is one that fails now.
+    pub(super) async fn take(&mut self, wanted: &[Range]) -> RedisResult<HashMap<StoreId, (Delivery, usize)>> {
         let wanted: HashMap<&StoreId, &Range> = wanted.iter().map(|range| (&range.store, range)).collect();
         let fits = |range: &Range| {
             let wanted = wanted.get(&range.store);
             wanted.is_some_and(|wanted| wanted.after == range.after && range.count >= wanted.count / 2)
         };
         let Some(begun) = self.begun.take().filter(|begun| begun.ranges.iter().any(fits)) else {
-            return HashMap::new();
+            return Ok(HashMap::new());
         };
-        let Ok(Ok(deliveries)) = begun.read.await else { return HashMap::new() };
-        let read = begun.ranges.into_iter().zip(deliveries).filter(|(range, delivery)| {
+        let Ok(deliveries) = begun.read.await else { return Ok(HashMap::new()) };
+        let read = begun.ranges.into_iter().zip(deliveries?).filter(|(range, delivery)| {
             let is_full = matches!(delivery, Delivery::Entries(entries) if entries.len() == range.count);
             is_full && fits(range)
         });
-        read.map(|(range, delivery)| (range.store, (delivery, range.count))).collect()
+        Ok(read.map(|(range, delivery)| (range.store, (delivery, range.count))).collect())
     }
 }
 

@@ -130,6 +130,11 @@ impl Queue {
         self.lock().due.is_empty()
     }
 
+    /// Stores that are due in the main lane.
+    pub(super) fn due(&self) -> usize {
+        self.lock().due.len()
+    }
+
     /// Waits until somebody rings for the main lane.
     pub(super) async fn rung(&self) {
         self.main.notified().await;

@@ -131,14 +131,11 @@ impl Rounds {
             |wanted: &Wanted| Range { store: wanted.id.clone(), after: wanted.cursor.id(), count: wanted.count };
         let mut ranges: Vec<Range> = wanted.iter().map(range).collect();
         let mut read = match ahead {
-            Some(ahead) => ahead.take(&ranges).await,
+            Some(ahead) => ahead.take(&ranges).await.map_err(unless_slow)?,
             None => HashMap::new(),
         };
         ranges.retain(|range| !read.contains_key(&range.store));
-        let deliveries = match runtime::redis::read(connection, &self.keys, &ranges).await {
-            Err(error) if error.is_timeout() => return Err(Failure::Slow),
-            deliveries => deliveries?,
-        };
+        let deliveries = runtime::redis::read(connection, &self.keys, &ranges).await.map_err(unless_slow)?;
         let late = ranges.into_iter().zip(deliveries);
         read.extend(late.map(|(range, delivery)| (range.store, (delivery, range.count))));
         Ok(wanted.iter().filter_map(|wanted| read.remove(&wanted.id)).collect())
@@ -331,6 +328,10 @@ impl Rounds {
             Err(error) => Err(Failure::Fatal(anyhow::Error::new(error).context("applying events"))),
         }
     }
+}
+
+fn unless_slow(error: RedisError) -> Failure {
+    if error.is_timeout() { Failure::Slow } else { error.into() }
 }
 
 fn by_store(found: Vec<Found>) -> HashMap<StoreId, Found> {

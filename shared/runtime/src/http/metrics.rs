@@ -51,11 +51,13 @@ impl Requests {
         status: StatusCode,
         after: Duration,
     ) {
-        let series = match usual.0.get() {
+        let found = match usual.0.get() {
+            None if status.is_success() => Some(usual.0.get_or_init(|| self.series(method, route, status))),
+            found => found,
+        };
+        let series = match found {
             Some(series) if series.method == *method && series.status == status => series,
-            Some(_) => &self.series(method, route, status),
-            None if status.is_success() => usual.0.get_or_init(|| self.series(method, route, status)),
-            None => &self.series(method, route, status),
+            _ => &self.series(method, route, status),
         };
         series.total.inc();
         series.duration.observe(after.as_secs_f64());

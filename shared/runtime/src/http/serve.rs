@@ -307,8 +307,6 @@ async fn host(stream: TcpStream, guest: Arc<Guest>, times: Times, served: Served
             .timer(TokioTimer::new())
             .header_read_timeout(times.head)
             .max_buf_size(HEAD_BYTES)
-            // To write head and body from one buffer is cheaper than to have the system gather them.
-            .writev(false)
             .serve_connection(TokioIo::new(stream), service),
     );
     let mut stopping = false;

@@ -3,11 +3,11 @@
 //!
 //! **Guarantees.** A point read waits for no scan. As many scans run at once as there are connections for them, however
 //! many are asked for, so that their results take a bounded amount of memory. A point read sees what was committed before,
-//! and keeps no log from being copied or begun anew: what it leaves open is closed before anything is written.
+//! and when it is over it keeps no log from being begun anew: what it leaves open is closed before this process writes.
 
 use std::cell::Cell;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -58,8 +58,12 @@ impl Reader {
 
     /// From now on point reads leave their transactions open while this writer rests.
     pub(super) fn rests_with(&self, rest: &Rest) {
-        if self.0.places.is_some() && self.0.rest.set(rest.clone()).is_ok() {
-            rest.lets_go(&self.0);
+        if self.0.places.is_none() {
+            return;
+        }
+        match self.0.rest.set(rest.clone()) {
+            Ok(()) => rest.lets_go(&self.0),
+            Err(_) => assert!(self.0.rest.get() == Some(rest), "a reader reads what one writer writes"),
         }
     }
 
@@ -80,15 +84,11 @@ impl Reader {
             .filter_map(|point| Some((point, point.try_lock()?)))
             .next()
             .unwrap_or_else(|| (&points[own], points[own].lock()));
+        // Dropped in this order, also by a panic.
+        let after = rest.zip(lull).map(|(rest, lull)| After { rest, lull, point });
         let found = free.read(lull, read);
         drop(free);
-        // Who ends the rest closes what nobody uses then. Of what is in use its user looks afterwards.
-        if lull.is_some()
-            && rest.and_then(Rest::lull) != lull
-            && let Some(mut point) = point.try_lock()
-        {
-            point.close()?;
-        }
+        drop(after);
         found
     }
 
@@ -165,18 +165,44 @@ impl Point {
             self.open = lull;
         }
         let found = read(&self.connection);
-        if found.is_err() {
-            self.close()?;
+        match found {
+            Ok(found) => Ok(found),
+            Err(error) => {
+                // What is wrong is what the read says; if it cannot be closed the next one does.
+                let _ = self.close();
+                Err(error)
+            }
         }
-        found
     }
 
     fn close(&mut self) -> rusqlite::Result<()> {
         // Some errors end it.
-        if self.open.take().is_some() && !self.connection.is_autocommit() {
+        if self.open.is_some() && !self.connection.is_autocommit() {
             self.connection.prepare_cached("commit")?.execute([])?;
         }
+        self.open = None;
         Ok(())
+    }
+}
+
+/// Looks, behind a read, whether the rest lasts in which it was begun. Who ends a rest closes what nobody uses then; of what is in
+/// use its user looks afterwards.
+struct After<'a> {
+    rest: &'a Rest,
+    lull: u64,
+    point: &'a Mutex<Point>,
+}
+
+impl Drop for After<'_> {
+    fn drop(&mut self) {
+        // Behind the unlocking; the other side has one between the end of a rest and its look at the locks.
+        fence(Ordering::SeqCst);
+        if self.rest.lull() != Some(self.lull)
+            && let Some(mut point) = self.point.try_lock()
+        {
+            // If it fails the next read says so.
+            let _ = point.close();
+        }
     }
 }
 

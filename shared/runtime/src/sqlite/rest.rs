@@ -1,9 +1,10 @@
 //! The rests of a writer, in which readers may leave open what they have begun.
 //!
-//! **Guarantees.** Once a rest has ended, and before anything is written, whatever was left open in it is closed, but for what is
-//! being read at that moment: who reads closes that.
+//! **Guarantees.** Once a rest has ended, and before this writer writes, whatever was left open in it is closed, but for what is
+//! being read at that moment: who reads closes that. A rest lasts a second at most, so what another process writes into the
+//! file, which none should, is seen within that time.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -14,7 +15,7 @@ pub(super) trait Keeps: Send + Sync {
     fn let_go(&self) -> rusqlite::Result<()>;
 }
 
-/// Whether a writer rests. Cheap to clone.
+/// Whether a writer rests. Cheap to clone; equal to another one of the same writer.
 #[derive(Clone, Default)]
 pub(super) struct Rest(Arc<State>);
 
@@ -23,6 +24,12 @@ struct State {
     /// Beginnings and ends of rests so far: an odd number while there is one.
     turns: AtomicU64,
     keepers: Mutex<Vec<Weak<dyn Keeps>>>,
+}
+
+impl PartialEq for Rest {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl Rest {
@@ -43,6 +50,7 @@ impl Rest {
         self.0.turns.fetch_add(1, Ordering::SeqCst);
         let waited = wait();
         self.0.turns.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         let mut let_go = Ok(());
         self.0.keepers.lock().retain(|keeper| {
             let keeper = keeper.upgrade();
