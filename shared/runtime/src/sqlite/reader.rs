@@ -80,16 +80,14 @@ impl Reader {
         let rest = self.0.rest.get();
         let lull = rest.and_then(Rest::lull);
         let all = (0..points.len()).map(|step| &points[(own + step) % points.len()]);
-        let (point, mut free) = all
+        let (point, locked) = all
             .filter_map(|point| Some((point, point.try_lock()?)))
             .next()
             .unwrap_or_else(|| (&points[own], points[own].lock()));
-        // Dropped in this order, also by a panic.
-        let after = rest.zip(lull).map(|(rest, lull)| After { rest, lull, point });
-        let found = free.read(lull, read);
-        drop(free);
-        drop(after);
-        found
+        // It looks once this is unlocked, also by a panic: what is declared last is dropped first.
+        let _after = rest.zip(lull).map(|(rest, lull)| After { rest, lull, point });
+        let mut free = locked;
+        free.read(lull, read)
     }
 
     /// Runs a read that may take long on a thread for blocking work, in one transaction: one consistent state. If too
@@ -358,7 +356,17 @@ mod tests {
         });
         assert_eq!(read.expect("reads"), (7, 7), "one state");
         assert!(!is_open(&reader));
-        assert_eq!(reader.point(x).expect("reads"), 8);
+        left_open(&reader, 8).await;
+        let panics = || {
+            reader.point(|connection| -> rusqlite::Result<()> {
+                x(connection)?;
+                tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(write(&writer, 9)));
+                panic!("on purpose")
+            })
+        };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).expect_err("it panics");
+        assert!(!is_open(&reader));
+        assert_eq!(reader.point(x).expect("reads"), 9);
     }
 
     #[tokio::test]
