@@ -25,6 +25,9 @@ use crate::projection::view::{Applied, Budget};
 use crate::storage::stores;
 use crate::storage::{Abort, Connection, Db, Error, JobResult};
 
+/// A batch of so many entries keeps others waiting for some milliseconds.
+const LONG: usize = 128;
+
 /// What looking, reading and applying take. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Rounds {
@@ -364,8 +367,9 @@ pub type Batch = (StoreId, Vec<Received>, Observation);
 /// What became of it.
 pub type Judged = (StoreId, Observation, JobResult<Applied>);
 
-/// Applies batches in their order until the budget of one transaction is about spent, and says what became of those; each
-/// store's in a savepoint of its own, so that one that breaks stops no other (P7).
+/// Applies batches, the shortest first, until the budget of one transaction is about spent, and says what became of those; each
+/// store's in a savepoint of its own, so that one that breaks stops no other (P7). Long ones share no transaction with short
+/// ones: what a till has sold is not seen later because another store sends what it has gathered for hours.
 pub fn apply_some<'a>(
     connection: &Connection,
     batches: impl IntoIterator<Item = &'a Batch>,
@@ -373,8 +377,11 @@ pub fn apply_some<'a>(
     budget: &mut Budget,
 ) -> JobResult<Vec<Judged>> {
     let mut results = Vec::new();
+    let mut batches: Vec<&Batch> = batches.into_iter().collect();
+    batches.sort_by_key(|(_, batch, _)| batch.len());
+    let has_short = batches.first().is_some_and(|(_, batch, _)| batch.len() < LONG);
     for (id, batch, seen) in batches {
-        if !results.is_empty() && budget.is_low() {
+        if !results.is_empty() && (budget.is_low() || has_short && batch.len() >= LONG) {
             break;
         }
         let part = runtime::sqlite::attempt(connection, || {
@@ -398,6 +405,23 @@ pub fn apply_some<'a>(
 mod tests {
     use super::*;
     use crate::testing::{Agent, NOW, database};
+
+    #[test]
+    fn nobody_who_says_little_waits_for_one_who_says_much() {
+        let connection = database();
+        let batch = |store: &str, sales: usize| -> Batch {
+            let mut agent = Agent::settled(store, &connection);
+            (agent.id.clone(), (0..sales).map(|_| agent.sale()).collect(), Observation::default())
+        };
+        let mut left = vec![batch("a", LONG + 1), batch("b", 2), batch("c", LONG), batch("d", 1), batch("e", LONG - 1)];
+        let mut transactions = Vec::new();
+        while !left.is_empty() {
+            let done = apply_some(&connection, &left, NOW, &mut Budget::new(Budget::FULL)).expect("applies");
+            left.retain(|(id, ..)| done.iter().all(|(other, ..)| other != id));
+            transactions.push(done.iter().map(|(id, ..)| id.to_string()).collect::<Vec<_>>().join(" "));
+        }
+        assert_eq!(transactions, ["d b e", "c a"]);
+    }
 
     #[test]
     fn a_view_is_current_only_when_all_that_is_known_is_applied() {

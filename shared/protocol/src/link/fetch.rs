@@ -37,7 +37,7 @@ pub enum FetchStep<K> {
     Size(Vec<K>),
     /// Read so many entries behind the cursor of each.
     Read(Vec<(K, usize)>),
-    /// Apply what was read of these, in this order, in one transaction as far as it goes.
+    /// Apply what was read of these, in one transaction as far as it goes.
     Apply(Vec<K>),
     /// Tell how far these are applied.
     Acknowledge(Vec<(K, Ack)>),
@@ -75,7 +75,7 @@ pub enum FetchReply<K> {
     Sizes(Vec<(K, Sized)>),
     /// Those of which something was read.
     Read(Vec<K>),
-    /// What was committed, or refused, in this transaction: the first ones of those asked for.
+    /// What was committed, or refused, in this transaction.
     Applied(Vec<(K, Taken)>),
     /// Nothing was committed: too much else waits.
     Busy,
