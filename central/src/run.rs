@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use runtime::clock::{Source, Ticks};
-use runtime::daemon::{LinkThreads, Port, Tasks};
+use runtime::daemon::{LinkThread, Port, Tasks};
 use runtime::http::{Edge, Requests, Room, Tally, Tokens};
 use runtime::redis::Keys;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +33,8 @@ pub async fn run(config: Serve, port: Port, stop: CancellationToken) -> anyhow::
     let path = config.database_path;
     let Opened { clients, choosing, feed, followers, links, writer_ended, rescue, known, items, events, lock: _lock } =
         files::open(&path)?;
-    // What clients ask for keeps the link from nothing: it has threads and connections of its own.
-    let link = LinkThreads::start()?;
+    // What clients ask for keeps the link from nothing: it has threads and connections of its own. What takes long waits aside.
+    let (receives, sends, aside) = (LinkThread::start()?, LinkThread::start()?, LinkThread::start()?);
     let wakes = Wakes::default();
     let keys = Keys::new(&config.key_prefix);
     let presence = Presence::new(Duration::from_millis(config.heartbeat_max_age_ms));
@@ -128,11 +128,11 @@ pub async fn run(config: Serve, port: Port, stop: CancellationToken) -> anyhow::
     });
     tasks.add("feed", feed.run(moved_on));
     tasks.add("webhooks", webhooks.run(stop.clone()));
-    tasks.add_on(&link, "consumer", consumer.run(stop.clone()));
-    tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
-    tasks.add_on(&link, "steps", steps.run(stop.clone()));
-    tasks.add_on(&link, "seeking", seeking.run(applied, stop.clone()));
-    tasks.add_on(&link, "maintenance", maintenance::run(links, stop.clone()));
+    tasks.add_on(&receives, "consumer", consumer.run(aside.handle.clone(), stop.clone()));
+    tasks.add_on(&sends, "publisher", publisher.run(stop.clone()));
+    tasks.add_on(&aside, "steps", steps.run(stop.clone()));
+    tasks.add_on(&aside, "seeking", seeking.run(applied, stop.clone()));
+    tasks.add_on(&aside, "maintenance", maintenance::run(links, stop.clone()));
     let inspection = files::inspect_daily(path.clone());
     tasks.add("inspection", async move {
         tokio::select! {

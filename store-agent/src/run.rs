@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use protocol::domain::allotment::Rule;
 use runtime::clock::Source;
-use runtime::daemon::{LinkThreads, Port, Tasks};
+use runtime::daemon::{LinkThread, Port, Tasks};
 use runtime::http::{Edge, Requests, Room, Tally, Tokens};
 use runtime::redis::Keys;
 use runtime::sqlite::{Db, Guard, Reader, Writer};
@@ -39,8 +39,8 @@ pub async fn run(config: Serve, port: Port, stop: CancellationToken) -> anyhow::
     let threads = std::thread::available_parallelism()?.get();
     let reader = Reader::open(&path, threads, (threads / 2).max(2)).context("the database cannot be read")?;
     let db = Db::new(reader, writer.clone());
-    // What clients ask for keeps the link from nothing: it has threads and connections of its own.
-    let link = LinkThreads::start()?;
+    // What clients ask for keeps the link from nothing: it has threads and connections of its own. What takes long waits aside.
+    let (link, aside) = (LinkThread::start()?, LinkThread::start()?);
     let link_reader = Reader::open(&path, 2, 1).context("the database cannot be read")?;
     let link_db = Db::new(link_reader, writer);
     let keys = Keys::new(&config.key_prefix);
@@ -110,10 +110,10 @@ pub async fn run(config: Serve, port: Port, stop: CancellationToken) -> anyhow::
     });
     tasks.add_on(&link, "publisher", publisher.run(stop.clone()));
     tasks.add_on(&link, "receiver", receiver.run(stop.clone()));
-    tasks.add_on(&link, "maintenance", maintenance::run(db.clone(), stop.clone()));
-    tasks.add_on(&link, "expiry", expiry::run(db.clone(), reserved, stop.clone()));
-    tasks.add_on(&link, "telling", telling::run(db.clone(), asked, stop.clone()));
-    tasks.add_on(&link, "indexing", indexing::run(db, stop.clone()));
+    tasks.add_on(&aside, "maintenance", maintenance::run(db.clone(), stop.clone()));
+    tasks.add_on(&aside, "expiry", expiry::run(db.clone(), reserved, stop.clone()));
+    tasks.add_on(&aside, "telling", telling::run(db.clone(), asked, stop.clone()));
+    tasks.add_on(&aside, "indexing", indexing::run(db, stop.clone()));
     let inspection = runtime::sqlite::inspect_daily(path.clone());
     tasks.add("inspection", async move {
         tokio::select! {

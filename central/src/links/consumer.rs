@@ -26,6 +26,7 @@ use protocol::link::{Ack, Bounds, Fetch};
 use protocol::retry::Backoff;
 use runtime::redis::Keys;
 use runtime::redis::MultiplexedConnection;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -82,8 +83,8 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Runs until told to stop. Redis may come and go; an error of the database ends it.
-    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+    /// Runs until told to stop. Redis may come and go; an error of the database ends it. `aside`: runs what nobody waits for.
+    pub async fn run(self, aside: Handle, stop: CancellationToken) -> anyhow::Result<()> {
         let queue = Queue::default();
         let own_bell = OwnBell::new(self.sweep_every);
         let rounds = Rounds {
@@ -99,7 +100,7 @@ impl Consumer {
         tasks.spawn(bells.run());
         for _ in 0..slow::WORKERS {
             let lane = SlowLane { client: self.client.clone(), queue: queue.clone(), rounds: rounds.clone() };
-            tasks.spawn(lane.run());
+            tasks.spawn_on(lane.run(), &aside);
         }
         let newcomers = self.newcomers;
         if let Some(newcomers) = newcomers.clone() {
@@ -110,7 +111,7 @@ impl Consumer {
                 every: self.sweep_every,
                 newcomers,
             };
-            tasks.spawn(discovery.run());
+            tasks.spawn_on(discovery.run(), &aside);
         }
         let main = MainLane { client: self.client, queue, rounds, own_bell, sweep_every: self.sweep_every, newcomers };
         tasks.spawn(main.run());

@@ -18,6 +18,9 @@ use crate::storage::{items, stores};
 /// them waits for another.
 const LINK_SCANS: usize = 4;
 
+/// Threads of the loops that make point reads: that which receives, that which sends, and that for all else.
+const LINK_POINTS: usize = 3;
+
 /// Reads at once of those who have to catch up: streams, webhooks and stores that are restored.
 const FOLLOWING_SCANS: usize = 2;
 
@@ -65,7 +68,7 @@ pub fn open(path: &Path) -> anyhow::Result<Opened> {
     let choosing = Db::new(reader(1, scans)?, writer.clone());
     let feed = Db::new(reader(1, 1)?, writer.clone());
     let followers = Db::new(reader(1, FOLLOWING_SCANS)?, writer.clone());
-    let links = Db::new(reader(2, LINK_SCANS)?, writer);
+    let links = Db::new(reader(LINK_POINTS, LINK_SCANS)?, writer);
     Ok(Opened { clients, choosing, feed, followers, links, writer_ended, rescue, known, items, events, lock })
 }
 

@@ -23,8 +23,6 @@ use crate::sqlite;
 
 /// How long tasks may take, all in all, to finish what they are at once they are told to stop.
 const GRACE: Duration = Duration::from_secs(7);
-/// Threads of the link: one is enough for its work, the other for a read that takes long.
-const LINK_THREADS: usize = 2;
 /// Connections that the system keeps until they are taken, at most: as many as of any listener of tokio.
 const BACKLOG: u32 = 128;
 
@@ -96,25 +94,27 @@ fn bound(address: SocketAddr) -> std::io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Threads that nothing else runs on: whatever clients ask for, the link goes on.
+/// A thread for tasks of the link: whatever clients ask for, they go on. Of several threads that share their tasks each one
+/// that is woken wakes another to help it, and for a single event there is nothing to help with.
 #[derive(Debug)]
-pub struct LinkThreads(Option<Runtime>);
+pub struct LinkThread {
+    /// For what is started from elsewhere.
+    pub handle: Handle,
+    runtime: Option<Runtime>,
+}
 
-impl LinkThreads {
-    /// Starts them. They end when this is dropped.
+impl LinkThread {
+    /// Starts it. It ends when this is dropped.
     pub fn start() -> anyhow::Result<Self> {
-        let runtime = Builder::new_multi_thread().worker_threads(LINK_THREADS).thread_name("link").enable_all().build();
-        Ok(Self(Some(runtime.context("the system gives no threads")?)))
-    }
-
-    fn handle(&self) -> Option<&Handle> {
-        self.0.as_ref().map(Runtime::handle)
+        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("link").enable_all().build();
+        let runtime = runtime.context("the system gives no threads")?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 }
 
-impl Drop for LinkThreads {
+impl Drop for LinkThread {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
@@ -235,17 +235,14 @@ impl Tasks {
         self.set.spawn(async move { (name, task.await) });
     }
 
-    /// Adds a task that runs on the link's threads.
+    /// Adds a task that runs on a thread of the link.
     pub fn add_on(
         &mut self,
-        threads: &LinkThreads,
+        thread: &LinkThread,
         name: &'static str,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
-        match threads.handle() {
-            Some(handle) => self.set.spawn_on(async move { (name, task.await) }, handle),
-            None => unreachable!("they run until they are dropped"),
-        };
+        self.set.spawn_on(async move { (name, task.await) }, &thread.handle);
     }
 
     /// Waits for the end of all. An error if any task failed, panicked, or ended without being asked to. Whoever only hears
@@ -342,7 +339,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_link_goes_on_while_all_other_threads_are_busy() {
-        let link = LinkThreads::start().expect("starts");
+        let link = LinkThread::start().expect("starts");
         let mut tasks = Tasks::new(CancellationToken::new());
         let (said, hear) = std::sync::mpsc::channel();
         tasks.add_on(&link, "link", async move {
