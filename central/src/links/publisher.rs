@@ -42,12 +42,18 @@ pub struct Wakes {
     woken: Arc<Mutex<BTreeSet<StoreId>>>,
     rung: Arc<Notify>,
     steps: Arc<Notify>,
+    seeking: Arc<Notify>,
 }
 
 impl Wakes {
     /// Notified when a store may have something left to do in [steps](crate::projection::steps).
     pub fn steps(&self) -> Arc<Notify> {
         self.steps.clone()
+    }
+
+    /// Notified when a purchase [seeks](crate::links::seeking) a store.
+    pub fn seeking(&self) -> Arc<Notify> {
+        self.seeking.clone()
     }
 
     /// Wakes a store's publisher.

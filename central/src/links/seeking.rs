@@ -153,9 +153,10 @@ pub struct Seeking {
 }
 
 impl Seeking {
-    /// Runs until told to stop; an error of the database ends it. `moved_on`: the view has, so some store may have refused.
+    /// Runs until told to stop; an error of the database ends it. `moved_on`: the view has, so some store may have what a
+    /// purchase seeks.
     pub async fn run(self, mut moved_on: watch::Receiver<u64>, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut since = HashMap::new();
+        let (mut since, begins) = (HashMap::new(), self.wakes.seeking());
         loop {
             moved_on.mark_unchanged();
             match self.round(&mut since).await {
@@ -165,8 +166,9 @@ impl Seeking {
             }
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                () = begins.notified() => {}
                 // Its sender lives as long as this does.
-                _ = moved_on.changed() => {}
+                _ = moved_on.changed(), if !since.is_empty() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         }

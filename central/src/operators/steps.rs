@@ -64,6 +64,9 @@ impl Steps {
                 self.wakes.wake(id);
             }
             stepped.saved.asked.iter().for_each(|other| self.wakes.wake(other));
+            if stepped.saved.seeks {
+                self.wakes.seeking().notify_one();
+            }
             self.waiting.settled(&stepped.saved.settled);
         }
         if recounts {

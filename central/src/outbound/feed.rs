@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::outbound::event::EventView;
@@ -41,14 +41,27 @@ pub struct Part {
     pub to: i64,
 }
 
-/// The newest events: all behind `from`, up to the last.
-#[derive(Debug, Default)]
+/// The newest events: all behind `from`, up to the last. Nobody follows: none.
+#[derive(Debug)]
 struct Newest {
     from: i64,
     events: VecDeque<Arc<Rendered>>,
 }
 
 impl Newest {
+    fn none() -> Self {
+        Self::to_come(i64::MAX)
+    }
+
+    /// All that come behind this place.
+    fn to_come(from: i64) -> Self {
+        Self { from, events: VecDeque::new() }
+    }
+
+    fn is_kept(&self) -> bool {
+        self.from < i64::MAX
+    }
+
     fn add(&mut self, part: &Part) {
         self.events.extend(part.events.iter().cloned());
         while self.events.len() > NEWEST {
@@ -77,41 +90,62 @@ pub struct Feed {
     head: watch::Sender<i64>,
     newest: Arc<Mutex<Newest>>,
     followers: Arc<AtomicUsize>,
+    /// Rings when somebody begins to follow.
+    followed: Arc<Notify>,
     stop: CancellationToken,
 }
 
 impl Feed {
     /// Of this ledger; it ends when told to stop. `past`: the same one, with places of its own for who has to catch up.
     pub fn new(db: Db, past: Db, stop: CancellationToken) -> Self {
-        Self { db, past, head: watch::Sender::new(0), newest: Arc::default(), followers: Arc::default(), stop }
+        let newest = Arc::new(Mutex::new(Newest::none()));
+        let (followers, followed) = (Arc::default(), Arc::default());
+        Self { db, past, head: watch::Sender::new(0), newest, followers, followed, stop }
     }
 
-    /// Looks for what is new whenever the view has moved on; an error of the database ends it.
+    /// Looks for what is new whenever the view has moved on, while anybody follows; an error of the database ends it.
     pub async fn run(self, mut applied: watch::Receiver<u64>) -> anyhow::Result<()> {
-        let head = self.db.read(events::last_place).await?;
-        self.forget(head);
         loop {
             // It hears before it looks, so that nothing is missed between the look and the wait.
             applied.borrow_and_update();
-            tokio::select! {
-                () = self.stop.cancelled() => return Ok(()),
-                moved = self.poll() => moved?,
+            let is_followed = self.is_followed();
+            if is_followed {
+                tokio::select! {
+                    () = self.stop.cancelled() => return Ok(()),
+                    moved = self.poll() => moved?,
+                }
             }
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
-                _ = applied.changed() => {}
-                () = tokio::time::sleep(POLL_EVERY) => {}
+                () = self.followed.notified() => {}
+                _ = applied.changed(), if is_followed => {}
+                () = tokio::time::sleep(POLL_EVERY), if is_followed => {}
             }
         }
     }
 
-    /// Takes what is new into memory if anybody follows, and says that there is something.
+    /// Whether anybody follows, for whom the newest events are kept.
+    fn is_followed(&self) -> bool {
+        let mut newest = self.newest.lock();
+        if self.followers.load(Ordering::SeqCst) == 0 {
+            *newest = Newest::none();
+        }
+        newest.is_kept()
+    }
+
+    /// From here on the newest events are kept, if they are not yet. All others are read from the ledger.
+    fn keep_behind(&self, place: i64) {
+        let mut newest = self.newest.lock();
+        if !newest.is_kept() {
+            *newest = Newest::to_come(place);
+            self.head.send_replace(place);
+            self.followed.notify_one();
+        }
+    }
+
+    /// Takes what is new into memory, and says that there is something.
     async fn poll(&self) -> anyhow::Result<()> {
         let head = self.db.read(events::last_place).await?;
-        if self.followers.load(Ordering::SeqCst) == 0 {
-            self.forget(head);
-            return Ok(());
-        }
         let mut from = *self.head.borrow();
         while from < head {
             let part = read_ledger(&self.db, from).await?;
@@ -122,20 +156,13 @@ impl Feed {
         Ok(())
     }
 
-    /// Nobody follows: what has come so far is read from the ledger by whoever does later.
-    fn forget(&self, head: i64) {
-        *self.newest.lock() = Newest { from: head, events: VecDeque::new() };
-        self.head.send_if_modified(|known| std::mem::replace(known, head) != head);
-    }
-
     /// Follows the chain from behind a place; `None`: from now on.
     pub async fn follow(&self, after: Option<i64>) -> Result<Follower, Error> {
         self.followers.fetch_add(1, Ordering::SeqCst);
         let mut follower = Follower { feed: self.clone(), head: self.head.subscribe(), place: 0 };
-        follower.place = match after {
-            Some(place) => place,
-            None => self.db.read(events::last_place).await?,
-        };
+        let last = self.db.read(events::last_place).await?;
+        self.keep_behind(last);
+        follower.place = after.unwrap_or(last);
         Ok(follower)
     }
 }
@@ -308,11 +335,14 @@ mod tests {
         world.places(&mut follower, 12).await;
         drop(follower);
         world.grow(3, 3).await;
-        let mut head = world.feed.head.subscribe();
-        let caught_up = head.wait_for(|head| *head == 24);
-        tokio::time::timeout(Duration::from_secs(20), caught_up).await.expect("looks").expect("goes on");
-        assert!(world.feed.newest.lock().events.is_empty());
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while world.feed.newest.lock().is_kept() {
+            assert!(tokio::time::Instant::now() < deadline, "it is kept");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        world.grow(6, 3).await;
         let mut follower = world.feed.follow(Some(3)).await.expect("follows");
-        assert_eq!(world.places(&mut follower, 21).await, (4..=24).collect::<Vec<_>>());
+        world.grow(9, 3).await;
+        assert_eq!(world.places(&mut follower, 45).await, (4..=48).collect::<Vec<_>>());
     }
 }

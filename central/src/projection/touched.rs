@@ -33,6 +33,8 @@ pub struct Saved {
     pub settled: Settled,
     /// Other stores that were asked for something.
     pub asked: BTreeSet<StoreId>,
+    /// A purchase seeks another store.
+    pub seeks: bool,
 }
 
 impl Saved {
@@ -40,6 +42,7 @@ impl Saved {
     pub(super) fn append(&mut self, mut other: Self) {
         self.settled.append(&mut other.settled);
         self.asked.append(&mut other.asked);
+        self.seeks |= other.seeks;
     }
 }
 
@@ -311,7 +314,11 @@ impl Touched {
         for product in &lowered {
             allotments::release(connection, store, product, now)?;
         }
-        let mut saved = Saved { settled, asked: BTreeSet::new() };
+        let seeks = self
+            .purchases
+            .values()
+            .any(|Promised { purchase, change }| *change != Change::None && purchase.life().seeking);
+        let mut saved = Saved { settled, asked: BTreeSet::new(), seeks };
         for transfer in &self.shipped {
             if announce(connection, transfer, now)? {
                 saved.asked.insert(transfer.to.clone());

@@ -425,9 +425,14 @@ mod tests {
         found(connection)
     }
 
-    fn refuse(connection: &Connection, agent: &mut Agent, purchase: &Purchase) -> Purchase {
+    fn refusal(agent: &Agent, purchase: &Purchase) -> Happened {
         let (purchase, rejection) = (attempt_at(agent, purchase), Rejection::Discontinued);
-        say(connection, agent, Happened::PurchaseRejected { purchase, rejection, items: Vec::new() })
+        Happened::PurchaseRejected { purchase, rejection, items: Vec::new() }
+    }
+
+    fn refuse(connection: &Connection, agent: &mut Agent, purchase: &Purchase) -> Purchase {
+        let refusal = refusal(agent, purchase);
+        say(connection, agent, refusal)
     }
 
     fn take(connection: &Connection, agent: &mut Agent, purchase: &Purchase) -> Purchase {
@@ -451,7 +456,10 @@ mod tests {
         assert_eq!(asked.attempt, OperationId::attempt_at(&asked.id, &one.id));
         assert_eq!(asked.customer.as_deref(), Some("ada"));
         assert!(!ask_next(&connection, &two), "the first has not answered");
-        let seeking = refuse(&connection, &mut one, &asked);
+        let no = Event::Fact(Fact::new(refusal(&one, &asked), NOW));
+        let no = one.entry(&no);
+        assert!(one.tell(&connection, &[no]).saved.seeks, "whoever asks the next one is told");
+        let seeking = found(&connection);
         assert!((seeking.life().seeking, seeking.status, seeking.code) == (true, Status::Pending, None));
         assert!(!ask_next(&connection, &one), "it has refused");
 

@@ -36,7 +36,7 @@ pub struct Receiver {
     pub connectivity: Connectivity,
     /// Rings when a reservation may have been made, or may end otherwise.
     pub expiry: Arc<Notify>,
-    /// Rings when commands were executed: one may have asked for the whole state.
+    /// Rings when a command was executed that asks for the whole state.
     pub telling: Arc<Notify>,
     /// Rings for all who wait when commands were executed.
     pub executed: Arc<Notify>,
@@ -86,13 +86,18 @@ impl Receiver {
         let reply = match step {
             FollowStep::Execute { redis_now } => {
                 let (batch, now) = (std::mem::take(&mut held.batch), runtime::clock::now());
+                let (moves_an_end, asks_for_state) = (commands::moves_an_end(&batch), commands::asks_for_state(&batch));
                 match self.execute(batch, redis_now, now).await {
                     Ok(Ok(executed)) => {
                         if executed.commands == 0 {
                             tracing::debug!(why = executed.stuck, "commands wait");
                         }
-                        self.expiry.notify_one();
-                        self.telling.notify_one();
+                        if moves_an_end {
+                            self.expiry.notify_one();
+                        }
+                        if asks_for_state {
+                            self.telling.notify_one();
+                        }
                         self.executed.notify_waiters();
                         Followed::Executed { new: executed.commands }
                     }

@@ -13,8 +13,8 @@ use protocol::link::{Commands, Cursor, Entry, EntryId, Epoch, Receipt, receive a
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use protocol::wire::{
-    About, BATCH, Became, Command, Event, Fact, Happened, ItemAfter, NotUnderstood, Outcome, PurchaseRef, Results,
-    Subject,
+    About, BATCH, Became, Command, Event, Fact, Happened, ItemAfter, NotUnderstood, Outcome, PurchaseRef, RESERVATION,
+    RESERVE, RESYNC, Results, Subject,
 };
 use runtime::redis::Received;
 use runtime::sqlite::{Connection, JobResult, Weight, in_savepoint, is_fatal};
@@ -48,6 +48,20 @@ pub fn weight(read: &[Received<Commands>]) -> Weight {
         Some(Ok(entry)) if entry.kind == BATCH => Weight::Background,
         Some(_) | None => Weight::Light,
     }
+}
+
+/// Whether the end of a reservation may be another one once this is executed.
+pub fn moves_an_end(read: &[Received<Commands>]) -> bool {
+    has_kind(read, |kind| [RESERVE, RESERVATION].contains(&kind))
+}
+
+/// Whether the whole state is asked for.
+pub fn asks_for_state(read: &[Received<Commands>]) -> bool {
+    has_kind(read, |kind| kind == RESYNC)
+}
+
+fn has_kind(read: &[Received<Commands>], is_one: impl Fn(&str) -> bool) -> bool {
+    read.iter().flatten().any(|entry| is_one(&entry.kind))
 }
 
 /// Executes a batch of the command stream, in the caller's transaction. `redis_now`: Redis's clock, read behind the
@@ -659,6 +673,7 @@ impl Answer<'_> {
 
 #[cfg(test)]
 mod tests {
+    use protocol::domain::reservation::Act;
     use protocol::domain::{Guard, Item, Lines, Operation};
     use protocol::ids::ReservationId;
     use protocol::wire::BatchLine;
@@ -1215,6 +1230,20 @@ mod tests {
         for command in [purchase(), cancel(), Command::Resync] {
             let again = Effect { appends: vec![Append::Repeated(outcome.clone())], ..Effect::default() };
             assert_eq!(given("attempt", command, &known, NOW), again);
+        }
+    }
+
+    #[test]
+    fn who_ends_reservations_and_who_tells_the_state_hear_of_what_concerns_them() {
+        let (reservation_id, lines) = (ReservationId::new(uuid::Uuid::nil()), Lines::one(ale(), quantity(1)));
+        let (ttl_ms, deadline, about) = (60_000, NOW, About::default());
+        let reserve = Command::Reserve { reservation_id, lines, ttl_ms, deadline, about: about.clone() };
+        let longer = Command::Reservation { reservation_id, act: Act::Extend { ttl_ms }, about };
+        let cases = [(purchase(), [false, false]), (reserve, [true, false]), (longer, [true, false])];
+        for (command, concerned) in cases.into_iter().chain([(Command::Resync, [false, true])]) {
+            let read = [purchase(), command]
+                .map(|command| Ok(Entry::follow(&Cursor::default(), command.kind(), "c", command.encode(), None)));
+            assert_eq!([moves_an_end(&read), asks_for_state(&read)], concerned, "{read:?}");
         }
     }
 

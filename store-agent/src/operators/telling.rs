@@ -13,13 +13,13 @@ use crate::operations::resync;
 /// Between two steps, and when there is too much else to write: sales go first.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Runs until told to stop; an error of the database ends it. `executed`: commands were.
-pub async fn run(db: Db, executed: Arc<Notify>, stop: CancellationToken) -> anyhow::Result<()> {
+/// Runs until told to stop; an error of the database ends it. `asked`: central has asked.
+pub async fn run(db: Db, asked: Arc<Notify>, stop: CancellationToken) -> anyhow::Result<()> {
     loop {
         let more = db.read(state::is_asked).await? && step(&db).await?;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = executed.notified(), if !more => {}
+            () = asked.notified(), if !more => {}
             () = tokio::time::sleep(PAUSE), if more => {}
         }
     }

@@ -23,7 +23,7 @@ use crate::links::waiting::Waiting;
 use crate::projection::view;
 use crate::projection::view::{Applied, Budget};
 use crate::storage::stores;
-use crate::storage::{Abort, Connection, Db, Error, JobResult};
+use crate::storage::{Abort, Connection, Db, Error, JobResult, Weight};
 
 /// A batch of so many entries keeps others waiting for some milliseconds.
 const LONG: usize = 128;
@@ -198,12 +198,15 @@ impl Rounds {
                         let left = left.iter().map(Arc::as_ref);
                         apply_some(connection, left, read_at, &mut Budget::new(Budget::FULL))
                     };
-                    match self.write(job).await {
+                    let rounds = self.clone();
+                    // Who waits for it is woken by the thread that has written, and not only by this one once it runs.
+                    let then = move |results: &Vec<Judged>| rounds.note(results, read_at);
+                    match self.write_then(job, then).await {
                         Ok(results) => {
                             for (id, ..) in &results {
                                 batches.remove(id);
                             }
-                            FetchReply::Applied(self.note(results, read_at))
+                            FetchReply::Applied(results.iter().map(taken).collect())
                         }
                         Err(Failure::Busy) => {
                             is_busy = true;
@@ -281,50 +284,57 @@ impl Rounds {
     }
 
     /// Tells whom it concerns what a transaction has done.
-    fn note(&self, results: Vec<Judged>, now: Millis) -> Vec<(StoreId, Taken)> {
-        let mut taken = Vec::with_capacity(results.len());
+    fn note(&self, results: &[Judged], now: Millis) {
         for (id, seen, result) in results {
             let applied = match result {
                 Ok(applied) => applied,
                 Err(error) => {
-                    if self.presence.note_quarantined(&id, Some(error.to_string())) {
+                    if self.presence.note_quarantined(id, Some(error.to_string())) {
                         tracing::error!(store = %id, %error, "a batch cannot be applied");
                     }
-                    taken.push((id, Taken::Refused));
                     continue;
                 }
             };
             let all = !seen.full && !applied.more && applied.stuck.is_none();
             let came = applied.entries > 0;
-            self.presence.note_applied(&id, applied.ack.cursor.id(), &seen.reading, now, came, all);
+            self.presence.note_applied(id, applied.ack.cursor.id(), &seen.reading, now, came, all);
             if came {
-                self.lift_quarantine(&id);
+                self.lift_quarantine(id);
             }
-            // One of which nothing was applied would say the same again.
-            let more = applied.more || seen.full && applied.entries > 0 && applied.stuck.is_none();
             if applied.has_steps {
                 self.wakes.steps().notify_one();
             }
-            if self.presence.note_stuck(&id, applied.stuck.clone()) {
-                let why = applied.stuck.unwrap_or_default();
+            if self.presence.note_stuck(id, applied.stuck.clone()) {
+                let why = applied.stuck.as_deref().unwrap_or_default();
                 tracing::info!(store = %id, why, "the rest of the stream does not fit");
             }
             if applied.has_commands {
-                self.wakes.wake(&id);
+                self.wakes.wake(id);
+            }
+            if applied.saved.seeks {
+                self.wakes.seeking().notify_one();
             }
             applied.saved.asked.iter().for_each(|other| self.wakes.wake(other));
             self.waiting.settled(&applied.saved.settled);
-            taken.push((id, Taken::Committed { ack: applied.ack, more }));
         }
         self.waiting.applied();
-        taken
     }
 
     pub(super) async fn write<T: Send + 'static>(
         &self,
         job: impl Fn(&Connection) -> JobResult<T> + Send + 'static,
     ) -> Result<T, Failure> {
-        match self.db.write(move |connection| job(connection).map_err(Abort::<Infallible>::Database)).await {
+        self.write_then(job, |_| {}).await
+    }
+
+    /// The same, and `then` is called, by the thread that writes, with what the job returned once that is on disk.
+    async fn write_then<T: Send + 'static>(
+        &self,
+        job: impl Fn(&Connection) -> JobResult<T> + Send + 'static,
+        then: impl FnOnce(&T) + Send + 'static,
+    ) -> Result<T, Failure> {
+        let job = move |connection: &Connection| job(connection).map_err(Abort::<Infallible>::Database);
+        match self.db.write_then(Weight::Light, job, then).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(never)) => match never {},
             Err(Error::Busy) => Err(Failure::Busy),
@@ -335,6 +345,18 @@ impl Rounds {
 
 fn unless_slow(error: RedisError) -> Failure {
     if error.is_timeout() { Failure::Slow } else { error.into() }
+}
+
+fn taken((id, seen, result): &Judged) -> (StoreId, Taken) {
+    let taken = match result {
+        Ok(applied) => {
+            // One of which nothing was applied would say the same again.
+            let more = applied.more || seen.full && applied.entries > 0 && applied.stuck.is_none();
+            Taken::Committed { ack: applied.ack, more }
+        }
+        Err(_) => Taken::Refused,
+    };
+    (id.clone(), taken)
 }
 
 fn by_store(found: Vec<Found>) -> HashMap<StoreId, Found> {

@@ -13,6 +13,12 @@ use crate::time::Millis;
 
 /// `t` of a batch's entry.
 pub const BATCH: &str = "batch";
+/// Of one that asks for a reservation.
+pub const RESERVE: &str = "reserve";
+/// Of one that ends a reservation or makes it last longer.
+pub const RESERVATION: &str = "reservation";
+/// Of one that asks for the whole state.
+pub const RESYNC: &str = "resync";
 
 /// Who asked, and what for. Travels with the operation into its event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,13 +238,13 @@ impl Command {
             Self::Cancel { .. } => "cancel",
             Self::Operate { .. } => "operation",
             Self::Batch { .. } => BATCH,
-            Self::Reserve { .. } => "reserve",
-            Self::Reservation { .. } => "reservation",
+            Self::Reserve { .. } => RESERVE,
+            Self::Reservation { .. } => RESERVATION,
             Self::Ship { .. } => "ship",
             Self::Announce { .. } => "announce",
             Self::ReceiveTransfer { .. } => "receive_transfer",
             Self::Release { .. } => "release",
-            Self::Resync => "resync",
+            Self::Resync => RESYNC,
         }
     }
 
@@ -290,12 +296,12 @@ impl Command {
                 check_length(lines.len())?;
                 Self::Batch { lines, atomic, about }
             }
-            "reserve" => {
+            RESERVE => {
                 let ReserveBody { reservation_id, lines, ttl_ms, deadline, about } = serde_json::from_str(body)?;
                 check_ttl(ttl_ms)?;
                 Self::Reserve { reservation_id, lines, ttl_ms, deadline, about }
             }
-            "reservation" => {
+            RESERVATION => {
                 let ReservationBody { reservation_id, act, about } = serde_json::from_str(body)?;
                 if let Act::Extend { ttl_ms } = &act {
                     check_ttl(*ttl_ms)?;
@@ -321,7 +327,7 @@ impl Command {
                 }
                 Self::Release { product_id, units }
             }
-            "resync" => Self::Resync,
+            RESYNC => Self::Resync,
             other => return Err(NotUnderstood(format!("unknown command type {other:?}"))),
         })
     }

@@ -14,7 +14,7 @@ mod purchase;
 pub mod restore;
 
 pub use batch::{BATCH_MAX, BatchLine, LineResult, RefusedLine, Results};
-pub use command::{About, BATCH, Command};
+pub use command::{About, BATCH, Command, RESERVATION, RESERVE, RESYNC};
 pub use event::{Event, Named, SnapshotEnd, SnapshotPage};
 pub use fact::{Fact, Happened, ItemAfter, ReservationStep, Subject};
 pub use outcome::{Became, Outcome};
