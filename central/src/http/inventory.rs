@@ -203,8 +203,7 @@ impl App {
             applied.borrow_and_update();
             let reached = self.db.read(|connection| {
                 for position in &wanted {
-                    let store = stores::find(connection, &position.store)?;
-                    if !store.is_some_and(|store| !store.opening && store.cursor.id() >= position.at) {
+                    if !stores::has_reached(connection, position)? {
                         return Ok(false);
                     }
                 }

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use protocol::ids::StoreId;
 use protocol::link::{Commands, Cursor, EntryId, Epoch, Known, Past};
 use protocol::time::Millis;
+use protocol::wire::Position;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::storage::stocks;
@@ -27,6 +28,15 @@ pub fn cursor(connection: &Connection, id: &StoreId) -> rusqlite::Result<Option<
         .prepare_cached("select epoch, seq, hash from store where store_id = ?1")?
         .query_row([id.as_str()], |row| cursor_at(row, 0))
         .optional()
+}
+
+/// Whether a store's view has reached a place.
+pub fn has_reached(connection: &Connection, Position { store, at }: &Position) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "select exists (select 1 from store where store_id = ?1 and opening = 0 and (epoch, seq) >= (?2, ?3))",
+        )?
+        .query_row(params![store.as_str(), at.epoch.get(), at.seq.get()], |row| row.get(0))
 }
 
 /// All stores, by id.
@@ -272,6 +282,29 @@ mod tests {
         let head = store.command_head;
         let entries = commands::entries(connection, &store.id, head.epoch, 1.into(), head.seq).expect("can be read");
         entries.into_iter().map(|entry| entry.kind).collect()
+    }
+
+    #[test]
+    fn a_view_has_reached_what_is_applied_unless_an_epoch_opens() {
+        let connection = database();
+        let mut agent = Agent::settled("s1", &connection);
+        let reached = |at: Cursor| {
+            has_reached(&connection, &Position { store: StoreId::parse("s1").expect("valid"), at: at.id() })
+                .expect("reads")
+        };
+        let (before, sale) = (agent.head, agent.sale());
+        let after = agent.head;
+        assert_eq!((reached(before), reached(after)), (true, false));
+        agent.tell(&connection, &[sale]);
+        assert!(reached(before) && reached(after));
+        assert!(!reached(Cursor { epoch: 9.into(), seq: 1.into(), ..after }), "a later epoch");
+        let opening = agent.open(9, &[after]);
+        agent.tell(&connection, &opening[..1]);
+        assert!(!reached(after));
+        assert!(
+            !has_reached(&connection, &Position { store: StoreId::parse("s2").expect("valid"), at: before.id() })
+                .expect("reads")
+        );
     }
 
     #[test]

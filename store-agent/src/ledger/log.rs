@@ -128,6 +128,8 @@ pub fn entries_within(
 /// What central has not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backlog {
+    /// The last entry of all.
+    pub head: EntryId,
     /// The last entry that it has.
     pub acked: Seq,
     /// How many entries.
@@ -139,15 +141,17 @@ pub struct Backlog {
 /// What central has not acknowledged of the present epoch. `known`: what the publisher knows to be acknowledged, which
 /// the database learns of later.
 pub fn backlog(connection: &Connection, known: Option<EntryId>) -> rusqlite::Result<Backlog> {
-    let (head, stored): (EntryId, Seq) = connection
-        .prepare_cached("select epoch, seq, acked from meta")?
-        .query_row([], |row| Ok((id_at(row, 0)?, number_at(row, 2)?)))?;
-    let acked = known.filter(|known| known.epoch == head.epoch).map_or(stored, |known| known.seq);
-    let oldest = connection
-        .prepare_cached("select recorded_at from ledger where epoch = ?1 and seq = ?2")?
-        .query_row(params![head.epoch.get(), acked.next().get()], |row| row.get(0))
-        .optional()?;
-    Ok(Backlog { acked, entries: head.seq - acked, oldest: oldest.map(Millis) })
+    connection
+        .prepare_cached(
+            "select place.epoch, place.seq, place.acked, ledger.recorded_at \
+             from (select epoch, seq, case epoch when ?1 then ?2 else acked end as acked from meta) as place \
+             left join ledger on ledger.epoch = place.epoch and ledger.seq = place.acked + 1",
+        )?
+        .query_row(params![known.map(|known| known.epoch.get()), known.map(|known| known.seq.get())], |row| {
+            let (head, acked) = (id_at(row, 0)?, number_at(row, 2)?);
+            let oldest: Option<i64> = row.get(3)?;
+            Ok(Backlog { head, acked, entries: head.seq - acked, oldest: oldest.map(Millis) })
+        })
 }
 
 /// Remembers how far central has acknowledged: what lies below may be pruned in time.
@@ -180,7 +184,7 @@ mod tests {
         let known = |epoch: Epoch, seq: Seq| backlog(&connection, Some(EntryId { epoch, seq })).expect("reads");
         store_acked(&connection, head.epoch, 2.into()).expect("writes");
         assert_eq!(backlog(&connection, None).expect("reads").entries, head.seq - Seq::from(2));
-        assert_eq!(known(head.epoch, head.seq), Backlog { acked: head.seq, entries: 0, oldest: None });
+        assert_eq!(known(head.epoch, head.seq), Backlog { head: head.id(), acked: head.seq, entries: 0, oldest: None });
         assert_eq!(known(head.epoch, Seq::FIRST).entries, head.seq - Seq::FIRST, "central was set back");
         assert_eq!(known(1.into(), head.seq).entries, head.seq - Seq::from(2), "of another epoch");
     }

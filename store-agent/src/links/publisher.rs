@@ -276,12 +276,11 @@ pub fn store_step(connection: &Connection, step: &Step, now: Millis) -> JobResul
 
 /// The heartbeat now.
 pub fn heartbeat_of(connection: &Connection, uplink: &Uplink, process: u64, now: Millis) -> JobResult<Heartbeat> {
-    let head = ledger::head(connection)?.cursor;
     let backlog = ledger::backlog(connection, uplink.publisher().acked())?;
     Ok(Heartbeat {
         process,
-        epoch: head.epoch,
-        head: head.seq,
+        epoch: backlog.head.epoch,
+        head: backlog.head.seq,
         backlog: backlog.entries,
         oldest_unsent_ms: backlog.oldest.map_or(0, |oldest| now.since(oldest)),
         version: env!("CARGO_PKG_VERSION").to_owned(),
