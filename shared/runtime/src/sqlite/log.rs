@@ -7,9 +7,13 @@
 //!
 //! A thread with a connection of its own copies what has been committed, while more is. It never catches up with a writer
 //! who is busy, and only a log that was copied to its end and synced starts over. So the writer copies the last pages, once
-//! they are few. They take turns: while the one copies the other does not. A log that becomes long all the same is first
+//! they are few. SQLite leaves the sync of all of them to whoever copies the last; so the thread syncs what it has copied, too,
+//! and the writer has those few to sync. They take turns: while the one copies the other does not. A log that becomes long all the same is first
 //! spared the jobs that write much, and only then all.
 
+use std::fs::File;
+use std::io::ErrorKind;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -20,8 +24,8 @@ use rusqlite::{Connection, ffi};
 
 use super::open::{CHECKPOINT_AT, checkpoint};
 
-/// Pages that are not worth another round beside the commits: some milliseconds of work.
-const FEW: u32 = 512;
+/// Pages that are not worth another round beside the commits: some milliseconds of work. A commit of 64 sales leaves fewer.
+const FEW: u32 = 256;
 
 /// How long the log becomes, in pages.
 #[derive(Debug, Clone, Copy)]
@@ -136,8 +140,11 @@ impl Beside {
         let thread = std::thread::Builder::new()
             .name("checkpoints".into())
             .spawn(move || {
+                // Never closed: whatever handle of a file a process closes, it loses the locks that SQLite has on it.
+                let database = file(&connection).map(ManuallyDrop::new);
                 for () in begun {
-                    if tell.send(checkpoint(&connection)).is_err() {
+                    let copied = checkpoint(&connection).and_then(|pages| sync(&database).map(|()| pages));
+                    if tell.send(copied).is_err() {
                         break;
                     }
                 }
@@ -177,6 +184,25 @@ impl Beside {
     }
 }
 
+/// The database, if the system has it: not one in memory, nor a test's on a disk of its own.
+fn file(database: &Connection) -> std::io::Result<Option<File>> {
+    match database.path().filter(|path| !path.is_empty()).map(File::open) {
+        None => Ok(None),
+        Some(Err(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Some(opened) => opened.map(Some),
+    }
+}
+
+/// Brings to disk what was copied. What a sync has failed to write no later one finds.
+fn sync(database: &std::io::Result<ManuallyDrop<Option<File>>>) -> rusqlite::Result<()> {
+    let synced = match database {
+        Ok(database) => database.as_ref().map_or(Ok(()), File::sync_data).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let failed = |why| rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR_FSYNC), Some(why));
+    synced.map_err(failed)
+}
+
 fn panicked() -> rusqlite::Error {
     let why = "the thread that copies the log has panicked".to_owned();
     rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERNAL), Some(why))
@@ -210,6 +236,22 @@ mod tests {
         drop(open);
         assert!(matches!(beside.copied(true, 201), Ok(Some(_))));
         beside.end().expect("ends");
+    }
+
+    #[test]
+    fn a_sync_that_fails_is_a_copying_that_has_failed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("a.db");
+        let connection = Connection::open(&path).expect("opens");
+        assert!(matches!(file(&connection), Ok(Some(_))));
+        std::fs::remove_file(&path).expect("deletes");
+        assert!(matches!(file(&connection), Ok(None)));
+        assert!(matches!(file(&Connection::open_in_memory().expect("opens")), Ok(None)));
+        // What is no file of a disk cannot be synced.
+        let failing = [File::open("/dev/null").map(Some), Err(ErrorKind::PermissionDenied.into())];
+        for database in failing {
+            assert!(sync(&database.map(ManuallyDrop::new)).is_err());
+        }
     }
 
     /// A log without a file, and who says in the other thread's place what it has begun and copied.
