@@ -130,8 +130,8 @@ pub async fn run(config: Serve, port: Port, stop: CancellationToken) -> anyhow::
     tasks.add("webhooks", webhooks.run(stop.clone()));
     tasks.add_on(&receives, "consumer", consumer.run(aside.handle.clone(), stop.clone()));
     tasks.add_on(&sends, "publisher", publisher.run(stop.clone()));
-    tasks.add_on(&aside, "steps", steps.run(stop.clone()));
-    tasks.add_on(&aside, "seeking", seeking.run(applied, stop.clone()));
+    tasks.add_on(&sends, "steps", steps.run(stop.clone()));
+    tasks.add_on(&sends, "seeking", seeking.run(applied, stop.clone()));
     tasks.add_on(&aside, "maintenance", maintenance::run(links, stop.clone()));
     let inspection = files::inspect_daily(path.clone());
     tasks.add("inspection", async move {

@@ -86,19 +86,11 @@ impl Receiver {
         let reply = match step {
             FollowStep::Execute { redis_now } => {
                 let (batch, now) = (std::mem::take(&mut held.batch), runtime::clock::now());
-                let (moves_an_end, asks_for_state) = (commands::moves_an_end(&batch), commands::asks_for_state(&batch));
                 match self.execute(batch, redis_now, now).await {
                     Ok(Ok(executed)) => {
                         if executed.commands == 0 {
                             tracing::debug!(why = executed.stuck, "commands wait");
                         }
-                        if moves_an_end {
-                            self.expiry.notify_one();
-                        }
-                        if asks_for_state {
-                            self.telling.notify_one();
-                        }
-                        self.executed.notify_waiters();
                         Followed::Executed { new: executed.commands }
                     }
                     Ok(Err(())) | Err(Error::Busy) => Followed::Busy,
@@ -127,6 +119,7 @@ impl Receiver {
     ) -> Result<Result<Executed, ()>, Error> {
         let asked = Ticks::start();
         let weight = commands::weight(&batch);
+        let ring = self.bells(&batch);
         let counts = commands::counted(&batch);
         let moved = match counts.is_empty() {
             true => Moved::default(),
@@ -137,7 +130,19 @@ impl Receiver {
             let redis_now = redis_now.plus(asked.ms());
             commands::receive(connection, &batch, &moved, redis_now, now).map_err(Abort::Database)
         };
-        self.db.write_as(weight, execute).await
+        // The link may go down meanwhile, and this be dropped: what was executed then is not read again.
+        self.db.write_then(weight, execute, move |_| ring()).await
+    }
+
+    /// Tells whom it concerns that these were executed.
+    fn bells(&self, batch: &[Received<Commands>]) -> impl FnOnce() + Send + use<> {
+        let expiry = commands::moves_an_end(batch).then(|| self.expiry.clone());
+        let telling = commands::asks_for_state(batch).then(|| self.telling.clone());
+        let executed = self.executed.clone();
+        move || {
+            expiry.into_iter().chain(telling).for_each(|concerned| concerned.notify_one());
+            executed.notify_waiters();
+        }
     }
 
     /// A step over Redis.
@@ -161,5 +166,46 @@ impl Receiver {
             FollowStep::AskTime => Followed::Time(runtime::redis::time(connection).await?),
             FollowStep::Connect | FollowStep::Execute { .. } | FollowStep::Wait(_) => Followed::Lost,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::link::{Cursor, Entry};
+    use protocol::wire::Command;
+    use runtime::redis::Options;
+    use runtime::sqlite::{Reader, Writer};
+
+    use super::*;
+    use crate::ledger::SCHEMA;
+
+    #[tokio::test]
+    async fn what_was_executed_is_told_though_the_link_has_gone_down_meanwhile() {
+        let store: StoreId = "s1".parse().expect("valid");
+        let connection = runtime::sqlite::memory(SCHEMA).expect("opens");
+        ledger::initialise(&connection, &store, Millis(1)).expect("writes");
+        let (writer, mut queue) = Writer::queue();
+        let reader = Reader::alone(Connection::open_in_memory().expect("opens"));
+        let bell = Notify::new;
+        let receiver = Receiver {
+            client: runtime::redis::client(&Options::at("redis://127.0.0.1:1")).expect("is an address"),
+            keys: Keys::new("test"),
+            store,
+            db: Db::new(reader, writer),
+            connectivity: Connectivity::new(Millis(1)),
+            expiry: Arc::new(bell()),
+            telling: Arc::new(bell()),
+            executed: Arc::new(bell()),
+        };
+        let resync = Entry::follow(&Cursor::default(), Command::Resync.kind(), "c", Command::Resync.encode(), None);
+        {
+            let mut executing = Box::pin(receiver.execute(vec![Ok(resync)], Millis(2), Millis(2)));
+            assert!(futures_util::poll!(executing.as_mut()).is_pending());
+        }
+        let group = queue.run(&connection).expect("runs").expect("it has queued");
+        connection.execute_batch("commit").expect("commits");
+        group.answer();
+        let told = tokio::time::timeout(Duration::from_secs(20), receiver.telling.notified());
+        told.await.expect("else nobody tells the state");
     }
 }
