@@ -201,6 +201,10 @@ async fn who_cannot_read_its_database_is_not_ready() {
     assert_eq!(ready().await, (200, json!(["degraded", "up"])));
     let file = rusqlite::Connection::open(agent.database()).expect("opens");
     file.execute("alter table meta rename to elsewhere", []).expect("writes");
+    // What another process does to the file is seen once the writer has ended its rest, and that each write does.
+    let sale = json!({"quantity": 1});
+    let sold = agent.client().ask(reqwest::Method::POST, "/v1/purchase/tea", &[], Some(&sale)).await;
+    assert_eq!(sold.expect("is answered").status, 500);
     assert_eq!(ready().await, (503, json!(["broken", "down"])));
 }
 
