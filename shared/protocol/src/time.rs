@@ -1,12 +1,14 @@
 //! Time as a number: milliseconds since 1970 UTC. The pure code gets it as an argument.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, Timelike, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// 0000-01-01T00:00:00.000Z.
 const YEAR_0: i64 = -62_167_219_200_000;
 /// 9999-12-31T23:59:59.999Z.
 const YEAR_9999_ENDS: i64 = 253_402_300_799_999;
+/// A time as text.
+const TEXT: &[u8; 24] = b"0000-00-00T00:00:00.000Z";
 
 /// Milliseconds since 1970-01-01 UTC. As JSON: RFC 3339, UTC, with milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,13 +30,35 @@ impl Millis {
         let time = DateTime::parse_from_rfc3339(text).ok()?.timestamp_millis();
         (YEAR_0..=YEAR_9999_ENDS).contains(&time).then_some(Self(time))
     }
+
+    /// RFC 3339, written where it stands: each answer and each entry of a ledger has some. `None` for a time that cannot be read
+    /// back.
+    fn text(self) -> Option<[u8; TEXT.len()]> {
+        let within = (YEAR_0..=YEAR_9999_ENDS).contains(&self.0);
+        let time = DateTime::<Utc>::from_timestamp_millis(self.0).filter(|_| within)?;
+        let mut text = *TEXT;
+        let mut write = |places: std::ops::Range<usize>, mut number: u32| {
+            for place in text[places].iter_mut().rev() {
+                *place = b'0' + (number % 10) as u8;
+                number /= 10;
+            }
+        };
+        write(0..4, time.year().unsigned_abs());
+        write(5..7, time.month());
+        write(8..10, time.day());
+        write(11..13, time.hour());
+        write(14..16, time.minute());
+        write(17..19, time.second());
+        write(20..23, time.timestamp_subsec_millis());
+        Some(text)
+    }
 }
 
 impl std::fmt::Display for Millis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match DateTime::<Utc>::from_timestamp_millis(self.0) {
-            Some(time) => f.write_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true)),
-            None => write!(f, "{} ms", self.0),
+        match self.text().as_ref().map(|text| std::str::from_utf8(text)) {
+            Some(Ok(text)) => f.write_str(text),
+            _ => write!(f, "{} ms", self.0),
         }
     }
 }
@@ -64,6 +88,21 @@ mod tests {
         assert_eq!(Millis::parse(&time.to_string()), Some(time));
         for edge in ["0000-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"] {
             assert_eq!(Millis::parse(edge).map(|time| time.to_string()).as_deref(), Some(edge));
+        }
+    }
+
+    #[test]
+    fn writes_what_any_library_writes() {
+        use chrono::SecondsFormat;
+        let step = (YEAR_9999_ENDS - YEAR_0) / 100_003;
+        for time in (YEAR_0..=YEAR_9999_ENDS).step_by(step as usize) {
+            let told = DateTime::<Utc>::from_timestamp_millis(time)
+                .map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true));
+            assert_eq!(Some(Millis(time).to_string()), told);
+            assert_eq!(serde_json::to_value(Millis(time)).ok(), told.map(Into::into));
+        }
+        for beyond in [i64::MIN, YEAR_0 - 1, YEAR_9999_ENDS + 1, i64::MAX] {
+            assert_eq!(Millis(beyond).to_string(), format!("{beyond} ms"));
         }
     }
 

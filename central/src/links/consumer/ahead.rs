@@ -46,19 +46,29 @@ impl Ahead {
         self.begun = Some(Begun { ranges, read: AbortOnDropHandle::new(read) });
     }
 
-    /// What was read early of what is wanted now, and how many entries of each. All else is forgotten. How many are wanted depends
-    /// on how many stores have something: more will do, or half as many. A read that has failed is one that fails now.
+    /// What was read early of what is wanted now, and how many entries of each. All else is forgotten. A read that has failed is
+    /// one that fails now.
     pub(super) async fn take(&mut self, wanted: &[Range]) -> RedisResult<HashMap<StoreId, (Delivery, usize)>> {
+        match self.begun.take() {
+            Some(begun) => begun.end(wanted).await,
+            None => Ok(HashMap::new()),
+        }
+    }
+}
+
+impl Begun {
+    /// How many are wanted depends on how many stores have something: more will do, or half as many.
+    async fn end(self, wanted: &[Range]) -> RedisResult<HashMap<StoreId, (Delivery, usize)>> {
         let wanted: HashMap<&StoreId, &Range> = wanted.iter().map(|range| (&range.store, range)).collect();
         let fits = |range: &Range| {
             let wanted = wanted.get(&range.store);
             wanted.is_some_and(|wanted| wanted.after == range.after && range.count >= wanted.count / 2)
         };
-        let Some(begun) = self.begun.take().filter(|begun| begun.ranges.iter().any(fits)) else {
+        if !self.ranges.iter().any(fits) {
             return Ok(HashMap::new());
-        };
-        let Ok(deliveries) = begun.read.await else { return Ok(HashMap::new()) };
-        let read = begun.ranges.into_iter().zip(deliveries?).filter(|(range, delivery)| {
+        }
+        let Ok(deliveries) = self.read.await else { return Ok(HashMap::new()) };
+        let read = self.ranges.into_iter().zip(deliveries?).filter(|(range, delivery)| {
             let is_full = matches!(delivery, Delivery::Entries(entries) if entries.len() == range.count);
             is_full && fits(range)
         });
@@ -80,5 +90,59 @@ impl Next {
         let last = entries.last().and_then(|last| last.as_ref().ok());
         let range = last.map(|last| Range { store: store.clone(), after: last.id, count });
         Self { range, bytes: entries.iter().flatten().map(|entry| entry.body.len()).sum() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::link::{EntryId, Seq};
+    use runtime::redis::Garbage;
+
+    use super::*;
+
+    fn range(store: &str, seq: u64, count: usize) -> Range {
+        let after = EntryId { epoch: 7.into(), seq: Seq::ZERO + seq };
+        Range { store: store.parse().expect("an id"), after, count }
+    }
+
+    fn entries(many: usize) -> Delivery {
+        let entry = || Err(Garbage { id: String::new(), why: String::new() });
+        Delivery::Entries((0..many).map(|_| entry()).collect())
+    }
+
+    fn begun(ranges: Vec<Range>, read: impl Future<Output = RedisResult<Vec<Delivery>>> + Send + 'static) -> Begun {
+        Begun { ranges, read: AbortOnDropHandle::new(tokio::spawn(read)) }
+    }
+
+    #[tokio::test]
+    async fn what_was_read_early_is_used_only_where_it_is_what_is_wanted_now() {
+        let ranges =
+            ["exact", "more", "fewer", "elsewhere", "not-all", "broken", "nobody"].map(|store| range(store, 5, 64));
+        let mut deliveries: Vec<Delivery> = ranges.iter().map(|range| entries(range.count)).collect();
+        deliveries[4] = entries(63);
+        deliveries[5] = Delivery::Unreadable("it is none".into());
+        let begun = begun(ranges.to_vec(), async { Ok(deliveries) });
+        let wanted = [
+            range("exact", 5, 64),
+            range("more", 5, 129),
+            range("fewer", 5, 130),
+            range("elsewhere", 6, 64),
+            range("not-all", 5, 64),
+            range("broken", 5, 64),
+            range("new", 5, 64),
+        ];
+        let taken = begun.end(&wanted).await.expect("works");
+        let mut taken: Vec<_> = taken.iter().map(|(store, (_, count))| (store.as_str(), *count)).collect();
+        taken.sort_unstable();
+        assert_eq!(taken, [("exact", 64), ("more", 64)]);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_read_of_which_nothing_is_wanted_and_one_that_fails_fails_now() {
+        let never = begun(vec![range("s1", 5, 64)], std::future::pending());
+        assert!(never.end(&[range("s1", 6, 64)]).await.expect("works").is_empty());
+        let failed = || std::io::Error::other("no answer");
+        let fails = begun(vec![range("s1", 5, 64)], async move { Err(failed().into()) });
+        assert!(fails.end(&[range("s1", 5, 64)]).await.is_err());
     }
 }
