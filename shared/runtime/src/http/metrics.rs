@@ -215,14 +215,18 @@ mod tests {
         };
         answered("GET", Some("/v1/inventory/{productId}"), 200);
         answered("GET", Some("/inventory/{productId}"), 200);
+        answered("GET", Some("/v1/inventory/{productId}"), 404);
+        answered("HEAD", Some("/v1/inventory/{productId}"), 200);
         answered("BREW", None, 404);
         answered("STEEP", None, 404);
         let text = told(Exposition::new("0.1.0", &requests)).await;
         for line in [
             r#"http_requests_total{method="GET",route="/inventory/{productId}",status="200"} 2"#,
+            r#"http_requests_total{method="GET",route="/inventory/{productId}",status="404"} 1"#,
+            r#"http_requests_total{method="HEAD",route="/inventory/{productId}",status="200"} 1"#,
             r#"http_requests_total{method="other",route="none",status="404"} 2"#,
             r#"http_request_duration_seconds_bucket{method="GET",route="/inventory/{productId}",le="0.0025"} 0"#,
-            r#"http_request_duration_seconds_bucket{method="GET",route="/inventory/{productId}",le="0.005"} 2"#,
+            r#"http_request_duration_seconds_bucket{method="GET",route="/inventory/{productId}",le="0.005"} 3"#,
             r#"shelfstream_build_info{version="0.1.0"} 1"#,
         ] {
             assert!(text.lines().any(|told| told == line), "{line} is not in {text}");
