@@ -30,7 +30,7 @@ use axum::Router;
 use axum::http::Method;
 use protocol::ids::StoreId;
 use runtime::clock::Source;
-use runtime::http::openapi::{Api, Description};
+use runtime::http::openapi::{Api, Description, Queryless};
 use runtime::http::{Access, Code, Edge, Problem, Requests, Scopes, Served, Tally};
 use runtime::redis::Keys;
 use utoipa_axum::router::OpenApiRouter;
@@ -120,18 +120,25 @@ fn access(method: &Method, route: &str) -> Access {
     }
 }
 
-/// All routes, which know no process yet.
-pub fn routes() -> Router<Arc<App>> {
+/// All routes, which know no process yet. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    router: Router<Arc<App>>,
+    queryless: Queryless,
+}
+
+/// All routes.
+pub fn routes() -> Routes {
     described().0
 }
 
 /// The routes of a process, with the edge around them.
-pub fn router(routes: Router<Arc<App>>, app: Arc<App>, edge: Edge) -> Served {
-    runtime::http::finish(routes.with_state(app), Edge { access, ..edge })
+pub fn router(Routes { router, queryless }: Routes, app: Arc<App>, edge: Edge) -> Served {
+    runtime::http::finish(router.with_state(app), Edge { access, queryless, ..edge })
 }
 
 /// All routes, and their description.
-fn described() -> (Router<Arc<App>>, Description) {
+fn described() -> (Routes, Description) {
     let (pages, of_pages) = meta::pages().merge(metrics::router()).merge(docs::router()).split_for_parts();
     let (routes, of_routes) = OpenApiRouter::new()
         .merge(inventory::router())
@@ -153,8 +160,9 @@ fn described() -> (Router<Arc<App>>, Description) {
         .merge(projections::router())
         .merge(meta::router())
         .split_for_parts();
+    let queryless = Queryless::of(&of_routes);
     let description = Description::new(API, of_pages, of_routes);
-    (pages.layer(axum::Extension(description.clone())).merge(routes), description)
+    (Routes { router: pages.layer(axum::Extension(description.clone())).merge(routes), queryless }, description)
 }
 
 impl App {

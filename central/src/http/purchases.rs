@@ -342,13 +342,23 @@ impl App {
         if let Err(short) = short {
             return Ok(short.into());
         }
-        let apart = Problem::new(Code::InsufficientStock).detail("no store has enough of all of these products");
-        let carried = of_all.iter().filter(|offer| offer.is_carried);
-        let Some(closest) = carried.max_by_key(|offer| offer.left) else { return Ok(apart) };
-        let store = &closest.store.id;
-        let known = self.db.read(|connection| items::of_lines(connection, store, &lines)).await?;
-        let short = lines.each(|line| would_sell(line, known.get(&line.product_id))).err();
-        Ok(short.map_or(apart, Problem::from).with("storeId", store.as_str()))
+        let apart = || Problem::new(Code::InsufficientStock).detail("no store has enough of all of these products");
+        let has_all = of_all.into_iter().filter(|offer| offer.is_carried).max_by_key(|offer| offer.left);
+        let closest = match has_all {
+            Some(offer) => Some(offer.store.id),
+            None => {
+                let wanted = lines.clone();
+                self.choosing.scan(move |connection| offers::closest(connection, &wanted)).await?
+            }
+        };
+        let Some(store) = closest else { return Ok(apart()) };
+        let known = self.db.read(|connection| items::of_lines(connection, &store, &lines)).await?;
+        let short = lines.each(|line| match known.get(&line.product_id).filter(|(item, _)| !item.discontinued) {
+            // Other stores have it.
+            None => Err(Rejection::insufficient(&Item::default(), line.quantity.get(), 0)),
+            known => would_sell(line, known).map(drop),
+        });
+        Ok(short.err().map_or_else(apart, Problem::from).with("storeId", store.as_str()))
     }
 
     /// Waits for a purchase's outcome and says it.

@@ -25,7 +25,7 @@ use crate::outbound::event::is_type;
 use crate::outbound::sender::{Message, Secret};
 use crate::outbound::webhooks::{attempted_of, payload, secrets};
 use crate::storage::idempotency::Effect;
-use crate::storage::webhooks::{self, Delivery, NewWebhook, Webhook};
+use crate::storage::webhooks::{self, Delivery, NewWebhook, Status, Webhook};
 use crate::storage::{Abort, Connection};
 
 /// Webhooks at once: each has connections and memory of its own.
@@ -79,16 +79,18 @@ struct WebhookView {
 struct HeldView {
     store_id: String,
     failures: u32,
-    #[schema(value_type = schema::Time)]
-    next_attempt_at: Millis,
+    /// `null`: none comes, since the webhook is not `active`.
+    #[schema(value_type = Option<schema::Time>)]
+    next_attempt_at: Option<Millis>,
 }
 
 impl WebhookView {
     fn of(webhook: Webhook, secret: Option<Secret>) -> Self {
+        let is_active = webhook.progress.status == Status::Active;
         let held = webhook.progress.failing().take(HELD).map(|(store, held)| HeldView {
             store_id: store.clone(),
             failures: held.failures,
-            next_attempt_at: held.next_at,
+            next_attempt_at: is_active.then_some(held.next_at),
         });
         Self {
             held: held.collect(),

@@ -84,6 +84,9 @@ impl Reach {
         if !url.username().is_empty() || url.password().is_some() {
             return Err("must hold no user and no password: requests are signed".to_owned());
         }
+        if url.fragment().is_some() || url.port() == Some(0) {
+            return Err("must have no fragment and no port 0: nothing can be sent there".to_owned());
+        }
         match literal(&url) {
             Some(address) => self.allowed(&[SocketAddr::new(address, 0)]).map(drop)?,
             None if url.host_str().is_none_or(str::is_empty) => return Err("must name a host".to_owned()),
@@ -222,6 +225,8 @@ mod tests {
             "https://",
             "",
             "https://u:p@shop.example/",
+            "https://shop.example/#hook",
+            "https://shop.example:0/",
             "https://127.0.0.1/",
             "https://[::1]/",
             "https://[::ffff:10.0.0.1]/",

@@ -23,7 +23,7 @@ use protocol::ids::StoreId;
 use protocol::link::EntryId;
 use protocol::time::Millis;
 use runtime::clock::Source;
-use runtime::http::openapi::{Api, Description};
+use runtime::http::openapi::{Api, Description, Queryless};
 use runtime::http::{Access, Edge, Requests, Says, Scopes, Served, Tally, header_value};
 use runtime::sqlite::Db;
 use tokio::sync::Notify;
@@ -95,22 +95,29 @@ fn access(method: &Method, route: &str) -> Access {
     }
 }
 
-/// All routes, which know no process yet.
-pub fn routes() -> Router<Arc<App>> {
+/// All routes, which know no process yet. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    router: Router<Arc<App>>,
+    queryless: Queryless,
+}
+
+/// All routes.
+pub fn routes() -> Routes {
     described().0
 }
 
 /// The routes of a process, with the edge around them.
-pub fn router(routes: Router<Arc<App>>, app: Arc<App>, edge: Edge) -> Served {
+pub fn router(Routes { router, queryless }: Routes, app: Arc<App>, edge: Edge) -> Served {
     let says = Says::new({
         let app = app.clone();
         move |answer| say_where(app.clone(), answer)
     });
-    runtime::http::finish(routes.with_state(app), Edge { access, says: Some(says), ..edge })
+    runtime::http::finish(router.with_state(app), Edge { access, queryless, says: Some(says), ..edge })
 }
 
 /// All routes, and their description.
-fn described() -> (Router<Arc<App>>, Description) {
+fn described() -> (Routes, Description) {
     let (pages, of_pages) = meta::pages().merge(metrics::router()).split_for_parts();
     let (routes, of_routes) = OpenApiRouter::new()
         .merge(inventory::router())
@@ -123,8 +130,9 @@ fn described() -> (Router<Arc<App>>, Description) {
         .merge(dead_letters::router())
         .merge(meta::router())
         .split_for_parts();
+    let queryless = Queryless::of(&of_routes);
     let description = Description::new(API, of_pages, of_routes);
-    (pages.layer(axum::Extension(description.clone())).merge(routes), description)
+    (Routes { router: pages.layer(axum::Extension(description.clone())).merge(routes), queryless }, description)
 }
 
 /// Every answer says where the ledger stands, and that the agent is fenced if it is.
@@ -252,6 +260,26 @@ mod tests {
         }
         let own = shop.get("/openapi.json").await;
         assert_eq!(own["paths"]["/v1/inventory"]["get"]["operationId"], "listItems");
+    }
+
+    #[tokio::test]
+    async fn a_query_that_an_operation_does_not_take_is_refused_before_it_has_its_effect() {
+        let shop = Shop::open();
+        shop.post("/inventory", "k", json!({"productId": "tea", "quantity": 9})).await;
+        for (path, pointer) in
+            [("/purchase/tea?dryRun=true", "?dryRun"), ("/v1/purchase/tea?x", "?x"), ("/inventory?y=1", "?y")]
+        {
+            let refused = shop.post(path, "refused", json!({"quantity": 1, "productId": "milk"})).await;
+            assert_eq!((refused.status, &refused.body["errors"][0]["pointer"]), (400, &json!(pointer)), "{path}");
+        }
+        assert_eq!(shop.get("/inventory").await["items"][0]["quantity"], 9);
+        let status = async |method, path: &str| shop.ask(method, path, &[], "").await.status;
+        assert_eq!(status(Method::HEAD, "/inventory/tea?x=1").await, 400);
+        assert_eq!(status(Method::GET, "/inventory/tea?").await, 200);
+        assert_eq!(status(Method::GET, "/inventory?size=1").await, 200);
+        assert_eq!(status(Method::GET, "/health?at=now").await, 200, "a page, not a part of the API");
+        assert_eq!(status(Method::PATCH, "/purchases?x=1").await, 405);
+        assert_eq!(status(Method::GET, "/nowhere?x=1").await, 404);
     }
 
     #[tokio::test]

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::to_bytes;
 use axum::extract::Request;
 use central::links::presence::{Presence, Reading};
@@ -69,7 +68,7 @@ thread_local! {
     static NOW: Cell<Millis> = const { Cell::new(Millis(0)) };
     static NEXT: Cell<u128> = const { Cell::new(0) };
     /// To describe all routes takes longer than to serve many requests.
-    static ROUTES: (Router<Arc<store_agent::http::App>>, Router<Arc<central::http::App>>, Sender) =
+    static ROUTES: (store_agent::http::Routes, central::http::Routes, Sender) =
         (store_agent::http::routes(), central::http::routes(), Sender::new(Reach { private: false }));
 }
 

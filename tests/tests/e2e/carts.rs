@@ -114,6 +114,16 @@ async fn what_cannot_be_had_together_is_refused_and_named() {
     assert_eq!((&nowhere.body["storeId"], short(&nowhere)), (&json!("s3"), vec!["jam", "tea"]));
     let in_the_chain = central.post("/v1/purchase", json!({"lines": lines(1, 10)})).await;
     assert_eq!((refused(&in_the_chain), short(&in_the_chain)), ((409, "insufficient_stock"), vec!["tea"]));
+    for (store, product) in [("s1", "gin"), ("s2", "rum")] {
+        let new = json!({"productId": product, "quantity": 5});
+        world.store(store).post("/v1/inventory", new).await.expect(201);
+    }
+    world.converged(SOON).await;
+    let lines = json!([{"productId": "gin", "quantity": 1}, {"productId": "rum", "quantity": 2}]);
+    let apart = central.post("/v1/purchase", json!({"lines": lines})).await;
+    assert_eq!((refused(&apart), &apart.body["storeId"]), ((409, "insufficient_stock"), &json!("s1")));
+    let rum = json!({"productId": "rum", "requested": 2, "quantity": 0, "reserved": 0, "allotted": 0, "available": 0});
+    assert_eq!(apart.body["lines"], json!([rum]), "s1 has none, but all else");
 
     let ale = json!([{"productId": "ale", "quantity": 1}, {"productId": "tea", "quantity": 1}]);
     for asked in [json!({"lines": ale, "storeId": "s1"}), json!({"lines": ale})] {

@@ -273,6 +273,7 @@ async fn whoever_is_gone_gets_nothing_until_it_is_replayed() {
         if webhook["status"] == "disabled" { Ok(webhook) } else { Err(webhook) }
     })
     .await;
+    assert_eq!((&disabled["heldStores"], &disabled["held"][0]["nextAttemptAt"]), (&json!(1), &Value::Null));
     endpoint.says(|_| 204);
     let cursor = text(&disabled, "cursor");
     let replayed = central.post(&format!("{path}/replay"), json!({"after": cursor})).await.expect(200);
@@ -292,6 +293,7 @@ async fn nobody_is_sent_into_the_network_inside() {
         (json!({"url": "https://[::ffff:10.0.0.1]/"}), "/url"),
         (json!({"url": "https://localhost:8443/"}), "/url"),
         (json!({"url": "https://user:secret@1.1.1.1/"}), "/url"),
+        (json!({"url": "https://shop.example/hook#here"}), "/url"),
         (json!({"url": "nonsense"}), "/url"),
         (json!({"url": "https://1.1.1.1/", "types": ["sold", "sould"]}), "/types/1"),
         (json!({"url": "https://1.1.1.1/", "storeId": "a/b"}), "/storeId"),

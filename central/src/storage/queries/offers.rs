@@ -1,5 +1,6 @@
 //! Where a product can be had.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use protocol::domain::{Item, Line, Lines};
@@ -193,6 +194,22 @@ pub fn of_lines(connection: &Connection, lines: &Lines, least: i64) -> rusqlite:
     Ok(found)
 }
 
+/// The store that would sell most of these lines, of equals the first by id; none: nobody would sell any.
+pub fn closest(connection: &Connection, lines: &Lines) -> rusqlite::Result<Option<StoreId>> {
+    let mut would_sell: BTreeMap<StoreId, usize> = BTreeMap::new();
+    let mut statement = connection.prepare_cached(&ITEMS)?;
+    for line in lines.iter() {
+        let mut rows = statement.query([line.product_id.as_str()])?;
+        while let Some(row) = rows.next()? {
+            let (item, pending) = (read_item(row, 1)?, row.get(1 + items::WIDTH)?);
+            if !item.discontinued && line.quantity.get() <= items::online_available(&item, pending) {
+                *would_sell.entry(parsed(row, 0)?).or_default() += 1;
+            }
+        }
+    }
+    Ok(would_sell.into_iter().rev().max_by_key(|(_, lines)| *lines).map(|(store, _)| store))
+}
+
 #[cfg(test)]
 mod tests {
     use protocol::domain::Quantity;
@@ -249,6 +266,14 @@ mod tests {
         assert_eq!(offers(&[("jam", 1), ("tea", 1)]), []);
         assert_eq!(offers(&[("tea", 1), ("jam", 1)]), []);
         assert_eq!(offers(&[("tea", 2), ("milk", 1)]), [(one.id.clone(), -1, 1)], "milk is at one store alone");
+        let nearest = |lines: &[(&str, i64)]| {
+            let lines = Lines::new(lines.iter().map(|(name, units)| line(name, *units))).expect("are lines");
+            closest(&connection, &lines).expect("reads")
+        };
+        assert_eq!(nearest(&[("tea", 2), ("jam", 1)]), Some(two.id.clone()), "one has a single unit left");
+        assert_eq!(nearest(&[("tea", 1), ("jam", 1)]), Some(one.id.clone()), "of equals the first");
+        assert_eq!(nearest(&[("tea", 2), ("jam", 1), ("milk", 1), ("tea", 1)]), Some(one.id.clone()));
+        assert_eq!(nearest(&[("jam", 1)]), None);
         let tea = in_chain(&connection, &product("tea")).expect("reads");
         assert_eq!((tea.stores, tea.carried, tea.quantity, tea.online_available), (2, 2, 20, 10));
         assert_eq!(in_chain(&connection, &product("jam")).expect("reads"), InChain::default());

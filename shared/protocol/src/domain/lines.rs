@@ -30,7 +30,7 @@ pub enum InvalidLines {
     #[error("must have at least one line")]
     None,
     /// Too many.
-    #[error("must have {LINES_MAX} lines at most")]
+    #[error("must be about {LINES_MAX} products at most")]
     TooMany,
     /// The quantities of a product's lines add up to more than a [`Quantity`] can be.
     #[error("must ask for 1,000,000 units of {0} at most, all of its lines together")]

@@ -31,7 +31,9 @@ use uuid::Uuid;
 use super::budget::Answers;
 use super::extract::{JSON_BYTES, LARGE_JSON_BYTES, Received, body_problem};
 use super::metrics::{Requests, Usual};
+use super::openapi::Queryless;
 use super::problem::{Ordered, Pending};
+use super::query;
 use super::rate::{Left, Rate, Who};
 use super::serve::Guest;
 use super::tokens::{Access, Caller, Scopes, Tokens};
@@ -70,6 +72,8 @@ pub struct Edge {
     pub tokens: Option<Tokens>,
     /// What a method of a route wants, which is told as the pattern that the path has matched.
     pub access: fn(&Method, &str) -> Access,
+    /// What takes no query.
+    pub queryless: Queryless,
     /// Requests a second that each caller may make. `None`: any number.
     pub rate_limit: Option<NonZeroU32>,
     /// What a server says of itself in every answer of a route.
@@ -108,6 +112,7 @@ impl Default for Edge {
             allowed_hosts: Vec::new(),
             tokens: None,
             access: |_, _| Access::Needs(Scopes::OPERATE),
+            queryless: Queryless::default(),
             rate_limit: None,
             says: None,
             requests: Requests::default(),
@@ -348,7 +353,9 @@ async fn around(within: Arc<Within>, mut request: Request) -> Result<Response, I
     let asked = request.extensions().get::<OriginalUri>().map_or_else(|| request.uri().clone(), |uri| uri.0.clone());
     request.extensions_mut().insert(trace);
     let matched = matched.as_ref().map(MatchedPath::as_str);
-    let admitted = admit(&context.edge, &request).and_then(|()| identify(&context.edge, &mut request, matched));
+    let admitted = admit(&context.edge, &request)
+        .and_then(|()| identify(&context.edge, &mut request, matched))
+        .and_then(|()| refuse_query(&context.edge, &request, matched));
     let (left, counted) = count(context, &request);
     let mut response = match admitted.and(counted) {
         Err(problem) => problem.into_response(),
@@ -432,6 +439,14 @@ fn identify(edge: &Edge, request: &mut Request, route: Option<&str>) -> Result<(
     let caller = tokens.admit(request.headers(), access)?;
     request.extensions_mut().insert(caller);
     Ok(())
+}
+
+/// A query where none is taken.
+fn refuse_query(edge: &Edge, request: &Request, route: Option<&str>) -> Result<(), Problem> {
+    match (request.uri().query(), route) {
+        (Some(query), Some(route)) if edge.queryless.has(request.method(), route) => query::none(query),
+        _ => Ok(()),
+    }
 }
 
 fn is_read(method: &Method) -> bool {

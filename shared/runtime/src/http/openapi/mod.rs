@@ -8,7 +8,7 @@
 mod parameters;
 pub mod schema;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use axum::Extension;
@@ -18,7 +18,8 @@ use bytes::Bytes;
 use protocol::domain::{Item, Rejection};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
-use utoipa::openapi::OpenApi;
+use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::{OpenApi, PathItem, RefOr};
 
 pub use parameters::IfMatch;
 
@@ -60,6 +61,41 @@ impl Description {
     /// As it is served.
     pub fn json(&self) -> Bytes {
         Bytes::clone(&self.0)
+    }
+}
+
+/// Operations that take no query: what stands in one would be thought to have had its effect.
+#[derive(Debug, Clone, Default)]
+pub struct Queryless(Arc<HashSet<(Method, String)>>);
+
+impl Queryless {
+    /// Those of these routes.
+    pub fn of(routes: &OpenApi) -> Self {
+        let takes_none = |operation: &Operation| {
+            let mut parameters = operation.parameters.iter().flatten();
+            !parameters.any(|parameter| matches!(parameter, RefOr::T(one) if one.parameter_in == ParameterIn::Query))
+        };
+        let operations = routes.paths.paths.iter().flat_map(|(path, item)| {
+            let PathItem { get, put, post, delete, patch, .. } = item;
+            let of_methods = [
+                (Method::GET, get),
+                (Method::HEAD, get),
+                (Method::PUT, put),
+                (Method::POST, post),
+                (Method::DELETE, delete),
+                (Method::PATCH, patch),
+            ];
+            let operation = move |(method, one): (Method, &Option<Operation>)| {
+                one.as_ref().filter(|one| takes_none(one)).map(|_| (method, path.clone()))
+            };
+            of_methods.into_iter().filter_map(operation)
+        });
+        Self(Arc::new(operations.collect()))
+    }
+
+    /// Whether this method of a route, which is told as the pattern that the path has matched, is one.
+    pub(super) fn has(&self, method: &Method, route: &str) -> bool {
+        self.0.contains(&(method.clone(), route.to_owned()))
     }
 }
 
