@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use protocol::ids::{ProductId, StoreId};
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
-use runtime::http::{Bounded, Code, List, Prefer, Problem, ProductPath, Query, Result, Written, header_value};
+use runtime::http::{Bounded, Code, List, Prefer, Problem, ProductPath, Query, Result, Written};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -158,7 +159,7 @@ async fn one(
         Ok(found.map(written))
     });
     match found.await? {
-        Some(Ok((lag_ms, body))) => Ok(([(LAG, header_value(lag_ms))], body).into_response()),
+        Some(Ok((lag_ms, body))) => Ok(([(LAG, HeaderValue::from(lag_ms))], body).into_response()),
         Some(Err(left_out)) => Err(Problem::new(Code::StoreUnavailable)
             .detail("What is known of every store that has it is older than maxStalenessMs")
             .with("reason", STALE)
@@ -222,7 +223,7 @@ async fn many(State(app): Shared, Query(wanted): Query<Wanted>) -> Result<Respon
         Ok(Ok((lag_ms, Written::json(&body))))
     });
     match found.await? {
-        Ok((lag_ms, body)) => Ok(([(LAG, header_value(lag_ms))], body).into_response()),
+        Ok((lag_ms, body)) => Ok(([(LAG, HeaderValue::from(lag_ms))], body).into_response()),
         Err(product) => Err(app.unknown_everywhere(&product).await?),
     }
 }

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use protocol::ids::{ProductId, StoreId};
 use protocol::wire::Position;
 use runtime::http::openapi::schema;
 use runtime::http::{
     Code, Counted, Etags, ItemPath, Page, PageNumber, PageSize, Prefer, Problem, Query, Result, StorePath, Written,
-    encode_cursor, header_value, not_modified, words,
+    encode_cursor, not_modified, words,
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -116,7 +116,7 @@ async fn list(app: Arc<App>, prefer: Prefer, filter: Filter) -> Result<Response>
         Ok((lag_ms, Written::json(&list)))
     });
     let (lag_ms, list) = list.await?;
-    Ok(([(LAG, header_value(lag_ms))], list).into_response())
+    Ok(([(LAG, HeaderValue::from(lag_ms))], list).into_response())
 }
 
 /// Read an item
@@ -138,12 +138,13 @@ async fn one(
         return Err(app.known(&store_id).await.err().unwrap_or_else(|| Problem::new(Code::UnknownStore)));
     };
     let Some(item) = item else { return Err(app.unknown_product(&store, &product_id).await) };
-    let lag = (LAG, header_value(app.presence.lag_ms(&store_id)));
+    let lag = (LAG, HeaderValue::from(app.presence.lag_ms(&store_id)));
     let view = ItemView::of(&app, &store, product_id, &item, pending);
     // While an epoch opens the view is still that of the one before.
     let etag = view.etag(store.state_epoch);
-    let headers = [lag, (header::ETAG, header_value(&etag))];
-    if not_modified(&etags, &etag) {
+    let is_known = not_modified(&etags, &etag);
+    let headers = [lag, (header::ETAG, etag)];
+    if is_known {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
     Ok((headers, Written::json(&view)).into_response())

@@ -265,7 +265,7 @@ impl App {
         let item = ItemView::of(self, &store, product_id.clone(), item, pending);
         // The version is one of the epoch in which the store answered.
         let epoch = request.position.as_ref().map_or(store.state_epoch, |position| position.at.epoch);
-        let headers = headers.with(header::ETAG, &item.etag(epoch));
+        let headers = headers.tagged(item.etag(epoch));
         if *action == Action::Create {
             let location = format!("/v1/inventory/{}/{}", item.store_id, item.product_id);
             return Ok(headers.with(header::LOCATION, &location).on((StatusCode::CREATED, Json(item))));
@@ -290,7 +290,7 @@ impl App {
         let status = if is_done(&shown) { StatusCode::OK } else { StatusCode::ACCEPTED };
         let item = shown.item.as_ref().ok_or_else(|| Problem::new(Code::UnknownProduct))?;
         let item = ItemView::of(self, &shown.store, product.clone(), item, shown.pending);
-        let mut headers = headers.with(header::ETAG, &item.etag(shown.store.state_epoch));
+        let mut headers = headers.tagged(item.etag(shown.store.state_epoch));
         if status == StatusCode::ACCEPTED {
             headers = headers.with(header::LOCATION, &format!("/v1/inventory/{store}/{product}"));
         }

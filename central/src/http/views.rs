@@ -1,6 +1,6 @@
 //! What clients see of items, purchases, commands and stores.
 
-use axum::http::HeaderName;
+use axum::http::{HeaderName, HeaderValue};
 use protocol::domain::{Item, Lines};
 use protocol::ids::{ProductId, StoreId};
 use protocol::number::Epoch;
@@ -9,7 +9,7 @@ use protocol::promise::purchase::Status;
 use protocol::time::Millis;
 use protocol::wire::{LineResult, RefusedLine, Results};
 use runtime::http::openapi::schema;
-use runtime::http::{Code, Page, Problem, Result, StoreReservation, StoreTransfer, header_text};
+use runtime::http::{Code, Page, Problem, Result, StoreReservation, StoreTransfer, header_value};
 use serde::Serialize;
 use serde_json::{Value, to_value};
 use utoipa::ToSchema;
@@ -95,11 +95,11 @@ impl ItemView {
     }
 
     /// Weak: it says what may be shown, not the item's bytes.
-    pub(super) fn etag(&self, epoch: Epoch) -> String {
+    pub(super) fn etag(&self, epoch: Epoch) -> HeaderValue {
         let Self { version, pending, online_available, .. } = self;
         match self.store_online {
-            true => header_text(format_args!("W/\"{epoch}-{version}-{pending}-{online_available}\"")),
-            false => header_text(format_args!("W/\"{epoch}-{version}-{pending}-off\"")),
+            true => header_value(format_args!("W/\"{epoch}-{version}-{pending}-{online_available}\"")),
+            false => header_value(format_args!("W/\"{epoch}-{version}-{pending}-off\"")),
         }
     }
 }

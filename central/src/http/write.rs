@@ -192,6 +192,11 @@ impl Headers {
         self
     }
 
+    pub(super) fn tagged(mut self, etag: HeaderValue) -> Self {
+        self.0.insert(header::ETAG, etag);
+        self
+    }
+
     /// The answer with these. What is still open says where its outcome can be read, and when to look.
     pub(super) fn on(self, answer: impl IntoResponse) -> Response {
         let mut response = answer.into_response();

@@ -163,7 +163,7 @@ impl MainLane {
         let mut sweep = tokio::time::interval(self.sweep_every);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut unread = Unread::default();
-        let mut ahead = Ahead::over(runtime::redis::connect(&self.client).await?);
+        let mut ahead = Ahead::with(&self.client);
         presence.note_unheard();
         loop {
             let mut sweeps = false;
@@ -270,6 +270,9 @@ impl MainLane {
         let mut fetch = Fetch::of(due.to_vec(), pace.bounds());
         // If not all can be in the next round, what comes next of these is not what that will ask for.
         let has_room = due.len() + self.queue.due() <= pace.stores();
+        if !has_room {
+            ahead.forget();
+        }
         let ahead = has_room.then_some(ahead);
         let ended = self.rounds.carry_out(connection, &mut fetch, Vec::new(), read_at, ahead).await;
         fetch.apart().iter().for_each(|id| self.queue.set_apart(id));

@@ -36,7 +36,9 @@ pub async fn restore(options: &Restore) -> anyhow::Result<()> {
         question::reopen(connection, |store| acked.get(store).copied().unwrap_or_default(), now)
     })?;
     say!("{} stores get a new command epoch, and tell again what this copy does not know.", reopened.len());
-    say!("Forgotten are the purchases since the backup that no store has heard of, and all idempotency keys since then:");
+    say!(
+        "Forgotten are the purchases since the backup that no store has heard of, and all idempotency keys since then:"
+    );
     say!("a shop looks for a purchase (GET /v1/purchases?reference=...) before it asks for it again.");
     say!("Done. Start central now.");
     Ok(())

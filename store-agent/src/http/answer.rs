@@ -12,7 +12,7 @@ use protocol::number::Epoch;
 use protocol::planted::{Bug, planted};
 use protocol::time::Millis;
 use runtime::http::openapi::schema;
-use runtime::http::{Code, HEADERS, Problem, Result, Write, fingerprint, header_text, header_value};
+use runtime::http::{Code, HEADERS, Problem, Result, Write, fingerprint, header_value};
 use runtime::sqlite::{Abort, Connection, Error, Weight};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -119,8 +119,8 @@ impl<'a> ItemView<'a> {
 }
 
 /// Strong: the same tag means the same item to the last member.
-pub(super) fn etag(epoch: Epoch, version: i64) -> String {
-    header_text(format_args!("\"{epoch}-{version}\""))
+pub(super) fn etag(epoch: Epoch, version: i64) -> HeaderValue {
+    header_value(format_args!("\"{epoch}-{version}\""))
 }
 
 /// What a write did, before it is on disk.
@@ -191,6 +191,18 @@ impl App {
         json: &Value,
         act: impl Fn(&Connection, Call<'_>) -> std::result::Result<Done, Abort<Problem>> + Send + 'static,
     ) -> Result<Response> {
+        self.write_then(weight, write, json, act, || {}).await
+    }
+
+    /// The same, and `then` is called once it is on disk, also if the client has gone.
+    pub(super) async fn write_then(
+        &self,
+        weight: Weight,
+        write: &Write,
+        json: &Value,
+        act: impl Fn(&Connection, Call<'_>) -> std::result::Result<Done, Abort<Problem>> + Send + 'static,
+        then: impl FnOnce() + Send + 'static,
+    ) -> Result<Response> {
         let key = write.key.clone().map(|key| Key {
             key,
             fingerprint: fingerprint(&write.method, &write.path, json),
@@ -201,48 +213,53 @@ impl App {
         let unnamed = OperationId::from_uuid(self.source.id());
         let (status, body, position, replayed) = self
             .db
-            .write_as(weight, move |connection| {
-                let call = match &key {
-                    None => Call { key: None, operation: unnamed.clone(), is_known: false, now },
-                    Some(key) => {
-                        if let Some(record) = idempotency::find(connection, &key.key)? {
-                            let Record { fingerprint, status, body, position, .. } = record;
-                            if fingerprint != key.fingerprint && !planted(Bug::OtherRequestAnswered) {
-                                return Err(Abort::Refused(Problem::new(Code::IdempotencyKeyReused)));
+            .write_then(
+                weight,
+                move |connection| {
+                    let call = match &key {
+                        None => Call { key: None, operation: unnamed.clone(), is_known: false, now },
+                        Some(key) => {
+                            if let Some(record) = idempotency::find(connection, &key.key)? {
+                                let Record { fingerprint, status, body, position, .. } = record;
+                                if fingerprint != key.fingerprint && !planted(Bug::OtherRequestAnswered) {
+                                    return Err(Abort::Refused(Problem::new(Code::IdempotencyKeyReused)));
+                                }
+                                return Ok((status, body, position, true));
                             }
-                            return Ok((status, body, position, true));
+                            let known =
+                                idempotency::known(connection, key, now)?.filter(|_| !planted(Bug::KnownDoneAgain));
+                            let is_known = known.is_some();
+                            // The day on which it was done is in its name.
+                            let operation = known.unwrap_or_else(|| key.operation(now));
+                            Call { key: Some(key), operation, is_known, now }
                         }
-                        let known = idempotency::known(connection, key, now)?.filter(|_| !planted(Bug::KnownDoneAgain));
-                        let is_known = known.is_some();
-                        // The day on which it was done is in its name.
-                        let operation = known.unwrap_or_else(|| key.operation(now));
-                        Call { key: Some(key), operation, is_known, now }
+                    };
+                    let is_known = call.is_known;
+                    let done = match act(connection, call) {
+                        Err(Abort::Refused(problem)) if planted(Bug::RefusalKept) => Ok(Done::new(
+                            problem.code().status(),
+                            &problem.to_json(),
+                            ledger::head(connection)?.cursor.id(),
+                        )),
+                        done => done,
+                    };
+                    let done = done?;
+                    let is_known = is_known || done.is_known;
+                    let Done { status, body, position, .. } = done;
+                    let (status, position) = (status.as_u16(), format!("{store}:{position}"));
+                    let is_forgotten = |key: &&Key| {
+                        let is_of = |route: &str, bug| key.route.contains(route) && planted(bug);
+                        planted(Bug::KeyNotKept)
+                            || is_of("/reservations", Bug::KeyOfReservationNotKept)
+                            || is_of("/operations", Bug::KeyOfBatchNotKept)
+                    };
+                    if let Some(key) = key.as_ref().filter(|key| !is_known && !is_forgotten(key)) {
+                        idempotency::bind(connection, key, status, &body, &position, now)?;
                     }
-                };
-                let is_known = call.is_known;
-                let done = match act(connection, call) {
-                    Err(Abort::Refused(problem)) if planted(Bug::RefusalKept) => Ok(Done::new(
-                        problem.code().status(),
-                        &problem.to_json(),
-                        ledger::head(connection)?.cursor.id(),
-                    )),
-                    done => done,
-                };
-                let done = done?;
-                let is_known = is_known || done.is_known;
-                let Done { status, body, position, .. } = done;
-                let (status, position) = (status.as_u16(), format!("{store}:{position}"));
-                let is_forgotten = |key: &&Key| {
-                    let is_of = |route: &str, bug| key.route.contains(route) && planted(bug);
-                    planted(Bug::KeyNotKept)
-                        || is_of("/reservations", Bug::KeyOfReservationNotKept)
-                        || is_of("/operations", Bug::KeyOfBatchNotKept)
-                };
-                if let Some(key) = key.as_ref().filter(|key| !is_known && !is_forgotten(key)) {
-                    idempotency::bind(connection, key, status, &body, &position, now)?;
-                }
-                Ok((status, body, position, is_known))
-            })
+                    Ok((status, body, position, is_known))
+                },
+                |_| then(),
+            )
             .await??;
         Ok(answer(status, body, &position, replayed))
     }
@@ -273,7 +290,7 @@ fn answer(status: u16, body: String, position: &str, replayed: bool) -> Response
     let epoch = position.rsplit_once(':').and_then(|(_, at)| at.split('-').next()?.parse().ok());
     if let (Some(epoch), Some(version)) = (epoch, headed.version) {
         let version = version - i64::from(planted(Bug::TagOfBefore));
-        headers.insert(header::ETAG, header_value(etag(epoch, version)));
+        headers.insert(header::ETAG, etag(epoch, version));
     }
     if status == StatusCode::CREATED {
         let reservation = headed.reservation_id.map(|id| format!("/v1/reservations/{id}"));

@@ -86,8 +86,9 @@ async fn one(State(app): Shared, ProductPath(product): ProductPath, etags: Etags
     let found = app.db.read(|connection| ledger::shown(connection, &product)).await?;
     let Some((item, at)) = found else { return Err(app.unknown(&product).await) };
     let tag = etag(at.epoch, item.version);
-    let headers = [(header::ETAG, header_value(&tag)), (POSITION, header_value(format_args!("{}:{at}", app.store)))];
-    if not_modified(&etags, &tag) {
+    let is_known = not_modified(&etags, &tag);
+    let headers = [(header::ETAG, tag), (POSITION, header_value(format_args!("{}:{at}", app.store)))];
+    if is_known {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
     Ok((headers, Written::json(&ItemView::of(&app.store, &product, &item))).into_response())
@@ -273,7 +274,7 @@ impl App {
         let status = if item.allotment_wanted.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
         let (mut parts, _) = asked.into_parts();
         parts.headers.remove(header::CONTENT_LENGTH);
-        parts.headers.insert(header::ETAG, header_value(etag(at.epoch, item.version)));
+        parts.headers.insert(header::ETAG, etag(at.epoch, item.version));
         parts.headers.extend(prefer.applied());
         if status == StatusCode::ACCEPTED {
             parts.headers.insert(header::LOCATION, header_value(format_args!("/v1/inventory/{product}")));

@@ -165,6 +165,7 @@ mod tests {
     struct Shop {
         routes: Served,
         db: Db,
+        expiry: Arc<Notify>,
         _kept: (runtime::sqlite::FileLock, tempfile::TempDir),
     }
 
@@ -183,17 +184,18 @@ mod tests {
             ledger::initialise(&connection, &store, runtime::clock::now()).expect("is new");
             let (writer, _) = Writer::start(connection, || {});
             let db = Db::new(Reader::open(&path, 2, 2).expect("opens"), writer);
-            Self { routes: Self::serve(&db, Source::system()), db, _kept: (lock, dir) }
+            let expiry = Arc::default();
+            Self { routes: Self::serve(&db, Source::system(), &expiry), db, expiry, _kept: (lock, dir) }
         }
 
-        fn serve(db: &Db, source: Source) -> Served {
+        fn serve(db: &Db, source: Source, expiry: &Arc<Notify>) -> Served {
             let app = App {
                 store: StoreId::parse("s1").expect("valid"),
                 db: db.clone(),
                 source,
                 connectivity: Connectivity::new(runtime::clock::now()),
                 started_at: runtime::clock::now(),
-                expiry: Arc::default(),
+                expiry: expiry.clone(),
                 executed: Arc::default(),
                 imports: Imports::default(),
                 recorded: Tally::behind(EntryId::default()),
@@ -325,12 +327,25 @@ mod tests {
         })
         .await;
         for now in [(|| runtime::clock::now().plus(-DAY)) as fn() -> Millis, || runtime::clock::now().plus(DAY)] {
-            shop.routes = Shop::serve(&shop.db, Source::new(now, uuid::Uuid::now_v7));
+            shop.routes = Shop::serve(&shop.db, Source::new(now, uuid::Uuid::now_v7), &shop.expiry);
             let again = shop.post("/reservations", "k2", wanted.clone()).await;
             assert_eq!((again.status, replayed(&again)), (200, true), "{}", again.body);
             assert_eq!(again.body["reservationId"], held.body["reservationId"]);
             assert_eq!(shop.get("/inventory/tea").await["reserved"], 2);
         }
+    }
+
+    #[tokio::test]
+    async fn who_looks_for_the_next_end_hears_of_a_hold_whose_client_has_gone() {
+        let shop = Shop::open();
+        shop.post("/inventory", "k1", json!({"productId": "tea", "quantity": 9})).await;
+        let wanted = json!({"lines": [{"productId": "tea", "quantity": 2}], "ttlSeconds": 60});
+        let mut asked = Box::pin(shop.post("/reservations", "k2", wanted));
+        let answered = futures_util::poll!(asked.as_mut());
+        assert!(answered.is_pending(), "it waits for the writer");
+        drop(asked);
+        tokio::time::timeout(std::time::Duration::from_secs(10), shop.expiry.notified()).await.expect("is told");
+        assert_eq!(shop.get("/inventory/tea").await["reserved"], 2);
     }
 
     #[tokio::test]

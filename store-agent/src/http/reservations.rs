@@ -64,19 +64,25 @@ async fn hold(State(app): Shared, write: Write, Body { value, json }: Body<Reser
     let asked = value.asked()?;
     let about = about(&write, asked.reference);
     let (store, lines) = (app.store.clone(), asked.lines.clone());
-    let weight = Weight::of_lines(lines.iter().len());
+    let (weight, expiry) = (Weight::of_lines(lines.iter().len()), app.expiry.clone());
     let answer = app
-        .write_as(weight, &write, &json, move |connection, Call { operation, now, .. }| {
-            // The same key is the same operation, and the same reservation, also after a restore.
-            let id = ReservationId::of(&operation);
-            // A state that a restore took in may have it without a word of how it was made.
-            if let Some(known) = reservations::find(connection, id)? {
-                return done(connection, &store, StatusCode::OK, &known, None).map(Done::known);
-            }
-            let asking = Asking { operation, about: about.clone(), command: None };
-            let held = reserve(connection, id, &asked.lines, asked.ttl_ms, &asking, now)?;
-            done(connection, &store, StatusCode::CREATED, &held.reservation, held.position)
-        })
+        .write_then(
+            weight,
+            &write,
+            &json,
+            move |connection, Call { operation, now, .. }| {
+                // The same key is the same operation, and the same reservation, also after a restore.
+                let id = ReservationId::of(&operation);
+                // A state that a restore took in may have it without a word of how it was made.
+                if let Some(known) = reservations::find(connection, id)? {
+                    return done(connection, &store, StatusCode::OK, &known, None).map(Done::known);
+                }
+                let asking = Asking { operation, about: about.clone(), command: None };
+                let held = reserve(connection, id, &asked.lines, asked.ttl_ms, &asking, now)?;
+                done(connection, &store, StatusCode::CREATED, &held.reservation, held.position)
+            },
+            move || expiry.notify_one(),
+        )
         .await;
     let answer = match answer {
         Err(problem) if problem.code() == Code::UnknownProduct => {
@@ -84,7 +90,6 @@ async fn hold(State(app): Shared, write: Write, Body { value, json }: Body<Reser
         }
         answer => answer?,
     };
-    app.expiry.notify_one();
     app.at_present(answer).await
 }
 
@@ -163,18 +168,24 @@ impl App {
         let store = self.store.clone();
         let known = self.db.read(|connection| reservations::find(connection, id)).await?;
         let weight = Weight::of_lines(known.map_or(0, |reservation| reservation.lines.iter().len()));
+        let expiry = self.expiry.clone();
         let answer = self
-            .write_as(weight, &write, &json, move |connection, Call { operation, is_known, now, .. }| {
-                if is_known && let Some(known) = reservations::find(connection, id)? {
-                    return done(connection, &store, StatusCode::OK, &known, None);
-                }
-                let asking = Asking { operation, about: about.clone(), command: None };
-                let acted = act(connection, id, &asked, &asking, now)?;
-                let acted = acted.ok_or_else(|| Abort::Refused(unknown()))?;
-                done(connection, &store, StatusCode::OK, &acted.reservation, acted.position)
-            })
+            .write_then(
+                weight,
+                &write,
+                &json,
+                move |connection, Call { operation, is_known, now, .. }| {
+                    if is_known && let Some(known) = reservations::find(connection, id)? {
+                        return done(connection, &store, StatusCode::OK, &known, None);
+                    }
+                    let asking = Asking { operation, about: about.clone(), command: None };
+                    let acted = act(connection, id, &asked, &asking, now)?;
+                    let acted = acted.ok_or_else(|| Abort::Refused(unknown()))?;
+                    done(connection, &store, StatusCode::OK, &acted.reservation, acted.position)
+                },
+                move || expiry.notify_one(),
+            )
             .await?;
-        self.expiry.notify_one();
         self.at_present(answer).await
     }
 

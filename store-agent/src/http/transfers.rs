@@ -63,18 +63,24 @@ async fn receive(
     let store = app.store.clone();
     let announced = app.db.read(|connection| transfers::find_incoming(connection, id)).await?;
     let weight = Weight::of_lines(announced.map_or(0, |transfer| transfer.lines.iter().len()));
+    let expiry = app.expiry.clone();
     let answer = app
-        .write_as(weight, &write, &json, move |connection, Call { operation, is_known, now, .. }| {
-            let done = |transfer: &Transfer, position| Done::new(StatusCode::OK, &view(&store, transfer), position);
-            if is_known && let Some(known) = transfers::find_incoming(connection, id)? {
-                return Ok(done(&known, ledger::head(connection)?.cursor.id()));
-            }
-            let asking = Asking { operation, about: about.clone(), command: None };
-            let booked = book_in(connection, id, lines.as_ref(), &asking, now)?;
-            Ok(done(&booked.transfer, booked.position))
-        })
+        .write_then(
+            weight,
+            &write,
+            &json,
+            move |connection, Call { operation, is_known, now, .. }| {
+                let done = |transfer: &Transfer, position| Done::new(StatusCode::OK, &view(&store, transfer), position);
+                if is_known && let Some(known) = transfers::find_incoming(connection, id)? {
+                    return Ok(done(&known, ledger::head(connection)?.cursor.id()));
+                }
+                let asking = Asking { operation, about: about.clone(), command: None };
+                let booked = book_in(connection, id, lines.as_ref(), &asking, now)?;
+                Ok(done(&booked.transfer, booked.position))
+            },
+            move || expiry.notify_one(),
+        )
         .await?;
-    app.expiry.notify_one();
     app.transfer_at_present(id, answer).await
 }
 

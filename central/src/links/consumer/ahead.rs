@@ -5,29 +5,34 @@
 //! it would pass for all that there is.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use protocol::ids::StoreId;
-use runtime::redis::{Delivery, Keys, MultiplexedConnection, Range, Received, RedisResult};
+use runtime::redis::{Client, Delivery, Keys, MultiplexedConnection, Range, Received, RedisResult};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Bytes of bodies that a round has at most for what follows them to be read early. What follows is a part of streams that were all
-/// looked at in the same round, so it is no more than a round may read.
+/// Bytes of bodies that a round has at most for what follows them to be read early: with what an agent may add meanwhile it stays about
+/// what a round may read.
 const BYTES: usize = 8 << 20;
+/// A connection that was not used for so long is made anew: somebody between may have dropped it, and it may never say so.
+const RESTED: Duration = Duration::from_secs(10);
 
 /// A read that was begun early, on a connection of its own: what comes over it keeps nobody else waiting.
 pub(super) struct Ahead {
-    connection: MultiplexedConnection,
+    client: Client,
+    /// What the last read came over, and when.
+    connection: Option<(MultiplexedConnection, Instant)>,
     begun: Option<Begun>,
 }
 
 struct Begun {
     ranges: Vec<Range>,
-    read: AbortOnDropHandle<RedisResult<Vec<Delivery>>>,
+    read: AbortOnDropHandle<RedisResult<(MultiplexedConnection, Vec<Delivery>)>>,
 }
 
 impl Ahead {
-    pub(super) fn over(connection: MultiplexedConnection) -> Self {
-        Self { connection, begun: None }
+    pub(super) fn with(client: &Client) -> Self {
+        Self { client: client.clone(), connection: None, begun: None }
     }
 
     /// Nobody will ask for what was read early.
@@ -41,39 +46,52 @@ impl Ahead {
         if ranges.is_empty() || next.iter().map(|next| next.bytes).sum::<usize>() > BYTES {
             return;
         }
-        let (mut connection, keys, wanted) = (self.connection.clone(), keys.clone(), ranges.clone());
-        let read = tokio::spawn(async move { runtime::redis::read(&mut connection, &keys, &wanted).await });
+        let (client, keys, wanted) = (self.client.clone(), keys.clone(), ranges.clone());
+        let connection = self.connection.take().filter(|(_, used_at)| used_at.elapsed() < RESTED);
+        let read = tokio::spawn(async move {
+            let mut connection = match connection {
+                Some((connection, _)) => connection,
+                None => runtime::redis::connect(&client).await?,
+            };
+            let deliveries = runtime::redis::read(&mut connection, &keys, &wanted).await?;
+            Ok((connection, deliveries))
+        });
         self.begun = Some(Begun { ranges, read: AbortOnDropHandle::new(read) });
     }
 
-    /// What was read early of what is wanted now, and how many entries of each. All else is forgotten. A read that has failed is
-    /// one that fails now.
-    pub(super) async fn take(&mut self, wanted: &[Range]) -> RedisResult<HashMap<StoreId, (Delivery, usize)>> {
-        match self.begun.take() {
-            Some(begun) => begun.end(wanted).await,
-            None => Ok(HashMap::new()),
-        }
+    /// What was read early of what is wanted now, and how many entries of each. All else is forgotten. A read that has failed tells of
+    /// its own connection alone: whether Redis answers is for the one to say over which all is read that was not read early.
+    pub(super) async fn take(&mut self, wanted: &[Range]) -> HashMap<StoreId, (Delivery, usize)> {
+        let wanted = &by_store(wanted);
+        let begun = self.begun.take().filter(|begun| begun.ranges.iter().any(|range| fits(range, wanted)));
+        let Some(Begun { ranges, read }) = begun else { return HashMap::new() };
+        let Ok(Ok((connection, deliveries))) = read.await else { return HashMap::new() };
+        self.connection = Some((connection, Instant::now()));
+        fitting(ranges, deliveries, wanted)
     }
 }
 
-impl Begun {
-    /// How many are wanted depends on how many stores have something: more will do, or half as many.
-    async fn end(self, wanted: &[Range]) -> RedisResult<HashMap<StoreId, (Delivery, usize)>> {
-        let wanted: HashMap<&StoreId, &Range> = wanted.iter().map(|range| (&range.store, range)).collect();
-        let fits = |range: &Range| {
-            let wanted = wanted.get(&range.store);
-            wanted.is_some_and(|wanted| wanted.after == range.after && range.count >= wanted.count / 2)
-        };
-        if !self.ranges.iter().any(fits) {
-            return Ok(HashMap::new());
-        }
-        let Ok(deliveries) = self.read.await else { return Ok(HashMap::new()) };
-        let read = self.ranges.into_iter().zip(deliveries?).filter(|(range, delivery)| {
-            let is_full = matches!(delivery, Delivery::Entries(entries) if entries.len() == range.count);
-            is_full && fits(range)
-        });
-        Ok(read.map(|(range, delivery)| (range.store, (delivery, range.count))).collect())
-    }
+fn by_store(wanted: &[Range]) -> HashMap<&StoreId, &Range> {
+    wanted.iter().map(|range| (&range.store, range)).collect()
+}
+
+/// Of what was read early what is wanted now.
+fn fitting(
+    ranges: Vec<Range>,
+    deliveries: Vec<Delivery>,
+    wanted: &HashMap<&StoreId, &Range>,
+) -> HashMap<StoreId, (Delivery, usize)> {
+    let read = ranges.into_iter().zip(deliveries).filter(|(range, delivery)| {
+        let is_full = matches!(delivery, Delivery::Entries(entries) if entries.len() == range.count);
+        is_full && fits(range, wanted)
+    });
+    read.map(|(range, delivery)| (range.store, (delivery, range.count))).collect()
+}
+
+/// How many are wanted depends on how many stores have something: more will do, or half as many.
+fn fits(range: &Range, wanted: &HashMap<&StoreId, &Range>) -> bool {
+    let wanted = wanted.get(&range.store);
+    wanted.is_some_and(|wanted| wanted.after == range.after && range.count >= wanted.count / 2)
 }
 
 /// What comes next of a store.
@@ -96,7 +114,7 @@ impl Next {
 #[cfg(test)]
 mod tests {
     use protocol::link::{EntryId, Seq};
-    use runtime::redis::Garbage;
+    use runtime::redis::{Garbage, Options};
 
     use super::*;
 
@@ -110,18 +128,13 @@ mod tests {
         Delivery::Entries((0..many).map(|_| entry()).collect())
     }
 
-    fn begun(ranges: Vec<Range>, read: impl Future<Output = RedisResult<Vec<Delivery>>> + Send + 'static) -> Begun {
-        Begun { ranges, read: AbortOnDropHandle::new(tokio::spawn(read)) }
-    }
-
-    #[tokio::test]
-    async fn what_was_read_early_is_used_only_where_it_is_what_is_wanted_now() {
-        let ranges =
-            ["exact", "more", "fewer", "elsewhere", "not-all", "broken", "nobody"].map(|store| range(store, 5, 64));
+    #[test]
+    fn what_was_read_early_is_used_only_where_it_is_what_is_wanted_now() {
+        let ranges = ["exact", "more", "fewer", "elsewhere", "not-all", "broken", "nobody"];
+        let ranges = ranges.map(|store| range(store, 5, 64)).to_vec();
         let mut deliveries: Vec<Delivery> = ranges.iter().map(|range| entries(range.count)).collect();
         deliveries[4] = entries(63);
         deliveries[5] = Delivery::Unreadable("it is none".into());
-        let begun = begun(ranges.to_vec(), async { Ok(deliveries) });
         let wanted = [
             range("exact", 5, 64),
             range("more", 5, 129),
@@ -131,18 +144,23 @@ mod tests {
             range("broken", 5, 64),
             range("new", 5, 64),
         ];
-        let taken = begun.end(&wanted).await.expect("works");
+        let taken = fitting(ranges, deliveries, &by_store(&wanted));
         let mut taken: Vec<_> = taken.iter().map(|(store, (_, count))| (store.as_str(), *count)).collect();
         taken.sort_unstable();
         assert_eq!(taken, [("exact", 64), ("more", 64)]);
     }
 
     #[tokio::test]
-    async fn nobody_waits_for_a_read_of_which_nothing_is_wanted_and_one_that_fails_fails_now() {
-        let never = begun(vec![range("s1", 5, 64)], std::future::pending());
-        assert!(never.end(&[range("s1", 6, 64)]).await.expect("works").is_empty());
-        let failed = || std::io::Error::other("no answer");
-        let fails = begun(vec![range("s1", 5, 64)], async move { Err(failed().into()) });
-        assert!(fails.end(&[range("s1", 5, 64)]).await.is_err());
+    async fn a_read_that_has_failed_says_nothing_and_the_next_one_is_over_a_new_connection() {
+        let nobody = runtime::redis::client(&Options::at("redis://127.0.0.1:1")).expect("an address");
+        let mut ahead = Ahead::with(&nobody);
+        let next = || vec![Next { range: Some(range("s1", 5, 64)), bytes: 1 }];
+        for _ in 0..2 {
+            ahead.begin(&Keys::new("test"), next());
+            assert!(ahead.take(&[range("s1", 5, 64)]).await.is_empty());
+            assert!(ahead.connection.is_none());
+        }
+        ahead.begin(&Keys::new("test"), vec![Next { range: Some(range("s1", 5, 64)), bytes: BYTES + 1 }]);
+        assert!(ahead.begun.is_none(), "too much was read");
     }
 }

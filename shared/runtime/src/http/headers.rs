@@ -194,10 +194,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Etags {
 }
 
 /// Whether the client has this version already: weak comparison.
-pub fn not_modified(etags: &Etags, current: &str) -> bool {
-    let bare = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    let Some(tags) = &etags.0 else { return false };
-    tags.trim() == "*" || tags.split(',').any(|tag| bare(tag) == bare(current))
+pub fn not_modified(etags: &Etags, current: &HeaderValue) -> bool {
+    let Etags(Some(tags)) = etags else { return false };
+    let current = current.as_bytes();
+    let current = current.strip_prefix(b"W/").unwrap_or(current);
+    let is_current = |tag: &str| tag.trim().trim_start_matches("W/").as_bytes() == current;
+    tags.trim() == "*" || tags.split(',').any(is_current)
 }
 
 #[cfg(test)]
@@ -215,9 +217,9 @@ mod tests {
     #[test]
     fn if_none_match_is_weak() {
         let etags = Etags(Some("\"a\", W/\"1-2-0-1\"".into()));
-        assert!(not_modified(&etags, "W/\"1-2-0-1\""));
-        assert!(not_modified(&etags, "\"a\""));
-        assert!(!not_modified(&etags, "\"b\""));
-        assert!(!not_modified(&Etags(None), "\"b\""));
+        assert!(not_modified(&etags, &HeaderValue::from_static("W/\"1-2-0-1\"")));
+        assert!(not_modified(&etags, &HeaderValue::from_static("\"a\"")));
+        assert!(!not_modified(&etags, &HeaderValue::from_static("\"b\"")));
+        assert!(!not_modified(&Etags(None), &HeaderValue::from_static("\"b\"")));
     }
 }

@@ -42,7 +42,7 @@ pub use strict::fingerprint;
 pub use text::{Actor, Bounded, CountQuantity, Delta, Name, Quantity, Text, Threshold};
 pub use tokens::{Access, Caller, OfCaller, Scopes, Tokens};
 pub use transfers::{StoreTransfer, TransferLine};
-pub use written::{HEADERS, Written, header_text, header_value};
+pub use written::{HEADERS, Written, header_value};
 
 /// What handlers return.
 pub type Result<T> = std::result::Result<T, Problem>;

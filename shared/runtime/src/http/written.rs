@@ -16,17 +16,12 @@ pub const HEADERS: usize = 10;
 /// Bytes that most headers' values fit into.
 const VALUE: usize = 96;
 
-/// A header's value; an empty one if a header cannot say that.
+/// A header's value, written where there is room for it from the beginning; an empty one if a header cannot say that.
 pub fn header_value(value: impl std::fmt::Display) -> HeaderValue {
-    HeaderValue::from_str(&header_text(value)).unwrap_or(HeaderValue::from_static(""))
-}
-
-/// The text of a header's value, written where there is room for it from the beginning.
-pub fn header_text(value: impl std::fmt::Display) -> String {
     let mut text = String::with_capacity(VALUE);
     // Writing into memory does not fail.
     let _ = write!(text, "{value}");
-    text
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// JSON text. To write a list of 1,000 records takes as long as dozens of sales: that is done in the scan which reads them,

@@ -21,7 +21,7 @@ const LOG_LEFT: i64 = 64 << 20;
 /// Pages in memory of the connection that writes, KiB: what tens of thousands of items need.
 const CACHE_KIB: i64 = 14 << 10;
 /// Bytes of a file that a connection for point reads maps.
-const MAPPED: i64 = 256 << 20;
+pub(super) const MAPPED: i64 = 256 << 20;
 /// Prepared statements kept for each connection.
 const STATEMENTS: usize = 128;
 /// A database up to this size, bytes, is checked page by page when it is opened, which takes a fraction of a second; a
@@ -279,14 +279,6 @@ pub fn read_only(path: &Path) -> rusqlite::Result<Connection> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     plan_once(&connection)?;
     connection.pragma_update(None, "query_only", true)?;
-    Ok(connection)
-}
-
-/// The same, which reads the file's beginning from memory: each such connection counts the pages that it has touched as the
-/// process's own, though the system takes them back when it needs them.
-pub(super) fn read_only_mapped(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = read_only(path)?;
-    connection.pragma_update(None, "mmap_size", MAPPED)?;
     Ok(connection)
 }
 

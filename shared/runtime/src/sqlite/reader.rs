@@ -3,7 +3,8 @@
 //!
 //! **Guarantees.** A point read waits for no scan. As many scans run at once as there are connections for them, however
 //! many are asked for, so that their results take a bounded amount of memory. A point read sees what was committed before,
-//! and when it is over it keeps no log from being begun anew: what it leaves open is closed before this process writes.
+//! and when it is over it keeps no log from being begun anew: what it leaves open is closed before this process writes. A connection
+//! for point reads over which nobody has read for a second or two holds no pages of the file.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, ffi};
 use tokio::sync::Semaphore;
 
-use super::open::read_only_mapped;
+use super::open::MAPPED;
 use super::rest::{Keeps, Rest};
 use super::{in_transaction, read_only};
 
@@ -43,7 +44,7 @@ impl Reader {
     /// Reads the database at `path`, which must exist: point reads on so many connections, one for each thread that
     /// makes them, and so many scans at once.
     pub fn open(path: &Path, points: usize, scans: usize) -> rusqlite::Result<Self> {
-        let points = (0..points.max(1)).map(|_| Ok(Mutex::new(Point::on(read_only_mapped(path)?))));
+        let points = (0..points.max(1)).map(|_| Ok(Mutex::new(Point::on(read_only(path)?, Mapping::None))));
         let points = points.collect::<rusqlite::Result<_>>()?;
         let scans = (0..scans.max(1)).map(|_| read_only(path)).collect::<rusqlite::Result<Vec<_>>>()?;
         let places = Some(Arc::new(Semaphore::new(scans.len())));
@@ -52,7 +53,7 @@ impl Reader {
 
     /// Reads on one connection, lists too, always on the calling thread: for who has all of a process in one thread.
     pub fn alone(connection: Connection) -> Self {
-        let (points, scans) = (vec![Mutex::new(Point::on(connection))], Mutex::default());
+        let (points, scans) = (vec![Mutex::new(Point::on(connection, Mapping::Never))], Mutex::default());
         Self(Arc::new(Pools { points, rest: OnceLock::new(), scans, places: None }))
     }
 
@@ -134,6 +135,10 @@ impl Keeps for Pools {
     fn let_go(&self) -> rusqlite::Result<()> {
         self.points.iter().filter_map(Mutex::try_lock).try_for_each(|mut point| point.close())
     }
+
+    fn give_back(&self) -> rusqlite::Result<()> {
+        self.points.iter().filter_map(Mutex::try_lock).try_for_each(|mut point| point.give_back())
+    }
 }
 
 /// A connection for point reads.
@@ -141,11 +146,23 @@ struct Point {
     connection: Connection,
     /// The rest of the writer in which its transaction was begun, if one is open: nothing was written since.
     open: Option<u64>,
+    mapping: Mapping,
+}
+
+/// Whether a connection reads the file's beginning from memory: pages that it has touched count as the process's own then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mapping {
+    /// Not this one.
+    Never,
+    /// Not now.
+    None,
+    /// It does. `used`: something was read since it was last looked at that.
+    Some { used: bool },
 }
 
 impl Point {
-    fn on(connection: Connection) -> Self {
-        Self { connection, open: None }
+    fn on(connection: Connection, mapping: Mapping) -> Self {
+        Self { connection, open: None, mapping }
     }
 
     /// Reads in a transaction that stays open for the next read in the same rest. To begin and to end one are two calls of the
@@ -157,6 +174,11 @@ impl Point {
     ) -> rusqlite::Result<T> {
         if self.open != lull {
             self.close()?;
+        }
+        match &mut self.mapping {
+            Mapping::Never => {}
+            Mapping::None => self.map(MAPPED, Mapping::Some { used: true })?,
+            Mapping::Some { used } => *used = true,
         }
         if self.open.is_none() && lull.is_some() {
             self.connection.prepare_cached("begin")?.execute([])?;
@@ -171,6 +193,24 @@ impl Point {
                 Err(error)
             }
         }
+    }
+
+    fn give_back(&mut self) -> rusqlite::Result<()> {
+        match &mut self.mapping {
+            Mapping::Some { used: used @ true } => *used = false,
+            Mapping::Some { used: false } => {
+                self.close()?;
+                self.map(0, Mapping::None)?;
+            }
+            Mapping::Never | Mapping::None => {}
+        }
+        Ok(())
+    }
+
+    fn map(&mut self, bytes: i64, mapping: Mapping) -> rusqlite::Result<()> {
+        self.connection.pragma_update(None, "mmap_size", bytes)?;
+        self.mapping = mapping;
+        Ok(())
     }
 
     fn close(&mut self) -> rusqlite::Result<()> {
@@ -367,6 +407,38 @@ mod tests {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).expect_err("it panics");
         assert!(!is_open(&reader));
         assert_eq!(reader.point(x).expect("reads"), 9);
+    }
+
+    fn mapping(reader: &Reader) -> Mapping {
+        let point = reader.0.points[0].lock();
+        let bytes: i64 = point.connection.pragma_query_value(None, "mmap_size", |row| row.get(0)).expect("reads");
+        assert_eq!(bytes > 0, matches!(point.mapping, Mapping::Some { .. }));
+        point.mapping
+    }
+
+    #[test]
+    fn a_connection_over_which_nobody_reads_gives_the_files_pages_back() {
+        let (_dir, reader) = reader(1, 1);
+        assert_eq!(mapping(&reader), Mapping::None);
+        for _ in 0..2 {
+            assert_eq!(reader.point(x).expect("reads"), 7);
+            for after in [Mapping::Some { used: false }, Mapping::None, Mapping::None] {
+                reader.0.give_back().expect("works");
+                assert_eq!(mapping(&reader), after);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_has_rested_for_a_second_says_so() {
+        let (_dir, reader, writer) = resting();
+        write(&writer, 8).await;
+        left_open(&reader, 8).await;
+        while mapping(&reader) != Mapping::None {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!is_open(&reader));
+        assert_eq!(reader.point(x).expect("reads"), 8);
     }
 
     #[tokio::test]

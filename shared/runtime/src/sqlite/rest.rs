@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 pub(super) trait Keeps: Send + Sync {
     /// Closes what is not in use.
     fn let_go(&self) -> rusqlite::Result<()>;
+    /// Nothing was written for a second: gives back the memory of what was not in use since the last call.
+    fn give_back(&self) -> rusqlite::Result<()>;
 }
 
 /// Whether a writer rests. Cheap to clone; equal to another one of the same writer.
@@ -51,14 +53,23 @@ impl Rest {
         let waited = wait();
         self.0.turns.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let mut let_go = Ok(());
+        self.each(|keeper| keeper.let_go()).map(|()| waited)
+    }
+
+    /// The writer has rested for a second.
+    pub(super) fn is_long(&self) -> rusqlite::Result<()> {
+        self.each(|keeper| keeper.give_back())
+    }
+
+    fn each(&self, act: impl Fn(&dyn Keeps) -> rusqlite::Result<()>) -> rusqlite::Result<()> {
+        let mut done = Ok(());
         self.0.keepers.lock().retain(|keeper| {
             let keeper = keeper.upgrade();
-            if let Some(Err(error)) = keeper.as_ref().map(|keeper| keeper.let_go()) {
-                let_go = Err(error);
+            if let Some(Err(error)) = keeper.as_deref().map(&act) {
+                done = Err(error);
             }
             keeper.is_some()
         });
-        let_go.map(|()| waited)
+        done
     }
 }

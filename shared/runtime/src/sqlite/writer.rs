@@ -396,7 +396,13 @@ fn write(
         } else {
             match rest.during(|| queue.wait())? {
                 Ok(()) => continue,
-                Err(RecvTimeoutError::Timeout) => in_place()?,
+                Err(RecvTimeoutError::Timeout) => {
+                    in_place()?;
+                    // Else it has only looked for room.
+                    if queue.heavy.is_empty() {
+                        rest.is_long()?;
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => is_ending = true,
             }
         }
