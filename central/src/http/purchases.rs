@@ -1,5 +1,6 @@
 //! Online purchases: ask, read, cancel.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -309,11 +310,12 @@ impl App {
         // Of one product nobody is closest who has not enough.
         let least = if lines.only().is_some() { 0 } else { i64::MIN };
         let found = self.choosing.scan(move |connection| {
-            let in_chain = |line: &Line| offers::in_chain(connection, &line.product_id);
+            let mut sellers = BTreeMap::new();
+            let in_chain = |line: &Line| offers::in_chain(connection, line, &mut sellers);
             let each = wanted.iter().map(in_chain).collect::<JobResult<Vec<_>>>()?;
-            Ok((each, offers::of_lines(connection, &wanted, least)?))
+            Ok((each, offers::of_lines(connection, &wanted, least)?, sellers))
         });
-        let (each, of_all) = found.await?;
+        let (each, of_all, sellers) = found.await?;
         for (line, chain) in lines.iter().zip(&each) {
             let product = &line.product_id;
             if chain.stores == 0 {
@@ -343,14 +345,10 @@ impl App {
             return Ok(short.into());
         }
         let apart = || Problem::new(Code::InsufficientStock).detail("no store has enough of all of these products");
-        let has_all = of_all.into_iter().filter(|offer| offer.is_carried).max_by_key(|offer| offer.left);
-        let closest = match has_all {
-            Some(offer) => Some(offer.store.id),
-            None => {
-                let wanted = lines.clone();
-                self.choosing.scan(move |connection| offers::closest(connection, &wanted)).await?
-            }
-        };
+        // Of equals the first; if nobody has all, who would sell most of the lines.
+        let has_all = of_all.into_iter().rev().filter(|offer| offer.is_carried).max_by_key(|offer| offer.left);
+        let sells_most = || sellers.into_iter().rev().max_by_key(|(_, lines)| *lines)?.0.parse().ok();
+        let closest = has_all.map(|offer| offer.store.id).or_else(sells_most);
         let Some(store) = closest else { return Ok(apart()) };
         let known = self.db.read(|connection| items::of_lines(connection, &store, &lines)).await?;
         let short = lines.each(|line| match known.get(&line.product_id).filter(|(item, _)| !item.discontinued) {

@@ -194,6 +194,9 @@ async fn register(State(app): Shared, write: Write, Body { value: asked, json }:
     let reach = app.webhooks.sender.reach();
     let refused = |why: String| Problem::invalid("/url", why);
     let url = reach.read(&asked.url).map_err(refused)?;
+    if url.fragment().is_some() {
+        return Err(refused("must have no fragment: none is sent".to_owned()));
+    }
     let key = key_of(&write, &json);
     // What was registered under this key stays so, whatever the name resolves to by now.
     if app.replay(key.as_ref()).await?.is_none() {

@@ -204,11 +204,11 @@ async fn who_cannot_read_its_database_is_not_ready() {
     let file = rusqlite::Connection::open(agent.database()).expect("opens");
     file.execute("alter table meta rename to elsewhere", []).expect("writes");
     // What another process does to the file is seen once the writer has ended its rest.
-    until("it says so", SOON, async || match ready().await {
-        (503, told) => Ok(assert_eq!(told, json!(["broken", "down"]))),
+    let told = until("it says so", SOON, async || match ready().await {
+        (503, told) => Ok(told),
         other => Err(other),
-    })
-    .await;
+    });
+    assert_eq!(told.await, json!(["broken", "down"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

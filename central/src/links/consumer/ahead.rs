@@ -23,6 +23,8 @@ pub(super) struct Ahead {
     /// What the last read came over, and when.
     connection: Option<(MultiplexedConnection, Instant)>,
     begun: Option<Begun>,
+    /// For as long nothing is read early: to try would hold up what works.
+    failed_at: Option<Instant>,
 }
 
 struct Begun {
@@ -32,7 +34,7 @@ struct Begun {
 
 impl Ahead {
     pub(super) fn with(client: &Client) -> Self {
-        Self { client: client.clone(), connection: None, begun: None }
+        Self { client: client.clone(), connection: None, begun: None, failed_at: None }
     }
 
     /// Nobody will ask for what was read early.
@@ -43,7 +45,8 @@ impl Ahead {
     /// Begins to read what comes next of stores that may have more than was just read.
     pub(super) fn begin(&mut self, keys: &Keys, next: Vec<Next>) {
         let ranges: Vec<Range> = next.iter().filter_map(|next| next.range.clone()).collect();
-        if ranges.is_empty() || next.iter().map(|next| next.bytes).sum::<usize>() > BYTES {
+        let has_failed = self.failed_at.is_some_and(|at| at.elapsed() < RESTED);
+        if has_failed || ranges.is_empty() || next.iter().map(|next| next.bytes).sum::<usize>() > BYTES {
             return;
         }
         let (client, keys, wanted) = (self.client.clone(), keys.clone(), ranges.clone());
@@ -65,7 +68,18 @@ impl Ahead {
         let wanted = &by_store(wanted);
         let begun = self.begun.take().filter(|begun| begun.ranges.iter().any(|range| fits(range, wanted)));
         let Some(Begun { ranges, read }) = begun else { return HashMap::new() };
-        let Ok(Ok((connection, deliveries))) = read.await else { return HashMap::new() };
+        let (connection, deliveries) = match read.await {
+            Ok(Ok(read)) => read,
+            failed => {
+                let error = failed.map_or_else(
+                    |error| error.to_string(),
+                    |read| read.err().map_or_else(String::new, |error| error.to_string()),
+                );
+                tracing::info!(error, "what comes next cannot be read early");
+                self.failed_at = Some(Instant::now());
+                return HashMap::new();
+            }
+        };
         self.connection = Some((connection, Instant::now()));
         fitting(ranges, deliveries, wanted)
     }
@@ -151,16 +165,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_read_that_has_failed_says_nothing_and_the_next_one_is_over_a_new_connection() {
+    async fn a_read_that_has_failed_says_nothing_and_is_not_tried_again_soon() {
         let nobody = runtime::redis::client(&Options::at("redis://127.0.0.1:1")).expect("an address");
         let mut ahead = Ahead::with(&nobody);
-        let next = || vec![Next { range: Some(range("s1", 5, 64)), bytes: 1 }];
-        for _ in 0..2 {
-            ahead.begin(&Keys::new("test"), next());
-            assert!(ahead.take(&[range("s1", 5, 64)]).await.is_empty());
-            assert!(ahead.connection.is_none());
-        }
-        ahead.begin(&Keys::new("test"), vec![Next { range: Some(range("s1", 5, 64)), bytes: BYTES + 1 }]);
+        let next = |bytes| vec![Next { range: Some(range("s1", 5, 64)), bytes }];
+        ahead.begin(&Keys::new("test"), next(BYTES + 1));
         assert!(ahead.begun.is_none(), "too much was read");
+        ahead.begin(&Keys::new("test"), next(BYTES));
+        assert!(ahead.begun.is_some());
+        assert!(ahead.take(&[range("s1", 5, 64)]).await.is_empty());
+        ahead.begin(&Keys::new("test"), next(1));
+        assert!(ahead.begun.is_none(), "not so soon again");
+        ahead.failed_at = None;
+        ahead.begin(&Keys::new("test"), next(1));
+        assert!(ahead.begun.is_some() && ahead.connection.is_none());
     }
 }

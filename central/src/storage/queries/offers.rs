@@ -116,10 +116,14 @@ pub struct InChain {
     pub online_available: i64,
 }
 
-/// What all stores have of a product.
-pub fn in_chain(connection: &Connection, product: &ProductId) -> rusqlite::Result<InChain> {
+/// What all stores have of a product. `sellers`: of each store that would sell all of this line one more line is counted.
+pub fn in_chain(
+    connection: &Connection,
+    line: &Line,
+    sellers: &mut BTreeMap<String, usize>,
+) -> rusqlite::Result<InChain> {
     let mut statement = connection.prepare_cached(&ITEMS)?;
-    let mut rows = statement.query([product.as_str()])?;
+    let mut rows = statement.query([line.product_id.as_str()])?;
     let mut chain = InChain::default();
     while let Some(row) = rows.next()? {
         let item = read_item(row, 1)?;
@@ -130,6 +134,13 @@ pub fn in_chain(connection: &Connection, product: &ProductId) -> rusqlite::Resul
         chain.allotted += item.allotted;
         let available = items::online_available(&item, row.get(1 + items::WIDTH)?);
         chain.online_available = chain.online_available.max(available);
+        if !item.discontinued && line.quantity.get() <= available {
+            let store = row.get_ref(0)?.as_str()?;
+            match sellers.get_mut(store) {
+                Some(lines) => *lines += 1,
+                None => _ = sellers.insert(store.to_owned(), 1),
+            }
+        }
     }
     Ok(chain)
 }
@@ -194,22 +205,6 @@ pub fn of_lines(connection: &Connection, lines: &Lines, least: i64) -> rusqlite:
     Ok(found)
 }
 
-/// The store that would sell most of these lines, of equals the first by id; none: nobody would sell any.
-pub fn closest(connection: &Connection, lines: &Lines) -> rusqlite::Result<Option<StoreId>> {
-    let mut would_sell: BTreeMap<StoreId, usize> = BTreeMap::new();
-    let mut statement = connection.prepare_cached(&ITEMS)?;
-    for line in lines.iter() {
-        let mut rows = statement.query([line.product_id.as_str()])?;
-        while let Some(row) = rows.next()? {
-            let (item, pending) = (read_item(row, 1)?, row.get(1 + items::WIDTH)?);
-            if !item.discontinued && line.quantity.get() <= items::online_available(&item, pending) {
-                *would_sell.entry(parsed(row, 0)?).or_default() += 1;
-            }
-        }
-    }
-    Ok(would_sell.into_iter().rev().max_by_key(|(_, lines)| *lines).map(|(store, _)| store))
-}
-
 #[cfg(test)]
 mod tests {
     use protocol::domain::Quantity;
@@ -266,17 +261,14 @@ mod tests {
         assert_eq!(offers(&[("jam", 1), ("tea", 1)]), []);
         assert_eq!(offers(&[("tea", 1), ("jam", 1)]), []);
         assert_eq!(offers(&[("tea", 2), ("milk", 1)]), [(one.id.clone(), -1, 1)], "milk is at one store alone");
-        let nearest = |lines: &[(&str, i64)]| {
-            let lines = Lines::new(lines.iter().map(|(name, units)| line(name, *units))).expect("are lines");
-            closest(&connection, &lines).expect("reads")
-        };
-        assert_eq!(nearest(&[("tea", 2), ("jam", 1)]), Some(two.id.clone()), "one has a single unit left");
-        assert_eq!(nearest(&[("tea", 1), ("jam", 1)]), Some(one.id.clone()), "of equals the first");
-        assert_eq!(nearest(&[("tea", 2), ("jam", 1), ("milk", 1), ("tea", 1)]), Some(one.id.clone()));
-        assert_eq!(nearest(&[("jam", 1)]), None);
-        let tea = in_chain(&connection, &product("tea")).expect("reads");
+        let mut sellers = BTreeMap::new();
+        let mut chain = |name, units| in_chain(&connection, &line(name, units), &mut sellers).expect("reads");
+        let tea = chain("tea", 2);
         assert_eq!((tea.stores, tea.carried, tea.quantity, tea.online_available), (2, 2, 20, 10));
-        assert_eq!(in_chain(&connection, &product("jam")).expect("reads"), InChain::default());
+        chain("tea", 1);
+        chain("milk", 4);
+        assert_eq!(chain("jam", 1), InChain::default());
+        assert_eq!(sellers, [("s1".to_owned(), 1), ("s2".to_owned(), 2)].into());
     }
 
     #[test]

@@ -353,13 +353,11 @@ async fn around(within: Arc<Within>, mut request: Request) -> Result<Response, I
     let asked = request.extensions().get::<OriginalUri>().map_or_else(|| request.uri().clone(), |uri| uri.0.clone());
     request.extensions_mut().insert(trace);
     let matched = matched.as_ref().map(MatchedPath::as_str);
-    let admitted = admit(&context.edge, &request)
-        .and_then(|()| identify(&context.edge, &mut request, matched))
-        .and_then(|()| refuse_query(&context.edge, &request, matched));
+    let admitted = admit(&context.edge, &request).and_then(|()| identify(&context.edge, &mut request, matched));
     let (left, counted) = count(context, &request);
     let mut response = match admitted.and(counted) {
         Err(problem) => problem.into_response(),
-        Ok(()) => limited(context, begun, &asked, request, route).await,
+        Ok(()) => limited(context, begun, &asked, matched, request, route).await,
     };
     if !context.edge.cors_origins.is_empty() {
         // Whoever it is that asks: a cache may answer others with it.
@@ -471,7 +469,14 @@ fn host_name(host: &str) -> &str {
     host.rsplit_once(':').map_or(host, |(name, _)| name)
 }
 
-async fn limited(context: &Arc<Context>, begun: Instant, asked: &Uri, mut request: Request, route: &Route) -> Response {
+async fn limited(
+    context: &Arc<Context>,
+    begun: Instant,
+    asked: &Uri,
+    matched: Option<&str>,
+    mut request: Request,
+    route: &Route,
+) -> Response {
     let path = request.uri().path();
     if matches!(path, "/health" | "/ready" | "/metrics") {
         return answered(context, route, request).await;
@@ -479,6 +484,9 @@ async fn limited(context: &Arc<Context>, begun: Instant, asked: &Uri, mut reques
     if asked.path_and_query().is_some_and(|uri| uri.as_str().len() > URI) {
         return Problem::invalid("", format!("Path and query have at most {} bytes", grouped(URI as i64)))
             .into_response();
+    }
+    if let Err(problem) = refuse_query(&context.edge, &request, matched) {
+        return problem.into_response();
     }
     let reads = is_read(request.method());
     // Their bodies are of any length and look after themselves.

@@ -21,7 +21,7 @@ pub fn header_value(value: impl std::fmt::Display) -> HeaderValue {
     let mut text = String::with_capacity(VALUE);
     // Writing into memory does not fail.
     let _ = write!(text, "{value}");
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// JSON text. To write a list of 1,000 records takes as long as dozens of sales: that is done in the scan which reads them,

@@ -4,7 +4,7 @@
 //! **Guarantees.** A point read waits for no scan. As many scans run at once as there are connections for them, however
 //! many are asked for, so that their results take a bounded amount of memory. A point read sees what was committed before,
 //! and when it is over it keeps no log from being begun anew: what it leaves open is closed before this process writes. A connection
-//! for point reads over which nobody has read for a second or two holds no pages of the file.
+//! for point reads over which nobody has read for a second or two maps none of the file.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -196,12 +196,11 @@ impl Point {
     }
 
     fn give_back(&mut self) -> rusqlite::Result<()> {
+        // Who was reading while a rest ended may have found it locked.
+        self.close()?;
         match &mut self.mapping {
             Mapping::Some { used: used @ true } => *used = false,
-            Mapping::Some { used: false } => {
-                self.close()?;
-                self.map(0, Mapping::None)?;
-            }
+            Mapping::Some { used: false } => self.map(0, Mapping::None)?,
             Mapping::Never | Mapping::None => {}
         }
         Ok(())

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 pub(super) trait Keeps: Send + Sync {
     /// Closes what is not in use.
     fn let_go(&self) -> rusqlite::Result<()>;
-    /// Nothing was written for a second: gives back the memory of what was not in use since the last call.
+    /// Called every second: gives back the memory of what was not in use since the last call.
     fn give_back(&self) -> rusqlite::Result<()>;
 }
 
@@ -56,8 +56,8 @@ impl Rest {
         self.each(|keeper| keeper.let_go()).map(|()| waited)
     }
 
-    /// The writer has rested for a second.
-    pub(super) fn is_long(&self) -> rusqlite::Result<()> {
+    /// What nobody has used since the last call is given back.
+    pub(super) fn give_back(&self) -> rusqlite::Result<()> {
         self.each(|keeper| keeper.give_back())
     }
 

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ffi};
@@ -381,8 +381,12 @@ fn write(
     committed: &impl Fn(),
 ) -> rusqlite::Result<()> {
     let in_place = || guard.map_or(Ok(()), Guard::check);
-    let mut is_ending = false;
+    let (mut is_ending, mut gave_back) = (false, Instant::now());
     loop {
+        if gave_back.elapsed() >= LOOK_EVERY {
+            gave_back = Instant::now();
+            rest.give_back()?;
+        }
         if let Some(first) = queue.first(is_ending || log.has_room()) {
             let group = group(connection, first, queue)?;
             // If this fails nobody is answered, and the process starts again from what is on disk.
@@ -396,13 +400,7 @@ fn write(
         } else {
             match rest.during(|| queue.wait())? {
                 Ok(()) => continue,
-                Err(RecvTimeoutError::Timeout) => {
-                    in_place()?;
-                    // Else it has only looked for room.
-                    if queue.heavy.is_empty() {
-                        rest.is_long()?;
-                    }
-                }
+                Err(RecvTimeoutError::Timeout) => in_place()?,
                 Err(RecvTimeoutError::Disconnected) => is_ending = true,
             }
         }
