@@ -1,4 +1,5 @@
-//! Hears the bells, on a connection of its own: whatever is rung, and however often, costs reading and applying nothing.
+//! Hears the bells, on a connection of its own: whatever is rung, and however often, costs reading and applying no more than the
+//! hearing of it, on the thread that reads.
 //!
 //! A bell is a hint. Without any the sweeps find all that there is, a little later.
 
