@@ -23,7 +23,7 @@ pub(super) struct Ahead {
     /// What the last read came over, and when.
     connection: Option<(MultiplexedConnection, Instant)>,
     begun: Option<Begun>,
-    /// For as long nothing is read early: to try would hold up what works.
+    /// When reading early has failed last: for [`RESTED`] it is not tried again, which would hold up what works.
     failed_at: Option<Instant>,
 }
 
@@ -68,14 +68,11 @@ impl Ahead {
         let wanted = &by_store(wanted);
         let begun = self.begun.take().filter(|begun| begun.ranges.iter().any(|range| fits(range, wanted)));
         let Some(Begun { ranges, read }) = begun else { return HashMap::new() };
+        let read = async { anyhow::Ok(read.await??) };
         let (connection, deliveries) = match read.await {
-            Ok(Ok(read)) => read,
-            failed => {
-                let error = failed.map_or_else(
-                    |error| error.to_string(),
-                    |read| read.err().map_or_else(String::new, |error| error.to_string()),
-                );
-                tracing::info!(error, "what comes next cannot be read early");
+            Ok(read) => read,
+            Err(error) => {
+                tracing::info!(%error, "what comes next cannot be read early");
                 self.failed_at = Some(Instant::now());
                 return HashMap::new();
             }
